@@ -1,0 +1,21 @@
+/* Threads. Work is cut into `items` by shape alone, never by the number of threads, and each item
+ * is computed whole by one thread; so results do not depend on how many there are. */
+#ifndef SL_BASE_THREADS_H
+#define SL_BASE_THREADS_H
+
+#include <stdint.h>
+
+enum { SL_MAX_THREADS = 512 };
+
+/* n = 0: one per available core. Returns the number in force (1..SL_MAX_THREADS). */
+int sl_threads_set(int n);
+int sl_threads(void);
+
+typedef void (*sl_item_fn)(void *ctx, int64_t item, int thread);
+/* fn(ctx, i, thread) for all i < items; contiguous static split, `thread` in 0..sl_threads()-1
+ * (index for per-thread scratch). Not to be nested. */
+void sl_parallel(int64_t items, sl_item_fn fn, void *ctx);
+/* The same with items handed out one by one as threads come free; for uneven items. */
+void sl_parallel_dynamic(int64_t items, sl_item_fn fn, void *ctx);
+
+#endif

@@ -1,0 +1,69 @@
+/* Configuration: defaults < YAML file < dotted overrides. Read only after sl_config_check(). */
+#ifndef SL_CONFIG_CONFIG_H
+#define SL_CONFIG_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { SL_CONFIG_STR = 1024 };
+
+typedef struct {
+#define INT(key, field, def, min, max, help) int64_t field;
+#define REAL(key, field, def, min, max, help) double field;
+#define BOOL(key, field, def, help) bool field;
+#define ENUM(key, field, def, choices, help) int field;
+#define STR(key, field, def, help) char field[SL_CONFIG_STR];
+#define PAIR(key, field, d0, d1, min, max, help) double field[2];
+#include "config/schema.inc"
+#undef INT
+#undef REAL
+#undef BOOL
+#undef ENUM
+#undef STR
+#undef PAIR
+} sl_config;
+
+/* A legal value of an ENUM key. */
+typedef struct {
+    const char *name, *help;
+} sl_choice;
+/* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
+extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
+    sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_isa[];
+
+enum { SL_GATE_HALF, SL_GATE_IDENTITY };
+enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
+enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
+enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
+
+void sl_config_defaults(sl_config *c);
+/* Reads a YAML file over *c. Unknown key, wrong type, out of range, duplicate key, an alias, a second
+ * document, a file over 1 MiB: fails with file:line, the key and the legal values (usage error). */
+int sl_config_read(sl_config *c, const char *path);
+/* The same from memory; `name` stands for the file in messages. */
+int sl_config_parse(sl_config *c, const char *text, size_t n, const char *name);
+/* One override "model.norm=gated_norm". A value is read as the YAML scalar (or [a, b]) it would be. */
+int sl_config_override(sl_config *c, const char *assignment);
+/* Checks what one key cannot: dim against heads, kv_heads dividing heads, even head width, window
+ * and rope, warm-up against steps. Resolves nothing: 0 stays "derived". Messages name the keys. */
+int sl_config_check(const sl_config *c);
+/* Effective configuration as YAML that sl_config_read takes back to the same struct. */
+int sl_config_dump(const sl_config *c, FILE *f);
+/* The table of `sinklab config`: key, type, default, range or choices, help; one key (or section
+ * prefix) if `filter` is not NULL. json: one array of objects. Fails on an unknown filter. */
+int sl_config_help(FILE *f, const char *filter, bool json);
+/* Hash of the keys that decide the result (all but threads, train.steps-independent cadence keys and
+ * isa): names a run in studies; the same for any order of keys in the file. */
+uint64_t sl_config_hash(const sl_config *c);
+
+/* Derived sizes. */
+static inline int64_t sl_config_kv_heads(const sl_config *c) {
+    return c->model_kv_heads ? c->model_kv_heads : c->model_heads;
+}
+static inline int64_t sl_config_head_dim(const sl_config *c) {
+    return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;
+}
+
+#endif

@@ -1,0 +1,38 @@
+/* A corpus as tokens: training and validation part, and windows over them.
+ * Window w holds T = seq positions. With BOS: inputs = [BOS, t_0 .. t_{T-2}], targets = [t_0 .. t_{T-1}]
+ * where t are tokens [w*T, (w+1)*T); without: inputs = t_0..t_{T-1} and targets the next ones. Windows do not
+ * overlap; the rest after the last whole window is left out. Documents are joined by one BOS token. */
+#ifndef SL_DATA_DATASET_H
+#define SL_DATA_DATASET_H
+
+#include "config/config.h"
+#include "data/tokenizer.h"
+
+#include <stdint.h>
+
+enum sl_split { SL_TRAIN, SL_VAL };
+
+typedef struct sl_dataset sl_dataset;
+
+/* Opens config's data.corpus with data.tokenizer: a name prepared under data/corpora (folder with train.txt,
+ * and val.txt or not), any folder of .txt files, a text file, or a token bin (llm.c header or bare uint16
+ * nanoGPT: FILE or FILE_train.bin/_val.bin pairs). Tokens of a BPE corpus are cached beside it when the folder is
+ * writable. Missing, empty, shorter than two windows, ids beyond the vocabulary: an error saying how to mend it. */
+sl_dataset *sl_dataset_open(const sl_config *c);
+void sl_dataset_close(sl_dataset *d);
+int32_t sl_dataset_vocab(const sl_dataset *d);
+const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL for a token bin */
+int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
+int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
+/* Bytes of text per token of the split (for bits per byte); 0 if unknown (a bin without a tokenizer). */
+double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s);
+/* Hash of the tokens of both splits; part of a run's identity. */
+uint64_t sl_dataset_hash(const sl_dataset *d);
+/* Window number `index` of the endless training order: epoch = index / windows, place = index % windows,
+ * window = P_{seed,epoch}(place) with P a pseudo-random permutation computed on the fly (no table; e.g. a
+ * Feistel network over Philox with cycle walking). Fills seq values each. Thread-safe. */
+void sl_dataset_train_window(const sl_dataset *d, uint64_t seed, int64_t index, int32_t *in, int32_t *target);
+/* Validation windows in file order; index < windows. */
+void sl_dataset_val_window(const sl_dataset *d, int64_t index, int32_t *in, int32_t *target);
+
+#endif

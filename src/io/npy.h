@@ -1,0 +1,15 @@
+/* NumPy .npy files, versions 1.0 to 3.0, C order, little-endian. */
+#ifndef SL_IO_NPY_H
+#define SL_IO_NPY_H
+
+#include <stdint.h>
+
+/* Writes float32, int32 or float64 data; `descr` is "<f4", "<i4" or "<f8". */
+int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *shape,
+                 const void *data);
+/* Reads an integer array (i1 u1 i2 u2 i4 u4 i8 u8) of 1 or 2 dimensions as int32, allocated with malloc.
+ * shape: 2 values, a 1-d array gives [1, n]. Fortran order, object dtype, a value outside int32, a truncated
+ * or over-long file: an error naming the file. */
+int sl_npy_read_tokens(const char *path, int64_t shape[2], int32_t **data);
+
+#endif

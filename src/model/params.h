@@ -1,0 +1,35 @@
+/* The parameter table: every trainable tensor by name, in one flat block, with gradients and AdamW
+ * moments in blocks of the same layout. Tensors declared with SL_JOIN follow the one before without a
+ * gap, so that q, k, v (and gate, up) are one matrix to the engine and three tensors to a checkpoint. */
+#ifndef SL_MODEL_PARAMS_H
+#define SL_MODEL_PARAMS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS };
+enum sl_decay { SL_DECAY_MATRIX, SL_DECAY_NORM, SL_DECAY_NONE };
+
+typedef struct {
+    char name[112];   /* safetensors name, e.g. model.layers.0.self_attn.q_proj.weight */
+    int ndim;         /* 1 or 2 */
+    int64_t shape[2]; /* [out, in] of a matrix; [n] of a vector */
+    int64_t size;     /* product of shape */
+    int64_t offset;   /* floats from the start of the block */
+    enum sl_init init;
+    float init_std;   /* SL_INIT_NORMAL */
+    enum sl_decay decay;
+} sl_tensor;
+
+typedef struct {
+    sl_tensor *tensor;
+    int count;
+    int64_t floats; /* length of each block, gaps included */
+    int64_t params; /* sum of sizes */
+    float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference */
+} sl_params;
+
+/* Index of a tensor by name, or -1. */
+int sl_params_find(const sl_params *p, const char *name);
+
+#endif

@@ -1,0 +1,48 @@
+/* Checkpoints. A run keeps RUN/checkpoints/<step, 8 digits>/ with
+ *   model.safetensors      parameters, Hugging Face names (opens with transformers for a baseline)
+ *   config.json            the architecture for transformers (model_type, hidden_size, ...)
+ *   config.yaml            the effective sinklab configuration
+ *   optimizer.safetensors  m.<name> and v.<name>
+ *   state.json             sl_train_state, format version
+ *   DONE                   written last: size and XXH3-64 of each file above
+ * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then the
+ * oldest beyond keep-last-N are removed. A crash at any moment leaves either no <step> or a whole one. A
+ * reader takes a checkpoint only if DONE is there and every size and hash agrees. */
+#ifndef SL_TRAIN_CHECKPOINT_H
+#define SL_TRAIN_CHECKPOINT_H
+
+#include "config/config.h"
+#include "model/params.h"
+
+#include <stdint.h>
+
+enum { SL_CHECKPOINT_VERSION = 1 };
+
+/* All that a run needs besides parameters and moments to go on bit for bit: the position in the data is
+ * a function of (seed, step). */
+typedef struct {
+    int64_t step;         /* optimizer steps done */
+    int64_t tokens;       /* tokens trained on */
+    int64_t skipped;      /* steps skipped by the guard */
+    double loss_mean;     /* the guard's running mean, NaN before the first step */
+    double best_val_loss; /* NaN before the first evaluation */
+    double train_seconds; /* wall time of training so far */
+} sl_train_state;
+
+/* Saves; keeps the newest `keep` complete checkpoints. On failure (full disk, no permission) the
+ * unfinished folder is removed and older checkpoints are untouched. p->m NULL: no optimizer file. */
+int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params *p,
+                       const sl_train_state *s, int keep);
+/* `path` is a checkpoint folder, a run folder (newest complete one is meant) or, for inference, any
+ * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes the
+ * folder that is meant into dir. */
+int sl_checkpoint_resolve(const char *path, char dir[4096]);
+/* Reads the configuration of a resolved checkpoint folder (config.yaml, or config.json of a foreign one). */
+int sl_checkpoint_config(const char *dir, sl_config *c);
+/* Fills p->w (and p->m, p->v and *s when s is not NULL) after verifying DONE. A missing or extra tensor, a
+ * wrong shape, a newer version, a wrong hash: an error, p unchanged in meaning only on success. */
+int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
+/* Number of complete checkpoints of a run; the step of the newest in *step. */
+int sl_checkpoint_list(const char *run_dir, int64_t *step);
+
+#endif
