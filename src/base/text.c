@@ -85,6 +85,8 @@ char *sl_format_real(char buf[SL_REAL_CHARS], double v) {
         if (strtod(buf, NULL) == v)
             break;
     }
+    if (strchr(buf, 'e') && v == floor(v) && fabs(v) < 1e6) /* 10000 rather than 1e+04 */
+        snprintf(buf, SL_REAL_CHARS, "%.0f", v);
     uselocale(old);
     return buf;
 }

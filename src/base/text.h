@@ -15,7 +15,7 @@ bool sl_parse_int(const char *text, int64_t *v);
 bool sl_parse_real(const char *text, double *v);
 
 enum { SL_REAL_CHARS = 32 };
-/* The shortest %g form that reads back as the same finite double. Returns buf. */
+/* The shortest decimal form that reads back as the same finite double. Returns buf. */
 char *sl_format_real(char buf[SL_REAL_CHARS], double v);
 
 enum { SL_QUOTE_CHARS = 96 };
