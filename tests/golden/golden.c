@@ -7,6 +7,7 @@
 #include "ref/model.h"
 #include "ref/tolerance.h"
 #include "simd/kernels.h"
+#include "train/train.h"
 
 #include <check.h>
 #include <glob.h>
@@ -241,47 +242,34 @@ static void check_gradients(const golden *g, sl_model *m) {
         expect_tensor(g, "gradient", "g", p->tensor + i, p->g + p->tensor[i].offset);
 }
 
-/* One optimizer step on the case's batch; returns the loss before it and the gradient norm. */
-static double train_step(const golden *g, sl_model *m, int step, double *norm) {
-    const sl_config *c = &g->config;
-    const sl_kernels *k = sl_kernels_select((enum sl_isa)c->isa);
-    sl_params *p = sl_model_params(m);
-    memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
-    double loss = sl_model_forward_backward(m, g->tokens, g->targets, 1);
-    double squares = 0;
-    for (int i = 0; i < p->count; i++)
-        squares += k->sumsq(p->tensor[i].size, p->g + p->tensor[i].offset);
-    *norm = sqrt(squares);
-    double clip = c->train_clip_norm > 0 && *norm > c->train_clip_norm ? c->train_clip_norm / *norm : 1;
-    const double *b = c->train_betas;
-    for (int i = 0; i < p->count; i++) {
-        const sl_tensor *t = p->tensor + i;
-        bool decays = t->decay == SL_DECAY_MATRIX || (t->decay == SL_DECAY_NORM && c->train_decay_norms);
-        int64_t o = t->offset;
-        k->adamw(t->size, p->w + o, p->g + o, p->m + o, p->v + o, (float)clip, (float)c->train_lr,
-                 (float)b[0], (float)b[1], (float)c->train_eps, decays ? (float)c->train_weight_decay : 0,
-                 (float)(1 - pow(b[0], step)), (float)(1 - pow(b[1], step)));
-    }
-    return loss;
-}
-
 /* AdamW moves an element by lr f(g'), g' the clipped gradient, and f has no slope above 1/eps. So a gradient
  * that is wrong by e moves it wrong by at most lr e/eps in each of the steps; what the moved parameters do to
  * later gradients is allowed for by a factor 2. e: REF_MARGIN relative errors of the rms that the gradients of
- * a tensor have, at most clip_norm (or the norm itself) spread over its elements. */
-static void check_steps(const golden *g, sl_model *m) {
+ * a tensor have, at most clip_norm (or the norm itself) spread over its elements. accumulate 1 or 2: the same
+ * batch once or twice, which is the same step. */
+static void check_steps(const golden *g, sl_model *m, int accumulate) {
     const sl_config *c = &g->config;
+    size_t batch = (size_t)g->rows;
+    int32_t *in = calloc(2 * batch, sizeof *in), *target = calloc(2 * batch, sizeof *target);
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(in + i * batch, g->tokens, batch * sizeof *in);
+        memcpy(target + i * batch, g->targets, batch * sizeof *target);
+    }
     const double *want_loss = data_of(g, "step_loss", SL_F64, STEPS + 1);
     const double *want_norm = data_of(g, "step_norm", SL_F64, STEPS);
     sl_params *p = sl_model_params(m);
-    for (int step = 1; step <= STEPS; step++) {
-        double norm, loss = train_step(g, m, step, &norm);
-        /* The moved parameters' error reaches the loss through a gradient of norm `norm`. */
-        double moved = (step - 1) * c->train_lr * 2 * REF_MARGIN * g->relative / c->train_eps;
-        expect_near(g, "step", "loss", loss, want_loss[step - 1],
-                    loss_tolerance(g, want_loss[step - 1]) + moved * norm);
-        expect_near(g, "step", "gradient norm", norm, want_norm[step - 1],
-                    REF_MARGIN * g->relative * norm + moved * norm);
+    sl_optim *o = sl_optim_create(c, sl_kernels_select((enum sl_isa)c->isa), p);
+    ck_assert_msg(o != NULL, "%s", sl_error());
+    sl_optim_zero_grad(o);
+    for (int step = 0; step < STEPS; step++) {
+        sl_step_result r = sl_train_step(m, o, in, target, accumulate, step, NULL, NULL);
+        ck_assert(!r.skipped && r.lr == c->train_lr);
+        /* The moved parameters' error reaches the loss through a gradient of that norm. */
+        double moved = step * c->train_lr * 2 * REF_MARGIN * g->relative / c->train_eps;
+        expect_near(g, "step", "loss", r.loss, want_loss[step],
+                    loss_tolerance(g, want_loss[step]) + moved * want_norm[step]);
+        expect_near(g, "step", "gradient norm", r.grad_norm, want_norm[step],
+                    REF_MARGIN * g->relative * want_norm[step] + moved * want_norm[step]);
     }
     float *want = calloc((size_t)p->floats, sizeof *want);
     for (int i = 0; i < p->count; i++) {
@@ -295,6 +283,9 @@ static void check_steps(const golden *g, sl_model *m) {
                         tolerance + 0x1p-21 * fabs(want[k]));
     }
     free(want);
+    sl_optim_free(o);
+    free(in);
+    free(target);
 }
 
 static void engine_case(const golden *g) {
@@ -308,7 +299,7 @@ static void engine_case(const golden *g) {
             sl_model *m = create(&at);
             check_forward(&at, m);
             check_gradients(&at, m);
-            check_steps(&at, m);
+            check_steps(&at, m, threads);
             sl_model_free(m);
         }
     }
