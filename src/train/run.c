@@ -34,8 +34,7 @@ typedef struct {
     double peak_gflops;
     double val_loss;       /* last one; NaN before */
     double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
-    int64_t first_step;
-    bool quiet;
+    sl_progress progress;
 } run;
 
 static volatile sig_atomic_t interrupted;
@@ -176,17 +175,14 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
     return sl_rundir_line(&r->dir, r->dir.metrics, "metrics.jsonl", o);
 }
 
-static void show(const run *r, const sl_step_result *s, double rate) {
-    const sl_config *c = &r->config;
+static void show(run *r, const sl_step_result *s, double rate) {
     double gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
-    int64_t done = r->state.step - r->first_step;
-    double per_step = (train_seconds(r) + r->paused) / (double)(done ? done : 1);
-    char text[256], val[32] = "";
+    char val[32] = "";
     if (!isnan(r->val_loss))
         snprintf(val, sizeof val, " val %.4f", r->val_loss);
-    snprintf(text, sizeof text, "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss,
-             val, s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
-    sl_progress("step", r->state.step, c->train_steps, (double)(c->train_steps - r->state.step) * per_step, text);
+    sl_progress_update(&r->progress, r->state.step,
+                       "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss, val,
+                       s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -214,8 +210,8 @@ static int after_step(run *r, const sl_step_result *s, double rate) {
 static int loop(run *r) {
     const sl_config *c = &r->config;
     double before = r->state.train_seconds, rate = 0;
-    r->first_step = r->state.step;
     r->started = sl_now();
+    sl_progress_begin(&r->progress, "step", c->train_steps, r->state.step);
     while (r->state.step < c->train_steps) {
         double start = sl_now();
         fill_batch(r, r->state.step);
@@ -230,8 +226,7 @@ static int loop(run *r) {
         r->state.train_seconds = before + train_seconds(r);
         if (after_step(r, &s, rate))
             return -1;
-        if (!r->quiet)
-            show(r, &s, rate);
+        show(r, &s, rate);
         if (interrupted)
             return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
                            (long long)r->state.step);
@@ -279,7 +274,7 @@ static int start(run *r, const sl_run_options *o) {
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .val_loss = NAN, .quiet = o->quiet};
+    run r = {.config = *c, .val_loss = NAN};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
     sl_threads_set((int)c->threads);
     interrupted = 0;
@@ -288,6 +283,7 @@ int sl_train_run(const sl_config *c, const sl_run_options *o) {
     int rc = start(&r, o);
     if (rc == 0) {
         rc = loop(&r);
+        sl_progress_end(&r.progress);
         if (rc == 0)
             rc = write_result(&r, "finished");
         else if (!interrupted)
@@ -321,8 +317,8 @@ int sl_train_dry_run(const sl_config *c) {
     }
     double params = (double)sl_model_params(r.model)->params, tokens = (double)(c->train_steps * step_tokens(c));
     double flops = sl_model_flops_per_token(r.model);
-    char eta[64];
-    sl_format_duration(seconds * (double)c->train_steps, eta, sizeof eta);
+    char eta[SL_DURATION_CHARS];
+    sl_format_duration(eta, seconds * (double)c->train_steps);
     printf("parameters   %.0f\n", params);
     printf("tokens       %.0f (%.1f a parameter, %.2f passes over the training text)\n", tokens, tokens / params,
            tokens / (double)sl_dataset_tokens(r.data, SL_TRAIN));

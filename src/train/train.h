@@ -29,7 +29,6 @@ double sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *i
 typedef struct {
     const char *out;    /* run directory */
     bool resume;
-    bool quiet;
 } sl_run_options;
 
 /* The whole run: opens data, trains, evaluates, probes, checkpoints, writes config.yaml, env.json,
