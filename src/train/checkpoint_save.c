@@ -72,7 +72,7 @@ static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e
 }
 
 /* Entries of a block (w, m or v) of the parameter table, names with a prefix. */
-static void fill_entries(const sl_params *p, const char *prefix, const float *block, sl_st_sl_folder *e) {
+static void fill_entries(const sl_params *p, const char *prefix, const float *block, sl_st_entry *e) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         e[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
