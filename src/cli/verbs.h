@@ -4,5 +4,6 @@
 #define SL_CLI_VERBS_H
 
 int sl_verb_config(int argc, char **argv);
+int sl_verb_probe(int argc, char **argv);
 
 #endif
