@@ -2,7 +2,7 @@
 
 #include "base/err.h"
 #include "data/bpe.h"
-#include "data/file.h"
+#include "io/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,15 +19,15 @@ struct sl_tokenizer {
 };
 
 static int open_bpe(sl_tokenizer *t, const char *path) {
-    sl_file f;
-    if (sl_file_map(&f, path))
+    sl_map f;
+    if (sl_map_open(&f, path))
         return -1;
     if (f.n > (size_t)256 << 20)
         sl_fail("%s: %zu bytes, too large for a tokenizer.json (at most 256 MiB)", path, f.n);
     else
-        t->bpe = sl_bpe_parse(f.data, f.n, path);
-    t->hash = XXH3_64bits(f.data, f.n);
-    sl_file_unmap(&f);
+        t->bpe = sl_bpe_parse((const char *)f.p, f.n, path);
+    t->hash = XXH3_64bits(f.p, f.n);
+    sl_map_close(&f);
     if (!t->bpe)
         return -1;
     t->kind = BPE;
