@@ -29,6 +29,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 SINK = 0.3  # Sink^.3
+LEGEND_RUNS = 7
+WITHOUT_TOKEN0 = Line2D([], [], color="#555555", linestyle=":", linewidth=1.4, label="without token 0")
 STYLE = {
     "figure.figsize": (4.8, 3.3),
     "font.family": "DejaVu Sans",
@@ -92,8 +94,13 @@ def series(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential mean over a fiftieth of the records, corrected for its start; NaN stays where it is."""
+    """Exponential mean over a fiftieth of the records, forwards and backwards so that it does not lag."""
     keep = math.exp(-1 / max(1.0, len(values) / 50))
+    return (running_mean(values, keep) + running_mean(values[::-1], keep)[::-1]) / 2
+
+
+def running_mean(values: np.ndarray, keep: float) -> np.ndarray:
+    """Exponential mean corrected for its start; NaN stays where it is."""
     mean, weight = 0.0, 0.0
     out = np.full(len(values), math.nan)
     for i, value in enumerate(values):
@@ -121,7 +128,7 @@ def no_data(axes: Axes, what: str) -> None:
 def plain(axis: Any) -> None:
     """1, 10, 100 on a logarithmic axis instead of powers; 1, 2, 5, 10 where it spans little."""
     low, high = axis.get_view_interval()
-    few = low > 0 and high / low < 50
+    few = low > 0 and high / low < 200
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -133,12 +140,11 @@ def steps_axis(axes: Axes) -> None:
     axes.set_xlim(left=0)
 
 
-def legend(axes: Axes, runs: Sequence[Run], extra: Sequence[Line2D] = (), marked: bool = True) -> None:
-    handles = [Line2D([], [], **look(i), marker=MARKERS[i % len(MARKERS)] if marked else "", label=run.name)
-               for i, run in enumerate(runs)]
-    handles += extra
-    if len(handles) <= 8:  # else the page's key names the runs
-        axes.legend(handles=handles, loc="best")
+def legend(axes: Axes, runs: Sequence[Run], drawn: Sequence[int], extra: Sequence[Line2D] = ()) -> None:
+    """Names the runs that this panel shows; with many of them the page's own key does."""
+    handles = [Line2D([], [], **look(i), marker=MARKERS[i % len(MARKERS)], label=runs[i].name) for i in drawn]
+    if len(handles) <= LEGEND_RUNS:
+        axes.legend(handles=[*handles, *extra], loc="best")
 
 
 # ---- over training
@@ -146,7 +152,7 @@ def legend(axes: Axes, runs: Sequence[Run], extra: Sequence[Line2D] = (), marked
 
 def loss(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Loss")
-    ceiling, floor = -math.inf, math.inf
+    ceiling, floor, drawn = -math.inf, math.inf, []
     for i, run in enumerate(runs):
         steps, values = series(run.metrics, "loss")
         if len(steps):
@@ -158,113 +164,118 @@ def loss(axes: Axes, runs: Sequence[Run]) -> None:
         at, checked = series(run.metrics, "val_loss")
         axes.plot(at, checked, linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=5.5, color=colour(i),
                   markeredgecolor="white", markeredgewidth=0.6)
-        for drawn in (values, checked):
-            floor = min(floor, float(np.nanmin(drawn, initial=math.inf)))
-    if not axes.lines or not math.isfinite(floor):
+        lowest = min(float(np.nanmin(part, initial=math.inf)) for part in (values, checked))
+        floor = min(floor, lowest)
+        drawn += [i] if math.isfinite(lowest) else []
+    if not drawn:
         no_data(axes, "no loss recorded")
         return
     if ceiling > floor:
         axes.set_ylim(floor - 0.05 * (ceiling - floor), ceiling + 0.05 * (ceiling - floor))
     axes.set_ylabel("nats per token")
     steps_axis(axes)
-    legend(axes, runs)
+    legend(axes, runs, drawn)
 
 
-def over_steps(axes: Axes, runs: Sequence[Run], key: str, log: bool = True) -> bool:
-    """A probe figure of every run over the steps; False if there is none to draw."""
-    drawn = False
+def over_steps(axes: Axes, runs: Sequence[Run], key: str, log: bool = True) -> list[int]:
+    """A probe figure of every run over the steps; returns the runs that have it."""
+    drawn = []
     for i, run in enumerate(runs):
         steps, values = series(run.probes, key)
         if np.isfinite(values).any():
             many = len(steps) > 40
             axes.plot(steps, values, **look(i), marker="" if many else MARKERS[i % len(MARKERS)])
-            drawn = True
+            drawn.append(i)
     if not drawn:
         no_data(axes, "not measured")
-        return False
+        return []
     if log:
         axes.set_yscale("log")
         plain(axes.yaxis)
     steps_axis(axes)
-    return True
+    return drawn
 
 
 def m2_over_steps(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Residual sink: M2")
-    if not over_steps(axes, runs, "m2"):
+    drawn = over_steps(axes, runs, "m2")
+    if not drawn:
         return
     axes.axhline(5, color="#999999", linewidth=1, linestyle=(0, (4, 3)))
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 1), max(high, 6.5))
     plain(axes.yaxis)
     axes.set_ylabel("max / median channel")
-    legend(axes, runs)
+    legend(axes, runs, drawn)
 
 
 def max_over_steps(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Largest activation: max |h|")
-    if not over_steps(axes, runs, "max"):
-        return
-    for i, run in enumerate(runs):
-        axes.plot(*series(run.probes, "max_no_token0"), color=colour(i), linestyle=":", linewidth=1.4)
-    plain(axes.yaxis)
-    axes.set_ylabel("|h|")
-    grey = "#555555"
-    legend(axes, runs, [Line2D([], [], color=grey, linestyle=":", label="without token 0")])
+    drawn = over_steps(axes, runs, "max")
+    for i in drawn:
+        axes.plot(*series(runs[i].probes, "max_no_token0"), color=colour(i), linestyle=":", linewidth=1.4)
+    if drawn:
+        plain(axes.yaxis)
+        axes.set_ylabel("|h|")
+        legend(axes, runs, drawn, [WITHOUT_TOKEN0])
 
 
 def lambda_over_steps(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Smallest norm weight")
-    if over_steps(axes, runs, "lambda_min", log=False):
+    drawn = over_steps(axes, runs, "lambda_min", log=False)
+    if drawn:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("min |\N{GREEK SMALL LETTER LAMDA}|")
-        legend(axes, runs)
+        legend(axes, runs, drawn)
 
 
 def att0_over_steps(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Attention sink: attention to token 0")
-    if over_steps(axes, runs, "att0", log=False):
+    drawn = over_steps(axes, runs, "att0", log=False)
+    if drawn:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("mean over heads")
-        legend(axes, runs)
+        legend(axes, runs, drawn)
 
 
 # ---- by layer, at the end
 
 
-def over_layers(axes: Axes, runs: Sequence[Run], key: str) -> bool:
-    drawn = False
+def over_layers(axes: Axes, runs: Sequence[Run], key: str) -> list[int]:
+    drawn = []
     for i, run in enumerate(runs):
         values = np.array([number(layer.get(key)) for layer in run.layers()])
         if np.isfinite(values).any():
             axes.plot(np.arange(len(values)), values, **look(i), marker=MARKERS[i % len(MARKERS)])
-            drawn = True
+            drawn.append(i)
     if not drawn:
         no_data(axes, "not measured")
-        return False
+        return []
     axes.set_yscale("log")
     axes.set_xlabel("blocks passed (0 = embeddings)")
     axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
-    return True
+    return drawn
 
 
 def m2_over_layers(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("M2 by layer")
-    if over_layers(axes, runs, "m2"):
+    drawn = over_layers(axes, runs, "m2")
+    if drawn:
         plain(axes.yaxis)
         axes.set_ylabel("max / median channel")
-        legend(axes, runs)
+        legend(axes, runs, drawn)
 
 
 def max_over_layers(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("max |h| by layer")
-    if over_layers(axes, runs, "max"):
-        for i, run in enumerate(runs):
-            values = [number(layer.get("max_no_token0")) for layer in run.layers()]
-            axes.plot(range(len(values)), values, color=colour(i), linestyle=":", linewidth=1.4)
+    drawn = over_layers(axes, runs, "max")
+    for i in drawn:
+        values = [number(layer.get("max_no_token0")) for layer in runs[i].layers()]
+        axes.plot(range(len(values)), values, color=colour(i), linestyle=":", linewidth=1.4)
+    if drawn:
         plain(axes.yaxis)
         axes.set_ylabel("|h|")
-        legend(axes, runs, [Line2D([], [], color="#555555", linestyle=":", label="without token 0")])
+        legend(axes, runs, drawn, [WITHOUT_TOKEN0])
 
 
 # ---- channels and norm weights
@@ -286,14 +297,16 @@ def sink_layer(layers: Sequence[Record], key: str = "channel_mean_abs") -> int:
 
 def channel_profile(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Channels of the residual stream")
+    drawn = []
     for i, run in enumerate(runs):
         layers = run.layers()
         at = sink_layer(layers)
         profile = relative_profile(layers[at]) if at >= 0 else np.array([])
         if profile.size:
             axes.plot(np.arange(1, profile.size + 1), np.sort(profile)[::-1], **look(i),
-                      marker=MARKERS[i % len(MARKERS)], markevery=[0, 1, 2, 3, 4])
-    if not axes.lines:
+                      marker=MARKERS[i % len(MARKERS)], markevery=list(range(min(5, profile.size))))
+            drawn.append(i)
+    if not drawn:
         no_data(axes, "no channel profile recorded")
         return
     axes.set_xscale("log")
@@ -302,17 +315,28 @@ def channel_profile(axes: Axes, runs: Sequence[Run]) -> None:
     plain(axes.xaxis)
     axes.set_xlabel("channels, largest first")
     axes.set_ylabel("mean |h| / median channel")
-    legend(axes, runs)
+    legend(axes, runs, drawn)
+
+
+def block_norms(layers: Sequence[Record]) -> np.ndarray:
+    """Sorted |weights|, a row for each block norm; 0 x 0 if there are none."""
+    found = [numbers(layer.get(key)) for layer in layers for key in ("norm_weight_attn", "norm_weight_ffn")]
+    rows = [np.sort(np.abs(row)) for row in found if row]
+    return np.array(rows) if rows and len({row.size for row in rows}) == 1 else np.zeros((0, 0))
 
 
 def sorted_norm_weights(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Norm weights, sorted")
+    drawn = []
     for i, run in enumerate(runs):
-        for layer in run.layers():
-            for key, style in (("norm_weight_attn", "-"), ("norm_weight_ffn", "--")):
-                weights = np.sort(np.abs(numbers(layer.get(key))))
-                axes.plot(np.arange(1, weights.size + 1), weights, style, color=colour(i), linewidth=0.9, alpha=0.7)
-    if not any(line.get_xdata().size for line in axes.lines):
+        rows = block_norms(run.layers())
+        if np.isfinite(rows).any():
+            rank = np.arange(1, rows.shape[1] + 1)
+            axes.fill_between(rank, rows.min(axis=0), rows.max(axis=0), color=colour(i), alpha=0.18, linewidth=0)
+            axes.plot(rank, np.median(rows, axis=0), **look(i), marker=MARKERS[i % len(MARKERS)],
+                      markevery=list(range(min(5, rank.size))))
+            drawn.append(i)
+    if not drawn:
         no_data(axes, "no norm weights recorded")
         return
     axes.set_xscale("log")
@@ -320,12 +344,12 @@ def sorted_norm_weights(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("channels, smallest weight first")
     axes.set_ylabel("|\N{GREEK SMALL LETTER LAMDA}|")
-    legend(axes, runs, [Line2D([], [], color="#555555", linestyle=s, label=n)
-                        for n, s in (("before attention", "-"), ("before feed-forward", "--"))], marked=False)
+    legend(axes, runs, drawn)
 
 
 def weight_against_size(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_title("Norm weight where channels are large")
+    drawn = []
     for i, run in enumerate(runs):
         layers = run.layers()
         at = sink_layer(layers, "norm_weight_attn")
@@ -334,7 +358,8 @@ def weight_against_size(axes: Axes, runs: Sequence[Run]) -> None:
         if size.size and size.size == weights.size:
             axes.scatter(size, weights, s=16, marker=MARKERS[i % len(MARKERS)], color=colour(i), alpha=0.55,
                          linewidths=0)
-    if not axes.collections:
+            drawn.append(i)
+    if not drawn:
         no_data(axes, "no norm weights recorded")
         return
     axes.set_xscale("log")
@@ -342,7 +367,7 @@ def weight_against_size(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("mean |h| / median channel")
     axes.set_ylabel("|\N{GREEK SMALL LETTER LAMDA}| of the same channel")
-    legend(axes, runs)
+    legend(axes, runs, drawn)
 
 
 # ---- attention

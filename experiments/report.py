@@ -60,7 +60,7 @@ TABLE = (
     probe_figure("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one "
                  "channel), largest layer"),
     probe_figure("lambda_min", "\N{GREEK SMALL LETTER LAMDA} min", "smallest |norm weight| of the block norms"),
-    probe_figure("att0", "attention to token 0", "mean over layers, heads and queries 1.."),
+    probe_figure("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
     probe_figure("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
     probe_figure("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
     result_figure("params", "parameters", ""),
@@ -181,22 +181,22 @@ def heat_maps(runs: Sequence[Run]) -> str:
         size = (4.8, min(8.0, max(2.6, 1.2 + 0.36 * blocks)))
         image = figures.svg(figures.attention_heat(run, top), [run], size)
         out.append(picture(image, f"attention to token 0 in {run.name}", f"{escape(run.name)}: mean attention of "
-                           "queries 1.. to token 0, one cell a head; framed: sinks, above .3. One colour scale "
-                           "for all runs."))
+                           "all queries but the first to token 0, one cell a head; framed: sinks, above .3. One "
+                           "colour scale for all runs."))
     return f'<div class="gallery">{"".join(out)}</div>'
 
 
 GROWTH = (
     ("loss", "Training loss (faint: each logged step; line: exponential mean over a fiftieth of them) and validation "
-     "loss (markers), nats per token. The first 4 % of the steps may lie above the frame."),
+     "loss (markers), nats per token. The first 4\N{NO-BREAK SPACE}% of the steps may lie above the frame."),
     ("m2_over_steps", "M2 over training: mean |h| of the largest channel over that of the median channel, token 0 "
      "left out, largest layer. 1 is flat; dashed: 5, from which we call it a residual sink. Logarithmic."),
     ("max_over_steps", "Largest |h| of the residual stream over layers, tokens and channels; dotted: without token 0, "
      "so that the gap between the two lines is the first token's massive activation. Logarithmic."),
     ("lambda_over_steps", "Smallest |weight| of the block norms, which start at 1. At a residual sink the norm "
      "suppresses the channel: its weight goes towards 0."),
-    ("att0_over_steps", "Attention to token 0, mean over layers, heads and queries 1... Uniform attention would give "
-     "the mean of 1/(q+1) over queries q."),
+    ("att0_over_steps", "Attention to token 0, mean over layers, heads and all queries but the first. Attention spread "
+     "evenly would give the mean of 1/(q+1) over queries q = 1, 2, ...: about .02 for windows of 256."),
 )
 LAYERS = (
     ("channel_profile", "Mean |h| of each channel over that of the median channel, sorted, at the layer of largest M2 "
@@ -205,8 +205,8 @@ LAYERS = (
     ("max_over_layers", "Largest |h| of each layer at the last probe; dotted: without token 0. Logarithmic."),
     ("weight_against_size", "One marker a channel, at the block input of largest M2: how large the channel is against "
      "the weight that the attention norm gives it. A residual sink is far to the right and at the bottom."),
-    ("sorted_norm_weights", "|Norm weight| of each channel, sorted, a line for each block norm; solid: before "
-     "attention, dashed: before the feed-forward."),
+    ("sorted_norm_weights", "|Norm weight| of the channels of each block norm, sorted: median over the norms, and "
+     "band from the least to the greatest."),
 )
 STYLE = """
 :root { color-scheme: light; --rule: #d9d9d9; --soft: #5a5a5a; }
@@ -313,7 +313,7 @@ def report(options: argparse.Namespace) -> None:
     if len(options.run) > MANY_RUNS:
         raise RunError(f"{len(options.run)} runs; a page shows at most {MANY_RUNS}")
     runs = read_runs(options.run)
-    title = options.title or "sinklab: " + " against ".join(run.name for run in runs[:3])
+    title = options.title or "sinklab: " + ", ".join(run.name for run in runs)
     text = page(runs, title)
     write_whole(options.out, lambda path: path.write_text(text, encoding="utf-8"))
     if options.png:

@@ -47,10 +47,11 @@ def probe(step: int, steps: int, sink: float, profile: bool = False) -> dict[str
     strength = 1 + (sink - 1) / (1 + math.exp(-8 * (step / steps - 0.45)))
     record: dict[str, Any] = {
         "max": 8 + 30 * (strength - 1) ** 1.4, "max_no_token0": 8 + 20 * (strength - 1) ** 1.4, "m2": strength,
-        "m2_layer": 4, "m2_dim": 3, "top1_permille": 4 * strength, "kurtosis_h": strength, "lambda_min": 1 / strength**2,
+        "m2_layer": 4, "m2_dim": 3, "top1_permille": 4 * strength, "kurtosis_h": strength,
+        "lambda_min": 1 / strength**2,
         "att0": 0.02 + 0.01 * strength, "sink_rate": 0.125, "value_norm_ratio": 0.5, "tokens": 8192}
     if profile:
-        rng = random.Random(step)
+        rng = random.Random(step + sink)
         record["layers"] = [layer(i, 6, 192, 6, strength, rng) for i in range(7)]
     return record
 
@@ -190,7 +191,8 @@ class Reading(ReportTest):
         self.assertEqual(rows["parameters"], "\u2013")
 
     def test_equal_names_take_the_parents(self) -> None:
-        runs = run_reading.read_runs([write_run(self.root / "x" / "a", steps=3), write_run(self.root / "y" / "a", steps=3)])
+        paths = [write_run(self.root / parent / "a", steps=3) for parent in ("x", "y")]
+        runs = run_reading.read_runs(paths)
         self.assertEqual([run.name for run in runs], ["x/a", "y/a"])
 
 
@@ -256,7 +258,8 @@ class Page(ReportTest):
         run = write_run(self.root / "a", steps=5)
         run.joinpath("result.json").write_text(
             '{"val_loss": "x", "params": [1], "probe": [], "status": {"a": 1}, "tokens": 1e999}')
-        run.joinpath("probe.jsonl").write_text('{"step": 1, "m2": "x", "layers": {"a": 1}}\n{"step": 2, "layers": [1]}\n')
+        run.joinpath("probe.jsonl").write_text(
+            '{"step": 1, "m2": "x", "layers": {"a": 1}}\n{"step": 2, "layers": [1]}\n')
         self.make(run)
 
     def test_unwritable_out(self) -> None:
