@@ -1,5 +1,6 @@
 /* sinklab VERB ...: finds the verb, prints the error that it leaves, chooses the exit code. */
 #include "base/err.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "cli/verbs.h"
 
@@ -64,6 +65,7 @@ int main(int argc, char **argv) {
         rc = sl_fail_errno("cannot write", "the standard output");
     if (rc < 0) {
         fflush(stdout);
+        sl_log_break();
         fprintf(stderr, "sinklab: error: %s\n", sl_error());
         rc = sl_error_exit_code();
     }

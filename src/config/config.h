@@ -33,6 +33,7 @@ extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_att
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
+enum { SL_FFN_SWIGLU, SL_FFN_GELU };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
