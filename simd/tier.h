@@ -27,7 +27,7 @@ SL_KERNELS(SL_DECLARE)
 #define SL_GEMM_NRV 2
 #elif defined SL_TIER_NEON
 #define SL_GEMM_MR 8
-#define SL_GEMM_NRV 3
+#define SL_GEMM_NRV 2
 #else
 #define SL_GEMM_MR 4
 #define SL_GEMM_NRV 8

@@ -322,9 +322,26 @@ void sl_model_profile(sl_model *m, bool on) {
 
 int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
 
+static double buffer_bytes(const sl_model *m, sl_buf b) {
+    if (b == SL_NONE)
+        return 0;
+    return (double)(m->program.buffer[b].rows * m->program.buffer[b].cols) * sizeof(float);
+}
+
 sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
     const sl_op *op = &m->program.op[i];
-    sl_op_profile p = {.kind = op->kind->name, .label = op->label, .flops = op->flops};
+    double in = buffer_bytes(m, op->in[0]), out = buffer_bytes(m, op->out), saved = 0, params = 0;
+    for (int j = 0; j < SL_OP_SAVED; j++)
+        saved += buffer_bytes(m, op->saved[j]);
+    for (int j = 0; j < SL_OP_PARAMS && op->flops > 0; j++)
+        params += op->param[j] == SL_NONE ? 0 : (double)(op->dim_in * op->dim_out) * sizeof(float);
+    bool head = op->out == SL_NONE; /* its forward does the backward too */
+    sl_op_profile p = {.kind = op->kind->name, .label = op->label};
+    p.forward_flops = op->flops * (head && m->program.training ? 3 : 1);
+    p.backward_flops = head ? 0 : op->flops * 2;
+    p.forward_bytes = in + buffer_bytes(m, op->in[1]) + out + saved + params;
+    p.backward_bytes = buffer_bytes(m, op->din) * (op->acc ? 2 : 1) + buffer_bytes(m, op->dout) +
+                       (op->kind->keeps_in ? in : 0) + (op->kind->keeps_out ? out : 0) + saved + 3 * params;
     if (m->seconds)
         p.forward_s = m->seconds[2 * i], p.backward_s = m->seconds[2 * i + 1];
     return p;

@@ -40,7 +40,8 @@ void sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float 
 typedef struct {
     const char *kind, *label; /* e.g. "linear", "layers.0.attn.qkv" */
     double forward_s, backward_s;
-    double flops;             /* of one forward; a backward of a matrix product is twice that */
+    /* of one call; bytes count each buffer and matrix that it reads or writes once */
+    double forward_flops, backward_flops, forward_bytes, backward_bytes;
 } sl_op_profile;
 void sl_model_profile(sl_model *m, bool on); /* off by default; on: resets */
 int sl_model_profile_ops(const sl_model *m);

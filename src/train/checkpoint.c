@@ -220,7 +220,7 @@ int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
     int rc = 0;
     if (!t || t->ndim != 2 || t->shape[0] < 1 || t->shape[0] > INT32_MAX)
         rc = sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind", path,
-                     embedding);
+                     SL_EMBEDDING);
     else
         *vocab = (int32_t)t->shape[0];
     sl_st_close(f);

@@ -72,7 +72,7 @@ static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e
 }
 
 /* Entries of a block (w, m or v) of the parameter table, names with a prefix. */
-static void fill_entries(const sl_params *p, const char *prefix, const float *block, sl_st_sl_folder *e) {
+static void fill_entries(const sl_params *p, const char *prefix, const float *block, sl_st_entry *e) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         e[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
@@ -221,8 +221,8 @@ static int put_in_place(const char *base, int64_t step) {
     return 0;
 }
 
-int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params *p,
-                       const sl_train_state *s, int keep) {
+static int save(const char *run_dir, const sl_config *c, const sl_params *p, const sl_train_state *s,
+                int keep) {
     char base[SL_PATH], tmp[SL_PATH];
     int lock = open_base(run_dir, base);
     if (lock < 0)
@@ -238,5 +238,12 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
     else
         remove_folder(tmp);
     close(lock);
-    return rc < 0 ? sl_fail_prefix("checkpoint of step %" PRId64 " not saved", s->step) : 0;
+    return rc;
+}
+
+int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params *p,
+                       const sl_train_state *s, int keep) {
+    if (save(run_dir, c, p, s, keep) < 0)
+        return sl_fail_prefix("checkpoint of step %" PRId64 " not saved", s->step);
+    return 0;
 }
