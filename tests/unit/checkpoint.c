@@ -292,7 +292,7 @@ START_TEST(config_json_names_the_architecture) {
 
         char *text = sl_hf_config_text(&c, 257);
         int rc = sl_hf_config_parse(text, strlen(text), "config.json", &back);
-        if (*arch == 'S') {
+        if (*cases[i].architecture == 'S') {
             ck_assert_int_eq(rc, -1);
             ck_error("SinklabForCausalLM\" is not supported");
         } else {
