@@ -18,7 +18,8 @@ static const verb verbs[] = {
     {NULL, NULL, NULL}};
 
 static int print_help(void) {
-    puts("sinklab " SL_VERSION ": attention sinks and residual sinks of small transformers, on CPUs\n\n"
+    puts("sinklab " SL_VERSION
+         ": attention sinks and residual sinks of small transformers, on CPUs\n\n"
          "Usage: sinklab VERB [arguments]\n\nVerbs:");
     for (const verb *v = verbs; v->name; v++)
         printf("  %-10s %s\n", v->name, v->help);

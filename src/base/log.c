@@ -99,7 +99,8 @@ static int summary(const sl_progress *p, char *buf, size_t n) {
     char eta[SL_DURATION_CHARS];
     if (p->total <= 0)
         return snprintf(buf, n, "%s %lld, %s%s%s", p->what, (long long)p->done,
-                        sl_format_duration(eta, sl_now() - p->start), *p->note ? ", " : "", p->note);
+                        sl_format_duration(eta, sl_now() - p->start), *p->note ? ", " : "",
+                        p->note);
     int percent = (int)(100.0 * (double)p->done / (double)p->total);
     bool ended = p->done >= p->total;
     sl_format_duration(eta, ended ? sl_now() - p->start : sl_progress_eta(p));
@@ -108,8 +109,8 @@ static int summary(const sl_progress *p, char *buf, size_t n) {
                     p->note);
 }
 
-/* The bar takes what the text leaves of the line, up to 30 columns; one column stays free, since some
- * terminals break the line on the last. */
+/* The bar takes what the text leaves of the line, up to 30 columns; one column stays free, since
+ * some terminals break the line on the last. */
 static void draw(sl_progress *p) {
     char text[512];
     int n = summary(p, text, sizeof text), room = columns() - 1;
@@ -140,8 +141,13 @@ static void show(sl_progress *p) {
 
 void sl_progress_begin(sl_progress *p, const char *what, int64_t total, int64_t first) {
     double now = sl_now();
-    *p = (sl_progress){.what = what, .total = total, .first = first, .done = first, .start = now,
-                       .shown = now, .every = on_terminal() ? 0.1 : 10};
+    *p = (sl_progress){.what = what,
+                       .total = total,
+                       .first = first,
+                       .done = first,
+                       .start = now,
+                       .shown = now,
+                       .every = on_terminal() ? 0.1 : 10};
     if (!quiet)
         bar = p;
 }
@@ -149,7 +155,8 @@ void sl_progress_begin(sl_progress *p, const char *what, int64_t total, int64_t 
 void sl_progress_update(sl_progress *p, int64_t done, const char *note, ...) {
     va_list ap;
     va_start(ap, note);
-    vsnprintf(p->note, sizeof p->note, note, ap); /* even if not shown now: it may be the last one */
+    /* Even if it isn't shown now: it may be the last one. */
+    vsnprintf(p->note, sizeof p->note, note, ap);
     va_end(ap);
     p->done = done;
     if (bar == p && sl_now() - p->shown >= p->every)

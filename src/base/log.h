@@ -17,9 +17,9 @@ enum { SL_DURATION_CHARS = 24 };
  * Returns buf. */
 char *sl_format_duration(char buf[SL_DURATION_CHARS], double seconds);
 
-/* Progress of `total` equal units (0: unknown): a bar with an ETA on a terminal, redrawn ten times a
- * second at most; elsewhere (and with TERM=dumb) a plain line at most every ten seconds, and the last
- * one. No colour if NO_COLOR is set (no-color.org). One at a time. */
+/* Progress of `total` equal units (0: unknown): a bar with an ETA on a terminal, redrawn ten times
+ * a second at most; elsewhere (and with TERM=dumb) a plain line at most every ten seconds, and the
+ * last one. No colour if NO_COLOR is set (no-color.org). One at a time. */
 typedef struct {
     const char *what;
     int64_t total, first, done;

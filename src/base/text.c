@@ -25,7 +25,8 @@ static const char *skip_digits(const char *s) {
     return s;
 }
 
-/* [+-] digits [. digits] [e [+-] digits] with a digit before or after the point; *whole: digits only. */
+/* [+-] digits [. digits] [e [+-] digits] with a digit before or after the point; *whole: digits
+ * only. */
 static bool is_decimal(const char *s, bool *whole) {
     s += *s == '+' || *s == '-';
     const char *int_end = skip_digits(s), *end = int_end;
@@ -101,11 +102,8 @@ char *sl_quote(char buf[SL_QUOTE_CHARS], const char *text) {
         else
             buf[n++] = (char)ch;
     }
-    while ((*text & 0xc0) == 0x80) /* finish a UTF-8 character; 24 bytes are left for that and the rest */
-        if (n < 80)
-            buf[n++] = *text++;
-        else
-            break;
+    while ((*text & 0xc0) == 0x80 && n < 80) /* to the end of a UTF-8 character, if it is one */
+        buf[n++] = *text++;
     snprintf(buf + n, SL_QUOTE_CHARS - n, *text ? "...\"" : "\"");
     return buf;
 }

@@ -163,8 +163,10 @@ int sl_args_parse(const sl_verb_spec *spec, int argc, char **argv, sl_args *a) {
                 return -1;
         } else if (flags && s[0] == '-' && s[1]) {
             char quoted[SL_QUOTE_CHARS];
-            return sl_fail_usage("%s: unknown flag %s; flags start with two dashes, see `sinklab %s "
-                                 "--help`", spec->verb, sl_quote(quoted, s), spec->verb);
+            return sl_fail_usage(
+                "%s: unknown flag %s; flags start with two dashes, see `sinklab %s "
+                "--help`",
+                spec->verb, sl_quote(quoted, s), spec->verb);
         } else if (take_operand(spec, s, flags, a) != 0)
             return -1;
     }

@@ -1,6 +1,6 @@
 /* Command-line arguments of a verb. A verb declares its flags in a table; parsing, the messages and
- * --help come from it. Everything that is not a flag is a positional or, where the verb takes them, a
- * configuration override key=value (a word of letters, digits, '_' and '.' before the first '=';
+ * --help come from it. Everything that is not a flag is a positional or, where the verb takes them,
+ * a configuration override key=value (a word of letters, digits, '_' and '.' before the first '=';
  * write ./a=b for a file of such a name). After "--" everything is positional.
  *
  *     int sl_verb_train(int argc, char **argv) {
@@ -41,27 +41,30 @@ typedef struct {
         const char **s; /* points into argv */
         int64_t *i;
         double *r;
-    } to; /* keeps its value when the flag isn't given, so set the default first */
+    } to;            /* keeps its value when the flag isn't given, so set the default first */
     double min, max; /* inclusive range of INT and REAL */
 } sl_flag;
 
 /* --name and --name=VALUE or --name VALUE; the last one given wins. */
-#define SL_FLAG_BOOL(name, to_, help) {name, NULL, help, SL_FLAG_TYPE_BOOL, {.b = (to_)}, 0, 0}
-#define SL_FLAG_STR(name, value, to_, help) {name, value, help, SL_FLAG_TYPE_STR, {.s = (to_)}, 0, 0}
+#define SL_FLAG_BOOL(name, to_, help)                                                              \
+    { name, NULL, help, SL_FLAG_TYPE_BOOL, {.b = (to_)}, 0, 0 }
+#define SL_FLAG_STR(name, value, to_, help)                                                        \
+    { name, value, help, SL_FLAG_TYPE_STR, {.s = (to_)}, 0, 0 }
 #define SL_FLAG_INT(name, value, to_, min, max, help)                                              \
-    {name, value, help, SL_FLAG_TYPE_INT, {.i = (to_)}, min, max}
+    { name, value, help, SL_FLAG_TYPE_INT, {.i = (to_)}, min, max }
 #define SL_FLAG_REAL(name, value, to_, min, max, help)                                             \
-    {name, value, help, SL_FLAG_TYPE_REAL, {.r = (to_)}, min, max}
-#define SL_FLAG_END {NULL, NULL, NULL, SL_FLAG_TYPE_BOOL, {.b = NULL}, 0, 0}
+    { name, value, help, SL_FLAG_TYPE_REAL, {.r = (to_)}, min, max }
+#define SL_FLAG_END                                                                                \
+    { NULL, NULL, NULL, SL_FLAG_TYPE_BOOL, {.b = NULL}, 0, 0 }
 
 typedef struct {
     const char *verb;
-    const char *operands;     /* for the usage line: "CONFIG.yaml [key=value ...]"; "" if none */
-    const char *about;        /* sentences; a '\n' starts a paragraph; wrapped by --help */
-    const sl_flag *flags;     /* ended by SL_FLAG_END; NULL if none. -h, --help are always there */
+    const char *operands; /* for the usage line: "CONFIG.yaml [key=value ...]"; "" if none */
+    const char *about;    /* sentences; a '\n' starts a paragraph; wrapped by --help */
+    const sl_flag *flags; /* ended by SL_FLAG_END; NULL if none. -h, --help are always there */
     int min_positionals, max_positionals; /* max < 0: any number */
-    bool overrides;           /* takes key=value */
-    const char *examples;     /* lines ending in '\n', NULL if none */
+    bool overrides;                       /* takes key=value */
+    const char *examples;                 /* lines ending in '\n', NULL if none */
 } sl_verb_spec;
 
 enum { SL_ARGS_MAX = 1024 };

@@ -21,10 +21,11 @@ int sl_verb_config(int argc, char **argv) {
     const sl_verb_spec spec = {
         .verb = "config",
         .operands = "[CONFIG.yaml] [KEY ...] [key=value ...]",
-        .about = "Without a file or key=value: lists every configuration key with default, legal values "
-                 "and meaning; KEY (a key or a section) narrows the list.\n"
-                 "With them: checks the configuration and prints the values that differ from the "
-                 "defaults, or those of each KEY, as key=value.",
+        .about =
+            "Without a file or key=value: lists every configuration key with default, legal values "
+            "and meaning; KEY (a key or a section) narrows the list.\n"
+            "With them: checks the configuration and prints the values that differ from the "
+            "defaults, or those of each KEY, as key=value.",
         .flags = flags,
         .max_positionals = -1,
         .overrides = true,

@@ -3,11 +3,14 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* The keys that do not decide what is trained: how many threads (results are the same bits), which tier
- * (the same up to rounding), how often one looks and saves. */
-static const char *const undecisive[] = {
-    "threads", "isa", "train.eval_every", "train.probe_every", "train.checkpoint_every",
-    "train.keep_checkpoints"};
+/* The keys that do not decide what is trained: how many threads (results are the same bits), which
+ * tier (the same up to rounding), how often one looks and saves. */
+static const char *const undecisive[] = {"threads",
+                                         "isa",
+                                         "train.eval_every",
+                                         "train.probe_every",
+                                         "train.checkpoint_every",
+                                         "train.keep_checkpoints"};
 
 bool sl_key_decides_result(const sl_key *k) {
     for (size_t i = 0; i < sizeof undecisive / sizeof *undecisive; i++)
@@ -23,7 +26,8 @@ uint64_t sl_config_hash(const sl_config *c) {
         if (!sl_key_decides_result(k))
             continue;
         sl_key_format(text, k, c);
-        h = XXH64(k->name, strlen(k->name) + 1, h); /* with its NUL, so that key and value stay apart */
+        /* Each with its NUL, so that key and value stay apart. */
+        h = XXH64(k->name, strlen(k->name) + 1, h);
         h = XXH64(text, strlen(text) + 1, h);
     }
     return h;

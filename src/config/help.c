@@ -6,8 +6,14 @@
 #include <jansson.h>
 #include <string.h>
 
-enum { KEY_COLUMN = 2, DEFAULT_COLUMN = 29, LEGAL_COLUMN = 42, HELP_COLUMN = 66, WIDTH = 100,
-       CHOICE_COLUMN = 46 };
+enum {
+    KEY_COLUMN = 2,
+    DEFAULT_COLUMN = 29,
+    LEGAL_COLUMN = 42,
+    HELP_COLUMN = 66,
+    WIDTH = 100,
+    CHOICE_COLUMN = 46
+};
 
 static const sl_config *defaults(void) {
     static _Thread_local sl_config d;
@@ -60,7 +66,8 @@ static void print_table(FILE *f, const char *const *names, int n) {
     const char *section = NULL;
     size_t section_n = 0;
     fprintf(f, "%*s%-*s%-*s%-*s%s\n", KEY_COLUMN, "", DEFAULT_COLUMN - KEY_COLUMN, "KEY",
-            LEGAL_COLUMN - DEFAULT_COLUMN, "DEFAULT", HELP_COLUMN - LEGAL_COLUMN, "LEGAL", "MEANING");
+            LEGAL_COLUMN - DEFAULT_COLUMN, "DEFAULT", HELP_COLUMN - LEGAL_COLUMN, "LEGAL",
+            "MEANING");
     for (const sl_key *k = sl_keys; k->name; k++) {
         if (!is_wanted(k, names, n))
             continue;
@@ -97,8 +104,8 @@ static json_t *json_choices(const sl_key *k) {
 
 static json_t *json_key(const sl_key *k) {
     static const char *const types[] = {
-        [SL_KEY_INT] = "int", [SL_KEY_REAL] = "real", [SL_KEY_BOOL] = "bool",
-        [SL_KEY_ENUM] = "enum", [SL_KEY_STR] = "text", [SL_KEY_PAIR] = "pair"};
+        [SL_KEY_INT] = "int",   [SL_KEY_REAL] = "real", [SL_KEY_BOOL] = "bool",
+        [SL_KEY_ENUM] = "enum", [SL_KEY_STR] = "text",  [SL_KEY_PAIR] = "pair"};
     json_t *o = json_pack("{ssssso}", "key", k->name, "type", types[k->type], "default",
                           json_value(k, defaults()));
     if (k->type == SL_KEY_INT) {
@@ -150,7 +157,8 @@ int sl_config_show(const sl_config *c, FILE *f, const char *const *names, int n,
             continue;
         if (json)
             json_object_set_new(o, k->name, json_value(k, c));
-        else if (n > 0 || strcmp(sl_key_format(value, k, c), sl_key_format(standard, k, defaults())))
+        else if (n > 0 ||
+                 strcmp(sl_key_format(value, k, c), sl_key_format(standard, k, defaults())))
             fprintf(f, "%s=%s\n", k->name, sl_key_format(value, k, c));
     }
     if (json)
@@ -159,7 +167,8 @@ int sl_config_show(const sl_config *c, FILE *f, const char *const *names, int n,
     return 0;
 }
 
-/* Prints the section headers that lead from key `from` (NULL: none) to key `to`; returns the depth. */
+/* Prints the section headers that lead from key `from` (NULL: none) to key `to`; returns the depth.
+ */
 static int print_headers(FILE *f, const char *from, const char *to) {
     int depth = 0;
     bool same = from != NULL;
@@ -180,7 +189,8 @@ int sl_config_dump(const sl_config *c, FILE *f) {
     for (const sl_key *k = sl_keys; k->name; k++) {
         int depth = print_headers(f, before, k->name);
         const char *dot = strrchr(k->name, '.');
-        fprintf(f, "%*s%s: %s\n", 2 * depth, "", dot ? dot + 1 : k->name, sl_key_format(value, k, c));
+        fprintf(f, "%*s%s: %s\n", 2 * depth, "", dot ? dot + 1 : k->name,
+                sl_key_format(value, k, c));
         before = k->name;
     }
     return ferror(f) ? sl_fail_errno("cannot write", "the configuration") : 0;

@@ -17,7 +17,8 @@ const sl_choice sl_choices_norm[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_gate_init[] = {
     [SL_GATE_HALF] = {"half", "the gate starts at about 1/2: W_up ~ N(0, init_std)"},
-    [SL_GATE_IDENTITY] = {"identity", "the gate starts at exactly 1: twice the sigmoid and W_up = 0"},
+    [SL_GATE_IDENTITY] = {"identity",
+                          "the gate starts at exactly 1: twice the sigmoid and W_up = 0"},
     {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
@@ -26,7 +27,8 @@ const sl_choice sl_choices_ffn[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},
-    [SL_SCHEDULE_WSD] = {"wsd", "constant, then linear to min_lr_ratio times lr over the last decay_fraction"},
+    [SL_SCHEDULE_WSD] =
+        {"wsd", "constant, then linear to min_lr_ratio times lr over the last decay_fraction"},
     [SL_SCHEDULE_CONSTANT] = {"constant", "lr to the end"},
     {NULL, NULL}};
 const sl_choice sl_choices_guard[] = {
@@ -39,16 +41,16 @@ const sl_choice sl_choices_precision[] = {
     [SL_PRECISION_FP32] = {"fp32", "binary32 throughout"},
     [SL_PRECISION_BF16] = {"bf16", "inputs of matrix products rounded to bf16, sums in fp32"},
     {NULL, NULL}};
-const sl_choice sl_choices_isa[] = {
-    [SL_ISA_AUTO] = {"auto", "the best that CPU and system have"},
-    [SL_ISA_SCALAR] = {"scalar", "plain C"},
-    [SL_ISA_NEON] = {"neon", "AArch64 Advanced SIMD"},
-    [SL_ISA_AVX2] = {"avx2", "AVX2 with FMA"},
-    [SL_ISA_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL"},
-    {NULL, NULL}};
+const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU and system have"},
+                                    [SL_ISA_SCALAR] = {"scalar", "plain C"},
+                                    [SL_ISA_NEON] = {"neon", "AArch64 Advanced SIMD"},
+                                    [SL_ISA_AVX2] = {"avx2", "AVX2 with FMA"},
+                                    [SL_ISA_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL"},
+                                    {NULL, NULL}};
 
 const sl_key sl_keys[] = {
-#define AT(key, type_, field_, help_) .name = key, .type = type_, .offset = offsetof(sl_config, field_), .help = help_
+#define AT(key, type_, field_, help_)                                                              \
+    .name = key, .type = type_, .offset = offsetof(sl_config, field_), .help = help_
 #define INT(key, field, def, min, max, help)                                                       \
     {AT(key, SL_KEY_INT, field, help), .int_default = def, .int_min = min, .int_max = max},
 #define REAL(key, field, def, min, max, help)                                                      \
@@ -102,7 +104,8 @@ char *sl_key_list(char buf[SL_KEY_LIST_CHARS], const char *section) {
         if (n == last_n && memcmp(member, last, n) == 0) /* another key of the same subsection */
             continue;
         last = member, last_n = n;
-        int more = snprintf(buf + used, SL_KEY_LIST_CHARS - used, "%s%.*s", used ? ", " : "", (int)n, member);
+        int more = snprintf(buf + used, SL_KEY_LIST_CHARS - used, "%s%.*s", used ? ", " : "",
+                            (int)n, member);
         if (more < 0 || (size_t)more >= SL_KEY_LIST_CHARS - used)
             break;
         used += (size_t)more;
@@ -162,7 +165,8 @@ static int find_choice(const sl_choice *choices, const char *name) {
 }
 
 void sl_config_defaults(sl_config *c) {
-    memset(c, 0, sizeof *c); /* padding and string tails too: equal configurations are equal bytes */
+    /* Padding and string tails too: equal configurations are equal bytes. */
+    memset(c, 0, sizeof *c);
     for (const sl_key *k = sl_keys; k->name; k++) {
         void *p = field(c, k);
         switch (k->type) {
@@ -201,8 +205,11 @@ char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k) {
 
 int sl_key_fail_type(const sl_key *k, const char *found) {
     char legal[SL_LEGAL_CHARS];
-    const char *what[] = {[SL_KEY_INT] = "a whole number, ", [SL_KEY_REAL] = "a number, ",
-                          [SL_KEY_BOOL] = "", [SL_KEY_ENUM] = "", [SL_KEY_STR] = "",
+    const char *what[] = {[SL_KEY_INT] = "a whole number, ",
+                          [SL_KEY_REAL] = "a number, ",
+                          [SL_KEY_BOOL] = "",
+                          [SL_KEY_ENUM] = "",
+                          [SL_KEY_STR] = "",
                           [SL_KEY_PAIR] = "a pair of numbers "};
     return sl_fail_usage("%s: expected %s%s; found %s", k->name, what[k->type],
                          sl_key_legal(legal, k), found);
@@ -288,7 +295,9 @@ static int set_bool(const sl_key *k, sl_scalar v, bool *p) {
 static int set_pair(const sl_key *k, const sl_scalar *v, int n, double *p) {
     double pair[2];
     if (n != 2)
-        return sl_key_fail_type(k, n == 0 ? "an empty list" : n == 1 ? "a list of one" : "a longer list");
+        return sl_key_fail_type(k, n == 0   ? "an empty list"
+                                   : n == 1 ? "a list of one"
+                                            : "a longer list");
     if (set_real(k, v[0], &pair[0]) != 0 || set_real(k, v[1], &pair[1]) != 0)
         return -1;
     memcpy(p, pair, sizeof pair);
@@ -320,7 +329,8 @@ int sl_key_set(sl_config *c, const sl_key *k, const sl_scalar *v, int n, bool li
 
 /* Would any YAML reader, of version 1.1 or 1.2, take the bare word as text? */
 static bool plain_is_text(const char *s) {
-    static const char *const meaning[] = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"};
+    static const char *const meaning[] = {"null", "true", "false", "yes", "no",
+                                          "on",   "off",  "y",     "n"};
     for (size_t i = 0; i < sizeof meaning / sizeof *meaning; i++)
         if (strcasecmp(s, meaning[i]) == 0)
             return false;
@@ -346,7 +356,8 @@ static void format_text(char *buf, const char *s) {
     strcpy(buf, "\"");
 }
 
-/* As sl_format_real(), but 1.0e-06 for 1e-06: YAML 1.1 readers take a number without a point as text. */
+/* As sl_format_real(), but 1.0e-06 for 1e-06: YAML 1.1 readers take a number without a point as
+ * text. */
 static char *format_real(char buf[SL_REAL_CHARS], double v) {
     char *exponent = strchr(sl_format_real(buf, v), 'e');
     if (exponent && !strchr(buf, '.')) {

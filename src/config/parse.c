@@ -1,5 +1,6 @@
 /* YAML to sl_config, event by event. Only what a configuration needs is legal: mappings with scalar
- * keys, scalars, lists of scalars. Depth is bounded by the schema: an unknown section fails at once. */
+ * keys, scalars, lists of scalars. Depth is bounded by the schema: an unknown section fails at
+ * once. */
 #include "base/err.h"
 #include "base/text.h"
 #include "config/keys.h"
@@ -77,8 +78,10 @@ static int next(reader *r) {
     default: break;
     }
     if (anchor || tag) {
-        sl_fail_usage("YAML %s are not used here; write the value itself (quote text that starts with "
-                      "%s)", tag ? "tags" : "anchors and aliases", tag ? "!" : "& or *");
+        sl_fail_usage(
+            "YAML %s are not used here; write the value itself (quote text that starts with "
+            "%s)",
+            tag ? "tags" : "anchors and aliases", tag ? "!" : "& or *");
         return fail_at(r, line_of(r));
     }
     return 0;
@@ -89,8 +92,8 @@ static sl_scalar scalar_of(const reader *r) {
                        r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE};
 }
 
-/* A list: its scalars are copied, since events are freed as they pass; only the first three are kept,
- * which is enough to see that there are more than two. */
+/* A list: its scalars are copied, since events are freed as they pass; only the first three are
+ * kept, which is enough to see that there are more than two. */
 static int read_list(reader *r, const sl_key *k) {
     size_t line = line_of(r);
     char *copy[3] = {NULL};
@@ -191,7 +194,8 @@ static int read_entry(reader *r, const char *section) {
     return read_section(r, path);
 }
 
-/* A section ("" = the whole document); the event at hand is its mapping or, if it is empty, a null. */
+/* A section ("" = the whole document); the event at hand is its mapping or, if it is empty, a null.
+ */
 static int read_section(reader *r, const char *path) {
     if (r->event.type == YAML_SCALAR_EVENT && sl_scalar_is_null(scalar_of(r)))
         return 0;

@@ -8,8 +8,8 @@
 # Output is TAP.
 LC_ALL=C
 export LC_ALL
-sinklab=$1
-table=$2
+sinklab=$(realpath "$1") || exit 1
+table=$(realpath "$2") || exit 1
 tab=$(printf '\t')
 dir=$(mktemp -d "${TMPDIR:-/tmp}/sinklab-cli-XXXXXX") || exit 1
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT

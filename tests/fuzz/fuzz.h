@@ -9,8 +9,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-/* For parsers that only open files: the bytes as a file, unlinked by sl_fuzz_file_end(). The path is
- * valid until then. Defined in file.c, linked into every target. */
+/* For parsers that only open files: the bytes as a file, unlinked by sl_fuzz_file_end(). The path
+ * is valid until then. Defined in file.c, linked into every target. */
 const char *sl_fuzz_file(const uint8_t *data, size_t n);
 void sl_fuzz_file_end(void);
 

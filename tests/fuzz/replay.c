@@ -1,6 +1,7 @@
 /* Runs a fuzz target without libFuzzer: every file of the seed corpus, then mutants of them from a
- * fixed seed, so that the same inputs come on every machine. Usage: TARGET CORPUS_DIR [mutants [first]]
- * A mutant depends on its number alone: after a crash, `TARGET DIR 1 NUMBER` repeats just that one. */
+ * fixed seed, so that the same inputs come on every machine. Usage: TARGET CORPUS_DIR [mutants
+ * [first]] A mutant depends on its number alone: after a crash, `TARGET DIR 1 NUMBER` repeats just
+ * that one. */
 #include "base/rng.h"
 #include "fuzz.h"
 
@@ -25,7 +26,8 @@ static char now[300]; /* what is being run, for the message of a crash */
 
 static void on_crash(int sig) {
     static const char what[] = "fuzz replay: died or hung on ";
-    ssize_t a = write(2, what, sizeof what - 1), b = write(2, now, strlen(now)), c = write(2, "\n", 1);
+    ssize_t a = write(2, what, sizeof what - 1), b = write(2, now, strlen(now)),
+            c = write(2, "\n", 1);
     (void)a, (void)b, (void)c;
     signal(sig, SIG_DFL);
     raise(sig);
@@ -74,10 +76,15 @@ static void run(const uint8_t *data, size_t n) {
 }
 
 /* Values at which sizes, counts and offsets in headers go wrong. */
-static const uint64_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000,
-                                 0xffffffff, INT64_MAX, (uint64_t)1 << 63, UINT64_MAX};
-static const char *const words[] = {"-1", "0", "1e999", "9223372036854775808", "nan", "null", "[", "]", "{",
-                                    "}", "\"", ":", ": ", ",", "\n", "\\u0000", "\xff\xfe", "&a", "*a", "<<"};
+static const uint64_t edges[] = {0,          1,          0x7f,      0x80,
+                                 0xff,       0x7fff,     0xffff,    0x7fffffff,
+                                 0x80000000, 0xffffffff, INT64_MAX, (uint64_t)1 << 63,
+                                 UINT64_MAX};
+static const char *const words[] = {"-1",       "0",    "1e999", "9223372036854775808",
+                                    "nan",      "null", "[",     "]",
+                                    "{",        "}",    "\"",    ":",
+                                    ": ",       ",",    "\n",    "\\u0000",
+                                    "\xff\xfe", "&a",   "*a",    "<<"};
 
 /* Replaces `cut` bytes at `at` by n others (NULL: leaves room as it is). */
 static size_t splice(uint8_t *buf, size_t len, size_t at, size_t cut, const void *with, size_t n) {
@@ -101,10 +108,8 @@ static size_t mutate_once(sl_rng *r, uint8_t *buf, size_t len) {
         if (rest)
             buf[at] = (uint8_t)sl_rng_u32(r);
         return len;
-    case 2: /* cut off the end */
-        return at;
-    case 3: /* remove a few bytes */
-        return splice(buf, len, at, few, chunk, 0);
+    case 2: /* cut off the end */ return at;
+    case 3: /* remove a few bytes */ return splice(buf, len, at, few, chunk, 0);
     case 4: /* repeat a few bytes elsewhere */
         memcpy(chunk, buf + at, few);
         return splice(buf, len, sl_rng_below(r, len + 1), 0, chunk, few);

@@ -128,7 +128,7 @@ static void expect_near(const golden *g, const char *what, const char *where, do
 
 /* A cross-entropy is a difference of logits of either sign: its error is absolute, at least a nat's. */
 static double loss_tolerance(const golden *g, double loss) {
-    return REF_MARGIN * g->relative * (1 + fabs(loss));
+    return REF_FORWARD * g->relative * (1 + fabs(loss));
 }
 
 static void expect_tensor(const golden *g, const char *what, const char *kind, const sl_tensor *t,
@@ -138,7 +138,7 @@ static void expect_tensor(const golden *g, const char *what, const char *kind, c
     read_tensor(g, kind, t, f);
     for (int64_t i = 0; i < t->size; i++)
         want[i] = f[i];
-    expect(g, what, t->name, ref_ratio(t->size, got, want, g->relative));
+    expect(g, what, t->name, ref_ratio(t->size, got, want, REF_GRADIENT * g->relative));
     free(f);
     free(want);
 }
@@ -224,7 +224,7 @@ static void check_forward(const golden *g, sl_model *m) {
     for (int64_t i = 0; i < g->rows * g->vocab; i++)
         want_logits[i] = stored[i];
     sl_model_logits(m, g->tokens, logits);
-    expect(g, "logits", "", ref_ratio(g->rows * g->vocab, logits, want_logits, g->relative));
+    expect(g, "logits", "", ref_ratio(g->rows * g->vocab, logits, want_logits, REF_FORWARD * g->relative));
     free(loss);
     free(logits);
     free(want_logits);
@@ -244,7 +244,7 @@ static void check_gradients(const golden *g, sl_model *m) {
 
 /* AdamW moves an element by lr f(g'), g' the clipped gradient, and f has no slope above 1/eps. So a gradient
  * that is wrong by e moves it wrong by at most lr e/eps in each of the steps; what the moved parameters do to
- * later gradients is allowed for by a factor 2. e: REF_MARGIN relative errors of the rms that the gradients of
+ * later gradients is allowed for by a factor 2. e: REF_FORWARD relative errors of the rms that the gradients of
  * a tensor have, at most clip_norm (or the norm itself) spread over its elements. accumulate 1 or 2: the same
  * batch once or twice, which is the same step. */
 static void check_steps(const golden *g, sl_model *m, int accumulate) {
@@ -264,18 +264,18 @@ static void check_steps(const golden *g, sl_model *m, int accumulate) {
     for (int step = 0; step < STEPS; step++) {
         sl_step_result r = sl_train_step(m, o, in, target, accumulate, step, NULL, NULL);
         ck_assert(!r.skipped && r.lr == c->train_lr);
-        /* The moved parameters' error reaches the loss through a gradient of that norm. */
-        double moved = step * c->train_lr * 2 * REF_MARGIN * g->relative / c->train_eps;
+        /* The parameters' errors, at random to the gradient, change the loss by its norm times one of them. */
+        double moved = step * c->train_lr * 2 * REF_FORWARD * g->relative / c->train_eps / sqrt((double)p->params);
         expect_near(g, "step", "loss", r.loss, want_loss[step],
                     loss_tolerance(g, want_loss[step]) + moved * want_norm[step]);
         expect_near(g, "step", "gradient norm", r.grad_norm, want_norm[step],
-                    REF_MARGIN * g->relative * want_norm[step] + moved * want_norm[step]);
+                    REF_FORWARD * g->relative * want_norm[step] + moved * want_norm[step]);
     }
     float *want = calloc((size_t)p->floats, sizeof *want);
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;
         double norm = c->train_clip_norm > 0 ? c->train_clip_norm : want_norm[0];
-        double error = REF_MARGIN * g->relative * norm / sqrt((double)t->size);
+        double error = REF_FORWARD * g->relative * norm / sqrt((double)t->size);
         double tolerance = STEPS * c->train_lr * 2 * error / c->train_eps;
         read_tensor(g, "f", t, want);
         for (int64_t k = 0; k < t->size; k++)

@@ -13,11 +13,11 @@ double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens) {
     return 0x1p-24 * sqrt(stages * longest / 2);
 }
 
-double ref_ratio(int64_t n, const float *got, const double *want, double relative) {
+double ref_ratio(int64_t n, const float *got, const double *want, double tolerance) {
     double sum = 0, worst = 0;
     for (int64_t i = 0; i < n; i++)
         sum += want[i] * want[i];
-    double tolerance = REF_MARGIN * relative * sqrt(sum / (double)n);
+    tolerance *= sqrt(sum / (double)n);
     for (int64_t i = 0; i < n; i++) {
         double error = fabs(got[i] - want[i]);
         if (error == 0)

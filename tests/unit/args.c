@@ -1,6 +1,6 @@
 /* cli/args: flags, operands, overrides, and one message a mistake. */
-#include "base/err.h"
 #include "cli/args.h"
+#include "base/err.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -19,11 +19,17 @@ static int parse(bool overrides, const char *const *words) {
     for (; words[argc - 1]; argc++)
         argv[argc] = (char *)(uintptr_t)words[argc - 1];
     resume = false, out = "default", count = 3, heat = 0.5;
-    const sl_flag flags[] = {SL_FLAG_BOOL("resume", &resume, "go on"), SL_FLAG_STR("out", "DIR", &out, "folder"),
+    const sl_flag flags[] = {SL_FLAG_BOOL("resume", &resume, "go on"),
+                             SL_FLAG_STR("out", "DIR", &out, "folder"),
                              SL_FLAG_INT("count", "N", &count, 1, 10, "how many"),
                              SL_FLAG_REAL("heat", "T", &heat, 0, 2, "how hot"), SL_FLAG_END};
-    const sl_verb_spec spec = {.verb = "verb", .operands = "FILE [FILE]", .about = "About.", .flags = flags,
-                               .min_positionals = 1, .max_positionals = 2, .overrides = overrides};
+    const sl_verb_spec spec = {.verb = "verb",
+                               .operands = "FILE [FILE]",
+                               .about = "About.",
+                               .flags = flags,
+                               .min_positionals = 1,
+                               .max_positionals = 2,
+                               .overrides = overrides};
     int rc = sl_args_parse(&spec, argc, argv, &args);
     free(argv[0]);
     return rc;
@@ -40,7 +46,8 @@ START_TEST(defaults_stay) {
 END_TEST
 
 START_TEST(all_kinds) {
-    ck_assert_int_eq(PARSE(true, "--out", "d", "a", "--resume", "--count=7", "x.y=1", "--heat", "1e-1", "-"), 0);
+    ck_assert_int_eq(
+        PARSE(true, "--out", "d", "a", "--resume", "--count=7", "x.y=1", "--heat", "1e-1", "-"), 0);
     ck_assert(resume && count == 7 && heat == 0.1);
     ck_assert_str_eq(out, "d");
     ck_assert_int_eq(args.positionals, 2);
@@ -80,7 +87,8 @@ static const struct {
     {{"a", "--rezume"}, "verb: unknown flag --rezume; did you mean --resume?"},
     {{"a", "--zebra"}, "verb: unknown flag --zebra; see `sinklab verb --help`"},
     {{"a", "--"}, NULL},
-    {{"a", "-r"}, "verb: unknown flag \"-r\"; flags start with two dashes, see `sinklab verb --help`"},
+    {{"a", "-r"},
+     "verb: unknown flag \"-r\"; flags start with two dashes, see `sinklab verb --help`"},
     {{"a", "--resume=1"}, "verb: --resume takes no value"},
     {{"a", "--out"}, "verb: --out needs a value: --out DIR"},
     {{"a", "--out", "--resume"}, "verb: --out needs a value: --out DIR"},

@@ -72,7 +72,7 @@ static void for_each_tier(fixture *f,
         sl_model *m = create(f);
         double loss = sl_model_forward_backward(m, f->in, f->target, 1);
         double want = creal(ref_model_loss(&f->ref, f->in, f->target, NULL, NULL));
-        ck_assert_msg(fabs(loss - want) <= REF_MARGIN * f->relative * (1 + want), "%s, %s: loss %.9g, want %.9g",
+        ck_assert_msg(fabs(loss - want) <= REF_FORWARD * f->relative * (1 + want), "%s, %s: loss %.9g, want %.9g",
                       f->v.name, k->tier, loss, want);
         check(f, k->tier, sl_model_params(m)->g, data);
         sl_model_free(m);
@@ -84,7 +84,7 @@ static double worst;
 static void compare_all(const fixture *f, const char *tier, const float *g, const double *want) {
     for (int i = 0; i < f->table.count; i++) {
         const sl_tensor *t = f->table.tensor + i;
-        double ratio = ref_ratio(t->size, g + t->offset, want + t->offset, f->relative);
+        double ratio = ref_ratio(t->size, g + t->offset, want + t->offset, REF_GRADIENT * f->relative);
         worst = fmax(worst, ratio);
         ck_assert_msg(ratio <= 1, "%s, %s: gradient of %s: error is %.3g times the tolerance", f->v.name,
                       tier, t->name, ratio);
@@ -128,7 +128,7 @@ static void compare_slopes(const fixture *f, const char *tier, const float *g, c
             slope += r[k] * g[k];
             squares += (double)g[k] * g[k];
         }
-        double ratio = fabs(slope - want[d]) / (REF_MARGIN * f->relative * sqrt(squares));
+        double ratio = fabs(slope - want[d]) / (REF_FORWARD * f->relative * sqrt(squares));
         if (isnan(ratio))
             ratio = INFINITY;
         worst = fmax(worst, ratio);

@@ -34,7 +34,8 @@ static void capture_terminal(void) {
     capture_into(slave);
 }
 
-/* Everything since the capture began. A terminal hands output on in pieces and late: read to a marker. */
+/* Everything since the capture began. A terminal hands output on in pieces and late: read to a
+ * marker. */
 static const char *end_capture(void) {
     static const char marker[] = "<end of capture>";
     size_t n = 0;
@@ -64,9 +65,10 @@ START_TEST(durations) {
     static const struct {
         double seconds;
         const char *text;
-    } t[] = {{0, "0.0s"}, {9.94, "9.9s"}, {9.96, "10s"}, {59.4, "59s"}, {59.6, "1m00s"}, {192, "3m12s"},
-             {3599.7, "1h00m"}, {7500, "2h05m"}, {86399.6, "1d00h"}, {356400, "4d03h"}, {-1, "?"}, {INFINITY, "?"},
-             {NAN, "?"}, {1e300, "?"}};
+    } t[] = {{0, "0.0s"},        {9.94, "9.9s"},    {9.96, "10s"},     {59.4, "59s"},
+             {59.6, "1m00s"},    {192, "3m12s"},    {3599.7, "1h00m"}, {7500, "2h05m"},
+             {86399.6, "1d00h"}, {356400, "4d03h"}, {-1, "?"},         {INFINITY, "?"},
+             {NAN, "?"},         {1e300, "?"}};
     char buf[SL_DURATION_CHARS];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         ck_assert_str_eq(sl_format_duration(buf, t[i].seconds), t[i].text);
@@ -85,7 +87,8 @@ START_TEST(lines_to_a_file) {
 }
 END_TEST
 
-/* Elsewhere than on a terminal there are whole lines only, few of them, and the last state is one. */
+/* Elsewhere than on a terminal there are whole lines only, few of them, and the last state is one.
+ */
 START_TEST(progress_to_a_file) {
     sl_progress p;
     capture_pipe();
@@ -121,8 +124,10 @@ START_TEST(progress_on_a_terminal) {
     sl_info("message");
     sl_progress_end(&p);
     const char *all = end_capture();
-    ck_assert_ptr_nonnull(strstr(all, "\r\x1b[K[\x1b[32m###############\x1b[0m               ] train 2/4 50% eta "));
-    ck_assert_ptr_nonnull(strstr(all, "\r\x1b[Kmessage\r\n")); /* on a line of its own, then the bar again */
+    ck_assert_ptr_nonnull(
+        strstr(all, "\r\x1b[K[\x1b[32m###############\x1b[0m               ] train 2/4 50% eta "));
+    ck_assert_ptr_nonnull(
+        strstr(all, "\r\x1b[Kmessage\r\n")); /* on a line of its own, then the bar again */
     ck_assert_str_eq(all + strlen(all) - 2, "\r\n");
 
     setenv("NO_COLOR", "1", 1);
@@ -156,7 +161,8 @@ START_TEST(bar_fits_the_line) {
     p.every = 0;
     sl_progress_update(&p, 2, "%s", note);
     sl_progress_end(&p);
-    for (char *line = strtok((char *)(uintptr_t)end_capture(), "\r\n"); line; line = strtok(NULL, "\r\n"))
+    for (char *line = strtok((char *)(uintptr_t)end_capture(), "\r\n"); line;
+         line = strtok(NULL, "\r\n"))
         ck_assert_uint_le(strlen(line), 79 + strlen("\x1b[K"));
 }
 END_TEST

@@ -10,12 +10,11 @@
 START_TEST(philox_known_answers) {
     static const struct {
         uint32_t ctr[4], key[2], out[4];
-    } kat[] = {
-        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
-         {0xa4093822, 0x299f31d0},
-         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
+    } kat[] = {{{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+               {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+               {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+                {0xa4093822, 0x299f31d0},
+                {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
     uint32_t out[4];
     sl_philox(kat[_i].key, kat[_i].ctr, out);
     for (int i = 0; i < 4; i++)
@@ -23,7 +22,8 @@ START_TEST(philox_known_answers) {
 }
 END_TEST
 
-/* The words of a stream are Philox blocks at counter (at, sub): the promise "same seed, same bits". */
+/* The words of a stream are Philox blocks at counter (at, sub): the promise "same seed, same bits".
+ */
 START_TEST(stream_is_philox) {
     uint64_t seed = 0x0123456789abcdefull, sub = 0xfedcba9876543210ull;
     sl_rng r = sl_rng_make(seed, SL_STREAM_SHUFFLE, sub);
@@ -40,7 +40,8 @@ END_TEST
 START_TEST(streams_differ) {
     sl_rng base = sl_rng_make(1, SL_STREAM_INIT, 0);
     sl_rng other[] = {sl_rng_make(2, SL_STREAM_INIT, 0), sl_rng_make(1, SL_STREAM_SHUFFLE, 0),
-                      sl_rng_make(1, SL_STREAM_INIT, 1), sl_rng_make(1ull << 32 | 1, SL_STREAM_INIT, 0)};
+                      sl_rng_make(1, SL_STREAM_INIT, 1),
+                      sl_rng_make(1ull << 32 | 1, SL_STREAM_INIT, 0)};
     uint64_t first = sl_rng_u64(&base);
     for (size_t i = 0; i < sizeof other / sizeof *other; i++)
         ck_assert(sl_rng_u64(&other[i]) != first);
@@ -49,7 +50,8 @@ END_TEST
 
 enum { DRAWS = 40000 };
 
-/* Bounds are six standard errors: a false alarm has probability about 2e-9, and the seed is fixed. */
+/* Bounds are six standard errors: a false alarm has probability about 2e-9, and the seed is fixed.
+ */
 START_TEST(uniform_moments) {
     sl_rng r = sl_rng_make(3, SL_STREAM_TEST, 0);
     double sum = 0;
@@ -70,7 +72,7 @@ START_TEST(normal_moments) {
         sum += x, square += x * x, fourth += x * x * x * x;
     }
     ck_assert_double_lt(fabs(sum / DRAWS), 6 * sqrt(1.0 / DRAWS));
-    ck_assert_double_lt(fabs(square / DRAWS - 1), 6 * sqrt(2.0 / DRAWS));   /* var of x^2: 3 - 1 */
+    ck_assert_double_lt(fabs(square / DRAWS - 1), 6 * sqrt(2.0 / DRAWS));  /* var of x^2: 3 - 1 */
     ck_assert_double_lt(fabs(fourth / DRAWS - 3), 6 * sqrt(96.0 / DRAWS)); /* var of x^4: 105 - 9 */
 }
 END_TEST

@@ -11,11 +11,21 @@ START_TEST(whole_numbers) {
     static const struct {
         const char *text;
         int64_t value;
-    } good[] = {{"0", 0}, {"-0", 0}, {"+7", 7}, {"010", 10}, {"1e3", 1000}, {"2.50e1", 25}, {"4.", 4},
-                {"9223372036854775807", INT64_MAX}, {"-9223372036854775808", INT64_MIN},
-                {"9007199254740993", 9007199254740993}, {"9007199254740992.0", 9007199254740992}};
-    static const char *const bad[] = {"", "-", "1_000", "0x10", "1.5", "1e-3", "1e400", "nan", "inf", " 1",
-                                      "1 ", "9223372036854775808", "9.1e15", "1e", "e3", ".", "--1", "1e3.5"};
+    } good[] = {{"0", 0},
+                {"-0", 0},
+                {"+7", 7},
+                {"010", 10},
+                {"1e3", 1000},
+                {"2.50e1", 25},
+                {"4.", 4},
+                {"9223372036854775807", INT64_MAX},
+                {"-9223372036854775808", INT64_MIN},
+                {"9007199254740993", 9007199254740993},
+                {"9007199254740992.0", 9007199254740992}};
+    static const char *const bad[] = {
+        "",       "-",   "1_000", "0x10", "1.5", "1e-3",
+        "1e400",  "nan", "inf",   " 1",   "1 ",  "9223372036854775808",
+        "9.1e15", "1e",  "e3",    ".",    "--1", "1e3.5"};
     int64_t v;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         ck_assert_msg(sl_parse_int(good[i].text, &v), "%s", good[i].text);
@@ -31,7 +41,8 @@ START_TEST(real_numbers) {
         const char *text;
         double value;
     } good[] = {{"0", 0}, {"1e-3", 1e-3}, {".5", 0.5}, {"5.", 5}, {"-2.5E+2", -250}, {"1e-400", 0}};
-    static const char *const bad[] = {"", "nan", ".inf", "-inf", "1e999", "0x1p3", "1_0", "1,5", "1e", ".e1"};
+    static const char *const bad[] = {"",      "nan", ".inf", "-inf", "1e999",
+                                      "0x1p3", "1_0", "1,5",  "1e",   ".e1"};
     double v;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         ck_assert_msg(sl_parse_real(good[i].text, &v), "%s", good[i].text);
@@ -43,8 +54,20 @@ START_TEST(real_numbers) {
 END_TEST
 
 START_TEST(reals_read_back) {
-    static const double values[] = {0, -0.0, 1, 10000, 0.1, 1.0 / 3, 1e-6, 1e9, 123456, 0.30000000000000004,
-                                    DBL_MAX, DBL_MIN, 4.9406564584124654e-324, -9007199254740991};
+    static const double values[] = {0,
+                                    -0.0,
+                                    1,
+                                    10000,
+                                    0.1,
+                                    1.0 / 3,
+                                    1e-6,
+                                    1e9,
+                                    123456,
+                                    0.30000000000000004,
+                                    DBL_MAX,
+                                    DBL_MIN,
+                                    4.9406564584124654e-324,
+                                    -9007199254740991};
     char buf[SL_REAL_CHARS];
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         double back = -1;
@@ -83,7 +106,8 @@ START_TEST(quoting) {
     ck_assert_uint_lt(strlen(sl_quote(buf, longer)), SL_QUOTE_CHARS);
     memset(longer, '\x80', sizeof longer - 1); /* continuation bytes without end */
     ck_assert_uint_lt(strlen(sl_quote(buf, longer)), SL_QUOTE_CHARS);
-    for (int shift = 0; shift < 3; shift++) { /* a cut never splits a character: U+20AC, three bytes */
+    for (int shift = 0; shift < 3;
+         shift++) { /* a cut never splits a character: U+20AC, three bytes */
         memset(longer, 'x', 3);
         for (size_t i = 0; i < 60; i++)
             memcpy(longer + shift + 3 * i, "\xe2\x82\xac", 3);
