@@ -14,6 +14,12 @@ typedef struct {
 } verb;
 
 static const verb verbs[] = {
+    {"train", "train a model, measuring its sinks on the way", sl_verb_train},
+    {"eval", "loss and bits per byte of a checkpoint", sl_verb_eval},
+    {"generate", "write text with a checkpoint", sl_verb_generate},
+    {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
+    {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
+    {"bench", "training speed, and where the time goes", sl_verb_bench},
     {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
     {NULL, NULL, NULL}};
 

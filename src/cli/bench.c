@@ -166,14 +166,14 @@ static json_t *profile_json(const bench *b) {
 static void print_profile(const bench *b) {
     row rows[ROWS];
     int n = collect(b, rows);
-    double total = 0, peak = sl_measured_peak_gflops(), bandwidth = sl_measured_peak_gbytes();
+    double total = 0, peak = sl_measured_peak_gflops(), bandwidth = sl_measure_bandwidth(0.2);
     for (int i = 0; i < n; i++)
         total += rows[i].seconds;
     printf("\n  %-26s %9s %7s %10s %9s %9s\n", "operation", "ms/step", "share", "GFLOP/s", "GB/s", "of roof");
     for (int i = 0; i < n; i++) {
         double s = rows[i].seconds, gflops = s > 0 ? rows[i].flops / s / 1e9 : 0, gb = s > 0 ? rows[i].bytes / s / 1e9 : 0;
         double roof = gflops / peak > gb / bandwidth ? gflops / peak : gb / bandwidth;
-        if (s < 1e-7)
+        if (s < 2e-6) /* nothing to do in this direction */
             continue;
         printf("  %-26s %9.3f %6.1f%% %10.1f %9.1f %8.0f%%\n", rows[i].name, 1e3 * s, 100 * s / total, gflops, gb,
                100 * roof);

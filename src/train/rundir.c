@@ -3,7 +3,7 @@
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/threads.h"
-#include "base/version.h"
+#include "version.h"
 #include "simd/kernels.h"
 
 #include <errno.h>
@@ -132,7 +132,7 @@ int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
 json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
     sl_cpu_detect(&cpu);
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s}", "cpu", cpu.model, "tier",
-                     sl_kernels_select((enum sl_isa)c->isa)->tier, "precision", "fp32", "threads", sl_threads(),
-                     "cores", cpu.cores, "compiler", SL_COMPILER, "version", SL_VERSION);
+    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
+                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores", cpu.cores,
+                     "compiler", "gcc-compatible " __VERSION__, "version", SL_VERSION, "git", SL_GIT);
 }
