@@ -216,11 +216,13 @@ static void check_norms(const fixture *f, const json_t *o) {
                 least = fmin(least, fabs((double)w[j]));
                 at_sink += j == sink ? fabs((double)w[j]) / (double)(norms * c->model_layers) : 0;
             }
-            for (int64_t j = 0; sl_model_norm_gate(f->m, i, n, gate) && j < f->rows * f->dim; j++) {
+            if (!sl_model_norm_gate(f->m, i, n, gate))
+                continue;
+            for (int64_t j = 0; j < f->rows * f->dim; j++) {
                 sum += gate[j];
                 square += (double)gate[j] * gate[j];
-                gates++;
             }
+            gates += (double)(f->rows * f->dim);
         }
     double mean = gates > 0 ? sum / gates : NAN;
     free(gate);
