@@ -92,10 +92,13 @@ static void head_cells(const json_t *heads) {
         sum += x;
         sinks += x > .3;
     }
-    if (n == 0)
-        printf(" %8s %6s", "-", "-");
+    char share[48] = "-";
+    if (n > 0)
+        snprintf(share, sizeof share, "%zu/%zu", sinks, n);
+    if (n > 0)
+        printf(" %8.4f %6s", sum / (double)n, share);
     else
-        printf(" %8.4f %3zu/%-2zu", sum / (double)n, sinks, n);
+        printf(" %8s %6s", "-", share);
 }
 
 static void print_layers(const json_t *layers) {
@@ -104,8 +107,8 @@ static void print_layers(const json_t *layers) {
         int width;
     } column[] = {{"max", "max", 8}, {"max_no_token0", "no t0", 8}, {"m2", "M2", 7},
                   {"m2_dim", "dim", 5}, {"top1_permille", "top1/m", 7}, {"kurtosis_h", "kurt-H", 7},
-                  {"token0_norm_ratio", "t0 norm", 8}, {"lambda_min", "l-min", 9},
-                  {"lambda_at_sink", "l-sink", 9}, {"value_norm_ratio", "v0", 6},
+                  {"token0_norm_ratio", "t0 norm", 8}, {"lambda_min", "lam min", 9},
+                  {"lambda_at_sink", "lam dim", 9}, {"value_norm_ratio", "v0", 6},
                   {"gate_mean", "gate", 6}, {"gate_std", "spread", 7}};
     size_t columns = sizeof column / sizeof *column;
     printf("layer");
