@@ -1,7 +1,7 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
+#include <string.h>
 
 /* An elementwise kernel: its inputs, its outputs, and the formula of one element. */
 struct value {
@@ -12,9 +12,25 @@ struct elementwise {
     const char *in[3], *out[2]; /* up to NULL */
     k_call call;
     void (*ref)(const double in[3], struct value out[2]);
-    unsigned kinds;        /* of the first input */
-    double flops, bytes;   /* an element */
+    unsigned kinds;      /* of the first input */
+    double flops, bytes; /* an element */
+    int limits;          /* infinite inputs give their limits; else NaN will do (-inf * 0) */
 };
+
+/* ---- the functions of simd/vec_math.h, with the bounds that it states */
+
+static struct value within(double want, double ulps, double more) {
+    double ulp = isfinite(want) && want != 0 ? fmax(ldexp(1, ilogb(want) - 23), TINY) : TINY;
+    return (struct value){want, ulps * ulp + more};
+}
+
+static void ref_exp(const double in[3], struct value out[2]) { out[0] = within(exp(in[0]), 1.2, SMALLEST); }
+static void ref_log(const double in[3], struct value out[2]) { out[0] = within(log(in[0]), 1, 0); }
+static void ref_sigmoid(const double in[3], struct value out[2]) {
+    out[0] = within(d_sigmoid(in[0]), 2.5, SMALLEST);
+}
+static void ref_tanh(const double in[3], struct value out[2]) { out[0] = within(tanh(in[0]), 2, 0); }
+static void ref_erf(const double in[3], struct value out[2]) { out[0] = within(erf(in[0]), 2, 0); }
 
 /* ---- sigmoid and silu with the errors of 1/(1 + exp(-x)) in binary32. exp enters 1 + e with weight
  * e/(1 + e) = 1 - q; then an addition and a division. exp(-x) may overflow, or the result be flushed,
@@ -40,9 +56,10 @@ static struct value silu_slope(double x) {
     return (struct value){q * (1 + x * t), q * inner + outer * (dq + 3 * U * q)};
 }
 
-/* Phi from 1 + erf: the absolute error of erf (1 ulp of 1) and the addition, halved, and as much
- * again to spare for a polynomial erf; the relative accuracy of the left tail is not promised. */
-#define CDF_ERROR (3 * U)
+/* Phi from (1 + erf(x/sqrt 2))/2: erf near 1 is off by 2 ulp = 2 u, rounding its argument by 2 u moves
+ * it by at most 1 u (x erf' < 1/2), the addition by u; halved. Relative accuracy of the left tail is
+ * not promised. */
+#define CDF_ERROR (2 * U)
 
 static struct value gelu(double x) {
     if (isinf(x))
@@ -105,6 +122,11 @@ static void ref_scale(const double in[3], struct value out[2]) {
 
 #define N(c) ((c)->buf[0].cols)
 #define P(i) k_f32(c, i)
+static void call_exp(const sl_kernels *t, const k_case *c) { t->exp(N(c), P(0), P(1)); }
+static void call_log(const sl_kernels *t, const k_case *c) { t->log(N(c), P(0), P(1)); }
+static void call_sigmoid(const sl_kernels *t, const k_case *c) { t->sigmoid(N(c), P(0), P(1)); }
+static void call_tanh(const sl_kernels *t, const k_case *c) { t->tanh(N(c), P(0), P(1)); }
+static void call_erf(const sl_kernels *t, const k_case *c) { t->erf(N(c), P(0), P(1)); }
 static void call_silu_fwd(const sl_kernels *t, const k_case *c) { t->silu_fwd(N(c), P(0), P(1)); }
 static void call_silu_bwd(const sl_kernels *t, const k_case *c) { t->silu_bwd(N(c), P(0), P(1), P(2)); }
 static void call_gelu_fwd(const sl_kernels *t, const k_case *c) { t->gelu_fwd(N(c), P(0), P(1)); }
@@ -122,16 +144,21 @@ static void call_gate_bwd(const sl_kernels *t, const k_case *c) {
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
 static void call_scale(const sl_kernels *t, const k_case *c) { t->scale(N(c), *(const float *)c->arg, P(0)); }
 
-#define SMOOTH (K_ALL & ~K_BIT(K_WIDE))
+#define SMOOTH (K_ALL & ~K_BIT(K_WIDE)) /* x^2 stays in range */
 static const struct elementwise
-    silu_fwd = {{"x"}, {"y"}, call_silu_fwd, ref_silu_fwd, K_ALL, 4, 8},
-    silu_bwd = {{"x", "dy"}, {"dx"}, call_silu_bwd, ref_silu_bwd, K_ALL, 7, 12},
-    gelu_fwd = {{"x"}, {"y"}, call_gelu_fwd, ref_gelu_fwd, K_ALL, 4, 8},
-    gelu_bwd = {{"x", "dy"}, {"dx"}, call_gelu_bwd, ref_gelu_bwd, SMOOTH, 8, 12},
-    swiglu_fwd = {{"gate", "up"}, {"y"}, call_swiglu_fwd, ref_swiglu_fwd, K_ALL, 5, 12},
-    swiglu_bwd = {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20},
-    gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12},
-    gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20};
+    exp_fwd = {{"x"}, {"y"}, call_exp, ref_exp, K_ALL, 1, 8, 1},
+    log_fwd = {{"x"}, {"y"}, call_log, ref_log, K_ALL, 1, 8, 1},
+    sigmoid_fwd = {{"x"}, {"y"}, call_sigmoid, ref_sigmoid, K_ALL, 1, 8, 1},
+    tanh_fwd = {{"x"}, {"y"}, call_tanh, ref_tanh, K_ALL, 1, 8, 1},
+    erf_fwd = {{"x"}, {"y"}, call_erf, ref_erf, K_ALL, 1, 8, 1},
+    silu_fwd = {{"x"}, {"y"}, call_silu_fwd, ref_silu_fwd, K_ALL, 4, 8, 0},
+    silu_bwd = {{"x", "dy"}, {"dx"}, call_silu_bwd, ref_silu_bwd, K_ALL, 7, 12, 0},
+    gelu_fwd = {{"x"}, {"y"}, call_gelu_fwd, ref_gelu_fwd, K_ALL, 4, 8, 0},
+    gelu_bwd = {{"x", "dy"}, {"dx"}, call_gelu_bwd, ref_gelu_bwd, SMOOTH, 8, 12, 0},
+    swiglu_fwd = {{"gate", "up"}, {"y"}, call_swiglu_fwd, ref_swiglu_fwd, K_ALL, 5, 12, 0},
+    swiglu_bwd = {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20, 0},
+    gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0},
+    gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0};
 
 /* What is not finite comes in through one input at a time, so that no product is 0 * inf by accident;
  * the limit (such as silu(-inf) = 0) and NaN are then both right. */
@@ -168,7 +195,7 @@ static void run_case(k_case *c, const struct elementwise *e, int64_t n, enum k_d
             if (infinite && !(v[o].bound < INFINITY))
                 v[o].bound = 8 * U * fabs(v[o].want) + SMALLEST;
             k_want(out[o], j, v[o].want, isinf(v[o].want) ? 1 : v[o].bound);
-            out[o]->nan_ok[j] = (uint8_t)infinite;
+            out[o]->nan_ok[j] = (uint8_t)(infinite && !e->limits);
         }
     }
     k_run(c);
@@ -183,6 +210,24 @@ static void check(k_case *c, const struct elementwise *e) {
     }
     for (int i = 0; i < 20; i++) /* the interval where the digits are, more densely */
         run_case(c, e, 1100, K_NORMAL);
+}
+
+/* Functions of one number: random bits besides, so that every binade of either sign has its turn. */
+static void check_function(k_case *c, const struct elementwise *e) {
+    enum { N_BITS = 4096 };
+    check(c, e);
+    for (int round = 0; round < 10; round++) {
+        k_begin(c, e->call, NULL, "n=%d random bits", N_BITS);
+        k_buf *x = k_add(c, "x", K_F32, K_IN, 1, N_BITS, N_BITS), *y = k_add(c, "y", K_F32, K_OUT, 1, N_BITS, N_BITS);
+        for (int j = 0; j < N_BITS; j++) {
+            uint32_t bits = sl_rng_u32(&c->rng);
+            struct value v[2];
+            memcpy((float *)x->init + j, &bits, sizeof bits);
+            e->ref((const double[3]){(double)((float *)x->init)[j], 0, 0}, v);
+            k_want(y, j, v[0].want, isinf(v[0].want) ? 1 : v[0].bound);
+        }
+        k_run(c);
+    }
 }
 
 /* Derivative of a formula of up to two arguments by each, against the slopes above. */
@@ -212,6 +257,11 @@ static void check_identities(k_case *c) {
     }
 }
 
+static void check_exp(k_case *c) { check_function(c, &exp_fwd); }
+static void check_log(k_case *c) { check_function(c, &log_fwd); }
+static void check_sigmoid(k_case *c) { check_function(c, &sigmoid_fwd); }
+static void check_tanh(k_case *c) { check_function(c, &tanh_fwd); }
+static void check_erf(k_case *c) { check_function(c, &erf_fwd); }
 static void check_silu_fwd(k_case *c) { check(c, &silu_fwd); }
 static void check_gelu_fwd(k_case *c) { check(c, &gelu_fwd); }
 static void check_swiglu_fwd(k_case *c) { check(c, &swiglu_fwd); }
@@ -270,6 +320,11 @@ static void bench(k_case *c, const struct elementwise *e) {
     c->flops = e->flops * BENCH_N;
 }
 
+static void bench_exp(k_case *c) { bench(c, &exp_fwd); }
+static void bench_log(k_case *c) { bench(c, &log_fwd); }
+static void bench_sigmoid(k_case *c) { bench(c, &sigmoid_fwd); }
+static void bench_tanh(k_case *c) { bench(c, &tanh_fwd); }
+static void bench_erf(k_case *c) { bench(c, &erf_fwd); }
 static void bench_silu_fwd(k_case *c) { bench(c, &silu_fwd); }
 static void bench_silu_bwd(k_case *c) { bench(c, &silu_bwd); }
 static void bench_gelu_fwd(k_case *c) { bench(c, &gelu_fwd); }
@@ -296,6 +351,11 @@ static void bench_scale(k_case *c) {
 }
 
 const k_kernel k_act[] = {
+    K_KERNEL(exp, check_exp, bench_exp, K_SAME_BITS),
+    K_KERNEL(log, check_log, bench_log, K_SAME_BITS),
+    K_KERNEL(sigmoid, check_sigmoid, bench_sigmoid, K_SAME_BITS),
+    K_KERNEL(tanh, check_tanh, bench_tanh, K_SAME_BITS),
+    K_KERNEL(erf, check_erf, bench_erf, K_SAME_BITS),
     K_KERNEL(silu_fwd, check_silu_fwd, bench_silu_fwd, 0),
     K_KERNEL(silu_bwd, check_silu_bwd, bench_silu_bwd, 0),
     K_KERNEL(gelu_fwd, check_gelu_fwd, bench_gelu_fwd, 0),

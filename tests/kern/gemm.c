@@ -1,8 +1,6 @@
 #include "kern.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 struct pack {
     int64_t n, k, is, ks;
@@ -170,7 +168,7 @@ static void bench_gemm(k_case *c) {
 }
 
 const k_kernel k_gemm[] = {
-    K_KERNEL(pack_f32, check_pack, bench_pack, 1),
-    K_KERNEL(gemm_f32, check_gemm, bench_gemm, 1),
+    K_KERNEL(pack_f32, check_pack, bench_pack, K_BY_TILE),
+    K_KERNEL(gemm_f32, check_gemm, bench_gemm, K_BY_TILE),
     {0},
 };

@@ -240,7 +240,10 @@ void k_fill(k_case *c, k_buf *b, enum k_data kind) {
     }
 }
 
-double k_depth(const k_case *c, int64_t n) { return (double)(n / c->k->vl + 2 * c->k->vl + 8); }
+double k_depth(const k_case *c, int64_t n) {
+    double depth = (double)(n / c->k->vl) + 1 + log2(c->k->vl) + 4;
+    return fmin(depth, (double)n);
+}
 
 void k_identity(k_case *c, const char *what, double got, double want, double scale) {
     if (!(fabs(got - want) <= 1e-10 * scale + 1e-14))
@@ -357,7 +360,8 @@ static void compare(k_case *c, k_buf *b, int64_t i, const void *p) {
     double got = value(b->type, p), want = b->want[i], bound = b->bound[i];
     char raw[8];
     unwritten(b->type, raw);
-    if (!b->init && memcmp(p, raw, elem(b->type)) == 0)
+    /* a bf16 has too few NaNs for one that no kernel returns */
+    if (!b->init && memcmp(p, raw, elem(b->type)) == 0 && (b->type != K_BF16 || !isnan(want)))
         k_fail(c, "%s[%d][%d] was not written", b->name, (int)(i / b->cols), (int)(i % b->cols));
     if (isnan(got) && (isnan(want) || b->nan_ok[i]))
         return;
@@ -372,7 +376,7 @@ static void compare(k_case *c, k_buf *b, int64_t i, const void *p) {
     if (!ok)
         k_fail(c, "%s[%d][%d] = %.9g, want %.9g +- %.3g (%.3g times the bound)", b->name,
                (int)(i / b->cols), (int)(i % b->cols), got, want, bound, error / bound);
-    if (bound == 0 || isinf(want))
+    if (bound == 0 || isinf(got))
         return;
     double ulp = fmax(ldexp(1, ilogb(want) - (b->type == K_F64 ? 52 : 23)), TINY);
     if (bound < 64 * ulp && fabs(want) >= SMALLEST && error / ulp > result->ulp)
@@ -501,7 +505,7 @@ void k_check(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, int 
     memset(&c, 0, sizeof c);
     c.k = tier;
     tracing_first = first;
-    trace_comparable = !kernel->tile;
+    trace_comparable = kernel->across != K_BY_TILE;
     trace_at = 0;
     if (first)
         trace_n = 0;
@@ -518,6 +522,9 @@ void k_check(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, int 
             c.rng = sl_rng_make(seed, SL_STREAM_TEST, sub);
             kernel->check(&c);
         }
+        if (kernel->across == K_SAME_BITS && out->differing)
+            snprintf(out->failure, sizeof out->failure, "%lld results differ from the first tier's",
+                     (long long)out->differing);
     } else if (sig != 1) {
         char what[160];
         describe_fault(sig, what, sizeof what);

@@ -156,7 +156,7 @@ static void print_result(const char *tier, const k_kernel *kernel, const k_resul
         printf("  %.3f of bound, %.2f ulp (%s)", r->ratio, r->ulp, r->worst);
     else
         printf("  exact");
-    if (!first && !kernel->tile) {
+    if (!first && kernel->across != K_BY_TILE) {
         if (r->differing == 0)
             printf("; bits as the first tier");
         else

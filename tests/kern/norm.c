@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 /* Layer norm is RMS norm plus the mean; one description serves both. Buffers are added in the order
  * of the enums. */
 struct norm {

@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 struct adamw {
     float gscale, lr, b1, b2, eps, wd, c1, c2;
 };

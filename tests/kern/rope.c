@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 struct rope {
     int64_t heads, hd;
     float sign;

@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 struct softmax {
     int64_t rows, n, valid0;
     float scale;

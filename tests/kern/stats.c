@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 enum { X, ABS, SQ, MAX };
 
 static void call_abs_stats(const sl_kernels *t, const k_case *c) {

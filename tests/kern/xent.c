@@ -1,8 +1,6 @@
 #include "kern.h"
 #include "ref.h"
 
-#include <stdio.h>
-
 struct xent {
     int64_t rows, v;
     float scale;
