@@ -46,15 +46,19 @@ SL_VEC vf v_sqrt(vf a) { return __builtin_sqrtf(a); }
 SL_VEC vf v_fma(vf a, vf b, vf c) { return __builtin_fmaf(a, b, c); }
 SL_VEC vf v_muladd(vf a, vf b, vf c) { return __builtin_fmaf(a, b, c); }
 #else
-/* The product is exact in double. Rounding the sum to odd there makes the second rounding, to float,
- * the only one (Boldo and Melquiond 2008). NaN and infinity make err NaN, so they pass through. */
+/* The product is exact in double, so the sum is the only rounding before that to float, and two roundings
+ * differ from one only where the first lands on a tie of the second. There, and for subnormal results,
+ * whose ties are elsewhere, the sum is rounded to odd instead (Boldo and Melquiond 2008). */
 SL_VEC vf v_fma(vf a, vf b, vf c) {
-    double p = (double)a * b, s = p + c, bb = s - p, err = (p - (s - bb)) + (c - bb);
+    double p = (double)a * b, s = p + c;
     int64_t u;
     memcpy(&u, &s, sizeof u);
-    if ((err > 0 || err < 0) && !(u & 1))
-        u += (err > 0) == (s > 0) ? 1 : -1;
-    memcpy(&s, &u, sizeof s);
+    if ((u & 0x1fffffff) == 0x10000000 || (s < 0x1p-126 && s > -0x1p-126)) {
+        double bb = s - p, err = (p - (s - bb)) + (c - bb);
+        if ((err > 0 || err < 0) && !(u & 1))
+            u += (err > 0) == (s > 0) ? 1 : -1;
+        memcpy(&s, &u, sizeof s);
+    }
     return (float)s;
 }
 SL_VEC vf v_muladd(vf a, vf b, vf c) { return a * b + c; }
