@@ -120,7 +120,7 @@ static void print_line(const struct line *l, int json, int first) {
                first ? "[" : ",", l->name, l->source, l->tier, l->shape, 1e9 * l->seconds, gb, gf);
         if (l->scalar > 0)
             printf(", \"times_scalar\": %.2f", l->scalar / l->seconds);
-        if (l->yard > 0)
+        if (l->yardstick)
             printf(", \"yardstick\": \"%s\", \"times_yardstick\": %.2f", l->yardstick, l->yard / l->seconds);
         printf("}");
         return;
@@ -128,7 +128,7 @@ static void print_line(const struct line *l, int json, int first) {
     printf("%-14s %-7s %10.0f ns %8.2f GB/s %8.2f GFLOP/s", l->name, l->tier, 1e9 * l->seconds, gb, gf);
     if (l->scalar > 0)
         printf("  %6.2f x scalar", l->scalar / l->seconds);
-    if (l->yard > 0)
+    if (l->yardstick)
         printf("  %5.2f x %s", l->yard / l->seconds, l->yardstick);
     printf("  (%s)\n", l->shape);
 }

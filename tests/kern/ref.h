@@ -9,7 +9,7 @@
 
 #define STEP 0x1p-300 /* complex step: its square vanishes */
 /* x + i*STEP, and the derivative read back. */
-#define Z_STEP(x) CMPLX((x), STEP)
+#define Z_STEP(x) ((x) + STEP * _Complex_I)
 #define Z_SLOPE(z) (cimag(z) / STEP)
 
 /* Phi(x), to full relative accuracy in the left tail. */

@@ -55,11 +55,11 @@ static void forward_case(k_case *c, const struct softmax *a, enum k_data kind) {
         double m = -INFINITY, mean_error = 0, depth = k_depth(c, v);
         for (int64_t j = 0; j < v; j++) {
             x[j] = (double)((float *)s->init)[i * n + j];
-            m = fmax(m, scale * x[j]);
+            m = scale * x[j] > m ? scale * x[j] : m; /* gcc 12 for aarch64 crashes on fmax here */
         }
         double l = d_softmax(v, x, scale, p);
         for (int64_t j = 0; j < v; j++)
-            mean_error += p[j] > 0 ? p[j] * exponent_error(scale * x[j], m) : 0;
+            mean_error += p[j] * fmin(exponent_error(scale * x[j], m), 1); /* 0 * inf is 0 here */
         double sum_error = mean_error + EXP_REL + depth * U;
         for (int64_t j = 0; j < n; j++) {
             double rel = exponent_error(scale * x[j], m) + EXP_REL + sum_error + 4 * U;
