@@ -88,7 +88,13 @@ typedef struct sl_kernels {
                           int64_t ldx, const float *w, const float *mean, const float *rstd,
                           float *dx, int64_t lddx, int add, float *dw);
 
-    /* ---- elementwise (simd/act.c); outputs may be inputs */
+    /* ---- elementwise (simd/act.c); outputs may be inputs. The first five are simd/vec_math.h, whose
+     * bounds they meet, and give the same bits in every tier. */
+    void (*exp)(int64_t n, const float *x, float *y);
+    void (*log)(int64_t n, const float *x, float *y);
+    void (*sigmoid)(int64_t n, const float *x, float *y);
+    void (*tanh)(int64_t n, const float *x, float *y);
+    void (*erf)(int64_t n, const float *x, float *y);
     void (*silu_fwd)(int64_t n, const float *x, float *y);                     /* x*sigmoid(x) */
     void (*silu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* dx = dy*silu'(x) */
     void (*gelu_fwd)(int64_t n, const float *x, float *y);                     /* exact, erf form */

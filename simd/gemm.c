@@ -1,0 +1,102 @@
+#include "simd/tier.h"
+
+#define MR SL_GEMM_MR
+#define NRV SL_GEMM_NRV
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* One panel of p columns from rows of k consecutive elements: rows of vectors are transposed in
+ * registers. The first `rows` of the p lanes exist, the rest are zero. */
+static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int p, float *dst) {
+    for (int i0 = 0; i0 < p; i0 += VL) {
+        int have = (int)(rows - i0 < 0 ? 0 : min64(rows - i0, VL)), wide = (int)min64(p - i0, VL);
+        for (int64_t k0 = 0; k0 < k; k0 += VL) {
+            int kn = (int)min64(k - k0, VL);
+            vf r[VL];
+            UNROLL
+            for (int i = 0; i < VL; i++)
+                r[i] = i < have ? v_load_n(src + (i0 + i) * is + k0, kn) : v_zero();
+            v_transpose(r);
+            float *to = dst + k0 * p + i0;
+            UNROLL
+            for (int j = 0; j < VL; j++)
+                if (j < kn)
+                    v_store_n(to + j * p, r[j], wide);
+        }
+    }
+}
+
+/* The same from columns of consecutive elements: each is copied. */
+static void pack_columns(int64_t rows, int64_t k, const float *src, int64_t ks, int p, float *dst) {
+    for (int64_t kk = 0; kk < k; kk++, src += ks, dst += p)
+        for (int i0 = 0; i0 < p; i0 += VL) {
+            int have = (int)(rows - i0 < 0 ? 0 : min64(rows - i0, VL));
+            v_store_n(dst + i0, v_load_n(src + i0, have), (int)min64(p - i0, VL));
+        }
+}
+
+void SL_FN(pack_f32)(int64_t n, int64_t k, const float *src, int64_t is, int64_t ks, int p,
+                     float *dst) {
+    for (int64_t i = 0; i < n; i += p, src += p * is, dst += p * k) {
+        if (is == 1)
+            pack_columns(min64(n - i, p), k, src, ks, p, dst);
+        else
+            pack_rows(min64(n - i, p), k, src, is, p, dst);
+    }
+}
+
+/* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last are
+ * constants where this is inlined, so acc lives in registers. It starts from c when adding: then cutting
+ * K changes no bit. */
+SL_VEC void tile(int rows, int nv, int last, int64_t k, const float *a, const float *b, float *c,
+                 int64_t ldc, int add) {
+    vf acc[MR][NRV];
+    UNROLL
+    for (int i = 0; i < rows; i++)
+        UNROLL
+        for (int j = 0; j < nv; j++)
+            acc[i][j] = add ? v_load_n(c + i * ldc + j * VL, j < nv - 1 ? VL : last) : v_zero();
+    for (; k > 0; k--, a += MR, b += NRV * VL) {
+        vf bv[NRV];
+        UNROLL
+        for (int j = 0; j < nv; j++)
+            bv[j] = v_load(b + j * VL);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            vf av = v_set1(a[i]);
+            UNROLL
+            for (int j = 0; j < nv; j++)
+                acc[i][j] = v_muladd(av, bv[j], acc[i][j]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++)
+        UNROLL
+        for (int j = 0; j < nv; j++)
+            v_store_n(c + i * ldc + j * VL, acc[i][j], j < nv - 1 ? VL : last);
+}
+
+/* Edge tiles have code of their own, so that they cost what they hold and not a full tile. */
+void SL_FN(gemm_f32)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, int m, int n,
+                     int add) {
+    int nv = (n + VL - 1) / VL, last = n - (nv - 1) * VL;
+#define CASE(rows, vecs)                                                                           \
+    case (rows) * 16 + (vecs):                                                                     \
+        if ((rows) <= MR && (vecs) <= NRV && last == VL)                                           \
+            tile(rows, vecs, VL, k, a, b, c, ldc, add);                                            \
+        else if ((rows) <= MR && (vecs) <= NRV)                                                    \
+            tile(rows, vecs, last, k, a, b, c, ldc, add);                                          \
+        break;
+#define CASES(rows)                                                                                \
+    CASE(rows, 1) CASE(rows, 2) CASE(rows, 3) CASE(rows, 4)                                        \
+    CASE(rows, 5) CASE(rows, 6) CASE(rows, 7) CASE(rows, 8)
+    switch (m * 16 + nv) {
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7)
+        CASES(8) CASES(9) CASES(10) CASES(11) CASES(12) CASES(13) CASES(14)
+    }
+}

@@ -1,0 +1,36 @@
+/* The list of kernels, their declarations with this tier's suffix, and the name of its table. */
+#ifndef SL_SIMD_TIER_H
+#define SL_SIMD_TIER_H
+
+#include "simd/vec.h"
+
+/* clang-format off */
+#define SL_KERNELS(X) \
+    X(pack_f32) X(gemm_f32) X(to_bf16) X(from_bf16) \
+    X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) \
+    X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
+    X(silu_fwd) X(silu_bwd) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) \
+    X(gate_fwd) X(gate_bwd) X(add) X(scale) X(rope) \
+    X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats)
+/* clang-format on */
+
+#define SL_DECLARE(name) __typeof__(*((sl_kernels *)0)->name) SL_FN(name);
+SL_KERNELS(SL_DECLARE)
+#undef SL_DECLARE
+
+/* Micro-tile of gemm_f32: rows, and vectors across. */
+#if defined SL_TIER_AVX512
+#define SL_GEMM_MR 14
+#define SL_GEMM_NRV 2
+#elif defined SL_TIER_AVX2
+#define SL_GEMM_MR 6
+#define SL_GEMM_NRV 2
+#elif defined SL_TIER_NEON
+#define SL_GEMM_MR 8
+#define SL_GEMM_NRV 2
+#else
+#define SL_GEMM_MR 4
+#define SL_GEMM_NRV 8
+#endif
+
+#endif
