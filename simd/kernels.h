@@ -35,7 +35,7 @@ typedef struct sl_kernels {
     void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);   /* nearest even; NaN stays NaN */
     void (*from_bf16)(int64_t n, const sl_bf16 *x, float *y); /* exact */
 
-    /* ---- bf16 GEMM (simd/gemm_bf16.c): bf16 operands, fp32 accumulators.
+    /* ---- bf16 GEMM (simd/gemm_bf16.c, simd/pack_bf16.c): bf16 operands, fp32 accumulators.
      *
      * B travels in panels of 32 columns, k-pairs interleaved: element B[kk][j] of a panel is
      * panel[(kk/2)*64 + j*2 + kk%2]. k is padded to kp = sl_bf16_kpad(k), a multiple of 32, and columns to
@@ -66,7 +66,7 @@ typedef struct sl_kernels {
      * the A operand whose k runs over the rows of src. ldd >= sl_bf16_kpad(rows). */
     void (*transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
                            int64_t ldd);
-    /* dst[j*ldd + i] (+)= src[i*lds + j], i < rows, j < cols. */
+    /* (simd/transpose.c) dst[j*ldd + i] (+)= src[i*lds + j], i < rows, j < cols. */
     void (*transpose_f32)(int64_t rows, int64_t cols, const float *src, int64_t lds, float *dst,
                           int64_t ldd, int add);
     /* Yardstick: runs `rounds` rounds of the tier's bf16 multiply-add on registers alone; FLOP done. */

@@ -81,7 +81,7 @@ static inline __attribute__((always_inline)) void block(const int r2, const int 
 
 static inline int least(int64_t x, int y) { return x < y ? (int)x : y; }
 
-static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     if (m <= 0 || n <= 0)
         return;
@@ -109,7 +109,7 @@ static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t
     _tile_release();
 }
 
-static int64_t peak_bf16(int64_t rounds) {
+int64_t SL_UNIT_FN(peak_bf16)(int64_t rounds) {
     configure(16, 16, 16, 16);
     _tile_zero(0);
     _tile_zero(1);
@@ -127,9 +127,4 @@ static int64_t peak_bf16(int64_t rounds) {
     }
     _tile_release();
     return rounds * 4 * (16 * 16 * 32 * 2);
-}
-
-void SL_TIER(gemm_bf16_table)(sl_kernels *t) {
-    t->gemm_bf16 = gemm_bf16;
-    t->peak_bf16 = peak_bf16;
 }

@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
     }
 }
 
-static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     for (; m >= MR; m -= MR, a += MR * lda, c += MR * ldc)
         block(MR, n, k, a, lda, panel, c, ldc, add);
@@ -51,7 +51,7 @@ static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t
         block(1, n, k, a, lda, panel, c, ldc, add);
 }
 
-static int64_t peak_bf16(int64_t rounds) {
+int64_t SL_UNIT_FN(peak_bf16)(int64_t rounds) {
     __m512 acc[24];
     for (int i = 0; i < 24; i++)
         acc[i] = _mm512_setzero_ps();
@@ -65,9 +65,4 @@ static int64_t peak_bf16(int64_t rounds) {
     for (int i = 0; i < 24; i++)
         __asm__ volatile("" ::"v"(acc[i]));
     return rounds * 24 * 16 * 4;
-}
-
-void SL_TIER(gemm_bf16_table)(sl_kernels *t) {
-    t->gemm_bf16 = gemm_bf16;
-    t->peak_bf16 = peak_bf16;
 }

@@ -48,7 +48,7 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
     }
 }
 
-static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     for (int64_t j = 0; j < n; j += 4 * VEC) {
         int64_t w = n - j < 4 * VEC ? n - j : 4 * VEC, i = 0;
@@ -59,7 +59,7 @@ static void gemm_bf16(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t
     }
 }
 
-static int64_t peak_bf16(int64_t rounds) {
+int64_t SL_UNIT_FN(peak_bf16)(int64_t rounds) {
     float32x4_t acc[16];
     for (int i = 0; i < 16; i++)
         acc[i] = vdupq_n_f32(0);
@@ -72,9 +72,4 @@ static int64_t peak_bf16(int64_t rounds) {
     for (int i = 0; i < 16; i++)
         __asm__ volatile("" ::"w"(acc[i]));
     return rounds * 16 * 4 * 4;
-}
-
-void SL_TIER(gemm_bf16_table)(sl_kernels *t) {
-    t->gemm_bf16 = gemm_bf16;
-    t->peak_bf16 = peak_bf16;
 }

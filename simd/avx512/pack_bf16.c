@@ -31,32 +31,14 @@ static inline __m512i round_pair(__m512 lo, __m512 hi) {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0xffff0000), round_high(hi), l, 0xca);
 }
 
-/* r[i] lane j <-> r[j] lane i. */
+/* r[i] dword j <-> r[j] dword i. */
 static inline void transpose_16x16(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    /* r[4g + c], 128-bit lane l: rows 4g..4g+3 of column 4l + c */
-    for (int h = 0; h < 16; h += 8)
-        for (int c = 0; c < 4; c++) {
-            t[h + c] = _mm512_shuffle_i32x4(r[h + c], r[h + 4 + c], 0x88);
-            t[h + 4 + c] = _mm512_shuffle_i32x4(r[h + c], r[h + 4 + c], 0xdd);
-        }
-    /* t[h + c] lanes: (l0 g0)(l2 g0)(l0 g1)(l2 g1); t[h + 4 + c] the same for l1, l3 */
-    for (int c = 0; c < 4; c++) {
-        r[c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0x88);
-        r[8 + c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0xdd);
-        r[4 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0x88);
-        r[12 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0xdd);
-    }
+    vf x[16];
+    for (int i = 0; i < 16; i++)
+        x[i] = _mm512_castsi512_ps(r[i]);
+    v_transpose(x);
+    for (int i = 0; i < 16; i++)
+        r[i] = _mm512_castps_si512(x[i]);
 }
 
 static inline void store_pairs(const __m512i r[16], sl_bf16 *panel) {
@@ -64,7 +46,7 @@ static inline void store_pairs(const __m512i r[16], sl_bf16 *panel) {
         _mm512_storeu_si512(panel + (int64_t)p * 2 * NR, r[p]);
 }
 
-static void pack_bt_f32(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
+void SL_FN(pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
     /* dword j of the two sources' 32 floats: even elements below, odd above */
     const __m512i odd = _mm512_add_epi32(_mm512_set1_epi32(1), _mm512_slli_epi32(_mm512_set_epi32(15, 14,
         13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 1));
@@ -87,7 +69,7 @@ static void pack_bt_f32(int64_t n, int64_t k, const float *src, int64_t ld, sl_b
         }
 }
 
-static void pack_bt_bf16(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel) {
+void SL_FN(pack_bt_bf16)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel) {
     for (int64_t kk = 0; kk < k; kk += 32)
         for (int64_t j = 0; j < NR; j += 16) {
             __m512i r[16];
@@ -106,7 +88,7 @@ static inline void zero_pairs(int64_t from, int64_t k, sl_bf16 *panel) {
     }
 }
 
-static void pack_b_f32(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
+void SL_FN(pack_b_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
     int64_t kk = 0;
     for (; kk < k; kk += 2)
         for (int64_t j = 0; j < NR; j += 16) {
@@ -122,7 +104,7 @@ static void pack_b_f32(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf
     zero_pairs(kk, k, panel);
 }
 
-static void pack_b_bf16(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel) {
+void SL_FN(pack_b_bf16)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel) {
     /* Quadwords dealt out so that unpacking within 128-bit lanes leaves the columns in order. */
     const __m512i deal = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
     __mmask32 m = mask32(n);
@@ -166,7 +148,7 @@ static inline void transpose_32x32(int64_t rows, int64_t cols, const sl_bf16 *sr
     }
 }
 
-static void transpose_bf16(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
+void SL_FN(transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
                            int64_t ldd) {
     for (int64_t j = 0; j < cols; j += 32)
         for (int64_t i = 0; i < rows; i += 32)
@@ -174,33 +156,4 @@ static void transpose_bf16(int64_t rows, int64_t cols, const sl_bf16 *src, int64
                 transpose_32x32(32, 32, src + i * lds + j, lds, dst + j * ldd + i, ldd);
             else
                 transpose_32x32(rows - i, cols - j, src + i * lds + j, lds, dst + j * ldd + i, ldd);
-}
-
-static void transpose_f32(int64_t rows, int64_t cols, const float *src, int64_t lds, float *dst,
-                          int64_t ldd, int add) {
-    for (int64_t j = 0; j < cols; j += 16)
-        for (int64_t i = 0; i < rows; i += 16) {
-            __mmask16 mc = mask16(cols - j), mr = mask16(rows - i);
-            __m512i r[16];
-            for (int64_t p = 0; p < 16; p++)
-                r[p] = i + p < rows ? _mm512_maskz_loadu_epi32(mc, src + (i + p) * lds + j)
-                                    : _mm512_setzero_si512();
-            transpose_16x16(r);
-            for (int64_t p = 0; p < 16 && j + p < cols; p++) {
-                float *d = dst + (j + p) * ldd + i;
-                __m512 x = _mm512_castsi512_ps(r[p]);
-                if (add)
-                    x = _mm512_add_ps(_mm512_maskz_loadu_ps(mr, d), x);
-                _mm512_mask_storeu_ps(d, mr, x);
-            }
-        }
-}
-
-void SL_TIER(pack_bf16_table)(sl_kernels *t) {
-    t->pack_bt_f32 = pack_bt_f32;
-    t->pack_b_f32 = pack_b_f32;
-    t->pack_bt_bf16 = pack_bt_bf16;
-    t->pack_b_bf16 = pack_b_bf16;
-    t->transpose_bf16 = transpose_bf16;
-    t->transpose_f32 = transpose_f32;
 }
