@@ -9,10 +9,11 @@ enum {
     NR = SL_BF16_NR,
     KR = SL_BF16_KR,
     /* Forward and input gradient. */
-    K_CHUNK = 512,             /* a panel's piece (32 KiB) stays in L1 while rows of A stream past it */
-    ROW_BLOCK = 128,           /* rows of a block of C: it is still near when the epilogue reads it */
-    A_BLOCK = 256 * 1024,      /* elements of A that a thread keeps in L2 while it streams B */
-    A_ROWS_MAX = 512,
+    K_CHUNK = 768,        /* of a panel at a time (48 KiB), while rows of A stream past it */
+    C_BLOCK = 48 * 1024,  /* floats of C at a time: still near when the epilogue reads them ... */
+    C_ROWS_MAX = 256,     /* ... of so many rows at most */
+    A_BLOCK = 512 * 1024, /* elements of A that a thread keeps in L2 while it streams B ... */
+    A_ROWS_MAX = 512,     /* ... of so many rows at most */
     /* Weight gradient. */
     M_CHUNK = 512,             /* rows of x and dy that are transposed and packed at a time */
     JOB_ROWS = 16, JOB_COLS = 24, /* the largest piece of dw (or its transpose), in units of 32 */
@@ -35,7 +36,7 @@ enum {
     PANELS_BYTES = JOB_COLS * NR * M_CHUNK * 2,
     CT_BYTES = JOB_ROWS * 32 * JOB_COLS * NR * 4,
     WGRAD_BYTES = AT_BYTES + PANELS_BYTES + CT_BYTES,
-    BLOCK_BYTES = ROW_BLOCK * SL_GEMM_BF16_MAX_GROUP * NR * 4,
+    BLOCK_BYTES = C_BLOCK * 4,
 };
 
 sl_gemm_bf16_work *sl_gemm_bf16_work_new(int threads) {
@@ -114,13 +115,14 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     const sl_gemm_bf16_args *g = j->g;
     float *block = (float *)(j->w->scratch + thread * j->w->size);
     int64_t width = (int64_t)g->group * NR;
+    int64_t most = at_most(C_BLOCK / width / KR * KR, C_ROWS_MAX);
     int64_t first = item / j->items_across * j->rows, last = at_most(first + j->rows, g->m);
     int64_t left = item % j->items_across * j->groups_per_item * width;
     int64_t right = at_most(left + j->groups_per_item * width, g->n);
     for (int64_t col = left; col < right; col += width) {
         int64_t cols = at_most(right - col, width);
-        for (int64_t row = first; row < last; row += ROW_BLOCK) {
-            int64_t rows = at_most(last - row, ROW_BLOCK);
+        for (int64_t row = first; row < last; row += most) {
+            int64_t rows = at_most(last - row, most);
             if (g->c) {
                 gemm_block(j, row, rows, col, cols, g->c + row * g->ldc + col, g->ldc, g->add);
             } else {
@@ -171,14 +173,17 @@ static void wgrad_item(void *ctx, int64_t item, int thread) {
     int64_t ldc = j->flip ? j->job_cols : j->lddw;
     for (int64_t i = 0; i < j->m; i += M_CHUNK) {
         int64_t k = at_most(j->m - i, M_CHUNK);
-        j->kn->transpose_bf16(k, rows, j->p + i * j->ldp + row, j->ldp, at, AT_LD);
-        for (int64_t n = 0; n < cols; n += NR) {
-            sl_bf16 *panel = panels + n * M_CHUNK;
-            int64_t width = at_most(cols - n, NR);
-            j->kn->pack_b_bf16(width, k, j->q + i * j->ldq + col + n, j->ldq, panel);
-            j->kn->gemm_bf16(rows, width, sl_bf16_kpad(k), at, AT_LD, panel, c + n, ldc,
-                             i > 0 || (j->add && !j->flip));
+        /* In strips of 32 rows, so that x and dy are read along their rows, once. */
+        for (int64_t s = 0; s < k; s += KR) {
+            int64_t deep = at_most(k - s, KR);
+            j->kn->transpose_bf16(deep, rows, j->p + (i + s) * j->ldp + row, j->ldp, at + s, AT_LD);
+            for (int64_t n = 0; n < cols; n += NR)
+                j->kn->pack_b_bf16(at_most(cols - n, NR), deep, j->q + (i + s) * j->ldq + col + n, j->ldq,
+                                   panels + n * M_CHUNK + s * NR);
         }
+        for (int64_t n = 0; n < cols; n += NR)
+            j->kn->gemm_bf16(rows, at_most(cols - n, NR), sl_bf16_kpad(k), at, AT_LD, panels + n * M_CHUNK,
+                             c + n, ldc, i > 0 || (j->add && !j->flip));
     }
     if (j->flip)
         j->kn->transpose_f32(rows, cols, c, ldc, j->dw + col * j->lddw + row, j->lddw, j->add);
