@@ -1,11 +1,13 @@
 #include "base/threads.h"
 
+#include "base/cpu.h"
+
 #include <omp.h>
 
 static int threads = 1;
 
 int sl_threads_set(int n) {
-    threads = n > 0 ? n : omp_get_num_procs();
+    threads = n > 0 ? n : sl_cpu_default_threads();
     if (threads > SL_MAX_THREADS)
         threads = SL_MAX_THREADS;
     omp_set_dynamic(0);

@@ -7,7 +7,7 @@
 
 enum { SL_MAX_THREADS = 512 };
 
-/* n = 0: one per available core. Returns the number in force (1..SL_MAX_THREADS). */
+/* n = 0: sl_cpu_default_threads() (base/cpu.h). Returns the number in force (1..SL_MAX_THREADS). */
 int sl_threads_set(int n);
 int sl_threads(void);
 

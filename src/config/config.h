@@ -33,29 +33,36 @@ extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_att
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
+enum { SL_FFN_SWIGLU, SL_FFN_GELU };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
 
 void sl_config_defaults(sl_config *c);
-/* Reads a YAML file over *c. Unknown key, wrong type, out of range, duplicate key, an alias, a second
- * document, a file over 1 MiB: fails with file:line, the key and the legal values (usage error). */
+/* Reads a YAML file over *c; nested sections and dotted keys are the same. Unknown key, wrong type, out
+ * of range, duplicate key, an alias, a second document, a file over 1 MiB: fails with file:line, the key
+ * and the legal values (usage error). On failure *c is unchanged, here and in the next two. */
 int sl_config_read(sl_config *c, const char *path);
 /* The same from memory; `name` stands for the file in messages. */
 int sl_config_parse(sl_config *c, const char *text, size_t n, const char *name);
 /* One override "model.norm=gated_norm". A value is read as the YAML scalar (or [a, b]) it would be. */
 int sl_config_override(sl_config *c, const char *assignment);
-/* Checks what one key cannot: dim against heads, kv_heads dividing heads, even head width, window
- * and rope, warm-up against steps. Resolves nothing: 0 stays "derived". Messages name the keys. */
+/* Checks what one key cannot: dim against heads, kv_heads dividing heads, even head width, rank against
+ * dim, warm-up against steps, products of sizes that would overflow. Resolves nothing: 0 stays
+ * "derived". Messages name the keys. */
 int sl_config_check(const sl_config *c);
 /* Effective configuration as YAML that sl_config_read takes back to the same struct. */
 int sl_config_dump(const sl_config *c, FILE *f);
-/* The table of `sinklab config`: key, type, default, range or choices, help; one key (or section
- * prefix) if `filter` is not NULL. json: one array of objects. Fails on an unknown filter. */
-int sl_config_help(FILE *f, const char *filter, bool json);
-/* Hash of the keys that decide the result (all but threads, train.steps-independent cadence keys and
- * isa): names a run in studies; the same for any order of keys in the file. */
+/* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in
+ * `keys` if n > 0. json: one array of objects. Fails on a name that is neither key nor section. */
+int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
+/* Values in force, as lines key=value that sl_config_override takes: those of `keys` (as above), of all
+ * that differ from the defaults if n is 0. json: one object {key: value}, with every key if n is 0. */
+int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
+/* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
+ * run in studies. Left out: the keys listed in config/hash.c (threads, isa, how often to evaluate, probe
+ * and checkpoint); they change when things are looked at, or the rounding, but not what is trained. */
 uint64_t sl_config_hash(const sl_config *c);
 
 /* Derived sizes. */

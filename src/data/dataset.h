@@ -14,25 +14,27 @@ enum sl_split { SL_TRAIN, SL_VAL };
 
 typedef struct sl_dataset sl_dataset;
 
-/* Opens config's data.corpus with data.tokenizer: a name prepared under data/corpora (folder with train.txt,
- * and val.txt or not), any folder of .txt files, a text file, or a token bin (llm.c header or bare uint16
- * nanoGPT: FILE or FILE_train.bin/_val.bin pairs). Tokens of a BPE corpus are cached beside it when the folder is
- * writable. Missing, empty, shorter than two windows, ids beyond the vocabulary: an error saying how to mend it. */
+/* Opens config's data.corpus with data.tokenizer: a name prepared under $SINKLAB_DATA or data/corpora, any folder
+ * of .txt files, a text file, or a token bin (llm.c header or bare uint16 nanoGPT); data/corpus.h has the rules.
+ * Without a val part of its own, the last data.val_fraction of the tokens is the val part. Tokens of a BPE corpus
+ * are cached beside it when the folder is writable (data/token_cache.h). Missing, empty, a part shorter than one
+ * window, ids beyond the tokenizer's vocabulary: an error saying how to mend it. */
 sl_dataset *sl_dataset_open(const sl_config *c);
 void sl_dataset_close(sl_dataset *d);
-int32_t sl_dataset_vocab(const sl_dataset *d);
-const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL for a token bin */
-int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
+int32_t sl_dataset_vocab(const sl_dataset *d); /* that of data.tokenizer */
+const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL if it knows no text ("ids:") */
+int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s); /* at least 1 */
 int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
-/* Bytes of text per token of the split (for bits per byte); 0 if unknown (a bin without a tokenizer). */
+/* Bytes of text per token of the split (for bits per byte); 0 if unknown (no tokenizer with text). Boundary
+ * tokens count as tokens without bytes. */
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s);
 /* Hash of the tokens of both splits; part of a run's identity. */
 uint64_t sl_dataset_hash(const sl_dataset *d);
-/* Window number `index` of the endless training order: epoch = index / windows, place = index % windows,
- * window = P_{seed,epoch}(place) with P a pseudo-random permutation computed on the fly (no table; e.g. a
- * Feistel network over Philox with cycle walking). Fills seq values each. Thread-safe. */
+/* Window number `index` >= 0 of the endless training order: epoch = index / windows, place = index % windows,
+ * window = P_{seed,epoch}(place) with P a pseudo-random permutation computed on the fly (data/permute.h).
+ * Fills seq values each. Thread-safe. */
 void sl_dataset_train_window(const sl_dataset *d, uint64_t seed, int64_t index, int32_t *in, int32_t *target);
-/* Validation windows in file order; index < windows. */
+/* Validation windows in file order; 0 <= index < windows. */
 void sl_dataset_val_window(const sl_dataset *d, int64_t index, int32_t *in, int32_t *target);
 
 #endif

@@ -15,6 +15,8 @@ typedef struct sl_model sl_model;
  * taps: keep all residual, qkv and norm activations readable after a forward. NULL with a message. */
 sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, bool training,
                           bool taps);
+/* A decoder: one new position for each of `batch` sequences a call, up to `cache` positions in all. */
+sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache);
 void sl_model_free(sl_model *m);
 void sl_model_init(sl_model *m, uint64_t seed); /* initial weights, a function of seed and tensor name */
 sl_params *sl_model_params(sl_model *m);
@@ -30,6 +32,20 @@ double sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, f
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale);
 /* Logits of all positions [batch*seq, vocab] into memory of the caller. */
 void sl_model_logits(sl_model *m, const int32_t *in, float *logits);
+
+/* Decoder: logits [batch, vocab] after token[batch] at `position` (0, 1, ... in order). */
+void sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits);
+
+/* ---- profile: time of each operation, summed over calls since the last reset. */
+typedef struct {
+    const char *kind, *label; /* e.g. "linear", "layers.0.attn.qkv" */
+    double forward_s, backward_s;
+    /* of one call; bytes count each buffer and matrix that it reads or writes once */
+    double forward_flops, backward_flops, forward_bytes, backward_bytes;
+} sl_op_profile;
+void sl_model_profile(sl_model *m, bool on); /* off by default; on: resets */
+int sl_model_profile_ops(const sl_model *m);
+sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 
 /* ---- taps: valid after a forward until the next; need taps (or training) in create. */
 /* Residual stream h_0..h_layers, [batch*seq, dim] fp32: h_0 embeddings, h_i output of block i-1. */

@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""One self-contained HTML page about one or several runs of `sinklab train`, and the table on the terminal.
+
+    python experiments/report.py runs/baseline runs/gated_norm --out report.html --png report.png
+
+Finished, killed and damaged runs are all reported; what is missing is said on the page. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs import Run, RunError, differing, number, read_runs
+
+MANY_RUNS = 24
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A row of the table of final figures."""
+
+    key: str
+    label: str
+    meaning: str
+    value: Callable[[Run], float]
+    change: str = "ratio"  # how two runs are compared: ratio, difference or nothing
+
+
+def probe_figure(key: str, label: str, meaning: str, change: str = "ratio") -> Figure:
+    return Figure(key, label, meaning, lambda run: number(run.final_probe().get(key)), change)
+
+
+def result_figure(key: str, label: str, meaning: str, change: str = "", metric: str = "") -> Figure:
+    """From result.json; of an unfinished run the last recorded value of a metric."""
+    def value(run: Run) -> float:
+        if key in run.result:
+            return number(run.result[key])
+        return run.last_metric(metric) if metric else math.nan
+    return Figure(key, label, meaning, value, change)
+
+
+TABLE = (
+    result_figure("val_loss", "validation loss", "nats per token", "difference", "val_loss"),
+    result_figure("bits_per_byte", "bits per byte", "validation loss per byte of text, in bits", "difference",
+                  "val_bits_per_byte"),
+    probe_figure("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
+    probe_figure("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
+    probe_figure("m2", "M2", "residual sink: largest over median channel of mean |h|, token 0 left out, "
+                 "largest layer; 1 is flat"),
+    probe_figure("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels "
+                 "(rounded up) in mean |h|, per mille"),
+    probe_figure("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one "
+                 "channel), largest layer"),
+    probe_figure("lambda_min", "\N{GREEK SMALL LETTER LAMDA} min", "smallest |norm weight| of the block norms"),
+    probe_figure("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
+    probe_figure("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
+    probe_figure("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
+    result_figure("params", "parameters", ""),
+    result_figure("tokens", "training tokens", ""),
+    result_figure("tokens_per_s", "tokens/s", "mean over the run", "ratio", "tokens_per_s"),
+    result_figure("seconds", "seconds", "of training", "", "seconds"),
+)
+
+
+def show(value: float) -> str:
+    """Four significant digits; large whole numbers with thousands separators."""
+    if not math.isfinite(value):
+        return "\N{EN DASH}"
+    if abs(value) >= 10000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def show_change(figure: Figure, first: float, second: float) -> str:
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return ""
+    if figure.change == "difference":
+        return f"{second - first:+.4f}"
+    if figure.change == "ratio" and first > 0:
+        return f"\N{MULTIPLICATION SIGN} {second / first:.3g}"
+    return ""
+
+
+def table_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Cells of the table of final figures: header row, then a row a figure."""
+    compare = len(runs) == 2
+    rows = [["", *(run.name + ("" if run.finished else " \N{DAGGER}") for run in runs),
+             *(["change"] if compare else [])]]
+    for figure in TABLE:
+        values = [figure.value(run) for run in runs]
+        cells = [figure.label, *map(show, values)]
+        rows.append(cells + ([show_change(figure, *values)] if compare else []))
+    return rows
+
+
+def text_table(runs: Sequence[Run]) -> str:
+    """The table for a terminal."""
+    rows = table_rows(runs)
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) if c else cell.ljust(width)
+                       for c, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    if any(not run.finished for run in runs):
+        lines.append("\N{DAGGER} unfinished: last recorded figures")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# ---- HTML
+
+
+def escape(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def html_table(runs: Sequence[Run]) -> str:
+    header, *rows = table_rows(runs)
+    out = ['<div class="scroll"><table><thead><tr>',
+           *(f'<th scope="col">{escape(cell)}</th>' for cell in header), "</tr></thead><tbody>"]
+    for figure, row in zip(TABLE, rows, strict=True):
+        meaning = f'<span class="meaning">{escape(figure.meaning)}</span>' if figure.meaning else ""
+        out.append(f'<tr><th scope="row">{escape(row[0])}{meaning}</th>'
+                   + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>")
+    return "".join([*out, "</tbody></table></div>"])
+
+
+def settings_table(runs: Sequence[Run], tables: Sequence[dict[str, str]], keys: Iterable[str]) -> str:
+    """Keys x runs; rows whose values differ are marked."""
+    differ = set(differing(list(tables)))
+    out = ['<div class="scroll"><table class="settings"><thead><tr><th></th>',
+           *(f'<th scope="col">{escape(run.name)}</th>' for run in runs), "</tr></thead><tbody>"]
+    for key in keys:
+        mark = ' class="differs"' if key in differ else ""
+        cells = "".join(f"<td>{escape(table.get(key, chr(0x2013)))}</td>" for table in tables)
+        out.append(f'<tr{mark}><th scope="row"><code>{escape(key)}</code></th>{cells}</tr>')
+    return "".join([*out, "</tbody></table></div>"])
+
+
+def settings(title: str, runs: Sequence[Run], tables: Sequence[dict[str, str]]) -> str:
+    """A section on configuration or environment: what differs in the open, everything behind a click."""
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    if not keys:
+        return f"<h2>{title}</h2><p>Not recorded.</p>"
+    differ = differing(list(tables))
+    out = [f"<h2>{title}</h2>"]
+    if len(runs) > 1:
+        out.append(settings_table(runs, tables, differ) if differ else "<p>The same in all runs.</p>")
+    out.append(f"<details{' open' if len(runs) == 1 else ''}><summary>All {len(keys)} values</summary>"
+               f"{settings_table(runs, tables, keys)}</details>")
+    return "".join(out)
+
+
+def picture(image: bytes, alt: str, caption: str) -> str:
+    data = base64.b64encode(image).decode("ascii")
+    return (f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
+            f"<figcaption>{caption}</figcaption></figure>")
+
+
+def gallery(runs: Sequence[Run], panels: Sequence[tuple[str, str]]) -> str:
+    """Panels by their function's name in figures.py, each with its caption."""
+    import figures  # late: --help and errors in the arguments need no matplotlib
+
+    pictures = [picture(figures.svg(getattr(figures, name), runs), name.replace("_", " "), caption)
+                for name, caption in panels]
+    return f'<div class="gallery">{"".join(pictures)}</div>'
+
+
+def heat_maps(runs: Sequence[Run]) -> str:
+    import figures
+
+    top = figures.heat_top(runs)
+    out = []
+    for run in runs:
+        blocks = len(figures.heat(run))
+        size = (4.8, min(8.0, max(2.6, 1.2 + 0.36 * blocks)))
+        image = figures.svg(figures.attention_heat(run, top), [run], size)
+        out.append(picture(image, f"attention to token 0 in {run.name}", f"{escape(run.name)}: mean attention of "
+                           "all queries but the first to token 0, one cell a head; framed: sinks, above .3. One "
+                           "colour scale for all runs."))
+    return f'<div class="gallery">{"".join(out)}</div>'
+
+
+GROWTH = (
+    ("loss", "Training loss (faint: each logged step; line: exponential mean over a fiftieth of them) and validation "
+     "loss (markers), nats per token. The first 4\N{NO-BREAK SPACE}% of the steps may lie above the frame."),
+    ("m2_over_steps", "M2 over training: mean |h| of the largest channel over that of the median channel, token 0 "
+     "left out, largest layer. 1 is flat; dashed: 5, from which we call it a residual sink. Logarithmic."),
+    ("max_over_steps", "Largest |h| of the residual stream over layers, tokens and channels; dotted: without token 0, "
+     "so that the gap between the two lines is the first token's massive activation. Logarithmic."),
+    ("lambda_over_steps", "Smallest |weight| of the block norms, which start at 1. At a residual sink the norm "
+     "suppresses the channel: its weight goes towards 0."),
+    ("att0_over_steps", "Attention to token 0, mean over layers, heads and all queries but the first. Attention spread "
+     "evenly would give the mean of 1/(q+1) over queries q = 1, 2, ...: about .02 for windows of 256."),
+)
+LAYERS = (
+    ("channel_profile", "Mean |h| of each channel over that of the median channel, sorted, at the layer of largest M2 "
+     "(last probe, token 0 left out). The left end of the line is M2. Both axes logarithmic."),
+    ("m2_over_layers", "M2 of each layer of the residual stream at the last probe. Logarithmic."),
+    ("max_over_layers", "Largest |h| of each layer at the last probe; dotted: without token 0. Logarithmic."),
+    ("weight_against_size", "One marker a channel, at the block input of largest M2: how large the channel is against "
+     "the weight that the attention norm gives it. A residual sink is far to the right and at the bottom."),
+    ("sorted_norm_weights", "|Norm weight| of the channels of each block norm, sorted: median over the norms, and "
+     "band from the least to the greatest."),
+)
+STYLE = """
+:root { color-scheme: light; --rule: #d9d9d9; --soft: #5a5a5a; }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; color: #1b1b1b;
+  background: #fff; margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 1180px; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .3rem 0 .6rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .5rem; border-top: 1px solid var(--rule); }
+p { max-width: 46rem; margin: .5rem 0; }
+.key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .6rem 0; padding: 0; list-style: none; }
+.key b { display: inline-block; width: 1.5em; height: .3em; margin-right: .45em; vertical-align: .2em; }
+.key small { color: var(--soft); }
+.notes { background: #fff6df; border-left: 4px solid #e69f00; padding: .5rem .9rem; margin: 1rem 0; }
+.notes ul { margin: .2rem 0; padding-left: 1.1rem; }
+.gallery { display: grid; gap: 1.4rem 1.6rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
+figure { margin: 0; max-width: 520px; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { font-size: .84rem; line-height: 1.4; color: var(--soft); margin-top: .3rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94rem; }
+th, td { text-align: right; padding: .3rem .75rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
+tbody th, thead th:first-child { text-align: left; font-weight: 600; padding-left: 0; }
+td { white-space: nowrap; }
+.meaning { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3; color: var(--soft);
+  min-width: 11rem; max-width: 26rem; }
+.settings { font-size: .84rem; }
+.settings td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
+.settings thead th { text-align: left; }
+.settings th code { font-size: .95em; font-weight: 400; }
+.differs th, .differs td { background: #e8f2f9; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
+footer { margin-top: 2.5rem; font-size: .84rem; color: var(--soft); }
+@media (max-width: 600px) { body { padding: .8rem .7rem 2rem; } th, td { padding: .3rem .45rem; } }
+@media print { body { max-width: none; font-size: 10.5pt; padding: 0; } h2 { break-after: avoid; }
+  figure, tr, .notes { break-inside: avoid; } .gallery { grid-template-columns: 1fr 1fr; }
+  .scroll { overflow: visible; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""
+
+
+def run_key(runs: Sequence[Run]) -> str:
+    import figures
+
+    items = []
+    for i, run in enumerate(runs):
+        status = run.result.get("status", "finished") if run.finished else "unfinished \N{DAGGER}"
+        items.append(f'<li><b style="background:{figures.colour(i)}"></b>{escape(run.name)} '
+                     f"<small>step {run.last_step:,}, {escape(status)}</small></li>")
+    return f'<ul class="key">{"".join(items)}</ul>'
+
+
+def notes(runs: Sequence[Run]) -> str:
+    items = [f"<li>{escape(run.name)}: {escape(note)}</li>" for run in runs for note in run.notes]
+    if not items:
+        return ""
+    return f'<div class="notes"><strong>Gaps in these runs</strong><ul>{"".join(items)}</ul></div>'
+
+
+def page(runs: Sequence[Run], title: str) -> str:
+    body = [
+        f"<h1>{escape(title)}</h1>", run_key(runs), notes(runs),
+        "<h2>Final figures</h2>", html_table(runs),
+        "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures. Change: second run "
+        "minus (loss) or over (the rest) the first.</p>" if len(runs) == 2 else
+        "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures.</p>",
+        "<h2>Over training</h2>", gallery(runs, GROWTH),
+        "<h2>Channels and norm weights at the end</h2>", gallery(runs, LAYERS),
+        "<h2>Attention to token 0 at the end</h2>", heat_maps(runs),
+        settings("Configuration", runs, [run.config for run in runs]),
+        settings("Environment", runs, [run.env for run in runs]),
+        "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window, the BOS token "
+        "unless data.bos is false. Single runs differ by their seed: compare several before you conclude. "
+        "Made by sinklab.</footer>",
+    ]
+    return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
+            + "\n".join(body) + "\n</body></html>\n")
+
+
+# ---- command line
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside the target and renames, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="report.py", description="One HTML page about runs of `sinklab train`.")
+    parser.add_argument("run", nargs="+", type=Path, help="run directory")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
+    parser.add_argument("--png", type=Path, help="also one picture: M2 over the steps and the channel profile")
+    parser.add_argument("--title", help="default: the names of the runs")
+    return parser.parse_args(argv)
+
+
+def report(options: argparse.Namespace) -> None:
+    if len(options.run) > MANY_RUNS:
+        raise RunError(f"{len(options.run)} runs; a page shows at most {MANY_RUNS}")
+    runs = read_runs(options.run)
+    title = options.title or "sinklab: " + ", ".join(run.name for run in runs)
+    text = page(runs, title)
+    write_whole(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+    if options.png:
+        import figures
+
+        write_whole(options.png, lambda path: figures.summary_png(runs, path))
+    print(text_table(runs))
+    print(f"\nreport: {options.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    try:
+        report(options)
+    except ModuleNotFoundError as error:
+        print(f"report.py: error: needs the Python package {error.name}; "
+              "pip install -r experiments/requirements.txt", file=sys.stderr)
+        return 1
+    except RunError as error:
+        print(f"report.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"report.py: error: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

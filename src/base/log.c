@@ -1,0 +1,177 @@
+#include "base/log.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static bool quiet;
+static sl_progress *bar; /* the one on the screen, NULL if none */
+
+/* A terminal that can erase a line. */
+static bool on_terminal(void) {
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
+}
+
+static bool use_colour(void) {
+    const char *no = getenv("NO_COLOR");
+    return on_terminal() && !(no && *no);
+}
+
+static int columns(void) {
+    struct winsize w;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+void sl_log_quiet(bool q) { quiet = q; }
+
+char *sl_format_duration(char buf[SL_DURATION_CHARS], double s) {
+    if (!(s >= 0 && s < 1e9)) {
+        strcpy(buf, "?");
+        return buf;
+    }
+    long long n = llround(s);
+    if (s < 9.95)
+        snprintf(buf, SL_DURATION_CHARS, "%.1fs", s);
+    else if (n < 60)
+        snprintf(buf, SL_DURATION_CHARS, "%llds", n);
+    else if (n < 3600)
+        snprintf(buf, SL_DURATION_CHARS, "%lldm%02llds", n / 60, n % 60);
+    else if (n < 86400)
+        snprintf(buf, SL_DURATION_CHARS, "%lldh%02lldm", n / 3600, n / 60 % 60);
+    else
+        snprintf(buf, SL_DURATION_CHARS, "%lldd%02lldh", n / 86400, n / 3600 % 24);
+    return buf;
+}
+
+/* ---- lines */
+
+static void clear_bar(void) {
+    if (bar && on_terminal())
+        fputs("\r\x1b[K", stderr);
+}
+
+static void draw(sl_progress *p);
+
+static void say(const char *colour, const char *head, const char *fmt, va_list ap) {
+    bool coloured = *colour && use_colour();
+    clear_bar();
+    fprintf(stderr, "%s%s%s", coloured ? colour : "", head, coloured ? "\x1b[0m" : "");
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    if (bar && on_terminal())
+        draw(bar);
+}
+
+void sl_info(const char *fmt, ...) {
+    if (quiet)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    say("", "", fmt, ap);
+    va_end(ap);
+}
+
+void sl_warn(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    say("\x1b[33m", "warning: ", fmt, ap);
+    va_end(ap);
+}
+
+/* ---- progress */
+
+double sl_progress_eta(const sl_progress *p) {
+    int64_t made = p->done - p->first;
+    if (p->total <= 0 || made <= 0)
+        return NAN;
+    return (double)(p->total - p->done) * (sl_now() - p->start) / (double)made;
+}
+
+/* "what 120/1000 12% eta 3m12s" (without total: "what 120, 45s"), then the note. */
+static int summary(const sl_progress *p, char *buf, size_t n) {
+    char eta[SL_DURATION_CHARS];
+    if (p->total <= 0)
+        return snprintf(buf, n, "%s %lld, %s%s%s", p->what, (long long)p->done,
+                        sl_format_duration(eta, sl_now() - p->start), *p->note ? ", " : "",
+                        p->note);
+    int percent = (int)(100.0 * (double)p->done / (double)p->total);
+    bool ended = p->done >= p->total;
+    sl_format_duration(eta, ended ? sl_now() - p->start : sl_progress_eta(p));
+    return snprintf(buf, n, "%s %lld/%lld %d%% %s %s%s%s", p->what, (long long)p->done,
+                    (long long)p->total, percent, ended ? "in" : "eta", eta, *p->note ? ", " : "",
+                    p->note);
+}
+
+/* The bar takes what the text leaves of the line, up to 30 columns; one column stays free, since
+ * some terminals break the line on the last. */
+static void draw(sl_progress *p) {
+    char text[512];
+    int n = summary(p, text, sizeof text), room = columns() - 1;
+    int width = room - n - 3 < 30 ? room - n - 3 : 30;
+    fputs("\r\x1b[K", stderr);
+    if (p->total > 0 && width >= 5) {
+        int full = (int)((double)width * (double)p->done / (double)p->total);
+        full = full < 0 ? 0 : full > width ? width : full;
+        bool colour = use_colour();
+        fprintf(stderr, "[%s%.*s%s%*s] ", colour ? "\x1b[32m" : "", full,
+                "##############################", colour ? "\x1b[0m" : "", width - full, "");
+        room -= width + 3;
+    }
+    fprintf(stderr, "%.*s", room > 0 ? room : 0, text);
+    fflush(stderr);
+}
+
+static void show(sl_progress *p) {
+    p->shown = sl_now();
+    if (on_terminal()) {
+        draw(p);
+        return;
+    }
+    char text[512];
+    summary(p, text, sizeof text);
+    fprintf(stderr, "%s\n", text);
+}
+
+void sl_progress_begin(sl_progress *p, const char *what, int64_t total, int64_t first) {
+    double now = sl_now();
+    *p = (sl_progress){.what = what,
+                       .total = total,
+                       .first = first,
+                       .done = first,
+                       .start = now,
+                       .shown = now,
+                       .every = on_terminal() ? 0.1 : 10};
+    if (!quiet)
+        bar = p;
+}
+
+void sl_progress_update(sl_progress *p, int64_t done, const char *note, ...) {
+    va_list ap;
+    va_start(ap, note);
+    /* Even if it isn't shown now: it may be the last one. */
+    vsnprintf(p->note, sizeof p->note, note, ap);
+    va_end(ap);
+    p->done = done;
+    if (bar == p && sl_now() - p->shown >= p->every)
+        show(p);
+}
+
+void sl_progress_end(sl_progress *p) {
+    if (bar != p)
+        return;
+    show(p);
+    sl_log_break();
+}
+
+void sl_log_break(void) {
+    if (bar && on_terminal())
+        fputc('\n', stderr);
+    bar = NULL;
+}

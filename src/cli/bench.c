@@ -1,0 +1,281 @@
+/* `sinklab bench`: training speed of named presets, where a step's time goes, and the matrix product against
+ * OpenBLAS on the same shapes. Timings are medians over steps after a warm-up. */
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/err.h"
+#include "base/rng.h"
+#include "base/threads.h"
+#include "cli/args.h"
+#include "cli/bench_gemm.h"
+#include "cli/verbs.h"
+#include "model/model.h"
+#include "train/optim.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+typedef struct {
+    const char *name, *help;
+    int64_t layers, dim, heads, ffn, vocab, seq, batch;
+} preset;
+
+static const preset presets[] = {
+    {"bench-1m", "4 layers, d 128, 4 heads, ffn 352, vocabulary 256, window 256, batch 32", 4, 128, 4, 352, 256, 256, 32},
+    {"bench-10m", "6 layers, d 384, 6 heads, ffn 1024, vocabulary 256, window 256, batch 16", 6, 384, 6, 1024, 256, 256,
+     16},
+    {"bench-100m", "12 layers, d 768, 12 heads, ffn 2048, vocabulary 8192, window 512, batch 8", 12, 768, 12, 2048, 8192,
+     512, 8},
+    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}};
+
+typedef struct {
+    const preset *preset;
+    sl_config config;
+    sl_model *model;
+    sl_optim *optim;
+    int32_t *in, *target;
+    double *step_s;           /* of each timed step */
+    double norm_s, update_s;  /* gradient norm, AdamW: sums over timed steps */
+    double loss;
+    int64_t steps;
+} bench;
+
+enum { WARMUP = 2 };
+
+static int64_t tokens(const bench *b) { return b->config.train_batch * b->config.model_seq; }
+
+static void apply_preset(const preset *p, sl_config *c) {
+    c->model_layers = p->layers;
+    c->model_dim = p->dim;
+    c->model_heads = p->heads;
+    c->model_ffn = p->ffn;
+    c->model_seq = p->seq;
+    c->train_batch = p->batch;
+}
+
+static int open_bench(bench *b) {
+    const sl_config *c = &b->config;
+    if (!(b->model = sl_model_create(c, (int32_t)b->preset->vocab, c->train_batch, c->model_seq, true, false)))
+        return -1;
+    sl_model_init(b->model, (uint64_t)c->seed);
+    if (!(b->optim = sl_optim_create(sl_model_config(b->model), sl_kernels_select((enum sl_isa)c->isa),
+                                     sl_model_params(b->model))))
+        return -1;
+    b->in = malloc((size_t)tokens(b) * sizeof *b->in);
+    b->target = malloc((size_t)tokens(b) * sizeof *b->target);
+    b->step_s = malloc((size_t)b->steps * sizeof *b->step_s);
+    if (!b->in || !b->target || !b->step_s)
+        return sl_fail("out of memory for a batch");
+    sl_rng r = sl_rng_make((uint64_t)c->seed, SL_STREAM_TEST, 0);
+    for (int64_t i = 0; i < tokens(b); i++) {
+        b->in[i] = (int32_t)sl_rng_below(&r, (uint64_t)b->preset->vocab);
+        b->target[i] = (int32_t)sl_rng_below(&r, (uint64_t)b->preset->vocab);
+    }
+    return 0;
+}
+
+static void close_bench(bench *b) {
+    free(b->in), free(b->target), free(b->step_s);
+    sl_optim_free(b->optim);
+    sl_model_free(b->model);
+}
+
+static void time_steps(bench *b, bool profile) {
+    for (int64_t i = -WARMUP; i < b->steps; i++) {
+        if (i == 0)
+            sl_model_profile(b->model, profile);
+        double t0 = sl_now();
+        b->loss = sl_model_forward_backward(b->model, b->in, b->target, 1);
+        double t1 = sl_now(), norm = sl_optim_grad_norm(b->optim), t2 = sl_now();
+        double scale = norm > b->config.train_clip_norm ? b->config.train_clip_norm / norm : 1;
+        sl_optim_step(b->optim, b->config.train_lr, scale, i + WARMUP + 1);
+        double t3 = sl_now();
+        if (i < 0)
+            continue;
+        b->step_s[i] = t3 - t0;
+        b->norm_s += t2 - t1;
+        b->update_s += t3 - t2;
+    }
+}
+
+static int ascending(const void *x, const void *y) {
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+static double median(double *v, int64_t n) {
+    qsort(v, (size_t)n, sizeof *v, ascending);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* ---- profile: one row a kind of operation and direction */
+
+typedef struct {
+    char name[48];
+    double seconds, flops, bytes;
+} row;
+
+static void add_row(row *rows, int *n, const char *kind, const char *direction, double seconds, double flops, double bytes) {
+    char name[48];
+    snprintf(name, sizeof name, "%s%s%s", kind, *direction ? " " : "", direction);
+    int i = 0;
+    while (i < *n && strcmp(rows[i].name, name) != 0)
+        i++;
+    if (i == *n)
+        *n += 1, rows[i] = (row){0}, memcpy(rows[i].name, name, sizeof name);
+    rows[i].seconds += seconds;
+    rows[i].flops += flops;
+    rows[i].bytes += bytes;
+}
+
+static int by_seconds(const void *x, const void *y) {
+    const row *a = x, *b = y;
+    return (a->seconds < b->seconds) - (a->seconds > b->seconds);
+}
+
+enum { ROWS = 64 };
+
+static int collect(const bench *b, row rows[ROWS]) {
+    int n = 0, ops = sl_model_profile_ops(b->model);
+    double params = (double)sl_model_params(b->model)->params * sizeof(float), per = 1.0 / (double)b->steps;
+    for (int i = 0; i < ops && n < ROWS - 4; i++) {
+        sl_op_profile p = sl_model_profile_op(b->model, i);
+        add_row(rows, &n, p.kind, "forward", p.forward_s * per, p.forward_flops, p.forward_bytes);
+        add_row(rows, &n, p.kind, "backward", p.backward_s * per, p.backward_flops, p.backward_bytes);
+    }
+    add_row(rows, &n, "gradient norm", "", b->norm_s * per, 0, params);
+    add_row(rows, &n, "adamw", "", b->update_s * per, 0, 8 * params);
+    qsort(rows, (size_t)n, sizeof *rows, by_seconds);
+    return n;
+}
+
+static json_t *profile_json(const bench *b) {
+    row rows[ROWS];
+    int n = collect(b, rows);
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "operation", rows[i].name, "ms", 1e3 * rows[i].seconds,
+                                              "gflops", rows[i].seconds > 0 ? rows[i].flops / rows[i].seconds / 1e9 : 0,
+                                              "gbytes_per_s",
+                                              rows[i].seconds > 0 ? rows[i].bytes / rows[i].seconds / 1e9 : 0));
+    return list;
+}
+
+/* Roof: the larger of the shares of the measured arithmetic and memory peaks (Williams et al. 2009). */
+static void print_profile(const bench *b) {
+    row rows[ROWS];
+    int n = collect(b, rows);
+    double total = 0, peak = sl_measured_peak_gflops(), bandwidth = sl_measure_bandwidth(0.2);
+    for (int i = 0; i < n; i++)
+        total += rows[i].seconds;
+    printf("\n  %-26s %9s %7s %10s %9s %9s\n", "operation", "ms/step", "share", "GFLOP/s", "GB/s", "of roof");
+    for (int i = 0; i < n; i++) {
+        double s = rows[i].seconds, gflops = s > 0 ? rows[i].flops / s / 1e9 : 0, gb = s > 0 ? rows[i].bytes / s / 1e9 : 0;
+        double roof = gflops / peak > gb / bandwidth ? gflops / peak : gb / bandwidth;
+        if (s < 2e-6) /* nothing to do in this direction */
+            continue;
+        printf("  %-26s %9.3f %6.1f%% %10.1f %9.1f %8.0f%%\n", rows[i].name, 1e3 * s, 100 * s / total, gflops, gb,
+               100 * roof);
+    }
+    printf("  roof: %.0f GFLOP/s, %.1f GB/s, measured with %d threads\n", peak, bandwidth, sl_threads());
+}
+
+/* ---- one preset */
+
+static int64_t peak_rss(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (int64_t)u.ru_maxrss * 1024;
+}
+
+static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, bool profile, bool json) {
+    bench b = {.preset = p, .steps = steps};
+    json_t *o = NULL;
+    sl_config_defaults(&b.config);
+    apply_preset(p, &b.config);
+    if (sl_args_override(args, &b.config) || sl_config_check(&b.config))
+        return NULL;
+    sl_threads_set((int)b.config.threads);
+    if (open_bench(&b) == 0) {
+        time_steps(&b, profile);
+        double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
+        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops();
+        const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I}", "preset", p->name, "tokens_per_s", rate, "gflops",
+                      gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
+                      (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
+                      1e3 * seconds, "steps", (json_int_t)steps);
+        if (!o)
+            sl_fail("%s: a timing is not a number", p->name);
+        else if (profile && json)
+            json_object_set_new(o, "profile", profile_json(&b));
+        if (o && !json) {
+            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %d "
+                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
+                   sl_threads());
+            if (profile)
+                print_profile(&b);
+        }
+    }
+    close_bench(&b);
+    return o;
+}
+
+static const preset *find_preset(const char *name) {
+    for (const preset *p = presets; p->name; p++)
+        if (strcmp(p->name, name) == 0)
+            return p;
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", name);
+    return NULL;
+}
+
+static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) {
+    static const char *const standard[] = {"bench-10m"};
+    int n = args->positionals ? args->positionals : 1;
+    json_t *results = json_array();
+    for (int i = 0; i < n; i++) {
+        const char *name = args->positionals ? args->positional[i] : standard[i];
+        const preset *p = strcmp(name, "gemm") == 0 ? NULL : find_preset(name);
+        json_t *o = strcmp(name, "gemm") == 0 ? sl_bench_gemm(args, json) : (p ? run_preset(p, args, steps, profile, json) : NULL);
+        if (!o) {
+            json_decref(results);
+            return -1;
+        }
+        json_array_append_new(results, o);
+    }
+    if (json) {
+        json_dumpf(n == 1 ? json_array_get(results, 0) : results, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+        putchar('\n');
+    }
+    json_decref(results);
+    return 0;
+}
+
+int sl_verb_bench(int argc, char **argv) {
+    int64_t steps = 8;
+    bool profile = false, json = false;
+    const sl_flag flags[] = {SL_FLAG_INT("steps", "N", &steps, 1, 100000, "timed steps, after two of warm-up; default 8"),
+                             SL_FLAG_BOOL("profile", &profile, "where the time goes, per kind of operation"),
+                             SL_FLAG_BOOL("json", &json,
+                                          "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, ...; an array if several"),
+                             SL_FLAG_END};
+    const sl_verb_spec spec = {
+        .verb = "bench",
+        .operands = "[PRESET ...] [key=value ...]",
+        .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, AdamW), median over "
+                 "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
+                 "batch 16; the default), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the "
+                 "matrix products of bench-10m, beside OpenBLAS where it was found. Kernels one by one: the test runner's "
+                 "`kern bench`.",
+        .flags = flags,
+        .max_positionals = -1,
+        .overrides = true,
+        .examples = "sinklab bench bench-10m --profile threads=2\nsinklab bench bench-10m model.norm=gated_norm\n"
+                    "sinklab bench gemm --json\n"};
+    sl_args args;
+    int rc = sl_args_parse(&spec, argc, argv, &args);
+    if (rc)
+        return rc < 0 ? -1 : 0;
+    return run_all(&args, steps, profile, json);
+}

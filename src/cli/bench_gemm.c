@@ -1,0 +1,132 @@
+#include "cli/bench_gemm.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/threads.h"
+#include "ops/gemm.h"
+
+#include <string.h>
+
+#ifdef SL_HAVE_OPENBLAS
+#include <cblas.h>
+#endif
+
+/* The linear layers of bench-10m on 4096 tokens, each as y = x W^T, dx = dy W, dW = dy^T x. */
+typedef struct {
+    const char *name;
+    int64_t in, out;
+} layer;
+static const layer layers[] = {{"qkv", 384, 1152}, {"attention out", 384, 384}, {"ffn in", 384, 2048}, {"ffn out", 1024, 384}};
+enum { TOKENS = 4096, LAYERS = 4, PRODUCTS = 3, REPEATS = 9 };
+static const char *const product_names[PRODUCTS] = {"forward", "input gradient", "weight gradient"};
+
+typedef struct {
+    sl_exec x;
+    sl_kernels const *k;
+    float *act, *grad, *weight, *out;
+} workspace;
+
+static bool open_workspace(workspace *w, enum sl_isa isa) {
+    enum { WIDEST = 2048 };
+    w->k = sl_kernels_select(isa);
+    w->act = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
+    w->grad = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
+    w->weight = sl_alloc((size_t)WIDEST * WIDEST * 4, "bench");
+    w->out = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
+    w->x = (sl_exec){.k = w->k, .scratch_bytes = sl_gemm_thread_bytes(w->k)};
+    w->x.scratch = sl_alloc(w->x.scratch_bytes * (size_t)sl_threads(), "bench");
+    w->x.shared = sl_alloc(sl_gemm_shared_bytes(w->k, WIDEST, TOKENS), "bench");
+    if (!w->act || !w->grad || !w->weight || !w->out || !w->x.scratch || !w->x.shared)
+        return false;
+    for (int64_t i = 0; i < (int64_t)TOKENS * WIDEST; i++)
+        w->act[i] = (float)(i % 17 - 8) / 16, w->grad[i] = (float)(i % 13 - 6) / 16;
+    for (int64_t i = 0; i < (int64_t)WIDEST * WIDEST; i++)
+        w->weight[i] = (float)(i % 11 - 5) / 16;
+    return true;
+}
+
+static void close_workspace(workspace *w) {
+    void *all[] = {w->act, w->grad, w->weight, w->out, w->x.scratch, w->x.shared};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        sl_free(all[i]);
+}
+
+static void shape_of(const layer *l, int product, int64_t mnk[3]) {
+    int64_t s[PRODUCTS][3] = {{TOKENS, l->out, l->in}, {TOKENS, l->in, l->out}, {l->out, l->in, TOKENS}};
+    memcpy(mnk, s[product], sizeof s[product]);
+}
+
+static void ours(const workspace *w, const layer *l, int product) {
+    int64_t s[3];
+    shape_of(l, product, s);
+    sl_mat a[PRODUCTS] = {{w->act, l->in, 1}, {w->grad, l->out, 1}, {w->grad, 1, l->out}};
+    sl_mat b[PRODUCTS] = {{w->weight, l->in, 1}, {w->weight, 1, l->in}, {w->act, 1, l->in}};
+    sl_gemm(&w->x, s[0], s[1], s[2], a[product], b[product], w->out, s[1], product == 2, NULL);
+}
+
+#ifdef SL_HAVE_OPENBLAS
+static void theirs(const workspace *w, const layer *l, int product) {
+    int64_t s[3];
+    shape_of(l, product, s);
+    const float *a = product == 0 ? w->act : w->grad, *b = product == 2 ? w->act : w->weight;
+    blasint lda = (blasint)(product == 0 ? l->in : l->out), ldb = (blasint)l->in;
+    cblas_sgemm(CblasRowMajor, product == 2 ? CblasTrans : CblasNoTrans, product == 0 ? CblasTrans : CblasNoTrans,
+                (blasint)s[0], (blasint)s[1], (blasint)s[2], 1, a, lda, b, ldb, product == 2, w->out, (blasint)s[1]);
+}
+#endif
+
+static double best_gflops(const workspace *w, const layer *l, int product,
+                          void (*run)(const workspace *, const layer *, int)) {
+    int64_t s[3];
+    shape_of(l, product, s);
+    double best = 1e30;
+    for (int i = 0; i < REPEATS; i++) {
+        double start = sl_now();
+        run(w, l, product);
+        double t = sl_now() - start;
+        best = t < best ? t : best;
+    }
+    return 2e-9 * (double)s[0] * (double)s[1] * (double)s[2] / best;
+}
+
+static json_t *one_product(const workspace *w, const layer *l, int product, bool json) {
+    int64_t s[3];
+    shape_of(l, product, s);
+    double own = best_gflops(w, l, product, ours);
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f}", "layer", l->name, "product", product_names[product], "m",
+                          (json_int_t)s[0], "n", (json_int_t)s[1], "k", (json_int_t)s[2], "gflops", own);
+    if (!json)
+        printf("%-14s %-16s %5lld x %5lld x %5lld %9.1f", l->name, product_names[product], (long long)s[0],
+               (long long)s[1], (long long)s[2], own);
+#ifdef SL_HAVE_OPENBLAS
+    double blas = best_gflops(w, l, product, theirs);
+    json_object_set_new(o, "openblas_gflops", json_real(blas));
+    json_object_set_new(o, "ratio", json_real(own / blas));
+    if (!json)
+        printf(" %9.1f %7.2f", blas, own / blas);
+#endif
+    if (!json)
+        putchar('\n');
+    return o;
+}
+
+json_t *sl_bench_gemm(const sl_args *args, bool json) {
+    sl_config c;
+    workspace w = {0};
+    sl_config_defaults(&c);
+    if (sl_args_override(args, &c) || sl_config_check(&c))
+        return NULL;
+    sl_threads_set((int)c.threads);
+    json_t *list = json_array();
+    if (!open_workspace(&w, (enum sl_isa)c.isa)) {
+        json_decref(list);
+        list = NULL;
+    }
+    if (list && !json)
+        printf("%-14s %-16s %21s %9s %9s %7s\n", "layer", "product", "m x n x k", "GFLOP/s", "OpenBLAS", "ratio");
+    for (int i = 0; list && i < LAYERS * PRODUCTS; i++)
+        json_array_append_new(list, one_product(&w, &layers[i / PRODUCTS], i % PRODUCTS, json));
+    close_workspace(&w);
+    return list;
+}

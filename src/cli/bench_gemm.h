@@ -1,0 +1,13 @@
+/* The matrix products of a training step, beside OpenBLAS. */
+#ifndef SL_CLI_BENCH_GEMM_H
+#define SL_CLI_BENCH_GEMM_H
+
+#include "cli/args.h"
+
+#include <jansson.h>
+
+/* Prints (unless json) and returns an array of {product, m, n, k, gflops, openblas_gflops or null, ratio}; NULL with
+ * a message on failure. */
+json_t *sl_bench_gemm(const sl_args *args, bool json);
+
+#endif

@@ -1,0 +1,75 @@
+#include "base/err.h"
+#include "cli/args.h"
+#include "cli/load.h"
+#include "cli/verbs.h"
+#include "train/train.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+
+static int report(const sl_dataset *d, double loss, int64_t windows, int64_t seq, bool json) {
+    double bytes = sl_dataset_bytes_per_token(d, SL_VAL), bits = loss / log(2) / bytes;
+    if (!json) {
+        printf("loss             %.6f nats a token\nperplexity       %.4f\n", loss, exp(loss));
+        if (bytes > 0)
+            printf("bits per byte    %.6f\n", bits);
+        printf("tokens           %lld in %lld windows\n", (long long)(windows * seq), (long long)windows);
+        return 0;
+    }
+    json_t *o = json_pack("{s:f, s:f, s:o, s:I, s:I}", "loss", loss, "perplexity", exp(loss), "bits_per_byte",
+                          bytes > 0 ? json_real(bits) : json_null(), "tokens", (json_int_t)(windows * seq),
+                          "windows", (json_int_t)windows);
+    if (!o)
+        return sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
+    json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+    putchar('\n');
+    json_decref(o);
+    return 0;
+}
+
+static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t windows, bool json) {
+    sl_dataset *d = sl_load_dataset(c, vocab);
+    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, false, false) : NULL;
+    size_t bytes = (size_t)(c->train_batch * c->model_seq) * sizeof(int32_t);
+    int32_t *in = malloc(bytes), *target = malloc(bytes);
+    int rc = -1;
+    if (m && in && target && sl_load_params(m, dir) == 0) {
+        if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
+            windows = sl_dataset_windows(d, SL_VAL);
+        rc = report(d, sl_evaluate(m, d, windows, in, target), windows, c->model_seq, json);
+    } else if (!in || !target)
+        rc = sl_fail("out of memory for a batch");
+    free(in), free(target);
+    sl_model_free(m);
+    sl_dataset_close(d);
+    return rc;
+}
+
+int sl_verb_eval(int argc, char **argv) {
+    int64_t windows = 0;
+    bool json = false;
+    const sl_flag flags[] = {
+        SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
+        SL_FLAG_BOOL("json", &json, "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows"), SL_FLAG_END};
+    const sl_verb_spec spec = {.verb = "eval",
+                               .operands = "CHECKPOINT [key=value ...]",
+                               .about = "Loss of a checkpoint (its folder, or a run folder) on validation text, by "
+                                        "default that of its own corpus.",
+                               .flags = flags,
+                               .min_positionals = 1,
+                               .max_positionals = 1,
+                               .overrides = true,
+                               .examples = "sinklab eval runs/gated --json\n"
+                                           "sinklab eval runs/gated data.corpus=other.txt\n"};
+    sl_args args;
+    sl_config c;
+    char dir[4096];
+    int32_t vocab;
+    int rc = sl_args_parse(&spec, argc, argv, &args);
+    if (rc)
+        return rc < 0 ? -1 : 0;
+    if (sl_load_config(&args, &c, dir, &vocab))
+        return -1;
+    return evaluate(&c, dir, vocab, windows, json);
+}

@@ -1,0 +1,134 @@
+/* Text generation with a key/value cache. */
+#include "base/err.h"
+#include "base/rng.h"
+#include "cli/args.h"
+#include "cli/load.h"
+#include "cli/verbs.h"
+#include "model/sample.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *prompt;
+    int64_t tokens;
+    int64_t seed;
+    sl_sampling sampling;
+} options;
+
+static void print_token(const sl_tokenizer *t, int32_t id) {
+    size_t n = 0;
+    const char *piece = sl_tokenizer_piece(t, id, &n);
+    if (piece)
+        fwrite(piece, 1, n, stdout);
+    else
+        fputs("\n<|endoftext|>\n", stdout);
+    fflush(stdout);
+}
+
+/* Feeds the prompt, then samples until the cache is full or enough tokens are out. */
+static void decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n, const options *o,
+                   float *logits, sl_sampler *sampler) {
+    sl_rng rng = sl_rng_make((uint64_t)o->seed, SL_STREAM_SAMPLE, 0);
+    int32_t token = prompt[0];
+    for (int64_t at = 0; at < n + o->tokens - 1; at++) {
+        sl_model_decode(m, &token, at, logits);
+        if (at + 1 < n) {
+            token = prompt[at + 1];
+            continue;
+        }
+        token = sl_sample(sampler, &o->sampling, logits, &rng);
+        print_token(t, token);
+    }
+    putchar('\n');
+}
+
+/* The prompt as tokens with BOS in front (if the model was trained so). */
+static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *text, int32_t **out, int64_t *n) {
+    int32_t *body = NULL;
+    int64_t count = 0;
+    if (sl_tokenizer_encode(t, text, strlen(text), &body, &count))
+        return -1;
+    bool bos = c->data_bos || count == 0;
+    *out = malloc((size_t)(count + 1) * sizeof **out);
+    if (!*out) {
+        free(body);
+        return sl_fail("out of memory for the prompt");
+    }
+    if (bos)
+        (*out)[0] = sl_tokenizer_bos(t);
+    if (count)
+        memcpy(*out + bos, body, (size_t)count * sizeof **out);
+    *n = count + bos;
+    free(body);
+    return 0;
+}
+
+static int generate(const sl_config *c, const char *dir, int32_t vocab, options *o) {
+    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
+    int32_t *prompt = NULL;
+    int64_t n = 0;
+    int rc = -1;
+    sl_model *m = NULL;
+    sl_sampler *sampler = NULL;
+    float *logits = NULL;
+    if (!t || prompt_tokens(c, t, o->prompt, &prompt, &n))
+        goto end;
+    if (sl_tokenizer_vocab(t) != vocab) {
+        sl_fail("the checkpoint has %d tokens, the tokenizer %s has %d; give data.tokenizer=...", vocab, c->data_tokenizer,
+                sl_tokenizer_vocab(t));
+        goto end;
+    }
+    if (n + o->tokens > c->model_seq) {
+        sl_fail_usage("a prompt of %lld tokens and --tokens %lld pass the model's window of %lld positions (model.seq)",
+                      (long long)n, (long long)o->tokens, (long long)c->model_seq);
+        goto end;
+    }
+    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) || !(sampler = sl_sampler_create(vocab)) ||
+        sl_load_params(m, dir))
+        goto end;
+    if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
+        sl_fail("out of memory for logits");
+        goto end;
+    }
+    fputs(o->prompt, stdout);
+    decode(m, t, prompt, n, o, logits, sampler);
+    rc = 0;
+end:
+    free(logits);
+    free(prompt);
+    sl_sampler_free(sampler);
+    sl_model_free(m);
+    sl_tokenizer_close(t);
+    return rc;
+}
+
+int sl_verb_generate(int argc, char **argv) {
+    options o = {.prompt = "", .tokens = 200, .seed = 1, .sampling = {.temperature = 1, .top_p = 1}};
+    const sl_flag flags[] = {
+        SL_FLAG_STR("prompt", "TEXT", &o.prompt, "text to go on from; default none"),
+        SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9, "tokens to generate; default 200"),
+        SL_FLAG_REAL("temperature", "T", &o.sampling.temperature, 0, 100, "0 takes the likeliest token; default 1"),
+        SL_FLAG_INT("top-k", "K", &o.sampling.top_k, 0, 1e9, "sample among the K likeliest tokens; 0 = all (default)"),
+        SL_FLAG_REAL("top-p", "P", &o.sampling.top_p, 0, 1,
+                     "sample among the likeliest tokens that hold a share P of the probability; default 1"),
+        SL_FLAG_INT("seed", "N", &o.seed, 0, 9007199254740991.0, "same seed, same text; default 1"), SL_FLAG_END};
+    const sl_verb_spec spec = {.verb = "generate",
+                               .operands = "CHECKPOINT [key=value ...]",
+                               .about = "Writes text with a checkpoint.",
+                               .flags = flags,
+                               .min_positionals = 1,
+                               .max_positionals = 1,
+                               .overrides = true,
+                               .examples = "sinklab generate runs/base --prompt 'The Lord is' --temperature 0.8\n"};
+    sl_args args;
+    sl_config c;
+    char dir[4096];
+    int32_t vocab;
+    int rc = sl_args_parse(&spec, argc, argv, &args);
+    if (rc)
+        return rc < 0 ? -1 : 0;
+    if (sl_load_config(&args, &c, dir, &vocab))
+        return -1;
+    return generate(&c, dir, vocab, &o);
+}

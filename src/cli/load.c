@@ -1,0 +1,26 @@
+#include "cli/load.h"
+
+#include "base/err.h"
+#include "base/threads.h"
+#include "train/checkpoint.h"
+
+int sl_load_config(const sl_args *args, sl_config *c, char dir[4096], int32_t *vocab) {
+    if (sl_checkpoint_resolve(args->positional[0], dir) || sl_checkpoint_config(dir, c) ||
+        sl_args_override(args, c) || sl_config_check(c) || sl_checkpoint_vocab(dir, vocab))
+        return -1;
+    sl_threads_set((int)c->threads);
+    return 0;
+}
+
+int sl_load_params(sl_model *m, const char *dir) { return sl_checkpoint_load(dir, sl_model_params(m), NULL); }
+
+sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
+    sl_dataset *d = sl_dataset_open(c);
+    if (d && sl_dataset_vocab(d) != vocab) {
+        sl_fail("the checkpoint has %d tokens, but %s with tokenizer %s has %d; give the data.tokenizer it was "
+                "trained with", vocab, c->data_corpus, c->data_tokenizer, sl_dataset_vocab(d));
+        sl_dataset_close(d);
+        return NULL;
+    }
+    return d;
+}

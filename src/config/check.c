@@ -1,0 +1,94 @@
+#include "base/err.h"
+#include "base/text.h"
+#include "config/config.h"
+
+#include <string.h>
+
+typedef long long ll;
+
+static int check_heads(const sl_config *c) {
+    int64_t kv = sl_config_kv_heads(c);
+    if (c->model_head_dim == 0 && c->model_dim % c->model_heads != 0)
+        return sl_fail_usage(
+            "model.dim = %lld is not a multiple of model.heads = %lld; change one or "
+            "set model.head_dim",
+            (ll)c->model_dim, (ll)c->model_heads);
+    int64_t width = sl_config_head_dim(c);
+    if (width % 2 != 0)
+        return sl_fail_usage("%s = %lld must be even: rotary embedding turns pairs",
+                             c->model_head_dim ? "model.head_dim" : "model.dim / model.heads",
+                             (ll)width);
+    if (c->model_heads % kv != 0)
+        return sl_fail_usage("model.heads = %lld is not a multiple of model.kv_heads = %lld",
+                             (ll)c->model_heads, (ll)kv);
+    return 0;
+}
+
+static int check_norm(const sl_config *c) {
+    bool gated = strcmp(sl_choices_norm[c->model_norm].name, "gated_norm") == 0;
+    if (gated && c->norm_rank > c->model_dim)
+        return sl_fail_usage("model.norm_opts.rank = %lld is more than model.dim = %lld",
+                             (ll)c->norm_rank, (ll)c->model_dim);
+    if (c->model_rope_base > 0 && c->model_rope_base < 1)
+        return sl_fail_usage("model.rope_base must be 0 (no position embedding) or at least 1");
+    return 0;
+}
+
+/* Keeps sizes in bytes of all that a run holds, and counts of tokens, within 63 bits. */
+static int check_sizes(const sl_config *c) {
+    const int64_t most = (int64_t)1 << 26;
+    if (c->train_batch > most / c->model_seq)
+        return sl_fail_usage(
+            "train.batch = %lld windows of model.seq = %lld are more than %lld tokens in "
+            "one pass; use train.accumulate",
+            (ll)c->train_batch, (ll)c->model_seq, (ll)most);
+    double tokens = (double)c->train_steps * (double)c->train_accumulate * (double)c->train_batch *
+                    (double)c->model_seq;
+    if (tokens > 0x1p62)
+        return sl_fail_usage(
+            "train.steps = %lld of train.accumulate = %lld passes are too many tokens "
+            "to count",
+            (ll)c->train_steps, (ll)c->train_accumulate);
+    return 0;
+}
+
+static int check_training(const sl_config *c) {
+    if (c->train_steps > 0 && c->train_warmup > c->train_steps)
+        return sl_fail_usage(
+            "train.warmup = %lld is more than train.steps = %lld; e.g. train.warmup=%lld",
+            (ll)c->train_warmup, (ll)c->train_steps, (ll)(c->train_steps / 10));
+    double decay = c->train_decay_fraction * (double)c->train_steps;
+    if (c->train_schedule == SL_SCHEDULE_WSD && c->train_steps > 0 &&
+        (double)c->train_warmup + decay > (double)c->train_steps) {
+        char fraction[SL_REAL_CHARS];
+        return sl_fail_usage(
+            "train.warmup = %lld and train.decay_fraction = %s of train.steps = %lld "
+            "overlap; make one smaller",
+            (ll)c->train_warmup, sl_format_real(fraction, c->train_decay_fraction),
+            (ll)c->train_steps);
+    }
+    if (c->train_betas[0] >= 1 || c->train_betas[1] >= 1)
+        return sl_fail_usage("train.betas must both be below 1");
+    if (c->train_eps == 0)
+        return sl_fail_usage(
+            "train.eps must be above 0: a weight that never had a gradient would become NaN");
+    return 0;
+}
+
+static int check_data(const sl_config *c) {
+    if (!c->data_corpus[0])
+        return sl_fail_usage("data.corpus is empty; name a corpus, a file or a folder");
+    bool bpe = strncmp(c->data_tokenizer, "bpe:", 4) == 0 && c->data_tokenizer[4];
+    if (!bpe && strcmp(c->data_tokenizer, "bytes") != 0) {
+        char quoted[SL_QUOTE_CHARS];
+        return sl_fail_usage("data.tokenizer: %s is neither bytes nor bpe:FILE",
+                             sl_quote(quoted, c->data_tokenizer));
+    }
+    return 0;
+}
+
+int sl_config_check(const sl_config *c) {
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+        return -1;
+    return check_data(c);
+}

@@ -1,0 +1,34 @@
+#include "config/keys.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+/* The keys that do not decide what is trained: how many threads (results are the same bits), which
+ * tier (the same up to rounding), how often one looks and saves. */
+static const char *const undecisive[] = {"threads",
+                                         "isa",
+                                         "train.eval_every",
+                                         "train.probe_every",
+                                         "train.checkpoint_every",
+                                         "train.keep_checkpoints"};
+
+bool sl_key_decides_result(const sl_key *k) {
+    for (size_t i = 0; i < sizeof undecisive / sizeof *undecisive; i++)
+        if (strcmp(k->name, undecisive[i]) == 0)
+            return false;
+    return true;
+}
+
+uint64_t sl_config_hash(const sl_config *c) {
+    char text[SL_VALUE_CHARS];
+    XXH64_hash_t h = 0;
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        if (!sl_key_decides_result(k))
+            continue;
+        sl_key_format(text, k, c);
+        /* Each with its NUL, so that key and value stay apart. */
+        h = XXH64(k->name, strlen(k->name) + 1, h);
+        h = XXH64(text, strlen(text) + 1, h);
+    }
+    return h;
+}

@@ -1,0 +1,388 @@
+#include "config/keys.h"
+
+#include "base/err.h"
+#include "base/text.h"
+#include "simd/kernels.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+const sl_choice sl_choices_norm[] = {
+#define NORM(name, help) {#name, help},
+#include "ops/norm.inc"
+#undef NORM
+    {NULL, NULL}};
+const sl_choice sl_choices_gate_init[] = {
+    [SL_GATE_HALF] = {"half", "the gate starts at about 1/2: W_up ~ N(0, init_std)"},
+    [SL_GATE_IDENTITY] = {"identity",
+                          "the gate starts at exactly 1: twice the sigmoid and W_up = 0"},
+    {NULL, NULL}};
+const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
+const sl_choice sl_choices_ffn[] = {
+    {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
+    {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_schedule[] = {
+    [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},
+    [SL_SCHEDULE_WSD] =
+        {"wsd", "constant, then linear to min_lr_ratio times lr over the last decay_fraction"},
+    [SL_SCHEDULE_CONSTANT] = {"constant", "lr to the end"},
+    {NULL, NULL}};
+const sl_choice sl_choices_guard[] = {
+    [SL_GUARD_STOP] = {"stop", "stop with an error; the last good checkpoint is kept"},
+    [SL_GUARD_SKIP] = {"skip", "leave the step out, say so and go on"},
+    [SL_GUARD_OFF] = {"off", "train on whatever comes"},
+    {NULL, NULL}};
+const sl_choice sl_choices_precision[] = {
+    [SL_PRECISION_AUTO] = {"auto", "bf16 where the CPU has a unit for it, else fp32"},
+    [SL_PRECISION_FP32] = {"fp32", "binary32 throughout"},
+    [SL_PRECISION_BF16] = {"bf16", "inputs of matrix products rounded to bf16, sums in fp32"},
+    {NULL, NULL}};
+const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU and system have"},
+                                    [SL_ISA_SCALAR] = {"scalar", "plain C"},
+                                    [SL_ISA_NEON] = {"neon", "AArch64 Advanced SIMD"},
+                                    [SL_ISA_AVX2] = {"avx2", "AVX2 with FMA"},
+                                    [SL_ISA_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL"},
+                                    [SL_ISA_AVX512BF16] = {"avx512bf16", "AVX-512 with AVX512_BF16"},
+                                    [SL_ISA_AMX] = {"amx", "the same with AMX tiles (AMX-BF16)"},
+                                    [SL_ISA_NEONBF16] = {"neonbf16", "NEON with FEAT_BF16 (BFDOT)"},
+                                    {NULL, NULL}};
+
+const sl_key sl_keys[] = {
+#define AT(key, type_, field_, help_)                                                              \
+    .name = key, .type = type_, .offset = offsetof(sl_config, field_), .help = help_
+#define INT(key, field, def, min, max, help)                                                       \
+    {AT(key, SL_KEY_INT, field, help), .int_default = def, .int_min = min, .int_max = max},
+#define REAL(key, field, def, min, max, help)                                                      \
+    {AT(key, SL_KEY_REAL, field, help), .real_default = {def}, .real_min = min, .real_max = max},
+#define BOOL(key, field, def, help) {AT(key, SL_KEY_BOOL, field, help), .int_default = def},
+#define ENUM(key, field, def, list, help)                                                          \
+    {AT(key, SL_KEY_ENUM, field, help), .text_default = def, .choices = sl_choices_##list},
+#define STR(key, field, def, help) {AT(key, SL_KEY_STR, field, help), .text_default = def},
+#define PAIR(key, field, d0, d1, min, max, help)                                                   \
+    {AT(key, SL_KEY_PAIR, field, help), .real_default = {d0, d1}, .real_min = min, .real_max = max},
+#include "config/schema.inc"
+#undef INT
+#undef REAL
+#undef BOOL
+#undef ENUM
+#undef STR
+#undef PAIR
+    {.name = NULL}};
+
+/* ---- names */
+
+const sl_key *sl_key_find(const char *name) {
+    for (const sl_key *k = sl_keys; k->name; k++)
+        if (strcmp(k->name, name) == 0)
+            return k;
+    return NULL;
+}
+
+bool sl_key_matches(const sl_key *k, const char *name) {
+    size_t n = strlen(name);
+    return strncmp(k->name, name, n) == 0 && (k->name[n] == '\0' || k->name[n] == '.');
+}
+
+bool sl_key_is_section(const char *name) {
+    for (const sl_key *k = sl_keys; k->name; k++)
+        if (sl_key_matches(k, name) && k->name[strlen(name)] == '.')
+            return true;
+    return false;
+}
+
+char *sl_key_list(char buf[SL_KEY_LIST_CHARS], const char *section) {
+    size_t skip = *section ? strlen(section) + 1 : 0, used = 0;
+    const char *last = "";
+    size_t last_n = 0;
+    buf[0] = '\0';
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        if (skip && !(sl_key_matches(k, section) && k->name[skip - 1] == '.'))
+            continue;
+        const char *member = k->name + skip;
+        size_t n = strcspn(member, ".");
+        if (n == last_n && memcmp(member, last, n) == 0) /* another key of the same subsection */
+            continue;
+        last = member, last_n = n;
+        int more = snprintf(buf + used, SL_KEY_LIST_CHARS - used, "%s%.*s", used ? ", " : "",
+                            (int)n, member);
+        if (more < 0 || (size_t)more >= SL_KEY_LIST_CHARS - used)
+            break;
+        used += (size_t)more;
+    }
+    return buf;
+}
+
+static const char *last_part(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* The key that was probably meant: spelled nearly so, or with the right last part ("lr"). */
+static const char *nearest_key(const char *name) {
+    const char *best = NULL;
+    int least = INT_MAX;
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        int whole = sl_edit_distance(name, k->name);
+        int part = sl_edit_distance(last_part(name), last_part(k->name)) + 1;
+        int d = whole < part ? whole : part;
+        if (d < least)
+            least = d, best = k->name;
+    }
+    return least <= (int)(strlen(name) / 3) + 1 ? best : NULL;
+}
+
+int sl_key_fail_unknown(const char *name) {
+    char section[128], list[SL_KEY_LIST_CHARS], quoted[SL_QUOTE_CHARS], hint[128] = "";
+    const char *near = nearest_key(name);
+    if (near)
+        snprintf(hint, sizeof hint, "; did you mean %s?", near);
+    sl_quote(quoted, name);
+    snprintf(section, sizeof section, "%s", name);
+    char *dot;
+    while ((dot = strrchr(section, '.'))) { /* innermost part of the name that is a section */
+        *dot = '\0';
+        if (sl_key_is_section(section))
+            return sl_fail_usage("unknown key %s%s%s keys of %s: %s", quoted, hint, near ? "" : ";",
+                                 section, sl_key_list(list, section));
+    }
+    return sl_fail_usage("unknown key %s%s%s keys: %s", quoted, hint, near ? "" : ";",
+                         sl_key_list(list, ""));
+}
+
+/* ---- values */
+
+static void *field(sl_config *c, const sl_key *k) { return (char *)c + k->offset; }
+static const void *const_field(const sl_config *c, const sl_key *k) {
+    return (const char *)c + k->offset;
+}
+
+static int find_choice(const sl_choice *choices, const char *name) {
+    for (int i = 0; choices[i].name; i++)
+        if (strcmp(choices[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+void sl_config_defaults(sl_config *c) {
+    /* Padding and string tails too: equal configurations are equal bytes. */
+    memset(c, 0, sizeof *c);
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        void *p = field(c, k);
+        switch (k->type) {
+        case SL_KEY_INT: *(int64_t *)p = k->int_default; break;
+        case SL_KEY_REAL: *(double *)p = k->real_default[0]; break;
+        case SL_KEY_BOOL: *(bool *)p = k->int_default != 0; break;
+        case SL_KEY_ENUM: *(int *)p = find_choice(k->choices, k->text_default); break;
+        case SL_KEY_STR: snprintf(p, SL_CONFIG_STR, "%s", k->text_default); break;
+        case SL_KEY_PAIR: memcpy(p, k->real_default, sizeof k->real_default); break;
+        }
+    }
+}
+
+char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k) {
+    char lo[SL_REAL_CHARS], hi[SL_REAL_CHARS];
+    size_t used = 0;
+    switch (k->type) {
+    case SL_KEY_INT:
+        snprintf(buf, SL_LEGAL_CHARS, "%lld to %lld", (long long)k->int_min, (long long)k->int_max);
+        break;
+    case SL_KEY_REAL:
+    case SL_KEY_PAIR:
+        snprintf(buf, SL_LEGAL_CHARS, "%s%s to %s", k->type == SL_KEY_PAIR ? "[a, b], " : "",
+                 sl_format_real(lo, k->real_min), sl_format_real(hi, k->real_max));
+        break;
+    case SL_KEY_BOOL: snprintf(buf, SL_LEGAL_CHARS, "true or false"); break;
+    case SL_KEY_STR: snprintf(buf, SL_LEGAL_CHARS, "text"); break;
+    case SL_KEY_ENUM:
+        for (const sl_choice *ch = k->choices; ch->name && used < SL_LEGAL_CHARS; ch++)
+            used += (size_t)snprintf(buf + used, SL_LEGAL_CHARS - used, "%s%s",
+                                     used ? ", " : "one of ", ch->name);
+        break;
+    }
+    return buf;
+}
+
+int sl_key_fail_type(const sl_key *k, const char *found) {
+    char legal[SL_LEGAL_CHARS];
+    const char *what[] = {[SL_KEY_INT] = "a whole number, ",
+                          [SL_KEY_REAL] = "a number, ",
+                          [SL_KEY_BOOL] = "",
+                          [SL_KEY_ENUM] = "",
+                          [SL_KEY_STR] = "",
+                          [SL_KEY_PAIR] = "a pair of numbers "};
+    return sl_fail_usage("%s: expected %s%s; found %s", k->name, what[k->type],
+                         sl_key_legal(legal, k), found);
+}
+
+static int fail_scalar(const sl_key *k, sl_scalar v) {
+    char quoted[SL_QUOTE_CHARS], found[SL_QUOTE_CHARS + 16];
+    sl_quote(quoted, v.text);
+    if (sl_scalar_is_null(v))
+        return sl_key_fail_type(k, "nothing");
+    if (v.plain)
+        snprintf(found, sizeof found, "%.*s", (int)strlen(quoted) - 2, quoted + 1);
+    else
+        snprintf(found, sizeof found, "the text %s", quoted);
+    return sl_key_fail_type(k, found);
+}
+
+static int set_enum(const sl_key *k, sl_scalar v, int *p) {
+    int i = find_choice(k->choices, v.text);
+    if (i >= 0) {
+        *p = i;
+        return 0;
+    }
+    const char *near = sl_nearest(v.text, k->choices, sizeof *k->choices);
+    if (!near || sl_scalar_is_null(v))
+        return fail_scalar(k, v);
+    char quoted[SL_QUOTE_CHARS], legal[SL_LEGAL_CHARS];
+    return sl_fail_usage("%s: unknown value %s; did you mean %s? It is %s", k->name,
+                         sl_quote(quoted, v.text), near, sl_key_legal(legal, k));
+}
+
+/* Characters that YAML takes as breaks or not at all, or that would spoil a one-line message. */
+static bool has_controls(const char *text) {
+    for (const unsigned char *s = (const unsigned char *)text; *s; s++) {
+        if (*s < 0x20 || *s == 0x7f)
+            return true;
+        if (*s == 0xc2 && s[1] < 0xa0) /* U+0080 to U+009F */
+            return true;
+        if (*s == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9)) /* U+2028, U+2029 */
+            return true;
+        if (*s == 0xef && ((s[1] == 0xbb && s[2] == 0xbf) || (s[1] == 0xbf && s[2] >= 0xbe)))
+            return true; /* U+FEFF, U+FFFE, U+FFFF */
+    }
+    return false;
+}
+
+static int set_text(const sl_key *k, sl_scalar v, char *p) {
+    size_t n = strlen(v.text);
+    if (n >= SL_CONFIG_STR)
+        return sl_fail_usage("%s: text of %zu bytes; at most %d are possible", k->name, n,
+                             SL_CONFIG_STR - 1);
+    if (has_controls(v.text))
+        return sl_fail_usage("%s: text with a line break or control character", k->name);
+    memset(p, 0, SL_CONFIG_STR);
+    memcpy(p, v.text, n);
+    return 0;
+}
+
+static int set_real(const sl_key *k, sl_scalar v, double *p) {
+    double x;
+    if (!v.plain || !sl_parse_real(v.text, &x) || x < k->real_min || x > k->real_max)
+        return fail_scalar(k, v);
+    *p = x;
+    return 0;
+}
+
+static int set_int(const sl_key *k, sl_scalar v, int64_t *p) {
+    int64_t x;
+    if (!v.plain || !sl_parse_int(v.text, &x) || x < k->int_min || x > k->int_max)
+        return fail_scalar(k, v);
+    *p = x;
+    return 0;
+}
+
+static int set_bool(const sl_key *k, sl_scalar v, bool *p) {
+    bool yes = strcasecmp(v.text, "true") == 0;
+    if (!v.plain || (!yes && strcasecmp(v.text, "false") != 0))
+        return fail_scalar(k, v);
+    *p = yes;
+    return 0;
+}
+
+static int set_pair(const sl_key *k, const sl_scalar *v, int n, double *p) {
+    double pair[2];
+    if (n != 2)
+        return sl_key_fail_type(k, n == 0   ? "an empty list"
+                                   : n == 1 ? "a list of one"
+                                            : "a longer list");
+    if (set_real(k, v[0], &pair[0]) != 0 || set_real(k, v[1], &pair[1]) != 0)
+        return -1;
+    memcpy(p, pair, sizeof pair);
+    return 0;
+}
+
+bool sl_scalar_is_null(sl_scalar v) {
+    return v.plain && (!*v.text || strcmp(v.text, "~") == 0 || strcasecmp(v.text, "null") == 0);
+}
+
+int sl_key_set(sl_config *c, const sl_key *k, const sl_scalar *v, int n, bool list) {
+    void *p = field(c, k);
+    if (list != (k->type == SL_KEY_PAIR))
+        return list ? sl_key_fail_type(k, "a list") : fail_scalar(k, v[0]);
+    if (!list && sl_scalar_is_null(v[0]))
+        return fail_scalar(k, v[0]);
+    switch (k->type) {
+    case SL_KEY_INT: return set_int(k, v[0], p);
+    case SL_KEY_REAL: return set_real(k, v[0], p);
+    case SL_KEY_BOOL: return set_bool(k, v[0], p);
+    case SL_KEY_ENUM: return set_enum(k, v[0], p);
+    case SL_KEY_STR: return set_text(k, v[0], p);
+    case SL_KEY_PAIR: return set_pair(k, v, n, p);
+    }
+    return -1;
+}
+
+/* ---- writing */
+
+/* Would any YAML reader, of version 1.1 or 1.2, take the bare word as text? */
+static bool plain_is_text(const char *s) {
+    static const char *const meaning[] = {"null", "true", "false", "yes", "no",
+                                          "on",   "off",  "y",     "n"};
+    for (size_t i = 0; i < sizeof meaning / sizeof *meaning; i++)
+        if (strcasecmp(s, meaning[i]) == 0)
+            return false;
+    if (!isalpha((unsigned char)*s) && *s != '/' && *s != '_')
+        return false;
+    for (; *s; s++)
+        if (!isalnum((unsigned char)*s) && !strchr("_./-", *s) && !(*s == ':' && s[1]))
+            return false;
+    return true;
+}
+
+static void format_text(char *buf, const char *s) {
+    if (plain_is_text(s)) {
+        strcpy(buf, s);
+        return;
+    }
+    *buf++ = '"';
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\')
+            *buf++ = '\\';
+        *buf++ = *s;
+    }
+    strcpy(buf, "\"");
+}
+
+/* As sl_format_real(), but 1.0e-06 for 1e-06: YAML 1.1 readers take a number without a point as
+ * text. */
+static char *format_real(char buf[SL_REAL_CHARS], double v) {
+    char *exponent = strchr(sl_format_real(buf, v), 'e');
+    if (exponent && !strchr(buf, '.')) {
+        memmove(exponent + 2, exponent, strlen(exponent) + 1);
+        memcpy(exponent, ".0", 2);
+    }
+    return buf;
+}
+
+char *sl_key_format(char buf[SL_VALUE_CHARS], const sl_key *k, const sl_config *c) {
+    const void *p = const_field(c, k);
+    char a[SL_REAL_CHARS], b[SL_REAL_CHARS];
+    const double *r = p;
+    switch (k->type) {
+    case SL_KEY_INT: snprintf(buf, SL_VALUE_CHARS, "%lld", (long long)*(const int64_t *)p); break;
+    case SL_KEY_REAL: format_real(buf, *r); break;
+    case SL_KEY_BOOL: strcpy(buf, *(const bool *)p ? "true" : "false"); break;
+    case SL_KEY_ENUM: format_text(buf, k->choices[*(const int *)p].name); break;
+    case SL_KEY_STR: format_text(buf, p); break;
+    case SL_KEY_PAIR:
+        snprintf(buf, SL_VALUE_CHARS, "[%s, %s]", format_real(a, r[0]), format_real(b, r[1]));
+        break;
+    }
+    return buf;
+}

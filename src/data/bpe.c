@@ -1,0 +1,279 @@
+#include "data/bpe.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "data/bpe_impl.h"
+#include "data/split.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+int sl_ids_reserve(sl_ids *ids, int64_t more) {
+    if (ids->capacity - ids->count >= more)
+        return 0;
+    int64_t want = ids->count + more;
+    want = want + want / 2 + 64;
+    int32_t *p = (uint64_t)want <= SIZE_MAX / sizeof *p
+                     ? realloc(ids->id, (size_t)want * sizeof *p)
+                     : NULL;
+    if (!p)
+        return sl_fail("out of memory: %lld tokens; tokenize smaller files", (long long)want);
+    ids->id = p;
+    ids->capacity = want;
+    return 0;
+}
+
+void sl_ids_free(sl_ids *ids) {
+    free(ids->id);
+    *ids = (sl_ids){0};
+}
+
+/* ---- Merging one word -------------------------------------------------------------------------- */
+
+/* The word is a linked list of symbols, each at the index of its first byte. rank[i] is that of the pair of
+ * symbol i and the next one; the heap holds rank << 32 | i, so the lowest rank comes first and the
+ * leftmost of equals. A heap entry whose rank isn't rank[i] any more is stale. */
+typedef struct {
+    int32_t *id, *prev, *next, *rank, *merged;
+    uint64_t *heap;
+    size_t heap_count, capacity;
+} word_state;
+
+/* Words that were met before: a direct-mapped table that newer words overwrite. */
+enum { CACHED_BYTES = 30, CACHED_IDS = 8, CACHE_MAX = 1 << 16 };
+typedef struct {
+    uint8_t n, ids; /* n = 0: free */
+    char word[CACHED_BYTES];
+    int32_t id[CACHED_IDS];
+} cached_word;
+
+struct sl_bpe_encoder {
+    const sl_bpe *b;
+    sl_ids *out;
+    word_state w;
+    cached_word *cache;
+    uint64_t cache_mask;
+};
+typedef sl_bpe_encoder encoder;
+
+static int word_reserve(word_state *w, size_t n) {
+    if (w->capacity >= n)
+        return 0;
+    size_t cap = n + n / 2 + 256;
+    /* A merge adds at most two entries and takes one symbol away: n - 1 + 2 (n - 1) < 3 n entries. */
+    char *p = n < INT32_MAX / 2 ? malloc(cap * (5 * sizeof(int32_t) + 3 * sizeof(uint64_t))) : NULL;
+    if (!p)
+        return sl_fail("out of memory for a word of %zu bytes; split the text into documents", n);
+    free(w->heap);
+    w->heap = (uint64_t *)p;
+    w->id = (int32_t *)(w->heap + 3 * cap);
+    w->prev = w->id + cap;
+    w->next = w->prev + cap;
+    w->rank = w->next + cap;
+    w->merged = w->rank + cap;
+    w->capacity = cap;
+    return 0;
+}
+
+static void heap_push(word_state *w, uint64_t x) {
+    size_t i = w->heap_count++;
+    for (; i && w->heap[(i - 1) / 2] > x; i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = x;
+}
+
+static uint64_t heap_pop(word_state *w) {
+    uint64_t top = w->heap[0], x = w->heap[--w->heap_count];
+    size_t i = 0, n = w->heap_count;
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && w->heap[child + 1] < w->heap[child])
+            child++;
+        if (w->heap[child] >= x)
+            break;
+        w->heap[i] = w->heap[child];
+    }
+    w->heap[i] = x;
+    return top;
+}
+
+/* Looks up the pair that starts at symbol i (no pair if it is the last) and queues it. */
+static void queue_pair(encoder *e, int32_t i, int32_t n) {
+    word_state *w = &e->w;
+    w->rank[i] = SL_BPE_NO_RANK;
+    if (w->next[i] >= n)
+        return;
+    const sl_bpe_merge *m = sl_bpe_find(e->b, w->id[i], w->id[w->next[i]]);
+    if (m->pair == UINT64_MAX)
+        return;
+    w->rank[i] = m->rank;
+    w->merged[i] = m->id;
+    heap_push(w, (uint64_t)(uint32_t)m->rank << 32 | (uint32_t)i);
+}
+
+static int merge_word(encoder *e, const char *text, size_t bytes) {
+    word_state *w = &e->w;
+    if (word_reserve(w, bytes) || sl_ids_reserve(e->out, (int64_t)bytes))
+        return -1;
+    int32_t n = (int32_t)bytes;
+    w->heap_count = 0;
+    for (int32_t i = 0; i < n; i++) {
+        w->id[i] = e->b->byte_id[(unsigned char)text[i]];
+        w->prev[i] = i - 1;
+        w->next[i] = i + 1;
+    }
+    for (int32_t i = 0; i < n; i++)
+        queue_pair(e, i, n);
+    while (w->heap_count) {
+        uint64_t top = heap_pop(w);
+        int32_t i = (int32_t)(uint32_t)top;
+        if (w->rank[i] != (int32_t)(top >> 32))
+            continue;
+        int32_t gone = w->next[i];
+        w->id[i] = w->merged[i];
+        w->rank[gone] = SL_BPE_NO_RANK;
+        w->next[i] = w->next[gone];
+        if (w->next[i] < n)
+            w->prev[w->next[i]] = i;
+        queue_pair(e, i, n);
+        if (w->prev[i] >= 0)
+            queue_pair(e, w->prev[i], n);
+    }
+    for (int32_t i = 0; i < n; i = w->next[i])
+        e->out->id[e->out->count++] = w->id[i];
+    return 0;
+}
+
+static int encode_word(encoder *e, const char *word, size_t n) {
+    if (n > CACHED_BYTES)
+        return merge_word(e, word, n);
+    cached_word *c = &e->cache[XXH3_64bits(word, n) & e->cache_mask];
+    if (c->n == n && !memcmp(c->word, word, n)) {
+        if (sl_ids_reserve(e->out, c->ids))
+            return -1;
+        memcpy(e->out->id + e->out->count, c->id, c->ids * sizeof *c->id);
+        e->out->count += c->ids;
+        return 0;
+    }
+    int64_t before = e->out->count;
+    if (merge_word(e, word, n))
+        return -1;
+    int64_t made = e->out->count - before;
+    if (made <= CACHED_IDS) {
+        c->n = (uint8_t)n;
+        c->ids = (uint8_t)made;
+        memcpy(c->word, word, n);
+        memcpy(c->id, e->out->id + before, (size_t)made * sizeof *c->id);
+    }
+    return 0;
+}
+
+/* ---- From text to words ------------------------------------------------------------------------ */
+
+static int encode_words(encoder *e, const char *text, size_t n) {
+    if (!e->b->use_regex)
+        return n ? encode_word(e, text, n) : 0;
+    for (size_t at = 0, end; at < n; at = end) {
+        end = sl_split_word(text, n, at);
+        if (encode_word(e, text + at, end - at))
+            return -1;
+    }
+    return 0;
+}
+
+/* A stretch of text without added tokens. */
+static int encode_plain(encoder *e, const char *text, size_t n) {
+    if (!e->b->prefix_space || !n || text[0] == ' ')
+        return encode_words(e, text, n);
+    char *copy = n < SIZE_MAX ? malloc(n + 1) : NULL;
+    if (!copy)
+        return sl_fail("out of memory: a text of %zu bytes", n);
+    copy[0] = ' ';
+    memcpy(copy + 1, text, n);
+    int rc = encode_words(e, copy, n + 1);
+    free(copy);
+    return rc;
+}
+
+/* The longest added token of the set at text[0], NULL if there is none. */
+static const sl_bpe_added *added_at(const sl_bpe_added_set *set, const char *text, size_t n) {
+    if (set->starts[(unsigned char)text[0]])
+        for (int k = 0; k < set->count; k++)
+            if (set->token[k].n <= n && !memcmp(set->token[k].text, text, set->token[k].n))
+                return &set->token[k];
+    return NULL;
+}
+
+/* Cuts added tokens out of the text: those of set `pass`, and in between those of the sets after it. */
+static int encode_added(encoder *e, const char *text, size_t n, int pass) {
+    if (pass == 2)
+        return encode_plain(e, text, n);
+    const sl_bpe_added_set *set = &e->b->added[pass];
+    size_t done = 0;
+    for (size_t at = 0; set->count && at < n;) {
+        const sl_bpe_added *a = added_at(set, text + at, n - at);
+        if (!a) {
+            at++;
+            continue;
+        }
+        if (encode_added(e, text + done, at - done, pass + 1) || sl_ids_reserve(e->out, 1))
+            return -1;
+        e->out->id[e->out->count++] = a->id;
+        done = at += a->n;
+    }
+    return done < n ? encode_added(e, text + done, n - done, pass + 1) : 0;
+}
+
+sl_bpe_encoder *sl_bpe_encoder_new(const sl_bpe *b, size_t bytes) {
+    size_t slots = 64;
+    while (slots < CACHE_MAX && slots < bytes / 4)
+        slots *= 2;
+    encoder *e = calloc(1, sizeof *e);
+    if (!e || !(e->cache = sl_alloc(slots * sizeof *e->cache, "the tokenizer's cache of words"))) {
+        sl_fail("out of memory: a tokenizer's cache");
+        free(e);
+        return NULL;
+    }
+    e->b = b;
+    e->cache_mask = slots - 1;
+    return e;
+}
+
+void sl_bpe_encoder_free(sl_bpe_encoder *e) {
+    if (!e)
+        return;
+    sl_free(e->cache);
+    free(e->w.heap);
+    free(e);
+}
+
+int sl_bpe_encode(sl_bpe_encoder *e, const char *text, size_t n, sl_ids *out) {
+    e->out = out;
+    return encode_added(e, text, n, 0);
+}
+
+/* ---- The model --------------------------------------------------------------------------------- */
+
+int32_t sl_bpe_vocab(const sl_bpe *b) { return b->vocab; }
+int32_t sl_bpe_bos(const sl_bpe *b) { return b->bos; }
+
+const char *sl_bpe_piece(const sl_bpe *b, int32_t id, size_t *n) {
+    if (id < 0 || id >= b->vocab || !b->token[id].there)
+        return NULL;
+    *n = b->token[id].n;
+    return b->bytes + b->token[id].at;
+}
+
+void sl_bpe_free(sl_bpe *b) {
+    if (!b)
+        return;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int k = 0; k < b->added[pass].count; k++)
+            free(b->added[pass].token[k].text);
+        free(b->added[pass].token);
+    }
+    free(b->token);
+    free(b->bytes);
+    free(b->merge);
+    free(b);
+}

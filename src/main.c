@@ -1,0 +1,80 @@
+/* sinklab VERB ...: finds the verb, prints the error that it leaves, chooses the exit code. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/verbs.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);
+} verb;
+
+static const verb verbs[] = {
+    {"train", "train a model, measuring its sinks on the way", sl_verb_train},
+    {"eval", "loss and bits per byte of a checkpoint", sl_verb_eval},
+    {"generate", "write text with a checkpoint", sl_verb_generate},
+    {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
+    {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
+    {"bench", "training speed, and where the time goes", sl_verb_bench},
+    {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
+    {NULL, NULL, NULL}};
+
+static int print_help(void) {
+    puts("sinklab " SL_VERSION
+         ": attention sinks and residual sinks of small transformers, on CPUs\n\n"
+         "Usage: sinklab VERB [arguments]\n\nVerbs:");
+    for (const verb *v = verbs; v->name; v++)
+        printf("  %-10s %s\n", v->name, v->help);
+    puts("\n`sinklab VERB --help` explains a verb. Exit codes: 0 ok, 1 failed, 2 wrong usage.");
+    return 0;
+}
+
+static const verb *find(const char *name) {
+    for (const verb *v = verbs; v->name; v++)
+        if (strcmp(name, v->name) == 0)
+            return v;
+    char quoted[SL_QUOTE_CHARS];
+    const char *near = sl_nearest(name, verbs, sizeof *verbs);
+    sl_quote(quoted, name);
+    if (near)
+        sl_fail_usage("unknown verb %s; did you mean %s?", quoted, near);
+    else
+        sl_fail_usage("unknown verb %s; `sinklab help` lists the verbs", quoted);
+    return NULL;
+}
+
+static bool is(const char *arg, const char *a, const char *b) {
+    return strcmp(arg, a) == 0 || strcmp(arg, b) == 0;
+}
+
+static int run(int argc, char **argv) {
+    bool help = argc < 2 || is(argv[1], "help", "help");
+    if (argc < 2 || is(argv[1], "--help", "-h") || (help && argc == 2))
+        return print_help();
+    if (is(argv[1], "--version", "version")) {
+        puts("sinklab " SL_VERSION);
+        return 0;
+    }
+    const verb *v = find(argv[help ? 2 : 1]);
+    if (!v)
+        return -1;
+    char flag[] = "--help", *help_args[] = {argv[help ? 2 : 1], flag, NULL};
+    return help ? v->run(2, help_args) : v->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+    int rc = run(argc, argv);
+    if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
+        rc = sl_fail_errno("cannot write", "the standard output");
+    if (rc < 0) {
+        fflush(stdout);
+        sl_log_break();
+        fprintf(stderr, "sinklab: error: %s\n", sl_error());
+        rc = sl_error_exit_code();
+    }
+    return rc;
+}

@@ -1,0 +1,391 @@
+#include "model/model.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/threads.h"
+#include "model/program.h"
+#include "ops/norm.h"
+#include "ops/ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    sl_buf residual; /* h_i, the input of the block */
+    sl_buf qkv;
+    sl_norm_tap norm[2];
+} layer_tap;
+
+struct sl_model {
+    sl_config config;
+    int32_t vocab;
+    sl_params params;
+    sl_program program;
+    sl_exec exec;
+    layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
+    float *cos, *sin;
+    char *arena;
+    float **buf;
+    float *token_loss;
+    double *seconds; /* NULL, or forward and backward time of each operation */
+    size_t arena_bytes;
+};
+
+/* ---- building */
+
+static bool rope_tables(sl_model *m, int64_t positions) {
+    int64_t half = sl_config_head_dim(&m->config) / 2;
+    size_t bytes = (size_t)(positions * half) * sizeof(float);
+    if (!(m->cos = sl_alloc(bytes, "rotary tables")) || !(m->sin = sl_alloc(bytes, "rotary tables")))
+        return false;
+    for (int64_t t = 0; t < positions; t++)
+        for (int64_t j = 0; j < half; j++) {
+            double angle = (double)t * pow(m->config.model_rope_base, -2.0 * (double)j / (double)(2 * half));
+            m->cos[t * half + j] = (float)cos(angle);
+            m->sin[t * half + j] = (float)sin(angle);
+        }
+    return true;
+}
+
+static int matrix(sl_program *b, const char *prefix, const char *name, int64_t out, int64_t in, bool output,
+                  bool join) {
+    const sl_config *c = b->config;
+    double std = c->model_init_std / (output ? sqrt(2.0 * (double)c->model_layers) : 1);
+    return sl_program_param(b, prefix, name, out, in, SL_INIT_NORMAL, std, SL_DECAY_MATRIX, join);
+}
+
+static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
+    const sl_config *c = b->config;
+    char prefix[64], label[64];
+    int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.input_layernorm", (long long)i);
+    snprintf(label, sizeof label, "layers.%lld.attn.norm", (long long)i);
+    m->layer[i].norm[0] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
+    int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
+    matrix(b, prefix, "k_proj.weight", kv, d, false, true);
+    matrix(b, prefix, "v_proj.weight", kv, d, false, true);
+    snprintf(label, sizeof label, "layers.%lld.attn.qkv", (long long)i);
+    sl_buf qkv = sl_build_linear(b, label, m->layer[i].norm[0].out, d, q + 2 * kv, wq, SL_NONE);
+    m->layer[i].qkv = qkv;
+    snprintf(label, sizeof label, "layers.%lld.attn.qk_norm", (long long)i);
+    if (c->model_qk_norm)
+        sl_build_qk_norm(b, label, qkv, prefix);
+    snprintf(label, sizeof label, "layers.%lld.attn.rope", (long long)i);
+    if (m->cos)
+        sl_build_rope(b, label, qkv, m->cos, m->sin);
+    snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
+    sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv) : sl_build_attention(b, label, qkv);
+    int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
+    snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
+    return sl_build_linear(b, label, o, q, d, wo, x);
+}
+
+static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
+    const sl_config *c = b->config;
+    char prefix[64], label[64];
+    int64_t d = c->model_dim, f = c->model_ffn;
+    bool gated = c->model_ffn_kind == SL_FFN_SWIGLU;
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.post_attention_layernorm", (long long)i);
+    snprintf(label, sizeof label, "layers.%lld.ffn.norm", (long long)i);
+    m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
+    int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
+    if (gated)
+        matrix(b, prefix, "up_proj.weight", f, d, false, true);
+    snprintf(label, sizeof label, "layers.%lld.ffn.in", (long long)i);
+    sl_buf in = sl_build_linear(b, label, m->layer[i].norm[1].out, d, gated ? 2 * f : f, first, SL_NONE);
+    snprintf(label, sizeof label, "layers.%lld.ffn.act", (long long)i);
+    sl_buf h = gated ? sl_build_swiglu(b, label, in, f) : sl_build_gelu(b, label, in, f);
+    int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
+    snprintf(label, sizeof label, "layers.%lld.ffn.out", (long long)i);
+    return sl_build_linear(b, label, h, f, d, down, x);
+}
+
+static void build(sl_model *m, bool taps) {
+    sl_program *b = &m->program;
+    const sl_config *c = &m->config;
+    int64_t layers = c->model_layers;
+    int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
+    sl_buf x = sl_build_embed(b, embed);
+    for (int64_t i = 0; i < layers; i++) {
+        m->layer[i].residual = x;
+        x = build_attention(m, b, i, x);
+        if (c->model_ffn)
+            x = build_ffn(m, b, i, x);
+    }
+    m->layer[layers].residual = x;
+    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", true);
+    int head = c->model_tie_embeddings ? embed
+                                       : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
+    sl_build_head(b, m->layer[layers].norm[0].out, head, m->vocab);
+    for (int64_t i = 0; taps && i <= layers; i++) {
+        sl_program_keep(b, m->layer[i].residual);
+        for (int w = 0; w < 2; w++)
+            if (m->layer[i].norm[w].out != SL_NONE)
+                sl_program_keep(b, m->layer[i].norm[w].out);
+        if (i < layers)
+            sl_program_keep(b, m->layer[i].qkv);
+    }
+}
+
+/* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
+static void keep_gates(sl_model *m) {
+    for (int i = 0; i < m->program.ops; i++) {
+        const sl_op *op = &m->program.op[i];
+        if (strcmp(op->kind->name, "gate") == 0)
+            sl_program_keep(&m->program, op->saved[0]);
+    }
+}
+
+static bool allocate_params(sl_params *p, bool training) {
+    size_t bytes = (size_t)p->floats * sizeof(float);
+    p->w = sl_alloc(bytes, "parameters");
+    if (training) {
+        p->g = sl_alloc(bytes, "gradients");
+        p->m = sl_alloc(bytes, "optimizer moments");
+        p->v = sl_alloc(bytes, "optimizer moments");
+    }
+    return p->w && (!training || (p->g && p->m && p->v));
+}
+
+static bool allocate(sl_model *m, bool training) {
+    sl_program *b = &m->program;
+    size_t thread = 0, shared = 0;
+    m->arena_bytes = sl_program_plan(b);
+    if (b->failed || !allocate_params(&m->params, training))
+        return false;
+    for (int i = 0; i < b->ops; i++) {
+        thread = b->op[i].thread_bytes > thread ? b->op[i].thread_bytes : thread;
+        shared = b->op[i].shared_bytes > shared ? b->op[i].shared_bytes : shared;
+    }
+    thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: threads' scratch must not share sets */
+    m->exec.scratch_bytes = thread;
+    m->exec.scratch = sl_alloc(thread * (size_t)sl_threads(), "scratch");
+    m->exec.shared = sl_alloc(shared, "scratch");
+    m->arena = sl_alloc(m->arena_bytes, "activations; use a smaller train.batch");
+    m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
+    m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
+    if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
+        return false;
+    for (int i = 0; i < b->buffers; i++)
+        m->buf[i] = (float *)(m->arena + b->buffer[i].offset);
+    m->exec.k = b->kernels;
+    m->exec.p = &m->params;
+    m->exec.buf = m->buf;
+    m->exec.token_loss = m->token_loss;
+    m->exec.grad_scale = 1;
+    return true;
+}
+
+static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                        bool training, bool taps) {
+    sl_model *m = calloc(1, sizeof *m);
+    layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
+    if (!m || !layer) {
+        free(m), free(layer);
+        sl_fail("out of memory for the model");
+        return NULL;
+    }
+    m->config = *c;
+    m->vocab = vocab;
+    m->layer = layer;
+    for (int64_t i = 0; i <= c->model_layers; i++) {
+        layer[i].qkv = SL_NONE;
+        for (int w = 0; w < 2; w++)
+            layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
+    }
+    m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
+                              .params = &m->params, .batch = batch, .seq = seq, .training = training,
+                              .cache = cache};
+    bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
+    if (ok) {
+        build(m, taps);
+        if (taps)
+            keep_gates(m);
+    }
+    if (!ok || m->program.failed || !allocate(m, training)) {
+        sl_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, bool training,
+                          bool taps) {
+    return create(c, vocab, batch, seq, 0, training, taps || training);
+}
+
+sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
+    return create(c, vocab, batch, 1, cache, false, false);
+}
+
+void sl_model_free(sl_model *m) {
+    if (!m)
+        return;
+    sl_params *p = &m->params;
+    void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
+                     m->sin};
+    for (size_t i = 0; i < sizeof block / sizeof *block; i++)
+        sl_free(block[i]);
+    sl_program_free(&m->program);
+    free(p->tensor);
+    free(m->buf);
+    free(m->seconds);
+    free(m->layer);
+    free(m);
+}
+
+void sl_model_init(sl_model *m, uint64_t seed) {
+    for (int i = 0; i < m->params.count; i++) {
+        const sl_tensor *t = &m->params.tensor[i];
+        float *w = m->params.w + t->offset;
+        sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
+        for (int64_t j = 0; j < t->size; j++)
+            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r))
+                                             : (t->init == SL_INIT_ONES ? 1.0f : 0.0f);
+    }
+}
+
+sl_params *sl_model_params(sl_model *m) { return &m->params; }
+const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
+int32_t sl_model_vocab(const sl_model *m) { return m->vocab; }
+int64_t sl_model_batch(const sl_model *m) { return m->program.batch; }
+int64_t sl_model_seq(const sl_model *m) { return m->program.seq; }
+int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
+
+/* ---- running */
+
+static void run_op(sl_model *m, int i, bool backward) {
+    const sl_op *op = &m->program.op[i];
+    double start = m->seconds ? sl_now() : 0;
+    (backward ? op->kind->backward : op->kind->forward)(op, &m->exec);
+    if (m->seconds)
+        m->seconds[2 * i + backward] += sl_now() - start;
+}
+
+/* Mean over rows with a target, summed in order in double. */
+static double mean_loss(const sl_model *m) {
+    double sum = 0;
+    int64_t count = 0, rows = m->program.batch * m->program.seq;
+    for (int64_t r = 0; r < rows; r++)
+        if (m->exec.targets[r] >= 0)
+            sum += m->exec.token_loss[r], count++;
+    return count ? sum / (double)count : 0;
+}
+
+static void forward(sl_model *m, const int32_t *in, const int32_t *target, bool training) {
+    m->exec.tokens = in;
+    m->exec.targets = target;
+    m->exec.training = training;
+    for (int i = 0; i < m->program.ops; i++)
+        run_op(m, i, false);
+}
+
+double sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, float *token_loss) {
+    forward(m, in, target, false);
+    if (token_loss)
+        memcpy(token_loss, m->token_loss, (size_t)(m->program.batch * m->program.seq) * sizeof(float));
+    return mean_loss(m);
+}
+
+double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale) {
+    m->exec.grad_scale = scale;
+    forward(m, in, target, true);
+    double loss = mean_loss(m);
+    for (int i = m->program.ops - 1; i >= 0; i--)
+        run_op(m, i, true);
+    return loss;
+}
+
+void sl_model_logits(sl_model *m, const int32_t *in, float *logits) {
+    m->exec.logits = logits;
+    forward(m, in, NULL, false);
+    m->exec.logits = NULL;
+}
+
+void sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits) {
+    m->exec.position = position;
+    sl_model_logits(m, token, logits);
+}
+
+/* ---- profile */
+
+void sl_model_profile(sl_model *m, bool on) {
+    free(m->seconds);
+    m->seconds = on ? calloc(2 * (size_t)m->program.ops, sizeof *m->seconds) : NULL;
+}
+
+int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
+
+static double buffer_bytes(const sl_model *m, sl_buf b) {
+    if (b == SL_NONE)
+        return 0;
+    return (double)(m->program.buffer[b].rows * m->program.buffer[b].cols) * sizeof(float);
+}
+
+sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
+    const sl_op *op = &m->program.op[i];
+    double in = buffer_bytes(m, op->in[0]), out = buffer_bytes(m, op->out), saved = 0, params = 0;
+    for (int j = 0; j < SL_OP_SAVED; j++)
+        saved += buffer_bytes(m, op->saved[j]);
+    for (int j = 0; j < SL_OP_PARAMS && op->flops > 0; j++)
+        params += op->param[j] == SL_NONE ? 0 : (double)(op->dim_in * op->dim_out) * sizeof(float);
+    bool head = op->out == SL_NONE; /* its forward does the backward too */
+    sl_op_profile p = {.kind = op->kind->name, .label = op->label};
+    p.forward_flops = op->flops * (head && m->program.training ? 3 : 1);
+    p.backward_flops = head ? 0 : op->flops * 2;
+    p.forward_bytes = in + buffer_bytes(m, op->in[1]) + out + saved + params;
+    p.backward_bytes = buffer_bytes(m, op->din) * (op->acc ? 2 : 1) + buffer_bytes(m, op->dout) +
+                       (op->kind->keeps_in ? in : 0) + (op->kind->keeps_out ? out : 0) + saved + 3 * params;
+    if (m->seconds)
+        p.forward_s = m->seconds[2 * i], p.backward_s = m->seconds[2 * i + 1];
+    return p;
+}
+
+/* ---- taps */
+
+const float *sl_model_residual(const sl_model *m, int layer) {
+    return sl_buf_data(&m->exec, m->layer[layer].residual);
+}
+
+sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
+    int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
+            kv = sl_config_kv_heads(&m->config) * hd;
+    const float *p = sl_buf_data(&m->exec, m->layer[layer].qkv);
+    return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
+}
+
+const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
+    int i = m->layer[layer].norm[which].weight;
+    return i == SL_NONE ? NULL : m->params.w + m->params.tensor[i].offset;
+}
+
+const float *sl_model_norm_output(const sl_model *m, int layer, int which, float *scratch) {
+    (void)scratch;
+    return sl_buf_data(&m->exec, m->layer[layer].norm[which].out);
+}
+
+bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
+    int i = m->layer[layer].norm[which].gate_op;
+    if (i == SL_NONE)
+        return false;
+    sl_gate_values(&m->program.op[i], &m->exec, dst);
+    return true;
+}
+
+double sl_model_flops_per_token(const sl_model *m) {
+    const sl_config *c = &m->config;
+    double matrices = 0;
+    for (int i = 0; i < m->params.count; i++)
+        if (m->params.tensor[i].ndim == 2)
+            matrices += (double)m->params.tensor[i].size;
+    if (!c->model_tie_embeddings)
+        matrices -= (double)m->vocab * (double)c->model_dim;
+    double attention = (double)(c->model_layers * m->program.seq * c->model_heads * sl_config_head_dim(c));
+    return 6 * (matrices + attention);
+}

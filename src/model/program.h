@@ -1,0 +1,39 @@
+/* The static program: a flat list of operations over planned buffers, compiled once from the config.
+ * forward runs the list, backward runs it reversed. The builder is handed to every sl_build_*(). */
+#ifndef SL_MODEL_PROGRAM_H
+#define SL_MODEL_PROGRAM_H
+
+#include "ops/op.h"
+
+typedef struct {
+    const sl_config *config;
+    const sl_kernels *kernels;
+    sl_params *params;
+    int64_t batch, seq;
+    bool training;
+    int64_t cache; /* > 0: one-position decoding with a key/value cache of this many positions */
+
+    sl_op *op;
+    int ops, op_capacity;
+    sl_buffer *buffer;
+    int buffers, buffer_capacity;
+    int *keep;  /* buffers that stay readable after a forward */
+    int keeps, keep_capacity;
+    bool failed; /* out of memory; message set */
+} sl_program;
+
+/* New buffer of rows x cols floats. */
+sl_buf sl_program_buffer(sl_program *b, int64_t rows, int64_t cols);
+/* Appends an operation with all references set to SL_NONE; rows and seq filled in. `label` is formatted. The
+ * pointer is valid until the next append. */
+sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label);
+/* Declares a parameter tensor; join: directly behind the last one. Returns its index. */
+int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_t rows, int64_t cols,
+                     enum sl_init init, double std, enum sl_decay decay, bool join);
+void sl_program_keep(sl_program *b, sl_buf v);
+
+/* Assigns gradient buffers (training), lifetimes and offsets. Returns the arena's bytes. */
+size_t sl_program_plan(sl_program *b);
+void sl_program_free(sl_program *b); /* ops and buffers; params belong to the model */
+
+#endif

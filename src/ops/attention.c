@@ -1,0 +1,217 @@
+/* Causal softmax attention, in blocks of query rows against all keys that they see: scratch grows with the
+ * window, never with its square. Scores are computed again in the backward pass from q, k and the saved
+ * log-sum-exp (Dao et al. 2022, arXiv 2205.14135). One item is a (window, key/value head): its group of
+ * query heads adds to the same dk, dv in a fixed order. */
+#include "base/threads.h"
+#include "ops/ops.h"
+#include "ops/rowwise.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Sizes of one item. */
+typedef struct {
+    const sl_kernels *k;
+    int64_t seq, hd, group; /* query heads of one key/value head */
+    int64_t qb;             /* query rows of a block */
+    int64_t ld;             /* row stride of qkv */
+    int64_t lds;            /* row stride of a score tile */
+    int64_t keys_n, depth_n; /* packed floats of K^T or V^T panels; of K or V panels */
+} shape;
+
+static shape shape_of(const sl_op *op, const sl_kernels *k) {
+    shape s = {.k = k, .seq = op->seq, .hd = op->head_dim, .group = op->heads / op->kv_heads};
+    s.qb = 4 * k->gemm_mr;
+    s.ld = (op->heads + 2 * op->kv_heads) * op->head_dim;
+    s.lds = sl_round_up(s.seq, 16);
+    s.keys_n = sl_round_up(s.seq, k->gemm_nr) * s.hd;
+    s.depth_n = sl_round_up(s.hd, k->gemm_nr) * s.seq;
+    return s;
+}
+
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Private scratch of a thread, in floats; the second line is of the backward pass only. */
+typedef struct {
+    float *keys, *values, *pack, *score;
+    float *value_keys, *key_values, *pack_b, *dscore, *dk, *dv, *delta;
+} scratch;
+
+enum { PARTS = 11 };
+
+static void part_sizes(const shape *s, bool training, int64_t size[PARTS]) {
+    int64_t pack = sl_round_up(s->qb, s->k->gemm_mr) * max64(s->hd, s->seq);
+    int64_t all[PARTS] = {s->keys_n,
+                          s->depth_n,
+                          max64(pack, sl_round_up(s->seq, s->k->gemm_mr) * s->qb),
+                          s->qb * s->lds,
+                          s->keys_n,
+                          s->depth_n,
+                          sl_round_up(s->hd, s->k->gemm_nr) * s->qb,
+                          s->qb * s->lds,
+                          s->seq * s->hd,
+                          s->seq * s->hd,
+                          s->qb};
+    for (int i = 0; i < PARTS; i++)
+        size[i] = training || i < 4 ? sl_round_up(all[i], 16) : 0;
+}
+
+static void carve(const shape *s, float *base, scratch *c) {
+    int64_t size[PARTS];
+    float **at[PARTS] = {&c->keys,       &c->values, &c->pack,   &c->score, &c->value_keys, &c->key_values,
+                         &c->pack_b, &c->dscore, &c->dk,    &c->dv,         &c->delta};
+    part_sizes(s, true, size);
+    for (int i = 0; i < PARTS; i++) {
+        *at[i] = base;
+        base += size[i];
+    }
+}
+
+static size_t thread_bytes(const shape *s, bool training) {
+    int64_t size[PARTS], n = 0;
+    part_sizes(s, training, size);
+    for (int i = 0; i < PARTS; i++)
+        n += size[i];
+    return (size_t)n * sizeof(float);
+}
+
+/* c[m, n] (+)= A B from packed panels; a panel of B holds b_depth steps of which the first depth count. */
+static void tile(const sl_kernels *k, int64_t m, int64_t n, int64_t depth, const float *a, const float *b,
+                 int64_t b_depth, float *c, int64_t ldc, int add) {
+    int64_t mr = k->gemm_mr, nr = k->gemm_nr;
+    for (int64_t j = 0; j < n; j += nr)
+        for (int64_t i = 0; i < m; i += mr)
+            k->gemm_f32(depth, a + i * depth, b + j * b_depth, c + i * ldc + j, ldc,
+                        (int)min64(mr, m - i), (int)min64(nr, n - j), add);
+}
+
+/* The query block that starts at row r0: how many rows, how many keys its last row sees. */
+typedef struct {
+    int64_t r0, rows, keys;
+} block;
+
+static block block_at(const shape *s, int64_t r0) {
+    int64_t rows = min64(s->qb, s->seq - r0);
+    return (block){r0, rows, r0 + rows};
+}
+
+/* score = Q K^T of one block, raw. */
+static void scores(const shape *s, block b, const float *q, scratch *c) {
+    const sl_kernels *k = s->k;
+    k->pack_f32(b.rows, s->hd, q + b.r0 * s->ld, s->ld, 1, k->gemm_mr, c->pack);
+    tile(k, b.rows, b.keys, s->hd, c->pack, c->keys, s->hd, c->score, s->lds, 0);
+}
+
+typedef struct {
+    const float *q, *k, *v, *out, *dout;
+    float *o, *dq, *dk, *dv, *lse;
+    int64_t ldo;
+} pointers; /* of one (window, kv head); q, o, ... at the first head of the group */
+
+static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_t item) {
+    int64_t row = item / op->kv_heads * op->seq, kv = item % op->kv_heads, h = kv * s->group;
+    int64_t at_q = row * s->ld + h * s->hd, at_k = row * s->ld + (op->heads + kv) * s->hd;
+    int64_t at_v = at_k + op->kv_heads * s->hd, ldo = op->heads * s->hd, at_o = row * ldo + h * s->hd;
+    const float *qkv = sl_buf_data(x, op->in[0]);
+    pointers p = {.q = qkv + at_q, .k = qkv + at_k, .v = qkv + at_v, .ldo = ldo};
+    p.o = sl_buf_data(x, op->out) + at_o;
+    p.out = p.o;
+    p.lse = sl_buf_data(x, op->saved[0]) + (item / op->kv_heads * op->heads + h) * op->seq;
+    if (op->din != SL_NONE && x->training) {
+        float *dqkv = sl_buf_data(x, op->din);
+        p.dout = sl_buf_data(x, op->dout) + at_o;
+        p.dq = dqkv + at_q, p.dk = dqkv + at_k, p.dv = dqkv + at_v;
+    }
+    return p;
+}
+
+static void forward_item(void *task, int64_t item, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    shape s = shape_of(op, x->k);
+    pointers p = locate(op, x, &s, item);
+    scratch c;
+    carve(&s, sl_thread_scratch(x, thread), &c);
+    x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, x->k->gemm_nr, c.keys);
+    x->k->pack_f32(s.hd, s.seq, p.v, 1, s.ld, x->k->gemm_nr, c.values);
+    for (int64_t h = 0; h < s.group; h++)
+        for (int64_t r0 = 0; r0 < s.seq; r0 += s.qb) {
+            block b = block_at(&s, r0);
+            scores(&s, b, p.q + h * s.hd, &c);
+            x->k->softmax_fwd(b.rows, b.keys, c.score, s.lds, r0 + 1, op->factor,
+                              p.lse + h * s.seq + r0);
+            x->k->pack_f32(b.rows, b.keys, c.score, s.lds, 1, x->k->gemm_mr, c.pack);
+            tile(x->k, b.rows, s.hd, b.keys, c.pack, c.values, s.seq, p.o + h * s.hd + r0 * p.ldo, p.ldo, 0);
+        }
+}
+
+static void forward(const sl_op *op, const sl_exec *x) {
+    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+}
+
+/* One block of queries of head h: dq of its rows; adds to dk, dv of the keys that they see. */
+static void backward_rows(const sl_op *op, const sl_exec *x, const shape *s, const pointers *p, int64_t h,
+                          block b, scratch *c) {
+    const sl_kernels *k = x->k;
+    int64_t mr = k->gemm_mr, nr = k->gemm_nr;
+    const float *q = p->q + h * s->hd, *dout = p->dout + h * s->hd + b.r0 * p->ldo;
+    for (int64_t i = 0; i < b.rows; i++)
+        c->delta[i] = k->dot(s->hd, dout + i * p->ldo, p->out + h * s->hd + (b.r0 + i) * p->ldo);
+    scores(s, b, q, c);
+    k->pack_f32(b.rows, s->hd, dout, p->ldo, 1, (int)mr, c->pack);
+    tile(k, b.rows, b.keys, s->hd, c->pack, c->value_keys, s->hd, c->dscore, s->lds, 0);
+    k->softmax_bwd(b.rows, b.keys, c->score, c->dscore, s->lds, b.r0 + 1, op->factor,
+                   p->lse + h * s->seq + b.r0, c->delta);
+    k->pack_f32(b.rows, b.keys, c->dscore, s->lds, 1, (int)mr, c->pack);
+    tile(k, b.rows, s->hd, b.keys, c->pack, c->key_values, s->seq, p->dq + h * s->hd + b.r0 * s->ld, s->ld, 0);
+    k->pack_f32(b.keys, b.rows, c->score, 1, s->lds, (int)mr, c->pack);
+    k->pack_f32(s->hd, b.rows, dout, 1, p->ldo, (int)nr, c->pack_b);
+    tile(k, b.keys, s->hd, b.rows, c->pack, c->pack_b, b.rows, c->dv, s->hd, 1);
+    k->pack_f32(b.keys, b.rows, c->dscore, 1, s->lds, (int)mr, c->pack);
+    k->pack_f32(s->hd, b.rows, q + b.r0 * s->ld, 1, s->ld, (int)nr, c->pack_b);
+    tile(k, b.keys, s->hd, b.rows, c->pack, c->pack_b, b.rows, c->dk, s->hd, 1);
+}
+
+static void backward_item(void *task, int64_t item, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    shape s = shape_of(op, x->k);
+    pointers p = locate(op, x, &s, item);
+    scratch c;
+    carve(&s, sl_thread_scratch(x, thread), &c);
+    int nr = x->k->gemm_nr;
+    x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, nr, c.keys);
+    x->k->pack_f32(s.seq, s.hd, p.v, s.ld, 1, nr, c.value_keys);
+    x->k->pack_f32(s.hd, s.seq, p.k, 1, s.ld, nr, c.key_values);
+    memset(c.dk, 0, (size_t)(s.seq * s.hd) * sizeof(float));
+    memset(c.dv, 0, (size_t)(s.seq * s.hd) * sizeof(float));
+    for (int64_t h = 0; h < s.group; h++)
+        for (int64_t r0 = 0; r0 < s.seq; r0 += s.qb)
+            backward_rows(op, x, &s, &p, h, block_at(&s, r0), &c);
+    for (int64_t t = 0; t < s.seq; t++) {
+        memcpy(p.dk + t * s.ld, c.dk + t * s.hd, (size_t)s.hd * sizeof(float));
+        memcpy(p.dv + t * s.ld, c.dv + t * s.hd, (size_t)s.hd * sizeof(float));
+    }
+}
+
+static void backward(const sl_op *op, const sl_exec *x) {
+    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+}
+
+static const sl_op_kind attention = {"attention", forward, backward, true, true};
+
+sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv) {
+    const sl_config *c = b->config;
+    sl_op *op = sl_program_op(b, &attention, label);
+    op->in[0] = qkv;
+    op->heads = c->model_heads;
+    op->kv_heads = sl_config_kv_heads(c);
+    op->head_dim = sl_config_head_dim(c);
+    op->factor = (float)(1 / sqrt((double)op->head_dim));
+    op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* log-sum-exp */
+    shape s = shape_of(op, b->kernels);
+    op->thread_bytes = thread_bytes(&s, b->training);
+    op->flops = 2.0 * (double)op->rows * (double)op->seq * (double)(op->heads * op->head_dim);
+    return op->out = sl_program_buffer(b, op->rows, op->heads * op->head_dim);
+}

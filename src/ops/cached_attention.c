@@ -1,0 +1,59 @@
+/* Attention of one new position a window over cached keys and values. saved[0]: keys, saved[1]: values
+ * transposed; both [batch * kv_heads][...]. The caches live as long as the program. */
+#include "base/threads.h"
+#include "ops/ops.h"
+#include "ops/rowwise.h"
+
+#include <math.h>
+#include <string.h>
+
+static int64_t capacity(const sl_op *op) { return op->dim_in; }
+
+static void store(const sl_op *op, const sl_exec *x, int64_t item, const float *k, const float *v) {
+    int64_t hd = op->head_dim, cap = capacity(op);
+    memcpy(sl_buf_data(x, op->saved[0]) + (item * cap + x->position) * hd, k, (size_t)hd * sizeof(float));
+    for (int64_t j = 0; j < hd; j++)
+        sl_buf_data(x, op->saved[1])[(item * hd + j) * cap + x->position] = v[j];
+}
+
+static void forward_item(void *task, int64_t item, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    int64_t hd = op->head_dim, cap = capacity(op), keys = x->position + 1;
+    int64_t window = item / op->kv_heads, kv = item % op->kv_heads, group = op->heads / op->kv_heads;
+    const float *row = sl_buf_data(x, op->in[0]) + window * (op->heads + 2 * op->kv_heads) * hd;
+    store(op, x, item, row + (op->heads + kv) * hd, row + (op->heads + op->kv_heads + kv) * hd);
+    float *p = sl_thread_scratch(x, thread), lse;
+    for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
+        float *out = sl_buf_data(x, op->out) + (window * op->heads + h) * hd;
+        for (int64_t t = 0; t < keys; t++)
+            p[t] = x->k->dot(hd, row + h * hd, sl_buf_data(x, op->saved[0]) + (item * cap + t) * hd);
+        x->k->softmax_fwd(1, keys, p, cap, keys, op->factor, &lse);
+        for (int64_t j = 0; j < hd; j++)
+            out[j] = x->k->dot(keys, p, sl_buf_data(x, op->saved[1]) + (item * hd + j) * cap);
+    }
+}
+
+static void forward(const sl_op *op, const sl_exec *x) {
+    sl_parallel(op->rows * op->kv_heads, forward_item, &(sl_task){op, x});
+}
+
+static const sl_op_kind cached_attention = {"cached_attention", forward, NULL, false, false};
+
+sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv) {
+    const sl_config *c = b->config;
+    sl_op *op = sl_program_op(b, &cached_attention, label);
+    op->in[0] = qkv;
+    op->heads = c->model_heads;
+    op->kv_heads = sl_config_kv_heads(c);
+    op->head_dim = sl_config_head_dim(c);
+    op->dim_in = b->cache;
+    op->factor = (float)(1 / sqrt((double)op->head_dim));
+    for (int i = 0; i < 2; i++) {
+        op->saved[i] = sl_program_buffer(b, b->batch * op->kv_heads, b->cache * op->head_dim);
+        b->buffer[op->saved[i]].first = b->buffer[op->saved[i]].last = 0;
+        sl_program_keep(b, op->saved[i]);
+    }
+    op->thread_bytes = (size_t)b->cache * sizeof(float);
+    return op->out = sl_program_buffer(b, op->rows, op->heads * op->head_dim);
+}

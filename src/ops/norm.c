@@ -1,0 +1,7 @@
+#include "ops/norm.h"
+
+const sl_norm_builder sl_norm_builders[] = {
+#define NORM(name, help) sl_build_##name,
+#include "ops/norm.inc"
+#undef NORM
+};

@@ -1,0 +1,29 @@
+/* The norm table: a norm is a row in norm.inc, this builder and its kernels. */
+#ifndef SL_OPS_NORM_H
+#define SL_OPS_NORM_H
+
+#include "model/program.h"
+
+/* What a norm leaves for probes. */
+typedef struct {
+    sl_buf out;
+    int weight;     /* parameter index of the per-channel weight, SL_NONE if there is none */
+    int gate_op;    /* index of the gate operation in the program, SL_NONE if there is none */
+} sl_norm_tap;
+
+/* Appends the norm of x [rows, dim]; tensors are named <prefix>.weight, ...; final: the norm before the head. */
+typedef sl_norm_tap (*sl_norm_builder)(sl_program *b, const char *label, sl_buf x, const char *prefix,
+                                       bool final);
+
+#define NORM(name, help)                                                                              \
+    sl_norm_tap sl_build_##name(sl_program *b, const char *label, sl_buf x, const char *prefix,       \
+                                bool final);
+#include "ops/norm.inc"
+#undef NORM
+
+extern const sl_norm_builder sl_norm_builders[]; /* indexed by config's model.norm */
+
+/* Gate values q of a gate operation after a forward: [rows, dim] into dst. */
+void sl_gate_values(const sl_op *op, const sl_exec *x, float *dst);
+
+#endif

@@ -1,0 +1,106 @@
+/* Operations: the vocabulary of the static program (model/program.h). An operation reads and writes
+ * planned buffers; its kind supplies forward and backward. Threads and blocking live here, in src/ops;
+ * arithmetic on rows and tiles lives in simd/. One file per kind: <kind>.c has the kind's table entry and the
+ * builder function sl_build_<kind>() that declares parameters, buffers and scratch. */
+#ifndef SL_OPS_OP_H
+#define SL_OPS_OP_H
+
+#include "config/config.h"
+#include "model/params.h"
+#include "simd/kernels.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int sl_buf; /* index of a planned buffer; SL_NONE = none */
+enum { SL_NONE = -1 };
+
+/* A planned buffer: [rows, cols] row-major floats. */
+typedef struct {
+    int64_t rows, cols;
+    int first, last; /* first and last use on the timeline (forward op i at i, backward at 2n-1-i) */
+    size_t offset;   /* bytes in the activation arena */
+} sl_buffer;
+
+typedef struct sl_op sl_op;
+
+/* All that an operation sees while it runs. */
+typedef struct {
+    const sl_kernels *k;
+    const sl_params *p;
+    float *const *buf;       /* data of each buffer */
+    const int32_t *tokens;   /* rows of the batch */
+    const int32_t *targets;  /* the same number; < 0: no loss here; NULL: no loss wanted */
+    float *token_loss;       /* rows; set by the head */
+    float *logits;           /* rows x vocab, or NULL; set by the head */
+    bool training;           /* the head computes its gradients with the loss */
+    float grad_scale;        /* gradients are those of loss * grad_scale */
+    int64_t position;        /* of the first row of each window (decoding: how many are cached) */
+    char *scratch;           /* private scratch of thread t: scratch + t*scratch_bytes */
+    size_t scratch_bytes;
+    float *shared;           /* scratch shared by all threads */
+} sl_exec;
+
+typedef struct {
+    const char *name;
+    void (*forward)(const sl_op *op, const sl_exec *x);
+    /* Reads dout, writes (or, where acc says so, adds to) din; adds to the gradients of its parameters. */
+    void (*backward)(const sl_op *op, const sl_exec *x);
+    bool keeps_in, keeps_out; /* backward reads in[] / out */
+} sl_op_kind;
+
+enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 2, SL_OP_PARAMS = 2 };
+
+struct sl_op {
+    const sl_op_kind *kind;
+    char label[64];           /* e.g. "layers.3.attn.qkv" */
+    sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
+    sl_buf out;               /* may equal in[0]: in place */
+    sl_buf saved[SL_OP_SAVED];/* written by forward, read by backward */
+    sl_buf din, dout;         /* gradients of in[0] and out; that of in[1] is dout itself */
+    bool acc;                 /* din already holds a gradient: add */
+    int param[SL_OP_PARAMS];  /* indices of parameter tensors */
+    int64_t rows;             /* of in and out: batch * seq */
+    int64_t seq;              /* positions of a window */
+    int64_t dim_in, dim_out;  /* columns */
+    int64_t heads, kv_heads, head_dim;
+    const float *cos, *sin;   /* rotary tables [positions, head_dim/2] */
+    float eps, factor;        /* norm epsilon; gate factor (1 half, 2 identity) or attention scale */
+    size_t thread_bytes, shared_bytes; /* scratch that it needs */
+    double flops;             /* of one forward */
+};
+
+static inline float *sl_buf_data(const sl_exec *x, sl_buf b) {
+    return b == SL_NONE ? NULL : x->buf[b];
+}
+static inline float *sl_weight(const sl_op *op, const sl_exec *x, int i) {
+    return x->p->w + x->p->tensor[op->param[i]].offset;
+}
+static inline float *sl_weight_grad(const sl_op *op, const sl_exec *x, int i) {
+    return x->p->g + x->p->tensor[op->param[i]].offset;
+}
+static inline void *sl_thread_scratch(const sl_exec *x, int thread) {
+    return x->scratch + (size_t)thread * x->scratch_bytes;
+}
+
+/* Rows are cut into this many blocks at most wherever per-block partial sums are folded: a function of
+ * the shape alone, so that sums do not depend on the number of threads. */
+enum { SL_ROW_BLOCKS = 64, SL_ROW_BLOCK_MIN = 16 };
+typedef struct {
+    int64_t rows, count, size; /* count blocks of `size` rows, the last one shorter */
+} sl_blocks;
+static inline sl_blocks sl_row_blocks(int64_t rows) {
+    int64_t size = (rows + SL_ROW_BLOCKS - 1) / SL_ROW_BLOCKS;
+    if (size < SL_ROW_BLOCK_MIN)
+        size = SL_ROW_BLOCK_MIN;
+    return (sl_blocks){rows, (rows + size - 1) / size, size};
+}
+static inline int64_t sl_block_rows(sl_blocks b, int64_t i) {
+    int64_t left = b.rows - i * b.size;
+    return left < b.size ? left : b.size;
+}
+
+static inline int64_t sl_round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+#endif

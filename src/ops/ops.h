@@ -1,0 +1,34 @@
+/* Builders of the operations, in the order of a forward pass. Each appends to the program and returns its
+ * output buffer. `label` names the operation in profiles, `prefix` its tensors in checkpoints. */
+#ifndef SL_OPS_OPS_H
+#define SL_OPS_OPS_H
+
+#include "model/program.h"
+
+/* x = E[token]: [rows, dim]. Parameter embed [vocab, dim]. */
+sl_buf sl_build_embed(sl_program *b, int embed);
+
+/* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
+ * starting there. */
+sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out,
+                       int weight, sl_buf residual);
+
+/* Norms: see norm.h. */
+
+/* RMSNorm with a weight on each query and key head (Qwen3), in place on the q and k part of qkv rows. */
+void sl_build_qk_norm(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
+/* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split. */
+void sl_build_rope(sl_program *b, const char *label, sl_buf qkv, const float *cos, const float *sin);
+/* Causal softmax attention over rows [q heads | k kv_heads | v kv_heads]; returns [rows, heads*head_dim]. */
+sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv);
+/* The same for one new position a window, with keys and values of earlier ones in a cache. */
+sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
+
+/* silu(gate) * up over rows [gate ffn | up ffn] (Shazeer 2020, arXiv 2002.05202). */
+sl_buf sl_build_swiglu(sl_program *b, const char *label, sl_buf gate_up, int64_t ffn);
+sl_buf sl_build_gelu(sl_program *b, const char *label, sl_buf x, int64_t ffn);
+
+/* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
+void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);
+
+#endif

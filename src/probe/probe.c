@@ -1,0 +1,360 @@
+#include "probe/probe.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/threads.h"
+#include "probe/measures.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Accumulators of h_i and of the block that reads it; after the last block gate[0] is the final norm's. */
+typedef struct {
+    sl_residual residual;
+    sl_attention attention;
+    sl_gate gate[2];
+} layer_sums;
+
+struct sl_probe {
+    const sl_kernels *kernels;
+    int64_t layers, dim, heads, kv_heads, head_dim, batch, seq;
+    int norms; /* of a block: 1 without a feed-forward */
+    layer_sums *layer; /* layers + 1 */
+    double *doubles;   /* block: sums, then scratch */
+    float *floats;     /* block: maxima, then scratch */
+    size_t sum_doubles, sum_floats;
+    double *parts;     /* scratch of the sl_*_add functions */
+    float *gate_values, *rows;
+};
+
+static int norms_of(const sl_probe *p, int64_t layer) { return layer == p->layers ? 1 : p->norms; }
+
+static sl_attention_rows attention_rows(const sl_probe *p) {
+    return (sl_attention_rows){.windows = p->batch, .seq = p->seq, .heads = p->heads,
+                               .kv_heads = p->kv_heads, .head_dim = p->head_dim};
+}
+
+static double *take(double **at, int64_t n) {
+    double *p = *at;
+    *at += n;
+    return p;
+}
+
+/* Hands out the sums' places. */
+static void place(sl_probe *p) {
+    double *d = p->doubles;
+    float *f = p->floats;
+    for (int64_t i = 0; i <= p->layers; i++) {
+        layer_sums *l = &p->layer[i];
+        l->residual = (sl_residual){.dim = p->dim, .seq = p->seq, .sum_abs0 = take(&d, p->dim),
+                                    .sum_sq0 = take(&d, p->dim), .sum_abs = take(&d, p->dim),
+                                    .sum_sq = take(&d, p->dim), .max0 = f, .max = f + p->dim};
+        f += 2 * p->dim;
+        l->attention = (sl_attention){.att0 = take(&d, p->heads), .entropy = take(&d, p->heads),
+                                      .v0 = take(&d, p->kv_heads), .v_others = take(&d, p->kv_heads)};
+        for (int n = 0; n < 2; n++)
+            l->gate[n] = (sl_gate){.dim = p->dim, .sum = take(&d, p->dim),
+                                   .sum_sq = take(&d, p->dim)};
+    }
+    p->parts = d;
+    p->gate_values = f;
+    p->rows = f + p->batch * p->seq * p->dim;
+}
+
+static int allocate(sl_probe *p) {
+    sl_attention_rows rows = attention_rows(p);
+    int64_t parts = sl_attention_parts(&rows);
+    size_t scratch = (size_t)(parts > 2 * p->batch ? parts : 2 * p->batch);
+    size_t values = (size_t)(p->batch * p->seq * p->dim);
+    size_t layers = (size_t)p->layers + 1;
+    p->sum_doubles = layers * (size_t)(8 * p->dim + 2 * p->heads + 2 * p->kv_heads);
+    p->sum_floats = layers * (size_t)(2 * p->dim);
+    values += (size_t)sl_threads() * (size_t)sl_attention_thread_floats(p->seq);
+    p->layer = sl_alloc(layers * sizeof *p->layer, "the probe");
+    p->doubles = sl_alloc((p->sum_doubles + scratch) * sizeof(double), "the probe");
+    p->floats = sl_alloc((p->sum_floats + values) * sizeof(float), "the probe");
+    return p->layer && p->doubles && p->floats ? 0 : -1;
+}
+
+sl_probe *sl_probe_create(const sl_model *m) {
+    const sl_config *c = sl_model_config(m);
+    sl_probe *p = sl_alloc(sizeof *p, "the probe");
+    if (!p)
+        return NULL;
+    *p = (sl_probe){.kernels = sl_kernels_select((enum sl_isa)c->isa), .layers = c->model_layers,
+                    .dim = c->model_dim, .heads = c->model_heads, .kv_heads = sl_config_kv_heads(c),
+                    .head_dim = sl_config_head_dim(c), .batch = sl_model_batch(m),
+                    .seq = sl_model_seq(m), .norms = c->model_ffn > 0 ? 2 : 1};
+    if (allocate(p) < 0) {
+        sl_probe_free(p);
+        return NULL;
+    }
+    place(p);
+    return p;
+}
+
+void sl_probe_free(sl_probe *p) {
+    if (!p)
+        return;
+    sl_free(p->layer);
+    sl_free(p->doubles);
+    sl_free(p->floats);
+    sl_free(p);
+}
+
+void sl_probe_reset(sl_probe *p) {
+    memset(p->doubles, 0, p->sum_doubles * sizeof(double));
+    memset(p->floats, 0, p->sum_floats * sizeof(float));
+    place(p);
+}
+
+static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
+    sl_qkv_tap tap = sl_model_qkv(m, (int)layer);
+    sl_attention_rows rows = attention_rows(p);
+    rows.q = tap.q;
+    rows.k = tap.k;
+    rows.v = tap.v;
+    rows.ld = tap.ld;
+    rows.scale = tap.scale;
+    sl_attention_add(&p->layer[layer].attention, p->kernels, &rows, p->parts, p->rows);
+}
+
+void sl_probe_add(sl_probe *p, const sl_model *m) {
+    for (int64_t i = 0; i <= p->layers; i++) {
+        layer_sums *l = &p->layer[i];
+        sl_residual_add(&l->residual, p->kernels, p->batch, sl_model_residual(m, (int)i), p->parts);
+        if (i < p->layers)
+            add_block(p, m, i);
+        for (int n = 0; n < norms_of(p, i); n++)
+            if (sl_model_norm_gate(m, (int)i, n, p->gate_values))
+                sl_gate_add(&l->gate[n], p->batch * p->seq, p->gate_values);
+    }
+}
+
+int sl_probe_validation(sl_probe *p, sl_model *m, const sl_dataset *d, int64_t windows, double *loss) {
+    int64_t available = sl_dataset_windows(d, SL_VAL), batches = (windows + p->batch - 1) / p->batch;
+    if (available == 0 || windows < 1)
+        return sl_fail("no validation window to probe; raise data.val_fraction or lower model.seq");
+    int32_t *in = sl_alloc((size_t)(2 * p->batch * p->seq) * sizeof *in, "the probe's windows");
+    if (!in)
+        return -1;
+    int32_t *target = in + p->batch * p->seq;
+    double sum = 0;
+    for (int64_t b = 0; b < batches; b++) {
+        for (int64_t w = 0; w < p->batch; w++)
+            sl_dataset_val_window(d, (b * p->batch + w) % available, in + w * p->seq,
+                                  target + w * p->seq);
+        sum += sl_model_forward(m, in, target, NULL);
+        sl_probe_add(p, m);
+    }
+    sl_free(in);
+    if (loss)
+        *loss = sum / (double)batches;
+    return 0;
+}
+
+/* ---- result */
+
+static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+/* All return 0, or -1 when out of memory; the value is taken over. */
+static int put(json_t *o, const char *key, json_t *value) {
+    return json_object_set_new(o, key, value);
+}
+
+static int put_floats(json_t *o, const char *key, int64_t n, const float *x) {
+    json_t *a = json_array();
+    int rc = 0;
+    for (int64_t j = 0; j < n; j++)
+        rc |= json_array_append_new(a, real(x[j]));
+    return put(o, key, a) | rc;
+}
+
+static int put_doubles(json_t *o, const char *key, int64_t n, const double *x) {
+    json_t *a = json_array();
+    int rc = 0;
+    for (int64_t j = 0; j < n; j++)
+        rc |= json_array_append_new(a, real(x[j]));
+    return put(o, key, a) | rc;
+}
+
+/* What the top level takes from the layers. */
+typedef struct {
+    double max, max_no_token0, m2, kurtosis_h, token0_norm_ratio, lambda_min, lambda_at_sink;
+    double att0, entropy, sink_rate, value_ratio, top1_permille;
+    int64_t m2_layer, m2_dim;
+    sl_gate_figures gate;
+} summary;
+
+/* The larger of two, NaN if either is. */
+static double larger(double a, double b) { return isnan(a) || a > b ? a : b; }
+static double smaller(double a, double b) { return isnan(a) || a < b ? a : b; }
+
+static double mean(int64_t n, const double *x) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+/* Smallest |weight| of the norms of blocks first..end-1 and mean |weight| at channel `dim` (NaN where they
+ * have none, or dim is -1). */
+static void lambdas(const sl_probe *p, const sl_model *m, int64_t first, int64_t end, int64_t dim,
+                    double *least, double *at_dim) {
+    double sum = 0;
+    int count = 0;
+    *least = INFINITY;
+    for (int64_t i = first; i < end; i++)
+        for (int n = 0; n < p->norms; n++) {
+            const float *w = sl_model_norm_weight(m, (int)i, n);
+            if (!w)
+                continue;
+            *least = smaller(sl_lambda_min(p->dim, w), *least);
+            sum += dim < 0 ? NAN : fabs((double)w[dim]);
+            count++;
+        }
+    *at_dim = sum / count;
+}
+
+static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, double *scratch,
+                        bool profile) {
+    const sl_residual *r = &p->layer[i].residual;
+    sl_residual_figures f = sl_residual_measure(r, scratch);
+    s->max = larger(f.max, s->max);
+    s->max_no_token0 = larger(f.max_no_token0, s->max_no_token0);
+    s->kurtosis_h = larger(f.kurtosis_h, s->kurtosis_h);
+    s->token0_norm_ratio = larger(f.token0_norm_ratio, s->token0_norm_ratio);
+    if (f.m2 > s->m2 || isnan(f.m2)) {
+        s->m2 = f.m2;
+        s->m2_layer = i;
+        s->m2_dim = f.m2_dim;
+    }
+    int rc = put(o, "layer", json_integer(i)) | put(o, "max", real(f.max)) |
+             put(o, "max_no_token0", real(f.max_no_token0)) | put(o, "m2", real(f.m2)) |
+             put(o, "m2_dim", f.m2_dim < 0 ? json_null() : json_integer(f.m2_dim)) |
+             put(o, "top1_permille", real(f.top1_permille)) |
+             put(o, "kurtosis_h", real(f.kurtosis_h)) |
+             put(o, "token0_norm_ratio", real(f.token0_norm_ratio));
+    if (profile) {
+        sl_residual_mean_abs(r, false, scratch);
+        rc |= put_doubles(o, "channel_mean_abs", p->dim, scratch);
+    }
+    return rc;
+}
+
+static int put_attention(const sl_probe *p, json_t *o, int64_t i, double *att0, double *entropy,
+                         double *value_ratio) {
+    const sl_attention *a = &p->layer[i].attention;
+    for (int64_t h = 0; h < p->heads; h++) {
+        att0[h] = sl_attention_att0(a, h);
+        entropy[h] = sl_attention_entropy(a, h);
+    }
+    for (int64_t h = 0; h < p->kv_heads; h++)
+        value_ratio[h] = sl_attention_value_ratio(a, h);
+    return put_doubles(o, "att0", p->heads, att0) | put_doubles(o, "entropy", p->heads, entropy) |
+           put(o, "value_norm_ratio", real(mean(p->kv_heads, value_ratio)));
+}
+
+static int put_norms(const sl_probe *p, const sl_model *m, json_t *o, int64_t i, bool profile) {
+    static const char *const names[] = {"norm_weight_attn", "norm_weight_ffn"};
+    double least, at_sink;
+    const sl_gate *gates[2] = {&p->layer[i].gate[0], &p->layer[i].gate[1]};
+    sl_gate_figures g = sl_gate_measure(2, gates);
+    const json_t *dim = json_object_get(o, "m2_dim");
+    lambdas(p, m, i, i + 1, json_is_integer(dim) ? json_integer_value(dim) : -1, &least, &at_sink);
+    int rc = put(o, "lambda_min", real(least)) | put(o, "lambda_at_sink", real(at_sink)) |
+             put(o, "gate_mean", real(g.mean)) | put(o, "gate_std", real(g.std)) |
+             put(o, "gate_channel_min", real(g.channel_min)) |
+             put(o, "gate_channel_max", real(g.channel_max));
+    for (int n = 0; profile && n < p->norms; n++) {
+        const float *w = sl_model_norm_weight(m, (int)i, n);
+        rc |= w ? put_floats(o, names[n], p->dim, w) : put(o, names[n], json_null());
+    }
+    return rc;
+}
+
+/* "top-1 per mille" of the mean over layers of mean |h_j|; scratch: 3*dim. */
+static double top1_of_all_layers(const sl_probe *p, double *scratch) {
+    double *all = scratch, *one = scratch + p->dim, *sorted = one + p->dim;
+    memset(all, 0, (size_t)p->dim * sizeof *all);
+    for (int64_t i = 0; i <= p->layers; i++) {
+        sl_residual_mean_abs(&p->layer[i].residual, true, one);
+        for (int64_t j = 0; j < p->dim; j++)
+            all[j] += one[j];
+    }
+    return sl_top1_permille(p->dim, all, sorted);
+}
+
+static sl_gate_figures all_gates(const sl_probe *p, const sl_gate **gates) {
+    int count = 0;
+    for (int64_t i = 0; i <= p->layers; i++)
+        for (int n = 0; n < norms_of(p, i); n++)
+            gates[count++] = &p->layer[i].gate[n];
+    return sl_gate_measure(count, gates);
+}
+
+static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
+    bool sink = s->m2_dim >= 0;
+    int64_t tokens = p->layer[0].residual.windows * p->seq;
+    return put(o, "max", real(s->max)) | put(o, "max_no_token0", real(s->max_no_token0)) |
+           put(o, "m2", real(s->m2)) |
+           put(o, "m2_layer", sink ? json_integer(s->m2_layer) : json_null()) |
+           put(o, "m2_dim", sink ? json_integer(s->m2_dim) : json_null()) |
+           put(o, "top1_permille", real(s->top1_permille)) |
+           put(o, "kurtosis_h", real(s->kurtosis_h)) |
+           put(o, "lambda_min", real(s->lambda_min)) |
+           put(o, "lambda_at_sink", real(s->lambda_at_sink)) | put(o, "att0", real(s->att0)) |
+           put(o, "sink_rate", real(s->sink_rate)) |
+           put(o, "attention_entropy", real(s->entropy)) |
+           put(o, "value_norm_ratio", real(s->value_ratio)) |
+           put(o, "token0_norm_ratio", real(s->token0_norm_ratio)) |
+           put(o, "gate_mean", real(s->gate.mean)) | put(o, "gate_std", real(s->gate.std)) |
+           put(o, "tokens", json_integer(tokens));
+}
+
+/* doubles: 3*dim + layers * (2*heads + kv_heads); gates: 2*(layers + 1). */
+static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, double *doubles,
+                 const sl_gate **gates) {
+    int64_t heads = p->layers * p->heads;
+    double *att0 = doubles + 3 * p->dim, *entropy = att0 + heads, *value_ratio = entropy + heads;
+    summary s = {.max = -1, .max_no_token0 = -1, .m2 = -1, .kurtosis_h = -1, .m2_dim = -1,
+                 .token0_norm_ratio = -1};
+    json_t *layers = json_array();
+    int rc = 0;
+    for (int64_t i = 0; i <= p->layers; i++) {
+        json_t *l = json_object();
+        rc |= put_residual(p, l, i, &s, doubles, profile);
+        if (i < p->layers)
+            rc |= put_attention(p, l, i, att0 + i * p->heads, entropy + i * p->heads,
+                                value_ratio + i * p->kv_heads) |
+                  put_norms(p, m, l, i, profile);
+        else if (profile && sl_model_norm_weight(m, (int)i, 0))
+            rc |= put_floats(l, "norm_weight_final", p->dim, sl_model_norm_weight(m, (int)i, 0));
+        rc |= json_array_append_new(layers, l);
+    }
+    lambdas(p, m, 0, p->layers, s.m2_dim, &s.lambda_min, &s.lambda_at_sink);
+    s.top1_permille = top1_of_all_layers(p, doubles);
+    s.att0 = mean(heads, att0);
+    s.entropy = mean(heads, entropy);
+    s.sink_rate = sl_sink_rate(heads, att0);
+    s.value_ratio = mean(p->layers * p->kv_heads, value_ratio);
+    s.gate = all_gates(p, gates);
+    rc |= put_summary(p, o, &s);
+    return put(o, "layers", layers) | rc;
+}
+
+json_t *sl_probe_result(const sl_probe *p, const sl_model *m, bool profile) {
+    size_t n = (size_t)(3 * p->dim + p->layers * (2 * p->heads + p->kv_heads));
+    double *doubles = sl_alloc(n * sizeof *doubles, "the probe's result");
+    const sl_gate **gates = sl_alloc(2 * ((size_t)p->layers + 1) * sizeof *gates, "the probe's result");
+    json_t *o = json_object();
+    if (!doubles || !gates || !o || build(p, m, o, profile, doubles, gates) != 0) {
+        sl_fail("out of memory for the probe's result; close other programs");
+        json_decref(o);
+        o = NULL;
+    }
+    sl_free(doubles);
+    sl_free(gates);
+    return o;
+}

@@ -1,0 +1,310 @@
+#include "train/checkpoint.h"
+
+#include "base/err.h"
+#include "io/safetensors.h"
+#include "train/checkpoint_internal.h"
+#include "train/hf_config.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---------------------------------------------------------------- loading */
+
+static int64_t get_count(const json_t *root, const char *key, bool *ok) {
+    const json_t *v = json_object_get(root, key);
+    if (!json_is_integer(v) || json_integer_value(v) < 0)
+        *ok = false;
+    return json_integer_value(v);
+}
+
+static double get_double(const json_t *root, const char *key, bool *ok) {
+    const char *text = json_string_value(json_object_get(root, key));
+    char *end = NULL;
+    double v = text ? strtod(text, &end) : 0;
+    if (!text || end == text || *end)
+        *ok = false;
+    return v;
+}
+
+static int parse_state(const char *dir, const sl_map *m, sl_train_state *s) {
+    json_error_t e;
+    json_t *root = json_loadb((const char *)m->p, m->n, JSON_REJECT_DUPLICATES, &e);
+    bool ok = root != NULL;
+    int64_t version = get_count(root, "version", &ok);
+    *s = (sl_train_state){
+        .step = get_count(root, "step", &ok),
+        .tokens = get_count(root, "tokens", &ok),
+        .skipped = get_count(root, "skipped", &ok),
+        .loss_mean = get_double(root, "loss_mean", &ok),
+        .best_val_loss = get_double(root, "best_val_loss", &ok),
+        .train_seconds = get_double(root, "train_seconds", &ok),
+    };
+    json_decref(root);
+    if (version > SL_CHECKPOINT_VERSION)
+        return sl_fail("%s: made by a newer sinklab: format %" PRId64 " in state.json, this one reads up "
+                       "to %d; update sinklab",
+                       dir, version, SL_CHECKPOINT_VERSION);
+    return ok ? 0 : sl_fail("%s/state.json: a value is missing or of the wrong type", dir);
+}
+
+/* The files of a verified checkpoint, mapped. */
+typedef struct {
+    sl_map map[SL_DONE_FILES];
+    sl_st_file *model, *optimizer; /* optimizer may be NULL */
+    sl_train_state state;
+} parts;
+
+static void close_parts(parts *c) {
+    sl_st_close(c->model);
+    sl_st_close(c->optimizer);
+    for (int i = 0; i < SL_DONE_FILES; i++)
+        sl_map_close(&c->map[i]);
+}
+
+static sl_st_file *open_tensors(const char *dir, const sl_map *m, enum sl_done_file file) {
+    char path[SL_PATH];
+    return sl_path(path, "%s/%s", dir, sl_done_name[file]) < 0 ? NULL
+                                                               : sl_st_open_memory(m->p, m->n, path);
+}
+
+/* Verifies everything; what is read later comes from the very bytes that were hashed. To be closed after a
+ * failure too. */
+static int open_parts(const char *dir, parts *c) {
+    sl_done d;
+    *c = (parts){.model = NULL};
+    if (sl_done_read(dir, &d) < 0)
+        return -1;
+    for (int i = 0; i < SL_DONE_FILES; i++)
+        if (d.has[i] && sl_done_map(dir, &d, (enum sl_done_file)i, &c->map[i]) < 0)
+            return -1;
+    if (!(c->model = open_tensors(dir, &c->map[SL_DONE_MODEL], SL_DONE_MODEL)))
+        return -1;
+    if (d.has[SL_DONE_OPTIMIZER] &&
+        !(c->optimizer = open_tensors(dir, &c->map[SL_DONE_OPTIMIZER], SL_DONE_OPTIMIZER)))
+        return -1;
+    return parse_state(dir, &c->map[SL_DONE_STATE], &c->state);
+}
+
+static int verify(const char *dir) {
+    parts c;
+    int rc = open_parts(dir, &c);
+    close_parts(&c);
+    return rc;
+}
+
+/* Reads (dst not NULL) or only checks the tensors of the table under a prefix. */
+static int read_block(const sl_st_file *f, const sl_params *p, const char *prefix, float *dst) {
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        char name[sizeof t->name + 2];
+        snprintf(name, sizeof name, "%s%s", prefix, t->name);
+        int rc = dst ? sl_st_read_f32(f, name, t->ndim, t->shape, dst + t->offset)
+                     : sl_st_check_f32(f, name, t->ndim, t->shape);
+        if (rc < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Tensors that other writers leave in a file though they hold nothing to learn from. */
+static bool redundant(const char *name) {
+    static const char buffer[] = ".rotary_emb.inv_freq";
+    size_t n = strlen(name);
+    return (n > sizeof buffer && !strcmp(name + n - (sizeof buffer - 1), buffer)) ||
+           !strcmp(name, "lm_head.weight"); /* of a tied model; else it is in the table */
+}
+
+static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p, bool foreign) {
+    for (int i = 0; i < sl_st_count(f); i++) {
+        const char *name = sl_st_at(f, i)->name;
+        if (!sl_checkpoint_tensor(p, name) && !(foreign && redundant(name)))
+            return sl_fail("%s/model.safetensors: tensor %s is not one of this model; does the "
+                           "configuration belong to it?",
+                           dir, name);
+    }
+    return 0;
+}
+
+static int check_optimizer(const char *dir, const parts *c, const sl_params *p) {
+    if (!c->optimizer)
+        return sl_fail("%s: saved without optimizer state: training cannot go on from it", dir);
+    if (read_block(c->optimizer, p, "m.", NULL) < 0 || read_block(c->optimizer, p, "v.", NULL) < 0)
+        return -1;
+    if (sl_st_count(c->optimizer) != 2 * p->count)
+        return sl_fail("%s/optimizer.safetensors: %d tensors where %d are needed", dir,
+                       sl_st_count(c->optimizer), 2 * p->count);
+    return 0;
+}
+
+static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
+    parts c;
+    bool moments = s && p->m;
+    int rc = open_parts(dir, &c);
+    if (rc == 0 && (read_block(c.model, p, "", NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
+                    (moments && check_optimizer(dir, &c, p) < 0)))
+        rc = -1;
+    if (rc == 0) {
+        read_block(c.model, p, "", p->w);
+        if (moments) {
+            read_block(c.optimizer, p, "m.", p->m);
+            read_block(c.optimizer, p, "v.", p->v);
+        }
+        if (s)
+            *s = c.state;
+    }
+    close_parts(&c);
+    return rc;
+}
+
+static int load_foreign(const char *dir, sl_params *p) {
+    char path[SL_PATH];
+    if (sl_path(path, "%s/model.safetensors", dir) < 0)
+        return -1;
+    sl_st_file *f = sl_st_open(path);
+    int rc = !f || read_block(f, p, "", NULL) < 0 || refuse_extra(dir, f, p, true) < 0 ? -1 : 0;
+    if (rc == 0)
+        read_block(f, p, "", p->w);
+    sl_st_close(f);
+    return rc;
+}
+
+/* A folder of ours has these, finished or not. */
+static bool is_ours(const char *dir) {
+    return sl_path_exists("%s/DONE", dir) || sl_path_exists("%s/state.json", dir) ||
+           sl_path_exists("%s/optimizer.safetensors", dir);
+}
+
+int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
+    if (is_ours(dir))
+        return load_ours(dir, p, s);
+    if (s)
+        return sl_fail("%s: a model without optimizer state: training cannot go on from it", dir);
+    return load_foreign(dir, p);
+}
+
+int sl_checkpoint_config(const char *dir, sl_config *c) {
+    char path[SL_PATH];
+    sl_map m;
+    int rc;
+    if (is_ours(dir)) {
+        sl_done d;
+        if (sl_done_read(dir, &d) < 0 || sl_done_map(dir, &d, SL_DONE_CONFIG_YAML, &m) < 0)
+            return -1;
+        sl_config_defaults(c);
+        rc = sl_path(path, "%s/config.yaml", dir);
+        if (rc == 0)
+            rc = sl_config_parse(c, (const char *)m.p, m.n, path);
+        if (rc == 0 && sl_config_check(c) < 0)
+            rc = sl_fail_prefix("%s", path);
+    } else {
+        if (sl_path(path, "%s/config.json", dir) < 0 || sl_map_open(&m, path) < 0)
+            return -1;
+        rc = sl_hf_config_parse(m.p, m.n, path, c);
+    }
+    sl_map_close(&m);
+    return rc;
+}
+
+int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
+    char path[SL_PATH];
+    if (sl_path(path, "%s/model.safetensors", dir) < 0)
+        return -1;
+    sl_st_file *f = sl_st_open(path);
+    if (!f)
+        return -1;
+    const sl_st_tensor *t = sl_st_find(f, SL_EMBEDDING);
+    int rc = 0;
+    if (!t || t->ndim != 2 || t->shape[0] < 1 || t->shape[0] > INT32_MAX)
+        rc = sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind", path,
+                     SL_EMBEDDING);
+    else
+        *vocab = (int32_t)t->shape[0];
+    sl_st_close(f);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- finding */
+
+static _Thread_local char passed_over[2048];
+
+const char *sl_checkpoint_passed_over(void) { return passed_over; }
+
+static int resolve_run(const char *base, char dir[4096]) {
+    sl_folder *list;
+    int n = sl_folder_scan(base, &list), found = -1, tried = 0;
+    if (n < 0)
+        return -1;
+    for (int i = 0; i < n && found < 0; i++) {
+        char path[SL_PATH];
+        if (list[i].kind == SL_TMP)
+            continue;
+        tried++;
+        if (sl_folder_path(path, base, list[i].step, list[i].kind) == 0 && verify(path) == 0) {
+            if (strlen(path) >= 4096)
+                break;
+            strcpy(dir, path);
+            found = i;
+        } else if (!*passed_over) {
+            snprintf(passed_over, sizeof passed_over, "%s", sl_error());
+        }
+    }
+    free(list);
+    if (found >= 0)
+        return 0;
+    return tried ? sl_fail("no whole checkpoint in %s; of the newest: %.900s", base, passed_over)
+                 : sl_fail("no checkpoint in %s yet", base);
+}
+
+int sl_checkpoint_resolve(const char *path, char dir[4096]) {
+    char base[SL_PATH];
+    struct stat st;
+    *passed_over = 0;
+    if (stat(path, &st) < 0)
+        return sl_fail_errno("cannot open checkpoint", path);
+    if (!S_ISDIR(st.st_mode))
+        return sl_fail_usage("%s is a file; give the folder that holds it", path);
+    if (strlen(path) >= 4096 || sl_path(base, "%s/checkpoints", path) < 0)
+        return sl_fail("path too long: %.200s...", path);
+    strcpy(dir, path);
+    if (is_ours(path)) {
+        sl_done d;
+        return sl_done_read(path, &d);
+    }
+    if (sl_path_exists("%s", base))
+        return resolve_run(base, dir);
+    if (sl_path_exists("%s/model.safetensors", path))
+        return sl_path_exists("%s/config.json", path)
+                   ? 0
+                   : sl_fail("%s: model.safetensors without a config.json", path);
+    if (sl_path_exists("%s/model.safetensors.index.json", path))
+        return sl_fail("%s: a model in several files is not supported; save it as one model.safetensors "
+                       "(save_pretrained with a larger max_shard_size)",
+                       path);
+    return sl_fail("%s: no checkpoint there: neither DONE, nor a checkpoints folder, nor "
+                   "model.safetensors",
+                   path);
+}
+
+int sl_checkpoint_list(const char *run_dir, int64_t *step) {
+    char base[SL_PATH];
+    sl_folder *list;
+    if (sl_path(base, "%s/checkpoints", run_dir) < 0)
+        return -1;
+    int n = sl_folder_scan(base, &list), complete = 0;
+    if (n < 0)
+        return -1;
+    for (int i = 0; i < n; i++) {
+        char path[SL_PATH];
+        if (list[i].kind == SL_TMP || sl_folder_path(path, base, list[i].step, list[i].kind) < 0 ||
+            sl_folder_check_complete(path) < 0)
+            continue;
+        if (complete++ == 0)
+            *step = list[i].step;
+    }
+    free(list);
+    return complete;
+}

@@ -1,0 +1,193 @@
+#include "train/hf_config.h"
+
+#include "base/err.h"
+#include "base/text.h"
+
+#include <jansson.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- writing */
+
+static const char *architecture(const sl_config *c) {
+    bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
+                 !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
+                 !strcmp(sl_choices_ffn[c->model_ffn_kind].name, "swiglu") && c->model_ffn > 0 &&
+                 c->model_rope_base > 0;
+    return !known ? "SinklabForCausalLM" : c->model_qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM";
+}
+
+char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
+    const char *arch = architecture(c);
+    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256. */
+    bool bytes = !strcmp(c->data_tokenizer, "bytes") && c->data_bos;
+    json_t *v = json_pack(
+        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, "
+        "s:n, s:f, s:s}",
+        "architectures", arch, "model_type",
+        *arch == 'L' ? "llama" : *arch == 'Q' ? "qwen3" : "sinklab", "hidden_size",
+        (json_int_t)c->model_dim, "intermediate_size", (json_int_t)c->model_ffn, "num_hidden_layers",
+        (json_int_t)c->model_layers, "num_attention_heads", (json_int_t)c->model_heads,
+        "num_key_value_heads", (json_int_t)sl_config_kv_heads(c), "head_dim",
+        (json_int_t)sl_config_head_dim(c), "max_position_embeddings", (json_int_t)c->model_seq,
+        "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base, "tie_word_embeddings",
+        (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act", "silu", "attention_bias", 0,
+        "mlp_bias", 0, "bos_token_id", bytes ? json_integer(256) : json_null(), "eos_token_id",
+        "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
+    char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
+    json_decref(v);
+    if (!text)
+        sl_fail("out of memory for config.json");
+    return text;
+}
+
+/* ---------------------------------------------------------------- reading */
+
+typedef struct {
+    const json_t *v;
+    const char *name;
+} source;
+
+static const char *const must_be_off[] = {"attention_bias", "mlp_bias", "use_sliding_window"};
+static const char *const must_be_absent[] = {"rope_scaling", "quantization_config"};
+
+static int whole(const source *s, const char *key, int64_t fallback, int64_t *out) {
+    const json_t *v = json_object_get(s->v, key);
+    if ((!v || json_is_null(v)) && fallback >= 0) {
+        *out = fallback;
+        return 0;
+    }
+    if (!json_is_integer(v) || json_integer_value(v) < 0)
+        return sl_fail("%s: %s: a whole number is needed", s->name, key);
+    *out = json_integer_value(v);
+    return 0;
+}
+
+static int number(const source *s, const json_t *v, const char *key, double fallback, double *out) {
+    *out = v && !json_is_null(v) ? json_number_value(v) : fallback;
+    if (v && !json_is_null(v) && !json_is_number(v))
+        return sl_fail("%s: %s: a number is needed", s->name, key);
+    return 0;
+}
+
+static int read_architecture(const source *s, sl_config *c) {
+    char quoted[SL_QUOTE_CHARS];
+    const json_t *list = json_object_get(s->v, "architectures");
+    const char *arch = json_string_value(json_array_get(list, 0));
+    if (!arch || (strcmp(arch, "LlamaForCausalLM") && strcmp(arch, "Qwen3ForCausalLM")))
+        return sl_fail("%s: architectures: %s is not supported; LlamaForCausalLM and Qwen3ForCausalLM are",
+                       s->name, arch ? sl_quote(quoted, arch) : "none given, which");
+    c->model_qk_norm = *arch == 'Q';
+    return 0;
+}
+
+/* transformers 4 writes rope_theta and rope_scaling, transformers 5 both within rope_parameters. */
+static int read_rope(const source *s, sl_config *c) {
+    const json_t *rope = json_object_get(s->v, "rope_parameters"), *base = NULL;
+    const char *type = json_string_value(json_object_get(rope, "rope_type"));
+    if (type && strcmp(type, "default"))
+        return sl_fail("%s: rope_parameters.rope_type: only \"default\" is supported", s->name);
+    base = json_object_get(rope, "rope_theta");
+    if (!base)
+        base = json_object_get(s->v, "rope_theta");
+    double partial;
+    if (number(s, base, "rope_theta", 10000, &c->model_rope_base) < 0 ||
+        number(s, json_object_get(s->v, "partial_rotary_factor"), "partial_rotary_factor", 1, &partial) <
+            0)
+        return -1;
+    if (partial != 1)
+        return sl_fail("%s: partial_rotary_factor: only 1 is supported", s->name);
+    if (!(c->model_rope_base > 0 && c->model_rope_base <= 1e9))
+        return sl_fail("%s: rope_theta: a number above 0 and up to 1e9 is needed", s->name);
+    return 0;
+}
+
+static int refuse_unsupported(const source *s) {
+    for (size_t i = 0; i < sizeof must_be_off / sizeof *must_be_off; i++) {
+        const json_t *v = json_object_get(s->v, must_be_off[i]);
+        if (v && !json_is_false(v) && !json_is_null(v))
+            return sl_fail("%s: %s is not supported; only false is", s->name, must_be_off[i]);
+    }
+    for (size_t i = 0; i < sizeof must_be_absent / sizeof *must_be_absent; i++) {
+        const json_t *v = json_object_get(s->v, must_be_absent[i]);
+        if (v && !json_is_null(v))
+            return sl_fail("%s: %s is not supported; only models without it are", s->name,
+                           must_be_absent[i]);
+    }
+    const char *act = json_string_value(json_object_get(s->v, "hidden_act"));
+    if (act && strcmp(act, "silu") && strcmp(act, "swish"))
+        return sl_fail("%s: hidden_act: only \"silu\" is supported", s->name);
+    const json_t *types = json_object_get(s->v, "layer_types"), *type;
+    size_t i;
+    json_array_foreach(types, i, type) {
+        const char *t = json_string_value(type);
+        if (!t || strcmp(t, "full_attention"))
+            return sl_fail("%s: layer_types: only \"full_attention\" is supported", s->name);
+    }
+    return 0;
+}
+
+static int read_fields(const source *s, sl_config *c) {
+    const json_t *tie = json_object_get(s->v, "tie_word_embeddings");
+    c->model_tie_embeddings = json_is_true(tie);
+    if (tie && !json_is_boolean(tie))
+        return sl_fail("%s: tie_word_embeddings: true or false is needed", s->name);
+    if (read_architecture(s, c) < 0 || refuse_unsupported(s) < 0 || read_rope(s, c) < 0 ||
+        whole(s, "num_hidden_layers", -1, &c->model_layers) < 0 ||
+        whole(s, "hidden_size", -1, &c->model_dim) < 0 ||
+        whole(s, "intermediate_size", -1, &c->model_ffn) < 0 ||
+        whole(s, "num_attention_heads", -1, &c->model_heads) < 0 ||
+        whole(s, "num_key_value_heads", 0, &c->model_kv_heads) < 0 ||
+        whole(s, "head_dim", 0, &c->model_head_dim) < 0 ||
+        whole(s, "max_position_embeddings", c->model_seq, &c->model_seq) < 0)
+        return -1;
+    return number(s, json_object_get(s->v, "rms_norm_eps"), "rms_norm_eps", 1e-6, &c->norm_eps);
+}
+
+/* The ranges of the schema, which our own parser checks as it reads. */
+static int check_ranges(const source *s, const sl_config *c) {
+    static const struct {
+        const char *key;
+        size_t offset;
+        int64_t min, max;
+    } ranges[] = {
+#define INT(key, field, def, min, max, help) {key, offsetof(sl_config, field), min, max},
+#define REAL(key, field, def, min, max, help)
+#define BOOL(key, field, def, help)
+#define ENUM(key, field, def, choices, help)
+#define STR(key, field, def, help)
+#define PAIR(key, field, d0, d1, min, max, help)
+#include "config/schema.inc"
+#undef INT
+#undef REAL
+#undef BOOL
+#undef ENUM
+#undef STR
+#undef PAIR
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        int64_t v;
+        memcpy(&v, (const char *)c + ranges[i].offset, sizeof v);
+        if (v < ranges[i].min || v > ranges[i].max)
+            return sl_fail("%s: what stands for our %s is %lld; %lld to %lld is supported", s->name,
+                           ranges[i].key, (long long)v, (long long)ranges[i].min,
+                           (long long)ranges[i].max);
+    }
+    if (c->norm_eps < 0 || c->norm_eps > 1)
+        return sl_fail("%s: rms_norm_eps: a number from 0 to 1 is needed", s->name);
+    return 0;
+}
+
+int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *c) {
+    json_error_t e;
+    source s = {json_loadb(text, n, JSON_REJECT_DUPLICATES, &e), name};
+    sl_config_defaults(c);
+    int rc;
+    if (!json_is_object(s.v))
+        rc = sl_fail("%s:%d: not a JSON object with unique keys", name, e.line);
+    else
+        rc = read_fields(&s, c);
+    json_decref((json_t *)(uintptr_t)s.v);
+    if (rc < 0 || check_ranges(&s, c) < 0)
+        return -1;
+    return sl_config_check(c) < 0 ? sl_fail_prefix("%s", name) : 0;
+}

@@ -1,0 +1,119 @@
+#include "train/optim.h"
+
+#include "base/err.h"
+#include "base/threads.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 16384 }; /* floats; four arrays of it fit L2 */
+
+typedef struct {
+    int64_t offset, n;
+    double decay;
+} chunk;
+
+struct sl_optim {
+    const sl_config *config;
+    const sl_kernels *k;
+    sl_params *p;
+    chunk *chunk;
+    int64_t chunks;
+    double *sumsq; /* of each chunk */
+    /* of the step in progress */
+    double lr, grad_scale, c1, c2;
+};
+
+static double decay_of(const sl_config *c, enum sl_decay d) {
+    bool on = d == SL_DECAY_MATRIX || (d == SL_DECAY_NORM && c->train_decay_norms);
+    return on ? c->train_weight_decay : 0;
+}
+
+sl_optim *sl_optim_create(const sl_config *c, const sl_kernels *k, sl_params *p) {
+    sl_optim *o = calloc(1, sizeof *o);
+    int64_t chunks = 0;
+    for (int i = 0; i < p->count; i++)
+        chunks += (p->tensor[i].size + CHUNK - 1) / CHUNK;
+    if (o) {
+        *o = (sl_optim){.config = c, .k = k, .p = p};
+        o->chunk = malloc((size_t)(chunks + 1) * sizeof *o->chunk);
+        o->sumsq = malloc((size_t)(chunks + 1) * sizeof *o->sumsq);
+    }
+    if (!o || !o->chunk || !o->sumsq) {
+        sl_optim_free(o);
+        sl_fail("out of memory for the optimizer");
+        return NULL;
+    }
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        for (int64_t at = 0; at < t->size; at += CHUNK)
+            o->chunk[o->chunks++] = (chunk){t->offset + at, t->size - at < CHUNK ? t->size - at : CHUNK,
+                                            decay_of(c, t->decay)};
+    }
+    return o;
+}
+
+void sl_optim_free(sl_optim *o) {
+    if (!o)
+        return;
+    free(o->chunk);
+    free(o->sumsq);
+    free(o);
+}
+
+static void sumsq_item(void *ctx, int64_t i, int thread) {
+    (void)thread;
+    sl_optim *o = ctx;
+    o->sumsq[i] = o->k->sumsq(o->chunk[i].n, o->p->g + o->chunk[i].offset);
+}
+
+double sl_optim_grad_norm(sl_optim *o) {
+    double sum = 0;
+    sl_parallel(o->chunks, sumsq_item, o);
+    for (int64_t i = 0; i < o->chunks; i++)
+        sum += o->sumsq[i];
+    return sqrt(sum);
+}
+
+static void step_item(void *ctx, int64_t i, int thread) {
+    (void)thread;
+    const sl_optim *o = ctx;
+    const chunk *c = &o->chunk[i];
+    const sl_params *p = o->p;
+    o->k->adamw(c->n, p->w + c->offset, p->g + c->offset, p->m + c->offset, p->v + c->offset,
+                (float)o->grad_scale, (float)o->lr, (float)o->config->train_betas[0],
+                (float)o->config->train_betas[1], (float)o->config->train_eps, (float)c->decay,
+                (float)o->c1, (float)o->c2);
+    memset(p->g + c->offset, 0, (size_t)c->n * sizeof(float));
+}
+
+void sl_optim_step(sl_optim *o, double lr, double grad_scale, int64_t step) {
+    o->lr = lr;
+    o->grad_scale = grad_scale;
+    o->c1 = 1 - pow(o->config->train_betas[0], (double)step);
+    o->c2 = 1 - pow(o->config->train_betas[1], (double)step);
+    sl_parallel(o->chunks, step_item, o);
+}
+
+void sl_optim_zero_grad(sl_optim *o) {
+    memset(o->p->g, 0, (size_t)o->p->floats * sizeof(float));
+}
+
+static const double pi = 3.14159265358979323846;
+
+double sl_learning_rate(const sl_config *c, int64_t step) {
+    double peak = c->train_lr, floor = peak * c->train_min_lr_ratio;
+    double warmup = (double)c->train_warmup, steps = (double)c->train_steps, at = (double)step;
+    if (at < warmup)
+        return peak * (at + 1) / warmup;
+    if (c->train_schedule == SL_SCHEDULE_COSINE) {
+        double share = steps > warmup ? (at - warmup) / (steps - warmup) : 1;
+        return floor + (peak - floor) * 0.5 * (1 + cos(pi * fmin(share, 1)));
+    }
+    if (c->train_schedule == SL_SCHEDULE_WSD) {
+        double decay = steps * c->train_decay_fraction, left = steps - at;
+        return left < decay ? floor + (peak - floor) * fmax(left, 0) / decay : peak;
+    }
+    return peak;
+}

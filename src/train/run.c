@@ -1,0 +1,336 @@
+/* The run of `sinklab train`: the step loop with evaluation, probes, checkpoints, guard and log. */
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "probe/probe.h"
+#include "train/checkpoint.h"
+#include "train/rundir.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PROBE_WINDOWS = 16,  /* validation windows of a probe, rounded up to whole batches */
+    GUARD_WARMUP = 20,   /* steps before a spike can be told from a start */
+    GUARD_MAX_SKIPS = 20 /* skipped steps in a row that end the run */
+};
+
+typedef struct {
+    sl_config config;
+    sl_dataset *data;
+    sl_model *model;
+    sl_optim *optim;
+    sl_probe *probe;
+    sl_rundir dir;
+    sl_train_state state;
+    int32_t *in, *target;  /* accumulate * batch * seq */
+    int64_t skips_in_row;
+    bool spiked;           /* the guard refused the last step */
+    double peak_gflops;
+    double val_loss;       /* last one; NaN before */
+    double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
+    sl_progress progress;
+} run;
+
+static volatile sig_atomic_t interrupted;
+static void on_signal(int s) { interrupted = s; }
+
+static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+/* ---- opening */
+
+static int64_t step_tokens(const sl_config *c) { return c->train_accumulate * c->train_batch * c->model_seq; }
+
+static int open_model(run *r) {
+    const sl_config *c = &r->config;
+    if (!(r->data = sl_dataset_open(c)))
+        return -1;
+    if (!(r->model = sl_model_create(c, sl_dataset_vocab(r->data), c->train_batch, c->model_seq, true, true)))
+        return -1;
+    sl_model_init(r->model, (uint64_t)c->seed);
+    if (!(r->optim = sl_optim_create(sl_model_config(r->model), sl_kernels_select((enum sl_isa)c->isa),
+                                     sl_model_params(r->model))))
+        return -1;
+    if (!(r->probe = sl_probe_create(r->model)))
+        return -1;
+    r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
+    r->target = malloc((size_t)step_tokens(c) * sizeof *r->target);
+    if (!r->in || !r->target)
+        return sl_fail("out of memory for a batch of %lld tokens", (long long)step_tokens(c));
+    return 0;
+}
+
+/* A run may go on with other thread counts, cadences or more steps, not with another model or other data. */
+static int resume(run *r, const char *out) {
+    char dir[4096];
+    sl_config saved;
+    if (sl_checkpoint_resolve(out, dir) || sl_checkpoint_config(dir, &saved))
+        return -1;
+    if (sl_config_hash(&saved) != sl_config_hash(&r->config))
+        return sl_fail("%s was trained with another configuration; compare its config.yaml, or give another --out",
+                       out);
+    return sl_checkpoint_load(dir, sl_model_params(r->model), &r->state);
+}
+
+static void close_run(run *r) {
+    sl_rundir_close(&r->dir);
+    sl_probe_free(r->probe);
+    sl_optim_free(r->optim);
+    sl_model_free(r->model);
+    sl_dataset_close(r->data);
+    free(r->in);
+    free(r->target);
+}
+
+/* ---- pieces of a step */
+
+static void fill_batch(run *r, int64_t step) {
+    const sl_config *c = &r->config;
+    int64_t seq = c->model_seq, windows = c->train_accumulate * c->train_batch;
+    int64_t first = c->train_overfit_one_batch ? 0 : step * windows;
+    for (int64_t i = 0; i < windows; i++)
+        sl_dataset_train_window(r->data, (uint64_t)c->seed, first + i, r->in + i * seq, r->target + i * seq);
+}
+
+static bool guard(void *ctx, double loss, double norm) {
+    (void)norm;
+    run *r = ctx;
+    const sl_config *c = &r->config;
+    bool judge = c->train_guard != SL_GUARD_OFF && c->train_guard_spike > 0 && r->state.step >= GUARD_WARMUP;
+    r->spiked = judge && loss > r->state.loss_mean + c->train_guard_spike;
+    return !r->spiked;
+}
+
+/* 0: go on; -1: the run ends with a message. */
+static int judge_step(run *r, const sl_step_result *s) {
+    sl_train_state *t = &r->state;
+    if (!s->skipped) {
+        t->loss_mean = isnan(t->loss_mean) ? s->loss : 0.95 * t->loss_mean + 0.05 * s->loss;
+        r->skips_in_row = 0;
+        return 0;
+    }
+    t->skipped++;
+    r->skips_in_row++;
+    const char *what = r->spiked ? "the loss spiked" : "the loss or a gradient is not a number";
+    if (r->config.train_guard == SL_GUARD_SKIP && r->skips_in_row < GUARD_MAX_SKIPS) {
+        sl_warn("step %lld skipped: %s (loss %.4g, running mean %.4g)", (long long)t->step, what, s->loss,
+                t->loss_mean);
+        return 0;
+    }
+    return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); the last good checkpoint "
+                   "is kept in %s/checkpoints; try a smaller train.lr or a longer train.warmup",
+                   (long long)t->step, what, s->loss, t->loss_mean, r->dir.path);
+}
+
+static double evaluate(run *r, int64_t windows) {
+    return r->val_loss = sl_evaluate(r->model, r->data, windows, r->in, r->target);
+}
+
+static double bits_per_byte(const run *r, double loss) {
+    double bytes = sl_dataset_bytes_per_token(r->data, SL_VAL);
+    return bytes > 0 ? loss / log(2) / bytes : NAN;
+}
+
+static json_t *probe(run *r, bool profile) {
+    int64_t batch = r->config.train_batch, seq = r->config.model_seq, have = sl_dataset_windows(r->data, SL_VAL);
+    sl_probe_reset(r->probe);
+    for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
+        for (int64_t i = 0; i < batch; i++)
+            sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
+        sl_model_forward(r->model, r->in, r->target, NULL);
+        sl_probe_add(r->probe, r->model);
+    }
+    return sl_probe_result(r->probe, r->model, profile);
+}
+
+static int write_probe(run *r, bool last) {
+    json_t *o = probe(r, last);
+    if (!o)
+        return sl_fail("out of memory for the probe");
+    json_object_set_new(o, "step", json_integer(r->state.step));
+    return sl_rundir_line(&r->dir, r->dir.probe, "probe.jsonl", o);
+}
+
+static double train_seconds(const run *r) { return sl_now() - r->started - r->paused; }
+
+static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated) {
+    json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)r->state.step, "loss",
+                          number(s->loss), "lr", number(s->lr), "grad_norm", number(s->grad_norm),
+                          "tokens_per_s", number(rate), "gflops",
+                          number(rate * sl_model_flops_per_token(r->model) / 1e9), "seconds",
+                          number(r->state.train_seconds));
+    if (!o)
+        return sl_fail("out of memory for the metrics");
+    if (s->skipped)
+        json_object_set_new(o, "skipped", json_true());
+    if (evaluated) {
+        json_object_set_new(o, "val_loss", number(r->val_loss));
+        json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val_loss)));
+    }
+    return sl_rundir_line(&r->dir, r->dir.metrics, "metrics.jsonl", o);
+}
+
+static void show(run *r, const sl_step_result *s, double rate) {
+    double gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
+    char val[32] = "";
+    if (!isnan(r->val_loss))
+        snprintf(val, sizeof val, " val %.4f", r->val_loss);
+    sl_progress_update(&r->progress, r->state.step,
+                       "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss, val,
+                       s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
+}
+
+static bool due(int64_t step, int64_t every, int64_t last) {
+    return step == last || (every > 0 && step % every == 0);
+}
+
+/* What follows step number state.step: evaluation, probe, checkpoint as configured. Its time is not
+ * training time. */
+static int after_step(run *r, const sl_step_result *s, double rate) {
+    const sl_config *c = &r->config;
+    int64_t step = r->state.step, last = c->train_steps;
+    double start = sl_now();
+    bool evaluated = due(step, c->train_eval_every, last);
+    if (evaluated && !(evaluate(r, c->train_eval_windows) >= r->state.best_val_loss))
+        r->state.best_val_loss = r->val_loss;
+    if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
+        return -1;
+    if (due(step, c->train_checkpoint_every, last) || interrupted)
+        if (sl_checkpoint_save(r->dir.path, c, sl_model_params(r->model), &r->state, (int)c->train_keep_checkpoints))
+            return -1;
+    r->paused += sl_now() - start;
+    return 0;
+}
+
+static int loop(run *r) {
+    const sl_config *c = &r->config;
+    double before = r->state.train_seconds, rate = 0;
+    r->started = sl_now();
+    sl_progress_begin(&r->progress, "step", c->train_steps, r->state.step);
+    while (r->state.step < c->train_steps) {
+        double start = sl_now();
+        fill_batch(r, r->state.step);
+        sl_step_result s = sl_train_step(r->model, r->optim, r->in, r->target, c->train_accumulate, r->state.step,
+                                         guard, r);
+        if (judge_step(r, &s))
+            return -1;
+        double now = (double)step_tokens(c) / (sl_now() - start);
+        rate = rate > 0 ? 0.9 * rate + 0.1 * now : now;
+        r->state.step++;
+        r->state.tokens += step_tokens(c);
+        r->state.train_seconds = before + train_seconds(r);
+        if (after_step(r, &s, rate))
+            return -1;
+        show(r, &s, rate);
+        if (interrupted)
+            return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
+                           (long long)r->state.step);
+    }
+    return 0;
+}
+
+/* ---- the end */
+
+static int write_result(run *r, const char *status) {
+    const sl_train_state *t = &r->state;
+    bool finished = strcmp(status, "finished") == 0;
+    double loss = finished ? evaluate(r, r->config.train_eval_windows) : NAN;
+    json_t *p = finished ? probe(r, false) : json_null();
+    char hash[32], data[32];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
+    snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
+                          (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)),
+                          "best_val_loss", number(t->best_val_loss), "params",
+                          (json_int_t)sl_model_params(r->model)->params, "tokens", (json_int_t)t->tokens,
+                          "skipped", (json_int_t)t->skipped, "seconds", number(t->train_seconds), "tokens_per_s",
+                          number((double)t->tokens / t->train_seconds), "config_hash", hash, "data_hash", data,
+                          "probe", p);
+    if (!o)
+        return sl_fail("out of memory for the result");
+    return sl_rundir_write_json(&r->dir, "result.json", o);
+}
+
+static int start(run *r, const sl_run_options *o) {
+    const sl_config *c = &r->config;
+    if (open_model(r))
+        return -1;
+    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN};
+    if (o->resume && resume(r, o->out))
+        return -1;
+    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step))
+        return -1;
+    r->peak_gflops = sl_measured_peak_gflops();
+    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %d threads", o->out,
+            (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),
+            (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
+            sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
+    return r->state.step == 0 && c->train_probe_every ? write_probe(r, false) : 0;
+}
+
+int sl_train_run(const sl_config *c, const sl_run_options *o) {
+    run r = {.config = *c, .val_loss = NAN};
+    struct sigaction act = {.sa_handler = on_signal}, old[2];
+    sl_threads_set((int)c->threads);
+    interrupted = 0;
+    sigaction(SIGINT, &act, &old[0]);
+    sigaction(SIGTERM, &act, &old[1]);
+    int rc = start(&r, o);
+    if (rc == 0) {
+        rc = loop(&r);
+        sl_progress_end(&r.progress);
+        if (rc == 0)
+            rc = write_result(&r, "finished");
+        else if (!interrupted)
+            write_result(&r, "stopped"); /* leaves the message alone unless it fails too */
+    }
+    sigaction(SIGINT, &old[0], NULL);
+    sigaction(SIGTERM, &old[1], NULL);
+    close_run(&r);
+    return rc;
+}
+
+/* ---- dry run */
+
+static double gib(double bytes) { return bytes / (1 << 30); }
+
+int sl_train_dry_run(const sl_config *c) {
+    enum { WARM = 1, TIMED = 3 };
+    run r = {.config = *c};
+    sl_threads_set((int)c->threads);
+    if (open_model(&r)) {
+        close_run(&r);
+        return -1;
+    }
+    double seconds = 0;
+    for (int i = 0; i < WARM + TIMED; i++) {
+        double start = sl_now();
+        fill_batch(&r, i);
+        sl_train_step(r.model, r.optim, r.in, r.target, c->train_accumulate, i, NULL, NULL);
+        if (i >= WARM)
+            seconds += (sl_now() - start) / TIMED;
+    }
+    double params = (double)sl_model_params(r.model)->params, tokens = (double)(c->train_steps * step_tokens(c));
+    double flops = sl_model_flops_per_token(r.model);
+    char eta[SL_DURATION_CHARS];
+    sl_format_duration(eta, seconds * (double)c->train_steps);
+    printf("parameters   %.0f\n", params);
+    printf("tokens       %.0f (%.1f a parameter, %.2f passes over the training text)\n", tokens, tokens / params,
+           tokens / (double)sl_dataset_tokens(r.data, SL_TRAIN));
+    printf("memory       %.2f GiB: parameters, gradients, moments %.2f, activations %.2f\n",
+           gib(16 * params + (double)sl_model_activation_bytes(r.model)), gib(16 * params),
+           gib((double)sl_model_activation_bytes(r.model)));
+    printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
+    printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",
+           (double)step_tokens(c) / seconds, flops * (double)step_tokens(c) / seconds / 1e9,
+           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(), sl_measured_peak_gflops(),
+           sl_threads(), sl_kernels_select((enum sl_isa)c->isa)->tier);
+    printf("time         %s for %lld steps, without evaluations and probes\n", eta, (long long)c->train_steps);
+    close_run(&r);
+    return 0;
+}

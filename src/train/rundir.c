@@ -1,0 +1,138 @@
+#include "train/rundir.h"
+
+#include "base/cpu.h"
+#include "base/err.h"
+#include "base/threads.h"
+#include "version.h"
+#include "simd/kernels.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int make_folders(const char *path) {
+    char p[4096];
+    snprintf(p, sizeof p, "%s", path);
+    for (char *s = p + 1; *s; s++)
+        if (*s == '/') {
+            *s = 0;
+            if (mkdir(p, 0777) && errno != EEXIST)
+                return sl_fail_errno("cannot make folder", p);
+            *s = '/';
+        }
+    if (mkdir(p, 0777) && errno != EEXIST)
+        return sl_fail_errno("cannot make folder", p);
+    return 0;
+}
+
+static void join(const sl_rundir *r, const char *name, char out[4200]) {
+    snprintf(out, 4200, "%s/%s", r->path, name);
+}
+
+/* Keeps the lines whose "step" is at most `last`. Lines are in order of step. */
+static int cut_after(const char *path, int64_t last) {
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return errno == ENOENT ? 0 : sl_fail_errno("cannot read", path);
+    char *line = NULL;
+    size_t room = 0;
+    off_t keep = 0;
+    ssize_t n;
+    while ((n = getline(&line, &room, f)) > 0 && line[n - 1] == '\n') {
+        json_t *o = json_loadb(line, (size_t)n, 0, NULL);
+        bool wanted = o && json_integer_value(json_object_get(o, "step")) <= last;
+        json_decref(o);
+        if (!wanted)
+            break;
+        keep += n;
+    }
+    free(line);
+    fclose(f);
+    return truncate(path, keep) ? sl_fail_errno("cannot truncate", path) : 0;
+}
+
+static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64_t step) {
+    char path[4200];
+    join(r, name, path);
+    if (resume && cut_after(path, step))
+        return NULL;
+    FILE *f = fopen(path, resume ? "a" : "w");
+    if (!f)
+        sl_fail_errno("cannot write", path);
+    return f;
+}
+
+static int write_config(const sl_rundir *r, const sl_config *c) {
+    char path[4200];
+    join(r, "config.yaml", path);
+    FILE *f = fopen(path, "w");
+    if (!f)
+        return sl_fail_errno("cannot write", path);
+    int rc = sl_config_dump(c, f);
+    if (fclose(f) || rc)
+        return rc ? rc : sl_fail_errno("cannot write", path);
+    return 0;
+}
+
+int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t step) {
+    *r = (sl_rundir){0};
+    if (strlen(path) >= sizeof r->path - 64)
+        return sl_fail_usage("the path of the run folder is too long");
+    snprintf(r->path, sizeof r->path, "%s", path);
+    char marker[4200];
+    join(r, "config.yaml", marker);
+    if (!resume && access(marker, F_OK) == 0)
+        return sl_fail("%s already holds a run; give --resume to go on, or another --out", path);
+    if (make_folders(path) || write_config(r, c))
+        return -1;
+    if (sl_rundir_write_json(r, "env.json", sl_environment(c)) ||
+        !(r->metrics = open_lines(r, "metrics.jsonl", resume, step)) ||
+        !(r->probe = open_lines(r, "probe.jsonl", resume, step))) {
+        sl_rundir_close(r);
+        return -1;
+    }
+    return 0;
+}
+
+void sl_rundir_close(sl_rundir *r) {
+    if (r->metrics)
+        fclose(r->metrics);
+    if (r->probe)
+        fclose(r->probe);
+    r->metrics = r->probe = NULL;
+}
+
+int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
+    int rc = json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(o);
+    if (rc || fputc('\n', f) == EOF || fflush(f)) {
+        char path[4200];
+        join(r, name, path);
+        return sl_fail_errno("cannot write", path);
+    }
+    return 0;
+}
+
+int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
+    char path[4200], tmp[4220];
+    join(r, name, path);
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    int rc = json_dump_file(o, tmp, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(o);
+    if (rc || rename(tmp, path)) {
+        sl_fail_errno("cannot write", path);
+        unlink(tmp);
+        return -1;
+    }
+    return 0;
+}
+
+json_t *sl_environment(const sl_config *c) {
+    sl_cpu cpu;
+    sl_cpu_detect(&cpu);
+    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
+                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores", cpu.cores,
+                     "compiler", "gcc-compatible " __VERSION__, "version", SL_VERSION, "git", SL_GIT);
+}

@@ -1,0 +1,30 @@
+/* The files of a run directory besides checkpoints: config.yaml, env.json, metrics.jsonl, probe.jsonl,
+ * result.json. */
+#ifndef SL_TRAIN_RUNDIR_H
+#define SL_TRAIN_RUNDIR_H
+
+#include "config/config.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef struct {
+    char path[4096];
+    FILE *metrics, *probe;
+} sl_rundir;
+
+/* Makes the folder (and its parents) and its files. Not resuming: a folder that already holds a run is an error.
+ * Resuming from `step`: lines of later steps are cut off, so that the files go on as if never interrupted;
+ * an unfinished last line is cut too. */
+int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t step);
+void sl_rundir_close(sl_rundir *r);
+/* Appends one JSON line and flushes it; takes over the reference to o. A full disk is an error. */
+int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o);
+/* Replaces <name> atomically by o, indented; takes over the reference. */
+int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o);
+/* cpu, tier, threads, compiler, versions, git hash of the build. */
+json_t *sl_environment(const sl_config *c);
+
+#endif

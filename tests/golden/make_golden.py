@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Writes the golden cases: <case>.yaml (the configuration) and <case>.safetensors.
+
+Needs torch, safetensors, PyYAML; the tests need none of them. Everything is computed in float64 from
+parameters that float16 holds exactly, and rounded once when stored:
+  w.<name>     F16  parameters, random and far from their initialisation so that every term counts
+  tokens, targets   I32 [batch, seq]
+  loss         F64 [1]; token_loss F64 [batch, seq]; logits F32 [batch, seq, vocab]
+  g.<name>     F32  gradient of the loss
+  step_loss    F64 [6]  loss before each of 5 AdamW steps on the same batch, and after the last
+  step_norm    F64 [5]  global gradient norm before clipping
+  f.<name>     F32  parameters after the 5 steps
+"""
+
+import argparse
+import pathlib
+import zlib
+
+import numpy as np
+import torch
+import yaml
+from safetensors.numpy import save_file
+
+import decoder
+
+STEPS = 5
+
+# A case: differences from BASE; dotted keys as in a configuration. Sizes are odd on purpose.
+BASE = {
+    "model": {
+        "layers": 2, "dim": 36, "heads": 3, "ffn": 23, "norm": "rmsnorm", "ffn_kind": "swiglu",
+        "rope_base": 10000, "norm_opts": {"eps": 0.01}, "seq": 17,
+    },
+    "train": {
+        "steps": STEPS, "batch": 2, "lr": 0.01, "schedule": "constant", "warmup": 0,
+        "weight_decay": 0.3, "betas": [0.8, 0.9], "eps": 0.003, "clip_norm": 1.0,
+    },
+    "precision": "fp32",
+}
+CASES = {
+    "baseline": (37, {}),
+    "layernorm": (41, {"model.norm": "layernorm", "model.dim": 33, "model.head_dim": 12,
+                       "model.seq": 13, "train.batch": 3}),
+    "gated_half": (39, {"model.norm": "gated_norm", "model.norm_opts.rank": 5,
+                        "model.norm_opts.init": "half", "model.dim": 32, "model.heads": 4,
+                        "train.clip_norm": 0.0}),
+    "gated_identity_final": (43, {"model.norm": "gated_norm", "model.norm_opts.rank": 3,
+                                  "model.norm_opts.init": "identity", "model.dim": 32,
+                                  "model.heads": 2, "model.norm_opts.gate_final": True}),
+    "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
+                         "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
+    "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
+                       "model.kv_heads": 2, "model.ffn": 41, "train.decay_norms": True}),
+    "no_position": (37, {"model.rope_base": 0.0, "model.layers": 1, "model.dim": 32,
+                         "model.heads": 2, "model.norm_opts.eps": 1e-6}),
+    "head_dim": (53, {"model.dim": 37, "model.heads": 4, "model.kv_heads": 2, "model.head_dim": 6,
+                      "model.ffn": 31}),
+    "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
+                            "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
+}
+
+
+def build_config(changes):
+    c = yaml.safe_load(yaml.safe_dump(BASE))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        at = c
+        for part in path:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return c
+
+
+def random_parameters(c, vocab, gen):
+    """Unit-variance activations everywhere; norm weights spread round 1."""
+    out = {}
+    for name, shape in decoder.tensor_shapes(c, vocab).items():
+        x = torch.randn(shape, generator=gen, dtype=torch.float64)
+        if len(shape) == 1:
+            x = 1 + 0.3 * x
+        elif name == "model.embed_tokens.weight":
+            x = (0.3 if c.get("tie_embeddings") else 0.7) * x
+        elif name.endswith("gate_up.weight"):
+            x = 1.5 * x / shape[1] ** 0.5
+        else:
+            x = 1.2 * x / shape[1] ** 0.5
+        out[name] = x.to(torch.float16).to(torch.float64)
+    return out
+
+
+def train(c, p, tokens, targets):
+    """STEPS steps of AdamW by torch.optim in float64. Returns losses, gradient norms, parameters."""
+    t = c["train"]
+    p = {n: x.clone().requires_grad_() for n, x in p.items()}
+    decayed = [x for x in p.values() if x.ndim == 2 or t.get("decay_norms")]
+    others = [x for x in p.values() if x.ndim == 1 and not t.get("decay_norms")]
+    opt = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": t["weight_decay"]},
+         {"params": others, "weight_decay": 0.0}],
+        lr=t["lr"], betas=tuple(t["betas"]), eps=t["eps"])
+    losses, norms = [], []
+    for _ in range(STEPS):
+        opt.zero_grad()
+        loss = decoder.mean_loss(decoder.logits(c["model"], p, tokens), targets)
+        loss.backward()
+        norm = torch.sqrt(sum((x.grad**2).sum() for x in p.values()))
+        if t["clip_norm"] > 0 and norm > t["clip_norm"]:
+            for x in p.values():
+                x.grad *= t["clip_norm"] / norm
+        opt.step()
+        losses.append(loss.item())
+        norms.append(norm.item())
+    with torch.no_grad():
+        losses.append(decoder.mean_loss(decoder.logits(c["model"], p, tokens), targets).item())
+    return losses, norms, {n: x.detach() for n, x in p.items()}
+
+
+def make_case(name):
+    vocab, changes = CASES[name]
+    c = build_config(changes)
+    gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    p = random_parameters(c["model"], vocab, gen)
+    shape = (c["train"]["batch"], c["model"]["seq"])
+    tokens = torch.randint(vocab, shape, generator=gen)
+    targets = torch.randint(vocab, shape, generator=gen)
+    if name == "masked_targets":
+        targets[torch.rand(shape, generator=gen) < 0.4] = -1
+        targets[1, :] = -1  # a whole window without a target
+
+    leaf = {n: x.clone().requires_grad_() for n, x in p.items()}
+    lg = decoder.logits(c["model"], leaf, tokens)
+    loss = decoder.mean_loss(lg, targets)
+    loss.backward()
+    step_loss, step_norm, final = train(c, p, tokens, targets)
+
+    f32, f64 = np.float32, np.float64
+    out = {"tokens": tokens.numpy().astype(np.int32), "targets": targets.numpy().astype(np.int32),
+           "loss": np.array([loss.item()], f64),
+           "token_loss": decoder.token_losses(lg, targets).detach().numpy().astype(f64),
+           "logits": lg.detach().numpy().astype(f32),
+           "step_loss": np.array(step_loss, f64), "step_norm": np.array(step_norm, f64)}
+    for n in p:
+        out["w." + n] = p[n].numpy().astype(np.float16)
+        out["g." + n] = leaf[n].grad.numpy().astype(f32)
+        out["f." + n] = final[n].numpy().astype(f32)
+    return c, out
+
+
+def main():
+    ap = argparse.ArgumentParser(description="Write the golden cases (see the head of this file).")
+    here = pathlib.Path(__file__).resolve().parent
+    ap.add_argument("--out", type=pathlib.Path, default=here / "cases", help="folder to write to")
+    ap.add_argument("case", nargs="*", help=f"of: {' '.join(CASES)} (default: all)")
+    args = ap.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.case or CASES:
+        c, tensors = make_case(name)
+        (args.out / f"{name}.yaml").write_text(yaml.safe_dump(c, sort_keys=False))
+        path = args.out / f"{name}.safetensors"
+        save_file(tensors, path)
+        print(f"{name}: loss {tensors['loss'][0]:.6f} -> {tensors['step_loss'][-1]:.6f}, norms "
+              f"{np.array2string(tensors['step_norm'], precision=3)}, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+/* The decoder in double complex, from a configuration and a table of named parameters. It shares no
+ * code with the engine but the names of tensors and of configuration keys; tests/golden pins it, and
+ * the engine, to an independent PyTorch implementation. */
+#ifndef REF_MODEL_H
+#define REF_MODEL_H
+
+#include "config/config.h"
+#include "model/params.h"
+#include "ref/ops.h"
+
+typedef struct {
+    const sl_config *config;
+    const sl_params *table; /* names, shapes and offsets; its values are not read */
+    const ref_c *w;         /* parameter values, table->floats of them, at the table's offsets */
+    int32_t vocab;
+    int64_t batch, seq;
+} ref_model;
+
+/* Mean cross-entropy over targets >= 0. token_loss: batch*seq values or NULL; logits: batch*seq*vocab or NULL.
+ * A tensor that is missing or of another shape ends the program: the table is part of what is tested. */
+ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
+                     ref_c *logits);
+
+/* n floats as complex numbers, allocated. */
+ref_c *ref_from_float(int64_t n, const float *w);
+
+/* Derivative of the loss along direction (table->floats values). */
+double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
+                       const double *direction);
+
+#endif

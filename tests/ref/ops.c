@@ -1,0 +1,155 @@
+#include "ref/ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+ref_c *ref_alloc(int64_t n) {
+    ref_c *p = calloc(n > 0 ? (size_t)n : 1, sizeof *p);
+    if (!p) {
+        fprintf(stderr, "reference: out of memory\n");
+        abort();
+    }
+    return p;
+}
+
+static ref_c sigmoid(ref_c x) { return 1 / (1 + cexp(-x)); }
+static ref_c silu(ref_c x) { return x * sigmoid(x); }
+
+void ref_linear(int64_t rows, int64_t in, int64_t out, const ref_c *x, const ref_c *w, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t o = 0; o < out; o++) {
+            ref_c sum = 0;
+            for (int64_t j = 0; j < in; j++)
+                sum += x[i * in + j] * w[o * in + j];
+            y[i * out + o] = sum;
+        }
+}
+
+void ref_embedding(int64_t rows, int64_t d, const int32_t *token, const ref_c *table, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < d; j++)
+            y[i * d + j] = table[token[i] * d + j];
+}
+
+void ref_add(int64_t n, const ref_c *x, ref_c *y) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+/* One row: y = w (x - shift) / sqrt(mean((x - shift)^2) + eps). */
+static void normalise(int64_t d, const ref_c *x, ref_c shift, const ref_c *w, double eps, ref_c *y) {
+    ref_c sum = 0;
+    for (int64_t j = 0; j < d; j++)
+        sum += (x[j] - shift) * (x[j] - shift);
+    ref_c root = csqrt(sum / (double)d + eps);
+    for (int64_t j = 0; j < d; j++)
+        y[j] = w[j] * (x[j] - shift) / root;
+}
+
+void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++)
+        normalise(d, x + i * d, 0, w, eps, y + i * d);
+}
+
+void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++) {
+        ref_c sum = 0;
+        for (int64_t j = 0; j < d; j++)
+            sum += x[i * d + j];
+        normalise(d, x + i * d, sum / (double)d, w, eps, y + i * d);
+    }
+}
+
+void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up, double factor,
+              ref_c *y) {
+    ref_c *a = ref_alloc(rows * rank), *b = ref_alloc(rows * d);
+    ref_linear(rows, d, rank, y, down, a);
+    for (int64_t i = 0; i < rows * rank; i++)
+        a[i] = silu(a[i]);
+    ref_linear(rows, rank, d, a, up, b);
+    for (int64_t i = 0; i < rows * d; i++)
+        y[i] *= factor * sigmoid(b[i]);
+    free(a);
+    free(b);
+}
+
+void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x) {
+    int64_t half = hd / 2;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < half; j++) {
+            double angle = (double)(i % seq) / pow(base, 2.0 * (double)j / (double)hd);
+            double c = cos(angle), s = sin(angle);
+            for (int64_t h = 0; h < heads; h++) {
+                ref_c *at = x + (i * heads + h) * hd;
+                ref_c a = at[j], b = at[j + half];
+                at[j] = a * c - b * s;
+                at[j + half] = b * c + a * s;
+            }
+        }
+}
+
+/* One query against n keys and values of a head, rows ld apart; p: n values of scratch. */
+static void attend(int64_t n, int64_t hd, int64_t ld, const ref_c *q, const ref_c *k, const ref_c *v,
+                   ref_c *p, ref_c *y) {
+    double top = -INFINITY;
+    for (int64_t s = 0; s < n; s++) {
+        p[s] = 0;
+        for (int64_t j = 0; j < hd; j++)
+            p[s] += q[j] * k[s * ld + j];
+        p[s] /= sqrt((double)hd);
+        top = fmax(top, creal(p[s]));
+    }
+    ref_c sum = 0;
+    for (int64_t s = 0; s < n; s++)
+        sum += p[s] = cexp(p[s] - top);
+    for (int64_t j = 0; j < hd; j++) {
+        y[j] = 0;
+        for (int64_t s = 0; s < n; s++)
+            y[j] += p[s] * v[s * ld + j];
+        y[j] /= sum;
+    }
+}
+
+void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd,
+                   const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y) {
+    ref_c *p = ref_alloc(seq);
+    int64_t ld = kv_heads * hd;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t h = 0; h < heads; h++) {
+            int64_t at = i * heads * hd + h * hd;
+            int64_t first = (i - i % seq) * ld + h / (heads / kv_heads) * hd;
+            attend(i % seq + 1, hd, ld, q + at, k + first, v + first, p, y + at);
+        }
+    free(p);
+}
+
+void ref_swiglu(int64_t n, const ref_c *gate, const ref_c *up, ref_c *y) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = silu(gate[i]) * up[i];
+}
+
+void ref_gelu(int64_t n, const ref_c *x, ref_c *y) {
+    for (int64_t i = 0; i < n; i++) {
+        double r = creal(x[i]), density = exp(-r * r / 2) / sqrt(2 * M_PI);
+        ref_c phi = 0.5 * erfc(-r / sqrt(2)) + I * (cimag(x[i]) * density);
+        y[i] = x[i] * phi;
+    }
+}
+
+void ref_cross_entropy(int64_t rows, int64_t vocab, const ref_c *logits, const int32_t *target,
+                       ref_c *loss) {
+    for (int64_t i = 0; i < rows; i++) {
+        const ref_c *l = logits + i * vocab;
+        loss[i] = 0;
+        if (target[i] < 0)
+            continue;
+        double top = -INFINITY;
+        for (int64_t j = 0; j < vocab; j++)
+            top = fmax(top, creal(l[j]));
+        ref_c sum = 0;
+        for (int64_t j = 0; j < vocab; j++)
+            sum += cexp(l[j] - top);
+        loss[i] = clog(sum) + top - l[target[i]];
+    }
+}

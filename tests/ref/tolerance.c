@@ -1,0 +1,29 @@
+#include "ref/tolerance.h"
+
+#include <math.h>
+
+static double larger(double a, int64_t b) { return a > (double)b ? a : (double)b; }
+
+double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens) {
+    double longest = larger((double)vocab, tokens);
+    longest = larger(longest, c->model_dim);
+    longest = larger(longest, c->model_ffn);
+    longest = larger(longest, c->model_heads * sl_config_head_dim(c));
+    double stages = 2 * (9 * (double)c->model_layers + 3);
+    return 0x1p-24 * sqrt(stages * longest / 2);
+}
+
+double ref_ratio(int64_t n, const float *got, const double *want, double tolerance) {
+    double sum = 0, worst = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += want[i] * want[i];
+    tolerance *= sqrt(sum / (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        double error = fabs(got[i] - want[i]);
+        if (error == 0)
+            continue;
+        if (!(error <= worst * tolerance)) /* also where error is not a number */
+            worst = isnan(error) ? INFINITY : error / tolerance;
+    }
+    return worst;
+}

@@ -1,0 +1,31 @@
+/* Small models of every kind that the engine can build, and random parameters for them. */
+#ifndef REF_VARIANTS_H
+#define REF_VARIANTS_H
+
+#include "config/config.h"
+#include "model/params.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    char name[128];
+    sl_config config;
+    int32_t vocab;
+    int64_t batch, seq;
+} ref_variant;
+
+/* Variant i = 0, 1, ... of the product: every norm of the table (a gated one with both starts, with and
+ * without a final gate) x feed-forward x QK-norm x grouped-query attention x tied head. False past the
+ * last. A few thousand parameters each. */
+bool ref_variant_tiny(int i, ref_variant *v);
+/* The same norms at a size at which sums, rows and windows cross the blocks of the engine (256 and 64), each
+ * with all other options on and off; first of all one with a wide vocabulary. */
+bool ref_variant_middle(int i, ref_variant *v);
+
+/* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5 N(0, 1), vectors
+ * 1 + 0.3 N(0, 1). A function of seed and the tensor's name. */
+void ref_randomise(sl_params *p, uint64_t seed);
+void ref_random_tokens(int64_t n, int32_t vocab, uint64_t seed, int32_t *token);
+
+#endif

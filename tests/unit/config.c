@@ -1,0 +1,536 @@
+/* config/: the schema, YAML, overrides, checks, dump and hash. The keys under test come from the
+ * JSON help, so that a new key is covered without a new line here. */
+#include "config/config.h"
+#include "base/err.h"
+
+#include <check.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static sl_config c;
+
+static int parse(const char *text) {
+    sl_config_defaults(&c);
+    return sl_config_parse(&c, text, strlen(text), "t.yaml");
+}
+
+static void refused(const char *text, const char *message) {
+    ck_assert_int_eq(parse(text), -1);
+    ck_assert_str_eq(sl_error(), message);
+    ck_assert_int_eq(sl_error_exit_code(), SL_EXIT_USAGE);
+    sl_config d;
+    sl_config_defaults(&d);
+    ck_assert_mem_eq(&c, &d, sizeof c); /* unchanged */
+}
+
+/* What writes to a FILE, as a string to be freed. */
+static char *written(int (*write)(const sl_config *, FILE *), const sl_config *from) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    ck_assert_int_eq(write(from, f), 0);
+    fclose(f);
+    return text;
+}
+static int write_help_json(const sl_config *unused, FILE *f) {
+    (void)unused;
+    return sl_config_help(f, NULL, 0, true);
+}
+static int write_changes(const sl_config *from, FILE *f) {
+    return sl_config_show(from, f, NULL, 0, false);
+}
+
+static json_t *schema(void) {
+    char *text = written(write_help_json, NULL);
+    json_t *keys = json_loads(text, 0, NULL);
+    ck_assert(json_is_array(keys));
+    free(text);
+    return keys;
+}
+static const char *string(json_t *o, const char *member) {
+    return json_string_value(json_object_get(o, member));
+}
+static double number(json_t *o, const char *member) {
+    return json_number_value(json_object_get(o, member));
+}
+
+/* A legal value other than the default, as an override; false if there is only one value. */
+static bool other_value(json_t *key, char *buf, size_t n) {
+    const char *name = string(key, "key"), *type = string(key, "type");
+    json_t *standard = json_object_get(key, "default");
+    if (strcmp(type, "int") == 0)
+        snprintf(buf, n, "%s=%.0f", name,
+                 json_number_value(standard) == number(key, "max")
+                     ? number(key, "min")
+                     : json_number_value(standard) + 1);
+    else if (strcmp(type, "real") == 0)
+        snprintf(buf, n, "%s=%.17g", name,
+                 (number(key, "min") + json_number_value(standard)) / 3 + 1e-7);
+    else if (strcmp(type, "bool") == 0)
+        snprintf(buf, n, "%s=%s", name, json_is_true(standard) ? "false" : "true");
+    else if (strcmp(type, "pair") == 0)
+        snprintf(buf, n, "%s=[%.17g, %.17g]", name, number(key, "min"), 1.0 / 3);
+    else if (strcmp(type, "text") == 0)
+        snprintf(buf, n, "%s='a \"b\" \\ #c: d'", name);
+    else {
+        json_t *list = json_object_get(key, "choices"),
+               *last = json_array_get(list, json_array_size(list) - 1);
+        bool is_default = strcmp(string(last, "value"), json_string_value(standard)) == 0;
+        if (is_default && json_array_size(list) == 1)
+            return false;
+        snprintf(buf, n, "%s=%s", name,
+                 string(is_default ? json_array_get(list, 0) : last, "value"));
+    }
+    return true;
+}
+
+/* ---- defaults and the schema */
+
+START_TEST(defaults_are_consistent) {
+    sl_config_defaults(&c);
+    ck_assert_int_eq(sl_config_check(&c), 0);
+    ck_assert_int_eq(c.model_dim, 384);
+    ck_assert_str_eq(sl_choices_norm[c.model_norm].name, "rmsnorm");
+    ck_assert_double_eq(c.train_betas[1], 0.95);
+    json_t *keys = schema(), *key;
+    size_t i;
+    json_array_foreach(keys, i, key) { /* each default is legal as its own override */
+        char text[256];
+        json_t *v = json_object_get(key, "default");
+        char *value =
+            json_is_string(v) ? strdup(json_string_value(v)) : json_dumps(v, JSON_ENCODE_ANY);
+        snprintf(text, sizeof text, "%s=%s", string(key, "key"), value);
+        free(value);
+        sl_config before = c;
+        ck_assert_msg(sl_config_override(&c, text) == 0, "%s: %s", text, sl_error());
+        ck_assert_mem_eq(&before, &c, sizeof c);
+        ck_assert_msg(strlen(string(key, "help")) > 0, "%s", text);
+    }
+    ck_assert_uint_gt(i, 40);
+    json_decref(keys);
+}
+END_TEST
+
+START_TEST(ranges_hold_at_both_ends) {
+    json_t *keys = schema(), *key;
+    size_t i;
+    int tried = 0;
+    json_array_foreach(keys, i, key) {
+        bool whole = strcmp(string(key, "type"), "int") == 0;
+        if (!whole && strcmp(string(key, "type"), "real") != 0)
+            continue;
+        double lo = number(key, "min"), hi = number(key, "max");
+        double step = whole ? 1 : 1e-3;
+        const double good[] = {lo, hi}, bad[] = {lo - step, hi + (hi > 1e6 ? hi / 1e6 : step)};
+        for (int k = 0; k < 2; k++, tried++) {
+            char text[128];
+            sl_config_defaults(&c);
+            snprintf(text, sizeof text, "%s=%.17g", string(key, "key"), good[k]);
+            ck_assert_msg(sl_config_override(&c, text) == 0, "%s: %s", text, sl_error());
+            snprintf(text, sizeof text, "%s=%.17g", string(key, "key"), bad[k]);
+            ck_assert_msg(sl_config_override(&c, text) == -1, "%s is accepted", text);
+            ck_assert_msg(strstr(sl_error(), " to ") != NULL, "%s", sl_error());
+        }
+    }
+    ck_assert_int_gt(tried, 40);
+    json_decref(keys);
+}
+END_TEST
+
+/* ---- YAML */
+
+START_TEST(nested_and_dotted_agree) {
+    ck_assert_int_eq(
+        parse("model: {dim: 64, norm_opts: {rank: 8}}\ntrain:\n  betas: [0.5, 0.75]\n"), 0);
+    sl_config nested = c;
+    ck_assert_int_eq(parse("model.dim: 64\nmodel.norm_opts: {rank: 8}\ntrain.betas: [0.5, 0.75]\n"),
+                     0);
+    ck_assert_mem_eq(&nested, &c, sizeof c);
+    ck_assert_int_eq(parse("model:\n  dim: 64\n  norm_opts.rank: 8\ntrain: {betas: [0.5, 0.75]}\n"),
+                     0);
+    ck_assert_mem_eq(&nested, &c, sizeof c);
+    ck_assert_int_eq(c.model_dim, 64);
+    ck_assert_int_eq(c.norm_rank, 8);
+    ck_assert_double_eq(c.train_betas[0], 0.5);
+}
+END_TEST
+
+START_TEST(empty_files_are_legal) {
+    static const char *const texts[] = {"",         "# only a comment\n", "---\n", "---\n...\n",
+                                        "model:\n", "train: {}\n",        "~"};
+    sl_config d;
+    sl_config_defaults(&d);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        ck_assert_msg(parse(texts[i]) == 0, "%s: %s", texts[i], sl_error());
+        ck_assert_mem_eq(&c, &d, sizeof c);
+    }
+}
+END_TEST
+
+START_TEST(scalars) {
+    ck_assert_int_eq(
+        parse("train: {steps: 1e3, lr: 1e-3, guard: \"off\"}\ndata: {bos: False, corpus: '007'}"
+              "\nseed: 9007199254740991\n"),
+        0);
+    ck_assert_int_eq(c.train_steps, 1000);
+    ck_assert_double_eq(c.train_lr, 1e-3);
+    ck_assert_int_eq(c.train_guard, SL_GUARD_OFF);
+    ck_assert(!c.data_bos);
+    ck_assert_str_eq(c.data_corpus, "007");
+    ck_assert_int_eq(c.seed, 9007199254740991);
+}
+END_TEST
+
+#define NORMS "one of rmsnorm, layernorm, gated_norm"
+static const struct {
+    const char *text, *message;
+} mistakes[] = {
+    {"seed: 1\nmodell: {dim: 1}\n",
+     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, isa"},
+    {"model:\n  norm_opts:\n    rnak: 4\n",
+     "t.yaml:3: unknown key \"model.norm_opts.rnak\"; did you mean model.norm_opts.rank? keys of "
+     "model.norm_opts: eps, rank, init, gate_final"},
+    {"model.norm_opts.zzzzzzzzzzzzzzzz: 4\n",
+     "t.yaml:1: unknown key \"model.norm_opts.zzzzzzzzzzzzzzzz\"; keys of model.norm_opts: eps, "
+     "rank, init, gate_final"},
+    {"lr: 1\n",
+     "t.yaml:1: unknown key \"lr\"; did you mean train.lr? keys: model, data, train, precision, "
+     "seed, threads, isa"},
+    {"model: {dim: wide}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found wide"},
+    {"model: {dim: \"64\"}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found the text \"64\""},
+    {"model: {dim: 64.5}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found 64.5"},
+    {"model: {dim: 1_000}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found 1_000"},
+    {"model: {dim: 0}\n", "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found 0"},
+    {"model: {dim: 99999999999999999999}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found 99999999999999999999"},
+    {"model:\n  dim:\n", "t.yaml:2: model.dim: expected a whole number, 1 to 65536; found nothing"},
+    {"model: {dim: [64]}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found a list"},
+    {"model: {dim: {a: 1}}\n",
+     "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found a section"},
+    {"train: {lr: .nan}\n", "t.yaml:1: train.lr: expected a number, 0 to 100; found .nan"},
+    {"train: {lr: .inf}\n", "t.yaml:1: train.lr: expected a number, 0 to 100; found .inf"},
+    {"train: {lr: -1e-9}\n", "t.yaml:1: train.lr: expected a number, 0 to 100; found -1e-9"},
+    {"data: {bos: yes}\n", "t.yaml:1: data.bos: expected true or false; found yes"},
+    {"data: {bos: 1}\n", "t.yaml:1: data.bos: expected true or false; found 1"},
+    {"data: {corpus: ~}\n", "t.yaml:1: data.corpus: expected text; found nothing"},
+    {"data: {corpus: [a]}\n", "t.yaml:1: data.corpus: expected text; found a list"},
+    {"data: {corpus: \"a\\nb\"}\n",
+     "t.yaml:1: data.corpus: text with a line break or control character"},
+    {"data: {corpus: \"a\\u2028b\"}\n",
+     "t.yaml:1: data.corpus: text with a line break or control character"},
+    {"data: {corpus: \"a\\0b\"}\n", "t.yaml:1: a NUL character in a value"},
+    {"model: {norm: rmsnrom}\n",
+     "t.yaml:1: model.norm: unknown value \"rmsnrom\"; did you mean rmsnorm? It is " NORMS},
+    {"model: {norm: 5}\n", "t.yaml:1: model.norm: expected " NORMS "; found 5"},
+    {"train: {betas: 0.9}\n",
+     "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found 0.9"},
+    {"train: {betas: []}\n",
+     "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found an empty list"},
+    {"train: {betas: [0.9]}\n",
+     "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found a list of one"},
+    {"train: {betas: [0, 0, 0, 0]}\n",
+     "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found a longer list"},
+    {"train: {betas: [0.9, 2]}\n",
+     "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found 2"},
+    {"train: {betas: [[0.9], 2]}\n", "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 "
+                                     "to 1; found a list of lists or sections"},
+    {"model: {dim: 1}\nmodel.dim: 2\n",
+     "t.yaml:2: model.dim is given twice, first in line 1; merge the two"},
+    {"data: {bos: true}\nmodel: {dim: 1}\ndata: {bos: true}\n",
+     "t.yaml:3: data is given twice, first in line 1; merge the two"},
+    {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
+                   "kv_heads, head_dim, ffn, norm, "
+                   "norm_opts, attention, ffn_kind, qk_norm, rope_base, tie_embeddings, seq, "
+                   "init_std; found a single value"},
+    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, isa; "
+              "found a list"},
+    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, "
+                     "isa; found a single value"},
+    {"? [a]\n: b\n", "t.yaml:1: a list or section in the place of a key"},
+    {"model: &m {dim: 1}\n", "t.yaml:1: YAML anchors and aliases are not used here; write the "
+                             "value itself (quote text that starts with & or *)"},
+    {"model: *m\n", "t.yaml:1: YAML anchors and aliases are not used here; write the value itself "
+                    "(quote text that starts with & or *)"},
+    {"seed: !!int 5\n", "t.yaml:1: YAML tags are not used here; write the value itself (quote text "
+                        "that starts with !)"},
+    {"seed: 1\n---\nseed: 2\n", "t.yaml:2: a second YAML document; a configuration is one"},
+    {"model:\n\tdim: 5\n", "t.yaml:2: not valid YAML: while scanning for the next token, found "
+                           "character that cannot start any token"},
+    {"seed: 1\nmodel: {dim: 5\n",
+     "t.yaml:3: not valid YAML: while parsing a flow mapping, did not find expected ',' or '}'"},
+    {"seed: 1\n# \xff\n", "t.yaml:2: not valid YAML: invalid leading UTF-8 octet"},
+};
+START_TEST(messages) { refused(mistakes[_i].text, mistakes[_i].message); }
+END_TEST
+
+START_TEST(texts_up_to_the_limit) {
+    char text[SL_CONFIG_STR + 64] = "data.corpus: ";
+    size_t head = strlen(text);
+    memset(text + head, 'x', SL_CONFIG_STR - 1);
+    ck_assert_int_eq(parse(text), 0);
+    ck_assert_uint_eq(strlen(c.data_corpus), SL_CONFIG_STR - 1);
+    text[head + SL_CONFIG_STR - 1] = 'x';
+    refused(text, "t.yaml:1: data.corpus: text of 1024 bytes; at most 1023 are possible");
+}
+END_TEST
+
+START_TEST(files) {
+    char path[] = "/tmp/sinklab-config-XXXXXX", message[256];
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    sl_config_defaults(&c);
+    ck_assert_int_eq(sl_config_read(&c, path), 0);
+    ck_assert_int_eq(write(fd, "seed: 7\n", 8), 8);
+    ck_assert_int_eq(sl_config_read(&c, path), 0);
+    ck_assert_int_eq(c.seed, 7);
+    ck_assert_int_eq(ftruncate(fd, (1 << 20) + 1), 0);
+    ck_assert_int_eq(sl_config_read(&c, path), -1);
+    snprintf(message, sizeof message, "%s: more than 1 MiB; this cannot be a configuration", path);
+    ck_assert_str_eq(sl_error(), message);
+    close(fd);
+    unlink(path);
+    ck_assert_int_eq(sl_config_read(&c, path), -1);
+    snprintf(message, sizeof message, "cannot open configuration %s: No such file or directory",
+             path);
+    ck_assert_str_eq(sl_error(), message);
+    ck_assert_int_eq(sl_config_read(&c, "/tmp"), -1);
+    ck_assert_str_eq(sl_error(), "cannot read configuration /tmp: Is a directory");
+}
+END_TEST
+
+/* ---- overrides */
+
+static const struct {
+    const char *text, *message;
+} override_mistakes[] = {
+    {"seed", "\"seed\" is not of the form key=value"},
+    {"=5", "\"=5\" is not of the form key=value"},
+    {"train.lrr=5", NULL}, /* begins "unknown key", checked below */
+    {"train=5", NULL},
+    {"train.lr=fast", "train.lr: expected a number, 0 to 100; found fast"},
+    {"train.lr=", "train.lr: expected a number, 0 to 100; found nothing"},
+    {"train.lr=[1]", "train.lr: expected a number, 0 to 100; found a list"},
+    {"train.lr={a: 1}", "train.lr: expected a number, 0 to 100; found a section"},
+    {"train.lr=1\nseed: 5", NULL},
+    {"train.betas=0.9,0.95",
+     "train.betas: expected a pair of numbers [a, b], 0 to 1; found 0.9,0.95"},
+    {"train.betas=[0.9", "train.betas: not valid YAML: while parsing a flow sequence, did not find "
+                         "expected ',' or ']'"},
+    {"train.guard=stpo",
+     "train.guard: unknown value \"stpo\"; did you mean stop? It is one of stop, skip, off"},
+};
+START_TEST(override_messages) {
+    sl_config before;
+    sl_config_defaults(&c);
+    before = c;
+    ck_assert_int_eq(sl_config_override(&c, override_mistakes[_i].text), -1);
+    if (override_mistakes[_i].message)
+        ck_assert_str_eq(sl_error(), override_mistakes[_i].message);
+    ck_assert_ptr_null(strchr(sl_error(), '\n'));
+    ck_assert_ptr_nonnull(
+        strstr(sl_error(), override_mistakes[_i].text[0] == 't' ? "train" : "key=value"));
+    ck_assert_int_eq(sl_error_exit_code(), SL_EXIT_USAGE);
+    ck_assert_mem_eq(&before, &c, sizeof c);
+}
+END_TEST
+
+START_TEST(override_values) {
+    sl_config_defaults(&c);
+    ck_assert_int_eq(sl_config_override(&c, "train.betas=[0.8, 0.9]"), 0);
+    ck_assert_int_eq(sl_config_override(&c, "data.corpus=my file=x.txt"), 0);
+    ck_assert_int_eq(sl_config_override(&c, "model.norm=gated_norm"), 0);
+    ck_assert_double_eq(c.train_betas[1], 0.9);
+    ck_assert_str_eq(c.data_corpus, "my file=x.txt");
+    ck_assert_str_eq(sl_choices_norm[c.model_norm].name, "gated_norm");
+}
+END_TEST
+
+/* ---- checks across keys */
+
+static const struct {
+    const char *text, *message;
+} conflicts[] = {
+    {"model: {dim: 100, heads: 3}",
+     "model.dim = 100 is not a multiple of model.heads = 3; change one or set model.head_dim"},
+    {"model: {dim: 9, heads: 3}",
+     "model.dim / model.heads = 3 must be even: rotary embedding turns pairs"},
+    {"model: {head_dim: 7}", "model.head_dim = 7 must be even: rotary embedding turns pairs"},
+    {"model: {heads: 6, kv_heads: 4}", "model.heads = 6 is not a multiple of model.kv_heads = 4"},
+    {"model: {heads: 6, kv_heads: 12}", "model.heads = 6 is not a multiple of model.kv_heads = 12"},
+    {"model: {norm: gated_norm, norm_opts: {rank: 500}}",
+     "model.norm_opts.rank = 500 is more than model.dim = 384"},
+    {"model: {rope_base: 0.5}", "model.rope_base must be 0 (no position embedding) or at least 1"},
+    {"train: {batch: 1048576}\n",
+     "train.batch = 1048576 windows of model.seq = 256 are more than 67108864 tokens in one pass; "
+     "use train.accumulate"},
+    {"train: {steps: 1000000000, accumulate: 65536, batch: 262144}\n",
+     "train.steps = 1000000000 of train.accumulate = 65536 passes are too many tokens to count"},
+    {"train: {steps: 50}", "train.warmup = 100 is more than train.steps = 50; e.g. train.warmup=5"},
+    {"train: {schedule: wsd, decay_fraction: 0.95}",
+     "train.warmup = 100 and train.decay_fraction = 0.95 of train.steps = 1000 overlap; make one "
+     "smaller"},
+    {"train: {betas: [0.9, 1]}", "train.betas must both be below 1"},
+    {"train: {eps: 0}",
+     "train.eps must be above 0: a weight that never had a gradient would become NaN"},
+    {"data: {corpus: ''}", "data.corpus is empty; name a corpus, a file or a folder"},
+    {"data: {tokenizer: words}", "data.tokenizer: \"words\" is neither bytes nor bpe:FILE"},
+    {"data: {tokenizer: 'bpe:'}", "data.tokenizer: \"bpe:\" is neither bytes nor bpe:FILE"},
+    {"model: {dim: 100, heads: 3, head_dim: 64, kv_heads: 1}", NULL},
+    {"model: {norm_opts: {rank: 500}}", NULL},
+    {"train: {steps: 0}", NULL},
+    {"data: {tokenizer: 'bpe:tok.json'}", NULL},
+};
+START_TEST(checks) {
+    ck_assert_int_eq(parse(conflicts[_i].text), 0);
+    int rc = sl_config_check(&c);
+    ck_assert_int_eq(rc, conflicts[_i].message ? -1 : 0);
+    if (rc) {
+        ck_assert_str_eq(sl_error(), conflicts[_i].message);
+        ck_assert_int_eq(sl_error_exit_code(), SL_EXIT_USAGE);
+    }
+}
+END_TEST
+
+/* ---- dump, changes, hash */
+
+/* Each key away from its default survives the dump, and the list of changes is the override itself.
+ */
+START_TEST(dump_round_trip) {
+    json_t *keys = schema(), *key;
+    size_t i;
+    sl_config all;
+    sl_config_defaults(&all);
+    json_array_foreach(keys, i, key) {
+        char text[256];
+        if (!other_value(key, text, sizeof text))
+            continue;
+        sl_config_defaults(&c);
+        ck_assert_msg(sl_config_override(&c, text) == 0, "%s: %s", text, sl_error());
+        ck_assert_int_eq(sl_config_override(&all, text), 0);
+        char *dump = written(sl_config_dump, &c), *changes = written(write_changes, &c);
+        sl_config back, again;
+        sl_config_defaults(&back);
+        again = back;
+        ck_assert_msg(memcmp(&c, &back, sizeof c) != 0, "%s changes nothing", text);
+        ck_assert_msg(sl_config_parse(&back, dump, strlen(dump), "dump") == 0, "%s", sl_error());
+        ck_assert_msg(memcmp(&c, &back, sizeof c) == 0, "%s does not survive", text);
+        ck_assert_uint_eq(strcspn(changes, "\n"), strlen(changes) - 1); /* one line */
+        changes[strlen(changes) - 1] = '\0';
+        ck_assert_msg(sl_config_override(&again, changes) == 0, "%s: %s", changes, sl_error());
+        ck_assert_mem_eq(&c, &again, sizeof c);
+        free(dump);
+        free(changes);
+    }
+    char *dump = written(sl_config_dump, &all);
+    sl_config_defaults(&c);
+    ck_assert_int_eq(sl_config_parse(&c, dump, strlen(dump), "dump"), 0);
+    ck_assert_mem_eq(&all, &c, sizeof c);
+    free(dump);
+    json_decref(keys);
+}
+END_TEST
+
+START_TEST(texts_survive_a_dump) {
+    static const char *const texts[] = {
+        "",        " ",          "null",     "~",
+        "true",    "Yes",        "off",      "12",
+        "-",       "- a",        "a: b",     "a #b",
+        "#",       "a:",         "[x]",      "{x}",
+        "&a",      "*a",         "!t",       "%d",
+        "@x",      "`x",         "'",        "\"",
+        "\\",      "\\n",        "---",      "...",
+        "?",       "? x",        "|",        ">",
+        "C:\\dir", "/a/b c.txt", "\xc3\xbc", "\xf0\x9f\x98\x80",
+        ".5",      "<<",         "0x1f",     "bpe:/x/tokenizer.json"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        sl_config_defaults(&c);
+        snprintf(c.data_corpus, sizeof c.data_corpus, "%s%c", texts[i], 0);
+        memset(c.data_corpus + strlen(texts[i]), 0, sizeof c.data_corpus - strlen(texts[i]));
+        char *dump = written(sl_config_dump, &c);
+        sl_config back;
+        sl_config_defaults(&back);
+        ck_assert_msg(sl_config_parse(&back, dump, strlen(dump), "dump") == 0, "%s: %s", texts[i],
+                      sl_error());
+        ck_assert_str_eq(back.data_corpus, texts[i]);
+        free(dump);
+    }
+}
+END_TEST
+
+START_TEST(hash_sees_what_decides) {
+    json_t *keys = schema(), *key;
+    size_t i;
+    int undecisive = 0;
+    sl_config_defaults(&c);
+    uint64_t standard = sl_config_hash(&c);
+    json_array_foreach(keys, i, key) {
+        char text[256];
+        if (!other_value(key, text, sizeof text))
+            continue;
+        sl_config_defaults(&c);
+        ck_assert_int_eq(sl_config_override(&c, text), 0);
+        bool decides = json_is_true(json_object_get(key, "decides_result"));
+        ck_assert_msg((sl_config_hash(&c) != standard) == decides, "%s", text);
+        undecisive += !decides;
+    }
+    ck_assert_int_eq(undecisive, 6); /* threads, isa and the four of looking and saving */
+    json_decref(keys);
+}
+END_TEST
+
+START_TEST(help_is_narrow_and_filtered) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    ck_assert_int_eq(sl_config_help(f, NULL, 0, false), 0);
+    fclose(f);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        ck_assert_msg(strlen(line) <= 100, "%s", line);
+    free(text);
+    f = open_memstream(&text, &n);
+    ck_assert_int_eq(sl_config_help(f, (const char *const[]){"model.norm", "data"}, 2, false), 0);
+    fclose(f);
+    ck_assert_ptr_nonnull(strstr(text, "  model.norm "));
+    ck_assert_ptr_nonnull(strstr(text, "gated_norm"));
+    ck_assert_ptr_nonnull(strstr(text, "  data.bos "));
+    ck_assert_ptr_null(strstr(text, "norm_opts"));
+    ck_assert_int_eq(sl_config_help(stderr, (const char *const[]){"model.nrom"}, 1, false), -1);
+    ck_assert_ptr_nonnull(strstr(sl_error(), "did you mean model.norm?"));
+    free(text);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("config");
+    TCase *t = tcase_create("config");
+    tcase_add_test(t, defaults_are_consistent);
+    tcase_add_test(t, ranges_hold_at_both_ends);
+    tcase_add_test(t, nested_and_dotted_agree);
+    tcase_add_test(t, empty_files_are_legal);
+    tcase_add_test(t, scalars);
+    tcase_add_loop_test(t, messages, 0, sizeof mistakes / sizeof *mistakes);
+    tcase_add_test(t, texts_up_to_the_limit);
+    tcase_add_test(t, files);
+    tcase_add_loop_test(t, override_messages, 0,
+                        sizeof override_mistakes / sizeof *override_mistakes);
+    tcase_add_test(t, override_values);
+    tcase_add_loop_test(t, checks, 0, sizeof conflicts / sizeof *conflicts);
+    tcase_add_test(t, dump_round_trip);
+    tcase_add_test(t, texts_survive_a_dump);
+    tcase_add_test(t, hash_sees_what_decides);
+    tcase_add_test(t, help_is_narrow_and_filtered);
+    suite_add_tcase(s, t);
+    SRunner *runner = srunner_create(s);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

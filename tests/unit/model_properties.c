@@ -1,0 +1,191 @@
+/* What must hold exactly of any model: no position sees a later one or another window, results do not depend
+ * on the number of threads, and an untrained model knows nothing. */
+#include "base/err.h"
+#include "base/threads.h"
+#include "model/model.h"
+#include "ref/variants.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    ref_variant v;
+    int64_t rows;
+    int32_t *in, *target;
+    sl_model *m;
+} fixture;
+
+static sl_model *create(const fixture *f) {
+    sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, true, false);
+    ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
+    ref_randomise(sl_model_params(m), 3);
+    return m;
+}
+
+static void setup(fixture *f) {
+    f->rows = f->v.batch * f->v.seq;
+    f->in = calloc((size_t)f->rows, sizeof *f->in);
+    f->target = calloc((size_t)f->rows, sizeof *f->target);
+    ref_random_tokens(f->rows, f->v.vocab, 11, f->in);
+    ref_random_tokens(f->rows, f->v.vocab, 12, f->target);
+    f->m = create(f);
+}
+
+static void teardown(fixture *f) {
+    free(f->in);
+    free(f->target);
+    sl_model_free(f->m);
+}
+
+/* fn for each tiny variant that differs in more than one option from the last, and each middle one. */
+static void for_each_model(void (*fn)(fixture *)) {
+    fixture f;
+    for (int i = 0; ref_variant_tiny(i, &f.v); i += 5) {
+        setup(&f);
+        fn(&f);
+        teardown(&f);
+    }
+    for (int i = 0; ref_variant_middle(i, &f.v); i++) {
+        setup(&f);
+        fn(&f);
+        teardown(&f);
+    }
+}
+
+/* Another token at `at` must change the loss there, and no bit of an earlier loss or of another window. */
+static void change_token(fixture *f, int64_t at, const float *before, float *after) {
+    int32_t old = f->in[at];
+    f->in[at] = (old + 1) % f->v.vocab;
+    sl_model_forward(f->m, f->in, f->target, after);
+    f->in[at] = old;
+    int64_t end = (at / f->v.seq + 1) * f->v.seq;
+    ck_assert_msg(memcmp(before, after, (size_t)at * sizeof *after) == 0,
+                  "%s: token %lld changes an earlier loss", f->v.name, (long long)at);
+    ck_assert_msg(memcmp(before + end, after + end, (size_t)(f->rows - end) * sizeof *after) == 0,
+                  "%s: token %lld changes the next window", f->v.name, (long long)at);
+    ck_assert_msg(before[at] != after[at], "%s: token %lld does not count", f->v.name, (long long)at);
+}
+
+static void causal_forward(fixture *f) {
+    float *before = calloc((size_t)f->rows, sizeof *before);
+    float *after = calloc((size_t)f->rows, sizeof *after);
+    sl_model_forward(f->m, f->in, f->target, before);
+    int64_t seq = f->v.seq, step = seq < 16 ? 1 : 9;
+    for (int64_t at = 1; at < seq; at += step)
+        change_token(f, at, before, after);
+    change_token(f, seq - 1, before, after);
+    change_token(f, seq, before, after);
+    free(before);
+    free(after);
+}
+
+START_TEST(test_causal_forward) { for_each_model(causal_forward); }
+END_TEST
+
+/* With losses up to position `last` of window 0 only, the gradient of an embedding that occurs later (or in
+ * another window) is exactly zero, that of one at or before it is not. Needs a token of its own for each place. */
+static void causal_backward(fixture *f) {
+    const sl_params *p = sl_model_params(f->m);
+    const sl_tensor *t = p->tensor + sl_params_find(p, "model.embed_tokens.weight");
+    if (f->v.config.model_tie_embeddings || f->v.vocab < f->rows)
+        return;
+    int64_t last = f->v.seq / 2;
+    for (int64_t i = 0; i < f->rows; i++) {
+        f->in[i] = (int32_t)i;
+        if (i > last)
+            f->target[i] = -1;
+    }
+    memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
+    sl_model_forward_backward(f->m, f->in, f->target, 1);
+    for (int64_t i = 0; i < f->rows; i++) {
+        const float *g = p->g + t->offset + i * t->shape[1];
+        int64_t nonzero = 0;
+        for (int64_t j = 0; j < t->shape[1]; j++)
+            nonzero += g[j] != 0;
+        ck_assert_msg((nonzero > 0) == (i <= last), "%s: gradient of the token at %lld has %lld non-zeros",
+                      f->v.name, (long long)i, (long long)nonzero);
+    }
+}
+
+START_TEST(test_causal_backward) { for_each_model(causal_backward); }
+END_TEST
+
+static void threads_equal(fixture *f) {
+    float *loss[4], *grad[4];
+    double mean[4];
+    const sl_params *p = sl_model_params(f->m);
+    size_t loss_bytes = (size_t)f->rows * sizeof(float), grad_bytes = (size_t)p->floats * sizeof(float);
+    for (int threads = 1; threads <= 3; threads++) {
+        ck_assert_int_eq(sl_threads_set(threads), threads);
+        sl_model *m = create(f);
+        loss[threads] = malloc(loss_bytes);
+        grad[threads] = malloc(grad_bytes);
+        sl_model_forward(m, f->in, f->target, loss[threads]);
+        mean[threads] = sl_model_forward_backward(m, f->in, f->target, 1);
+        memcpy(grad[threads], sl_model_params(m)->g, grad_bytes);
+        sl_model_free(m);
+    }
+    for (int threads = 2; threads <= 3; threads++) {
+        ck_assert_msg(memcmp(&mean[1], &mean[threads], sizeof *mean) == 0, "%s: loss with %d threads",
+                      f->v.name, threads);
+        ck_assert_msg(memcmp(loss[1], loss[threads], loss_bytes) == 0, "%s: token losses with %d threads",
+                      f->v.name, threads);
+        ck_assert_msg(memcmp(grad[1], grad[threads], grad_bytes) == 0, "%s: gradients with %d threads",
+                      f->v.name, threads);
+    }
+    for (int threads = 1; threads <= 3; threads++) {
+        free(loss[threads]);
+        free(grad[threads]);
+    }
+    sl_threads_set(2);
+}
+
+START_TEST(test_threads_equal) { for_each_model(threads_equal); }
+END_TEST
+
+/* At the start a logit is a product of a normed vector (length sqrt(dim), or shorter behind a half-open gate) and an
+ * independent row of the head: N(0, s^2) with s = init_std sqrt(dim). So a token's loss is ln V + s^2/2 within a
+ * few s, and the mean over n targets within a few s/sqrt(n). A tied head also raises the logit of the input token
+ * itself, by at most init_std dim, which adds at most e^(that)/V to the normaliser. */
+static void untrained(fixture *f) {
+    const sl_config *c = &f->v.config;
+    for (int64_t i = 0; i < f->rows; i++)
+        if (f->target[i] == f->in[i])
+            f->target[i] = (f->in[i] + 1) % f->v.vocab;
+    float *loss = calloc((size_t)f->rows, sizeof *loss);
+    sl_model_init(f->m, 5);
+    double mean = sl_model_forward(f->m, f->in, f->target, loss), sum = 0;
+    double s = c->model_init_std * sqrt((double)c->model_dim), flat = log(f->v.vocab);
+    double own = c->model_tie_embeddings ? exp(1.5 * c->model_init_std * (double)c->model_dim) / f->v.vocab : 0;
+    double tolerance = s * s + own + 5 * s / sqrt((double)f->rows);
+    ck_assert_msg(fabs(mean - flat) <= tolerance, "%s: loss at init %.5f, want %.5f within %.5f", f->v.name,
+                  mean, flat, tolerance);
+    for (int64_t i = 0; i < f->rows; i++) {
+        sum += loss[i];
+        ck_assert_msg(fabs(loss[i] - flat) <= s * s + own + 6 * s, "%s: token loss at init %.5f, want %.5f",
+                      f->v.name, loss[i], flat);
+    }
+    ck_assert_msg(fabs(sum / (double)f->rows - mean) <= 1e-6 * flat, "%s: mean of token losses", f->v.name);
+    free(loss);
+}
+
+START_TEST(test_untrained) { for_each_model(untrained); }
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("model_properties");
+    TCase *tc = tcase_create("model_properties");
+    tcase_set_timeout(tc, 0);
+    tcase_add_test(tc, test_causal_forward);
+    tcase_add_test(tc, test_causal_backward);
+    tcase_add_test(tc, test_threads_equal);
+    tcase_add_test(tc, test_untrained);
+    suite_add_tcase(s, tc);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
