@@ -11,13 +11,28 @@ enum { SKIPPED = 77, MAX_KERNELS = 64 }; /* 77: meson's exit code of a skipped t
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16},       {"norm", k_norm}, {"act", k_act},     {"rope", k_rope},
+} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"norm", k_norm}, {"act", k_act},     {"rope", k_rope},
                {"softmax", k_softmax}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
+
+#ifdef HAVE_AMX_MODEL
+extern const sl_kernels sl_kernels_amxmodel;
+#endif
 
 static const struct {
     const char *name;
     enum sl_isa isa;
-} all_tiers[] = {{"scalar", SL_ISA_SCALAR}, {"neon", SL_ISA_NEON}, {"avx2", SL_ISA_AVX2}, {"avx512", SL_ISA_AVX512}};
+    const sl_kernels *table; /* if not the library's own */
+} all_tiers[] = {{"scalar", SL_ISA_SCALAR, NULL},
+                 {"neon", SL_ISA_NEON, NULL},
+                 {"neonbf16", SL_ISA_NEONBF16, NULL},
+                 {"avx2", SL_ISA_AVX2, NULL},
+                 {"avx512", SL_ISA_AVX512, NULL},
+                 {"avx512bf16", SL_ISA_AVX512BF16, NULL},
+                 {"amx", SL_ISA_AMX, NULL},
+#ifdef HAVE_AMX_MODEL
+                 {"amxmodel", SL_ISA_AVX512, &sl_kernels_amxmodel}, /* simd/amx on amx_model.h */
+#endif
+};
 enum { TIERS = sizeof all_tiers / sizeof *all_tiers };
 
 struct options {
@@ -39,7 +54,8 @@ static const char usage[] =
     "       kern bench [NAME | -k REGEX] [--isa TIER] [--seed N] [--json]\n"
     "       kern list\n"
     "test compares every kernel of every tier of this machine with a reference in double; the seed it\n"
-    "prints reproduces a run, also of one kernel alone. bench times them. TIER: scalar neon avx2 avx512.\n"
+    "prints reproduces a run, also of one kernel alone. bench times them. TIER: scalar neon neonbf16 avx2\n"
+    "avx512 avx512bf16 amx amxmodel (amx's kernels on tiles in plain C).\n"
     "exit code: 0 all passed, 1 some failed, 2 usage, 77 --isa names a tier that is not here.\n";
 
 static int usage_error(const char *what, const char *arg) {
@@ -120,7 +136,7 @@ static int choose(const struct options *o, struct plan *p) {
         known = 1;
         const sl_kernels *tier = sl_kernels_tier(all_tiers[t].isa);
         if (tier)
-            p->tier[p->tiers++] = tier;
+            p->tier[p->tiers++] = all_tiers[t].table ? all_tiers[t].table : tier;
         else if (!o->json)
             printf("skipped: %s (not built, or not supported by this machine)\n", all_tiers[t].name);
     }
