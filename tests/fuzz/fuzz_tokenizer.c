@@ -7,7 +7,8 @@
 static const char text[] = "The 1st: don't\n\n  stop<|endoftext|>\xff\xe4\xb8\xad\t ...";
 
 static void encode(const sl_bpe *b) {
-    static volatile unsigned sum;
+    static volatile unsigned sum; /* volatile: the reads must stay */
+    (void)sum;
     sl_ids ids = {0};
     sl_bpe_encoder *e = sl_bpe_encoder_new(b, sizeof text);
     if (!e || sl_bpe_encode(e, text, sizeof text, &ids) != 0)
