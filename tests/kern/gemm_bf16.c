@@ -45,12 +45,25 @@ static void random_bits(k_case *c, k_buf *b) {
         x[i] = (sl_bf16)sl_rng_u32(&c->rng); /* subnormals, infinities and NaNs among them */
 }
 
+/* Puts the lower halves about the tie, which random numbers hardly ever meet. */
+static void near_ties(k_case *c, k_buf *b) {
+    static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8000, 0x8001, 0xffff};
+    uint32_t u;
+    for (int64_t i = 0; i < b->rows * b->cols; i++) {
+        memcpy(&u, (float *)b->init + i, sizeof u);
+        u = (u & 0xffff0000) | low[k_range(c, 0, 6)];
+        memcpy((float *)b->init + i, &u, sizeof u);
+    }
+}
+
 static void pack_case(k_case *c, struct shape s, enum k_type type, enum k_data kind) {
     k_buf *panel = describe_pack(c, s, type, type == K_F32 ? k_data_name(kind) : "bits"), *src = &c->buf[0];
     if (type == K_F32)
         k_fill(c, src, kind);
     else
         random_bits(c, src);
+    if (type == K_F32 && k_range(c, 0, 1))
+        near_ties(c, src);
     for (int64_t kk = 0; kk < sl_bf16_kpad(s.k); kk++)
         for (int64_t j = 0; j < NR; j++) {
             double want = 0;
