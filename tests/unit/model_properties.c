@@ -1,8 +1,9 @@
 /* What must hold exactly of any model: no position sees a later one or another window, results do not depend
- * on the number of threads, and an untrained model knows nothing. */
+ * on the number of threads or on how a forward pass is run, and an untrained model knows nothing. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
+#include "ref/tolerance.h"
 #include "ref/variants.h"
 
 #include <check.h>
@@ -145,6 +146,63 @@ static void threads_equal(fixture *f) {
 START_TEST(test_threads_equal) { for_each_model(threads_equal); }
 END_TEST
 
+/* A model for inference shares memory between its activations; it must give the bits of the training one, and
+ * the same bits again. */
+static void inference_equal(fixture *f) {
+    int64_t values = f->rows * f->v.vocab;
+    float *want = malloc((size_t)values * sizeof *want), *got = malloc((size_t)values * sizeof *got);
+    sl_model_logits(f->m, f->in, want);
+    for (int taps = 0; taps < 2; taps++) {
+        sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, false, taps);
+        ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
+        ref_randomise(sl_model_params(m), 3);
+        double mean = sl_model_forward(m, f->in, f->target, NULL);
+        ck_assert_msg(mean == sl_model_forward(f->m, f->in, f->target, NULL), "%s: loss", f->v.name);
+        sl_model_logits(m, f->in, got);
+        ck_assert_msg(memcmp(want, got, (size_t)values * sizeof *got) == 0, "%s: logits", f->v.name);
+        sl_model_free(m);
+    }
+    free(want);
+    free(got);
+}
+
+START_TEST(test_inference_equal) { for_each_model(inference_equal); }
+END_TEST
+
+/* Position by position over a cache: other sums, so equal within rounding. */
+static void decoding(fixture *f) {
+    int64_t vocab = f->v.vocab, batch = f->v.batch, seq = f->v.seq;
+    float *all = malloc((size_t)(f->rows * vocab) * sizeof *all);
+    float *step = malloc((size_t)(batch * vocab) * sizeof *step);
+    double *want = malloc((size_t)vocab * sizeof *want);
+    int32_t *token = malloc((size_t)batch * sizeof *token);
+    double tolerance = REF_FORWARD * ref_relative_error(&f->v.config, f->v.vocab, f->rows);
+    sl_model_logits(f->m, f->in, all);
+    sl_model *m = sl_model_create_decoder(&f->v.config, f->v.vocab, batch, seq);
+    ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
+    ref_randomise(sl_model_params(m), 3);
+    for (int64_t t = 0; t < seq; t++) {
+        for (int64_t b = 0; b < batch; b++)
+            token[b] = f->in[b * seq + t];
+        sl_model_decode(m, token, t, step);
+        for (int64_t b = 0; b < batch; b++) {
+            for (int64_t j = 0; j < vocab; j++)
+                want[j] = all[(b * seq + t) * vocab + j];
+            double ratio = ref_ratio(vocab, step + b * vocab, want, tolerance);
+            ck_assert_msg(ratio <= 1, "%s: decoding position %lld of window %lld: error is %.3g times the tolerance",
+                          f->v.name, (long long)t, (long long)b, ratio);
+        }
+    }
+    sl_model_free(m);
+    free(all);
+    free(step);
+    free(want);
+    free(token);
+}
+
+START_TEST(test_decoding) { for_each_model(decoding); }
+END_TEST
+
 /* At the start a logit is a product of a normed vector (length sqrt(dim), or shorter behind a half-open gate) and an
  * independent row of the head: N(0, s^2) with s = init_std sqrt(dim). So a token's loss is ln V + s^2/2 within a
  * few s, and the mean over n targets within a few s/sqrt(n). A tied head also raises the logit of the input token
@@ -181,6 +239,8 @@ int main(void) {
     tcase_add_test(tc, test_causal_forward);
     tcase_add_test(tc, test_causal_backward);
     tcase_add_test(tc, test_threads_equal);
+    tcase_add_test(tc, test_inference_equal);
+    tcase_add_test(tc, test_decoding);
     tcase_add_test(tc, test_untrained);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
