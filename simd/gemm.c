@@ -2,7 +2,17 @@
 
 #define MR SL_GEMM_MR
 #define NRV SL_GEMM_NRV
-#ifdef __clang__
+/* An instrumented or unoptimised build keeps the loops: unrolling all tiles would take it minutes. */
+#ifdef __has_feature
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(memory_sanitizer))
+#elif defined __SANITIZE_ADDRESS__
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+#if SANITIZED || !defined __OPTIMIZE__
+#define UNROLL
+#elif defined __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
@@ -106,6 +116,9 @@ SL_VEC void tile(int rows, int nv, int last, int64_t k, const float *a, const fl
 void SL_FN(gemm_f32)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, int m, int n,
                      int add) {
     int nv = (n + VL - 1) / VL, last = n - (nv - 1) * VL;
+#if SANITIZED || !defined __OPTIMIZE__
+    tile(m, nv, last, k, a, b, c, ldc, add);
+#else
 #define CASE(rows, vecs)                                                                           \
     case (rows) * 16 + (vecs):                                                                     \
         if ((rows) <= MR && (vecs) <= NRV && last == VL)                                           \
@@ -120,4 +133,5 @@ void SL_FN(gemm_f32)(int64_t k, const float *a, const float *b, float *c, int64_
         CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7)
         CASES(8) CASES(9) CASES(10) CASES(11) CASES(12) CASES(13) CASES(14)
     }
+#endif
 }
