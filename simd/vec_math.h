@@ -1,7 +1,7 @@
 /* exp, log, sigmoid, tanh and erf over the operations of vec.h, inlined. Coefficients: minimax fits of
  * the relative error (Remez in 200-bit arithmetic, then rounded to float). Every tier gives the same
- * bits. Worst errors, in units in the last place, are those of exhaustive runs over all floats:
- * tests/kern checks the bounds given here. */
+ * bits. The bounds given here are tested by the kernel runner; over every 61st float the worst were 0.88
+ * (exp), 0.85 (log), 2.4 (sigmoid), 1.4 (tanh) and 1.2 (erf) units in the last place. */
 #ifndef SL_SIMD_VEC_MATH_H
 #define SL_SIMD_VEC_MATH_H
 
@@ -26,8 +26,8 @@ SL_VEC vf v_exp(vf x) {
     return v_sel(v_gt(x, v_set1(0x1.62e42ep+6f)), v_set1(__builtin_inff()), y);
 }
 
-/* ln x to 1 ULP: -inf at 0, NaN below, exact powers of two folded in two parts; subnormals are
- * handled. x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)). */
+/* ln x to 1 ULP, subnormals too; -inf at 0, NaN below.
+ * x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); e times the first part of ln2 is exact. */
 SL_VEC vf v_log(vf x) {
     vm tiny = v_lt(x, v_set1(0x1p-126f));
     vf z = v_sel(tiny, v_mul(x, v_set1(0x1p23f)), x);
