@@ -23,8 +23,8 @@
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are written in
- * order, so a full store may spill into the next column; `room` is what is left of the panel. */
+/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are written
+ * in order, so a full store may spill into the next column; `room` is what is left of the panel. */
 SL_VEC void put(float *to, vf column, int64_t room) {
     if (room >= VL)
         v_store(to, column);
@@ -81,9 +81,9 @@ void SL_FN(pack_f32)(int64_t n, int64_t k, const float *src, int64_t is, int64_t
             pack_columns(n - i, k0, min64(k0 + COLUMNS, k), k, src + i, ks, p, dst + i * k);
 }
 
-/* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last are
- * constants where this is inlined, so acc lives in registers. It starts from c when adding: then cutting
- * K changes no bit. */
+/* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last
+ * are constants where this is inlined, so acc lives in registers. It starts from c when adding: then
+ * cutting K changes no bit. */
 SL_VEC void tile(int rows, int nv, int last, int64_t k, const float *a, const float *b, float *c,
                  int64_t ldc, int add) {
     vf acc[MR][NRV];
