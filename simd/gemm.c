@@ -2,7 +2,7 @@
 
 #define MR SL_GEMM_MR
 #define NRV SL_GEMM_NRV
-/* An instrumented or unoptimised build keeps the loops: unrolling all tiles would take it minutes. */
+/* An instrumented or unoptimised build keeps the loops: unrolling all tiles takes it minutes. */
 #ifdef __has_feature
 #define SANITIZED (__has_feature(address_sanitizer) || __has_feature(memory_sanitizer))
 #elif defined __SANITIZE_ADDRESS__
@@ -23,8 +23,8 @@
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are written
- * in order, so a full store may spill into the next column; `room` is what is left of the panel. */
+/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are
+ * written in order, so a full store may spill into the next; `room` is what is left of the panel. */
 SL_VEC void put(float *to, vf column, int64_t room) {
     if (room >= VL)
         v_store(to, column);
@@ -33,8 +33,8 @@ SL_VEC void put(float *to, vf column, int64_t room) {
 }
 
 /* One panel of p columns from the first p of `rows` rows of k consecutive elements, transposed in
- * registers; lanes that have no row are zero. The rows of the next panel are fetched meanwhile: p short
- * streams are more than a prefetcher follows. */
+ * registers; lanes that have no row are zero. The rows of the next panel are fetched meanwhile: p
+ * short streams are more than a prefetcher follows. */
 static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int p, float *dst) {
     for (int i0 = 0; i0 < p; i0 += VL) {
         int64_t have = min64(min64(rows, p) - i0, VL), ahead = min64(rows - p - i0, have);
@@ -55,7 +55,7 @@ static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int
     }
 }
 
-/* Columns k0 .. end of one panel, copied from columns of consecutive elements of which `rows` exist. */
+/* Columns k0 .. end of one panel, copied from columns of `rows` consecutive elements. */
 static void pack_columns(int64_t rows, int64_t k0, int64_t end, int64_t k, const float *src,
                          int64_t ks, int p, float *dst) {
     for (int64_t kk = k0; kk < end; kk++)
