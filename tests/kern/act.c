@@ -46,14 +46,19 @@ static struct value silu(double x) {
     return (struct value){d_silu(x), fabs(x) * (sigmoid_error(x) + U * d_sigmoid(x)) + 4 * TINY};
 }
 
-/* silu' = q (1 + x (1 - q)); 1 - q loses digits when q is near 1: its absolute error is that of q
- * and a rounding. */
+/* 1 - q as e^-x q, which keeps its digits where q is near 1: the errors of both and a product. */
+static double complement_error(double x) {
+    double t = d_sigmoid(-x);
+    return t * (2 * EXP_REL + 3 * U) + SMALLEST;
+}
+
+/* silu' = q + x q (1 - q) */
 static struct value silu_slope(double x) {
     if (isinf(x))
         return (struct value){x > 0, 4 * U};
-    double q = d_sigmoid(x), t = d_sigmoid(-x), dq = sigmoid_error(x);
-    double inner = fabs(x) * (dq + 3 * U * t), outer = 1 + fabs(x) * t;
-    return (struct value){q * (1 + x * t), q * inner + outer * (dq + 3 * U * q)};
+    double q = d_sigmoid(x), t = d_sigmoid(-x), dq = sigmoid_error(x), dt = complement_error(x);
+    double y = q + x * q * t;
+    return (struct value){y, dq + fabs(x) * (q * dt + t * dq + 3 * U * q * t) + U * fabs(y)};
 }
 
 /* Phi from (1 + erf(x/sqrt 2))/2: erf near 1 is off by 2 ulp = 2 u, rounding its argument by 2 u moves
@@ -108,7 +113,7 @@ static void ref_gate_fwd(const double in[3], struct value out[2]) {
 static void ref_gate_bwd(const double in[3], struct value out[2]) { /* b, y, dout */
     double q = d_sigmoid(in[0]), t = d_sigmoid(-in[0]), dq = sigmoid_error(in[0]);
     out[0] = times((struct value){q, dq}, in[2]);
-    struct value slope = {q * t, t * dq + q * (dq + U * t) + 2 * U * q * t};
+    struct value slope = {q * t, t * dq + q * complement_error(in[0]) + 2 * U * q * t};
     out[1] = times(times(slope, in[1]), in[2]);
 }
 static void ref_add(const double in[3], struct value out[2]) {

@@ -179,7 +179,7 @@ int64_t k_range(k_case *c, int64_t lo, int64_t hi) {
 
 int64_t k_count(k_case *c, int i) {
     static const int fixed[] = {0,  1,  2,  3,  4,  5,  7,   8,   9,   15,  16,  17,  24, 31,
-                                32, 33, 47, 48, 63, 64, 65,  96,  127, 128, 129, 255, 384, 768, 1000};
+                                32, 33, 47, 48, 63, 64, 65,  96,  127, 128, 129, 255, 384, 768, 1000, 1025};
     int n = sizeof fixed / sizeof *fixed;
     return i < n ? fixed[i] : k_range(c, 1, i % 2 ? 150 : 1100);
 }
@@ -310,12 +310,12 @@ static void check_canaries(k_case *c, int i, const k_buf *b) {
     uint8_t *p = canaries_begin(i, b), *data = b->p;
     for (; p < data; p++)
         if (*p != canary(p))
-            k_fail(c, "wrote %td bytes before '%s'", data - p, b->name);
+            k_fail(c, "wrote the byte %td before '%s'", p - data, b->name);
     for (int64_t r = 0; r < b->rows && b->cols; r++) {
         uint8_t *end = r + 1 < b->rows ? data + (size_t)((r + 1) * b->ld) * e : canaries_end(i, b);
         for (uint8_t *q = p = data + (size_t)(r * b->ld + b->cols) * e; p < end; p++)
             if (*p != canary(p))
-                k_fail(c, "wrote %td bytes past the end of row %d of '%s'", p - q, (int)r, b->name);
+                k_fail(c, "wrote the byte %td past the end of row %d of '%s'", p - q, (int)r, b->name);
     }
     if (extent(b) == 0)
         for (; p < canaries_end(i, b); p++)
@@ -373,9 +373,12 @@ static void compare(k_case *c, k_buf *b, int64_t i, const void *p) {
         ok = ok && signbit(got) == signbit(want) && fabs(want) + bound > max && isinf(got);
     else
         ok = ok && error <= bound;
+    int row = (int)(i / b->cols), col = (int)(i % b->cols);
+    if (!ok && (bound == 0 || isnan(want)))
+        k_fail(c, "%s[%d][%d] = %.9g, want %.9g exactly", b->name, row, col, got, want);
     if (!ok)
-        k_fail(c, "%s[%d][%d] = %.9g, want %.9g +- %.3g (%.3g times the bound)", b->name,
-               (int)(i / b->cols), (int)(i % b->cols), got, want, bound, error / bound);
+        k_fail(c, "%s[%d][%d] = %.9g, want %.9g +- %.3g (%.3g times the bound)", b->name, row, col, got, want,
+               bound, error / bound);
     if (bound == 0 || isinf(got) || fabs(want) < SMALLEST) /* flushed results say little */
         return;
     double ulp = ldexp(1, ilogb(want) - (b->type == K_F64 ? 52 : 23));

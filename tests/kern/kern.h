@@ -109,7 +109,7 @@ static inline double *k_f64(const k_case *c, int i) { return c->buf[i].p; }
 static inline int64_t k_ld(const k_case *c, int i) { return c->buf[i].ld; }
 
 /* ---- shapes */
-enum { K_COUNTS = 36 };
+enum { K_COUNTS = 38 };
 /* The i-th count to try, i < K_COUNTS: 0, 1, 2, 3, around powers of two, model sizes, then random. */
 int64_t k_count(k_case *c, int i);
 /* Row stride for rows of n: n or up to 20 more. */
@@ -148,6 +148,9 @@ void k_check(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, int 
              k_result *out);
 /* Places the buffers of a described call for timing (64-byte aligned) and fills them. */
 void k_place_for_bench(k_case *c);
+
+/* Breaks kernels on purpose and sees that each is caught; an exit code. (selftest.c) */
+int k_selftest(uint64_t seed);
 
 /* ---- benchmarks (bench.c) */
 int k_bench(const k_kernel *const *list, const char *const *source, int n, const sl_kernels *const *tiers, int ntiers,

@@ -38,8 +38,10 @@ static const char usage[] =
     "usage: kern test  [NAME | -k REGEX] [--isa TIER] [--seed N] [--repeat N]\n"
     "       kern bench [NAME | -k REGEX] [--isa TIER] [--seed N] [--json]\n"
     "       kern list\n"
+    "       kern selftest [--seed N]\n"
     "test compares every kernel of every tier of this machine with a reference in double; the seed it\n"
-    "prints reproduces a run, also of one kernel alone. bench times them. TIER: scalar neon avx2 avx512.\n"
+    "prints reproduces a run, also of one kernel alone. bench times them; selftest breaks some\n"
+    "on purpose and sees that test would catch it. TIER: scalar neon avx2 avx512.\n"
     "exit code: 0 all passed, 1 some failed, 2 usage, 77 --isa names a tier that is not here.\n";
 
 static int usage_error(const char *what, const char *arg) {
@@ -202,6 +204,10 @@ int main(int argc, char **argv) {
     int rc = parse(argc, argv, &o);
     if (rc)
         return rc;
+    if (strcmp(o.verb, "selftest") == 0) {
+        k_init();
+        return k_selftest(o.seed);
+    }
     int is_test = strcmp(o.verb, "test") == 0, is_bench = strcmp(o.verb, "bench") == 0;
     if (!is_test && !is_bench && strcmp(o.verb, "list") != 0)
         return usage_error("unknown verb", o.verb);

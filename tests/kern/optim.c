@@ -44,10 +44,10 @@ static void check_adamw(k_case *c) {
         for (enum k_data kind = 0; kind < K_KINDS; kind++) {
             int64_t n = k_count(c, i);
             float t = (float)(1 << k_range(c, 0, 12)), b2 = k_range(c, 0, 1) ? 0.999f : 0.95f;
-            struct adamw a = {k_range(c, 0, 1) ? 1.0f : 0.37f, 1e-3f, 0.9f, b2, 1e-8f, k_range(c, 0, 1) ? 0.1f : 0,
-                              1 - powf(0.9f, t), 1 - powf(b2, t)};
-            k_begin(c, call_adamw, &a, "n=%d t=%g b2=%g wd=%g gscale=%g %s", (int)n, (double)t, (double)b2,
-                    (double)a.wd, (double)a.gscale, k_data_name(kind));
+            struct adamw a = {k_range(c, 0, 1) ? 1.0f : 0.37f, 1e-3f, 0.9f, b2, k_range(c, 0, 1) ? 1e-8f : 1e-3f,
+                              k_range(c, 0, 1) ? 0.1f : 0,                              1 - powf(0.9f, t), 1 - powf(b2, t)};
+            k_begin(c, call_adamw, &a, "n=%d t=%g b2=%g eps=%g wd=%g gscale=%g %s", (int)n, (double)t,
+                    (double)b2, (double)a.eps, (double)a.wd, (double)a.gscale, k_data_name(kind));
             k_buf *w = k_add(c, "w", K_F32, K_INOUT, 1, n, n), *g = k_add(c, "g", K_F32, K_IN, 1, n, n);
             k_buf *m = k_add(c, "m", K_F32, K_INOUT, 1, n, n), *v = k_add(c, "v", K_F32, K_INOUT, 1, n, n);
             k_fill_normal(c, w, 0, 0.1);

@@ -77,7 +77,7 @@ static struct softmax shape(k_case *c, int i) {
     static const float scales[] = {0.125f, 1.0f, 0.0883883461f};
     int64_t n = k_count(c, i) ? k_count(c, i) : 5; /* at least one key is visible */
     int64_t valid0 = k_range(c, 0, 2) == 0 ? n : k_range(c, 1, n + 3);
-    return (struct softmax){k_range(c, 0, 5), n, valid0, scales[k_range(c, 0, 2)]};
+    return (struct softmax){k_range(c, 0, 2) ? k_range(c, 0, 5) : k_range(c, 6, 20), n, valid0, scales[k_range(c, 0, 2)]};
 }
 
 static const enum k_data kinds[] = {K_NORMAL, K_CONST, K_OUTLIER, K_OFFSET, K_DENORMAL,
