@@ -105,7 +105,7 @@ static const struct {
     BROKEN("writes one past the end", scale, over_write, "past the end of"),
     BROKEN("writes one before", scale, under_write, "wrote the byte -"),
     BROKEN("leaves out the last element", scale, short_tail, "exactly"),
-    BROKEN("swallows NaN", scale, no_nan, "want nan"),
+    BROKEN("swallows NaN", scale, no_nan, "nan exactly"),
     BROKEN("raises SIGILL", scale, illegal, "llegal instruction"),
     BROKEN("raises SIGFPE", scale, division, "loating point exception"),
     BROKEN("changes its input", add, input_changed, "changed row 0 of its input 'x'"),
