@@ -3,8 +3,8 @@
 #include <stddef.h>
 
 #ifdef SL_BUILD_NEON
-#include <sys/auxv.h>
 #include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 extern const sl_kernels sl_kernels_scalar, sl_kernels_neon, sl_kernels_avx2, sl_kernels_avx512;
@@ -12,15 +12,12 @@ extern const sl_kernels sl_kernels_scalar, sl_kernels_neon, sl_kernels_avx2, sl_
 /* The compiler's runtime asks CPUID for the unit and XGETBV whether the OS saves its registers. */
 static int supported(enum sl_isa tier) {
     switch (tier) {
-    case SL_ISA_SCALAR:
-        return 1;
+    case SL_ISA_SCALAR: return 1;
 #ifdef SL_BUILD_NEON
-    case SL_ISA_NEON:
-        return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+    case SL_ISA_NEON: return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
 #endif
 #ifdef SL_BUILD_AVX2
-    case SL_ISA_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case SL_ISA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 #ifdef SL_BUILD_AVX512
     case SL_ISA_AVX512:
@@ -28,8 +25,7 @@ static int supported(enum sl_isa tier) {
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("fma");
 #endif
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
@@ -38,19 +34,15 @@ const sl_kernels *sl_kernels_tier(enum sl_isa tier) {
         return NULL;
     switch (tier) {
 #ifdef SL_BUILD_NEON
-    case SL_ISA_NEON:
-        return &sl_kernels_neon;
+    case SL_ISA_NEON: return &sl_kernels_neon;
 #endif
 #ifdef SL_BUILD_AVX2
-    case SL_ISA_AVX2:
-        return &sl_kernels_avx2;
+    case SL_ISA_AVX2: return &sl_kernels_avx2;
 #endif
 #ifdef SL_BUILD_AVX512
-    case SL_ISA_AVX512:
-        return &sl_kernels_avx512;
+    case SL_ISA_AVX512: return &sl_kernels_avx512;
 #endif
-    default:
-        return &sl_kernels_scalar;
+    default: return &sl_kernels_scalar;
     }
 }
 
