@@ -11,13 +11,17 @@ enum { SKIPPED = 77, MAX_KERNELS = 64 }; /* 77: meson's exit code of a skipped t
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16},       {"norm", k_norm}, {"act", k_act},     {"rope", k_rope},
-               {"softmax", k_softmax}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
+} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16},   {"norm", k_norm},
+               {"act", k_act},   {"rope", k_rope},   {"softmax", k_softmax},
+               {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
 
 static const struct {
     const char *name;
     enum sl_isa isa;
-} all_tiers[] = {{"scalar", SL_ISA_SCALAR}, {"neon", SL_ISA_NEON}, {"avx2", SL_ISA_AVX2}, {"avx512", SL_ISA_AVX512}};
+} all_tiers[] = {{"scalar", SL_ISA_SCALAR},
+                 {"neon", SL_ISA_NEON},
+                 {"avx2", SL_ISA_AVX2},
+                 {"avx512", SL_ISA_AVX512}};
 enum { TIERS = sizeof all_tiers / sizeof *all_tiers };
 
 struct options {
@@ -39,7 +43,8 @@ static const char usage[] =
     "       kern bench [NAME | -k REGEX] [--isa TIER] [--seed N] [--json]\n"
     "       kern list\n"
     "       kern selftest [--seed N]\n"
-    "test compares every kernel of every tier of this machine with a reference in double; the seed it\n"
+    "test compares every kernel of every tier of this machine with a reference in double; the seed "
+    "it\n"
     "prints reproduces a run, also of one kernel alone. bench times them; selftest breaks some\n"
     "on purpose and sees that test would catch it. TIER: scalar neon avx2 avx512.\n"
     "exit code: 0 all passed, 1 some failed, 2 usage, 77 --isa names a tier that is not here.\n";
@@ -106,7 +111,8 @@ static int choose(const struct options *o, struct plan *p) {
         return usage_error("not a regular expression:", o->regex);
     for (size_t s = 0; s < sizeof sources / sizeof *sources; s++)
         for (const k_kernel *k = sources[s].list; k->name; k++) {
-            if (o->name ? strcmp(k->name, o->name) != 0 : o->regex && regexec(&re, k->name, 0, NULL, 0) != 0)
+            if (o->name ? strcmp(k->name, o->name) != 0
+                        : o->regex && regexec(&re, k->name, 0, NULL, 0) != 0)
                 continue;
             p->source[p->kernels] = sources[s].source;
             p->kernel[p->kernels++] = k;
@@ -124,7 +130,8 @@ static int choose(const struct options *o, struct plan *p) {
         if (tier)
             p->tier[p->tiers++] = tier;
         else if (!o->json)
-            printf("skipped: %s (not built, or not supported by this machine)\n", all_tiers[t].name);
+            printf("skipped: %s (not built, or not supported by this machine)\n",
+                   all_tiers[t].name);
     }
     if (!known)
         return usage_error("no tier is called", o->isa);
@@ -134,7 +141,8 @@ static int choose(const struct options *o, struct plan *p) {
 /* Every function of the table must be in a list above: one without a test is a failure. */
 static int check_complete(void) {
     int missing = 0;
-    for (size_t at = offsetof(sl_kernels, pack_f32); at < sizeof(sl_kernels); at += sizeof(void (*)(void))) {
+    for (size_t at = offsetof(sl_kernels, pack_f32); at < sizeof(sl_kernels);
+         at += sizeof(void (*)(void))) {
         int found = 0;
         for (size_t s = 0; s < sizeof sources / sizeof *sources; s++)
             for (const k_kernel *k = sources[s].list; k->name; k++)
@@ -147,10 +155,13 @@ static int check_complete(void) {
     return missing;
 }
 
-static void print_result(const char *tier, const k_kernel *kernel, const k_result *r, int first, const struct options *o) {
+static void print_result(const char *tier, const k_kernel *kernel, const k_result *r, int first,
+                         const struct options *o) {
     if (r->failure[0]) {
-        printf("  %-14s %-7s FAILED  %s\n    again: kern test %s --isa %s --seed %llu --repeat %d\n", kernel->name, tier,
-               r->failure, kernel->name, tier, (unsigned long long)o->seed, o->repeat);
+        printf(
+            "  %-14s %-7s FAILED  %s\n    again: kern test %s --isa %s --seed %llu --repeat %d\n",
+            kernel->name, tier, r->failure, kernel->name, tier, (unsigned long long)o->seed,
+            o->repeat);
         return;
     }
     printf("  %-14s %-7s ok %6lld calls", kernel->name, tier, (long long)r->calls);
@@ -193,8 +204,8 @@ static int list(const struct plan *p) {
     for (int i = 0; i < p->kernels; i++)
         printf("%-14s simd/%s.c\n", p->kernel[i]->name, p->source[i]);
     for (int t = 0; t < p->tiers; t++)
-        printf("tier %s (vl %d, GEMM tile %d x %d)\n", p->tier[t]->tier, p->tier[t]->vl, p->tier[t]->gemm_mr,
-               p->tier[t]->gemm_nr);
+        printf("tier %s (vl %d, GEMM tile %d x %d)\n", p->tier[t]->tier, p->tier[t]->vl,
+               p->tier[t]->gemm_mr, p->tier[t]->gemm_nr);
     return 0;
 }
 
@@ -216,5 +227,6 @@ int main(int argc, char **argv) {
     k_init();
     if (is_test)
         return test(&o, &p);
-    return is_bench ? k_bench(p.kernel, p.source, p.kernels, p.tier, p.tiers, o.seed, o.json) : list(&p);
+    return is_bench ? k_bench(p.kernel, p.source, p.kernels, p.tier, p.tiers, o.seed, o.json)
+                    : list(&p);
 }

@@ -76,14 +76,14 @@ static float by_address(int64_t n, const float *x, const float *y) {
     float r = good()->dot(n, x, y);
     return n > 30 && (uintptr_t)x % 64 == 4 ? nextafterf(r, INFINITY) : r;
 }
-static void gap_write(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w, float eps, float *y,
-                      int64_t ldy, float *rstd) {
+static void gap_write(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                      float eps, float *y, int64_t ldy, float *rstd) {
     good()->rmsnorm_fwd(rows, d, x, ldx, w, eps, y, ldy, rstd);
     if (rows > 1 && d && ldy > d)
         y[d] = 0;
 }
-static void eps_outside(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w, float eps, float *y,
-                        int64_t ldy, float *rstd) {
+static void eps_outside(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                        float eps, float *y, int64_t ldy, float *rstd) {
     good()->rmsnorm_fwd(rows, d, x, ldx, w, 0, y, ldy, rstd);
     for (int64_t i = 0; i < rows; i++) {
         float r = 1 / (1 / rstd[i] + eps);
@@ -93,7 +93,8 @@ static void eps_outside(int64_t rows, int64_t d, const float *x, int64_t ldx, co
     }
 }
 
-#define BROKEN(what, kernel, fn, says) {what, #kernel, offsetof(sl_kernels, kernel), (void (*)(void))fn, says}
+#define BROKEN(what, kernel, fn, says)                                                             \
+    { what, #kernel, offsetof(sl_kernels, kernel), (void (*)(void))fn, says }
 static const struct {
     const char *what, *kernel;
     size_t member;
@@ -140,7 +141,8 @@ int k_selftest(uint64_t seed) {
         k_check(kernel, good(), seed, 1, 1, &right);
         k_check(kernel, &tier, seed, 1, 0, &wrong);
         int ok = !right.failure[0] && strstr(wrong.failure, broken[i].says) != NULL;
-        printf("  %-12s %-28s %s  %s\n", broken[i].kernel, broken[i].what, ok ? "caught" : "MISSED", wrong.failure);
+        printf("  %-12s %-28s %s  %s\n", broken[i].kernel, broken[i].what, ok ? "caught" : "MISSED",
+               wrong.failure);
         ok ? caught++ : missed++;
     }
     printf("%d passed, %d failed\n", caught, missed);
