@@ -111,6 +111,8 @@ def read_run(path: Path) -> Run:
     if not run.finished:
         run.notes.append(f"unfinished: no result.json, last record at step {run.last_step}; "
                          "its figures are the last recorded ones")
+    if run.probes and not any("channel_mean_abs" in layer for layer in run.layers()):
+        run.notes.append("no probe with channel profiles and norm weights (the last one of a finished run has them)")
     return run
 
 

@@ -18,14 +18,12 @@ SL_VEC void silu_at(int64_t i, int c, const float *x, float *y) {
 }
 void SL_FN(silu_fwd)(int64_t n, const float *x, float *y) { V_EACH(n, silu_at, x, y); }
 
-/* silu'(a) = q (1 + a (1 - q)) where q = sigmoid(a) */
-SL_VEC vf silu_slope(vf a, vf q) {
-    vf one = v_set1(1.0f);
-    return v_mul(q, v_fma(a, v_sub(one, q), one));
-}
+/* silu'(a) = q + a q (1 - q) where q = sigmoid(a) */
+SL_VEC vf silu_slope(vf a, vf q, vf rest) { return v_fma(v_mul(a, q), rest, q); }
+
 SL_VEC void silu_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
-    vf a = v_load_n(x + i, c);
-    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), silu_slope(a, v_sigmoid(a))), c);
+    vf a = v_load_n(x + i, c), rest, q = v_sigmoid_pair(a, &rest);
+    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), silu_slope(a, q, rest)), c);
 }
 void SL_FN(silu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     V_EACH(n, silu_bwd_at, x, dy, dx);
@@ -63,8 +61,8 @@ void SL_FN(swiglu_fwd)(int64_t n, const float *gate, const float *up, float *y) 
 SL_VEC void swiglu_bwd_at(int64_t i, int c, const float *gate, const float *up, const float *dy,
                           float *dgate, float *dup) {
     vf a = v_load_n(gate + i, c), u = v_load_n(up + i, c), g = v_load_n(dy + i, c);
-    vf q = v_sigmoid(a);
-    v_store_n(dgate + i, v_mul(v_mul(g, u), silu_slope(a, q)), c);
+    vf rest, q = v_sigmoid_pair(a, &rest);
+    v_store_n(dgate + i, v_mul(v_mul(g, u), silu_slope(a, q, rest)), c);
     v_store_n(dup + i, v_mul(g, v_mul(a, q)), c);
 }
 void SL_FN(swiglu_bwd)(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
@@ -81,10 +79,10 @@ void SL_FN(gate_fwd)(int64_t n, const float *b, const float *y, float *out) {
 
 SL_VEC void gate_bwd_at(int64_t i, int c, const float *b, const float *y, const float *dout,
                         float *dy, float *db) {
-    vf q = v_sigmoid(v_load_n(b + i, c)), g = v_load_n(dout + i, c), a = v_load_n(y + i, c);
-    vf qg = v_mul(q, g);
+    vf rest, q = v_sigmoid_pair(v_load_n(b + i, c), &rest);
+    vf g = v_load_n(dout + i, c), a = v_load_n(y + i, c), qg = v_mul(q, g);
     v_store_n(dy + i, qg, c);
-    v_store_n(db + i, v_mul(v_mul(qg, a), v_sub(v_set1(1.0f), q)), c);
+    v_store_n(db + i, v_mul(v_mul(qg, a), rest), c);
 }
 void SL_FN(gate_bwd)(int64_t n, const float *b, const float *y, const float *dout, float *dy,
                      float *db) {

@@ -8,46 +8,67 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+#define LINE 16    /* floats in a cache line */
+#define COLUMNS 16 /* columns copied for all panels before the next: reads then go along rows */
+
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* One panel of p columns from rows of k consecutive elements: rows of vectors are transposed in
- * registers. The first `rows` of the p lanes exist, the rest are zero. */
+/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are written in
+ * order, so a full store may spill into the next column; `room` is what is left of the panel. */
+SL_VEC void put(float *to, vf column, int64_t room) {
+    if (room >= VL)
+        v_store(to, column);
+    else
+        v_store_n(to, column, (int)room);
+}
+
+/* One panel of p columns from the first p of `rows` rows of k consecutive elements, transposed in
+ * registers; lanes that have no row are zero. The rows of the next panel are fetched meanwhile: p short
+ * streams are more than a prefetcher follows. */
 static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int p, float *dst) {
     for (int i0 = 0; i0 < p; i0 += VL) {
-        int have = (int)(rows - i0 < 0 ? 0 : min64(rows - i0, VL)), wide = (int)min64(p - i0, VL);
+        int64_t have = min64(min64(rows, p) - i0, VL), ahead = min64(rows - p - i0, have);
         for (int64_t k0 = 0; k0 < k; k0 += VL) {
             int kn = (int)min64(k - k0, VL);
             vf r[VL];
             UNROLL
             for (int i = 0; i < VL; i++)
                 r[i] = i < have ? v_load_n(src + (i0 + i) * is + k0, kn) : v_zero();
+            for (int i = 0; i < ahead && k0 % LINE == 0; i++)
+                __builtin_prefetch(src + (i0 + i + p) * is + k0);
             v_transpose(r);
-            float *to = dst + k0 * p + i0;
             UNROLL
             for (int j = 0; j < VL; j++)
                 if (j < kn)
-                    v_store_n(to + j * p, r[j], wide);
+                    put(dst + (k0 + j) * p + i0, r[j], (k - k0 - j) * p - i0);
         }
     }
 }
 
-/* The same from columns of consecutive elements: each is copied. */
-static void pack_columns(int64_t rows, int64_t k, const float *src, int64_t ks, int p, float *dst) {
-    for (int64_t kk = 0; kk < k; kk++, src += ks, dst += p)
+/* Columns k0 .. end of one panel, copied from columns of consecutive elements of which `rows` exist. */
+static void pack_columns(int64_t rows, int64_t k0, int64_t end, int64_t k, const float *src,
+                         int64_t ks, int p, float *dst) {
+    for (int64_t kk = k0; kk < end; kk++)
         for (int i0 = 0; i0 < p; i0 += VL) {
-            int have = (int)(rows - i0 < 0 ? 0 : min64(rows - i0, VL));
-            v_store_n(dst + i0, v_load_n(src + i0, have), (int)min64(p - i0, VL));
+            const float *from = src + kk * ks + i0;
+            int64_t have = rows - i0;
+            vf column = have >= VL ? v_load(from) : v_load_n(from, (int)(have > 0 ? have : 0));
+            put(dst + kk * p + i0, column, (k - kk) * p - i0);
+            if (kk + COLUMNS < k && have > 0)
+                __builtin_prefetch(from + COLUMNS * ks);
         }
 }
 
 void SL_FN(pack_f32)(int64_t n, int64_t k, const float *src, int64_t is, int64_t ks, int p,
                      float *dst) {
-    for (int64_t i = 0; i < n; i += p, src += p * is, dst += p * k) {
-        if (is == 1)
-            pack_columns(min64(n - i, p), k, src, ks, p, dst);
-        else
-            pack_rows(min64(n - i, p), k, src, is, p, dst);
+    if (is != 1) {
+        for (int64_t i = 0; i < n; i += p)
+            pack_rows(n - i, k, src + i * is, is, p, dst + i * k);
+        return;
     }
+    for (int64_t k0 = 0; k0 < k; k0 += COLUMNS)
+        for (int64_t i = 0; i < n; i += p)
+            pack_columns(n - i, k0, min64(k0 + COLUMNS, k), k, src + i, ks, p, dst + i * k);
 }
 
 /* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last are

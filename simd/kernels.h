@@ -15,7 +15,7 @@
 typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest even */
 
 typedef struct sl_kernels {
-    const char *tier; /* "scalar", "avx2", "avx512", "neon" */
+    const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
     int vl;           /* floats in a vector */
 
     /* ---- GEMM (simd/gemm.c). C[m,n] (+)= sum_k A[m,k] B[k,n]; k runs in order, one accumulator per
@@ -34,6 +34,43 @@ typedef struct sl_kernels {
     /* ---- bf16 <-> fp32 (simd/bf16.c) */
     void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);   /* nearest even; NaN stays NaN */
     void (*from_bf16)(int64_t n, const sl_bf16 *x, float *y); /* exact */
+
+    /* ---- bf16 GEMM (simd/gemm_bf16.c, simd/pack_bf16.c): bf16 operands, fp32 accumulators.
+     *
+     * B travels in panels of 32 columns, k-pairs interleaved: element B[kk][j] of a panel is
+     * panel[(kk/2)*64 + j*2 + kk%2]. k is padded to kp = sl_bf16_kpad(k), a multiple of 32, and columns to
+     * 32, both with zeros; a panel is kp*32 elements, 64-byte aligned. The same packing feeds AMX
+     * tiles (16 pairs x 16 columns, 128-byte row stride), VDPBF16PS, BFDOT and plain C. Columns
+     * j..j+32 of a wider B are panel j/32; rows kk..  (kk a multiple of 32) of a panel start at
+     * panel + kk*32 and are a panel of their own.
+     *
+     * Rounding. A product of two bf16 is exact in fp32, so only sums round: |error| <= c*u*S with
+     * S = sum_k |a||b| and c = k + 2, and u = 2^-24 (scalar, avx2, avx512, VDPBF16PS and TDPBF16PS:
+     * nearest even) or 2^-23 (BFDOT: to odd). VDPBF16PS, TDPBF16PS and BFDOT read subnormal inputs as 0
+     * and flush subnormal sums to 0, whatever MXCSR or FPCR say: add |ab| for each subnormal factor
+     * and 2^-126 for each sum. The order of the sums differs between tiers, but within one it depends
+     * on kk alone: cutting m, n, or k at multiples of 32 (adding onto c) never changes a bit. */
+    /* C[m,n] (+)= A[m,k] * panel, n <= 32, k a multiple of 32. A: rows of k consecutive elements, row
+     * stride lda; its padding up to k must be finite (zero, to be plain). add: onto c, else overwrite. */
+    void (*gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+                      const sl_bf16 *panel, float *c, int64_t ldc, int add);
+    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding. fp32 is rounded to
+     * nearest even, NaN stays NaN. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
+     * going forward, keys). pack_b: B[kk][j] = src[kk*ld + j] (weights [N,K] for the input gradient,
+     * k = N; activations for the weight gradient, k = rows; values). */
+    void (*pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel);
+    void (*pack_b_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel);
+    void (*pack_bt_bf16)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel);
+    void (*pack_b_bf16)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel);
+    /* dst[j*ldd + i] = src[i*lds + j] for i < rows, j < cols; 0 for rows <= i < sl_bf16_kpad(rows): makes
+     * the A operand whose k runs over the rows of src. ldd >= sl_bf16_kpad(rows). */
+    void (*transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
+                           int64_t ldd);
+    /* (simd/transpose.c) dst[j*ldd + i] (+)= src[i*lds + j], i < rows, j < cols. */
+    void (*transpose_f32)(int64_t rows, int64_t cols, const float *src, int64_t lds, float *dst,
+                          int64_t ldd, int add);
+    /* Yardstick: runs `rounds` rounds of the tier's bf16 multiply-add on registers alone; FLOP done. */
+    int64_t (*peak_bf16)(int64_t rounds);
 
     /* ---- norms over rows of d (simd/norm.c). eps is inside the root. */
     /* RMSNorm (arXiv 1910.07467): r = 1/sqrt(mean(x^2)+eps), y = w * x * r; saves r per row. y may be x. */
@@ -108,7 +145,16 @@ typedef struct sl_kernels {
                       float *max_abs); /* = max(old, |x_j|), d values */
 } sl_kernels;
 
-enum sl_isa { SL_ISA_AUTO, SL_ISA_SCALAR, SL_ISA_NEON, SL_ISA_AVX2, SL_ISA_AVX512 };
+enum { SL_BF16_NR = 32, SL_BF16_KR = 32 }; /* columns of a bf16 panel, granule of its k */
+static inline int64_t sl_bf16_kpad(int64_t k) { return (k + SL_BF16_KR - 1) / SL_BF16_KR * SL_BF16_KR; }
+
+/* In rising order on each architecture, so that a cap is a comparison. */
+enum sl_isa {
+    SL_ISA_AUTO, SL_ISA_SCALAR, SL_ISA_NEON, SL_ISA_AVX2, SL_ISA_AVX512,
+    SL_ISA_AVX512BF16, /* avx512 + AVX512_BF16 (Cooper Lake, Sapphire Rapids, Zen 4) */
+    SL_ISA_AMX,        /* avx512bf16 + AMX-TILE, AMX-BF16, and the kernel's leave to use them */
+    SL_ISA_NEONBF16,   /* neon + FEAT_BF16 (BFDOT) */
+};
 
 /* Table of the best tier that this CPU and OS have, at most `cap` (SL_ISA_AUTO = no cap). A cap above
  * what is there gives what is there. Never fails: scalar is always built. */

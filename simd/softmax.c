@@ -21,25 +21,45 @@ SL_VEC void scale_at(int64_t i, int c, float a, float *x) {
     v_store_n(x + i, v_mul(v_load_n(x + i, c), v_set1(a)), c);
 }
 
-SL_VEC float log1(float x) {
-    float y;
-    v_store_n(&y, v_log(v_set1(x)), 1);
-    return y;
+SL_VEC void zero_at(int64_t i, int c, float *x) { v_store_n(x + i, v_zero(), c); }
+
+static float scaled_max(int64_t n, const float *s, float scale) {
+    vf low = v_set1(-__builtin_inff()), acc[4] = {low, low, low, low};
+    V_REDUCE(acc, n, scaled_max_term, s, scale);
+    return v_fold_max(acc);
 }
+
+static float exp_row(int64_t n, float *s, float scale, float max) {
+    vf acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    V_REDUCE(acc, n, exp_term, s, scale, max);
+    return v_fold_add(acc);
+}
+
+SL_VEC void lse_at(int64_t i, int c, const float *max, const float *sum, float *lse) {
+    v_store_n(lse + i, v_add(v_load_n(max + i, c), v_log(v_load_n(sum + i, c))), c);
+}
+
+/* Short rows are taken in groups, one pass over all of them after the other: the latency at the end of a
+ * row's pass is then hidden behind the next row. */
+#define GROUP 8
+#define SHORT 1024 /* a group stays in the first-level cache */
 
 void SL_FN(softmax_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, int64_t valid0, float scale,
                         float *lse) {
-    for (int64_t i = 0; i < rows; i++, s += lds) {
-        int64_t seen = visible(n, valid0, i);
-        vf low = v_set1(-__builtin_inff()), top[4] = {low, low, low, low};
-        V_REDUCE(top, seen, scaled_max_term, s, scale);
-        float max = v_fold_max(top);
-        vf acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-        V_REDUCE(acc, seen, exp_term, s, scale, max);
-        float sum = v_fold_add(acc), inv = 1.0f / sum;
-        V_EACH(seen, scale_at, inv, s);
-        memset(s + seen, 0, (size_t)(n - seen) * sizeof *s);
-        lse[i] = max + log1(sum);
+    int64_t group = n <= SHORT ? GROUP : 1;
+    float max[GROUP], sum[GROUP];
+    for (int64_t i = 0; i < rows; i += group, s += group * lds) {
+        int64_t count = rows - i < group ? rows - i : group;
+        for (int64_t r = 0; r < count; r++)
+            max[r] = scaled_max(visible(n, valid0, i + r), s + r * lds, scale);
+        for (int64_t r = 0; r < count; r++)
+            sum[r] = exp_row(visible(n, valid0, i + r), s + r * lds, scale, max[r]);
+        for (int64_t r = 0; r < count; r++) {
+            int64_t seen = visible(n, valid0, i + r);
+            V_EACH(seen, scale_at, 1.0f / sum[r], s + r * lds);
+            V_EACH(n - seen, zero_at, s + r * lds + seen);
+        }
+        V_EACH(count, lse_at, max, sum, lse + i);
     }
 }
 
@@ -56,8 +76,8 @@ void SL_FN(softmax_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t ld
     for (int64_t i = 0; i < rows; i++, s += lds, dp += lds) {
         int64_t seen = visible(n, valid0, i);
         V_EACH(seen, softmax_bwd_at, s, dp, scale, lse[i], delta[i]);
-        memset(s + seen, 0, (size_t)(n - seen) * sizeof *s);
-        memset(dp + seen, 0, (size_t)(n - seen) * sizeof *dp);
+        V_EACH(n - seen, zero_at, s + seen);
+        V_EACH(n - seen, zero_at, dp + seen);
     }
 }
 

@@ -11,11 +11,23 @@
     X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
     X(silu_fwd) X(silu_bwd) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) \
     X(gate_fwd) X(gate_bwd) X(add) X(scale) X(rope) \
-    X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats)
+    X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
+    X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
+/* Kernels on a bf16 unit, where there is one. */
+#define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
 /* clang-format on */
+
+/* A tier with a bf16 unit is another tier (SL_TIER) but for the unit's kernels: -DSL_UNIT=amx. */
+#ifndef SL_UNIT
+#define SL_UNIT SL_TIER
+#endif
+#define SL_UNIT_FN(name) SL_PASTE(name, SL_UNIT)
 
 #define SL_DECLARE(name) __typeof__(*((sl_kernels *)0)->name) SL_FN(name);
 SL_KERNELS(SL_DECLARE)
+#undef SL_DECLARE
+#define SL_DECLARE(name) __typeof__(*((sl_kernels *)0)->name) SL_UNIT_FN(name);
+SL_UNIT_KERNELS(SL_DECLARE)
 #undef SL_DECLARE
 
 /* Micro-tile of gemm_f32: rows, and vectors across. */

@@ -58,6 +58,14 @@ SL_VEC vf v_sigmoid(vf x) {
     return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_neg(x))));
 }
 
+/* sigmoid(x) and 1 - sigmoid(x). The latter is e^-x sigmoid(x), which keeps its digits where sigmoid(x)
+ * is nearly 1; it is 1 where e^-x may have overflowed. */
+SL_VEC vf v_sigmoid_pair(vf x, vf *complement) {
+    vf one = v_set1(1.0f), e = v_exp(v_neg(x)), q = v_div(one, v_add(one, e));
+    *complement = v_sel(v_lt(x, v_set1(-80.0f)), one, v_mul(e, q));
+    return q;
+}
+
 /* tanh x to 2 ULP: x + x^3 P(x^2) up to 0.625, 1 - 2/(e^2x + 1) beyond. */
 SL_VEC vf v_tanh(vf x) {
     vf a = v_abs(x), z = v_mul(a, a);

@@ -19,7 +19,9 @@ static const verb verbs[] = {
     {"generate", "write text with a checkpoint", sl_verb_generate},
     {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
     {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
+    {"tokenize", "turn text files into a token bin, and back", sl_verb_tokenize},
     {"bench", "training speed, and where the time goes", sl_verb_bench},
+    {"doctor", "what this machine offers, measures, and what would make it slow", sl_verb_doctor},
     {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
     {NULL, NULL, NULL}};
 

@@ -1,12 +1,10 @@
 /* sinklab probe: measures a checkpoint on validation windows. */
 #include "base/err.h"
-#include "base/threads.h"
+#include "base/mem.h"
 #include "cli/args.h"
+#include "cli/load.h"
 #include "cli/verbs.h"
-#include "data/dataset.h"
-#include "model/model.h"
 #include "probe/probe.h"
-#include "train/checkpoint.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,10 +13,11 @@
 enum { MAX_BATCH = 16 };
 
 typedef struct {
-    const char *path, *corpus;
+    const char *corpus;
     int64_t windows;
     bool profile, json;
     char dir[4096]; /* the checkpoint that is meant */
+    int32_t vocab;
     sl_config config;
     sl_dataset *data;
     sl_model *model;
@@ -26,18 +25,12 @@ typedef struct {
     double loss;
 } probe_run;
 
-static int configure(probe_run *r, const sl_args *args) {
-    sl_config *c = &r->config;
-    if (sl_checkpoint_resolve(r->path, r->dir) < 0 || sl_checkpoint_config(r->dir, c) < 0 ||
-        sl_args_override(args, c) < 0)
-        return -1;
-    if (r->corpus) {
-        if (strlen(r->corpus) >= sizeof c->data_corpus)
-            return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(r->corpus),
-                                 sizeof c->data_corpus - 1);
-        strcpy(c->data_corpus, r->corpus);
-    }
-    return sl_config_check(c);
+static int set_corpus(sl_config *c, const char *corpus) {
+    if (strlen(corpus) >= sizeof c->data_corpus)
+        return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(corpus),
+                             sizeof c->data_corpus - 1);
+    strcpy(c->data_corpus, corpus);
+    return 0;
 }
 
 /* Largest batch that divides the windows, so that exactly the windows asked for are measured. */
@@ -48,24 +41,39 @@ static int64_t batch_of(int64_t windows) {
     return batch;
 }
 
-static int measure(probe_run *r) {
-    sl_config *c = &r->config;
-    sl_threads_set((int)c->threads);
-    r->data = sl_dataset_open(c);
+static int open_all(probe_run *r) {
+    r->data = sl_load_dataset(&r->config, r->vocab);
     if (!r->data)
         return -1;
     int64_t available = sl_dataset_windows(r->data, SL_VAL);
     if (available < 1)
         return sl_fail("%s has no validation window of %lld tokens; raise data.val_fraction or lower "
-                       "model.seq", c->data_corpus, (long long)c->model_seq);
+                       "model.seq", r->config.data_corpus, (long long)r->config.model_seq);
     if (r->windows > available)
         r->windows = available;
-    r->model = sl_model_create(c, sl_dataset_vocab(r->data), batch_of(r->windows), c->model_seq, false,
+    r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, false,
                                true);
-    if (!r->model || sl_checkpoint_load(r->dir, sl_model_params(r->model), NULL) < 0)
+    if (!r->model || sl_load_params(r->model, r->dir) < 0)
         return -1;
     r->probe = sl_probe_create(r->model);
-    return r->probe ? sl_probe_validation(r->probe, r->model, r->data, r->windows, &r->loss) : -1;
+    return r->probe ? 0 : -1;
+}
+
+/* The first validation windows, in order. */
+static int measure(probe_run *r) {
+    int64_t batch = sl_model_batch(r->model), seq = sl_model_seq(r->model);
+    int32_t *in = sl_alloc((size_t)(2 * batch * seq) * sizeof *in, "a batch");
+    if (!in)
+        return -1;
+    int32_t *target = in + batch * seq;
+    for (int64_t first = 0; first < r->windows; first += batch) {
+        for (int64_t w = 0; w < batch; w++)
+            sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
+        r->loss += sl_model_forward(r->model, in, target, NULL) * (double)batch / (double)r->windows;
+        sl_probe_add(r->probe, r->model);
+    }
+    sl_free(in);
+    return 0;
 }
 
 static void cell(int width, const json_t *x) {
@@ -84,10 +92,13 @@ static void head_cells(const json_t *heads) {
         sum += x;
         sinks += x > .3;
     }
-    if (n == 0)
-        printf(" %8s %6s", "-", "-");
+    char share[48] = "-";
+    if (n > 0)
+        snprintf(share, sizeof share, "%zu/%zu", sinks, n);
+    if (n > 0)
+        printf(" %8.4f %6s", sum / (double)n, share);
     else
-        printf(" %8.4f %3zu/%-2zu", sum / (double)n, sinks, n);
+        printf(" %8s %6s", "-", share);
 }
 
 static void print_layers(const json_t *layers) {
@@ -96,8 +107,8 @@ static void print_layers(const json_t *layers) {
         int width;
     } column[] = {{"max", "max", 8}, {"max_no_token0", "no t0", 8}, {"m2", "M2", 7},
                   {"m2_dim", "dim", 5}, {"top1_permille", "top1/m", 7}, {"kurtosis_h", "kurt-H", 7},
-                  {"token0_norm_ratio", "t0 norm", 8}, {"lambda_min", "l-min", 9},
-                  {"lambda_at_sink", "l-sink", 9}, {"value_norm_ratio", "v0", 6},
+                  {"token0_norm_ratio", "t0 norm", 8}, {"lambda_min", "lam min", 9},
+                  {"lambda_at_sink", "lam dim", 9}, {"value_norm_ratio", "v0", 6},
                   {"gate_mean", "gate", 6}, {"gate_std", "spread", 7}};
     size_t columns = sizeof column / sizeof *column;
     printf("layer");
@@ -161,40 +172,41 @@ static int report(const probe_run *r) {
 }
 
 static int run(probe_run *r, const sl_args *args) {
-    r->path = args->positional[0];
-    return configure(r, args) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
+    if (sl_load_config(args, &r->config, r->dir, &r->vocab) < 0 ||
+        (r->corpus && set_corpus(&r->config, r->corpus) < 0))
+        return -1;
+    int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
+    sl_probe_free(r->probe);
+    sl_model_free(r->model);
+    sl_dataset_close(r->data);
+    return rc;
 }
 
 int sl_verb_probe(int argc, char **argv) {
-    static probe_run r = {.windows = 32};
+    probe_run r = {.windows = 32};
     const sl_flag flags[] = {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
-        SL_FLAG_BOOL("profile", &r.profile, "with --json: every channel's mean and every norm weight"),
-        SL_FLAG_BOOL("json", &r.json, "one JSON object: the figures below by name, and \"layers\""),
+        SL_FLAG_BOOL("profile", &r.profile, "with --json: also every channel's mean and every norm weight"),
+        SL_FLAG_BOOL("json", &r.json, "print one JSON object: the figures by name, and \"layers\""),
         SL_FLAG_END};
-    static const sl_verb_spec spec = {
+    const sl_verb_spec spec = {
         .verb = "probe",
         .operands = "CHECKPOINT [key=value ...]",
-        .about = "Measures attention sinks and residual sinks of a checkpoint (a checkpoint folder, a run "
-                 "folder, or a Hugging Face folder) on the first validation windows: per layer max |h| "
-                 "with and without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to "
-                 "token 0, value norms and gates; then the figures of the whole model.",
+        .about = "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
+                 "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
+                 "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
+                 "value norms and gates; then the figures of the whole model.",
+        .flags = flags,
         .min_positionals = 1,
         .max_positionals = 1,
         .overrides = true,
         .examples = "sinklab probe runs/baseline\n"
                     "sinklab probe runs/baseline --windows 64 --json threads=2\n"};
-    sl_verb_spec with_flags = spec;
-    with_flags.flags = flags;
-    static sl_args args;
-    int rc = sl_args_parse(&with_flags, argc, argv, &args);
+    sl_args args;
+    int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    rc = run(&r, &args);
-    sl_probe_free(r.probe);
-    sl_model_free(r.model);
-    sl_dataset_close(r.data);
-    return rc;
+    return run(&r, &args);
 }

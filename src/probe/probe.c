@@ -132,28 +132,6 @@ void sl_probe_add(sl_probe *p, const sl_model *m) {
     }
 }
 
-int sl_probe_validation(sl_probe *p, sl_model *m, const sl_dataset *d, int64_t windows, double *loss) {
-    int64_t available = sl_dataset_windows(d, SL_VAL), batches = (windows + p->batch - 1) / p->batch;
-    if (available == 0 || windows < 1)
-        return sl_fail("no validation window to probe; raise data.val_fraction or lower model.seq");
-    int32_t *in = sl_alloc((size_t)(2 * p->batch * p->seq) * sizeof *in, "the probe's windows");
-    if (!in)
-        return -1;
-    int32_t *target = in + p->batch * p->seq;
-    double sum = 0;
-    for (int64_t b = 0; b < batches; b++) {
-        for (int64_t w = 0; w < p->batch; w++)
-            sl_dataset_val_window(d, (b * p->batch + w) % available, in + w * p->seq,
-                                  target + w * p->seq);
-        sum += sl_model_forward(m, in, target, NULL);
-        sl_probe_add(p, m);
-    }
-    sl_free(in);
-    if (loss)
-        *loss = sum / (double)batches;
-    return 0;
-}
-
 /* ---- result */
 
 static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }

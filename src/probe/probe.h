@@ -3,7 +3,6 @@
 #ifndef SL_PROBE_PROBE_H
 #define SL_PROBE_PROBE_H
 
-#include "data/dataset.h"
 #include "model/model.h"
 
 #include <jansson.h>
@@ -16,9 +15,6 @@ void sl_probe_free(sl_probe *p);
 void sl_probe_reset(sl_probe *p);
 /* Adds the activations of the forward pass that m has just done (batch*seq tokens). */
 void sl_probe_add(sl_probe *p, const sl_model *m);
-/* Forward passes over the first validation windows, ceil(windows/batch) batches, adding each; past the
- * last window it starts again with the first. *loss: mean loss of the batches, or NULL. */
-int sl_probe_validation(sl_probe *p, sl_model *m, const sl_dataset *d, int64_t windows, double *loss);
 
 /* The result; NULL with a message when out of memory. A figure that cannot be told (NaN, infinite, no gate,
  * no norm weights, nothing added) is null. Top level:

@@ -74,7 +74,7 @@ static double seconds_of_a_save(void) {
 
 START_TEST(kill_at_any_moment) {
     start_run();
-    double longest = fmin(0.1, 4 * seconds_of_a_save() + 0.004); /* a few saves and the fork */
+    double longest = fmin(0.05, 4 * seconds_of_a_save() + 0.004); /* a few saves and the fork */
     _Atomic int64_t *done =
         mmap(NULL, sizeof *done, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ck_assert(done != MAP_FAILED);

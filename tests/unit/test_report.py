@@ -228,6 +228,7 @@ class Page(ReportTest):
         run = write_run(self.root / "killed", finished=False)
         text, _ = self.make(run)
         self.assertIn("unfinished: no result.json, last record at step 600", text)
+        self.assertIn("no probe with channel profiles", text)
 
     def test_only_a_result(self) -> None:
         run = write_run(self.root / "a")
