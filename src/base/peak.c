@@ -15,7 +15,7 @@ typedef struct {
     const sl_kernels *kernels;
     int64_t k, stride; /* depth of a panel; floats of a thread's operands */
     float *memory;
-    double start, warm, window; /* of the clock; seconds */
+    double start, warm, window;           /* of the clock; seconds */
     double rate[WINDOWS][SL_MAX_THREADS]; /* FLOP/s */
 } peak_run;
 
@@ -50,10 +50,12 @@ double sl_measure_gflops(int threads, double seconds) {
         return 0;
     r->kernels = sl_kernels_select(SL_ISA_AUTO);
     int64_t panel = r->kernels->gemm_mr + r->kernels->gemm_nr, tile = panel * panel;
-    /* Both panels in three quarters of L1; deep enough for the tile's loads and stores not to count. */
+    /* Both panels in three quarters of L1; deep enough for the tile's loads and stores not to
+     * count. */
     r->k = (cpu.l1d ? cpu.l1d : DEFAULT_L1) * 3 / 4 / (int64_t)sizeof(float) / panel;
     r->stride = (panel * r->k + tile + 4096) / 1024 * 1024;
-    r->memory = sl_alloc((size_t)(threads * r->stride) * sizeof(float), "the measurement of the peak");
+    r->memory =
+        sl_alloc((size_t)(threads * r->stride) * sizeof(float), "the measurement of the peak");
     double best = 0;
     if (r->memory) {
         r->warm = seconds / (2 * WINDOWS + 1); /* clocks settle, threads wake */
@@ -105,9 +107,11 @@ static void stream_item(void *ctx, int64_t item, int thread) {
     r->kernels->add(r->n, r->x + item * r->n, r->y + item * r->n);
 }
 
-/* Not sl_alloc: pages must be touched first by the thread that uses them, or all lie on one node. */
+/* Not sl_alloc: pages must be touched first by the thread that uses them, or all lie on one node.
+ */
 static float *map_floats(int64_t n) {
-    void *p = mmap(NULL, (size_t)n * sizeof(float), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, (size_t)n * sizeof(float), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     madvise(p, (size_t)n * sizeof(float), MADV_HUGEPAGE); /* best effort */

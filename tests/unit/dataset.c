@@ -86,7 +86,7 @@ START_TEST(training_order) {
     sl_dataset *d = open_ok(with("n.txt", 8, _i != 0, 0.1));
     int64_t windows = sl_dataset_windows(d, SL_TRAIN);
     ck_assert_int_eq(windows, _i ? 360 : 359);
-    int32_t in[8], target[8], again[8], order[3][360];
+    int32_t in[8], target[8], other[8], again[8], order[3][360];
     int differ = 0, seeds_differ = 0;
     for (int epoch = 0; epoch < 3; epoch++) {
         bool seen[400] = {false};
@@ -103,7 +103,7 @@ START_TEST(training_order) {
             if (_i)
                 ck_assert_int_eq(in[0], 256);
             ck_assert_mem_eq(in + 1, target, 7 * sizeof *in);
-            sl_dataset_train_window(d, 6, epoch * windows + k, again, again);
+            sl_dataset_train_window(d, 6, epoch * windows + k, other, again);
             seeds_differ += memcmp(again, target, sizeof again) != 0;
         }
     }
