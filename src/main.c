@@ -27,7 +27,8 @@ static const verb verbs[] = {
 
 static int print_help(void) {
     printf("sinklab %s: attention sinks and residual sinks of small transformers, on CPUs\n\n"
-           "Usage: sinklab VERB [arguments]\n\nVerbs:\n", sl_version());
+           "Usage: sinklab VERB [arguments]\n\nVerbs:\n",
+           sl_version());
     for (const verb *v = verbs; v->name; v++)
         printf("  %-10s %s\n", v->name, v->help);
     puts("\n`sinklab VERB --help` explains a verb. Exit codes: 0 ok, 1 failed, 2 wrong usage.");

@@ -27,8 +27,8 @@ static void print_token(const sl_tokenizer *t, int32_t id) {
 }
 
 /* Feeds the prompt, then samples until the cache is full or enough tokens are out. */
-static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n, const options *o,
-                  float *logits, sl_sampler *sampler) {
+static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n,
+                  const options *o, float *logits, sl_sampler *sampler) {
     sl_rng rng = sl_rng_make((uint64_t)o->seed, SL_STREAM_SAMPLE, 0);
     int32_t token = prompt[0];
     for (int64_t at = 0; at < n + o->tokens - 1; at++) {
@@ -86,8 +86,8 @@ static int generate(const sl_config *c, const char *dir, int32_t vocab, options 
                       (long long)n, (long long)o->tokens, (long long)c->model_seq);
         goto end;
     }
-    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) || !(sampler = sl_sampler_create(vocab)) ||
-        sl_model_load(m, dir, NULL))
+    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
+        !(sampler = sl_sampler_create(vocab)) || sl_model_load(m, dir, NULL))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");

@@ -4,7 +4,8 @@
 #include "base/threads.h"
 
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
-    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) || sl_config_check(c))
+    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) ||
+        sl_config_check(c))
         return -1;
     sl_threads_set((int)c->threads);
     return 0;

@@ -22,7 +22,8 @@ static int compute(const sl_config *c, const char *dir, int32_t vocab, const cha
     if (m && !logits)
         rc = sl_fail("out of memory for logits of %lld tokens", (long long)(shape[0] * shape[1]));
     if (rc == 0 && (rc = sl_model_load(m, dir, NULL)) == 0) {
-        rc = sl_model_logits(m, tokens, logits) ? sl_fail_prefix("%s", in) : sl_npy_write(out, "<f4", 3, shape, logits);
+        rc = sl_model_logits(m, tokens, logits) ? sl_fail_prefix("%s", in)
+                                                : sl_npy_write(out, "<f4", 3, shape, logits);
     }
     free(logits);
     free(tokens);

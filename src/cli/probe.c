@@ -71,7 +71,9 @@ static int measure(probe_run *r) {
         double loss = 0;
         for (int64_t w = 0; w < batch; w++)
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model) ? -1 : 0;
+        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model)
+                 ? -1
+                 : 0;
         r->loss += loss * (double)batch / (double)r->windows;
     }
     sl_free(in);

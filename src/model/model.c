@@ -31,14 +31,16 @@ struct sl_model {
     char *arena;
     float **buf;
     float *token_loss;
-    bool taps, tapped;     /* does it keep taps; do they hold a pass */
-    int threads;           /* that there is scratch for */
-    int64_t decoded;       /* positions in a decoder's cache */
+    bool taps, tapped; /* does it keep taps; do they hold a pass */
+    int threads;       /* that there is scratch for */
+    int64_t decoded;   /* positions in a decoder's cache */
     double *seconds; /* NULL, or forward and backward time of each operation */
     size_t arena_bytes;
 };
 
-static int fail_null(const char *what) { return sl_fail("%s: the model is NULL; was its creation checked?", what); }
+static int fail_null(const char *what) {
+    return sl_fail("%s: the model is NULL; was its creation checked?", what);
+}
 
 /* ---- building */
 
@@ -189,10 +191,12 @@ static bool allocate(sl_model *m, bool training) {
 }
 
 static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq) {
-    const int64_t most = (int64_t)1 << 26; /* as in sl_config_check: sizes in bytes stay within 63 bits */
+    /* As in sl_config_check: sizes in bytes stay within 63 bits. */
+    const int64_t most = (int64_t)1 << 26;
     if (vocab < 1 || batch < 1 || seq < 1 || batch > most / seq)
-        return sl_fail("a model for %d tokens and %lld windows of %lld positions: all must be at least 1, and a "
-                       "batch at most %lld positions", vocab, (long long)batch, (long long)seq, (long long)most);
+        return sl_fail("a model for %d tokens and %lld windows of %lld positions: all must be at "
+                       "least 1, and a batch at most %lld positions",
+                       vocab, (long long)batch, (long long)seq, (long long)most);
     return sl_config_check(c);
 }
 
@@ -283,28 +287,36 @@ sl_shape sl_model_shape(const sl_model *m) {
     if (!m)
         return (sl_shape){0};
     const sl_config *c = &m->config;
-    return (sl_shape){.layers = c->model_layers, .dim = c->model_dim, .heads = c->model_heads,
-                      .kv_heads = sl_config_kv_heads(c), .head_dim = sl_config_head_dim(c), .vocab = m->vocab,
-                      .batch = m->program.batch, .seq = m->program.seq};
+    return (sl_shape){.layers = c->model_layers,
+                      .dim = c->model_dim,
+                      .heads = c->model_heads,
+                      .kv_heads = sl_config_kv_heads(c),
+                      .head_dim = sl_config_head_dim(c),
+                      .vocab = m->vocab,
+                      .batch = m->program.batch,
+                      .seq = m->program.seq};
 }
 
 /* ---- running */
 
-int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target, int64_t passes) {
+int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
+                        int64_t passes) {
     if (!m)
         return fail_null("a pass");
     if (decoder != (m->program.cache > 0))
         return sl_fail(decoder ? "only a model of sl_model_create_decoder decodes"
                                : "a decoder runs through sl_model_decode only");
     if (sl_threads() > m->threads)
-        return sl_fail("the model was made for %d threads and there are %d; call sl_threads_set before it is made",
+        return sl_fail("the model was made for %d threads and there are %d; call sl_threads_set "
+                       "before it is made",
                        m->threads, sl_threads());
     for (int64_t i = 0, n = passes * m->program.batch * m->program.seq; i < n; i++) {
         if (in[i] < 0 || in[i] >= m->vocab)
-            return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i], (long long)i, m->vocab);
+            return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i],
+                           (long long)i, m->vocab);
         if (target && target[i] >= m->vocab)
-            return sl_fail("target %d at place %lld is outside the vocabulary of %d", target[i], (long long)i,
-                           m->vocab);
+            return sl_fail("target %d at place %lld is outside the vocabulary of %d", target[i],
+                           (long long)i, m->vocab);
     }
     return 0;
 }
@@ -336,7 +348,8 @@ static void forward(sl_model *m, const int32_t *in, const int32_t *target, bool 
     m->tapped = m->taps;
 }
 
-int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, double *loss, float *token_loss) {
+int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, double *loss,
+                     float *token_loss) {
     if (sl_model_check_pass(m, false, in, target, 1))
         return -1;
     if (!target && (loss || token_loss))
@@ -376,8 +389,8 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
     if (sl_model_check_pass(m, true, token, NULL, 1))
         return -1;
     if (position < 0 || position > m->decoded || position >= m->program.cache)
-        return sl_fail("cannot decode position %lld: %lld are decoded, of %lld", (long long)position,
-                       (long long)m->decoded, (long long)m->program.cache);
+        return sl_fail("cannot decode position %lld: %lld are decoded, of %lld",
+                       (long long)position, (long long)m->decoded, (long long)m->program.cache);
     m->exec.position = position;
     forward_logits(m, token, logits);
     m->decoded = position + 1;
@@ -425,7 +438,9 @@ int sl_model_check_taps(const sl_model *m) {
         return fail_null("a tap");
     if (!m->taps)
         return sl_fail("the model keeps no taps; create it with them");
-    return m->tapped ? 0 : sl_fail("taps hold a forward pass, and the model has done none since its last step");
+    if (!m->tapped)
+        return sl_fail("taps hold a forward pass, and the model has done none since its last step");
+    return 0;
 }
 
 /* Is there a layer of that number, of `layers`, and can its taps be read? */

@@ -1,5 +1,5 @@
-/* A model: config -> parameter table + static program (list of operations over planned buffers). What other
- * programs need of it is in sinklab.h; here is what only the engine does with one. */
+/* A model: config -> parameter table + static program (list of operations over planned buffers).
+ * What other programs need of it is in sinklab.h; here is what only the engine does with one. */
 #ifndef SL_MODEL_MODEL_H
 #define SL_MODEL_MODEL_H
 
@@ -9,11 +9,15 @@
 sl_params *sl_model_params(sl_model *m);
 const sl_config *sl_model_config(const sl_model *m);
 
-/* Can `passes` batches of these tokens be run? Fails without a model, or of the other kind, with more threads than
- * the model has scratch for, or with a token (or target, NULL: none) beyond the vocabulary. */
-int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target, int64_t passes);
-/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns the loss. */
-double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale);
+/* Can `passes` batches of these tokens be run? Fails without a model, or of the other kind, with
+ * more threads than the model has scratch for, or with a token (or target, NULL: none) beyond the
+ * vocabulary. */
+int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
+                        int64_t passes);
+/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns
+ * the loss. */
+double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
+                                 float scale);
 
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {

@@ -89,9 +89,17 @@ sl_probe *sl_probe_create(const sl_model *m) {
     sl_probe *p = sl_alloc(sizeof *p, "the probe");
     if (!p)
         return NULL;
-    *p = (sl_probe){.kernels = sl_kernels_select((enum sl_isa)c->isa), .model = m, .threads = sl_threads(),
-                    .layers = s.layers, .dim = s.dim, .heads = s.heads, .kv_heads = s.kv_heads,
-                    .head_dim = s.head_dim, .batch = s.batch, .seq = s.seq, .norms = c->model_ffn > 0 ? 2 : 1};
+    *p = (sl_probe){.kernels = sl_kernels_select((enum sl_isa)c->isa),
+                    .model = m,
+                    .threads = sl_threads(),
+                    .layers = s.layers,
+                    .dim = s.dim,
+                    .heads = s.heads,
+                    .kv_heads = s.kv_heads,
+                    .head_dim = s.head_dim,
+                    .batch = s.batch,
+                    .seq = s.seq,
+                    .norms = c->model_ffn > 0 ? 2 : 1};
     if (allocate(p) < 0) {
         sl_probe_free(p);
         return NULL;
@@ -140,7 +148,8 @@ int sl_probe_add(sl_probe *p, const sl_model *m) {
     if (check(p, m) || sl_model_check_taps(m))
         return -1;
     if (sl_threads() > p->threads)
-        return sl_fail("the probe was made for %d threads and there are %d; call sl_threads_set before it is made",
+        return sl_fail("the probe was made for %d threads and there are %d; call sl_threads_set "
+                       "before it is made",
                        p->threads, sl_threads());
     for (int64_t i = 0; i <= p->layers; i++) {
         layer_sums *l = &p->layer[i];

@@ -300,7 +300,9 @@ int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
 }
 
 int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, int32_t *vocab) {
-    return sl_checkpoint_resolve(path, dir) || sl_checkpoint_config(dir, c) || sl_checkpoint_vocab(dir, vocab) ? -1 : 0;
+    if (sl_checkpoint_resolve(path, dir) || sl_checkpoint_config(dir, c))
+        return -1;
+    return sl_checkpoint_vocab(dir, vocab);
 }
 
 int sl_checkpoint_list(const char *run_dir, int64_t *step) {

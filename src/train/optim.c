@@ -44,7 +44,8 @@ sl_optim *sl_optim_create(sl_model *m) {
     for (int i = 0; i < p->count; i++)
         chunks += (p->tensor[i].size + CHUNK - 1) / CHUNK;
     if (o) {
-        *o = (sl_optim){.model = m, .config = c, .k = sl_kernels_select((enum sl_isa)c->isa), .p = p};
+        *o = (sl_optim){
+            .model = m, .config = c, .k = sl_kernels_select((enum sl_isa)c->isa), .p = p};
         o->chunk = malloc((size_t)(chunks + 1) * sizeof *o->chunk);
         o->sumsq = malloc((size_t)(chunks + 1) * sizeof *o->sumsq);
     }

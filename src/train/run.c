@@ -127,7 +127,8 @@ static int judge_step(run *r, const sl_step_result *s) {
 }
 
 static int evaluate(run *r) {
-    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target, &r->val_loss);
+    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target,
+                       &r->val_loss);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -141,7 +142,8 @@ static json_t *probe(run *r, bool profile) {
     for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
         for (int64_t i = 0; i < batch; i++)
             sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
-        if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) || sl_probe_add(r->probe, r->model))
+        if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) ||
+            sl_probe_add(r->probe, r->model))
             return NULL;
     }
     return sl_probe_result(r->probe, r->model, profile);
@@ -217,7 +219,8 @@ static int loop(run *r) {
         double start = sl_now();
         fill_batch(r, r->state.step);
         sl_step_result s;
-        if (sl_train_step(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, r, &s) ||
+        if (sl_train_step(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, r,
+                          &s) ||
             judge_step(r, &s))
             return -1;
         double now = (double)step_tokens(c) / (sl_now() - start);

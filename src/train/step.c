@@ -4,14 +4,14 @@
 
 #include <math.h>
 
-int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
-                  sl_apply_fn *apply, void *ctx, sl_step_result *result) {
+int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,
+                  int64_t step, sl_apply_fn *apply, void *ctx, sl_step_result *result) {
     sl_model *m = sl_optim_model(o);
     if (sl_model_check_pass(m, false, in, target, accumulate))
         return -1;
     if (accumulate < 1 || step < 0)
-        return sl_fail("sl_train_step: %lld batches in step %lld; the least are 1 and 0", (long long)accumulate,
-                       (long long)step);
+        return sl_fail("sl_train_step: %lld batches in step %lld; the least are 1 and 0",
+                       (long long)accumulate, (long long)step);
     const sl_config *c = sl_model_config(m);
     sl_shape shape = sl_model_shape(m);
     int64_t tokens = shape.batch * shape.seq;
@@ -20,7 +20,8 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
         r.loss += sl_model_forward_backward(m, in + i * tokens, target + i * tokens, 1.0f / (float)accumulate);
     r.loss /= (double)accumulate;
     r.grad_norm = sl_optim_grad_norm(o);
-    r.skipped = !isfinite(r.loss) || !isfinite(r.grad_norm) || (apply && !apply(ctx, r.loss, r.grad_norm));
+    r.skipped =
+        !isfinite(r.loss) || !isfinite(r.grad_norm) || (apply && !apply(ctx, r.loss, r.grad_norm));
     double scale = c->train_clip_norm > 0 && r.grad_norm > c->train_clip_norm ? c->train_clip_norm / r.grad_norm : 1;
     if (r.skipped)
         sl_optim_zero_grad(o);
@@ -30,8 +31,10 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
     return 0;
 }
 
-int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target, double *loss) {
-    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq, have = sl_dataset_windows(d, SL_VAL);
+int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
+                double *loss) {
+    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq,
+            have = sl_dataset_windows(d, SL_VAL);
     double sum = 0, mean;
     windows = windows < have ? windows : have;
     for (int64_t at = 0; at < windows; at += batch) {

@@ -7,9 +7,10 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* *loss: mean over the first `windows` validation windows (all if fewer), in the model's own batches. in, target:
- * scratch of batch*seq values. */
-int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target, double *loss);
+/* *loss: mean over the first `windows` validation windows (all if fewer), in the model's own
+ * batches. in, target: scratch of batch*seq values. */
+int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
+                double *loss);
 
 typedef struct {
     const char *out;    /* run directory */

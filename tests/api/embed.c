@@ -1,5 +1,5 @@
-/* A program that embeds sinklab, on its public header alone: trains a tiny model on tokens of its own, saves and
- * reloads it, and looks at the residual stream.  embed FOLDER: where checkpoints go. */
+/* A program that embeds sinklab, on its public header alone: trains a tiny model on tokens of its
+ * own, saves and reloads it, and looks at the residual stream.  embed FOLDER (for checkpoints) */
 #include <sinklab.h>
 
 #include <math.h>
@@ -39,9 +39,11 @@ static double train(const int32_t *in, const int32_t *target, const char *folder
         must(sl_train_step(o, in, target, 1, step, NULL, NULL, &r) == 0 && !r.skipped, "step");
         first = step ? first : r;
     }
-    printf("loss %.4f -> %.4f, gradient norm %.3f, learning rate %.2g\n", first.loss, r.loss, r.grad_norm, r.lr);
-    /* At the start all tokens are about as likely; then much of "the next is one more" is learnt. */
-    must(fabs(first.loss - log(VOCAB)) < 0.2 && r.loss < 0.5 * first.loss, "the loss must fall from ln(VOCAB)");
+    printf("loss %.4f -> %.4f, gradient norm %.3f, learning rate %.2g\n", first.loss, r.loss,
+           r.grad_norm, r.lr);
+    /* At the start all tokens are about as likely; then much of "one more" is learnt. */
+    must(fabs(first.loss - log(VOCAB)) < 0.2 && r.loss < 0.5 * first.loss,
+         "the loss must fall from ln(VOCAB)");
     must(r.grad_norm > 0 && r.lr > 0 && r.lr < 1e-2, "gradient norm and learning rate");
 
     double loss;
@@ -74,7 +76,8 @@ static void look_at_taps(const sl_model *m) {
     float *gate = malloc(n * sizeof *gate);
     for (int layer = 0; layer < s.layers; layer++) {
         sl_qkv_tap t = sl_model_qkv(m, layer);
-        const float *w = sl_model_norm_weight(m, layer, 1), *out = sl_model_norm_output(m, layer, 1);
+        const float *w = sl_model_norm_weight(m, layer, 1),
+                    *out = sl_model_norm_output(m, layer, 1);
         must(t.q && w && out && gate && sl_model_norm_gate(m, layer, 1, gate), "taps");
         must(fabs(t.scale - 1 / sqrt((double)s.head_dim)) < 1e-6, "scale of the scores");
         for (int64_t row = 0; row < s.batch * s.seq; row++)
@@ -85,9 +88,10 @@ static void look_at_taps(const sl_model *m) {
     free(gate);
 }
 
-static void measure(const int32_t *in, const int32_t *target, const char *folder, double trained_loss) {
+static void measure(const int32_t *in, const int32_t *target, const char *folder,
+                    double trained_loss) {
     char dir[SL_DIR_CHARS];
-    int32_t vocab;
+    int32_t vocab = 0;
     double loss;
     sl_train_state state;
     sl_config *c = sl_config_create();

@@ -12,14 +12,16 @@ static int failed;
 static void expect(bool ok, const char *call, const char *message) {
     if (ok && strstr(sl_error(), message))
         return;
-    printf("%s: %s; the message is \"%s\", expected \"%s\" in it\n", call, ok ? "failed" : "did not fail", sl_error(),
-           message);
+    printf("%s: %s; the message is \"%s\", expected \"%s\" in it\n", call,
+           ok ? "failed" : "did not fail", sl_error(), message);
     failed = 1;
 }
 
 /* `call` must fail with `message`; the message of another call is put in between. */
-#define FAILS(call, message) (sl_config_override(config, "no.such=1"), expect((call) != 0, #call, message))
-#define IS_NULL(call, message) (sl_config_override(config, "no.such=1"), expect(!(call), #call, message))
+#define FAILS(call, message)                                                                       \
+    (sl_config_override(config, "no.such=1"), expect((call) != 0, #call, message))
+#define IS_NULL(call, message)                                                                     \
+    (sl_config_override(config, "no.such=1"), expect(!(call), #call, message))
 #define WORKS(call) ((call) ? (void)0 : (printf("%s: %s\n", #call, sl_error()), exit(1)))
 
 static sl_config *config;
@@ -98,7 +100,8 @@ static void taps(sl_model *m, sl_optim *o, sl_model *plain) {
     WORKS(sl_model_norm_output(m, LAYERS, 0) && !sl_model_norm_gate(m, 0, 0, out));
     WORKS(sl_train_step(o, in, target, 1, 0, NULL, NULL, &step) == 0);
     IS_NULL(sl_model_residual(m, 0), "none since");
-    WORKS(sl_model_forward(plain, in, target, NULL, NULL) == 0 && sl_model_norm_weight(plain, 0, 0));
+    WORKS(sl_model_forward(plain, in, target, NULL, NULL) == 0 &&
+          sl_model_norm_weight(plain, 0, 0));
     IS_NULL(sl_model_residual(plain, 0), "no taps");
     IS_NULL(sl_optim_create(plain), "training");
 
@@ -138,8 +141,10 @@ static void threads(sl_model *m) {
 int main(int argc, char **argv) {
     (void)argc, (void)argv;
     config = sl_config_create();
-    WORKS(sl_config_override(config, "model.layers=2") == 0 && sl_config_override(config, "model.dim=16") == 0 &&
-          sl_config_override(config, "model.heads=2") == 0 && sl_config_override(config, "model.ffn=24") == 0);
+    WORKS(sl_config_override(config, "model.layers=2") == 0 &&
+          sl_config_override(config, "model.dim=16") == 0 &&
+          sl_config_override(config, "model.heads=2") == 0 &&
+          sl_config_override(config, "model.ffn=24") == 0);
     for (int i = 0; i < TOKENS; i++)
         in[i] = i % VOCAB, target[i] = (i + 1) % VOCAB;
     null_objects();

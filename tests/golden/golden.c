@@ -274,7 +274,8 @@ static void check_steps(const golden *g, sl_model *m, int accumulate) {
     sl_optim_zero_grad(o);
     for (int step = 0; step < STEPS; step++) {
         sl_step_result r;
-        ck_assert_msg(sl_train_step(o, in, target, accumulate, step, NULL, NULL, &r) == 0, "%s", sl_error());
+        ck_assert_msg(sl_train_step(o, in, target, accumulate, step, NULL, NULL, &r) == 0, "%s",
+                      sl_error());
         ck_assert(!r.skipped && r.lr == c->train_lr);
         /* The parameters' errors, at random to the gradient, change the loss by its norm times one
          * of them. */
