@@ -9,6 +9,7 @@
 #include "cli/bench_gemm.h"
 #include "cli/verbs.h"
 #include "model/model.h"
+#include "simd/kernels.h"
 #include "train/optim.h"
 
 #include <jansson.h>
@@ -59,8 +60,7 @@ static int open_bench(bench *b) {
     if (!(b->model = sl_model_create(c, (int32_t)b->preset->vocab, c->train_batch, c->model_seq, true, false)))
         return -1;
     sl_model_init(b->model, (uint64_t)c->seed);
-    if (!(b->optim = sl_optim_create(sl_model_config(b->model), sl_kernels_select((enum sl_isa)c->isa),
-                                     sl_model_params(b->model))))
+    if (!(b->optim = sl_optim_create(b->model)))
         return -1;
     b->in = malloc((size_t)tokens(b) * sizeof *b->in);
     b->target = malloc((size_t)tokens(b) * sizeof *b->target);

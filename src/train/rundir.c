@@ -133,6 +133,7 @@ json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
     sl_cpu_detect(&cpu);
     return json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
-                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores", cpu.cores,
-                     "compiler", "gcc-compatible " __VERSION__, "version", SL_VERSION, "git", SL_GIT);
+                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores",
+                     cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
+                     "git", SL_GIT);
 }
