@@ -291,7 +291,9 @@ class Packages(InFolder):
         self.manifest({"m": self.entry})
         self.refused(1, "--any-version takes it", "m", "--from", self.root)
         self.assertFalse((self.out / "m").exists())
-        self.assertEqual(self.run_prepare("m", "--from", self.root, "--any-version")[0], 0)
+        code, _, err = self.run_prepare("m", "--from", self.root, "--any-version")
+        self.assertEqual(code, 0)
+        self.assertIn("warning: m: val.txt has SHA-256", err)
         self.assertIn("ready", self.run_prepare("m", "--from", self.root, "--any-version")[1])
 
     def test_offline(self):
