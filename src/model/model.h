@@ -10,6 +10,10 @@
 
 typedef struct sl_model sl_model;
 
+/* What precision means on this machine, under the config's isa: SL_PRECISION_BF16 where a bf16 unit is there and fp32 was
+ * not asked for, else SL_PRECISION_FP32. */
+int sl_model_precision(const sl_config *c);
+
 /* Compiles the program for batches of `batch` windows of `seq` positions, and allocates everything.
  * training false: no gradients or moments, activations share memory unless taps is set.
  * taps: keep all residual, qkv and norm activations readable after a forward. NULL with a message. */
@@ -50,7 +54,7 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 /* ---- taps: valid after a forward until the next; need taps (or training) in create. */
 /* Residual stream h_0..h_layers, [batch*seq, dim] fp32: h_0 embeddings, h_i output of block i-1. */
 const float *sl_model_residual(const sl_model *m, int layer);
-/* q [heads], k [kv_heads] (after norm and rotary) and v [kv_heads] of a block, rows of `ld` floats. */
+/* Valid until the next call (a bf16 program converts). q [heads], k [kv_heads] (after norm and rotary) and v [kv_heads] of a block, rows of `ld` floats. */
 typedef struct {
     const float *q, *k, *v; /* row t: q + t*ld holds heads*head_dim floats */
     int64_t ld;
