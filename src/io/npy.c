@@ -35,7 +35,8 @@ int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *s
     char h[ALIGN * 5];
     int n = sprintf(h + 10, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr) + 10;
     for (int i = 0; i < ndim; i++)
-        n += sprintf(h + n, "%lld,%s", (long long)shape[i], i + 1 < ndim ? " " : "");
+        n += snprintf(h + n, sizeof h - (size_t)n, "%lld,%s", (long long)shape[i],
+                      i + 1 < ndim ? " " : "");
     n += sprintf(h + n, "), }");
     int size = (n + 1 + ALIGN - 1) / ALIGN * ALIGN;
     memset(h + n, ' ', (size_t)(size - n - 1));

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "io/safetensors.h"
+#include "model/model.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
 
@@ -189,6 +190,11 @@ int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
     return load_foreign(dir, p);
 }
 
+int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
+    return m ? sl_checkpoint_load(dir, sl_model_params(m), s)
+             : sl_fail("cannot load into a model that is NULL; was its creation checked?");
+}
+
 int sl_checkpoint_config(const char *dir, sl_config *c) {
     char path[SL_PATH];
     sl_map m;
@@ -262,7 +268,7 @@ static int resolve_run(const char *base, char dir[4096]) {
                  : sl_fail("no checkpoint in %s yet", base);
 }
 
-int sl_checkpoint_resolve(const char *path, char dir[4096]) {
+int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
     char base[SL_PATH];
     struct stat st;
     *passed_over = 0;
@@ -291,6 +297,12 @@ int sl_checkpoint_resolve(const char *path, char dir[4096]) {
     return sl_fail("%s: no checkpoint there: neither DONE, nor a checkpoints folder, nor "
                    "model.safetensors",
                    path);
+}
+
+int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, int32_t *vocab) {
+    if (sl_checkpoint_resolve(path, dir) || sl_checkpoint_config(dir, c))
+        return -1;
+    return sl_checkpoint_vocab(dir, vocab);
 }
 
 int sl_checkpoint_list(const char *run_dir, int64_t *step) {

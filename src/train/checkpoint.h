@@ -16,20 +16,7 @@
 #include "config/config.h"
 #include "model/params.h"
 
-#include <stdint.h>
-
 enum { SL_CHECKPOINT_VERSION = 1 };
-
-/* All that a run needs besides parameters and moments to go on bit for bit: the position in the
- * data is a function of (seed, step). */
-typedef struct {
-    int64_t step;         /* optimizer steps done */
-    int64_t tokens;       /* tokens trained on */
-    int64_t skipped;      /* steps skipped by the guard */
-    double loss_mean;     /* the guard's running mean, NaN before the first step */
-    double best_val_loss; /* NaN before the first evaluation */
-    double train_seconds; /* wall time of training so far */
-} sl_train_state;
 
 /* Saves; keeps the newest `keep` complete checkpoints, the new one always among them. On failure
  * (full disk, no permission) the unfinished folder is removed and older checkpoints are untouched.
@@ -41,7 +28,7 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
  * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes
  * the folder that is meant into dir. In a run folder every size and hash is checked, and a damaged
  * checkpoint is passed over for the one before it. */
-int sl_checkpoint_resolve(const char *path, char dir[4096]);
+int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]);
 /* For a warning: why the last sl_checkpoint_resolve of this thread passed over a newer checkpoint
  * (one line that names it), "" if it did not. */
 const char *sl_checkpoint_passed_over(void);

@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "model/model.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
@@ -248,4 +249,9 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
     if (save(run_dir, c, p, s, keep) < 0)
         return sl_fail_prefix("checkpoint of step %" PRId64 " not saved", s->step);
     return 0;
+}
+
+int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
+    return m ? sl_checkpoint_save(run_dir, sl_model_config(m), sl_model_params(m), s, keep)
+             : sl_fail("cannot save a model that is NULL; was its creation checked?");
 }

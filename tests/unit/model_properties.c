@@ -62,7 +62,7 @@ static void for_each_model(void (*fn)(fixture *)) {
 static void change_token(fixture *f, int64_t at, const float *before, float *after) {
     int32_t old = f->in[at];
     f->in[at] = (old + 1) % f->v.vocab;
-    sl_model_forward(f->m, f->in, f->target, after);
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, after), 0);
     f->in[at] = old;
     int64_t end = (at / f->v.seq + 1) * f->v.seq;
     ck_assert_msg(memcmp(before, after, (size_t)at * sizeof *after) == 0,
@@ -76,7 +76,7 @@ static void change_token(fixture *f, int64_t at, const float *before, float *aft
 static void causal_forward(fixture *f) {
     float *before = calloc((size_t)f->rows, sizeof *before);
     float *after = calloc((size_t)f->rows, sizeof *after);
-    sl_model_forward(f->m, f->in, f->target, before);
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, before), 0);
     int64_t seq = f->v.seq, step = seq < 16 ? 1 : 9;
     for (int64_t at = 1; at < seq; at += step)
         change_token(f, at, before, after);
@@ -130,7 +130,7 @@ static void threads_equal(fixture *f) {
         sl_model *m = create(f);
         loss[threads] = malloc(loss_bytes);
         grad[threads] = malloc(grad_bytes);
-        sl_model_forward(m, f->in, f->target, loss[threads]);
+        ck_assert_int_eq(sl_model_forward(m, f->in, f->target, NULL, loss[threads]), 0);
         mean[threads] = sl_model_forward_backward(m, f->in, f->target, 1);
         memcpy(grad[threads], sl_model_params(m)->g, grad_bytes);
         sl_model_free(m);
@@ -164,9 +164,10 @@ static void inference_equal(fixture *f) {
         sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, false, taps);
         ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
         ref_randomise(sl_model_params(m), 3);
-        double mean = sl_model_forward(m, f->in, f->target, NULL);
-        ck_assert_msg(mean == sl_model_forward(f->m, f->in, f->target, NULL), "%s: loss",
-                      f->v.name);
+        double mean, trained;
+        ck_assert_int_eq(sl_model_forward(m, f->in, f->target, &mean, NULL), 0);
+        ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, &trained, NULL), 0);
+        ck_assert_msg(mean == trained, "%s: loss", f->v.name);
         sl_model_logits(m, f->in, got);
         ck_assert_msg(memcmp(want, got, (size_t)values * sizeof *got) == 0, "%s: logits",
                       f->v.name);
@@ -194,7 +195,7 @@ static void decoding(fixture *f) {
     for (int64_t t = 0; t < seq; t++) {
         for (int64_t b = 0; b < batch; b++)
             token[b] = f->in[b * seq + t];
-        sl_model_decode(m, token, t, step);
+        ck_assert_int_eq(sl_model_decode(m, token, t, step), 0);
         for (int64_t b = 0; b < batch; b++) {
             for (int64_t j = 0; j < vocab; j++)
                 want[j] = all[(b * seq + t) * vocab + j];
@@ -227,7 +228,8 @@ static void untrained(fixture *f) {
             f->target[i] = (f->in[i] + 1) % f->v.vocab;
     float *loss = calloc((size_t)f->rows, sizeof *loss);
     sl_model_init(f->m, 5);
-    double mean = sl_model_forward(f->m, f->in, f->target, loss), sum = 0;
+    double mean, sum = 0;
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, &mean, loss), 0);
     double s = c->model_init_std * sqrt((double)c->model_dim), flat = log(f->v.vocab);
     double own = c->model_tie_embeddings
                      ? exp(1.5 * c->model_init_std * (double)c->model_dim) / f->v.vocab
