@@ -1,6 +1,7 @@
 #include "cli/load.h"
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/threads.h"
 #include "train/checkpoint.h"
 
@@ -8,6 +9,8 @@ int sl_load_config(const sl_args *args, sl_config *c, char dir[4096], int32_t *v
     if (sl_checkpoint_resolve(args->positional[0], dir) || sl_checkpoint_config(dir, c) ||
         sl_args_override(args, c) || sl_config_check(c) || sl_checkpoint_vocab(dir, vocab))
         return -1;
+    if (*sl_checkpoint_passed_over())
+        sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
     sl_threads_set((int)c->threads);
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "config/config.h"
 #include "model/params.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { SL_CHECKPOINT_VERSION = 1 };
@@ -28,6 +29,7 @@ typedef struct {
     double loss_mean;     /* the guard's running mean, NaN before the first step */
     double best_val_loss; /* NaN before the first evaluation */
     double train_seconds; /* wall time of training so far */
+    uint64_t data_hash;   /* sl_dataset_hash of what it is trained on */
 } sl_train_state;
 
 /* Saves; keeps the newest `keep` complete checkpoints, the new one always among them. On failure (full disk,
@@ -54,5 +56,7 @@ int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
 /* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read), 0 if there
  * is no such folder; the step of the newest in *step unless there are none. */
 int sl_checkpoint_list(const char *run_dir, int64_t *step);
+/* Is there no checkpoint in the run folder at all, not even a damaged one? (Unfinished ones don't count.) */
+bool sl_checkpoint_none(const char *run_dir);
 
 #endif

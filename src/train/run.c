@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     PROBE_WINDOWS = 16,  /* validation windows of a probe, rounded up to whole batches */
@@ -65,16 +66,45 @@ static int open_model(run *r) {
     return 0;
 }
 
-/* A run may go on with other thread counts, cadences or more steps, not with another model or other data. */
+/* The configuration that the run in `out` was started with, and the checkpoint to go on from: none yet if dir is "". */
+static int find_run(const char *out, sl_config *saved, char dir[4096]) {
+    char path[4200];
+    if (!sl_rundir_holds_run(out))
+        return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", out);
+    snprintf(path, sizeof path, "%s/DONE", out);
+    if (access(path, F_OK) == 0)
+        return sl_fail_usage("%s is a checkpoint; --resume wants the run folder that it is in", out);
+    *dir = 0;
+    if (!sl_checkpoint_none(out))
+        return sl_checkpoint_resolve(out, dir) ? -1 : sl_checkpoint_config(dir, saved);
+    snprintf(path, sizeof path, "%s/config.yaml", out);
+    sl_config_defaults(saved);
+    return sl_config_read(saved, path);
+}
+
+/* A run may go on with another number of threads, another tier and other cadences; all else decides the result,
+ * train.steps too, through the learning rate. */
 static int resume(run *r, const char *out) {
-    char dir[4096];
+    char dir[4096], difference[SL_DIFFERENCE_CHARS];
     sl_config saved;
-    if (sl_checkpoint_resolve(out, dir) || sl_checkpoint_config(dir, &saved))
+    if (find_run(out, &saved, dir))
         return -1;
-    if (sl_config_hash(&saved) != sl_config_hash(&r->config))
-        return sl_fail("%s was trained with another configuration; compare its config.yaml, or give another --out",
-                       out);
-    return sl_checkpoint_load(dir, sl_model_params(r->model), &r->state);
+    if (sl_config_difference(difference, &saved, &r->config))
+        return sl_fail("%s was trained with another configuration: %s; give the same, or another --out", out,
+                       difference);
+    if (!*dir) {
+        sl_info("%s: no checkpoint yet, starting anew", out);
+        return 0;
+    }
+    if (*sl_checkpoint_passed_over())
+        sl_warn("%s; going on from %s", sl_checkpoint_passed_over(), dir);
+    uint64_t data = r->state.data_hash;
+    if (sl_checkpoint_load(dir, sl_model_params(r->model), &r->state))
+        return -1;
+    if (r->state.data_hash != data)
+        return sl_fail("%s was trained on another text than data.corpus=%s holds now; put that back, or give another "
+                       "--out", out, r->config.data_corpus);
+    return 0;
 }
 
 static void close_run(run *r) {
@@ -122,9 +152,12 @@ static int judge_step(run *r, const sl_step_result *s) {
                 t->loss_mean);
         return 0;
     }
-    return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); the last good checkpoint "
-                   "is kept in %s/checkpoints; try a smaller train.lr or a longer train.warmup",
-                   (long long)t->step, what, s->loss, t->loss_mean, r->dir.path);
+    char kept[64] = "there is no checkpoint yet";
+    int64_t step;
+    if (sl_checkpoint_list(r->dir.path, &step) > 0)
+        snprintf(kept, sizeof kept, "the checkpoint of step %lld is kept", (long long)step);
+    return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); %s; try a smaller train.lr or a "
+                   "longer train.warmup", (long long)t->step, what, s->loss, t->loss_mean, kept);
 }
 
 static double evaluate(run *r, int64_t windows) {
@@ -185,6 +218,11 @@ static void show(run *r, const sl_step_result *s, double rate) {
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
 }
 
+static int save(run *r) {
+    const sl_config *c = &r->config;
+    return sl_checkpoint_save(r->dir.path, c, sl_model_params(r->model), &r->state, (int)c->train_keep_checkpoints);
+}
+
 static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
@@ -200,15 +238,16 @@ static int after_step(run *r, const sl_step_result *s, double rate) {
         r->state.best_val_loss = r->val_loss;
     if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
         return -1;
-    if (due(step, c->train_checkpoint_every, last) || interrupted)
-        if (sl_checkpoint_save(r->dir.path, c, sl_model_params(r->model), &r->state, (int)c->train_keep_checkpoints))
-            return -1;
+    if ((due(step, c->train_checkpoint_every, last) || interrupted) && save(r))
+        return -1;
     r->paused += sl_now() - start;
     return 0;
 }
 
 static int loop(run *r) {
     const sl_config *c = &r->config;
+    if (c->train_steps == 0)
+        return save(r);
     double before = r->state.train_seconds, rate = 0;
     r->started = sl_now();
     sl_progress_begin(&r->progress, "step", c->train_steps, r->state.step);
@@ -256,14 +295,22 @@ static int write_result(run *r, const char *status) {
     return sl_rundir_write_json(&r->dir, "result.json", o);
 }
 
+/* After a failure, whose message stays the one that is told. */
+static void write_stopped(run *r) {
+    char message[2048];
+    snprintf(message, sizeof message, "%s", sl_error());
+    if (write_result(r, "stopped"))
+        sl_fail("%s", message);
+}
+
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
     if (open_model(r))
         return -1;
-    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN};
+    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
     if (o->resume && resume(r, o->out))
         return -1;
-    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step))
+    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;
     r->peak_gflops = sl_measured_peak_gflops();
     sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %d threads", o->out,
@@ -274,7 +321,7 @@ static int start(run *r, const sl_run_options *o) {
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .val_loss = NAN};
+    run r = {.config = *c, .dir = {.lock = -1}, .val_loss = NAN};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
     sl_threads_set((int)c->threads);
     interrupted = 0;
@@ -287,7 +334,7 @@ int sl_train_run(const sl_config *c, const sl_run_options *o) {
         if (rc == 0)
             rc = write_result(&r, "finished");
         else if (!interrupted)
-            write_result(&r, "stopped"); /* leaves the message alone unless it fails too */
+            write_stopped(&r);
     }
     sigaction(SIGINT, &old[0], NULL);
     sigaction(SIGTERM, &old[1], NULL);
@@ -301,7 +348,7 @@ static double gib(double bytes) { return bytes / (1 << 30); }
 
 int sl_train_dry_run(const sl_config *c) {
     enum { WARM = 1, TIMED = 3 };
-    run r = {.config = *c};
+    run r = {.config = *c, .dir = {.lock = -1}};
     sl_threads_set((int)c->threads);
     if (open_model(&r)) {
         close_run(&r);
