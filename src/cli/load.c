@@ -18,12 +18,17 @@ int sl_load_config(const sl_args *args, sl_config *c, char dir[4096], int32_t *v
 int sl_load_params(sl_model *m, const char *dir) { return sl_checkpoint_load(dir, sl_model_params(m), NULL); }
 
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
-    sl_dataset *d = sl_dataset_open(c);
-    if (d && sl_dataset_vocab(d) != vocab) {
-        sl_fail("the checkpoint has %d tokens, but %s with tokenizer %s has %d; give the data.tokenizer it was "
-                "trained with", vocab, c->data_corpus, c->data_tokenizer, sl_dataset_vocab(d));
-        sl_dataset_close(d);
+    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
+    if (!t) {
+        sl_fail_prefix("data.tokenizer");
         return NULL;
     }
-    return d;
+    int32_t its = sl_tokenizer_vocab(t);
+    sl_tokenizer_close(t);
+    if (its == vocab)
+        return sl_dataset_open(c);
+    /* Before a large corpus is tokenized for nothing. */
+    sl_fail("the checkpoint has %d tokens, but data.tokenizer=%s has %d; give the one it was trained with", vocab,
+            c->data_tokenizer, its);
+    return NULL;
 }

@@ -82,22 +82,28 @@ static int find_run(const char *out, sl_config *saved, char dir[4096]) {
     return sl_config_read(saved, path);
 }
 
-/* A run may go on with another number of threads, another tier and other cadences; all else decides the result,
- * train.steps too, through the learning rate. */
-static int resume(run *r, const char *out) {
-    char dir[4096], difference[SL_DIFFERENCE_CHARS];
+/* Before anything else is done: whether the run may start, or go on from `dir` ("" if there is no checkpoint yet). It
+ * may go on with another number of threads, another tier and other cadences; all else decides the result, train.steps
+ * too, through the learning rate. */
+static int check_folder(const sl_config *c, const sl_run_options *o, char dir[4096]) {
+    char difference[SL_DIFFERENCE_CHARS];
     sl_config saved;
-    if (find_run(out, &saved, dir))
+    *dir = 0;
+    if (!o->resume)
+        return sl_rundir_holds_run(o->out)
+                   ? sl_fail("%s already holds a run; give --resume to go on, or another --out", o->out)
+                   : 0;
+    if (find_run(o->out, &saved, dir))
         return -1;
-    if (sl_config_difference(difference, &saved, &r->config))
-        return sl_fail("%s was trained with another configuration: %s; give the same, or another --out", out,
+    if (sl_config_difference(difference, &saved, c))
+        return sl_fail("%s was trained with another configuration: %s; give the same, or another --out", o->out,
                        difference);
-    if (!*dir) {
-        sl_info("%s: no checkpoint yet, starting anew", out);
-        return 0;
-    }
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; going on from %s", sl_checkpoint_passed_over(), dir);
+    return 0;
+}
+
+static int load(run *r, const char *dir, const char *out) {
     uint64_t data = r->state.data_hash;
     if (sl_checkpoint_load(dir, sl_model_params(r->model), &r->state))
         return -1;
@@ -305,10 +311,11 @@ static void write_stopped(run *r) {
 
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
-    if (open_model(r))
+    char dir[4096];
+    if (check_folder(c, o, dir) || open_model(r))
         return -1;
     r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
-    if (o->resume && resume(r, o->out))
+    if (*dir && load(r, dir, o->out))
         return -1;
     if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;

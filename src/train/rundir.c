@@ -114,8 +114,6 @@ int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resu
     if (strlen(path) >= sizeof r->path - 64)
         return sl_fail_usage("the path of the run folder is too long");
     snprintf(r->path, sizeof r->path, "%s", path);
-    if (!resume && sl_rundir_holds_run(path))
-        return sl_fail("%s already holds a run; give --resume to go on, or another --out", path);
     if (make_folders(path) || lock_folder(r) || open_files(r, c, resume, last)) {
         sl_rundir_close(r);
         return -1;
