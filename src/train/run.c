@@ -233,9 +233,9 @@ static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
 
-/* What follows step number state.step: evaluation, probe, checkpoint as configured. Its time is not
- * training time. */
-static int after_step(run *r, const sl_step_result *s, double rate) {
+/* What follows step number state.step: evaluation, probe, checkpoint as configured, or as it is the last one of
+ * this process. Its time is not training time. */
+static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     const sl_config *c = &r->config;
     int64_t step = r->state.step, last = c->train_steps;
     double start = sl_now();
@@ -244,7 +244,7 @@ static int after_step(run *r, const sl_step_result *s, double rate) {
         r->state.best_val_loss = r->val_loss;
     if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
         return -1;
-    if ((due(step, c->train_checkpoint_every, last) || interrupted) && save(r))
+    if ((due(step, c->train_checkpoint_every, last) || stop) && save(r))
         return -1;
     r->paused += sl_now() - start;
     return 0;
@@ -269,10 +269,11 @@ static int loop(run *r) {
         r->state.step++;
         r->state.tokens += step_tokens(c);
         r->state.train_seconds = before + train_seconds(r);
-        if (after_step(r, &s, rate))
+        bool stop = interrupted != 0; /* read once: a signal from here on counts for the next step */
+        if (after_step(r, &s, rate, stop))
             return -1;
         show(r, &s, rate);
-        if (interrupted)
+        if (stop)
             return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
                            (long long)r->state.step);
     }
