@@ -15,6 +15,8 @@ import unittest
 from pathlib import Path
 
 SINKLAB = ""  # set by main()
+# The length of runs is counted in this many steps: long enough to be met in the middle, fewer where each is slow.
+UNIT = 20 if os.environ.get("SINKLAB_SLOW") else 100
 
 CONFIG = """
 model: {layers: 2, dim: 32, heads: 2, ffn: 64, seq: 32}

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import common
+from common import UNIT
 
-ARGS = ["train.steps=400", "train.checkpoint_every=5", "train.eval_every=50", "train.probe_every=20"]
+ARGS = [f"train.steps={4 * UNIT}", f"train.checkpoint_every={UNIT // 20}", f"train.eval_every={UNIT // 2}", f"train.probe_every={UNIT // 5}"]
 KILLS = 20
 
 

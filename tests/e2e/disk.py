@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import common
+from common import UNIT
 
-ARGS = ["train.steps=600", "train.checkpoint_every=100", "train.eval_every=0", "train.probe_every=0"]
+ARGS = [f"train.steps={6 * UNIT}", f"train.checkpoint_every={UNIT}", "train.eval_every=0", "train.probe_every=0"]
 
 
 class Disk(common.EndToEnd):
@@ -24,7 +25,7 @@ class Disk(common.EndToEnd):
     def first_part(self, out: Path) -> Path:
         """The run up to some step after the first checkpoint."""
         p = self.start(out, *ARGS)
-        self.wait_for_steps(p, out, 150)
+        self.wait_for_steps(p, out, UNIT + UNIT // 2)
         p.send_signal(signal.SIGTERM)
         self.assertEqual(p.wait(60), 1)
         return out

@@ -5,9 +5,11 @@ import signal
 from pathlib import Path
 
 import common
+from common import UNIT
 
-ARGS = ["train.steps=1200", "train.eval_every=100", "train.probe_every=100", "train.checkpoint_every=300",
-        "model.norm=gated_norm"]
+STEPS = 12 * UNIT
+ARGS = [f"train.steps={STEPS}", f"train.eval_every={UNIT}", f"train.probe_every={UNIT}",
+        f"train.checkpoint_every={3 * UNIT}", "model.norm=gated_norm"]
 
 
 class Resume(common.EndToEnd):
@@ -28,15 +30,16 @@ class Resume(common.EndToEnd):
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(number.name):
                 out = Path(number.name)
-                message = self.interrupt(out, number, 50)
+                message = self.interrupt(out, number, UNIT // 2)
                 self.assertRegex(message, r"error: interrupted at step \d+; a checkpoint was saved")
                 step = common.lines(out / "metrics.jsonl")[-1]["step"]
                 self.assertEqual(int(common.complete(out)[-1].name), step)
                 self.assertIn(f"at step {step};", message)
-                self.assertLess(step, 1200)
+                self.assertLess(step, STEPS)
                 self.assertFalse((out / "result.json").exists())
-                for again in range(1, 5):
-                    self.interrupt(out, number, step + 200 * again, "--resume")
+                while step < 8 * UNIT:
+                    self.interrupt(out, number, step + UNIT, "--resume")
+                    step = common.lines(out / "metrics.jsonl")[-1]["step"]
                 self.train(out, *ARGS, "--resume")
                 self.assert_same_run(self.whole, out)
 
@@ -44,7 +47,7 @@ class Resume(common.EndToEnd):
         """Steps after the checkpoint are done again; a line cut in half by the end is no harm."""
         out = Path("between")
         p = self.start(out, *ARGS)
-        self.wait_for_steps(p, out, 310)
+        self.wait_for_steps(p, out, 3 * UNIT + UNIT // 10)
         p.kill()
         p.wait()
         for name in ("metrics.jsonl", "probe.jsonl"):
@@ -76,9 +79,9 @@ class Resume(common.EndToEnd):
         newest.write_bytes(data)
         for verb in ("eval", "probe", "generate"):
             p = self.sinklab(verb, out)
-            self.assertRegex(p.stderr.decode(), r"^warning: .*00001200: damaged checkpoint: .*; reading .*00000900 instead\n$")
+            self.assertRegex(p.stderr.decode(), rf"^warning: .*{STEPS:08}: damaged checkpoint: .*; reading .*{9 * UNIT:08} instead\n$")
         p = self.sinklab("train", "t.yaml", *ARGS, "--out", out, "--resume")
-        self.assertRegex(p.stderr.decode(), "warning: .*00001200: damaged checkpoint: .*; going on from .*00000900")
+        self.assertRegex(p.stderr.decode(), f"warning: .*{STEPS:08}: damaged checkpoint: .*; going on from .*{9 * UNIT:08}")
         self.assert_same_run(self.whole, out)
 
     def test_finished(self) -> None:
@@ -90,7 +93,7 @@ class Resume(common.EndToEnd):
 
     def test_other_threads_and_cadence(self) -> None:
         out = Path("cadence")
-        self.interrupt(out, signal.SIGTERM, 50)
+        self.interrupt(out, signal.SIGTERM, UNIT // 2)
         self.train(out, *ARGS, "--resume", "threads=2", "train.checkpoint_every=0", "train.eval_every=0",
                    "train.probe_every=0")
         self.assert_same_weights(self.whole, out)
@@ -100,15 +103,15 @@ class Resume(common.EndToEnd):
         out = Path("more")
         shutil.copytree(self.whole, out)
         before = sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*"))
-        message = self.error("train", "t.yaml", *ARGS, "train.steps=1300", "--out", out, "--resume")
-        self.assertIn("another configuration: train.steps: 1200 and 1300", message)
+        message = self.error("train", "t.yaml", *ARGS, f"train.steps={13 * UNIT}", "--out", out, "--resume")
+        self.assertIn(f"another configuration: train.steps: {STEPS} and {13 * UNIT}", message)
         self.assertEqual(before, sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*")))
 
     def test_second_process(self) -> None:
         """While a run is on, another one cannot write into its folder."""
         out = Path("busy")
         p = self.start(out, *ARGS)
-        self.wait_for_steps(p, out, 10)
+        self.wait_for_steps(p, out, UNIT // 10)
         p.send_signal(signal.SIGSTOP)
         try:
             self.assertIn("another process is training there", self.error("train", "t.yaml", *ARGS, "--out", out, "--resume"))

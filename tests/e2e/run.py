@@ -184,6 +184,12 @@ class Run(common.EndToEnd):
         self.assertIsNone(self.json("eval", r, "--json")["bits_per_byte"])
         self.assertIn("cannot encode text", self.error("generate", r, code=2))
 
+    def test_larger_than_any_machine(self) -> None:
+        for args in (["--out", "huge"], ["--dry-run"]):
+            message = self.error("train", "t.yaml", "model.layers=1024", "model.dim=65536", "model.ffn=1048576", *args)
+            self.assertRegex(message, r"^out of memory: \d+ bytes for .*; use a smaller model, batch or window$")
+        self.assertFalse(Path("huge").exists())
+
     def test_weights_that_are_not_numbers(self) -> None:
         """A model without DONE, as from elsewhere, with a NaN in it: said, not printed as a loss."""
         source, nan = common.complete(self.run_dir)[-1], Path("nan")
