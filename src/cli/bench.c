@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "base/threads.h"
 #include "cli/args.h"
 #include "cli/bench_gemm.h"
@@ -227,18 +228,24 @@ static const preset *find_preset(const char *name) {
     for (const preset *p = presets; p->name; p++)
         if (strcmp(p->name, name) == 0)
             return p;
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", name);
+    char quoted[SL_QUOTE_CHARS];
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", sl_quote(quoted, name));
     return NULL;
 }
+
+static bool is_gemm(const char *name) { return strcmp(name, "gemm") == 0; }
 
 static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) {
     static const char *const standard[] = {"bench-10m"};
     int n = args->positionals ? args->positionals : 1;
+    const char *const *names = args->positionals ? args->positional : standard;
+    for (int i = 0; i < n; i++) /* before any of them takes its time */
+        if (!is_gemm(names[i]) && !find_preset(names[i]))
+            return -1;
     json_t *results = json_array();
     for (int i = 0; i < n; i++) {
-        const char *name = args->positionals ? args->positional[i] : standard[i];
-        const preset *p = strcmp(name, "gemm") == 0 ? NULL : find_preset(name);
-        json_t *o = strcmp(name, "gemm") == 0 ? sl_bench_gemm(args, json) : (p ? run_preset(p, args, steps, profile, json) : NULL);
+        json_t *o = is_gemm(names[i]) ? sl_bench_gemm(args, json)
+                                      : run_preset(find_preset(names[i]), args, steps, profile, json);
         if (!o) {
             json_decref(results);
             return -1;
