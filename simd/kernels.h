@@ -17,6 +17,7 @@ typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest 
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
     int vl;           /* floats in a vector */
+    int bf16_unit;    /* gemm_bf16 runs on a unit for it (AMX, VDPBF16PS, BFDOT), faster than gemm_f32 */
 
     /* ---- GEMM (simd/gemm.c). C[m,n] (+)= sum_k A[m,k] B[k,n]; k runs in order, one accumulator per
      * element, which starts from C when adding: no blocking, cut of K or thread count matters. */

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "cli/verbs.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -69,6 +70,7 @@ static int run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    signal(SIGXFSZ, SIG_IGN); /* so that a write beyond `ulimit -f` fails like one to a full disk */
     int rc = run(argc, argv);
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
         rc = sl_fail_errno("cannot write", "the standard output");

@@ -173,6 +173,7 @@ typedef struct {
     double loss_mean;     /* the guard's running mean, NaN before the first step */
     double best_val_loss; /* NaN before the first evaluation */
     double train_seconds; /* wall time of training so far */
+    uint64_t data_hash;   /* of the tokens that it is trained on, 0 = unknown */
 } sl_train_state;
 
 /* Writes run_dir/checkpoints/<s->step>, atomically; run_dir is made if need be. Keeps the newest

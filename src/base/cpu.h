@@ -3,6 +3,7 @@
 #ifndef SL_BASE_CPU_H
 #define SL_BASE_CPU_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { SL_MAX_CPUS = 8192, SL_MAX_NODES = 64 };
@@ -44,8 +45,9 @@ double sl_measure_gflops(int threads, double seconds);
  * an element, no hidden traffic. Takes about `seconds` and what touching the memory takes. 0
  * without memory. */
 double sl_measure_bandwidth(double seconds);
-/* sl_measure_gflops of all threads, measured once (<= 0.15 s) for a number of threads and
- * remembered. */
-double sl_measured_peak_gflops(void);
+/* bf16 GFLOP/s of the unit's multiply-adds on registers alone; 0 without a bf16 unit. */
+double sl_measure_bf16_gflops(int threads, double seconds);
+/* Either one for all threads, measured once (<= 0.15 s) for a number of threads and remembered. */
+double sl_measured_peak_gflops(bool bf16);
 
 #endif

@@ -74,14 +74,48 @@ double sl_measure_gflops(int threads, double seconds) {
     return best / 1e9;
 }
 
-double sl_measured_peak_gflops(void) {
-    static double peak;
-    static int threads;
-    if (threads != sl_threads()) {
-        threads = sl_threads();
-        peak = sl_measure_gflops(threads, 0.12);
+typedef struct {
+    const sl_kernels *kernels;
+    double start, seconds;
+    double rate[SL_MAX_THREADS];
+} bf16_run;
+
+static void bf16_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    bf16_run *r = ctx;
+    enum { ROUNDS = 1 << 14 };
+    double begin = sl_now(), now, flop = 0;
+    do {
+        flop += (double)r->kernels->peak_bf16(ROUNDS);
+        now = sl_now();
+    } while (now < r->start + r->seconds);
+    r->rate[item] = flop / (now - begin);
+}
+
+double sl_measure_bf16_gflops(int threads, double seconds) {
+    bf16_run *r = calloc(1, sizeof *r);
+    double sum = 0;
+    if (!r)
+        return 0;
+    r->kernels = sl_kernels_select(SL_ISA_AUTO);
+    for (int pass = 0; pass < 2 && r->kernels->bf16_unit; pass++) { /* the first wakes threads and clocks */
+        r->start = sl_now(), r->seconds = seconds / 2, sum = 0;
+        sl_parallel(threads, bf16_item, r);
+        for (int i = 0; i < threads; i++)
+            sum += r->rate[i];
     }
-    return peak;
+    free(r);
+    return sum / 1e9;
+}
+
+double sl_measured_peak_gflops(bool bf16) {
+    static double peak[2];
+    static int threads[2];
+    if (threads[bf16] != sl_threads()) {
+        threads[bf16] = sl_threads();
+        peak[bf16] = (bf16 ? sl_measure_bf16_gflops : sl_measure_gflops)(threads[bf16], 0.12);
+    }
+    return peak[bf16];
 }
 
 /* ---------------------------------------------------------------- memory */

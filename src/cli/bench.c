@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "base/threads.h"
 #include "cli/args.h"
 #include "cli/bench_gemm.h"
@@ -44,6 +45,7 @@ typedef struct {
 
 enum { WARMUP = 2 };
 
+static bool bf16(const bench *b) { return sl_model_precision(&b->config) == SL_PRECISION_BF16; }
 static int64_t tokens(const bench *b) { return b->config.train_batch * b->config.model_seq; }
 
 static void apply_preset(const preset *p, sl_config *c) {
@@ -166,7 +168,7 @@ static json_t *profile_json(const bench *b) {
 static void print_profile(const bench *b) {
     row rows[ROWS];
     int n = collect(b, rows);
-    double total = 0, peak = sl_measured_peak_gflops(), bandwidth = sl_measure_bandwidth(0.2);
+    double total = 0, peak = sl_measured_peak_gflops(bf16(b)), bandwidth = sl_measure_bandwidth(0.2);
     for (int i = 0; i < n; i++)
         total += rows[i].seconds;
     printf("\n  %-26s %9s %7s %10s %9s %9s\n", "operation", "ms/step", "share", "GFLOP/s", "GB/s", "of roof");
@@ -200,19 +202,19 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
     if (open_bench(&b) == 0) {
         time_steps(&b, profile);
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
-        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops();
+        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
-        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I}", "preset", p->name, "tokens_per_s", rate, "gflops",
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:s}", "preset", p->name, "tokens_per_s", rate, "gflops",
                       gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
                       (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
-                      1e3 * seconds, "steps", (json_int_t)steps);
+                      1e3 * seconds, "steps", (json_int_t)steps, "precision", bf16(&b) ? "bf16" : "fp32");
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
         else if (profile && json)
             json_object_set_new(o, "profile", profile_json(&b));
         if (o && !json) {
-            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %d "
-                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
+            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, %d "
+                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier, bf16(&b) ? "bf16" : "fp32",
                    sl_threads());
             if (profile)
                 print_profile(&b);
@@ -226,18 +228,24 @@ static const preset *find_preset(const char *name) {
     for (const preset *p = presets; p->name; p++)
         if (strcmp(p->name, name) == 0)
             return p;
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", name);
+    char quoted[SL_QUOTE_CHARS];
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", sl_quote(quoted, name));
     return NULL;
 }
+
+static bool is_gemm(const char *name) { return strcmp(name, "gemm") == 0; }
 
 static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) {
     static const char *const standard[] = {"bench-10m"};
     int n = args->positionals ? args->positionals : 1;
+    const char *const *names = args->positionals ? args->positional : standard;
+    for (int i = 0; i < n; i++) /* before any of them takes its time */
+        if (!is_gemm(names[i]) && !find_preset(names[i]))
+            return -1;
     json_t *results = json_array();
     for (int i = 0; i < n; i++) {
-        const char *name = args->positionals ? args->positional[i] : standard[i];
-        const preset *p = strcmp(name, "gemm") == 0 ? NULL : find_preset(name);
-        json_t *o = strcmp(name, "gemm") == 0 ? sl_bench_gemm(args, json) : (p ? run_preset(p, args, steps, profile, json) : NULL);
+        json_t *o = is_gemm(names[i]) ? sl_bench_gemm(args, json)
+                                      : run_preset(find_preset(names[i]), args, steps, profile, json);
         if (!o) {
             json_decref(results);
             return -1;

@@ -10,6 +10,8 @@
 
 static int report(const sl_dataset *d, double loss, int64_t windows, int64_t seq, bool json) {
     double bytes = sl_dataset_bytes_per_token(d, SL_VAL), bits = loss / log(2) / bytes;
+    if (!isfinite(loss))
+        return sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
     if (!json) {
         printf("loss             %.6f nats a token\nperplexity       %.4f\n", loss, exp(loss));
         if (bytes > 0)
@@ -17,11 +19,12 @@ static int report(const sl_dataset *d, double loss, int64_t windows, int64_t seq
         printf("tokens           %lld in %lld windows\n", (long long)(windows * seq), (long long)windows);
         return 0;
     }
-    json_t *o = json_pack("{s:f, s:f, s:o, s:I, s:I}", "loss", loss, "perplexity", exp(loss), "bits_per_byte",
+    json_t *o = json_pack("{s:f, s:o, s:o, s:I, s:I}", "loss", loss, "perplexity",
+                          isfinite(exp(loss)) ? json_real(exp(loss)) : json_null(), "bits_per_byte",
                           bytes > 0 ? json_real(bits) : json_null(), "tokens", (json_int_t)(windows * seq),
                           "windows", (json_int_t)windows);
     if (!o)
-        return sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
+        return sl_fail("out of memory for the result");
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     putchar('\n');
     json_decref(o);

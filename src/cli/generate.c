@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TOKENS = 200 };
+
 typedef struct {
     const char *prompt;
-    int64_t tokens;
+    int64_t tokens; /* 0: not given */
     int64_t seed;
     sl_sampling sampling;
 } options;
@@ -74,16 +76,20 @@ static int generate(const sl_config *c, const char *dir, int32_t vocab, options 
     sl_model *m = NULL;
     sl_sampler *sampler = NULL;
     float *logits = NULL;
+    if (!t)
+        sl_fail_prefix("data.tokenizer");
     if (!t || prompt_tokens(c, t, o->prompt, &prompt, &n))
         goto end;
     if (sl_tokenizer_vocab(t) != vocab) {
-        sl_fail("the checkpoint has %d tokens, the tokenizer %s has %d; give data.tokenizer=...", vocab, c->data_tokenizer,
-                sl_tokenizer_vocab(t));
+        sl_fail("the checkpoint has %d tokens, but data.tokenizer=%s has %d; give the one it was trained with", vocab,
+                c->data_tokenizer, sl_tokenizer_vocab(t));
         goto end;
     }
-    if (n + o->tokens > c->model_seq) {
-        sl_fail_usage("a prompt of %lld tokens and --tokens %lld pass the model's window of %lld positions (model.seq)",
-                      (long long)n, (long long)o->tokens, (long long)c->model_seq);
+    if (o->tokens == 0 && n < c->model_seq)
+        o->tokens = c->model_seq - n < TOKENS ? c->model_seq - n : TOKENS;
+    if (o->tokens == 0 || n + o->tokens > c->model_seq) {
+        sl_fail_usage("a prompt of %lld tokens and %lld new ones pass the model's window of %lld positions (model.seq)",
+                      (long long)n, (long long)(o->tokens ? o->tokens : 1), (long long)c->model_seq);
         goto end;
     }
     if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
@@ -105,10 +111,10 @@ end:
 }
 
 int sl_verb_generate(int argc, char **argv) {
-    options o = {.prompt = "", .tokens = 200, .seed = 1, .sampling = {.temperature = 1, .top_p = 1}};
+    options o = {.prompt = "", .seed = 1, .sampling = {.temperature = 1, .top_p = 1}};
     const sl_flag flags[] = {
         SL_FLAG_STR("prompt", "TEXT", &o.prompt, "text to go on from; default none"),
-        SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9, "tokens to generate; default 200"),
+        SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9, "tokens to generate; default 200, fewer where the window ends before"),
         SL_FLAG_REAL("temperature", "T", &o.sampling.temperature, 0, 100, "0 takes the likeliest token; default 1"),
         SL_FLAG_INT("top-k", "K", &o.sampling.top_k, 0, 1e9, "sample among the K likeliest tokens; 0 = all (default)"),
         SL_FLAG_REAL("top-p", "P", &o.sampling.top_p, 0, 1,

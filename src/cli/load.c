@@ -1,23 +1,32 @@
 #include "cli/load.h"
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/threads.h"
+#include "train/checkpoint.h"
 
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
     if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) ||
         sl_config_check(c))
         return -1;
+    if (*sl_checkpoint_passed_over())
+        sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
     sl_threads_set((int)c->threads);
     return 0;
 }
 
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
-    sl_dataset *d = sl_dataset_open(c);
-    if (d && sl_dataset_vocab(d) != vocab) {
-        sl_fail("the checkpoint has %d tokens, but %s with tokenizer %s has %d; give the data.tokenizer it was "
-                "trained with", vocab, c->data_corpus, c->data_tokenizer, sl_dataset_vocab(d));
-        sl_dataset_close(d);
+    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
+    if (!t) {
+        sl_fail_prefix("data.tokenizer");
         return NULL;
     }
-    return d;
+    int32_t its = sl_tokenizer_vocab(t);
+    sl_tokenizer_close(t);
+    if (its == vocab)
+        return sl_dataset_open(c);
+    /* Before a large corpus is tokenized for nothing. */
+    sl_fail("the checkpoint has %d tokens, but data.tokenizer=%s has %d; give the one it was trained with", vocab,
+            c->data_tokenizer, its);
+    return NULL;
 }

@@ -79,9 +79,10 @@ static int check_data(const sl_config *c) {
     if (!c->data_corpus[0])
         return sl_fail_usage("data.corpus is empty; name a corpus, a file or a folder");
     bool bpe = strncmp(c->data_tokenizer, "bpe:", 4) == 0 && c->data_tokenizer[4];
-    if (!bpe && strcmp(c->data_tokenizer, "bytes") != 0) {
+    bool ids = strncmp(c->data_tokenizer, "ids:", 4) == 0 && c->data_tokenizer[4];
+    if (!bpe && !ids && strcmp(c->data_tokenizer, "bytes") != 0) {
         char quoted[SL_QUOTE_CHARS];
-        return sl_fail_usage("data.tokenizer: %s is neither bytes nor bpe:FILE",
+        return sl_fail_usage("data.tokenizer: %s is not bytes, bpe:FILE or ids:VOCABULARY[:BOS]",
                              sl_quote(quoted, c->data_tokenizer));
     }
     return 0;

@@ -48,6 +48,10 @@ int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, 
  * run in studies. Left out: the keys listed in config/hash.c (threads, isa, how often to evaluate, probe
  * and checkpoint); they change when things are looked at, or the rounding, but not what is trained. */
 uint64_t sl_config_hash(const sl_config *c);
+/* The first key that decides the result and differs, as "train.lr: 0.001 and 0.002" in buf; NULL if the two
+ * train the same. */
+enum { SL_DIFFERENCE_CHARS = 256 };
+char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
 /* Derived sizes. */
 static inline int64_t sl_config_kv_heads(const sl_config *c) {

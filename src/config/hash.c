@@ -1,5 +1,6 @@
 #include "config/keys.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -31,4 +32,15 @@ uint64_t sl_config_hash(const sl_config *c) {
         h = XXH64(text, strlen(text) + 1, h);
     }
     return h;
+}
+
+char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {
+    char of_a[SL_VALUE_CHARS], of_b[SL_VALUE_CHARS];
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        if (!sl_key_decides_result(k) || strcmp(sl_key_format(of_a, k, a), sl_key_format(of_b, k, b)) == 0)
+            continue;
+        snprintf(buf, SL_DIFFERENCE_CHARS, "%s: %.80s and %.80s", k->name, of_a, of_b);
+        return buf;
+    }
+    return NULL;
 }

@@ -34,7 +34,7 @@ const sl_choice sl_choices_schedule[] = {
 const sl_choice sl_choices_guard[] = {
     [SL_GUARD_STOP] = {"stop", "stop with an error; the last good checkpoint is kept"},
     [SL_GUARD_SKIP] = {"skip", "leave the step out, say so and go on"},
-    [SL_GUARD_OFF] = {"off", "train on whatever comes"},
+    [SL_GUARD_OFF] = {"off", "train on through spikes; what is not a number still stops"},
     {NULL, NULL}};
 const sl_choice sl_choices_precision[] = {
     [SL_PRECISION_AUTO] = {"auto", "bf16 where the CPU has a unit for it, else fp32"},

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bins are read in place");
@@ -118,15 +119,22 @@ static int put_all(sl_writer *w, const sl_tokens *t, const uint64_t extra[4]) {
                : 0;
 }
 
+static int write_file(const char *path, const sl_tokens *t, const uint64_t extra[4]) {
+    sl_writer w;
+    return sl_writer_open(&w, path) || put_all(&w, t, extra) ? -1 : sl_writer_finish(&w, NULL);
+}
+
 int sl_bin_write(const char *path, const sl_tokens *t, const uint64_t extra[4]) {
     if (t->count > INT32_MAX)
         return sl_fail("%s: %lld tokens, more than the %d that a bin can hold; write several", path,
                        (long long)t->count, INT32_MAX);
+    struct stat st;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* a device, a pipe or a link must stay what it is */
+        return write_file(path, t, extra);
     char temporary[4096];
     if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof temporary)
         return sl_fail("path too long: %.200s...", path);
-    sl_writer w;
-    if (sl_writer_open(&w, temporary) || put_all(&w, t, extra) || sl_writer_finish(&w, NULL))
+    if (write_file(temporary, t, extra))
         return -1;
     if (sl_sys.rename(temporary, path)) {
         sl_fail_errno("cannot create", path);

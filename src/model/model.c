@@ -6,8 +6,10 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "model/program.h"
+#include "ops/gemm_bf16.h"
 #include "ops/norm.h"
 #include "ops/ops.h"
+#include "ops/rowwise.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,7 +31,8 @@ struct sl_model {
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     float *cos, *sin;
     char *arena;
-    float **buf;
+    void **buf;
+    float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *token_loss;
     bool taps, tapped; /* does it keep taps; do they hold a pass */
     int threads;       /* that there is scratch for */
@@ -178,16 +181,30 @@ static bool allocate(sl_model *m, bool training) {
     m->arena = sl_alloc(m->arena_bytes, "activations; use a smaller train.batch");
     m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
     m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
+    if (b->bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
+        return false;
+    if (b->bf16 && b->keeps) {
+        const sl_buffer *qkv = &b->buffer[m->layer[0].qkv];
+        int64_t wide = qkv->cols > m->config.model_dim ? qkv->cols : m->config.model_dim;
+        if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
+            return false;
+    }
     if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
         return false;
     for (int i = 0; i < b->buffers; i++)
-        m->buf[i] = (float *)(m->arena + b->buffer[i].offset);
+        m->buf[i] = m->arena + b->buffer[i].offset;
     m->exec.k = b->kernels;
     m->exec.p = &m->params;
     m->exec.buf = m->buf;
+    m->exec.info = b->buffer;
     m->exec.token_loss = m->token_loss;
     m->exec.grad_scale = 1;
     return true;
+}
+
+int sl_model_precision(const sl_config *c) {
+    const sl_kernels *k = sl_kernels_select((enum sl_isa)c->isa);
+    return c->precision != SL_PRECISION_FP32 && k->bf16_unit ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
 }
 
 static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq) {
@@ -223,6 +240,8 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
                               .params = &m->params, .batch = batch, .seq = seq, .training = training,
                               .cache = cache};
+    /* One position at a time gains nothing from bf16 products. */
+    m->program.bf16 = !cache && sl_model_precision(c) == SL_PRECISION_BF16;
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok) {
         build(m, taps);
@@ -254,9 +273,10 @@ void sl_model_free(sl_model *m) {
         return;
     sl_params *p = &m->params;
     void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
-                     m->sin};
+                     m->sin, m->tap};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
+    sl_gemm_bf16_work_free(m->exec.work);
     sl_program_free(&m->program);
     free(p->tensor);
     free(m->buf);
@@ -409,7 +429,8 @@ int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
 static double buffer_bytes(const sl_model *m, sl_buf b) {
     if (b == SL_NONE)
         return 0;
-    return (double)(m->program.buffer[b].rows * m->program.buffer[b].cols) * sizeof(float);
+    const sl_buffer *v = &m->program.buffer[b];
+    return (double)(v->rows * v->cols) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
 }
 
 sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
@@ -476,7 +497,8 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
         return (sl_qkv_tap){0};
     int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
             kv = sl_config_kv_heads(&m->config) * hd;
-    const float *p = sl_buf_data(&m->exec, m->layer[layer].qkv);
+    sl_buf qkv = m->layer[layer].qkv;
+    const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
 }
 
@@ -487,7 +509,9 @@ const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
 
 const float *sl_model_norm_output(const sl_model *m, int layer, int which) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    return n && sl_model_check_taps(m) == 0 ? sl_buf_data(&m->exec, n->out) : NULL;
+    if (!n || sl_model_check_taps(m))
+        return NULL;
+    return sl_read_rows(&m->exec, n->out, 0, m->program.buffer[n->out].rows, m->tap);
 }
 
 bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {

@@ -6,6 +6,10 @@
 #include "config/config.h"
 #include "model/params.h"
 
+/* What precision means on this machine, under the config's isa: SL_PRECISION_BF16 where a bf16 unit is there and
+ * fp32 was not asked for, else SL_PRECISION_FP32. */
+int sl_model_precision(const sl_config *c);
+
 sl_params *sl_model_params(sl_model *m);
 const sl_config *sl_model_config(const sl_model *m);
 

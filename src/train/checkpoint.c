@@ -31,6 +31,15 @@ static double get_double(const json_t *root, const char *key, bool *ok) {
     return v;
 }
 
+static uint64_t get_hash(const json_t *root, const char *key, bool *ok) {
+    const char *text = json_string_value(json_object_get(root, key));
+    char *end = NULL;
+    uint64_t v = text ? strtoull(text, &end, 16) : 0;
+    if (!text || end - text != 16 || *end)
+        *ok = false;
+    return v;
+}
+
 static int parse_state(const char *dir, const sl_map *m, sl_train_state *s) {
     json_error_t e;
     json_t *root = json_loadb((const char *)m->p, m->n, JSON_REJECT_DUPLICATES, &e);
@@ -43,6 +52,7 @@ static int parse_state(const char *dir, const sl_map *m, sl_train_state *s) {
         .loss_mean = get_double(root, "loss_mean", &ok),
         .best_val_loss = get_double(root, "best_val_loss", &ok),
         .train_seconds = get_double(root, "train_seconds", &ok),
+        .data_hash = get_hash(root, "data_hash", &ok),
     };
     json_decref(root);
     if (version > SL_CHECKPOINT_VERSION)
@@ -323,4 +333,19 @@ int sl_checkpoint_list(const char *run_dir, int64_t *step) {
     }
     free(list);
     return complete;
+}
+
+bool sl_checkpoint_none(const char *run_dir) {
+    char base[SL_PATH];
+    sl_folder *list;
+    if (sl_path(base, "%s/checkpoints", run_dir) < 0)
+        return false;
+    int n = sl_folder_scan(base, &list);
+    if (n < 0)
+        return false;
+    bool none = true;
+    for (int i = 0; i < n; i++)
+        none = none && list[i].kind == SL_TMP;
+    free(list);
+    return none;
 }

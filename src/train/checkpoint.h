@@ -16,6 +16,8 @@
 #include "config/config.h"
 #include "model/params.h"
 
+#include <stdbool.h>
+
 enum { SL_CHECKPOINT_VERSION = 1 };
 
 /* Saves; keeps the newest `keep` complete checkpoints, the new one always among them. On failure
@@ -44,5 +46,7 @@ int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
 /* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read),
  * 0 if there is no such folder; the step of the newest in *step unless there are none. */
 int sl_checkpoint_list(const char *run_dir, int64_t *step);
+/* Is there no checkpoint in the run folder at all, not even a damaged one? (Unfinished ones don't count.) */
+bool sl_checkpoint_none(const char *run_dir);
 
 #endif

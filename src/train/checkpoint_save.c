@@ -130,9 +130,10 @@ static int write_state(const char *dir, const sl_train_state *s, sl_done *d) {
     int n = snprintf(text, sizeof text,
                      "{\n  \"version\": %d,\n  \"step\": %" PRId64 ",\n  \"tokens\": %" PRId64
                      ",\n  \"skipped\": %" PRId64 ",\n  \"loss_mean\": \"%a\",\n"
-                     "  \"best_val_loss\": \"%a\",\n  \"train_seconds\": \"%a\"\n}\n",
+                     "  \"best_val_loss\": \"%a\",\n  \"train_seconds\": \"%a\",\n  \"data_hash\": \"%016" PRIx64
+                     "\"\n}\n",
                      SL_CHECKPOINT_VERSION, s->step, s->tokens, s->skipped, s->loss_mean,
-                     s->best_val_loss, s->train_seconds);
+                     s->best_val_loss, s->train_seconds, s->data_hash);
     return write_text(dir, SL_DONE_STATE, text, (size_t)n, d);
 }
 

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     PROBE_WINDOWS = 16,  /* validation windows of a probe, rounded up to whole batches */
@@ -63,17 +64,51 @@ static int open_model(run *r) {
     return 0;
 }
 
-/* A run may go on with other thread counts, cadences or more steps, not with another model or other data. */
-static int resume(run *r, const char *out) {
-    char dir[SL_DIR_CHARS];
+/* The configuration that the run in `out` was started with, and the checkpoint to go on from: none yet if dir is "". */
+static int find_run(const char *out, sl_config *saved, char dir[4096]) {
+    char path[4200];
+    if (!sl_rundir_holds_run(out))
+        return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", out);
+    snprintf(path, sizeof path, "%s/DONE", out);
+    if (access(path, F_OK) == 0)
+        return sl_fail_usage("%s is a checkpoint; --resume wants the run folder that it is in", out);
+    *dir = 0;
+    if (!sl_checkpoint_none(out))
+        return sl_checkpoint_resolve(out, dir) ? -1 : sl_checkpoint_config(dir, saved);
+    snprintf(path, sizeof path, "%s/config.yaml", out);
+    sl_config_defaults(saved);
+    return sl_config_read(saved, path);
+}
+
+/* Before anything else is done: whether the run may start, or go on from `dir` ("" if there is no checkpoint yet). It
+ * may go on with another number of threads, another tier and other cadences; all else decides the result, train.steps
+ * too, through the learning rate. */
+static int check_folder(const sl_config *c, const sl_run_options *o, char dir[4096]) {
+    char difference[SL_DIFFERENCE_CHARS];
     sl_config saved;
-    int32_t vocab;
-    if (sl_checkpoint_open(out, dir, &saved, &vocab))
+    *dir = 0;
+    if (!o->resume)
+        return sl_rundir_holds_run(o->out)
+                   ? sl_fail("%s already holds a run; give --resume to go on, or another --out", o->out)
+                   : 0;
+    if (find_run(o->out, &saved, dir))
         return -1;
-    if (sl_config_hash(&saved) != sl_config_hash(&r->config))
-        return sl_fail("%s was trained with another configuration; compare its config.yaml, or give another --out",
-                       out);
-    return sl_model_load(r->model, dir, &r->state);
+    if (sl_config_difference(difference, &saved, c))
+        return sl_fail("%s was trained with another configuration: %s; give the same, or another --out", o->out,
+                       difference);
+    if (*sl_checkpoint_passed_over())
+        sl_warn("%s; going on from %s", sl_checkpoint_passed_over(), dir);
+    return 0;
+}
+
+static int load(run *r, const char *dir, const char *out) {
+    uint64_t data = r->state.data_hash;
+    if (sl_model_load(r->model, dir, &r->state))
+        return -1;
+    if (r->state.data_hash != data)
+        return sl_fail("%s was trained on another text than data.corpus=%s holds now; put that back, or give another "
+                       "--out", out, r->config.data_corpus);
+    return 0;
 }
 
 static void close_run(run *r) {
@@ -121,9 +156,12 @@ static int judge_step(run *r, const sl_step_result *s) {
                 t->loss_mean);
         return 0;
     }
-    return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); the last good checkpoint "
-                   "is kept in %s/checkpoints; try a smaller train.lr or a longer train.warmup",
-                   (long long)t->step, what, s->loss, t->loss_mean, r->dir.path);
+    char kept[64] = "there is no checkpoint yet";
+    int64_t step;
+    if (sl_checkpoint_list(r->dir.path, &step) > 0)
+        snprintf(kept, sizeof kept, "the checkpoint of step %lld is kept", (long long)step);
+    return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); %s; try a smaller train.lr or a "
+                   "longer train.warmup", (long long)t->step, what, s->loss, t->loss_mean, kept);
 }
 
 static int evaluate(run *r) {
@@ -186,13 +224,17 @@ static void show(run *r, const sl_step_result *s, double rate) {
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
 }
 
+static int save(run *r) {
+    return sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
+}
+
 static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
 
-/* What follows step number state.step: evaluation, probe, checkpoint as configured. Its time is not
- * training time. */
-static int after_step(run *r, const sl_step_result *s, double rate) {
+/* What follows step number state.step: evaluation, probe, checkpoint as configured, or as it is the last one of
+ * this process. Its time is not training time. */
+static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     const sl_config *c = &r->config;
     int64_t step = r->state.step, last = c->train_steps;
     double start = sl_now();
@@ -203,15 +245,16 @@ static int after_step(run *r, const sl_step_result *s, double rate) {
         r->state.best_val_loss = r->val_loss;
     if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
         return -1;
-    if (due(step, c->train_checkpoint_every, last) || interrupted)
-        if (sl_model_save(r->model, r->dir.path, &r->state, (int)c->train_keep_checkpoints))
-            return -1;
+    if ((due(step, c->train_checkpoint_every, last) || stop) && save(r))
+        return -1;
     r->paused += sl_now() - start;
     return 0;
 }
 
 static int loop(run *r) {
     const sl_config *c = &r->config;
+    if (c->train_steps == 0)
+        return save(r);
     double before = r->state.train_seconds, rate = 0;
     r->started = sl_now();
     sl_progress_begin(&r->progress, "step", c->train_steps, r->state.step);
@@ -228,10 +271,11 @@ static int loop(run *r) {
         r->state.step++;
         r->state.tokens += step_tokens(c);
         r->state.train_seconds = before + train_seconds(r);
-        if (after_step(r, &s, rate))
+        bool stop = interrupted != 0; /* read once: a signal from here on counts for the next step */
+        if (after_step(r, &s, rate, stop))
             return -1;
         show(r, &s, rate);
-        if (interrupted)
+        if (stop)
             return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
                            (long long)r->state.step);
     }
@@ -264,25 +308,37 @@ static int write_result(run *r, const char *status) {
     return sl_rundir_write_json(&r->dir, "result.json", o);
 }
 
+/* After a failure, whose message stays the one that is told. */
+static void write_stopped(run *r) {
+    char message[2048];
+    snprintf(message, sizeof message, "%s", sl_error());
+    if (write_result(r, "stopped"))
+        sl_fail("%s", message);
+}
+
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
-    if (open_model(r))
+    char dir[4096];
+    if (check_folder(c, o, dir) || open_model(r))
         return -1;
-    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN};
-    if (o->resume && resume(r, o->out))
+    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
+    if (*dir && load(r, dir, o->out))
         return -1;
-    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step))
+    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;
-    r->peak_gflops = sl_measured_peak_gflops();
-    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %d threads", o->out,
+    r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
+    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
             (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
-            sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
+            sl_kernels_select((enum sl_isa)c->isa)->tier,
+            sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
+    if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
+        sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
     return r->state.step == 0 && c->train_probe_every ? write_probe(r, false) : 0;
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .val_loss = NAN};
+    run r = {.config = *c, .dir = {.lock = -1}, .val_loss = NAN};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
     sl_threads_set((int)c->threads);
     interrupted = 0;
@@ -295,7 +351,7 @@ int sl_train_run(const sl_config *c, const sl_run_options *o) {
         if (rc == 0)
             rc = write_result(&r, "finished");
         else if (!interrupted)
-            write_result(&r, "stopped"); /* leaves the message alone unless it fails too */
+            write_stopped(&r);
     }
     sigaction(SIGINT, &old[0], NULL);
     sigaction(SIGTERM, &old[1], NULL);
@@ -309,7 +365,7 @@ static double gib(double bytes) { return bytes / (1 << 30); }
 
 int sl_train_dry_run(const sl_config *c) {
     enum { WARM = 1, TIMED = 3 };
-    run r = {.config = *c};
+    run r = {.config = *c, .dir = {.lock = -1}};
     sl_threads_set((int)c->threads);
     if (open_model(&r)) {
         close_run(&r);
@@ -340,7 +396,7 @@ int sl_train_dry_run(const sl_config *c) {
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
     printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",
            (double)step_tokens(c) / seconds, flops * (double)step_tokens(c) / seconds / 1e9,
-           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(), sl_measured_peak_gflops(),
+           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16), sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16),
            sl_threads(), sl_kernels_select((enum sl_isa)c->isa)->tier);
     printf("time         %s for %lld steps, without evaluations and probes\n", eta, (long long)c->train_steps);
     close_run(&r);

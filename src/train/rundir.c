@@ -4,11 +4,14 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "version.h"
+#include "model/model.h"
 #include "simd/kernels.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,10 +56,10 @@ static int cut_after(const char *path, int64_t last) {
     return truncate(path, keep) ? sl_fail_errno("cannot truncate", path) : 0;
 }
 
-static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64_t step) {
+static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64_t last) {
     char path[4200];
     join(r, name, path);
-    if (resume && cut_after(path, step))
+    if (resume && cut_after(path, last))
         return NULL;
     FILE *f = fopen(path, resume ? "a" : "w");
     if (!f)
@@ -64,32 +67,55 @@ static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64
     return f;
 }
 
+/* At once or not at all: --resume reads it before there is a checkpoint. */
 static int write_config(const sl_rundir *r, const sl_config *c) {
-    char path[4200];
+    char path[4200], tmp[4220];
     join(r, "config.yaml", path);
-    FILE *f = fopen(path, "w");
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    FILE *f = fopen(tmp, "w");
     if (!f)
         return sl_fail_errno("cannot write", path);
     int rc = sl_config_dump(c, f);
-    if (fclose(f) || rc)
-        return rc ? rc : sl_fail_errno("cannot write", path);
+    if ((fclose(f) && !rc) || (!rc && rename(tmp, path)))
+        rc = sl_fail_errno("cannot write", path);
+    if (rc)
+        unlink(tmp);
+    return rc;
+}
+
+/* One process at a time may train in a folder. The lock ends with the process, however it ends. */
+static int lock_folder(sl_rundir *r) {
+    r->lock = open(r->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (r->lock < 0)
+        return sl_fail_errno("cannot open", r->path);
+    if (flock(r->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+        return sl_fail("%s: another process is training there; wait for it, or give another --out", r->path);
     return 0;
 }
 
-int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t step) {
-    *r = (sl_rundir){0};
+static int open_files(sl_rundir *r, const sl_config *c, bool resume, int64_t last) {
+    char result[4200];
+    join(r, "result.json", result);
+    if (unlink(result) && errno != ENOENT) /* of an earlier end, which is not this run's any more */
+        return sl_fail_errno("cannot replace", result);
+    if (write_config(r, c) || sl_rundir_write_json(r, "env.json", sl_environment(c)) ||
+        !(r->metrics = open_lines(r, "metrics.jsonl", resume, last)) ||
+        !(r->probe = open_lines(r, "probe.jsonl", resume, last)))
+        return -1;
+    return 0;
+}
+
+bool sl_rundir_holds_run(const char *path) {
+    char marker[4200];
+    return snprintf(marker, sizeof marker, "%s/config.yaml", path) < (int)sizeof marker && access(marker, F_OK) == 0;
+}
+
+int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t last) {
+    *r = (sl_rundir){.lock = -1};
     if (strlen(path) >= sizeof r->path - 64)
         return sl_fail_usage("the path of the run folder is too long");
     snprintf(r->path, sizeof r->path, "%s", path);
-    char marker[4200];
-    join(r, "config.yaml", marker);
-    if (!resume && access(marker, F_OK) == 0)
-        return sl_fail("%s already holds a run; give --resume to go on, or another --out", path);
-    if (make_folders(path) || write_config(r, c))
-        return -1;
-    if (sl_rundir_write_json(r, "env.json", sl_environment(c)) ||
-        !(r->metrics = open_lines(r, "metrics.jsonl", resume, step)) ||
-        !(r->probe = open_lines(r, "probe.jsonl", resume, step))) {
+    if (make_folders(path) || lock_folder(r) || open_files(r, c, resume, last)) {
         sl_rundir_close(r);
         return -1;
     }
@@ -101,7 +127,9 @@ void sl_rundir_close(sl_rundir *r) {
         fclose(r->metrics);
     if (r->probe)
         fclose(r->probe);
-    r->metrics = r->probe = NULL;
+    if (r->lock >= 0)
+        close(r->lock);
+    *r = (sl_rundir){.lock = -1};
 }
 
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
@@ -132,8 +160,9 @@ int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
 json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
     sl_cpu_detect(&cpu);
-    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
-                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores",
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
+                     sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
+                     sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
                      cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
                      "git", SL_GIT);
 }

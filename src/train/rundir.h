@@ -12,14 +12,16 @@
 
 typedef struct {
     char path[4096];
+    int lock; /* on the folder, until it is closed */
     FILE *metrics, *probe;
 } sl_rundir;
 
-/* Makes the folder (and its parents) and its files. Not resuming: a folder that already holds a run is an error.
- * Resuming from `step`: lines of later steps are cut off, so that the files go on as if never interrupted;
- * an unfinished last line is cut too. */
-int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t step);
-void sl_rundir_close(sl_rundir *r);
+/* Makes the folder (and its parents) and its files. Resuming after `last` (-1: from the start): lines of
+ * later steps are cut off, so that the files go on as if never interrupted; an unfinished last line is cut too. Fails if another process is training there. */
+int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t last);
+void sl_rundir_close(sl_rundir *r); /* also of one that was not opened, if lock is -1 */
+/* Whether the folder holds a run, whole or not. */
+bool sl_rundir_holds_run(const char *path);
 /* Appends one JSON line and flushes it; takes over the reference to o. A full disk is an error. */
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o);
 /* Replaces <name> atomically by o, indented; takes over the reference. */

@@ -47,7 +47,7 @@ static double train(const int32_t *in, const int32_t *target, const char *folder
     must(r.grad_norm > 0 && r.lr > 0 && r.lr < 1e-2, "gradient norm and learning rate");
 
     double loss;
-    sl_train_state state = {STEPS, STEPS * TOKENS, 0, r.loss, NAN, 0};
+    sl_train_state state = {STEPS, STEPS * TOKENS, 0, r.loss, NAN, 0, 0};
     must(sl_model_forward(m, in, target, &loss, NULL) == 0, "forward");
     must(sl_model_save(m, folder, &state, 1) == 0, "save");
     sl_optim_free(o);

@@ -1,15 +1,18 @@
 #!/bin/sh
 # Runs a table of command lines and compares exit code and message. Usage: cli.sh SINKLAB TABLE.tsv
 # Rows (fields between tabs; '#' starts a comment line):
-#   setup  SHELL COMMAND             runs in the table's empty scratch folder, e.g. to make a broken file
+#   setup  SHELL COMMAND             runs in the table's empty scratch folder, e.g. to make a broken file;
+#                                    `. "$tables/fixture.sh"` gives it a corpus, a run and functions
 #   CODE   ARGUMENTS  EXPECTED       `sinklab ARGUMENTS`, words as the shell takes them (a blank for none)
-# CODE 1 or 2: stdout stays empty and stderr ends with the one line "sinklab: error: EXPECTED".
+# CODE 1 or 2: stdout stays empty, stderr is the one line "sinklab: error: EXPECTED", and no file has come, gone
+# or changed in the scratch folder.
 # CODE 0: the first line of stdout is EXPECTED. "..." at the end of EXPECTED stands for any rest.
 # Output is TAP.
 LC_ALL=C
 export LC_ALL
 sinklab=$(realpath "$1") || exit 1
 table=$(realpath "$2") || exit 1
+tables=${table%/*}
 tab=$(printf '\t')
 dir=$(mktemp -d "${TMPDIR:-/tmp}/sinklab-cli-XXXXXX") || exit 1
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
@@ -25,6 +28,9 @@ matches() {
     return 1
 }
 
+# Every file with its size and time of change.
+listing() { find . ! -type d -printf '%p %s %T@\n' -o -printf '%p/\n' | sort; }
+
 cases=0
 while IFS=$tab read -r code words expected; do
     case $code in
@@ -35,6 +41,7 @@ while IFS=$tab read -r code words expected; do
         ;;
     esac
     cases=$((cases + 1))
+    [ "$code" = 0 ] || listing >"$dir/before"
     (eval "\"\$sinklab\" $words") >"$dir/out" 2>"$dir/err" </dev/null
     got=$?
     if [ "$code" = 0 ]; then
@@ -47,7 +54,12 @@ while IFS=$tab read -r code words expected; do
     fault=
     [ "$got" = "$code" ] || fault="exit code $got instead of $code"
     matches "$line" "$want" || fault="$fault; unexpected line"
-    [ "$code" = 0 ] || [ ! -s "$dir/out" ] || fault="$fault; output on stdout"
+    if [ "$code" != 0 ]; then
+        listing >"$dir/after"
+        [ ! -s "$dir/out" ] || fault="$fault; output on stdout"
+        [ "$(wc -l <"$dir/err")" = 1 ] || fault="$fault; not one line on stderr"
+        cmp -s "$dir/before" "$dir/after" || fault="$fault; files changed: $(diff "$dir/before" "$dir/after" | grep '^[<>]' | tr '\n' ' ')"
+    fi
     if [ -z "$fault" ]; then
         printf 'ok %d - sinklab %s\n' $cases "$words"
     else

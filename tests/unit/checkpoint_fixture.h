@@ -79,7 +79,8 @@ static inline sl_train_state fixture_state(int64_t step, int64_t number) {
                             .skipped = 3,
                             .loss_mean = 1.0 / 3 + (double)number,
                             .best_val_loss = NAN,
-                            .train_seconds = 0.1};
+                            .train_seconds = 0.1,
+                            .data_hash = UINT64_MAX - (uint64_t)number};
 }
 
 static inline int fixture_save(const char *run, int64_t step, int64_t number, int keep) {
@@ -108,7 +109,7 @@ static inline int64_t fixture_load(const char *dir, int64_t *step) {
     sl_train_state want = fixture_state(s.step, number);
     ck_assert_msg(fixture_is(&f, number), "%s loads but has wrong contents", dir);
     ck_assert(s.skipped == want.skipped && s.loss_mean == want.loss_mean &&
-              s.train_seconds == want.train_seconds && isnan(s.best_val_loss));
+              s.train_seconds == want.train_seconds && s.data_hash == want.data_hash && isnan(s.best_val_loss));
     if (step)
         *step = s.step;
     return number;
