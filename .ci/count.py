@@ -1,19 +1,30 @@
-"""Adds up the results of meson test runs; last line `N passed, N failed`; exit code 1 if any failed."""
+"""Adds up the results of meson test runs and names the tests that failed or were skipped.
+
+Usage: count.py BUILD...; the last line is `N passed, N failed`, with `, N skipped` if there are any; exit code 1 if any
+failed. A build whose tests did not run counts as one failure.
+"""
 import json
 import pathlib
 import sys
 
-GOOD = {"OK", "EXPECTEDFAIL"}
-passed = failed = skipped = 0
+PASSED = {"OK", "EXPECTEDFAIL"}
+passed, failed, skipped = 0, [], []
 for build in sys.argv[1:]:
     log = pathlib.Path(build, "meson-logs", "check.json")
-    results = [json.loads(line)["result"] for line in log.read_text().splitlines()] if log.exists() else []
-    if not results:
-        print(f"{build}: no test ran")
-        failed += 1
-    for result in results:
-        passed += result in GOOD
-        skipped += result == "SKIP"
-        failed += result not in GOOD and result != "SKIP"
-print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    tests = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    if not tests:
+        failed.append(f"{build}: no test ran")
+    for test in tests:
+        name = f"{build}: {test['name']}"
+        if test["result"] in PASSED:
+            passed += 1
+        elif test["result"] == "SKIP":
+            skipped.append(name)
+        else:
+            failed.append(f"{name}: {test['result']}")
+for name in skipped:
+    print(f"skipped  {name}")
+for name in failed:
+    print(f"FAILED   {name}")
+print(f"{passed} passed, {len(failed)} failed" + (f", {len(skipped)} skipped" if skipped else ""))
 sys.exit(1 if failed else 0)

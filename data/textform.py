@@ -61,7 +61,7 @@ def sword_blocks(index, blocks, name):
             data = unpacker.decompress(blocks[offset:offset + packed], plain + 1)
         except zlib.error as e:
             raise TextError(f"{name}: block {k}: {e}") from None
-        if len(data) != plain:
+        if len(data) != plain or not unpacker.eof:
             raise TextError(f"{name}: block {k} has {len(data)} bytes, the index says {plain}")
         yield data
 

@@ -59,7 +59,8 @@ TABLE = (
                  "(rounded up) in mean |h|, per mille"),
     probe_figure("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one "
                  "channel), largest layer"),
-    probe_figure("lambda_min", "\N{GREEK SMALL LETTER LAMDA} min", "smallest |norm weight| of the block norms"),
+    probe_figure("lambda_min", "\N{GREEK SMALL LETTER LAMDA} min", "smallest |norm weight| of the block norms",
+                 "difference"),
     probe_figure("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
     probe_figure("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
     probe_figure("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
@@ -269,7 +270,7 @@ def page(runs: Sequence[Run], title: str) -> str:
         f"<h1>{escape(title)}</h1>", run_key(runs), notes(runs),
         "<h2>Final figures</h2>", html_table(runs),
         "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures. Change: second run "
-        "minus (loss) or over (the rest) the first.</p>" if len(runs) == 2 else
+        "minus the first (with a sign) or over it (\N{MULTIPLICATION SIGN}).</p>" if len(runs) == 2 else
         "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures.</p>",
         "<h2>Over training</h2>", gallery(runs, GROWTH),
         "<h2>Channels and norm weights at the end</h2>", gallery(runs, LAYERS),

@@ -3,8 +3,8 @@
 #include <stddef.h>
 
 #ifdef SL_BUILD_NEON
-#include <sys/auxv.h>
 #include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #ifdef SL_BUILD_AVX512
@@ -17,10 +17,16 @@ extern const sl_kernels sl_kernels_scalar, sl_kernels_neon, sl_kernels_neonbf16,
     sl_kernels_avx512, sl_kernels_avx512bf16, sl_kernels_amx;
 
 #ifdef SL_BUILD_AVX512
-/* AMX: the unit (CPUID leaf 7: TILE, BF16), the OS saving tiles (XCR0 bits 17, 18), and the kernel's
- * permission, which is asked for once and holds for all threads of the process. */
+/* AMX: the unit (CPUID leaf 7: TILE, BF16), the OS saving tiles (XCR0 bits 17, 18), and the
+ * kernel's permission, which is asked for once and holds for all threads of the process. */
 static int amx_permitted(void) {
-    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, XCR0_TILES = 3 << 17, ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    enum {
+        AMX_BF16 = 1 << 22,
+        AMX_TILE = 1 << 24,
+        XCR0_TILES = 3 << 17,
+        ARCH_REQ_XCOMP_PERM = 0x1023,
+        XTILEDATA = 18
+    };
     static _Atomic int permitted = -1;
     if (permitted < 0) {
         unsigned a, b, c, d, xcr0;
@@ -38,32 +44,26 @@ static int amx_permitted(void) {
 /* The compiler's runtime asks CPUID for the unit and XGETBV whether the OS saves its registers. */
 static int supported(enum sl_isa tier) {
     switch (tier) {
-    case SL_ISA_SCALAR:
-        return 1;
+    case SL_ISA_SCALAR: return 1;
 #ifdef SL_BUILD_NEON
-    case SL_ISA_NEON:
-        return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+    case SL_ISA_NEON: return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
 #endif
 #ifdef SL_BUILD_AVX2
-    case SL_ISA_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case SL_ISA_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 #ifdef SL_BUILD_AVX512
     case SL_ISA_AVX512:
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("fma");
-    case SL_ISA_AVX512BF16:
-        return supported(SL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
-    case SL_ISA_AMX:
-        return supported(SL_ISA_AVX512BF16) && amx_permitted();
+    case SL_ISA_AVX512BF16: return supported(SL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
+    case SL_ISA_AMX: return supported(SL_ISA_AVX512BF16) && amx_permitted();
 #endif
 #ifdef SL_BUILD_NEONBF16
     case SL_ISA_NEONBF16:
         return supported(SL_ISA_NEON) && (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
 #endif
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
@@ -72,27 +72,20 @@ const sl_kernels *sl_kernels_tier(enum sl_isa tier) {
         return NULL;
     switch (tier) {
 #ifdef SL_BUILD_NEON
-    case SL_ISA_NEON:
-        return &sl_kernels_neon;
+    case SL_ISA_NEON: return &sl_kernels_neon;
 #endif
 #ifdef SL_BUILD_AVX2
-    case SL_ISA_AVX2:
-        return &sl_kernels_avx2;
+    case SL_ISA_AVX2: return &sl_kernels_avx2;
 #endif
 #ifdef SL_BUILD_AVX512
-    case SL_ISA_AVX512:
-        return &sl_kernels_avx512;
-    case SL_ISA_AVX512BF16:
-        return &sl_kernels_avx512bf16;
-    case SL_ISA_AMX:
-        return &sl_kernels_amx;
+    case SL_ISA_AVX512: return &sl_kernels_avx512;
+    case SL_ISA_AVX512BF16: return &sl_kernels_avx512bf16;
+    case SL_ISA_AMX: return &sl_kernels_amx;
 #endif
 #ifdef SL_BUILD_NEONBF16
-    case SL_ISA_NEONBF16:
-        return &sl_kernels_neonbf16;
+    case SL_ISA_NEONBF16: return &sl_kernels_neonbf16;
 #endif
-    default:
-        return &sl_kernels_scalar;
+    default: return &sl_kernels_scalar;
     }
 }
 

@@ -2,7 +2,17 @@
 
 #define MR SL_GEMM_MR
 #define NRV SL_GEMM_NRV
-#ifdef __clang__
+/* An instrumented or unoptimised build keeps the loops: unrolling all tiles takes it minutes. */
+#ifdef __has_feature
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(memory_sanitizer))
+#elif defined __SANITIZE_ADDRESS__
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+#if SANITIZED || !defined __OPTIMIZE__
+#define UNROLL
+#elif defined __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
@@ -13,8 +23,8 @@
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are written in
- * order, so a full store may spill into the next column; `room` is what is left of the panel. */
+/* Writes up to VL lanes of a column. p is either below VL or a multiple of it, and columns are
+ * written in order, so a full store may spill into the next; `room` is what is left of the panel. */
 SL_VEC void put(float *to, vf column, int64_t room) {
     if (room >= VL)
         v_store(to, column);
@@ -23,8 +33,8 @@ SL_VEC void put(float *to, vf column, int64_t room) {
 }
 
 /* One panel of p columns from the first p of `rows` rows of k consecutive elements, transposed in
- * registers; lanes that have no row are zero. The rows of the next panel are fetched meanwhile: p short
- * streams are more than a prefetcher follows. */
+ * registers; lanes that have no row are zero. The rows of the next panel are fetched meanwhile: p
+ * short streams are more than a prefetcher follows. */
 static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int p, float *dst) {
     for (int i0 = 0; i0 < p; i0 += VL) {
         int64_t have = min64(min64(rows, p) - i0, VL), ahead = min64(rows - p - i0, have);
@@ -45,7 +55,7 @@ static void pack_rows(int64_t rows, int64_t k, const float *src, int64_t is, int
     }
 }
 
-/* Columns k0 .. end of one panel, copied from columns of consecutive elements of which `rows` exist. */
+/* Columns k0 .. end of one panel, copied from columns of `rows` consecutive elements. */
 static void pack_columns(int64_t rows, int64_t k0, int64_t end, int64_t k, const float *src,
                          int64_t ks, int p, float *dst) {
     for (int64_t kk = k0; kk < end; kk++)
@@ -71,9 +81,9 @@ void SL_FN(pack_f32)(int64_t n, int64_t k, const float *src, int64_t is, int64_t
             pack_columns(n - i, k0, min64(k0 + COLUMNS, k), k, src + i, ks, p, dst + i * k);
 }
 
-/* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last are
- * constants where this is inlined, so acc lives in registers. It starts from c when adding: then cutting
- * K changes no bit. */
+/* The corner of c that rows x nv vectors cover, the last of `last` lanes. rows, nv and mostly last
+ * are constants where this is inlined, so acc lives in registers. It starts from c when adding: then
+ * cutting K changes no bit. */
 SL_VEC void tile(int rows, int nv, int last, int64_t k, const float *a, const float *b, float *c,
                  int64_t ldc, int add) {
     vf acc[MR][NRV];
@@ -106,6 +116,9 @@ SL_VEC void tile(int rows, int nv, int last, int64_t k, const float *a, const fl
 void SL_FN(gemm_f32)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, int m, int n,
                      int add) {
     int nv = (n + VL - 1) / VL, last = n - (nv - 1) * VL;
+#if SANITIZED || !defined __OPTIMIZE__
+    tile(m, nv, last, k, a, b, c, ldc, add);
+#else
 #define CASE(rows, vecs)                                                                           \
     case (rows) * 16 + (vecs):                                                                     \
         if ((rows) <= MR && (vecs) <= NRV && last == VL)                                           \
@@ -120,4 +133,5 @@ void SL_FN(gemm_f32)(int64_t k, const float *a, const float *b, float *c, int64_
         CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7)
         CASES(8) CASES(9) CASES(10) CASES(11) CASES(12) CASES(13) CASES(14)
     }
+#endif
 }

@@ -1,6 +1,6 @@
-/* bf16 GEMM in plain C: the reference of every tier and the whole of it where the CPU has no bf16 unit.
- * Contracts and rounding: simd/kernels.h. Inner loops run over the 32 columns of a panel, which the
- * compiler vectorises for its tier. */
+/* bf16 GEMM in plain C: the reference of every tier and the whole of it where the CPU has no bf16
+ * unit. Contracts and rounding: simd/kernels.h. Inner loops run over the 32 columns of a panel,
+ * which the compiler vectorises for its tier. */
 #include "simd/tier.h"
 
 #include <string.h>
@@ -38,7 +38,7 @@ static inline void block(int mr, int64_t n, int64_t k, const sl_bf16 *a, int64_t
 }
 
 void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
-                      const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                           const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     int64_t i = 0;
     for (; i + MR <= m; i += MR)
         block(MR, n, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);

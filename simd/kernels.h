@@ -17,9 +17,10 @@ typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest 
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
     int vl;           /* floats in a vector */
+    int bf16_unit;    /* gemm_bf16 runs on a unit for it (AMX, VDPBF16PS, BFDOT), faster than gemm_f32 */
 
     /* ---- GEMM (simd/gemm.c). C[m,n] (+)= sum_k A[m,k] B[k,n]; k runs in order, one accumulator per
-     * element, so blocking and threads never change bits as long as K is cut at fixed places. */
+     * element, which starts from C when adding: no blocking, cut of K or thread count matters. */
     int gemm_mr, gemm_nr; /* micro-tile; panels are this wide */
     /* Packs n "long" x k elements src[i*is + kk*ks] into panels of width p (= gemm_mr or gemm_nr):
      * dst[(i/p)*p*k + kk*p + i%p], short last panel filled with zeros. dst: ceil(n/p)*p*k floats,

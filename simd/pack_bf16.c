@@ -28,8 +28,8 @@ PACK(pack_b_bf16, sl_bf16, src[kk * ld + j])
 
 enum { BLOCK = 32 }; /* square that keeps both sides of a transpose in L1 */
 
-void SL_FN(transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
-                           int64_t ldd) {
+void SL_FN(transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds,
+                           sl_bf16 *dst, int64_t ldd) {
     int64_t padded = sl_bf16_kpad(rows);
     for (int64_t i0 = 0; i0 < padded; i0 += BLOCK)
         for (int64_t j = 0; j < cols; j++)

@@ -4,8 +4,8 @@
 
 #include "simd/vec.h"
 
-/* acc = at(acc, i, count, ...) for each vector of [0, n), cycling through acc[0..3]; at must leave the
- * lanes of acc past count as they are (v_head). */
+/* acc = at(acc, i, count, ...) for each vector of [0, n), cycling through acc[0..3]; at must leave
+ * the lanes of acc past count as they are (v_head). */
 #define V_REDUCE(acc, n, at, ...)                                                                  \
     do {                                                                                           \
         int64_t i_ = 0;                                                                            \

@@ -39,8 +39,8 @@ SL_VEC void lse_at(int64_t i, int c, const float *max, const float *sum, float *
     v_store_n(lse + i, v_add(v_load_n(max + i, c), v_log(v_load_n(sum + i, c))), c);
 }
 
-/* Short rows are taken in groups, one pass over all of them after the other: the latency at the end of a
- * row's pass is then hidden behind the next row. */
+/* Short rows are taken in groups, one pass over all of them after the other: the latency at the end
+ * of a row's pass is then hidden behind the next row. */
 #define GROUP 8
 #define SHORT 1024 /* a group stays in the first-level cache */
 

@@ -9,6 +9,7 @@ extern const sl_kernels SL_UNIT_FN(sl_kernels);
 const sl_kernels SL_UNIT_FN(sl_kernels) = {
     .tier = STRING(SL_UNIT),
     .vl = VL,
+    .bf16_unit = SL_BF16_UNIT,
     .gemm_mr = SL_GEMM_MR,
     .gemm_nr = SL_GEMM_NRV * VL,
     SL_KERNELS(ENTRY) SL_UNIT_KERNELS(UNIT_ENTRY)};

@@ -18,7 +18,10 @@
 /* clang-format on */
 
 /* A tier with a bf16 unit is another tier (SL_TIER) but for the unit's kernels: -DSL_UNIT=amx. */
-#ifndef SL_UNIT
+#ifdef SL_UNIT
+#define SL_BF16_UNIT 1
+#else
+#define SL_BF16_UNIT 0
 #define SL_UNIT SL_TIER
 #endif
 #define SL_UNIT_FN(name) SL_PASTE(name, SL_UNIT)

@@ -4,7 +4,8 @@ void SL_FN(transpose_f32)(int64_t rows, int64_t cols, const float *src, int64_t 
                           int64_t ldd, int add) {
     for (int64_t j = 0; j < cols; j += VL)
         for (int64_t i = 0; i < rows; i += VL) {
-            int across = cols - j < VL ? (int)(cols - j) : VL, down = rows - i < VL ? (int)(rows - i) : VL;
+            int across = cols - j < VL ? (int)(cols - j) : VL,
+                down = rows - i < VL ? (int)(rows - i) : VL;
             vf r[VL];
             for (int p = 0; p < VL; p++)
                 r[p] = p < down ? v_load_n(src + (i + p) * lds + j, across) : v_zero();

@@ -1,17 +1,19 @@
-/* The vector operations that simd/<name>.c are written over, one header a tier; -DSL_TIER_<T> picks it.
+/* The vector operations that simd/<name>.c are written over, one header a tier; -DSL_TIER_<T> picks
+ * it.
  *
  *   VL            floats in a vector (1, 4, 8, 16)
  *   vf vi vm      float vector; int32 vector; result of a comparison
  *   vd            VL doubles
- *   *_n(p, ..., n)  the first n lanes, 0 <= n <= VL: the memory of the others is not touched, and loads
- *                 give 0 there. A constant n == VL is the plain load or store.
- *   v_head(a, n, rest)  a in the first n lanes, rest in the others
+ *   *_n(p, ..., n)  the first n lanes, 0 <= n <= VL: the memory of the others is not touched, and
+ * loads give 0 there. A constant n == VL is the plain load or store. v_head(a, n, rest)  a in the
+ * first n lanes, rest in the others
  *
  * Contract that makes element-wise results the same bits in all tiers: every operation is one
- * correctly rounded IEEE operation (v_fma is a true fma, in software where there is none), v_max(a,b) is
- * a > b ? a : b and v_min(a,b) is a < b ? a : b (so b when either is NaN), and no compiler may
- * contract a*b + c (-ffp-contract=off). The exceptions: v_muladd rounds twice where fma is no
- * instruction, and sums depend on VL; v_reduce_* fold lane i with lane i + VL/2, then VL/4, ... */
+ * correctly rounded IEEE operation (v_fma is a true fma, in software where there is none),
+ * v_max(a,b) is a > b ? a : b and v_min(a,b) is a < b ? a : b (so b when either is NaN), and no
+ * compiler may contract a*b + c (-ffp-contract=off). The exceptions: v_muladd rounds twice where
+ * fma is no instruction, and sums depend on VL; v_reduce_* fold lane i with lane i + VL/2, then
+ * VL/4, ... */
 #ifndef SL_SIMD_VEC_H
 #define SL_SIMD_VEC_H
 
@@ -49,7 +51,7 @@
         for (; i_ + VL <= (n); i_ += VL)                                                           \
             at(i_, VL, __VA_ARGS__);                                                               \
         if (i_ < (n))                                                                              \
-            at(i_, (int)((n) - i_), __VA_ARGS__);                                                  \
+            at(i_, (int)((n)-i_), __VA_ARGS__);                                                    \
     } while (0)
 
 #endif

@@ -126,9 +126,7 @@ SL_VEC void vd_store_n(double *p, vd a, int n) {
         _mm256_maskstore_pd(p + 4, vd_first(n - 4), a.hi);
     }
 }
-SL_VEC vd vd_add(vd a, vd b) {
-    return (vd){_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)};
-}
+SL_VEC vd vd_add(vd a, vd b) { return (vd){_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
 SL_VEC vd vd_from_float(vf x) {
     return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
                 _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};

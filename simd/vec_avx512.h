@@ -111,9 +111,7 @@ SL_VEC void vd_store_n(double *p, vd a, int n) {
     _mm512_mask_storeu_pd(p, (__mmask8)m, a.lo);
     _mm512_mask_storeu_pd(p + 8, (__mmask8)(m >> 8), a.hi);
 }
-SL_VEC vd vd_add(vd a, vd b) {
-    return (vd){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)};
-}
+SL_VEC vd vd_add(vd a, vd b) { return (vd){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
 SL_VEC vd vd_from_float(vf x) {
     return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
                 _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};

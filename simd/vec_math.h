@@ -1,15 +1,15 @@
-/* exp, log, sigmoid, tanh and erf over the operations of vec.h, inlined. Coefficients: minimax fits of
- * the relative error (Remez in 200-bit arithmetic, then rounded to float). Every tier gives the same
- * bits. Worst errors, in units in the last place, are those of exhaustive runs over all floats:
- * tests/kern checks the bounds given here. */
+/* exp, log, sigmoid, tanh and erf over the operations of vec.h, inlined. Coefficients: minimax fits
+ * of the relative error (Remez in 200-bit arithmetic, then rounded to float). Every tier gives the
+ * same bits. The bounds given here are tested by the kernel runner; over every 61st float the worst
+ * were 0.88 (exp), 0.85 (log), 2.4 (sigmoid), 1.4 (tanh) and 1.2 (erf) units in the last place. */
 #ifndef SL_SIMD_VEC_MATH_H
 #define SL_SIMD_VEC_MATH_H
 
 #include "simd/vec.h"
 
-/* e^x to 1.2 ULP. Above ln(FLT_MAX) it is +inf, below ln(FLT_MIN) = -87.34 it is 0 (results that would be
- * subnormal are flushed); NaN stays NaN.
- * x = n ln2 + r with ln2 in two parts (n times the first part cancels exactly), e^r by a polynomial. */
+/* e^x to 1.2 ULP. Above ln(FLT_MAX) it is +inf, below ln(FLT_MIN) = -87.34 it is 0 (results that
+ * would be subnormal are flushed); NaN stays NaN. x = n ln2 + r with ln2 in two parts (n times the
+ * first part cancels exactly), e^r by a polynomial. */
 SL_VEC vf v_exp(vf x) {
     const vf magic = v_set1(0x1.8p23f); /* adding it rounds to an integer */
     vf n = v_sub(v_fma(x, v_set1(0x1.715476p+0f), magic), magic);
@@ -26,8 +26,8 @@ SL_VEC vf v_exp(vf x) {
     return v_sel(v_gt(x, v_set1(0x1.62e42ep+6f)), v_set1(__builtin_inff()), y);
 }
 
-/* ln x to 1 ULP: -inf at 0, NaN below, exact powers of two folded in two parts; subnormals are
- * handled. x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)). */
+/* ln x to 1 ULP, subnormals too; -inf at 0, NaN below.
+ * x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); e times the first part of ln2 is exact. */
 SL_VEC vf v_log(vf x) {
     vm tiny = v_lt(x, v_set1(0x1p-126f));
     vf z = v_sel(tiny, v_mul(x, v_set1(0x1p23f)), x);
@@ -54,12 +54,10 @@ SL_VEC vf v_log(vf x) {
 }
 
 /* 1/(1 + e^-x) to 2.5 ULP; 0 below -88.72. */
-SL_VEC vf v_sigmoid(vf x) {
-    return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_neg(x))));
-}
+SL_VEC vf v_sigmoid(vf x) { return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_neg(x)))); }
 
-/* sigmoid(x) and 1 - sigmoid(x). The latter is e^-x sigmoid(x), which keeps its digits where sigmoid(x)
- * is nearly 1; it is 1 where e^-x may have overflowed. */
+/* sigmoid(x) and 1 - sigmoid(x). The latter is e^-x sigmoid(x), which keeps its digits where
+ * sigmoid(x) is nearly 1; it is 1 where e^-x may have overflowed. */
 SL_VEC vf v_sigmoid_pair(vf x, vf *complement) {
     vf one = v_set1(1.0f), e = v_exp(v_neg(x)), q = v_div(one, v_add(one, e));
     *complement = v_sel(v_lt(x, v_set1(-80.0f)), one, v_mul(e, q));
@@ -79,7 +77,8 @@ SL_VEC vf v_tanh(vf x) {
     return v_copysign(v_sel(v_lt(a, v_set1(0.625f)), small, big), x);
 }
 
-/* erf x to 2 ULP: x + x P(x^2) up to 0.921875, 1 - e^Q(|x|) beyond with Q a fit of ln erfc; 1 from 3.95. */
+/* erf x to 2 ULP: x + x P(x^2) up to 0.921875, 1 - e^Q(|x|) beyond with Q a fit of ln erfc; 1
+ * from 3.95. */
 SL_VEC vf v_erf(vf x) {
     vf a = v_min(v_set1(3.95f), v_abs(x)), z = v_mul(x, x); /* this order keeps NaN */
     vf p = v_fma(v_set1(-0x1.3988b6p-11f), z, v_set1(0x1.471b8ep-8f));

@@ -1,4 +1,5 @@
-/* vec.h for AArch64 Advanced SIMD. There are no masked accesses, so partial ones go through a copy. */
+/* vec.h for AArch64 Advanced SIMD. There are no masked accesses, so partial ones go through a copy.
+ */
 #ifndef SL_SIMD_VEC_NEON_H
 #define SL_SIMD_VEC_NEON_H
 
@@ -137,9 +138,7 @@ SL_VEC void vd_store_n(double *p, vd a, int n) {
         p[i] = t[i];
 }
 SL_VEC vd vd_add(vd a, vd b) { return (vd){vaddq_f64(a.lo, b.lo), vaddq_f64(a.hi, b.hi)}; }
-SL_VEC vd vd_from_float(vf x) {
-    return (vd){vcvt_f64_f32(vget_low_f32(x)), vcvt_high_f64_f32(x)};
-}
+SL_VEC vd vd_from_float(vf x) { return (vd){vcvt_f64_f32(vget_low_f32(x)), vcvt_high_f64_f32(x)}; }
 SL_VEC vd vd_add_float(vd a, vf x) { return vd_add(a, vd_from_float(x)); }
 SL_VEC vd vd_add_square(vd a, vf x) {
     vd b = vd_from_float(x);

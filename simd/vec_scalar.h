@@ -46,9 +46,10 @@ SL_VEC vf v_sqrt(vf a) { return __builtin_sqrtf(a); }
 SL_VEC vf v_fma(vf a, vf b, vf c) { return __builtin_fmaf(a, b, c); }
 SL_VEC vf v_muladd(vf a, vf b, vf c) { return __builtin_fmaf(a, b, c); }
 #else
-/* The product is exact in double, so the sum is the only rounding before that to float, and two roundings
- * differ from one only where the first lands on a tie of the second. There, and for subnormal results,
- * whose ties are elsewhere, the sum is rounded to odd instead (Boldo and Melquiond 2008). */
+/* The product is exact in double, so the sum is the only rounding before that to float, and two
+ * roundings differ from one only where the first lands on a tie of the second. There, and for
+ * subnormal results, whose ties are elsewhere, the sum is rounded to odd instead (Boldo and
+ * Melquiond 2008). */
 SL_VEC vf v_fma(vf a, vf b, vf c) {
     double p = (double)a * b, s = p + c;
     int64_t u;

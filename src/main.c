@@ -27,9 +27,9 @@ static const verb verbs[] = {
     {NULL, NULL, NULL}};
 
 static int print_help(void) {
-    puts("sinklab " SL_VERSION
-         ": attention sinks and residual sinks of small transformers, on CPUs\n\n"
-         "Usage: sinklab VERB [arguments]\n\nVerbs:");
+    printf("sinklab %s: attention sinks and residual sinks of small transformers, on CPUs\n\n"
+           "Usage: sinklab VERB [arguments]\n\nVerbs:\n",
+           sl_version());
     for (const verb *v = verbs; v->name; v++)
         printf("  %-10s %s\n", v->name, v->help);
     puts("\n`sinklab VERB --help` explains a verb. Exit codes: 0 ok, 1 failed, 2 wrong usage.");
@@ -59,7 +59,7 @@ static int run(int argc, char **argv) {
     if (argc < 2 || is(argv[1], "--help", "-h") || (help && argc == 2))
         return print_help();
     if (is(argv[1], "--version", "version")) {
-        puts("sinklab " SL_VERSION);
+        printf("sinklab %s\n", sl_version());
         return 0;
     }
     const verb *v = find(argv[help ? 2 : 1]);

@@ -1,11 +1,12 @@
-/* bf16 GEMM on AMX tiles: 2 x 2 accumulators (32 rows x 32 columns of C), two tiles of A straight from its
- * rows, two of B from the panel. Contract in simd/kernels.h. Tails are tiles of fewer rows or columns, so
- * nothing outside A's rows and C is touched. Operands are loaded with the streaming hint (TILELOADDT1): with
- * A in L2 that gave 2,470 of 2,500 GFLOP/s a core where plain loads gave 1,770 (Sapphire Rapids, k 512).
+/* bf16 GEMM on AMX tiles: 2 x 2 accumulators (32 rows x 32 columns of C), two tiles of A straight
+ * from its rows, two of B from the panel. Contract in simd/kernels.h. Tails are tiles of fewer rows
+ * or columns, so nothing outside A's rows and C is touched. Operands are loaded with the streaming
+ * hint (TILELOADDT1): with A in L2 that gave 2,470 of 2,500 GFLOP/s a core where plain loads gave
+ * 1,770 (Sapphire Rapids, k 512).
  *
- * The tile configuration belongs to the thread, and whoever runs between two calls may change it; so each
- * call configures (a few dozen cycles) and releases, which also keeps 8 KB of tile state out of the
- * thread's context switches and lets the unit power down. */
+ * The tile configuration belongs to the thread, and whoever runs between two calls may change it;
+ * so each call configures (a few dozen cycles) and releases, which also keeps 8 KB of tile state
+ * out of the thread's context switches and lets the unit power down. */
 #include "simd/tier.h"
 
 #include <immintrin.h>
@@ -29,13 +30,16 @@ static void configure(int r0, int r1, int n0, int n1) {
             t.rows[i] = (uint8_t)rows[i];
             t.colsb[i] = (uint16_t)(cols[i] * 4);
         }
-    __asm__ volatile("" ::"r"(&t) : "memory"); /* the intrinsic says it reads 8 bytes; it reads 64 */
+    __asm__ volatile("" ::"r"(&t)
+                     : "memory"); /* the intrinsic says it reads 8 bytes; it reads 64 */
     _tile_loadconfig(&t);
 }
 
 /* One block of C; r2, n2: whether the second tile row and column exist. */
 static inline __attribute__((always_inline)) void block(const int r2, const int n2, int64_t k,
-    const sl_bf16 *a, int64_t lda, const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                                                        const sl_bf16 *a, int64_t lda,
+                                                        const sl_bf16 *panel, float *c, int64_t ldc,
+                                                        int add) {
     const int64_t sa = lda * 2, sc = ldc * 4;
     const sl_bf16 *a1 = a + 16 * lda;
     float *c1 = c + 16 * ldc;
@@ -83,7 +87,7 @@ static inline __attribute__((always_inline)) void block(const int r2, const int 
 static inline int least(int64_t x, int y) { return x < y ? (int)x : y; }
 
 void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
-                      const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                           const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     if (m <= 0 || n <= 0)
         return;
     const int n0 = least(n, 16), n1 = (int)n - n0;

@@ -1,5 +1,6 @@
-/* AVX-512 (F, BW, DQ, VL) packing and transposes for the bf16 GEMM; contracts in simd/kernels.h. All of
- * them are made of one network, the transpose of 16 x 16 dwords: a pair of bf16 along k is a dword. */
+/* AVX-512 (F, BW, DQ, VL) packing and transposes for the bf16 GEMM; contracts in simd/kernels.h.
+ * All of them are made of one network, the transpose of 16 x 16 dwords: a pair of bf16 along k is a
+ * dword. */
 #include "simd/tier.h"
 
 #include <immintrin.h>
@@ -48,8 +49,10 @@ static inline void store_pairs(const __m512i r[16], sl_bf16 *panel) {
 
 void SL_FN(pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
     /* dword j of the two sources' 32 floats: even elements below, odd above */
-    const __m512i odd = _mm512_add_epi32(_mm512_set1_epi32(1), _mm512_slli_epi32(_mm512_set_epi32(15, 14,
-        13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 1));
+    const __m512i odd = _mm512_add_epi32(
+        _mm512_set1_epi32(1),
+        _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                          1));
     const __m512i even = _mm512_sub_epi32(odd, _mm512_set1_epi32(1));
     for (int64_t kk = 0; kk < k; kk += 32)
         for (int64_t j = 0; j < NR; j += 16) {
@@ -62,7 +65,8 @@ void SL_FN(pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_b
                     if (k - kk > 16)
                         x1 = _mm512_maskz_loadu_ps(mask16(k - kk - 16), p + 16);
                 }
-                r[i] = round_pair(_mm512_permutex2var_ps(x0, even, x1), _mm512_permutex2var_ps(x0, odd, x1));
+                r[i] = round_pair(_mm512_permutex2var_ps(x0, even, x1),
+                                  _mm512_permutex2var_ps(x0, odd, x1));
             }
             transpose_16x16(r);
             store_pairs(r, panel + kk * NR + j * 2);
@@ -121,9 +125,9 @@ void SL_FN(pack_b_bf16)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl
     zero_pairs(kk, k, panel);
 }
 
-/* 32 x 32 block; rows and cols say how much of it exists. Unpacking pairs of rows within 128-bit lanes
- * leaves columns 8q..8q+3 in lane q of one half and 8q+4..8q+7 in the other: the order is put right
- * by where the rows of the result go. */
+/* 32 x 32 block; rows and cols say how much of it exists. Unpacking pairs of rows within 128-bit
+ * lanes leaves columns 8q..8q+3 in lane q of one half and 8q+4..8q+7 in the other: the order is put
+ * right by where the rows of the result go. */
 static inline void transpose_32x32(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds,
                                    sl_bf16 *dst, int64_t ldd) {
     __mmask32 m = mask32(cols);
@@ -148,8 +152,8 @@ static inline void transpose_32x32(int64_t rows, int64_t cols, const sl_bf16 *sr
     }
 }
 
-void SL_FN(transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds, sl_bf16 *dst,
-                           int64_t ldd) {
+void SL_FN(transpose_bf16)(int64_t rows, int64_t cols, const sl_bf16 *src, int64_t lds,
+                           sl_bf16 *dst, int64_t ldd) {
     for (int64_t j = 0; j < cols; j += 32)
         for (int64_t i = 0; i < rows; i += 32)
             if (rows - i >= 32 && cols - j >= 32)

@@ -1,5 +1,5 @@
-/* bf16 GEMM on VDPBF16PS: blocks of MR rows x 32 columns in registers, A broadcast from memory a pair at
- * a time. Contract in simd/kernels.h. */
+/* bf16 GEMM on VDPBF16PS: blocks of MR rows x 32 columns in registers, A broadcast from memory a
+ * pair at a time. Contract in simd/kernels.h. */
 #include "simd/tier.h"
 
 #include <immintrin.h>
@@ -14,7 +14,9 @@ static inline __m512bh pair(const sl_bf16 *a) {
 }
 
 static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k,
-    const sl_bf16 *a, int64_t lda, const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                                                        const sl_bf16 *a, int64_t lda,
+                                                        const sl_bf16 *panel, float *c, int64_t ldc,
+                                                        int add) {
     __mmask16 m0 = n >= 16 ? 0xffff : (__mmask16)((1U << n) - 1);
     __mmask16 m1 = n <= 16 ? 0 : (__mmask16)((1U << (n - 16)) - 1);
     __m512 acc[MR][2];
@@ -42,7 +44,7 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
 }
 
 void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
-                      const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                           const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     for (; m >= MR; m -= MR, a += MR * lda, c += MR * ldc)
         block(MR, n, k, a, lda, panel, c, ldc, add);
     for (; m >= 4; m -= 4, a += 4 * lda, c += 4 * ldc)

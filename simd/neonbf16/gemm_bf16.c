@@ -1,5 +1,5 @@
-/* bf16 GEMM on BFDOT: 4 rows x 16 columns in registers, a pair of A by lane. The panel's pairs are BFDOT's
- * operand as they lie. Contract in simd/kernels.h. */
+/* bf16 GEMM on BFDOT: 4 rows x 16 columns in registers, a pair of A by lane. The panel's pairs are
+ * BFDOT's operand as they lie. Contract in simd/kernels.h. */
 #include "simd/tier.h"
 
 #include <arm_neon.h>
@@ -11,7 +11,9 @@ static inline bfloat16x8_t load8(const sl_bf16 *p) { return vreinterpretq_bf16_u
 
 /* Columns j..j+15; n: how many of them exist. */
 static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k,
-    const sl_bf16 *a, int64_t lda, const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                                                        const sl_bf16 *a, int64_t lda,
+                                                        const sl_bf16 *panel, float *c, int64_t ldc,
+                                                        int add) {
     float32x4_t acc[MR][VEC];
     float edge[4 * VEC] = {0}; /* a short row on its way in or out */
     for (int i = 0; i < mr; i++) {
@@ -27,11 +29,11 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
         bfloat16x8_t x[MR];
         for (int i = 0; i < mr; i++)
             x[i] = load8(a + i * lda + kk);
-#define PAIR(p)                                                                                     \
-    for (int v = 0; v < VEC; v++) {                                                                 \
-        bfloat16x8_t b = load8(panel + (p) * 2 * NR + 8 * v);                                       \
-        for (int i = 0; i < mr; i++)                                                                \
-            acc[i][v] = vbfdotq_laneq_f32(acc[i][v], b, x[i], p);                                   \
+#define PAIR(p)                                                                                    \
+    for (int v = 0; v < VEC; v++) {                                                                \
+        bfloat16x8_t b = load8(panel + (p)*2 * NR + 8 * v);                                        \
+        for (int i = 0; i < mr; i++)                                                               \
+            acc[i][v] = vbfdotq_laneq_f32(acc[i][v], b, x[i], p);                                  \
     }
         PAIR(0)
         PAIR(1)
@@ -49,7 +51,7 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
 }
 
 void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
-                      const sl_bf16 *panel, float *c, int64_t ldc, int add) {
+                           const sl_bf16 *panel, float *c, int64_t ldc, int add) {
     for (int64_t j = 0; j < n; j += 4 * VEC) {
         int64_t w = n - j < 4 * VEC ? n - j : 4 * VEC, i = 0;
         for (; i + MR <= m; i += MR)

@@ -31,7 +31,8 @@ static int mask_first(const cpu_mask m) {
 
 /* ---------------------------------------------------------------- small files */
 
-/* The first size-1 bytes of root + formatted path, without the last newline; false if it can't be read. */
+/* The first size-1 bytes of root + formatted path, without the last newline; false if it can't be
+ * read. */
 static bool slurp(char *out, size_t size, const char *root, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 static bool slurp(char *out, size_t size, const char *root, const char *fmt, ...) {
@@ -54,7 +55,8 @@ static bool slurp(char *out, size_t size, const char *root, const char *fmt, ...
     return got > 0;
 }
 
-/* "0-3,8,10-11" as the kernel writes masks of CPUs and nodes; what is beyond our limit is left out. */
+/* "0-3,8,10-11" as the kernel writes masks of CPUs and nodes; what is beyond our limit is left out.
+ */
 static void parse_list(const char *s, cpu_mask m) {
     memset(m, 0, sizeof(cpu_mask));
     while (*s) {
@@ -79,7 +81,8 @@ static bool read_list(cpu_mask m, const char *root, const char *dir, int id, con
 
 /* ---------------------------------------------------------------- cores, caches, nodes */
 
-static const char cpu_dir[] = "/sys/devices/system/cpu/cpu", node_dir[] = "/sys/devices/system/node/node";
+static const char cpu_dir[] = "/sys/devices/system/cpu/cpu",
+                  node_dir[] = "/sys/devices/system/node/node";
 
 static void read_allowed(cpu_mask m) {
     memset(m, 0, sizeof(cpu_mask));
@@ -119,7 +122,8 @@ static void read_caches(sl_cpu *c, const char *root, const cpu_mask allowed) {
     for (int cpu = 0; cpu < SL_MAX_CPUS; cpu++) {
         if (!mask_has(allowed, cpu))
             continue;
-        for (int i = 0; slurp(text, sizeof text, root, "%s%d/cache/index%d/level", cpu_dir, cpu, i); i++) {
+        for (int i = 0; slurp(text, sizeof text, root, "%s%d/cache/index%d/level", cpu_dir, cpu, i);
+             i++) {
             int level = atoi(text);
             if (!slurp(text, sizeof text, root, "%s%d/cache/index%d/type", cpu_dir, cpu, i) ||
                 !strcmp(text, "Instruction") || level < 1 || level > 3)
@@ -171,8 +175,8 @@ static void read_nodes(sl_cpu *c, const char *root, const cpu_mask allowed) {
 
 /* ---------------------------------------------------------------- cgroup limits */
 
-/* The path of this process in the hierarchy of a controller ("" = version 2): a line "N:a,b:PATH" of
- * /proc/self/cgroup whose list has the name. */
+/* The path of this process in the hierarchy of a controller ("" = version 2): a line "N:a,b:PATH"
+ * of /proc/self/cgroup whose list has the name. */
 static bool cgroup_path(const char *root, const char *controller, char path[512]) {
     char text[8192];
     if (!slurp(text, sizeof text, root, "/proc/self/cgroup"))
@@ -185,7 +189,8 @@ static bool cgroup_path(const char *root, const char *controller, char path[512]
         *at = 0;
         bool found = !*controller && !list[1];
         char *inner = NULL;
-        for (char *s = strtok_r(list + 1, ",", &inner); s && *controller; s = strtok_r(NULL, ",", &inner))
+        for (char *s = strtok_r(list + 1, ",", &inner); s && *controller;
+             s = strtok_r(NULL, ",", &inner))
             found = found || !strcmp(s, controller);
         if (found) {
             strcpy(path, at + 1);
@@ -195,8 +200,9 @@ static bool cgroup_path(const char *root, const char *controller, char path[512]
     return false;
 }
 
-/* A limit holds for all groups below it, so the smallest on the way to the root counts. In a container the
- * path may name folders that only the host sees; then the root is the container's own group. */
+/* A limit holds for all groups below it, so the smallest on the way to the root counts. In a
+ * container the path may name folders that only the host sees; then the root is the container's own
+ * group. */
 typedef double (*limit_fn)(const char *root, const char *dir);
 
 static double smallest_limit(const char *root, const char *mount, char path[512], limit_fn fn) {
@@ -224,15 +230,17 @@ static double quota_v2(const char *root, const char *dir) {
 static double quota_v1(const char *root, const char *dir) {
     char quota[32], period[32];
     return slurp(quota, sizeof quota, root, "%s/cpu.cfs_quota_us", dir) && atof(quota) > 0 &&
-                   slurp(period, sizeof period, root, "%s/cpu.cfs_period_us", dir) && atof(period) > 0
+                   slurp(period, sizeof period, root, "%s/cpu.cfs_period_us", dir) &&
+                   atof(period) > 0
                ? atof(quota) / atof(period)
                : INFINITY;
 }
 
 static double memory_v2(const char *root, const char *dir) {
     char text[64];
-    return slurp(text, sizeof text, root, "%s/memory.max", dir) && isdigit((unsigned char)*text) ? atof(text)
-                                                                                              : INFINITY;
+    return slurp(text, sizeof text, root, "%s/memory.max", dir) && isdigit((unsigned char)*text)
+               ? atof(text)
+               : INFINITY;
 }
 
 static double memory_v1(const char *root, const char *dir) {
@@ -269,9 +277,10 @@ static void cpuinfo(const char *text, const char *key, char *out, size_t size) {
 }
 
 static void read_names(sl_cpu *c, const char *root) {
-    static const char *const wanted[] = {"sse4_2", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw",
-        "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd",
-        "asimddp", "bf16", "i8mm", "sve", "sve2"};
+    static const char *const wanted[] = {
+        "sse4_2",   "avx2",        "fma",         "f16c",        "avx_vnni", "avx512f",  "avx512bw",
+        "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
+        "asimd",    "asimddp",     "bf16",        "i8mm",        "sve",      "sve2"};
     static const char blank[] = " ";
     char text[8192], flags[4096], part[32], *save = NULL;
     slurp(text, sizeof text, root, "/proc/cpuinfo");
@@ -279,7 +288,8 @@ static void read_names(sl_cpu *c, const char *root) {
     if (!*c->model) {
         cpuinfo(text, "CPU implementer", flags, sizeof flags);
         cpuinfo(text, "CPU part", part, sizeof part);
-        snprintf(c->model, sizeof c->model, *flags ? "Arm implementer %.32s part %s" : "unknown", flags, part);
+        snprintf(c->model, sizeof c->model, *flags ? "Arm implementer %.32s part %s" : "unknown",
+                 flags, part);
     }
     cpuinfo(text, "flags", flags, sizeof flags);
     if (!*flags)

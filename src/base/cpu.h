@@ -1,7 +1,9 @@
-/* The machine as this process sees it: its affinity mask and cgroup limits count, not what the box has. */
+/* The machine as this process sees it: its affinity mask and cgroup limits count, not what the box
+ * has. */
 #ifndef SL_BASE_CPU_H
 #define SL_BASE_CPU_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { SL_MAX_CPUS = 8192, SL_MAX_NODES = 64 };
@@ -13,35 +15,39 @@ typedef struct {
     int logical;     /* those that this process may run on */
     int cores;       /* physical cores among them */
     double quota;    /* CPUs that the cgroup may use at a time; 0 = no limit */
-    int usable;      /* worker threads that can make progress at once: cores, at most the quota; >= 1 */
-    int sockets;     /* that the cores lie in */
-    int nodes;       /* NUMA nodes with memory or CPUs; 1 where the kernel knows none */
+    int usable;  /* worker threads that can make progress at once: cores, at most the quota; >= 1 */
+    int sockets; /* that the cores lie in */
+    int nodes;   /* NUMA nodes with memory or CPUs; 1 where the kernel knows none */
     struct {
         int id;
         int logical;    /* CPUs of it that this process may run on */
         int64_t memory; /* bytes; 0 = unknown */
     } node[SL_MAX_NODES];
-    int64_t l1d, l2, l3;               /* bytes of one cache; 0 = unknown */
-    int64_t l3_total;                  /* of all L3 caches of the allowed cores */
-    int64_t memory, memory_available;  /* bytes, the cgroup's limit counted; 0 = unknown */
-    char huge_pages[16];               /* transparent huge pages: always, madvise, never; "" = unknown */
+    int64_t l1d, l2, l3;              /* bytes of one cache; 0 = unknown */
+    int64_t l3_total;                 /* of all L3 caches of the allowed cores */
+    int64_t memory, memory_available; /* bytes, the cgroup's limit counted; 0 = unknown */
+    char huge_pages[16]; /* transparent huge pages: always, madvise, never; "" = unknown */
 } sl_cpu;
 
 void sl_cpu_detect(sl_cpu *c);
-/* Internal (tests): the same with another root for /sys and /proc and the given CPUs (bit i%8 of byte i/8), NULL =
- * this thread's affinity mask. */
+/* Internal (tests): the same with another root for /sys and /proc and the given CPUs (bit i%8 of
+ * byte i/8), NULL = this thread's affinity mask. */
 void sl_cpu_detect_at(sl_cpu *c, const char *root, const unsigned char allowed[SL_MAX_CPUS / 8]);
 
-/* Threads of a run that does not say how many: the usable cores, fewer if OMP_NUM_THREADS says so. */
+/* Threads of a run that does not say how many: the usable cores, fewer if OMP_NUM_THREADS says so.
+ */
 int sl_cpu_default_threads(void);
 
-/* fp32 GFLOP/s (a multiply-add is 2) of `threads` threads (1..sl_threads()) with the micro-kernel of the best tier
- * on operands in the L1 cache, over about `seconds`. 0 without memory. */
+/* fp32 GFLOP/s (a multiply-add is 2) of `threads` threads (1..sl_threads()) with the micro-kernel
+ * of the best tier on operands in the L1 cache, over about `seconds`. 0 without memory. */
 double sl_measure_gflops(int threads, double seconds);
-/* GB/s of y += x on arrays far larger than the caches, sl_threads() threads: two reads and a write an element, no
- * hidden traffic. Takes about `seconds` and what touching the memory takes. 0 without memory. */
+/* GB/s of y += x on arrays far larger than the caches, sl_threads() threads: two reads and a write
+ * an element, no hidden traffic. Takes about `seconds` and what touching the memory takes. 0
+ * without memory. */
 double sl_measure_bandwidth(double seconds);
-/* sl_measure_gflops of all threads, measured once (<= 0.15 s) for a number of threads and remembered. */
-double sl_measured_peak_gflops(void);
+/* bf16 GFLOP/s of the unit's multiply-adds on registers alone; 0 without a bf16 unit. */
+double sl_measure_bf16_gflops(int threads, double seconds);
+/* Either one for all threads, measured once (<= 0.15 s) for a number of threads and remembered. */
+double sl_measured_peak_gflops(bool bf16);
 
 #endif

@@ -4,6 +4,8 @@
 #ifndef SL_BASE_ERR_H
 #define SL_BASE_ERR_H
 
+#include "sinklab.h" /* sl_error() */
+
 enum { SL_EXIT_OK = 0, SL_EXIT_FAILED = 1, SL_EXIT_USAGE = 2 };
 
 /* Sets the message; returns -1 so that callers may `return sl_fail(...)`. Exit code 1. */
@@ -15,7 +17,6 @@ int sl_fail_errno(const char *what, const char *path);
 /* Puts "<prefix>: " in front of the pending message (to add where it happened). Returns -1. */
 int sl_fail_prefix(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-const char *sl_error(void);  /* the pending message, "" if none */
 int sl_error_exit_code(void); /* SL_EXIT_* of the pending message */
 
 #endif

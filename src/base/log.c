@@ -130,6 +130,7 @@ static void draw(sl_progress *p) {
 
 static void show(sl_progress *p) {
     p->shown = sl_now();
+    p->shown_done = p->done;
     if (on_terminal()) {
         draw(p);
         return;
@@ -145,6 +146,7 @@ void sl_progress_begin(sl_progress *p, const char *what, int64_t total, int64_t 
                        .total = total,
                        .first = first,
                        .done = first,
+                       .shown_done = -1,
                        .start = now,
                        .shown = now,
                        .every = on_terminal() ? 0.1 : 10};
@@ -166,7 +168,8 @@ void sl_progress_update(sl_progress *p, int64_t done, const char *note, ...) {
 void sl_progress_end(sl_progress *p) {
     if (bar != p)
         return;
-    show(p);
+    if (on_terminal() || p->shown_done != p->done)
+        show(p);
     sl_log_break();
 }
 

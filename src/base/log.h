@@ -23,6 +23,7 @@ char *sl_format_duration(char buf[SL_DURATION_CHARS], double seconds);
 typedef struct {
     const char *what;
     int64_t total, first, done;
+    int64_t shown_done; /* `done` of the last showing */
     double start, shown; /* times of sl_now() */
     double every;        /* seconds between two showings */
     char note[160];

@@ -15,7 +15,7 @@ typedef struct {
     const sl_kernels *kernels;
     int64_t k, stride; /* depth of a panel; floats of a thread's operands */
     float *memory;
-    double start, warm, window; /* of the clock; seconds */
+    double start, warm, window;           /* of the clock; seconds */
     double rate[WINDOWS][SL_MAX_THREADS]; /* FLOP/s */
 } peak_run;
 
@@ -50,10 +50,12 @@ double sl_measure_gflops(int threads, double seconds) {
         return 0;
     r->kernels = sl_kernels_select(SL_ISA_AUTO);
     int64_t panel = r->kernels->gemm_mr + r->kernels->gemm_nr, tile = panel * panel;
-    /* Both panels in three quarters of L1; deep enough for the tile's loads and stores not to count. */
+    /* Both panels in three quarters of L1; deep enough for the tile's loads and stores not to
+     * count. */
     r->k = (cpu.l1d ? cpu.l1d : DEFAULT_L1) * 3 / 4 / (int64_t)sizeof(float) / panel;
     r->stride = (panel * r->k + tile + 4096) / 1024 * 1024;
-    r->memory = sl_alloc((size_t)(threads * r->stride) * sizeof(float), "the measurement of the peak");
+    r->memory =
+        sl_alloc((size_t)(threads * r->stride) * sizeof(float), "the measurement of the peak");
     double best = 0;
     if (r->memory) {
         r->warm = seconds / (2 * WINDOWS + 1); /* clocks settle, threads wake */
@@ -72,14 +74,48 @@ double sl_measure_gflops(int threads, double seconds) {
     return best / 1e9;
 }
 
-double sl_measured_peak_gflops(void) {
-    static double peak;
-    static int threads;
-    if (threads != sl_threads()) {
-        threads = sl_threads();
-        peak = sl_measure_gflops(threads, 0.12);
+typedef struct {
+    const sl_kernels *kernels;
+    double start, seconds;
+    double rate[SL_MAX_THREADS];
+} bf16_run;
+
+static void bf16_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    bf16_run *r = ctx;
+    enum { ROUNDS = 1 << 14 };
+    double begin = sl_now(), now, flop = 0;
+    do {
+        flop += (double)r->kernels->peak_bf16(ROUNDS);
+        now = sl_now();
+    } while (now < r->start + r->seconds);
+    r->rate[item] = flop / (now - begin);
+}
+
+double sl_measure_bf16_gflops(int threads, double seconds) {
+    bf16_run *r = calloc(1, sizeof *r);
+    double sum = 0;
+    if (!r)
+        return 0;
+    r->kernels = sl_kernels_select(SL_ISA_AUTO);
+    for (int pass = 0; pass < 2 && r->kernels->bf16_unit; pass++) { /* the first wakes threads and clocks */
+        r->start = sl_now(), r->seconds = seconds / 2, sum = 0;
+        sl_parallel(threads, bf16_item, r);
+        for (int i = 0; i < threads; i++)
+            sum += r->rate[i];
     }
-    return peak;
+    free(r);
+    return sum / 1e9;
+}
+
+double sl_measured_peak_gflops(bool bf16) {
+    static double peak[2];
+    static int threads[2];
+    if (threads[bf16] != sl_threads()) {
+        threads[bf16] = sl_threads();
+        peak[bf16] = (bf16 ? sl_measure_bf16_gflops : sl_measure_gflops)(threads[bf16], 0.12);
+    }
+    return peak[bf16];
 }
 
 /* ---------------------------------------------------------------- memory */
@@ -105,9 +141,11 @@ static void stream_item(void *ctx, int64_t item, int thread) {
     r->kernels->add(r->n, r->x + item * r->n, r->y + item * r->n);
 }
 
-/* Not sl_alloc: pages must be touched first by the thread that uses them, or all lie on one node. */
+/* Not sl_alloc: pages must be touched first by the thread that uses them, or all lie on one node.
+ */
 static float *map_floats(int64_t n) {
-    void *p = mmap(NULL, (size_t)n * sizeof(float), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, (size_t)n * sizeof(float), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     madvise(p, (size_t)n * sizeof(float), MADV_HUGEPAGE); /* best effort */

@@ -3,13 +3,9 @@
 #ifndef SL_BASE_THREADS_H
 #define SL_BASE_THREADS_H
 
-#include <stdint.h>
+#include "sinklab.h" /* sl_threads_set(), sl_threads() */
 
 enum { SL_MAX_THREADS = 512 };
-
-/* n = 0: sl_cpu_default_threads() (base/cpu.h). Returns the number in force (1..SL_MAX_THREADS). */
-int sl_threads_set(int n);
-int sl_threads(void);
 
 typedef void (*sl_item_fn)(void *ctx, int64_t item, int thread);
 /* fn(ctx, i, thread) for all i < items; contiguous static split, `thread` in 0..sl_threads()-1

@@ -10,6 +10,7 @@
 #include "cli/bench_gemm.h"
 #include "cli/verbs.h"
 #include "model/model.h"
+#include "simd/kernels.h"
 #include "train/optim.h"
 
 #include <jansson.h>
@@ -44,6 +45,7 @@ typedef struct {
 
 enum { WARMUP = 2 };
 
+static bool bf16(const bench *b) { return sl_model_precision(&b->config) == SL_PRECISION_BF16; }
 static int64_t tokens(const bench *b) { return b->config.train_batch * b->config.model_seq; }
 
 static void apply_preset(const preset *p, sl_config *c) {
@@ -60,8 +62,7 @@ static int open_bench(bench *b) {
     if (!(b->model = sl_model_create(c, (int32_t)b->preset->vocab, c->train_batch, c->model_seq, true, false)))
         return -1;
     sl_model_init(b->model, (uint64_t)c->seed);
-    if (!(b->optim = sl_optim_create(sl_model_config(b->model), sl_kernels_select((enum sl_isa)c->isa),
-                                     sl_model_params(b->model))))
+    if (!(b->optim = sl_optim_create(b->model)))
         return -1;
     b->in = malloc((size_t)tokens(b) * sizeof *b->in);
     b->target = malloc((size_t)tokens(b) * sizeof *b->target);
@@ -167,7 +168,7 @@ static json_t *profile_json(const bench *b) {
 static void print_profile(const bench *b) {
     row rows[ROWS];
     int n = collect(b, rows);
-    double total = 0, peak = sl_measured_peak_gflops(), bandwidth = sl_measure_bandwidth(0.2);
+    double total = 0, peak = sl_measured_peak_gflops(bf16(b)), bandwidth = sl_measure_bandwidth(0.2);
     for (int i = 0; i < n; i++)
         total += rows[i].seconds;
     printf("\n  %-26s %9s %7s %10s %9s %9s\n", "operation", "ms/step", "share", "GFLOP/s", "GB/s", "of roof");
@@ -201,19 +202,19 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
     if (open_bench(&b) == 0) {
         time_steps(&b, profile);
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
-        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops();
+        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
-        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I}", "preset", p->name, "tokens_per_s", rate, "gflops",
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:s}", "preset", p->name, "tokens_per_s", rate, "gflops",
                       gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
                       (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
-                      1e3 * seconds, "steps", (json_int_t)steps);
+                      1e3 * seconds, "steps", (json_int_t)steps, "precision", bf16(&b) ? "bf16" : "fp32");
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
         else if (profile && json)
             json_object_set_new(o, "profile", profile_json(&b));
         if (o && !json) {
-            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %d "
-                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
+            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, %d "
+                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier, bf16(&b) ? "bf16" : "fp32",
                    sl_threads());
             if (profile)
                 print_profile(&b);

@@ -1,4 +1,5 @@
-/* sinklab doctor: what the machine offers, what it measures, and what would make a run slow on it. */
+/* sinklab doctor: what the machine offers, what it measures, and what would make a run slow on it.
+ */
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/threads.h"
@@ -26,7 +27,7 @@ typedef struct {
 typedef struct {
     sl_cpu cpu;
     const sl_kernels *kernels;
-    int threads, team;            /* asked for; given by OpenMP */
+    int threads, team;                                        /* asked for; given by OpenMP */
     const char *proc_bind, *blas, *blas_core, *blas_parallel; /* blas NULL: not linked */
     double gflops_1, gflops, bandwidth;
     warning warning[MAX_WARNINGS];
@@ -47,16 +48,11 @@ static int team_size(int threads) {
 
 static const char *proc_bind_name(void) {
     switch (omp_get_proc_bind()) {
-    case omp_proc_bind_false:
-        return "false";
-    case omp_proc_bind_true:
-        return "true";
-    case omp_proc_bind_close:
-        return "close";
-    case omp_proc_bind_spread:
-        return "spread";
-    default:
-        return "primary";
+    case omp_proc_bind_false: return "false";
+    case omp_proc_bind_true: return "true";
+    case omp_proc_bind_close: return "close";
+    case omp_proc_bind_spread: return "spread";
+    default: return "primary";
     }
 }
 
@@ -86,7 +82,8 @@ static void look(findings *f, int threads) {
 
 /* ---------------------------------------------------------------- judging */
 
-static void warn(findings *f, const char *mend, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void warn(findings *f, const char *mend, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static void warn(findings *f, const char *mend, const char *fmt, ...) {
     warning *w = &f->warning[f->warnings];
     va_list ap;
@@ -105,22 +102,26 @@ static void judge_threads(findings *f) {
     int omp_threads = omp ? atoi(omp) : 0;
     if (omp_threads > 0 && omp_threads < c->usable)
         warn(f, "unset OMP_NUM_THREADS, or give threads=N, which overrides it",
-             "OMP_NUM_THREADS=%d keeps %d of %d usable cores idle", omp_threads, c->usable - omp_threads, c->usable);
+             "OMP_NUM_THREADS=%d keeps %d of %d usable cores idle", omp_threads,
+             c->usable - omp_threads, c->usable);
     else if (f->threads == 1 && c->usable > 1)
-        warn(f, "leave threads at 0 for one thread per core", "one thread, though %d cores can be used", c->usable);
+        warn(f, "leave threads at 0 for one thread per core",
+             "one thread, though %d cores can be used", c->usable);
     else if (f->threads < c->usable)
-        warn(f, "leave threads at 0 for one thread per core", "%d threads, though %d cores can be used", f->threads,
-             c->usable);
+        warn(f, "leave threads at 0 for one thread per core",
+             "%d threads, though %d cores can be used", f->threads, c->usable);
     if (f->threads > c->usable)
         warn(f, "leave threads at 0 for one thread per core",
              "%d threads for %d usable cores: they wait for each other", f->threads, c->usable);
     if (f->team < f->threads)
-        warn(f, "unset OMP_THREAD_LIMIT", "OpenMP gives %d threads where %d are asked for", f->team, f->threads);
+        warn(f, "unset OMP_THREAD_LIMIT", "OpenMP gives %d threads where %d are asked for", f->team,
+             f->threads);
     if (c->quota > 0 && c->quota < c->cores)
         warn(f, "raise the container's CPU limit (docker --cpus, Kubernetes limits.cpu)",
              "a cgroup quota of %.2f CPUs is below the %d cores", c->quota, c->cores);
     if (c->logical < c->online)
-        warn(f, "start it without taskset, or ask the scheduler for more CPUs (Slurm --cpus-per-task)",
+        warn(f,
+             "start it without taskset, or ask the scheduler for more CPUs (Slurm --cpus-per-task)",
              "the affinity mask allows %d of %d hardware threads", c->logical, c->online);
     if (f->threads > 1 && f->threads <= c->usable && f->gflops < 0.6 * f->threads * f->gflops_1)
         warn(f, "stop what else is running; on a virtual machine, the host may share the cores",
@@ -136,11 +137,15 @@ static void judge(findings *f) {
         warn(f, "use a machine with AVX2 (x86-64 since 2013) or NEON (any 64-bit Arm)",
              "no AVX2: the kernels run without vector units, many times slower");
     if (f->blas && !strcmp(f->blas_parallel, "pthread"))
-        warn(f, "install libopenblas0-openmp (Debian, Ubuntu) and choose it with update-alternatives",
-             "OpenBLAS is the pthread build: its threads fight with OpenMP's, and comparisons with it mislead");
-    if (f->blas && f->kernels->vl == 16 && (!strcmp(f->blas_core, "Haswell") || !strcmp(f->blas_core, "Zen")))
+        warn(f,
+             "install libopenblas0-openmp (Debian, Ubuntu) and choose it with update-alternatives",
+             "OpenBLAS is the pthread build: its threads fight with OpenMP's, and comparisons with "
+             "it mislead");
+    if (f->blas && f->kernels->vl == 16 &&
+        (!strcmp(f->blas_core, "Haswell") || !strcmp(f->blas_core, "Zen")))
         warn(f, "set OPENBLAS_CORETYPE=SkylakeX to compare like with like",
-             "OpenBLAS, the yardstick, runs its AVX2 kernels (%s) though AVX-512 is there", f->blas_core);
+             "OpenBLAS, the yardstick, runs its AVX2 kernels (%s) though AVX-512 is there",
+             f->blas_core);
     if (!strcmp(f->cpu.huge_pages, "never"))
         warn(f, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)",
              "transparent huge pages are off: more TLB misses in large matrices");
@@ -165,15 +170,17 @@ static void print_machine(const sl_cpu *c) {
     char a[32], b[32], d[32];
     printf("cpu        %s\n", c->model);
     printf("           %s\n", c->flags);
-    printf("cores      %d core%s, %d of %d hardware thread%s allowed, %d socket%s", c->cores, plural(c->cores),
-           c->logical, c->online, plural(c->online), c->sockets, plural(c->sockets));
+    printf("cores      %d core%s, %d of %d hardware thread%s allowed, %d socket%s", c->cores,
+           plural(c->cores), c->logical, c->online, plural(c->online), c->sockets,
+           plural(c->sockets));
     if (c->quota > 0)
         printf(", cgroup quota %.2f CPUs", c->quota);
     printf("\nnuma       %d node%s", c->nodes, plural(c->nodes));
     for (int i = 0; i < c->nodes; i++)
         printf("%s node %d: %d threads, %s", i ? ";" : ":", c->node[i].id, c->node[i].logical,
                bytes_text(a, c->node[i].memory));
-    printf("\ncaches     L1d %s, L2 %s, L3 %s", bytes_text(a, c->l1d), bytes_text(b, c->l2), bytes_text(d, c->l3));
+    printf("\ncaches     L1d %s, L2 %s, L3 %s", bytes_text(a, c->l1d), bytes_text(b, c->l2),
+           bytes_text(d, c->l3));
     if (c->l3_total > c->l3)
         printf(" (%s in all)", bytes_text(a, c->l3_total));
     printf("\nmemory     %s, %s available; huge pages: %s\n", bytes_text(a, c->memory),
@@ -183,16 +190,18 @@ static void print_machine(const sl_cpu *c) {
 static void print_findings(const findings *f) {
     print_machine(&f->cpu);
     printf("kernels    tier %s, %d floats a vector\n", f->kernels->tier, f->kernels->vl);
-    printf("openmp     version %d, %d thread%s, proc_bind %s\n", _OPENMP, f->team, plural(f->team), f->proc_bind);
+    printf("openmp     version %d, %d thread%s, proc_bind %s\n", _OPENMP, f->team, plural(f->team),
+           f->proc_bind);
     if (f->blas)
-        printf("openblas   %s, core %s, %s (only the yardstick of bench and tests)\n", f->blas, f->blas_core,
-               f->blas_parallel);
+        printf("openblas   %s, core %s, %s (only the yardstick of bench and tests)\n", f->blas,
+               f->blas_core, f->blas_parallel);
     else
         puts("openblas   not linked (only a yardstick; nothing in the engine needs it)");
     printf("peak fp32  %.0f GFLOP/s with 1 thread", f->gflops_1);
     if (f->threads > 1)
         printf(", %.0f GFLOP/s with %d", f->gflops, f->threads);
-    printf("\nbandwidth  %.1f GB/s with %d thread%s\n", f->bandwidth, f->threads, plural(f->threads));
+    printf("\nbandwidth  %.1f GB/s with %d thread%s\n", f->bandwidth, f->threads,
+           plural(f->threads));
     for (int i = 0; i < f->warnings; i++)
         printf("warning: %s; %s\n", f->warning[i].what, f->warning[i].mend);
     if (f->warnings == 0)
@@ -202,16 +211,18 @@ static void print_findings(const findings *f) {
 static json_t *machine_json(const sl_cpu *c) {
     json_t *nodes = json_array();
     for (int i = 0; i < c->nodes; i++)
-        json_array_append_new(nodes, json_pack("{s:i, s:i, s:I}", "id", c->node[i].id, "hardware_threads",
-                                               c->node[i].logical, "memory_bytes",
-                                               (json_int_t)c->node[i].memory));
-    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:I, s:I, s:s}", "cpu",
-                     c->model, "flags", c->flags, "cores", c->cores, "usable_cores", c->usable, "hardware_threads",
-                     c->logical, "hardware_threads_online", c->online, "sockets", c->sockets, "cgroup_quota_cpus",
-                     c->quota > 0 ? json_real(c->quota) : json_null(), "numa_nodes", nodes, "caches", "l1d_bytes",
-                     (json_int_t)c->l1d, "l2_bytes", (json_int_t)c->l2, "l3_bytes", (json_int_t)c->l3,
-                     "l3_total_bytes", (json_int_t)c->l3_total, "memory_bytes", (json_int_t)c->memory,
-                     "memory_available_bytes", (json_int_t)c->memory_available, "huge_pages", c->huge_pages);
+        json_array_append_new(nodes, json_pack("{s:i, s:i, s:I}", "id", c->node[i].id,
+                                               "hardware_threads", c->node[i].logical,
+                                               "memory_bytes", (json_int_t)c->node[i].memory));
+    return json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:I, s:I, s:s}",
+        "cpu", c->model, "flags", c->flags, "cores", c->cores, "usable_cores", c->usable,
+        "hardware_threads", c->logical, "hardware_threads_online", c->online, "sockets", c->sockets,
+        "cgroup_quota_cpus", c->quota > 0 ? json_real(c->quota) : json_null(), "numa_nodes", nodes,
+        "caches", "l1d_bytes", (json_int_t)c->l1d, "l2_bytes", (json_int_t)c->l2, "l3_bytes",
+        (json_int_t)c->l3, "l3_total_bytes", (json_int_t)c->l3_total, "memory_bytes",
+        (json_int_t)c->memory, "memory_available_bytes", (json_int_t)c->memory_available,
+        "huge_pages", c->huge_pages);
 }
 
 static int print_json(const findings *f) {
@@ -219,14 +230,15 @@ static int print_json(const findings *f) {
     for (int i = 0; i < f->warnings; i++)
         json_array_append_new(warnings, json_pack("{s:s, s:s}", "what", f->warning[i].what, "mend",
                                                   f->warning[i].mend));
-    json_t *blas = f->blas ? json_pack("{s:s, s:s, s:s}", "config", f->blas, "core", f->blas_core, "parallel",
-                                       f->blas_parallel)
+    json_t *blas = f->blas ? json_pack("{s:s, s:s, s:s}", "config", f->blas, "core", f->blas_core,
+                                       "parallel", f->blas_parallel)
                            : json_null();
-    json_t *rest = json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:s}, s:o, s:f, s:f, s:f, s:o}", "tier", f->kernels->tier,
-                             "vector_floats", f->kernels->vl, "threads", f->threads, "openmp", "version", _OPENMP,
-                             "threads", f->team, "proc_bind", f->proc_bind, "openblas", blas, "peak_gflops_1_thread",
-                             f->gflops_1, "peak_gflops", f->gflops, "bandwidth_gb_s", f->bandwidth, "warnings",
-                             warnings);
+    json_t *rest =
+        json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:s}, s:o, s:f, s:f, s:f, s:o}", "tier",
+                  f->kernels->tier, "vector_floats", f->kernels->vl, "threads", f->threads,
+                  "openmp", "version", _OPENMP, "threads", f->team, "proc_bind", f->proc_bind,
+                  "openblas", blas, "peak_gflops_1_thread", f->gflops_1, "peak_gflops", f->gflops,
+                  "bandwidth_gb_s", f->bandwidth, "warnings", warnings);
     int rc = json_object_update(o, rest);
     if (rc == 0)
         rc = json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -239,17 +251,18 @@ static int print_json(const findings *f) {
 int sl_verb_doctor(int argc, char **argv) {
     bool json = false;
     int64_t threads = 0;
-    const sl_flag flags[] = {
-        SL_FLAG_INT("threads", "N", &threads, 0, SL_MAX_THREADS, "threads to measure with; 0 = one per usable core"),
-        SL_FLAG_BOOL("json", &json, "print JSON"), SL_FLAG_END};
-    const sl_verb_spec spec = {
-        .verb = "doctor",
-        .operands = "",
-        .about = "Says what this machine offers (kernel tier, cores, NUMA nodes, caches, memory, OpenMP, OpenBLAS), "
-                 "measures its peak in fp32 GFLOP/s and its memory bandwidth in about two seconds, and warns of what "
-                 "would make a run slow, with the mend.",
-        .flags = flags,
-        .examples = "sinklab doctor\nsinklab doctor --threads 1 --json\n"};
+    const sl_flag flags[] = {SL_FLAG_INT("threads", "N", &threads, 0, SL_MAX_THREADS,
+                                         "threads to measure with; 0 = one per usable core"),
+                             SL_FLAG_BOOL("json", &json, "print JSON"), SL_FLAG_END};
+    const sl_verb_spec spec = {.verb = "doctor",
+                               .operands = "",
+                               .about = "Says what this machine offers (kernel tier, cores, NUMA "
+                                        "nodes, caches, memory, OpenMP, OpenBLAS), "
+                                        "measures its peak in fp32 GFLOP/s and its memory "
+                                        "bandwidth in about two seconds, and warns of what "
+                                        "would make a run slow, with the mend.",
+                               .flags = flags,
+                               .examples = "sinklab doctor\nsinklab doctor --threads 1 --json\n"};
     sl_args args;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

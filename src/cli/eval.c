@@ -37,10 +37,13 @@ static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t 
     size_t bytes = (size_t)(c->train_batch * c->model_seq) * sizeof(int32_t);
     int32_t *in = malloc(bytes), *target = malloc(bytes);
     int rc = -1;
-    if (m && in && target && sl_load_params(m, dir) == 0) {
+    if (m && in && target && sl_model_load(m, dir, NULL) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
             windows = sl_dataset_windows(d, SL_VAL);
-        rc = report(d, sl_evaluate(m, d, windows, in, target), windows, c->model_seq, json);
+        double loss;
+        rc = sl_evaluate(m, d, windows, in, target, &loss);
+        if (rc == 0)
+            rc = report(d, loss, windows, c->model_seq, json);
     } else if (!in || !target)
         rc = sl_fail("out of memory for a batch");
     free(in), free(target);
@@ -67,7 +70,7 @@ int sl_verb_eval(int argc, char **argv) {
                                            "sinklab eval runs/gated data.corpus=other.txt\n"};
     sl_args args;
     sl_config c;
-    char dir[4096];
+    char dir[SL_DIR_CHARS];
     int32_t vocab;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

@@ -29,12 +29,13 @@ static void print_token(const sl_tokenizer *t, int32_t id) {
 }
 
 /* Feeds the prompt, then samples until the cache is full or enough tokens are out. */
-static void decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n, const options *o,
-                   float *logits, sl_sampler *sampler) {
+static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n,
+                  const options *o, float *logits, sl_sampler *sampler) {
     sl_rng rng = sl_rng_make((uint64_t)o->seed, SL_STREAM_SAMPLE, 0);
     int32_t token = prompt[0];
     for (int64_t at = 0; at < n + o->tokens - 1; at++) {
-        sl_model_decode(m, &token, at, logits);
+        if (sl_model_decode(m, &token, at, logits))
+            return -1;
         if (at + 1 < n) {
             token = prompt[at + 1];
             continue;
@@ -43,6 +44,7 @@ static void decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, in
         print_token(t, token);
     }
     putchar('\n');
+    return 0;
 }
 
 /* The prompt as tokens with BOS in front (if the model was trained so). */
@@ -90,16 +92,15 @@ static int generate(const sl_config *c, const char *dir, int32_t vocab, options 
                       (long long)n, (long long)(o->tokens ? o->tokens : 1), (long long)c->model_seq);
         goto end;
     }
-    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) || !(sampler = sl_sampler_create(vocab)) ||
-        sl_load_params(m, dir))
+    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
+        !(sampler = sl_sampler_create(vocab)) || sl_model_load(m, dir, NULL))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");
         goto end;
     }
     fputs(o->prompt, stdout);
-    decode(m, t, prompt, n, o, logits, sampler);
-    rc = 0;
+    rc = decode(m, t, prompt, n, o, logits, sampler);
 end:
     free(logits);
     free(prompt);
@@ -129,7 +130,7 @@ int sl_verb_generate(int argc, char **argv) {
                                .examples = "sinklab generate runs/base --prompt 'The Lord is' --temperature 0.8\n"};
     sl_args args;
     sl_config c;
-    char dir[4096];
+    char dir[SL_DIR_CHARS];
     int32_t vocab;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

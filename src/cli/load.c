@@ -5,17 +5,15 @@
 #include "base/threads.h"
 #include "train/checkpoint.h"
 
-int sl_load_config(const sl_args *args, sl_config *c, char dir[4096], int32_t *vocab) {
-    if (sl_checkpoint_resolve(args->positional[0], dir) || sl_checkpoint_config(dir, c) ||
-        sl_args_override(args, c) || sl_config_check(c) || sl_checkpoint_vocab(dir, vocab))
+int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
+    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) ||
+        sl_config_check(c))
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
     sl_threads_set((int)c->threads);
     return 0;
 }
-
-int sl_load_params(sl_model *m, const char *dir) { return sl_checkpoint_load(dir, sl_model_params(m), NULL); }
 
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
     sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);

@@ -8,9 +8,7 @@
 
 /* Reads the configuration of the checkpoint at args->positional[0], applies the overrides, sets the threads. The
  * folder that is meant goes to dir, its vocabulary to *vocab. */
-int sl_load_config(const sl_args *args, sl_config *c, char dir[4096], int32_t *vocab);
-/* Fills the model's parameters from the folder. */
-int sl_load_params(sl_model *m, const char *dir);
+int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab);
 /* Opens the configured corpus; fails if its vocabulary is not the checkpoint's. */
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab);
 

@@ -6,23 +6,14 @@
 
 #include <stdlib.h>
 
-static int check_tokens(const int32_t *tokens, int64_t n, int32_t vocab, const char *path) {
-    for (int64_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= vocab)
-            return sl_fail("%s: token %d at index %lld is outside the vocabulary of %d", path, tokens[i],
-                           (long long)i, vocab);
-    return 0;
-}
-
 static int compute(const sl_config *c, const char *dir, int32_t vocab, const char *in, const char *out) {
     int64_t shape[3];
     int32_t *tokens = NULL;
     if (sl_npy_read_tokens(in, shape, &tokens))
         return -1;
-    if (shape[0] == 0 || shape[1] == 0 || check_tokens(tokens, shape[0] * shape[1], vocab, in)) {
-        int rc = shape[0] && shape[1] ? -1 : sl_fail("%s holds no tokens", in);
+    if (shape[0] == 0 || shape[1] == 0) {
         free(tokens);
-        return rc;
+        return sl_fail("%s holds no tokens", in);
     }
     shape[2] = vocab;
     sl_model *m = sl_model_create(c, vocab, shape[0], shape[1], false, false);
@@ -30,9 +21,9 @@ static int compute(const sl_config *c, const char *dir, int32_t vocab, const cha
     int rc = m ? 0 : -1;
     if (m && !logits)
         rc = sl_fail("out of memory for logits of %lld tokens", (long long)(shape[0] * shape[1]));
-    if (rc == 0 && (rc = sl_load_params(m, dir)) == 0) {
-        sl_model_logits(m, tokens, logits);
-        rc = sl_npy_write(out, "<f4", 3, shape, logits);
+    if (rc == 0 && (rc = sl_model_load(m, dir, NULL)) == 0) {
+        rc = sl_model_logits(m, tokens, logits) ? sl_fail_prefix("%s", in)
+                                                : sl_npy_write(out, "<f4", 3, shape, logits);
     }
     free(logits);
     free(tokens);
@@ -55,7 +46,7 @@ int sl_verb_logits(int argc, char **argv) {
                                .examples = "sinklab logits runs/base --tokens tokens.npy --out logits.npy\n"};
     sl_args args;
     sl_config c;
-    char dir[4096];
+    char dir[SL_DIR_CHARS];
     int32_t vocab;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

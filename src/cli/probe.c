@@ -16,7 +16,7 @@ typedef struct {
     const char *corpus;
     int64_t windows;
     bool profile, json;
-    char dir[4096]; /* the checkpoint that is meant */
+    char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
     int32_t vocab;
     sl_config config;
     sl_dataset *data;
@@ -53,7 +53,7 @@ static int open_all(probe_run *r) {
         r->windows = available;
     r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, false,
                                true);
-    if (!r->model || sl_load_params(r->model, r->dir) < 0)
+    if (!r->model || sl_model_load(r->model, r->dir, NULL) < 0)
         return -1;
     r->probe = sl_probe_create(r->model);
     return r->probe ? 0 : -1;
@@ -61,19 +61,23 @@ static int open_all(probe_run *r) {
 
 /* The first validation windows, in order. */
 static int measure(probe_run *r) {
-    int64_t batch = sl_model_batch(r->model), seq = sl_model_seq(r->model);
+    int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
     int32_t *in = sl_alloc((size_t)(2 * batch * seq) * sizeof *in, "a batch");
     if (!in)
         return -1;
     int32_t *target = in + batch * seq;
-    for (int64_t first = 0; first < r->windows; first += batch) {
+    int rc = 0;
+    for (int64_t first = 0; first < r->windows && rc == 0; first += batch) {
+        double loss = 0;
         for (int64_t w = 0; w < batch; w++)
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-        r->loss += sl_model_forward(r->model, in, target, NULL) * (double)batch / (double)r->windows;
-        sl_probe_add(r->probe, r->model);
+        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model)
+                 ? -1
+                 : 0;
+        r->loss += loss * (double)batch / (double)r->windows;
     }
     sl_free(in);
-    return 0;
+    return rc;
 }
 
 static void cell(int width, const json_t *x) {

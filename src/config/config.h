@@ -2,13 +2,11 @@
 #ifndef SL_CONFIG_CONFIG_H
 #define SL_CONFIG_CONFIG_H
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
+#include "sinklab.h" /* sl_config as others see it: create, read, override, check, dump */
 
 enum { SL_CONFIG_STR = 1024 };
 
-typedef struct {
+struct sl_config {
 #define INT(key, field, def, min, max, help) int64_t field;
 #define REAL(key, field, def, min, max, help) double field;
 #define BOOL(key, field, def, help) bool field;
@@ -22,7 +20,7 @@ typedef struct {
 #undef ENUM
 #undef STR
 #undef PAIR
-} sl_config;
+};
 
 /* A legal value of an ENUM key. */
 typedef struct {
@@ -40,20 +38,6 @@ enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
 
 void sl_config_defaults(sl_config *c);
-/* Reads a YAML file over *c; nested sections and dotted keys are the same. Unknown key, wrong type, out
- * of range, duplicate key, an alias, a second document, a file over 1 MiB: fails with file:line, the key
- * and the legal values (usage error). On failure *c is unchanged, here and in the next two. */
-int sl_config_read(sl_config *c, const char *path);
-/* The same from memory; `name` stands for the file in messages. */
-int sl_config_parse(sl_config *c, const char *text, size_t n, const char *name);
-/* One override "model.norm=gated_norm". A value is read as the YAML scalar (or [a, b]) it would be. */
-int sl_config_override(sl_config *c, const char *assignment);
-/* Checks what one key cannot: dim against heads, kv_heads dividing heads, even head width, rank against
- * dim, warm-up against steps, products of sizes that would overflow. Resolves nothing: 0 stays
- * "derived". Messages name the keys. */
-int sl_config_check(const sl_config *c);
-/* Effective configuration as YAML that sl_config_read takes back to the same struct. */
-int sl_config_dump(const sl_config *c, FILE *f);
 /* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in
  * `keys` if n > 0. json: one array of objects. Fails on a name that is neither key nor section. */
 int sl_config_help(FILE *f, const char *const *keys, int n, bool json);

@@ -167,6 +167,17 @@ static int find_choice(const sl_choice *choices, const char *name) {
     return -1;
 }
 
+sl_config *sl_config_create(void) {
+    sl_config *c = malloc(sizeof *c);
+    if (c)
+        sl_config_defaults(c);
+    else
+        sl_fail("out of memory for a configuration");
+    return c;
+}
+
+void sl_config_free(sl_config *c) { free(c); }
+
 void sl_config_defaults(sl_config *c) {
     /* Padding and string tails too: equal configurations are equal bytes. */
     memset(c, 0, sizeof *c);

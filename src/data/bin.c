@@ -37,7 +37,7 @@ static int parse_header(sl_tokens *t, const int32_t *h, size_t n, const char *na
     if (h[1] != version)
         return sl_fail("%s: version %d of the token bin %d, only %d is known", name, h[1], h[0], version);
     if (h[2] < 0)
-        return sl_fail("%s: the header claims %d tokens", name, h[2]);
+        return sl_fail("%s: the header claims a negative number of tokens, %d", name, h[2]);
     uint64_t want = SL_BIN_HEADER_BYTES + (uint64_t)h[2] * (uint64_t)width;
     if (n != want)
         return sl_fail("%s: %s: the header claims %d tokens, which are %llu bytes, but the file has %zu", name,

@@ -115,7 +115,8 @@ int sl_fsync_dir(const char *path) {
     if (fd < 0)
         return sl_fail_errno("cannot open folder", path);
     /* Some network file systems cannot synchronise a folder and say EINVAL. */
-    int rc = sl_sys.fsync(fd) < 0 && errno != EINVAL ? sl_fail_errno("cannot flush folder", path) : 0;
+    int rc =
+        sl_sys.fsync(fd) < 0 && errno != EINVAL ? sl_fail_errno("cannot flush folder", path) : 0;
     sl_sys.close(fd);
     return rc;
 }

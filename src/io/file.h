@@ -1,5 +1,5 @@
-/* Files: whole files mapped for reading; checked, hashed and fsync'ed writing. What can fail on a full or
- * broken disk goes through sl_sys, so that a test can make the n-th call fail. */
+/* Files: whole files mapped for reading; checked, hashed and fsync'ed writing. What can fail on a
+ * full or broken disk goes through sl_sys, so that a test can make the n-th call fail. */
 #ifndef SL_IO_FILE_H
 #define SL_IO_FILE_H
 
@@ -34,11 +34,12 @@ typedef struct {
     uint64_t size;    /* bytes put so far */
     void *hash;       /* XXH3 state over them */
 } sl_writer;
-/* Creates or truncates. After a failure of open, put or finish nothing is left to free, and a regular
- * file that is half written has been removed. */
+/* Creates or truncates. After a failure of open, put or finish nothing is left to free, and a
+ * regular file that is half written has been removed. */
 int sl_writer_open(sl_writer *w, const char *path);
 int sl_writer_put(sl_writer *w, const void *p, size_t n);
-/* Closes, frees, and removes the file unless it is a device, a pipe or a link that the user named. */
+/* Closes, frees, and removes the file unless it is a device, a pipe or a link that the user named.
+ */
 int sl_writer_abandon(sl_writer *w); /* always -1 */
 /* Flushes to the disk and closes; the XXH3-64 of the bytes goes to *hash unless NULL. */
 int sl_writer_finish(sl_writer *w, uint64_t *hash);

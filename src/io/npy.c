@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "array data is copied as it lies in the file");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "array data is copied as it lies in the file");
 
 static const char magic[6] = "\x93NUMPY";
 enum { ALIGN = 64, MAX_DIM = 8 };
@@ -29,12 +30,13 @@ int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *s
     if (!ok)
         return sl_fail("%s: cannot write an array of dtype %s with such a shape", path, descr);
 
-    /* Version 1.0: magic, version, length of the rest of the header (16 bits), a Python dict, spaces
-     * and a newline, so that the data is aligned. */
+    /* Version 1.0: magic, version, length of the rest of the header (16 bits), a Python dict,
+     * spaces and a newline, so that the data is aligned. */
     char h[ALIGN * 5];
     int n = sprintf(h + 10, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr) + 10;
     for (int i = 0; i < ndim; i++)
-        n += sprintf(h + n, "%lld,%s", (long long)shape[i], i + 1 < ndim ? " " : "");
+        n += snprintf(h + n, sizeof h - (size_t)n, "%lld,%s", (long long)shape[i],
+                      i + 1 < ndim ? " " : "");
     n += sprintf(h + n, "), }");
     int size = (n + 1 + ALIGN - 1) / ALIGN * ALIGN;
     memset(h + n, ' ', (size_t)(size - n - 1));
@@ -193,8 +195,8 @@ static int integer_dtype(const char *descr, bool *is_signed) {
         const char *descr;
         int size;
         bool is_signed;
-    } types[] = {{"|i1", 1, true}, {"|u1", 1, false}, {"<i1", 1, true},  {"<u1", 1, false},
-                 {"<i2", 2, true}, {"<u2", 2, false}, {"<i4", 4, true},  {"<u4", 4, false},
+    } types[] = {{"|i1", 1, true}, {"|u1", 1, false}, {"<i1", 1, true}, {"<u1", 1, false},
+                 {"<i2", 2, true}, {"<u2", 2, false}, {"<i4", 4, true}, {"<u4", 4, false},
                  {"<i8", 8, true}, {"<u8", 8, false}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (!strcmp(descr, types[i].descr)) {
@@ -228,8 +230,8 @@ int sl_npy_tokens_from_memory(const void *bytes, size_t n, const char *name, int
         return -1;
     int size = integer_dtype(h.descr, &is_signed);
     if (!size)
-        return sl_fail("%s: dtype %s is not a little-endian integer; save it with astype('<i4')", name,
-                       h.descr);
+        return sl_fail("%s: dtype %s is not a little-endian integer; save it with astype('<i4')",
+                       name, h.descr);
     if (h.ndim < 1 || h.ndim > 2)
         return sl_fail("%s: the array has %d dimensions; tokens need 1 or 2", name, h.ndim);
     if (h.fortran && h.ndim == 2)
@@ -237,15 +239,17 @@ int sl_npy_tokens_from_memory(const void *bytes, size_t n, const char *name, int
     int64_t count = h.shape[0], want;
     if ((h.ndim == 2 && __builtin_mul_overflow(count, h.shape[1], &count)) ||
         __builtin_mul_overflow(count, size, &want) || (uint64_t)want != n - at)
-        return sl_fail("%s: %zu bytes of data do not agree with its shape: truncated or over-long file",
-                       name, n - at);
+        return sl_fail(
+            "%s: %zu bytes of data do not agree with its shape: truncated or over-long file", name,
+            n - at);
     int32_t *out = malloc(count ? (size_t)count * sizeof *out : 1);
     if (!out)
         return sl_fail("%s: out of memory for %lld tokens", name, (long long)count);
     for (int64_t i = 0; i < count; i++)
         if (!to_int32(p + at + i * size, size, is_signed, &out[i])) {
             free(out);
-            return sl_fail("%s: value number %lld does not fit 32 bits: not a token", name, (long long)i);
+            return sl_fail("%s: value number %lld does not fit 32 bits: not a token", name,
+                           (long long)i);
         }
     shape[0] = h.ndim == 2 ? h.shape[0] : 1;
     shape[1] = h.shape[h.ndim - 1];

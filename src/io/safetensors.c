@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor data is copied as it lies in the file");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "tensor data is copied as it lies in the file");
 
 enum { HEADER_MAX = 100000000, ALIGN = 64, MAX_DIM = 8 };
 
@@ -17,10 +18,10 @@ static const struct {
     const char *name;
     int64_t size;
 } dtypes[] = {
-    [SL_F32] = {"F32", 4},         [SL_F16] = {"F16", 2},        [SL_BF16] = {"BF16", 2},
-    [SL_F64] = {"F64", 8},         [SL_I8] = {"I8", 1},          [SL_U8] = {"U8", 1},
-    [SL_I16] = {"I16", 2},         [SL_I32] = {"I32", 4},        [SL_I64] = {"I64", 8},
-    [SL_BOOL] = {"BOOL", 1},       [SL_F8_E4M3] = {"F8_E4M3", 1}, [SL_F8_E5M2] = {"F8_E5M2", 1},
+    [SL_F32] = {"F32", 4},   [SL_F16] = {"F16", 2},         [SL_BF16] = {"BF16", 2},
+    [SL_F64] = {"F64", 8},   [SL_I8] = {"I8", 1},           [SL_U8] = {"U8", 1},
+    [SL_I16] = {"I16", 2},   [SL_I32] = {"I32", 4},         [SL_I64] = {"I64", 8},
+    [SL_BOOL] = {"BOOL", 1}, [SL_F8_E4M3] = {"F8_E4M3", 1}, [SL_F8_E5M2] = {"F8_E5M2", 1},
 };
 enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
@@ -76,7 +77,8 @@ static int parse_shape(const sl_st_file *f, const json_t *v, sl_st_tensor *t) {
     for (int i = 0; i < t->ndim; i++) {
         const json_t *d = json_array_get(v, (size_t)i);
         if (!json_is_integer(d) || json_integer_value(d) < 0)
-            return sl_fail("%s: tensor %s: shape has an entry that is not a size", f->name, t->name);
+            return sl_fail("%s: tensor %s: shape has an entry that is not a size", f->name,
+                           t->name);
         t->shape[i] = json_integer_value(d);
     }
     return 0;
@@ -85,8 +87,9 @@ static int parse_shape(const sl_st_file *f, const json_t *v, sl_st_tensor *t) {
 static int parse_tensor(const sl_st_file *f, const char *name, const json_t *v, uint64_t data_size,
                         sl_st_tensor *t) {
     if (!plain_name(name))
-        return sl_fail("%s: a tensor name is empty, longer than %zu bytes or has control characters",
-                       f->name, sizeof t->name - 1);
+        return sl_fail(
+            "%s: a tensor name is empty, longer than %zu bytes or has control characters", f->name,
+            sizeof t->name - 1);
     strcpy(t->name, name);
     if (!json_is_object(v))
         return sl_fail("%s: tensor %s: its entry is not an object", f->name, name);
@@ -101,12 +104,12 @@ static int parse_tensor(const sl_st_file *f, const char *name, const json_t *v, 
     t->begin = (uint64_t)json_integer_value(b);
     t->end = (uint64_t)json_integer_value(e);
     if (t->end > data_size)
-        return sl_fail("%s: tensor %s ends %llu bytes after the end of the file: truncated?", f->name,
-                       name, (unsigned long long)(t->end - data_size));
+        return sl_fail("%s: tensor %s ends %llu bytes after the end of the file: truncated?",
+                       f->name, name, (unsigned long long)(t->end - data_size));
     int64_t bytes = tensor_bytes(t);
     if (bytes < 0 || (uint64_t)bytes != t->end - t->begin)
-        return sl_fail("%s: tensor %s: shape and dtype do not agree with its %llu bytes", f->name, name,
-                       (unsigned long long)(t->end - t->begin));
+        return sl_fail("%s: tensor %s: shape and dtype do not agree with its %llu bytes", f->name,
+                       name, (unsigned long long)(t->end - t->begin));
     return 0;
 }
 
@@ -127,7 +130,8 @@ static int check_tiling(const sl_st_file *f, uint64_t data_size) {
     for (int i = 0; i < f->count; i++) {
         if (f->tensor[i].begin != at)
             return sl_fail("%s: %s tensor %s", f->name,
-                           f->tensor[i].begin < at ? "overlapping data at" : "a hole in the data before",
+                           f->tensor[i].begin < at ? "overlapping data at"
+                                                   : "a hole in the data before",
                            f->tensor[i].name);
         at = f->tensor[i].end;
     }
@@ -178,15 +182,17 @@ static int parse_file(sl_st_file *f, const unsigned char *p, size_t n) {
         return sl_fail("%s: not a safetensors file: only %zu bytes", f->name, n);
     memcpy(&header, p, sizeof header);
     if (header > HEADER_MAX || header > n - sizeof header)
-        return sl_fail("%s: not a safetensors file, or truncated: header of %llu bytes in a file of %zu",
-                       f->name, (unsigned long long)header, n);
+        return sl_fail(
+            "%s: not a safetensors file, or truncated: header of %llu bytes in a file of %zu",
+            f->name, (unsigned long long)header, n);
     const char *text = (const char *)p + sizeof header;
     json_error_t e;
     json_t *root = json_loadb(text, (size_t)header, JSON_REJECT_DUPLICATES, &e);
     if (!json_is_object(root) || text[0] != '{') {
         json_decref(root);
-        return sl_fail("%s: not a safetensors file: its header is not a JSON object with unique keys",
-                       f->name);
+        return sl_fail(
+            "%s: not a safetensors file: its header is not a JSON object with unique keys",
+            f->name);
     }
     f->data = p + sizeof header + header;
     int rc = parse_header(f, root, n - sizeof header - header);
@@ -277,9 +283,7 @@ static void to_floats(enum sl_dtype t, int64_t n, const unsigned char *src, floa
     uint16_t h;
     double d;
     switch (t) {
-    case SL_F32:
-        memcpy(dst, src, (size_t)n * sizeof *dst);
-        break;
+    case SL_F32: memcpy(dst, src, (size_t)n * sizeof *dst); break;
     case SL_BF16:
         for (int64_t i = 0; i < n; i++) {
             memcpy(&h, src + 2 * i, 2);
@@ -324,7 +328,8 @@ int sl_st_check_f32(const sl_st_file *f, const char *name, int ndim, const int64
     return 0;
 }
 
-int sl_st_read_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape, float *dst) {
+int sl_st_read_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape,
+                   float *dst) {
     if (sl_st_check_f32(f, name, ndim, shape) < 0)
         return -1;
     const sl_st_tensor *t = sl_st_find(f, name);

@@ -9,8 +9,20 @@
 
 #include <stdint.h>
 
-enum sl_dtype { SL_F32, SL_F16, SL_BF16, SL_F64, SL_I8, SL_U8, SL_I16, SL_I32, SL_I64, SL_BOOL,
-                SL_F8_E4M3, SL_F8_E5M2 };
+enum sl_dtype {
+    SL_F32,
+    SL_F16,
+    SL_BF16,
+    SL_F64,
+    SL_I8,
+    SL_U8,
+    SL_I16,
+    SL_I32,
+    SL_I64,
+    SL_BOOL,
+    SL_F8_E4M3,
+    SL_F8_E5M2
+};
 const char *sl_dtype_name(enum sl_dtype t);
 int64_t sl_dtype_size(enum sl_dtype t);
 
@@ -25,19 +37,21 @@ typedef struct {
 typedef struct sl_st_file sl_st_file; /* an open file, memory-mapped read-only */
 
 sl_st_file *sl_st_open(const char *path); /* NULL with a message */
-/* Internal (checkpoints, fuzzing): the same over n bytes in memory that outlive the result; `name` stands
- * for the file in messages. */
+/* Internal (checkpoints, fuzzing): the same over n bytes in memory that outlive the result; `name`
+ * stands for the file in messages. */
 sl_st_file *sl_st_open_memory(const void *p, size_t n, const char *name);
 void sl_st_close(sl_st_file *f);
 int sl_st_count(const sl_st_file *f);
 const sl_st_tensor *sl_st_at(const sl_st_file *f, int i);
-const sl_st_tensor *sl_st_find(const sl_st_file *f, const char *name); /* NULL if absent, no message */
+const sl_st_tensor *sl_st_find(const sl_st_file *f,
+                               const char *name); /* NULL if absent, no message */
 /* May be unaligned in a file that others wrote; a file cut short while it is open gives SIGBUS. */
 const void *sl_st_data(const sl_st_file *f, const sl_st_tensor *t);
 const char *sl_st_metadata(const sl_st_file *f, const char *key); /* NULL if absent */
-/* Copies a F32, BF16, F16 (all exact) or F64 (rounded) tensor as floats. Fails if the tensor is missing or its shape is not
- * the given one (message has the file, the name and both shapes). */
-int sl_st_read_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape, float *dst);
+/* Copies a F32, BF16, F16 (all exact) or F64 (rounded) tensor as floats. Fails if the tensor is
+ * missing or its shape is not the given one (message has the file, the name and both shapes). */
+int sl_st_read_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape,
+                   float *dst);
 /* Internal: would sl_st_read_f32 succeed? */
 int sl_st_check_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape);
 
@@ -50,7 +64,8 @@ typedef struct {
  * header with spaces), flushed and fsync'ed. keys/values: n_meta metadata strings. */
 int sl_st_write(const char *path, sl_st_entry *entries, int n, const char *const *keys,
                 const char *const *values, int n_meta);
-/* Internal (checkpoints): the same into an open writer, which is abandoned on failure (io/file.h). */
+/* Internal (checkpoints): the same into an open writer, which is abandoned on failure (io/file.h).
+ */
 int sl_st_put(sl_writer *w, sl_st_entry *entries, int n, const char *const *keys,
               const char *const *values, int n_meta);
 

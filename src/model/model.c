@@ -6,8 +6,10 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "model/program.h"
+#include "ops/gemm_bf16.h"
 #include "ops/norm.h"
 #include "ops/ops.h"
+#include "ops/rowwise.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,11 +31,19 @@ struct sl_model {
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     float *cos, *sin;
     char *arena;
-    float **buf;
+    void **buf;
+    float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *token_loss;
+    bool taps, tapped; /* does it keep taps; do they hold a pass */
+    int threads;       /* that there is scratch for */
+    int64_t decoded;   /* positions in a decoder's cache */
     double *seconds; /* NULL, or forward and backward time of each operation */
     size_t arena_bytes;
 };
+
+static int fail_null(const char *what) {
+    return sl_fail("%s: the model is NULL; was its creation checked?", what);
+}
 
 /* ---- building */
 
@@ -165,25 +175,52 @@ static bool allocate(sl_model *m, bool training) {
     }
     thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: threads' scratch must not share sets */
     m->exec.scratch_bytes = thread;
-    m->exec.scratch = sl_alloc(thread * (size_t)sl_threads(), "scratch");
+    m->threads = sl_threads();
+    m->exec.scratch = sl_alloc(thread * (size_t)m->threads, "scratch");
     m->exec.shared = sl_alloc(shared, "scratch");
     m->arena = sl_alloc(m->arena_bytes, "activations; use a smaller train.batch");
     m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
     m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
+    if (b->bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
+        return false;
+    if (b->bf16 && b->keeps) {
+        const sl_buffer *qkv = &b->buffer[m->layer[0].qkv];
+        int64_t wide = qkv->cols > m->config.model_dim ? qkv->cols : m->config.model_dim;
+        if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
+            return false;
+    }
     if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
         return false;
     for (int i = 0; i < b->buffers; i++)
-        m->buf[i] = (float *)(m->arena + b->buffer[i].offset);
+        m->buf[i] = m->arena + b->buffer[i].offset;
     m->exec.k = b->kernels;
     m->exec.p = &m->params;
     m->exec.buf = m->buf;
+    m->exec.info = b->buffer;
     m->exec.token_loss = m->token_loss;
     m->exec.grad_scale = 1;
     return true;
 }
 
+int sl_model_precision(const sl_config *c) {
+    const sl_kernels *k = sl_kernels_select((enum sl_isa)c->isa);
+    return c->precision != SL_PRECISION_FP32 && k->bf16_unit ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+}
+
+static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq) {
+    /* As in sl_config_check: sizes in bytes stay within 63 bits. */
+    const int64_t most = (int64_t)1 << 26;
+    if (vocab < 1 || batch < 1 || seq < 1 || batch > most / seq)
+        return sl_fail("a model for %d tokens and %lld windows of %lld positions: all must be at "
+                       "least 1, and a batch at most %lld positions",
+                       vocab, (long long)batch, (long long)seq, (long long)most);
+    return sl_config_check(c);
+}
+
 static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
                         bool training, bool taps) {
+    if (check_sizes(c, vocab, batch, cache ? cache : seq))
+        return NULL;
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -193,6 +230,7 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     }
     m->config = *c;
     m->vocab = vocab;
+    m->taps = taps;
     m->layer = layer;
     for (int64_t i = 0; i <= c->model_layers; i++) {
         layer[i].qkv = SL_NONE;
@@ -202,6 +240,8 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
                               .params = &m->params, .batch = batch, .seq = seq, .training = training,
                               .cache = cache};
+    /* One position at a time gains nothing from bf16 products. */
+    m->program.bf16 = !cache && sl_model_precision(c) == SL_PRECISION_BF16;
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok) {
         build(m, taps);
@@ -221,6 +261,10 @@ sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int6
 }
 
 sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
+    if (cache < 1) {
+        sl_fail("a decoder needs room for at least one position, not %lld", (long long)cache);
+        return NULL;
+    }
     return create(c, vocab, batch, 1, cache, false, false);
 }
 
@@ -229,9 +273,10 @@ void sl_model_free(sl_model *m) {
         return;
     sl_params *p = &m->params;
     void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
-                     m->sin};
+                     m->sin, m->tap};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
+    sl_gemm_bf16_work_free(m->exec.work);
     sl_program_free(&m->program);
     free(p->tensor);
     free(m->buf);
@@ -240,7 +285,9 @@ void sl_model_free(sl_model *m) {
     free(m);
 }
 
-void sl_model_init(sl_model *m, uint64_t seed) {
+int sl_model_init(sl_model *m, uint64_t seed) {
+    if (!m)
+        return fail_null("sl_model_init");
     for (int i = 0; i < m->params.count; i++) {
         const sl_tensor *t = &m->params.tensor[i];
         float *w = m->params.w + t->offset;
@@ -249,16 +296,50 @@ void sl_model_init(sl_model *m, uint64_t seed) {
             w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r))
                                              : (t->init == SL_INIT_ONES ? 1.0f : 0.0f);
     }
+    return 0;
 }
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
-int32_t sl_model_vocab(const sl_model *m) { return m->vocab; }
-int64_t sl_model_batch(const sl_model *m) { return m->program.batch; }
-int64_t sl_model_seq(const sl_model *m) { return m->program.seq; }
 int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
 
+sl_shape sl_model_shape(const sl_model *m) {
+    if (!m)
+        return (sl_shape){0};
+    const sl_config *c = &m->config;
+    return (sl_shape){.layers = c->model_layers,
+                      .dim = c->model_dim,
+                      .heads = c->model_heads,
+                      .kv_heads = sl_config_kv_heads(c),
+                      .head_dim = sl_config_head_dim(c),
+                      .vocab = m->vocab,
+                      .batch = m->program.batch,
+                      .seq = m->program.seq};
+}
+
 /* ---- running */
+
+int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
+                        int64_t passes) {
+    if (!m)
+        return fail_null("a pass");
+    if (decoder != (m->program.cache > 0))
+        return sl_fail(decoder ? "only a model of sl_model_create_decoder decodes"
+                               : "a decoder runs through sl_model_decode only");
+    if (sl_threads() > m->threads)
+        return sl_fail("the model was made for %d threads and there are %d; call sl_threads_set "
+                       "before it is made",
+                       m->threads, sl_threads());
+    for (int64_t i = 0, n = passes * m->program.batch * m->program.seq; i < n; i++) {
+        if (in[i] < 0 || in[i] >= m->vocab)
+            return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i],
+                           (long long)i, m->vocab);
+        if (target && target[i] >= m->vocab)
+            return sl_fail("target %d at place %lld is outside the vocabulary of %d", target[i],
+                           (long long)i, m->vocab);
+    }
+    return 0;
+}
 
 static void run_op(sl_model *m, int i, bool backward) {
     const sl_op *op = &m->program.op[i];
@@ -284,13 +365,21 @@ static void forward(sl_model *m, const int32_t *in, const int32_t *target, bool 
     m->exec.training = training;
     for (int i = 0; i < m->program.ops; i++)
         run_op(m, i, false);
+    m->tapped = m->taps;
 }
 
-double sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, float *token_loss) {
+int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, double *loss,
+                     float *token_loss) {
+    if (sl_model_check_pass(m, false, in, target, 1))
+        return -1;
+    if (!target && (loss || token_loss))
+        return sl_fail("sl_model_forward: a loss needs targets");
     forward(m, in, target, false);
     if (token_loss)
         memcpy(token_loss, m->token_loss, (size_t)(m->program.batch * m->program.seq) * sizeof(float));
-    return mean_loss(m);
+    if (loss)
+        *loss = mean_loss(m);
+    return 0;
 }
 
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale) {
@@ -299,18 +388,33 @@ double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *
     double loss = mean_loss(m);
     for (int i = m->program.ops - 1; i >= 0; i--)
         run_op(m, i, true);
+    m->tapped = false; /* gradients took their places */
     return loss;
 }
 
-void sl_model_logits(sl_model *m, const int32_t *in, float *logits) {
+static void forward_logits(sl_model *m, const int32_t *in, float *logits) {
     m->exec.logits = logits;
     forward(m, in, NULL, false);
     m->exec.logits = NULL;
 }
 
-void sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits) {
+int sl_model_logits(sl_model *m, const int32_t *in, float *logits) {
+    if (sl_model_check_pass(m, false, in, NULL, 1))
+        return -1;
+    forward_logits(m, in, logits);
+    return 0;
+}
+
+int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits) {
+    if (sl_model_check_pass(m, true, token, NULL, 1))
+        return -1;
+    if (position < 0 || position > m->decoded || position >= m->program.cache)
+        return sl_fail("cannot decode position %lld: %lld are decoded, of %lld",
+                       (long long)position, (long long)m->decoded, (long long)m->program.cache);
     m->exec.position = position;
-    sl_model_logits(m, token, logits);
+    forward_logits(m, token, logits);
+    m->decoded = position + 1;
+    return 0;
 }
 
 /* ---- profile */
@@ -325,7 +429,8 @@ int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
 static double buffer_bytes(const sl_model *m, sl_buf b) {
     if (b == SL_NONE)
         return 0;
-    return (double)(m->program.buffer[b].rows * m->program.buffer[b].cols) * sizeof(float);
+    const sl_buffer *v = &m->program.buffer[b];
+    return (double)(v->rows * v->cols) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
 }
 
 sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
@@ -349,32 +454,71 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
 
 /* ---- taps */
 
+int sl_model_check_taps(const sl_model *m) {
+    if (!m)
+        return fail_null("a tap");
+    if (!m->taps)
+        return sl_fail("the model keeps no taps; create it with them");
+    if (!m->tapped)
+        return sl_fail("taps hold a forward pass, and the model has done none since its last step");
+    return 0;
+}
+
+/* Is there a layer of that number, of `layers`, and can its taps be read? */
+static bool has_tap(const sl_model *m, int layer, int64_t layers) {
+    if (sl_model_check_taps(m))
+        return false;
+    if (layer >= 0 && layer < layers)
+        return true;
+    sl_fail("no such tap of layer %d, of %lld", layer, (long long)layers);
+    return false;
+}
+
+/* NULL with a message if there is no such norm. */
+static const sl_norm_tap *norm_tap(const sl_model *m, int layer, int which) {
+    if (!m)
+        fail_null("a norm");
+    else if (layer < 0 || layer > m->config.model_layers || which < 0 || which > 1 ||
+             m->layer[layer].norm[which].out == SL_NONE)
+        sl_fail("layer %d has no norm %d", layer, which);
+    else
+        return &m->layer[layer].norm[which];
+    return NULL;
+}
+
 const float *sl_model_residual(const sl_model *m, int layer) {
+    if (!has_tap(m, layer, m ? m->config.model_layers + 1 : 0))
+        return NULL;
     return sl_buf_data(&m->exec, m->layer[layer].residual);
 }
 
 sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
+    if (!has_tap(m, layer, m ? m->config.model_layers : 0))
+        return (sl_qkv_tap){0};
     int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
             kv = sl_config_kv_heads(&m->config) * hd;
-    const float *p = sl_buf_data(&m->exec, m->layer[layer].qkv);
+    sl_buf qkv = m->layer[layer].qkv;
+    const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
 }
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
-    int i = m->layer[layer].norm[which].weight;
-    return i == SL_NONE ? NULL : m->params.w + m->params.tensor[i].offset;
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    return !n || n->weight == SL_NONE ? NULL : m->params.w + m->params.tensor[n->weight].offset;
 }
 
-const float *sl_model_norm_output(const sl_model *m, int layer, int which, float *scratch) {
-    (void)scratch;
-    return sl_buf_data(&m->exec, m->layer[layer].norm[which].out);
+const float *sl_model_norm_output(const sl_model *m, int layer, int which) {
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    if (!n || sl_model_check_taps(m))
+        return NULL;
+    return sl_read_rows(&m->exec, n->out, 0, m->program.buffer[n->out].rows, m->tap);
 }
 
 bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
-    int i = m->layer[layer].norm[which].gate_op;
-    if (i == SL_NONE)
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    if (!n || n->gate_op == SL_NONE || sl_model_check_taps(m))
         return false;
-    sl_gate_values(&m->program.op[i], &m->exec, dst);
+    sl_gate_values(&m->program.op[n->gate_op], &m->exec, dst);
     return true;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "ops/gemm_bf16.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,15 +27,26 @@ static bool grow(sl_program *b, void **array, int count, int *capacity, size_t s
 sl_buf sl_program_buffer(sl_program *b, int64_t rows, int64_t cols) {
     if (!grow(b, (void **)&b->buffer, b->buffers, &b->buffer_capacity, sizeof *b->buffer))
         return 0;
-    b->buffer[b->buffers] = (sl_buffer){.rows = rows, .cols = cols, .first = -1, .last = -1};
+    b->buffer[b->buffers] = (sl_buffer){.rows = rows, .cols = cols, .ld = cols, .first = -1, .last = -1};
     return b->buffers++;
 }
+
+static sl_buf like(sl_program *b, int64_t rows, int64_t cols, bool bf16) {
+    sl_buf v = sl_program_buffer(b, rows, cols);
+    if (bf16 && !b->failed) {
+        b->buffer[v].bf16 = true;
+        b->buffer[v].ld = sl_bf16_ld(cols);
+    }
+    return v;
+}
+
+sl_buf sl_program_activation(sl_program *b, int64_t rows, int64_t cols) { return like(b, rows, cols, b->bf16); }
 
 sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label) {
     static _Thread_local sl_op sink; /* takes the writes of a builder that ran out of memory */
     sl_op *op = grow(b, (void **)&b->op, b->ops, &b->op_capacity, sizeof *b->op) ? &b->op[b->ops++] : &sink;
     *op = (sl_op){.kind = kind, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE,
-                  .din = SL_NONE, .dout = SL_NONE, .factor = 1};
+                  .temp = SL_NONE, .din = SL_NONE, .dout = SL_NONE, .factor = 1};
     snprintf(op->label, sizeof op->label, "%s", label);
     for (int i = 0; i < SL_OP_INPUTS; i++)
         op->in[i] = SL_NONE;
@@ -100,7 +112,8 @@ static int assign_gradients(sl_program *b) {
         bool in_place = op->in[0] == op->out;
         op->acc = !in_place && grad[op->in[0]] != SL_NONE;
         if (grad[op->in[0]] == SL_NONE)
-            grad[op->in[0]] = sl_program_buffer(b, b->buffer[op->in[0]].rows, b->buffer[op->in[0]].cols);
+            grad[op->in[0]] = like(b, b->buffer[op->in[0]].rows, b->buffer[op->in[0]].cols,
+                                   b->buffer[op->in[0]].bf16);
         op->din = grad[op->in[0]];
     }
     free(grad);
@@ -124,7 +137,7 @@ static void lifetimes(sl_program *b) {
             use(b, op->in[0], back);
         if (op->kind->keeps_out)
             use(b, op->out, back);
-        use(b, op->din, back), use(b, op->dout, back);
+        use(b, op->din, back), use(b, op->dout, back), use(b, op->temp, back);
         if (op->out == SL_NONE) /* the head writes its input's gradient together with the loss */
             use(b, op->din, i);
     }
@@ -132,14 +145,15 @@ static void lifetimes(sl_program *b) {
         use(b, b->keep[i], n);
 }
 
-static int by_size(const void *x, const void *y) {
-    const sl_buffer *a = *(const sl_buffer *const *)x, *b = *(const sl_buffer *const *)y;
-    int64_t s = a->rows * a->cols, t = b->rows * b->cols;
-    return s != t ? (s < t ? 1 : -1) : (a < b ? -1 : 1);
+static size_t bytes_of(const sl_buffer *v) {
+    size_t element = v->bf16 ? sizeof(sl_bf16) : sizeof(float);
+    return (size_t)sl_round_up(v->rows * v->ld * (int64_t)element, 4096);
 }
 
-static size_t bytes_of(const sl_buffer *v) {
-    return (size_t)sl_round_up(v->rows * v->cols * (int64_t)sizeof(float), 4096);
+static int by_size(const void *x, const void *y) {
+    const sl_buffer *a = *(const sl_buffer *const *)x, *b = *(const sl_buffer *const *)y;
+    size_t s = bytes_of(a), t = bytes_of(b);
+    return s != t ? (s < t ? 1 : -1) : (a < b ? -1 : 1);
 }
 
 /* Greedy by size: each buffer goes to the lowest place free during its whole life. */

@@ -11,6 +11,7 @@ typedef struct {
     sl_params *params;
     int64_t batch, seq;
     bool training;
+    bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
     int64_t cache; /* > 0: one-position decoding with a key/value cache of this many positions */
 
     sl_op *op;
@@ -22,8 +23,9 @@ typedef struct {
     bool failed; /* out of memory; message set */
 } sl_program;
 
-/* New buffer of rows x cols floats. */
+/* New buffer of rows x cols floats; an activation is bf16 where the program is. */
 sl_buf sl_program_buffer(sl_program *b, int64_t rows, int64_t cols);
+sl_buf sl_program_activation(sl_program *b, int64_t rows, int64_t cols);
 /* Appends an operation with all references set to SL_NONE; rows and seq filled in. `label` is formatted. The
  * pointer is valid until the next append. */
 sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label);

@@ -3,6 +3,7 @@
  * log-sum-exp (Dao et al. 2022, arXiv 2205.14135). One item is a (window, key/value head): its group of
  * query heads adds to the same dk, dv in a fixed order. */
 #include "base/threads.h"
+#include "ops/attention_bf16.h"
 #include "ops/ops.h"
 #include "ops/rowwise.h"
 
@@ -203,7 +204,7 @@ static const sl_op_kind attention = {"attention", forward, backward, true, true}
 
 sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv) {
     const sl_config *c = b->config;
-    sl_op *op = sl_program_op(b, &attention, label);
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_attention_bf16 : &attention, label);
     op->in[0] = qkv;
     op->heads = c->model_heads;
     op->kv_heads = sl_config_kv_heads(c);
@@ -211,7 +212,7 @@ sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv) {
     op->factor = (float)(1 / sqrt((double)op->head_dim));
     op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* log-sum-exp */
     shape s = shape_of(op, b->kernels);
-    op->thread_bytes = thread_bytes(&s, b->training);
+    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op) : thread_bytes(&s, b->training);
     op->flops = 2.0 * (double)op->rows * (double)op->seq * (double)(op->heads * op->head_dim);
-    return op->out = sl_program_buffer(b, op->rows, op->heads * op->head_dim);
+    return op->out = sl_program_activation(b, op->rows, op->heads * op->head_dim);
 }

@@ -3,8 +3,6 @@
 #include "base/mem.h"
 #include "base/threads.h"
 
-#include <stdlib.h>
-
 enum {
     NR = SL_BF16_NR,
     KR = SL_BF16_KR,
@@ -15,8 +13,9 @@ enum {
     A_BLOCK = 512 * 1024, /* elements of A that a thread keeps in L2 while it streams B ... */
     A_ROWS_MAX = 512,     /* ... of so many rows at most */
     /* Weight gradient. */
-    M_CHUNK = 512,             /* rows of x and dy that are transposed and packed at a time */
-    JOB_ROWS = 16, JOB_COLS = 24, /* the largest piece of dw (or its transpose), in units of 32 */
+    M_CHUNK = 512, /* rows of x and dy that are transposed and packed at a time */
+    JOB_ROWS = 16,
+    JOB_COLS = 24, /* the largest piece of dw (or its transpose), in units of 32 */
     AT_LD = M_CHUNK + KR,
 };
 
@@ -98,15 +97,16 @@ typedef struct {
 } gemm_job;
 
 /* One block of C, [rows x cols] at (row, col), into c. */
-static void gemm_block(const gemm_job *j, int64_t row, int64_t rows, int64_t col, int64_t cols, float *c,
-                       int64_t ldc, int add) {
+static void gemm_block(const gemm_job *j, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                       float *c, int64_t ldc, int add) {
     const sl_gemm_bf16_args *g = j->g;
     int64_t kp = sl_bf16_kpad(g->k);
     for (int64_t n = 0; n < cols; n += NR) {
         const sl_bf16 *panel = g->b + (col + n) * kp;
         for (int64_t kk = 0; kk < kp; kk += j->k_chunk)
             j->kn->gemm_bf16(rows, at_most(cols - n, NR), at_most(kp - kk, j->k_chunk),
-                             g->a + row * g->lda + kk, g->lda, panel + kk * NR, c + n, ldc, add || kk > 0);
+                             g->a + row * g->lda + kk, g->lda, panel + kk * NR, c + n, ldc,
+                             add || kk > 0);
     }
 }
 
@@ -134,25 +134,26 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
 }
 
 void sl_gemm_bf16(const sl_kernels *kn, sl_gemm_bf16_work *w, const sl_gemm_bf16_args *g) {
+    if (g->m <= 0 || g->n <= 0)
+        return;
     int64_t kp = sl_bf16_kpad(g->k), groups = div_up(g->n, (int64_t)g->group * NR);
-    int64_t threads = w->threads;
+    gemm_job j = {.kn = kn, .w = w, .g = g};
     /* Rows: an equal share for each thread, in as many rounds as L2 asks for. */
-    int64_t most = at_least(at_most(A_BLOCK / at_least(kp, 1), A_ROWS_MAX) / KR * KR, KR);
-    int64_t rows = round_up(div_up(g->m, threads * div_up(g->m, threads * most)), 32);
-    int64_t down = div_up(g->m, rows);
+    int64_t most = at_least(at_most(A_BLOCK / kp, A_ROWS_MAX) / KR * KR, KR);
+    j.rows = round_up(div_up(g->m, w->threads * div_up(g->m, w->threads * most)), KR);
+    int64_t down = div_up(g->m, j.rows);
     /* Columns: cut only where there are too few rows for the threads. */
-    int64_t across = at_most(div_up(threads, at_least(down, 1)), groups);
-    gemm_job j = {kn, w, g, rows, div_up(groups, at_least(across, 1)), 1, 0};
-    j.items_across = div_up(groups, at_least(j.groups_per_item, 1));
-    j.k_chunk = round_up(div_up(kp, at_least(div_up(kp, K_CHUNK), 1)), KR);
-    if (g->m > 0 && g->n > 0)
-        sl_parallel(down * j.items_across, gemm_item, &j);
+    j.groups_per_item = div_up(groups, at_most(div_up(w->threads, down), groups));
+    j.items_across = div_up(groups, j.groups_per_item);
+    j.k_chunk = round_up(div_up(kp, div_up(kp, K_CHUNK)), KR);
+    sl_parallel(down * j.items_across, gemm_item, &j);
 }
 
 /* ---- weight gradient */
 
-/* C[na, nb] = P[m, na]^T Q[m, nb]: P is transposed into rows, Q is packed into panels. The narrower of x
- * and dy is P, since transposing costs three times as much as packing; if that is x, C is dw^T. */
+/* C[na, nb] = P[m, na]^T Q[m, nb]: P is transposed into rows, Q is packed into panels. The narrower
+ * of x and dy is P, since transposing costs three times as much as packing; if that is x, C is
+ * dw^T. */
 typedef struct {
     const sl_kernels *kn;
     const sl_gemm_bf16_work *w;
@@ -178,19 +179,20 @@ static void wgrad_item(void *ctx, int64_t item, int thread) {
             int64_t deep = at_most(k - s, KR);
             j->kn->transpose_bf16(deep, rows, j->p + (i + s) * j->ldp + row, j->ldp, at + s, AT_LD);
             for (int64_t n = 0; n < cols; n += NR)
-                j->kn->pack_b_bf16(at_most(cols - n, NR), deep, j->q + (i + s) * j->ldq + col + n, j->ldq,
-                                   panels + n * M_CHUNK + s * NR);
+                j->kn->pack_b_bf16(at_most(cols - n, NR), deep, j->q + (i + s) * j->ldq + col + n,
+                                   j->ldq, panels + n * M_CHUNK + s * NR);
         }
         for (int64_t n = 0; n < cols; n += NR)
-            j->kn->gemm_bf16(rows, at_most(cols - n, NR), sl_bf16_kpad(k), at, AT_LD, panels + n * M_CHUNK,
-                             c + n, ldc, i > 0 || (j->add && !j->flip));
+            j->kn->gemm_bf16(rows, at_most(cols - n, NR), sl_bf16_kpad(k), at, AT_LD,
+                             panels + n * M_CHUNK, c + n, ldc, i > 0 || (j->add && !j->flip));
     }
     if (j->flip)
         j->kn->transpose_f32(rows, cols, c, ldc, j->dw + col * j->lddw + row, j->lddw, j->add);
 }
 
 /* The cut of C into jobs that takes least time, in cycles of an AMX core per 32 rows of m: 64 for a
- * 32 x 32 block of C, 170 to transpose and 64 to pack 32 x 32 elements, 10 to load and store the block. */
+ * 32 x 32 block of C, 170 to transpose and 64 to pack 32 x 32 elements, 10 to load and store the
+ * block. */
 static void wgrad_cut(wgrad_job *j, int64_t threads) {
     int64_t na = div_up(j->na, 32), nb = div_up(j->nb, 32), best = INT64_MAX;
     for (int64_t r = 1; r <= at_most(na, JOB_ROWS); r++)
@@ -209,6 +211,8 @@ static void wgrad_cut(wgrad_job *j, int64_t threads) {
 void sl_gemm_bf16_wgrad(const sl_kernels *kn, sl_gemm_bf16_work *w, int64_t m, int64_t n, int64_t k,
                         const sl_bf16 *dy, int64_t lddy, const sl_bf16 *x, int64_t ldx, float *dw,
                         int64_t lddw, int add) {
+    if (n <= 0 || k <= 0)
+        return;
     wgrad_job j = {.kn = kn, .w = w, .m = m, .dw = dw, .lddw = lddw, .add = add, .flip = k < n};
     j.na = j.flip ? k : n;
     j.nb = j.flip ? n : k;
@@ -216,8 +220,6 @@ void sl_gemm_bf16_wgrad(const sl_kernels *kn, sl_gemm_bf16_work *w, int64_t m, i
     j.ldp = j.flip ? ldx : lddy;
     j.q = j.flip ? dy : x;
     j.ldq = j.flip ? lddy : ldx;
-    if (n <= 0 || k <= 0)
-        return;
     wgrad_cut(&j, w->threads);
     sl_parallel(div_up(j.na, j.job_rows) * j.across, wgrad_item, &j);
 }

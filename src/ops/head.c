@@ -1,12 +1,16 @@
 #include "base/threads.h"
 #include "ops/gemm.h"
+#include "ops/gemm_bf16.h"
+#include "ops/linear_bf16.h"
 #include "ops/ops.h"
+#include "ops/rowwise.h"
 
 #include <string.h>
 
 enum { LOGITS = 4 << 20, CHUNK_MIN = 256, XENT_ROWS = 16 };
 
-/* saved[0]: logits of a chunk of rows. */
+/* saved[0]: logits of a chunk of rows; in bf16 also saved[1], saved[2]: panels of the weights for the product and for
+ * the input gradient, saved[3]: the chunk's dlogits rounded to operands. */
 static int64_t chunk_rows(const sl_op *op) {
     int64_t n = LOGITS / op->dim_out;
     n = n < CHUNK_MIN ? CHUNK_MIN : n;
@@ -35,6 +39,37 @@ static float gradient_scale(const sl_op *op, const sl_exec *x) {
     return count ? x->grad_scale / (float)count : 0;
 }
 
+static void round_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const chunk *c = ctx;
+    int64_t r = item * XENT_ROWS, n = c->rows - r < XENT_ROWS ? c->rows - r : XENT_ROWS, v = c->op->dim_out;
+    sl_store_bf16(c->x, c->op->saved[3], r, n, 0, v, sl_buf_data(c->x, c->op->saved[0]) + r * v, v);
+}
+
+static void chunk_gradients_bf16(const chunk *c) {
+    const sl_op *op = c->op;
+    const sl_exec *x = c->x;
+    int64_t d = op->dim_in, v = op->dim_out, ldin = x->info[op->in[0]].ld, ldg = x->info[op->saved[3]].ld;
+    sl_parallel((c->rows + XENT_ROWS - 1) / XENT_ROWS, round_item, (void *)c);
+    sl_gemm_bf16_wgrad(x->k, x->work, c->rows, v, d, sl_buf_bf16(x, op->saved[3]), ldg,
+                       sl_buf_bf16(x, op->in[0]) + c->first * ldin, ldin, sl_weight_grad(op, x, 0), d, 1);
+    sl_product_bf16(x, c->rows, d, v, sl_buf_bf16(x, op->saved[3]), ldg, op->saved[2], op->din, c->first);
+}
+
+static void chunk_logits(const chunk *c, float *logits) {
+    const sl_op *op = c->op;
+    const sl_exec *x = c->x;
+    int64_t d = op->dim_in, v = op->dim_out, ld = x->info[op->in[0]].ld;
+    if (!x->info[op->in[0]].bf16)
+        sl_gemm(x, c->rows, v, d, (sl_mat){sl_buf_data(x, op->in[0]) + c->first * d, d, 1},
+                (sl_mat){sl_weight(op, x, 0), d, 1}, logits, v, false, NULL);
+    else
+        sl_gemm_bf16(x->k, x->work,
+                     &(sl_gemm_bf16_args){.m = c->rows, .n = v, .k = d, .a = sl_buf_bf16(x, op->in[0]) + c->first * ld,
+                                          .lda = ld, .b = sl_buf_bf16(x, op->saved[1]), .c = logits, .ldc = v,
+                                          .group = 1});
+}
+
 static void chunk_gradients(const chunk *c) {
     const sl_op *op = c->op;
     const sl_exec *x = c->x;
@@ -47,20 +82,22 @@ static void chunk_gradients(const chunk *c) {
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    int64_t d = op->dim_in, v = op->dim_out, step = chunk_rows(op);
+    int64_t v = op->dim_out, step = chunk_rows(op);
+    bool bf16 = x->info[op->in[0]].bf16;
+    if (bf16)
+        sl_pack_weights(op, x, sl_weight(op, x, 0), op->saved[1], op->saved[2]);
     float *logits = sl_buf_data(x, op->saved[0]);
     chunk c = {.op = op, .x = x, .scale = x->targets && x->training ? gradient_scale(op, x) : 0};
     for (c.first = 0; c.first < op->rows; c.first += step) {
         c.rows = op->rows - c.first < step ? op->rows - c.first : step;
-        sl_gemm(x, c.rows, v, d, (sl_mat){sl_buf_data(x, op->in[0]) + c.first * d, d, 1},
-                (sl_mat){sl_weight(op, x, 0), d, 1}, logits, v, false, NULL);
+        chunk_logits(&c, logits);
         if (x->logits)
             memcpy(x->logits + c.first * v, logits, (size_t)(c.rows * v) * sizeof(float));
         if (!x->targets)
             continue;
         sl_parallel((c.rows + XENT_ROWS - 1) / XENT_ROWS, xent_item, &c);
         if (x->training)
-            chunk_gradients(&c);
+            (bf16 ? chunk_gradients_bf16 : chunk_gradients)(&c);
     }
 }
 
@@ -76,6 +113,14 @@ void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
     op->param[0] = weight;
     op->saved[0] = sl_program_buffer(b, chunk_rows(op), vocab);
     op->flops = 2.0 * (double)op->rows * (double)op->dim_in * (double)vocab;
+    if (b->bf16) {
+        op->saved[1] = sl_panels_buffer(b, vocab, op->dim_in);
+        if (b->training) {
+            op->saved[2] = sl_panels_buffer(b, op->dim_in, vocab);
+            op->saved[3] = sl_program_activation(b, chunk_rows(op), vocab);
+        }
+        return;
+    }
     size_t fwd = sl_gemm_shared_bytes(b->kernels, vocab, op->dim_in),
            dx = sl_gemm_shared_bytes(b->kernels, op->dim_in, vocab),
            dw = sl_gemm_shared_bytes(b->kernels, op->dim_in, chunk_rows(op));

@@ -1,4 +1,5 @@
 #include "ops/gemm.h"
+#include "ops/linear_bf16.h"
 #include "ops/ops.h"
 
 #include <string.h>
@@ -21,21 +22,29 @@ static void backward(const sl_op *op, const sl_exec *x) {
 
 static const sl_op_kind linear = {"linear", forward, backward, true, false};
 
+static void scratch_fp32(sl_program *b, sl_op *op) {
+    size_t fwd = sl_gemm_shared_bytes(b->kernels, op->dim_out, op->dim_in),
+           dx = sl_gemm_shared_bytes(b->kernels, op->dim_in, op->dim_out),
+           dw = sl_gemm_shared_bytes(b->kernels, op->dim_in, op->rows);
+    op->shared_bytes = fwd > dx ? fwd : dx;
+    if (b->training && dw > op->shared_bytes)
+        op->shared_bytes = dw;
+    op->thread_bytes = sl_gemm_thread_bytes(b->kernels);
+}
+
 sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf in, int64_t dim_in, int64_t dim_out,
                        int weight, sl_buf residual) {
-    sl_op *op = sl_program_op(b, &linear, label);
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_linear_bf16 : &linear, label);
     op->in[0] = in;
     op->in[1] = residual;
     op->dim_in = dim_in;
     op->dim_out = dim_out;
     op->param[0] = weight;
     op->flops = 2.0 * (double)op->rows * (double)dim_in * (double)dim_out;
-    size_t fwd = sl_gemm_shared_bytes(b->kernels, dim_out, dim_in),
-           dx = sl_gemm_shared_bytes(b->kernels, dim_in, dim_out),
-           dw = sl_gemm_shared_bytes(b->kernels, dim_in, op->rows);
-    op->shared_bytes = fwd > dx ? fwd : dx;
-    if (b->training && dw > op->shared_bytes)
-        op->shared_bytes = dw;
-    op->thread_bytes = sl_gemm_thread_bytes(b->kernels);
-    return op->out = sl_program_buffer(b, op->rows, dim_out);
+    if (!b->bf16)
+        scratch_fp32(b, op);
+    else
+        sl_linear_bf16_buffers(b, op, residual != SL_NONE);
+    return op->out = residual == SL_NONE ? sl_program_activation(b, op->rows, dim_out)
+                                         : sl_program_buffer(b, op->rows, dim_out);
 }

@@ -21,9 +21,10 @@ static void product(const sl_kernels *k, int64_t rows, int64_t n, int64_t depth,
                         (int)(rows - i < mr ? rows - i : mr), (int)(n - j < nr ? n - j : nr), add);
 }
 
-/* Private scratch of a thread: the two packs, then h, dh [rows, r] and b, db [rows, d]. */
+/* Private scratch of a thread: the two packs, then h, dh [rows, r] and b, db, y, dout [rows, d] (the last two for
+ * rows that come as bf16). */
 typedef struct {
-    float *pack_a, *pack_b, *h, *dh, *b, *db;
+    float *pack_a, *pack_b, *h, *dh, *b, *db, *y, *dout;
 } scratch;
 
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -41,12 +42,14 @@ static void carve(const sl_kernels *k, int64_t rows, int64_t d, int64_t r, float
     s->dh = s->h + sl_round_up(rows * r, 16);
     s->b = s->dh + sl_round_up(rows * r, 16);
     s->db = s->b + sl_round_up(rows * d, 16);
+    s->y = s->db + sl_round_up(rows * d, 16);
+    s->dout = s->y + sl_round_up(rows * d, 16);
 }
 
 static int64_t scratch_floats(const sl_kernels *k, int64_t rows, int64_t d, int64_t r) {
     return sl_round_up(pack_floats(rows, d, r, k->gemm_mr), 16) +
            sl_round_up(pack_floats(rows, d, r, k->gemm_nr), 16) + 2 * sl_round_up(rows * r, 16) +
-           2 * sl_round_up(rows * d, 16);
+           4 * sl_round_up(rows * d, 16);
 }
 
 static int64_t rank_of(const sl_op *op) { return op->dim_out; } /* columns of W_down's output */
@@ -66,14 +69,15 @@ static void forward_block(void *task, int64_t block, int thread) {
     int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block);
     scratch s;
     carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
-    const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *out = sl_buf_data(x, op->out) + first * d;
+    const float *y = sl_read_rows(x, op->in[0], first, n, s.y);
+    float *out = sl_write_rows(x, op->out, first, s.dout);
     product(x->k, n, r, d, (sl_mat){y, d, 1}, (sl_mat){sl_weight(op, x, 0), d, 1},
             sl_buf_data(x, op->saved[0]) + first * r, 0, s.pack_a, s.pack_b);
     gate_input(op, x, first, n, &s);
     x->k->gate_fwd(n * d, s.b, y, out);
     if (op->factor != 1)
         x->k->scale(n * d, op->factor, out);
+    sl_end_write(x, op->out, first, n, out);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
@@ -87,8 +91,9 @@ static void backward_block(void *task, int64_t block, int thread) {
     int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block);
     scratch s;
     carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
-    const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din) + first * d;
+    const float *y = sl_read_rows(x, op->in[0], first, n, s.y);
+    float *dout = (float *)sl_read_rows(x, op->dout, first, n, s.dout); /* nobody reads it after us */
+    float *dy = sl_write_rows(x, op->din, first, s.dout);
     gate_input(op, x, first, n, &s);
     if (op->factor != 1)
         x->k->scale(n * d, op->factor, dout);
@@ -101,6 +106,7 @@ static void backward_block(void *task, int64_t block, int thread) {
     product(x->k, r, d, n, (sl_mat){s.dh, 1, r}, (sl_mat){y, 1, d}, dw_down, 0, s.pack_a, s.pack_b);
     product(x->k, n, d, r, (sl_mat){s.dh, r, 1}, (sl_mat){sl_weight(op, x, 0), 1, d}, dy, 1, s.pack_a,
             s.pack_b);
+    sl_end_write(x, op->din, first, n, dy);
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
@@ -149,7 +155,7 @@ sl_norm_tap sl_build_gated_norm(sl_program *b, const char *label, sl_buf in, con
     op->param[0] = down;
     op->param[1] = up;
     op->saved[0] = sl_program_buffer(b, op->rows, r);
-    op->out = sl_program_buffer(b, op->rows, d);
+    op->out = sl_program_activation(b, op->rows, d);
     op->flops = 4.0 * (double)op->rows * (double)d * (double)r;
     sl_blocks rows = sl_row_blocks(op->rows);
     op->thread_bytes = (size_t)scratch_floats(b->kernels, rows.size, d, r) * sizeof(float);

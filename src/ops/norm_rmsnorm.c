@@ -4,29 +4,36 @@
 #include <string.h>
 
 static void forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t r = block * rows.size, d = op->dim_in;
-    x->k->rmsnorm_fwd(sl_block_rows(rows, block), d, sl_buf_data(x, op->in[0]) + r * d, d,
-                      sl_weight(op, x, 0), op->eps, sl_buf_data(x, op->out) + r * d, d,
-                      sl_buf_data(x, op->saved[0]) + r);
+    int64_t d = op->dim_in, first = block * rows.size, end = first + sl_block_rows(rows, block);
+    float *scratch = sl_thread_scratch(x, thread);
+    for (int64_t r = first; r < end; r += SL_ROW_TILE) {
+        int64_t n = end - r < SL_ROW_TILE ? end - r : SL_ROW_TILE;
+        const float *in = sl_read_rows(x, op->in[0], r, n, scratch);
+        float *out = sl_write_rows(x, op->out, r, scratch + SL_ROW_TILE * d);
+        x->k->rmsnorm_fwd(n, d, in, d, sl_weight(op, x, 0), op->eps, out, d, sl_buf_data(x, op->saved[0]) + r);
+        sl_end_write(x, op->out, r, n, out);
+    }
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 
+/* The gradient of the residual stream is fp32: din takes it in place. */
 static void backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t r = block * rows.size, d = op->dim_in;
-    float *dw = x->shared + block * d;
+    int64_t d = op->dim_in, first = block * rows.size, end = first + sl_block_rows(rows, block);
+    float *scratch = sl_thread_scratch(x, thread), *dw = x->shared + block * d;
     memset(dw, 0, (size_t)d * sizeof *dw);
-    x->k->rmsnorm_bwd(sl_block_rows(rows, block), d, sl_buf_data(x, op->dout) + r * d, d,
-                      sl_buf_data(x, op->in[0]) + r * d, d, sl_weight(op, x, 0),
-                      sl_buf_data(x, op->saved[0]) + r, sl_buf_data(x, op->din) + r * d, d, op->acc, dw);
+    for (int64_t r = first; r < end; r += SL_ROW_TILE) {
+        int64_t n = end - r < SL_ROW_TILE ? end - r : SL_ROW_TILE;
+        const float *dout = sl_read_rows(x, op->dout, r, n, scratch);
+        x->k->rmsnorm_bwd(n, d, dout, d, sl_buf_data(x, op->in[0]) + r * d, d, sl_weight(op, x, 0), sl_buf_data(x, op->saved[0]) + r,
+                        sl_buf_data(x, op->din) + r * d, d, op->acc, dw);
+    }
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
@@ -45,8 +52,9 @@ sl_norm_tap sl_build_rmsnorm(sl_program *b, const char *label, sl_buf in, const 
     op->dim_in = op->dim_out = d;
     op->eps = (float)b->config->norm_eps;
     op->param[0] = weight;
-    op->saved[0] = sl_program_buffer(b, op->rows, 1);
-    op->out = sl_program_buffer(b, op->rows, d);
+    op->saved[0] = sl_program_buffer(b, op->rows, 1); /* 1 / rms */
+    op->out = sl_program_activation(b, op->rows, d);
+    op->thread_bytes = (size_t)(2 * SL_ROW_TILE * d) * sizeof(float);
     op->shared_bytes = (size_t)(sl_row_blocks(op->rows).count * d) * sizeof(float);
     return (sl_norm_tap){op->out, weight, SL_NONE};
 }

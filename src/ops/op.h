@@ -16,9 +16,11 @@
 typedef int sl_buf; /* index of a planned buffer; SL_NONE = none */
 enum { SL_NONE = -1 };
 
-/* A planned buffer: [rows, cols] row-major floats. */
+/* A planned buffer: [rows, cols] row-major, fp32 (ld = cols) or bf16 (ld = sl_bf16_ld(cols); columns from
+ * cols to sl_bf16_kpad(cols) are zero, so that rows are operands of the matrix products as they lie). */
 typedef struct {
-    int64_t rows, cols;
+    int64_t rows, cols, ld;
+    bool bf16;
     int first, last; /* first and last use on the timeline (forward op i at i, backward at 2n-1-i) */
     size_t offset;   /* bytes in the activation arena */
 } sl_buffer;
@@ -29,7 +31,8 @@ typedef struct sl_op sl_op;
 typedef struct {
     const sl_kernels *k;
     const sl_params *p;
-    float *const *buf;       /* data of each buffer */
+    const sl_buffer *info;   /* shape of each buffer */
+    void *const *buf;        /* data of each buffer */
     const int32_t *tokens;   /* rows of the batch */
     const int32_t *targets;  /* the same number; < 0: no loss here; NULL: no loss wanted */
     float *token_loss;       /* rows; set by the head */
@@ -40,6 +43,7 @@ typedef struct {
     char *scratch;           /* private scratch of thread t: scratch + t*scratch_bytes */
     size_t scratch_bytes;
     float *shared;           /* scratch shared by all threads */
+    struct sl_gemm_bf16_work *work; /* scratch of the bf16 products; NULL in fp32 */
 } sl_exec;
 
 typedef struct {
@@ -50,7 +54,7 @@ typedef struct {
     bool keeps_in, keeps_out; /* backward reads in[] / out */
 } sl_op_kind;
 
-enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 2, SL_OP_PARAMS = 2 };
+enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 4, SL_OP_PARAMS = 2 };
 
 struct sl_op {
     const sl_op_kind *kind;
@@ -58,6 +62,7 @@ struct sl_op {
     sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
     sl_buf out;               /* may equal in[0]: in place */
     sl_buf saved[SL_OP_SAVED];/* written by forward, read by backward */
+    sl_buf temp;              /* used by backward alone */
     sl_buf din, dout;         /* gradients of in[0] and out; that of in[1] is dout itself */
     bool acc;                 /* din already holds a gradient: add */
     int param[SL_OP_PARAMS];  /* indices of parameter tensors */
@@ -71,7 +76,12 @@ struct sl_op {
     double flops;             /* of one forward */
 };
 
+/* Data of a buffer that is fp32 by construction (residual stream, statistics, logits), or of one that the
+ * operation knows to be bf16. NULL of SL_NONE. */
 static inline float *sl_buf_data(const sl_exec *x, sl_buf b) {
+    return b == SL_NONE ? NULL : x->buf[b];
+}
+static inline sl_bf16 *sl_buf_bf16(const sl_exec *x, sl_buf b) {
     return b == SL_NONE ? NULL : x->buf[b];
 }
 static inline float *sl_weight(const sl_op *op, const sl_exec *x, int i) {

@@ -5,27 +5,25 @@
 
 /* saved[0]: raw q and k of each row (the operation works in place); saved[1]: 1/rms of each head. */
 
-static int64_t row_width(const sl_op *op) { return (op->heads + 2 * op->kv_heads) * op->head_dim; }
-
 static void forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t hd = op->head_dim, h = op->heads, kv = op->kv_heads, qk = (h + kv) * hd;
     for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
-        float *q = sl_buf_data(x, op->out) + r * row_width(op), *raw = sl_buf_data(x, op->saved[0]) + r * qk;
+        sl_qk row = sl_edit_qk(x, op->out, r, h + kv, hd, sl_thread_scratch(x, thread));
+        float *q = row.p, *raw = sl_buf_data(x, op->saved[0]) + r * qk;
         float *rstd = sl_buf_data(x, op->saved[1]) + r * (h + kv);
         memcpy(raw, q, (size_t)qk * sizeof(float));
         x->k->rmsnorm_fwd(h, hd, raw, hd, sl_weight(op, x, 0), op->eps, q, hd, rstd);
         x->k->rmsnorm_fwd(kv, hd, raw + h * hd, hd, sl_weight(op, x, 1), op->eps, q + h * hd, hd, rstd + h);
+        sl_end_qk(x, op->out, r, row);
     }
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 
 static void backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
@@ -33,12 +31,14 @@ static void backward_block(void *task, int64_t block, int thread) {
     float *dw = x->shared + block * 2 * hd;
     memset(dw, 0, (size_t)(2 * hd) * sizeof *dw);
     for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
-        float *dq = sl_buf_data(x, op->dout) + r * row_width(op);
+        sl_qk row = sl_edit_qk(x, op->dout, r, h + kv, hd, sl_thread_scratch(x, thread));
+        float *dq = row.p;
         const float *raw = sl_buf_data(x, op->saved[0]) + r * qk;
         const float *rstd = sl_buf_data(x, op->saved[1]) + r * (h + kv);
         x->k->rmsnorm_bwd(h, hd, dq, hd, raw, hd, sl_weight(op, x, 0), rstd, dq, hd, 0, dw);
         x->k->rmsnorm_bwd(kv, hd, dq + h * hd, hd, raw + h * hd, hd, sl_weight(op, x, 1), rstd + h,
                           dq + h * hd, hd, 0, dw + hd);
+        sl_end_qk(x, op->dout, r, row);
     }
 }
 
@@ -66,5 +66,6 @@ void sl_build_qk_norm(sl_program *b, const char *label, sl_buf qkv, const char *
     op->param[1] = k;
     op->saved[0] = sl_program_buffer(b, op->rows, (op->heads + op->kv_heads) * hd);
     op->saved[1] = sl_program_buffer(b, op->rows, op->heads + op->kv_heads);
+    op->thread_bytes = (size_t)((op->heads + op->kv_heads) * hd) * sizeof(float);
     op->shared_bytes = (size_t)(sl_row_blocks(op->rows).count * 2 * hd) * sizeof(float);
 }

@@ -2,6 +2,52 @@
 
 #include "base/threads.h"
 
+#include <string.h>
+
+const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, float *scratch) {
+    const sl_buffer *v = &x->info[b];
+    if (!v->bf16)
+        return sl_buf_data(x, b) + row * v->ld;
+    for (int64_t i = 0; i < n; i++)
+        x->k->from_bf16(v->cols, sl_buf_bf16(x, b) + (row + i) * v->ld, scratch + i * v->cols);
+    return scratch;
+}
+
+float *sl_write_rows(const sl_exec *x, sl_buf b, int64_t row, float *scratch) {
+    const sl_buffer *v = &x->info[b];
+    return v->bf16 ? scratch : sl_buf_data(x, b) + row * v->ld;
+}
+
+void sl_end_write(const sl_exec *x, sl_buf b, int64_t row, int64_t n, const float *rows) {
+    const sl_buffer *v = &x->info[b];
+    if (v->bf16)
+        sl_store_bf16(x, b, row, n, 0, v->cols, rows, v->cols);
+}
+
+void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
+                   int64_t ldc) {
+    const sl_buffer *v = &x->info[b];
+    int64_t padding = col0 + cols == v->cols ? sl_bf16_kpad(v->cols) - v->cols : 0;
+    for (int64_t i = 0; i < rows; i++) {
+        sl_bf16 *y = sl_buf_bf16(x, b) + (row0 + i) * v->ld + col0;
+        x->k->to_bf16(cols, c + i * ldc, y);
+        memset(y + cols, 0, (size_t)padding * sizeof *y);
+    }
+}
+
+sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t hd, float *scratch) {
+    const sl_buffer *v = &x->info[b];
+    if (!v->bf16)
+        return (sl_qk){sl_buf_data(x, b) + row * v->ld, heads * hd};
+    x->k->from_bf16(heads * hd, sl_buf_bf16(x, b) + row * v->ld, scratch);
+    return (sl_qk){scratch, heads * hd};
+}
+
+void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk) {
+    if (x->info[b].bf16)
+        x->k->to_bf16(qk.n, qk.p, sl_buf_bf16(x, b) + row * x->info[b].ld);
+}
+
 void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *, int64_t, int)) {
     sl_parallel(sl_row_blocks(op->rows).count, fn, &(sl_task){op, x});
 }

@@ -2,27 +2,31 @@
 #include "ops/rowwise.h"
 
 static void forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t f = op->dim_out;
+    float *scratch = sl_thread_scratch(x, thread);
     for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
-        const float *gate = sl_buf_data(x, op->in[0]) + r * 2 * f;
-        x->k->swiglu_fwd(f, gate, gate + f, sl_buf_data(x, op->out) + r * f);
+        const float *gate = sl_read_rows(x, op->in[0], r, 1, scratch);
+        float *out = sl_write_rows(x, op->out, r, scratch);
+        x->k->swiglu_fwd(f, gate, gate + f, out);
+        sl_end_write(x, op->out, r, 1, out);
     }
 }
 
 static void backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t f = op->dim_out;
+    float *scratch = sl_thread_scratch(x, thread);
     for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
-        const float *gate = sl_buf_data(x, op->in[0]) + r * 2 * f;
-        float *dgate = sl_buf_data(x, op->din) + r * 2 * f;
-        x->k->swiglu_bwd(f, gate, gate + f, sl_buf_data(x, op->dout) + r * f, dgate, dgate + f);
+        const float *gate = sl_read_rows(x, op->in[0], r, 1, scratch);
+        const float *dout = sl_read_rows(x, op->dout, r, 1, scratch + 2 * f);
+        float *dgate = sl_write_rows(x, op->din, r, scratch);
+        x->k->swiglu_bwd(f, gate, gate + f, dout, dgate, dgate + f);
+        sl_end_write(x, op->din, r, 1, dgate);
     }
 }
 
@@ -36,5 +40,6 @@ sl_buf sl_build_swiglu(sl_program *b, const char *label, sl_buf gate_up, int64_t
     op->in[0] = gate_up;
     op->dim_in = 2 * ffn;
     op->dim_out = ffn;
-    return op->out = sl_program_buffer(b, op->rows, ffn);
+    op->thread_bytes = (size_t)(3 * ffn) * sizeof(float);
+    return op->out = sl_program_activation(b, op->rows, ffn);
 }

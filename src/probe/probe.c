@@ -18,6 +18,8 @@ typedef struct {
 
 struct sl_probe {
     const sl_kernels *kernels;
+    const sl_model *model;
+    int threads; /* that there is scratch for */
     int64_t layers, dim, heads, kv_heads, head_dim, batch, seq;
     int norms; /* of a block: 1 without a feed-forward */
     layer_sums *layer; /* layers + 1 */
@@ -78,14 +80,26 @@ static int allocate(sl_probe *p) {
 }
 
 sl_probe *sl_probe_create(const sl_model *m) {
+    if (!m) {
+        sl_fail("cannot probe a model that is NULL; was its creation checked?");
+        return NULL;
+    }
     const sl_config *c = sl_model_config(m);
+    sl_shape s = sl_model_shape(m);
     sl_probe *p = sl_alloc(sizeof *p, "the probe");
     if (!p)
         return NULL;
-    *p = (sl_probe){.kernels = sl_kernels_select((enum sl_isa)c->isa), .layers = c->model_layers,
-                    .dim = c->model_dim, .heads = c->model_heads, .kv_heads = sl_config_kv_heads(c),
-                    .head_dim = sl_config_head_dim(c), .batch = sl_model_batch(m),
-                    .seq = sl_model_seq(m), .norms = c->model_ffn > 0 ? 2 : 1};
+    *p = (sl_probe){.kernels = sl_kernels_select((enum sl_isa)c->isa),
+                    .model = m,
+                    .threads = sl_threads(),
+                    .layers = s.layers,
+                    .dim = s.dim,
+                    .heads = s.heads,
+                    .kv_heads = s.kv_heads,
+                    .head_dim = s.head_dim,
+                    .batch = s.batch,
+                    .seq = s.seq,
+                    .norms = c->model_ffn > 0 ? 2 : 1};
     if (allocate(p) < 0) {
         sl_probe_free(p);
         return NULL;
@@ -103,10 +117,20 @@ void sl_probe_free(sl_probe *p) {
     sl_free(p);
 }
 
-void sl_probe_reset(sl_probe *p) {
+/* Is this a probe, of this model? */
+static int check(const sl_probe *p, const sl_model *m) {
+    if (!p)
+        return sl_fail("the probe is NULL; was its creation checked?");
+    return p->model == m ? 0 : sl_fail("the probe was made for another model");
+}
+
+int sl_probe_reset(sl_probe *p) {
+    if (check(p, p ? p->model : NULL))
+        return -1;
     memset(p->doubles, 0, p->sum_doubles * sizeof(double));
     memset(p->floats, 0, p->sum_floats * sizeof(float));
     place(p);
+    return 0;
 }
 
 static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
@@ -120,7 +144,13 @@ static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
     sl_attention_add(&p->layer[layer].attention, p->kernels, &rows, p->parts, p->rows);
 }
 
-void sl_probe_add(sl_probe *p, const sl_model *m) {
+int sl_probe_add(sl_probe *p, const sl_model *m) {
+    if (check(p, m) || sl_model_check_taps(m))
+        return -1;
+    if (sl_threads() > p->threads)
+        return sl_fail("the probe was made for %d threads and there are %d; call sl_threads_set "
+                       "before it is made",
+                       p->threads, sl_threads());
     for (int64_t i = 0; i <= p->layers; i++) {
         layer_sums *l = &p->layer[i];
         sl_residual_add(&l->residual, p->kernels, p->batch, sl_model_residual(m, (int)i), p->parts);
@@ -130,6 +160,7 @@ void sl_probe_add(sl_probe *p, const sl_model *m) {
             if (sl_model_norm_gate(m, (int)i, n, p->gate_values))
                 sl_gate_add(&l->gate[n], p->batch * p->seq, p->gate_values);
     }
+    return 0;
 }
 
 /* ---- result */
@@ -323,6 +354,8 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
 }
 
 json_t *sl_probe_result(const sl_probe *p, const sl_model *m, bool profile) {
+    if (check(p, m))
+        return NULL;
     size_t n = (size_t)(3 * p->dim + p->layers * (2 * p->heads + p->kv_heads));
     double *doubles = sl_alloc(n * sizeof *doubles, "the probe's result");
     const sl_gate **gates = sl_alloc(2 * ((size_t)p->layers + 1) * sizeof *gates, "the probe's result");
@@ -335,4 +368,13 @@ json_t *sl_probe_result(const sl_probe *p, const sl_model *m, bool profile) {
     sl_free(doubles);
     sl_free(gates);
     return o;
+}
+
+char *sl_probe_json(const sl_probe *p, const sl_model *m, bool profile) {
+    json_t *o = sl_probe_result(p, m, profile);
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    if (o && !text)
+        sl_fail("out of memory for the probe's text");
+    json_decref(o);
+    return text;
 }

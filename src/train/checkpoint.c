@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "io/safetensors.h"
+#include "model/model.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
 
@@ -55,7 +56,8 @@ static int parse_state(const char *dir, const sl_map *m, sl_train_state *s) {
     };
     json_decref(root);
     if (version > SL_CHECKPOINT_VERSION)
-        return sl_fail("%s: made by a newer sinklab: format %" PRId64 " in state.json, this one reads up "
+        return sl_fail("%s: made by a newer sinklab: format %" PRId64
+                       " in state.json, this one reads up "
                        "to %d; update sinklab",
                        dir, version, SL_CHECKPOINT_VERSION);
     return ok ? 0 : sl_fail("%s/state.json: a value is missing or of the wrong type", dir);
@@ -77,12 +79,13 @@ static void close_parts(parts *c) {
 
 static sl_st_file *open_tensors(const char *dir, const sl_map *m, enum sl_done_file file) {
     char path[SL_PATH];
-    return sl_path(path, "%s/%s", dir, sl_done_name[file]) < 0 ? NULL
-                                                               : sl_st_open_memory(m->p, m->n, path);
+    return sl_path(path, "%s/%s", dir, sl_done_name[file]) < 0
+               ? NULL
+               : sl_st_open_memory(m->p, m->n, path);
 }
 
-/* Verifies everything; what is read later comes from the very bytes that were hashed. To be closed after a
- * failure too. */
+/* Verifies everything; what is read later comes from the very bytes that were hashed. To be closed
+ * after a failure too. */
 static int open_parts(const char *dir, parts *c) {
     sl_done d;
     *c = (parts){.model = NULL};
@@ -154,8 +157,9 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
     parts c;
     bool moments = s && p->m;
     int rc = open_parts(dir, &c);
-    if (rc == 0 && (read_block(c.model, p, "", NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
-                    (moments && check_optimizer(dir, &c, p) < 0)))
+    if (rc == 0 &&
+        (read_block(c.model, p, "", NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
+         (moments && check_optimizer(dir, &c, p) < 0)))
         rc = -1;
     if (rc == 0) {
         read_block(c.model, p, "", p->w);
@@ -194,6 +198,11 @@ int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
     if (s)
         return sl_fail("%s: a model without optimizer state: training cannot go on from it", dir);
     return load_foreign(dir, p);
+}
+
+int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
+    return m ? sl_checkpoint_load(dir, sl_model_params(m), s)
+             : sl_fail("cannot load into a model that is NULL; was its creation checked?");
 }
 
 int sl_checkpoint_config(const char *dir, sl_config *c) {
@@ -269,7 +278,7 @@ static int resolve_run(const char *base, char dir[4096]) {
                  : sl_fail("no checkpoint in %s yet", base);
 }
 
-int sl_checkpoint_resolve(const char *path, char dir[4096]) {
+int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
     char base[SL_PATH];
     struct stat st;
     *passed_over = 0;
@@ -291,12 +300,19 @@ int sl_checkpoint_resolve(const char *path, char dir[4096]) {
                    ? 0
                    : sl_fail("%s: model.safetensors without a config.json", path);
     if (sl_path_exists("%s/model.safetensors.index.json", path))
-        return sl_fail("%s: a model in several files is not supported; save it as one model.safetensors "
-                       "(save_pretrained with a larger max_shard_size)",
-                       path);
+        return sl_fail(
+            "%s: a model in several files is not supported; save it as one model.safetensors "
+            "(save_pretrained with a larger max_shard_size)",
+            path);
     return sl_fail("%s: no checkpoint there: neither DONE, nor a checkpoints folder, nor "
                    "model.safetensors",
                    path);
+}
+
+int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, int32_t *vocab) {
+    if (sl_checkpoint_resolve(path, dir) || sl_checkpoint_config(dir, c))
+        return -1;
+    return sl_checkpoint_vocab(dir, vocab);
 }
 
 int sl_checkpoint_list(const char *run_dir, int64_t *step) {

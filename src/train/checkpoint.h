@@ -5,10 +5,11 @@
  *   optimizer.safetensors  m.<name> and v.<name>
  *   state.json             sl_train_state, format version
  *   DONE                   written last: size and XXH3-64 of each file above
- * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then the
- * oldest beyond keep-last-N are removed. When <step> is there already it steps aside as <step>.old until the new
- * one is in its place; readers see either. A crash at any moment leaves either no <step> or a whole one. A
- * reader takes a checkpoint only if DONE is there and every size and hash agrees. */
+ * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then
+ * the oldest beyond keep-last-N are removed. When <step> is there already it steps aside as
+ * <step>.old until the new one is in its place; readers see either. A crash at any moment leaves
+ * either no <step> or a whole one. A reader takes a checkpoint only if DONE is there and every size
+ * and hash agrees. */
 #ifndef SL_TRAIN_CHECKPOINT_H
 #define SL_TRAIN_CHECKPOINT_H
 
@@ -16,45 +17,34 @@
 #include "model/params.h"
 
 #include <stdbool.h>
-#include <stdint.h>
 
 enum { SL_CHECKPOINT_VERSION = 1 };
 
-/* All that a run needs besides parameters and moments to go on bit for bit: the position in the data is
- * a function of (seed, step). */
-typedef struct {
-    int64_t step;         /* optimizer steps done */
-    int64_t tokens;       /* tokens trained on */
-    int64_t skipped;      /* steps skipped by the guard */
-    double loss_mean;     /* the guard's running mean, NaN before the first step */
-    double best_val_loss; /* NaN before the first evaluation */
-    double train_seconds; /* wall time of training so far */
-    uint64_t data_hash;   /* sl_dataset_hash of what it is trained on */
-} sl_train_state;
-
-/* Saves; keeps the newest `keep` complete checkpoints, the new one always among them. On failure (full disk,
- * no permission) the unfinished folder is removed and older checkpoints are untouched. A checkpoint of the
- * same step is replaced. Folders that a crash left behind are removed; what cannot be removed is tried again
- * at the next save. p->m NULL: no optimizer file. */
+/* Saves; keeps the newest `keep` complete checkpoints, the new one always among them. On failure
+ * (full disk, no permission) the unfinished folder is removed and older checkpoints are untouched.
+ * A checkpoint of the same step is replaced. Folders that a crash left behind are removed; what
+ * cannot be removed is tried again at the next save. p->m NULL: no optimizer file. */
 int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params *p,
                        const sl_train_state *s, int keep);
 /* `path` is a checkpoint folder, a run folder (newest complete one is meant) or, for inference, any
- * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes the
- * folder that is meant into dir. In a run folder every size and hash is checked, and a damaged checkpoint is
- * passed over for the one before it. */
-int sl_checkpoint_resolve(const char *path, char dir[4096]);
-/* For a warning: why the last sl_checkpoint_resolve of this thread passed over a newer checkpoint (one line
- * that names it), "" if it did not. */
+ * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes
+ * the folder that is meant into dir. In a run folder every size and hash is checked, and a damaged
+ * checkpoint is passed over for the one before it. */
+int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]);
+/* For a warning: why the last sl_checkpoint_resolve of this thread passed over a newer checkpoint
+ * (one line that names it), "" if it did not. */
 const char *sl_checkpoint_passed_over(void);
-/* Reads the configuration of a resolved checkpoint folder (config.yaml, or config.json of a foreign one). */
+/* Reads the configuration of a resolved checkpoint folder (config.yaml, or config.json of a foreign
+ * one). */
 int sl_checkpoint_config(const char *dir, sl_config *c);
 /* The vocabulary: rows of the embedding matrix. */
 int sl_checkpoint_vocab(const char *dir, int32_t *vocab);
-/* Fills p->w (and *s, and p->m and p->v if p has them, when s is not NULL) after verifying DONE. A missing or
- * extra tensor, a wrong shape, a newer version, a wrong hash: an error that leaves p and *s as they were. */
+/* Fills p->w (and *s, and p->m and p->v if p has them, when s is not NULL) after verifying DONE. A
+ * missing or extra tensor, a wrong shape, a newer version, a wrong hash: an error that leaves p and
+ * *s as they were. */
 int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
-/* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read), 0 if there
- * is no such folder; the step of the newest in *step unless there are none. */
+/* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read),
+ * 0 if there is no such folder; the step of the newest in *step unless there are none. */
 int sl_checkpoint_list(const char *run_dir, int64_t *step);
 /* Is there no checkpoint in the run folder at all, not even a damaged one? (Unfinished ones don't count.) */
 bool sl_checkpoint_none(const char *run_dir);

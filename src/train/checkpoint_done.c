@@ -55,9 +55,10 @@ static int parse(const char *dir, const char *text, size_t n, sl_done *d) {
     int version = 0, at = 0;
     *d = (sl_done){.has = {false}};
     if (sscanf(text, HEAD "%9d%n", &version, &at) == 1 && version > SL_CHECKPOINT_VERSION)
-        return sl_fail("%s: made by a newer sinklab: checkpoint format %d, this one reads up to %d; "
-                       "update sinklab",
-                       dir, version, SL_CHECKPOINT_VERSION);
+        return sl_fail(
+            "%s: made by a newer sinklab: checkpoint format %d, this one reads up to %d; "
+            "update sinklab",
+            dir, version, SL_CHECKPOINT_VERSION);
     const char *line = text + at + (text[at] == '\n');
     while (*line && parse_line(&line, d))
         ;
@@ -66,7 +67,8 @@ static int parse(const char *dir, const char *text, size_t n, sl_done *d) {
         whole = whole && d->has[i];
     /* What was understood must say all that the file says: then no byte of it can be wrong. */
     if (!whole || format(d, again) != n || memcmp(again, text, n))
-        return sl_fail("%s: damaged checkpoint: DONE is not as written; use an older checkpoint", dir);
+        return sl_fail("%s: damaged checkpoint: DONE is not as written; use an older checkpoint",
+                       dir);
     return 0;
 }
 

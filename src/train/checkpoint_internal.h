@@ -1,5 +1,6 @@
-/* Inside of checkpoints: the folders of a run, and DONE, the last file of a checkpoint. DONE has a line with the
- * format version, then one line for each file with its XXH3-64, its size and its name. */
+/* Inside of checkpoints: the folders of a run, and DONE, the last file of a checkpoint. DONE has a
+ * line with the format version, then one line for each file with its XXH3-64, its size and its
+ * name. */
 #ifndef SL_TRAIN_CHECKPOINT_INTERNAL_H
 #define SL_TRAIN_CHECKPOINT_INTERNAL_H
 
@@ -25,7 +26,8 @@ typedef struct {
 } sl_folder;
 
 int sl_folder_path(char out[SL_PATH], const char *base, int64_t step, enum sl_folder_kind kind);
-/* All our folders in `base`, the newest first; their number. *list is to be freed. No such folder: 0. */
+/* All our folders in `base`, the newest first; their number. *list is to be freed. No such folder:
+ * 0. */
 int sl_folder_scan(const char *base, sl_folder **list);
 /* DONE is there and the sizes agree. */
 int sl_folder_check_complete(const char *dir);

@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "model/model.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
@@ -54,7 +55,8 @@ static int finish_file(sl_writer *w, enum sl_done_file file, sl_done *d) {
     return sl_writer_finish(w, &d->hash[file]);
 }
 
-static int write_text(const char *dir, enum sl_done_file file, const char *text, size_t n, sl_done *d) {
+static int write_text(const char *dir, enum sl_done_file file, const char *text, size_t n,
+                      sl_done *d) {
     char path[SL_PATH];
     sl_writer w;
     if (start_file(dir, file, path, &w) < 0 || sl_writer_put(&w, text, n) < 0)
@@ -62,8 +64,10 @@ static int write_text(const char *dir, enum sl_done_file file, const char *text,
     return finish_file(&w, file, d);
 }
 
-static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e, int n, sl_done *d) {
-    static const char *const key[] = {"format"}, *const value[] = {"pt"}; /* transformers wants it */
+static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e, int n,
+                         sl_done *d) {
+    static const char *const key[] = {"format"}, *const value[] = {
+                                                     "pt"}; /* transformers wants it */
     char path[SL_PATH];
     sl_writer w;
     if (start_file(dir, file, path, &w) < 0 || sl_st_put(&w, e, n, key, value, 1) < 0)
@@ -72,7 +76,8 @@ static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e
 }
 
 /* Entries of a block (w, m or v) of the parameter table, names with a prefix. */
-static void fill_entries(const sl_params *p, const char *prefix, const float *block, sl_st_entry *e) {
+static void fill_entries(const sl_params *p, const char *prefix, const float *block,
+                         sl_st_entry *e) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         e[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
@@ -168,7 +173,8 @@ static void keep_newest(const char *base, int64_t saved, int keep) {
     for (int i = 0; i < n; i++) {
         char path[SL_PATH];
         if (list[i].kind == SL_TMP || (list[i].kind == SL_WHOLE && list[i].step == saved) ||
-            sl_folder_path(path, base, list[i].step, list[i].kind) < 0 || sl_folder_check_complete(path) < 0)
+            sl_folder_path(path, base, list[i].step, list[i].kind) < 0 ||
+            sl_folder_check_complete(path) < 0)
             continue;
         if (++kept > keep)
             retire(base, list[i].step, list[i].kind);
@@ -195,26 +201,23 @@ static int open_base(const char *run_dir, char base[SL_PATH]) {
         return sl_fail_errno("cannot open", base);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
         close(fd);
-        return sl_fail("%s: another process is saving a checkpoint there; give each run its own folder",
-                       base);
+        return sl_fail(
+            "%s: another process is saving a checkpoint there; give each run its own folder", base);
     }
     return fd;
 }
 
 static int put_in_place(const char *base, int64_t step) {
     char tmp[SL_PATH], whole[SL_PATH], old[SL_PATH];
-    if (sl_folder_path(tmp, base, step, SL_TMP) < 0 || sl_folder_path(whole, base, step, SL_WHOLE) < 0 ||
+    if (sl_folder_path(tmp, base, step, SL_TMP) < 0 ||
+        sl_folder_path(whole, base, step, SL_WHOLE) < 0 ||
         sl_folder_path(old, base, step, SL_OLD) < 0)
         return -1;
     bool replaces = sl_path_exists("%s", whole);
     if (replaces && sl_sys.rename(whole, old) < 0)
         return sl_fail_errno("cannot rename", whole);
-    if (sl_sys.rename(tmp, whole) < 0) {
-        sl_fail_errno("cannot rename", tmp);
-        if (replaces)
-            sl_sys.rename(old, whole); /* readers see <step>.old if this fails too */
-        return -1;
-    }
+    if (sl_sys.rename(tmp, whole) < 0)
+        return sl_fail_errno("cannot rename", tmp); /* the one that stepped aside is still seen */
     if (sl_fsync_dir(base) < 0)
         return -1;
     if (replaces)
@@ -222,8 +225,8 @@ static int put_in_place(const char *base, int64_t step) {
     return 0;
 }
 
-static int save(const char *run_dir, const sl_config *c, const sl_params *p, const sl_train_state *s,
-                int keep) {
+static int save(const char *run_dir, const sl_config *c, const sl_params *p,
+                const sl_train_state *s, int keep) {
     char base[SL_PATH], tmp[SL_PATH];
     int lock = open_base(run_dir, base);
     if (lock < 0)
@@ -247,4 +250,9 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
     if (save(run_dir, c, p, s, keep) < 0)
         return sl_fail_prefix("checkpoint of step %" PRId64 " not saved", s->step);
     return 0;
+}
+
+int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
+    return m ? sl_checkpoint_save(run_dir, sl_model_config(m), sl_model_params(m), s, keep)
+             : sl_fail("cannot save a model that is NULL; was its creation checked?");
 }

@@ -13,7 +13,9 @@ static const char *architecture(const sl_config *c) {
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  !strcmp(sl_choices_ffn[c->model_ffn_kind].name, "swiglu") && c->model_ffn > 0 &&
                  c->model_rope_base > 0;
-    return !known ? "SinklabForCausalLM" : c->model_qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM";
+    return !known             ? "SinklabForCausalLM"
+           : c->model_qk_norm ? "Qwen3ForCausalLM"
+                              : "LlamaForCausalLM";
 }
 
 char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
@@ -21,18 +23,22 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256. */
     bool bytes = !strcmp(c->data_tokenizer, "bytes") && c->data_bos;
     json_t *v = json_pack(
-        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, "
+        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, "
+        "s:n, "
         "s:n, s:f, s:s}",
         "architectures", arch, "model_type",
-        *arch == 'L' ? "llama" : *arch == 'Q' ? "qwen3" : "sinklab", "hidden_size",
-        (json_int_t)c->model_dim, "intermediate_size", (json_int_t)c->model_ffn, "num_hidden_layers",
-        (json_int_t)c->model_layers, "num_attention_heads", (json_int_t)c->model_heads,
-        "num_key_value_heads", (json_int_t)sl_config_kv_heads(c), "head_dim",
-        (json_int_t)sl_config_head_dim(c), "max_position_embeddings", (json_int_t)c->model_seq,
-        "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base, "tie_word_embeddings",
-        (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act", "silu", "attention_bias", 0,
-        "mlp_bias", 0, "bos_token_id", bytes ? json_integer(256) : json_null(), "eos_token_id",
-        "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
+        *arch == 'L'   ? "llama"
+        : *arch == 'Q' ? "qwen3"
+                       : "sinklab",
+        "hidden_size", (json_int_t)c->model_dim, "intermediate_size", (json_int_t)c->model_ffn,
+        "num_hidden_layers", (json_int_t)c->model_layers, "num_attention_heads",
+        (json_int_t)c->model_heads, "num_key_value_heads", (json_int_t)sl_config_kv_heads(c),
+        "head_dim", (json_int_t)sl_config_head_dim(c), "max_position_embeddings",
+        (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
+        "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
+        "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
+        bytes ? json_integer(256) : json_null(), "eos_token_id", "pad_token_id",
+        "initializer_range", c->model_init_std, "torch_dtype", "float32");
     char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
     json_decref(v);
     if (!text)
@@ -74,8 +80,9 @@ static int read_architecture(const source *s, sl_config *c) {
     const json_t *list = json_object_get(s->v, "architectures");
     const char *arch = json_string_value(json_array_get(list, 0));
     if (!arch || (strcmp(arch, "LlamaForCausalLM") && strcmp(arch, "Qwen3ForCausalLM")))
-        return sl_fail("%s: architectures: %s is not supported; LlamaForCausalLM and Qwen3ForCausalLM are",
-                       s->name, arch ? sl_quote(quoted, arch) : "none given, which");
+        return sl_fail(
+            "%s: architectures: %s is not supported; LlamaForCausalLM and Qwen3ForCausalLM are",
+            s->name, arch ? sl_quote(quoted, arch) : "none given, which");
     c->model_qk_norm = *arch == 'Q';
     return 0;
 }
@@ -91,8 +98,8 @@ static int read_rope(const source *s, sl_config *c) {
         base = json_object_get(s->v, "rope_theta");
     double partial;
     if (number(s, base, "rope_theta", 10000, &c->model_rope_base) < 0 ||
-        number(s, json_object_get(s->v, "partial_rotary_factor"), "partial_rotary_factor", 1, &partial) <
-            0)
+        number(s, json_object_get(s->v, "partial_rotary_factor"), "partial_rotary_factor", 1,
+               &partial) < 0)
         return -1;
     if (partial != 1)
         return sl_fail("%s: partial_rotary_factor: only 1 is supported", s->name);

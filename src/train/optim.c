@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/threads.h"
+#include "simd/kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,8 @@ typedef struct {
 } chunk;
 
 struct sl_optim {
-    const sl_config *config;
+    sl_model *model;
+    const sl_config *config; /* the model's, as are the next two */
     const sl_kernels *k;
     sl_params *p;
     chunk *chunk;
@@ -30,13 +32,20 @@ static double decay_of(const sl_config *c, enum sl_decay d) {
     return on ? c->train_weight_decay : 0;
 }
 
-sl_optim *sl_optim_create(const sl_config *c, const sl_kernels *k, sl_params *p) {
+sl_optim *sl_optim_create(sl_model *m) {
+    sl_params *p = m ? sl_model_params(m) : NULL;
+    if (!p || !p->g) {
+        sl_fail("sl_optim_create: needs a model that was created for training");
+        return NULL;
+    }
+    const sl_config *c = sl_model_config(m);
     sl_optim *o = calloc(1, sizeof *o);
     int64_t chunks = 0;
     for (int i = 0; i < p->count; i++)
         chunks += (p->tensor[i].size + CHUNK - 1) / CHUNK;
     if (o) {
-        *o = (sl_optim){.config = c, .k = k, .p = p};
+        *o = (sl_optim){
+            .model = m, .config = c, .k = sl_kernels_select((enum sl_isa)c->isa), .p = p};
         o->chunk = malloc((size_t)(chunks + 1) * sizeof *o->chunk);
         o->sumsq = malloc((size_t)(chunks + 1) * sizeof *o->sumsq);
     }
@@ -61,6 +70,8 @@ void sl_optim_free(sl_optim *o) {
     free(o->sumsq);
     free(o);
 }
+
+sl_model *sl_optim_model(const sl_optim *o) { return o ? o->model : NULL; }
 
 static void sumsq_item(void *ctx, int64_t i, int thread) {
     (void)thread;

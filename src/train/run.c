@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "probe/probe.h"
+#include "simd/kernels.h"
 #include "train/checkpoint.h"
 #include "train/rundir.h"
 #include "train/train.h"
@@ -54,10 +55,7 @@ static int open_model(run *r) {
     if (!(r->model = sl_model_create(c, sl_dataset_vocab(r->data), c->train_batch, c->model_seq, true, true)))
         return -1;
     sl_model_init(r->model, (uint64_t)c->seed);
-    if (!(r->optim = sl_optim_create(sl_model_config(r->model), sl_kernels_select((enum sl_isa)c->isa),
-                                     sl_model_params(r->model))))
-        return -1;
-    if (!(r->probe = sl_probe_create(r->model)))
+    if (!(r->optim = sl_optim_create(r->model)) || !(r->probe = sl_probe_create(r->model)))
         return -1;
     r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
     r->target = malloc((size_t)step_tokens(c) * sizeof *r->target);
@@ -105,7 +103,7 @@ static int check_folder(const sl_config *c, const sl_run_options *o, char dir[40
 
 static int load(run *r, const char *dir, const char *out) {
     uint64_t data = r->state.data_hash;
-    if (sl_checkpoint_load(dir, sl_model_params(r->model), &r->state))
+    if (sl_model_load(r->model, dir, &r->state))
         return -1;
     if (r->state.data_hash != data)
         return sl_fail("%s was trained on another text than data.corpus=%s holds now; put that back, or give another "
@@ -166,8 +164,9 @@ static int judge_step(run *r, const sl_step_result *s) {
                    "longer train.warmup", (long long)t->step, what, s->loss, t->loss_mean, kept);
 }
 
-static double evaluate(run *r, int64_t windows) {
-    return r->val_loss = sl_evaluate(r->model, r->data, windows, r->in, r->target);
+static int evaluate(run *r) {
+    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target,
+                       &r->val_loss);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -181,8 +180,9 @@ static json_t *probe(run *r, bool profile) {
     for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
         for (int64_t i = 0; i < batch; i++)
             sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
-        sl_model_forward(r->model, r->in, r->target, NULL);
-        sl_probe_add(r->probe, r->model);
+        if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) ||
+            sl_probe_add(r->probe, r->model))
+            return NULL;
     }
     return sl_probe_result(r->probe, r->model, profile);
 }
@@ -190,7 +190,7 @@ static json_t *probe(run *r, bool profile) {
 static int write_probe(run *r, bool last) {
     json_t *o = probe(r, last);
     if (!o)
-        return sl_fail("out of memory for the probe");
+        return -1;
     json_object_set_new(o, "step", json_integer(r->state.step));
     return sl_rundir_line(&r->dir, r->dir.probe, "probe.jsonl", o);
 }
@@ -225,8 +225,7 @@ static void show(run *r, const sl_step_result *s, double rate) {
 }
 
 static int save(run *r) {
-    const sl_config *c = &r->config;
-    return sl_checkpoint_save(r->dir.path, c, sl_model_params(r->model), &r->state, (int)c->train_keep_checkpoints);
+    return sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -240,7 +239,9 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     int64_t step = r->state.step, last = c->train_steps;
     double start = sl_now();
     bool evaluated = due(step, c->train_eval_every, last);
-    if (evaluated && !(evaluate(r, c->train_eval_windows) >= r->state.best_val_loss))
+    if (evaluated && evaluate(r))
+        return -1;
+    if (evaluated && !(r->val_loss >= r->state.best_val_loss))
         r->state.best_val_loss = r->val_loss;
     if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
         return -1;
@@ -260,9 +261,10 @@ static int loop(run *r) {
     while (r->state.step < c->train_steps) {
         double start = sl_now();
         fill_batch(r, r->state.step);
-        sl_step_result s = sl_train_step(r->model, r->optim, r->in, r->target, c->train_accumulate, r->state.step,
-                                         guard, r);
-        if (judge_step(r, &s))
+        sl_step_result s;
+        if (sl_train_step(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, r,
+                          &s) ||
+            judge_step(r, &s))
             return -1;
         double now = (double)step_tokens(c) / (sl_now() - start);
         rate = rate > 0 ? 0.9 * rate + 0.1 * now : now;
@@ -285,8 +287,12 @@ static int loop(run *r) {
 static int write_result(run *r, const char *status) {
     const sl_train_state *t = &r->state;
     bool finished = strcmp(status, "finished") == 0;
-    double loss = finished ? evaluate(r, r->config.train_eval_windows) : NAN;
+    if (finished && evaluate(r))
+        return -1;
+    double loss = finished ? r->val_loss : NAN;
     json_t *p = finished ? probe(r, false) : json_null();
+    if (!p)
+        return -1;
     char hash[32], data[32];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
     snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
@@ -320,11 +326,14 @@ static int start(run *r, const sl_run_options *o) {
         return -1;
     if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;
-    r->peak_gflops = sl_measured_peak_gflops();
-    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %d threads", o->out,
+    r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
+    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
             (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
-            sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
+            sl_kernels_select((enum sl_isa)c->isa)->tier,
+            sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
+    if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
+        sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
     return r->state.step == 0 && c->train_probe_every ? write_probe(r, false) : 0;
 }
 
@@ -366,7 +375,11 @@ int sl_train_dry_run(const sl_config *c) {
     for (int i = 0; i < WARM + TIMED; i++) {
         double start = sl_now();
         fill_batch(&r, i);
-        sl_train_step(r.model, r.optim, r.in, r.target, c->train_accumulate, i, NULL, NULL);
+        sl_step_result s;
+        if (sl_train_step(r.optim, r.in, r.target, c->train_accumulate, i, NULL, NULL, &s)) {
+            close_run(&r);
+            return -1;
+        }
         if (i >= WARM)
             seconds += (sl_now() - start) / TIMED;
     }
@@ -383,7 +396,7 @@ int sl_train_dry_run(const sl_config *c) {
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
     printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",
            (double)step_tokens(c) / seconds, flops * (double)step_tokens(c) / seconds / 1e9,
-           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(), sl_measured_peak_gflops(),
+           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16), sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16),
            sl_threads(), sl_kernels_select((enum sl_isa)c->isa)->tier);
     printf("time         %s for %lld steps, without evaluations and probes\n", eta, (long long)c->train_steps);
     close_run(&r);

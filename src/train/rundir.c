@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "version.h"
+#include "model/model.h"
 #include "simd/kernels.h"
 
 #include <errno.h>
@@ -161,7 +162,9 @@ int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
 json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
     sl_cpu_detect(&cpu);
-    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
-                     sl_kernels_select((enum sl_isa)c->isa)->tier, "threads", sl_threads(), "cores", cpu.cores,
-                     "compiler", "gcc-compatible " __VERSION__, "version", SL_VERSION, "git", SL_GIT);
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
+                     sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
+                     sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
+                     cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
+                     "git", SL_GIT);
 }

@@ -1,4 +1,4 @@
-/* Training: one step as a function (used by tests and by other programs), and the run of `sinklab train`. */
+/* Training: the run of `sinklab train` and its parts (one step: sinklab.h). */
 #ifndef SL_TRAIN_TRAIN_H
 #define SL_TRAIN_TRAIN_H
 
@@ -7,24 +7,10 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-#include <stdbool.h>
-
-typedef struct {
-    double loss;      /* mean over the step's windows, nats per token */
-    double lr, grad_norm; /* before clipping */
-    bool skipped;     /* NaN loss or gradient: parameters untouched, gradients zeroed */
-} sl_step_result;
-
-/* Forward and backward over `accumulate` batches (in, target: accumulate*batch*seq tokens, batch after batch),
- * clipping to train.clip_norm, AdamW with the learning rate of `step` (from 0). apply(loss, norm) false
- * skips the update; NULL: skip only what is not finite. */
-sl_step_result sl_train_step(sl_model *m, sl_optim *o, const int32_t *in, const int32_t *target,
-                             int64_t accumulate, int64_t step, bool (*apply)(void *ctx, double loss, double norm),
-                             void *ctx);
-
-/* Mean loss over the first `windows` validation windows (all if fewer), in the model's own batches. in, target:
- * scratch of batch*seq values. */
-double sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target);
+/* *loss: mean over the first `windows` validation windows (all if fewer), in the model's own
+ * batches. in, target: scratch of batch*seq values. */
+int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
+                double *loss);
 
 typedef struct {
     const char *out;    /* run directory */

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         for (int d = 0; d < t->ndim; d++)
             count *= t->shape[d];
         float *x = malloc((size_t)count * sizeof *x + 1);
-        if (x && sl_st_read_f32(f, t->name, t->ndim, t->shape, x) == 0 && count && x[count - 1] == 7)
+        if (x && sl_st_read_f32(f, t->name, t->ndim, t->shape, x) == 0 && count &&
+            x[count - 1] == 7)
             sum++;
         free(x);
     }

@@ -1,5 +1,6 @@
-/* The engine and the reference model of tests/ref against golden values from PyTorch (make_golden.py):
- * loss, token losses, logits, gradients, and five AdamW steps, on every kernel tier, with 1 and 2 threads. */
+/* The engine and the reference model of tests/ref against golden values from PyTorch
+ * (make_golden.py): loss, token losses, logits, gradients, and five AdamW steps, on every kernel
+ * tier, with 1 and 2 threads. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "io/safetensors.h"
@@ -117,16 +118,18 @@ static double worst; /* largest ratio of error to tolerance of a test */
 
 static void expect(const golden *g, const char *what, const char *where, double ratio) {
     worst = fmax(worst, ratio);
-    ck_assert_msg(ratio <= 1, "%s: %s %s: error is %.3g times the tolerance", g->name, what, where, ratio);
+    ck_assert_msg(ratio <= 1, "%s: %s %s: error is %.3g times the tolerance", g->name, what, where,
+                  ratio);
 }
 
-static void expect_near(const golden *g, const char *what, const char *where, double got, double want,
-                        double tolerance) {
+static void expect_near(const golden *g, const char *what, const char *where, double got,
+                        double want, double tolerance) {
     double error = fabs(got - want);
     expect(g, what, where, isnan(error) ? INFINITY : error / tolerance);
 }
 
-/* A cross-entropy is a difference of logits of either sign: its error is absolute, at least a nat's. */
+/* A cross-entropy is a difference of logits of either sign: its error is absolute, at least a
+ * nat's. */
 static double loss_tolerance(const golden *g, double loss) {
     return REF_FORWARD * g->relative * (1 + fabs(loss));
 }
@@ -149,7 +152,8 @@ static void reference_case(const golden *g) {
     ref_c *loss = ref_alloc(g->rows), *logits = ref_alloc(g->rows * g->vocab);
     ref_model m = {&g->config, &g->table, w, g->vocab, g->batch, g->seq};
     double mean = creal(ref_model_loss(&m, g->tokens, g->targets, loss, logits));
-    expect_near(g, "reference", "loss", mean, *(const double *)data_of(g, "loss", SL_F64, 1), 1e-12);
+    expect_near(g, "reference", "loss", mean, *(const double *)data_of(g, "loss", SL_F64, 1),
+                1e-12);
     const double *want = data_of(g, "token_loss", SL_F64, g->rows);
     for (int64_t i = 0; i < g->rows; i++)
         expect_near(g, "reference", "token loss", creal(loss[i]), want[i], 1e-12);
@@ -160,8 +164,9 @@ static void reference_case(const golden *g) {
     free(loss);
     free(logits);
 
-    /* The slope along a direction on one tensor at a time is the sum of g times the direction; each g was
-     * rounded to float once (relative 2^-24), the errors add up at random (6 of their deviations allowed). */
+    /* The slope along a direction on one tensor at a time is the sum of g times the direction; each
+     * g was rounded to float once (relative 2^-24), the errors add up at random (6 of their
+     * deviations allowed). */
     double *direction = calloc((size_t)g->table.floats, sizeof *direction);
     float *grad = calloc((size_t)g->table.floats, sizeof *grad);
     for (int i = 0; i < g->table.count; i++) {
@@ -174,8 +179,9 @@ static void reference_case(const golden *g) {
             sum += r * grad[k];
             squares += r * r * grad[k] * grad[k];
         }
-        expect_near(g, "reference gradient", t->name, ref_model_slope(&m, g->tokens, g->targets, direction),
-                    sum, 6 * 0x1p-24 * sqrt(squares));
+        expect_near(g, "reference gradient", t->name,
+                    ref_model_slope(&m, g->tokens, g->targets, direction), sum,
+                    6 * 0x1p-24 * sqrt(squares));
         memset(direction + t->offset, 0, (size_t)t->size * sizeof *direction);
     }
     free(direction);
@@ -201,8 +207,8 @@ static sl_model *create(const golden *g) {
         read_tensor(g, "w", t, p->w + t->offset);
         bool decays = t->decay == SL_DECAY_MATRIX ||
                       (t->decay == SL_DECAY_NORM && g->config.train_decay_norms);
-        ck_assert_msg(decays == (t->ndim == 2 || g->config.train_decay_norms), "%s: decay group of %s",
-                      g->name, t->name);
+        ck_assert_msg(decays == (t->ndim == 2 || g->config.train_decay_norms),
+                      "%s: decay group of %s", g->name, t->name);
     }
     return m;
 }
@@ -213,40 +219,45 @@ static void check_forward(const golden *g, sl_model *m) {
     double *want_logits = calloc((size_t)(g->rows * g->vocab), sizeof *want_logits);
     double want = *(const double *)data_of(g, "loss", SL_F64, 1);
     const double *want_loss = data_of(g, "token_loss", SL_F64, g->rows);
-    expect_near(g, "forward", "loss", sl_model_forward(m, g->tokens, g->targets, loss), want,
-                loss_tolerance(g, want));
+    double mean;
+    ck_assert_msg(sl_model_forward(m, g->tokens, g->targets, &mean, loss) == 0, "%s", sl_error());
+    expect_near(g, "forward", "loss", mean, want, loss_tolerance(g, want));
     for (int64_t i = 0; i < g->rows; i++) {
         if (g->targets[i] < 0)
             ck_assert_msg(loss[i] == 0, "%s: token loss without a target", g->name);
-        expect_near(g, "forward", "token loss", loss[i], want_loss[i], loss_tolerance(g, want_loss[i]));
+        expect_near(g, "forward", "token loss", loss[i], want_loss[i],
+                    loss_tolerance(g, want_loss[i]));
     }
     const float *stored = data_of(g, "logits", SL_F32, g->rows * g->vocab);
     for (int64_t i = 0; i < g->rows * g->vocab; i++)
         want_logits[i] = stored[i];
     sl_model_logits(m, g->tokens, logits);
-    expect(g, "logits", "", ref_ratio(g->rows * g->vocab, logits, want_logits, REF_FORWARD * g->relative));
+    expect(g, "logits", "",
+           ref_ratio(g->rows * g->vocab, logits, want_logits, REF_FORWARD * g->relative));
     free(loss);
     free(logits);
     free(want_logits);
 }
 
-/* Gradients are added to what is there and scaled: a pass at 1/4 and one at 3/4 give the gradient. */
+/* Gradients are added to what is there and scaled: a pass at 1/4 and one at 3/4 give the gradient.
+ */
 static void check_gradients(const golden *g, sl_model *m) {
     sl_params *p = sl_model_params(m);
     memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
     double want = *(const double *)data_of(g, "loss", SL_F64, 1);
-    expect_near(g, "backward", "loss", sl_model_forward_backward(m, g->tokens, g->targets, 0.25f), want,
-                loss_tolerance(g, want));
+    expect_near(g, "backward", "loss", sl_model_forward_backward(m, g->tokens, g->targets, 0.25f),
+                want, loss_tolerance(g, want));
     sl_model_forward_backward(m, g->tokens, g->targets, 0.75f);
     for (int i = 0; i < p->count; i++)
         expect_tensor(g, "gradient", "g", p->tensor + i, p->g + p->tensor[i].offset);
 }
 
-/* AdamW moves an element by lr f(g'), g' the clipped gradient, and f has no slope above 1/eps. So a gradient
- * that is wrong by e moves it wrong by at most lr e/eps in each of the steps; what the moved parameters do to
- * later gradients is allowed for by a factor 2. e: REF_FORWARD relative errors of the rms that the gradients of
- * a tensor have, at most clip_norm (or the norm itself) spread over its elements. accumulate 1 or 2: the same
- * batch once or twice, which is the same step. */
+/* AdamW moves an element by lr f(g'), g' the clipped gradient, and f has no slope above 1/eps. So a
+ * gradient that is wrong by e moves it wrong by at most lr e/eps in each of the steps; what the
+ * moved parameters do to later gradients is allowed for by a factor 2. e: REF_FORWARD relative
+ * errors of the rms that the gradients of a tensor have, at most clip_norm (or the norm itself)
+ * spread over its elements. accumulate 1 or 2: the same batch once or twice, which is the same
+ * step. */
 static void check_steps(const golden *g, sl_model *m, int accumulate) {
     const sl_config *c = &g->config;
     size_t batch = (size_t)g->rows;
@@ -258,14 +269,18 @@ static void check_steps(const golden *g, sl_model *m, int accumulate) {
     const double *want_loss = data_of(g, "step_loss", SL_F64, STEPS + 1);
     const double *want_norm = data_of(g, "step_norm", SL_F64, STEPS);
     sl_params *p = sl_model_params(m);
-    sl_optim *o = sl_optim_create(c, sl_kernels_select((enum sl_isa)c->isa), p);
+    sl_optim *o = sl_optim_create(m);
     ck_assert_msg(o != NULL, "%s", sl_error());
     sl_optim_zero_grad(o);
     for (int step = 0; step < STEPS; step++) {
-        sl_step_result r = sl_train_step(m, o, in, target, accumulate, step, NULL, NULL);
+        sl_step_result r;
+        ck_assert_msg(sl_train_step(o, in, target, accumulate, step, NULL, NULL, &r) == 0, "%s",
+                      sl_error());
         ck_assert(!r.skipped && r.lr == c->train_lr);
-        /* The parameters' errors, at random to the gradient, change the loss by its norm times one of them. */
-        double moved = step * c->train_lr * 2 * REF_FORWARD * g->relative / c->train_eps / sqrt((double)p->params);
+        /* The parameters' errors, at random to the gradient, change the loss by its norm times one
+         * of them. */
+        double moved = step * c->train_lr * 2 * REF_FORWARD * g->relative / c->train_eps /
+                       sqrt((double)p->params);
         expect_near(g, "step", "loss", r.loss, want_loss[step],
                     loss_tolerance(g, want_loss[step]) + moved * want_norm[step]);
         expect_near(g, "step", "gradient norm", r.grad_norm, want_norm[step],

@@ -24,17 +24,21 @@ static struct value within(double want, double ulps, double more) {
     return (struct value){want, ulps * ulp + more};
 }
 
-static void ref_exp(const double in[3], struct value out[2]) { out[0] = within(exp(in[0]), 1.2, SMALLEST); }
+static void ref_exp(const double in[3], struct value out[2]) {
+    out[0] = within(exp(in[0]), 1.2, SMALLEST);
+}
 static void ref_log(const double in[3], struct value out[2]) { out[0] = within(log(in[0]), 1, 0); }
 static void ref_sigmoid(const double in[3], struct value out[2]) {
     out[0] = within(d_sigmoid(in[0]), 2.5, SMALLEST);
 }
-static void ref_tanh(const double in[3], struct value out[2]) { out[0] = within(tanh(in[0]), 2, 0); }
+static void ref_tanh(const double in[3], struct value out[2]) {
+    out[0] = within(tanh(in[0]), 2, 0);
+}
 static void ref_erf(const double in[3], struct value out[2]) { out[0] = within(erf(in[0]), 2, 0); }
 
-/* ---- sigmoid and silu with the errors of 1/(1 + exp(-x)) in binary32. exp enters 1 + e with weight
- * e/(1 + e) = 1 - q; then an addition and a division. exp(-x) may overflow, or the result be flushed,
- * when q is below the least normal number. */
+/* ---- sigmoid and silu with the errors of 1/(1 + exp(-x)) in binary32. exp enters 1 + e with
+ * weight e/(1 + e) = 1 - q; then an addition and a division. exp(-x) may overflow, or the result be
+ * flushed, when q is below the least normal number. */
 static double sigmoid_error(double x) {
     double q = d_sigmoid(x);
     return q * (EXP_REL * (1 - q) + 2 * U) + SMALLEST;
@@ -46,19 +50,24 @@ static struct value silu(double x) {
     return (struct value){d_silu(x), fabs(x) * (sigmoid_error(x) + U * d_sigmoid(x)) + 4 * TINY};
 }
 
-/* silu' = q (1 + x (1 - q)); 1 - q loses digits when q is near 1: its absolute error is that of q
- * and a rounding. */
+/* 1 - q as e^-x q, which keeps its digits where q is near 1: the errors of both and a product. */
+static double complement_error(double x) {
+    double t = d_sigmoid(-x);
+    return t * (2 * EXP_REL + 3 * U) + SMALLEST;
+}
+
+/* silu' = q + x q (1 - q) */
 static struct value silu_slope(double x) {
     if (isinf(x))
         return (struct value){x > 0, 4 * U};
-    double q = d_sigmoid(x), t = d_sigmoid(-x), dq = sigmoid_error(x);
-    double inner = fabs(x) * (dq + 3 * U * t), outer = 1 + fabs(x) * t;
-    return (struct value){q * (1 + x * t), q * inner + outer * (dq + 3 * U * q)};
+    double q = d_sigmoid(x), t = d_sigmoid(-x), dq = sigmoid_error(x), dt = complement_error(x);
+    double y = q + x * q * t;
+    return (struct value){y, dq + fabs(x) * (q * dt + t * dq + 3 * U * q * t) + U * fabs(y)};
 }
 
-/* Phi from (1 + erf(x/sqrt 2))/2: erf near 1 is off by 2 ulp = 2 u, rounding its argument by 2 u moves
- * it by at most 1 u (x erf' < 1/2), the addition by u; halved. Relative accuracy of the left tail is
- * not promised. */
+/* Phi from (1 + erf(x/sqrt 2))/2: erf near 1 is off by 2 ulp = 2 u, rounding its argument by 2 u
+ * moves it by at most 1 u (x erf' < 1/2), the addition by u; halved. Relative accuracy of the left
+ * tail is not promised. */
 #define CDF_ERROR (2 * U)
 
 static struct value gelu(double x) {
@@ -80,7 +89,8 @@ static struct value gelu_slope(double x) {
 /* a * b, a with an error, b exact; one rounding. */
 static struct value times(struct value a, double b) {
     double want = a.want * b;
-    return (struct value){want, a.bound * fabs(b) + 2 * U * fabs(want) + TINY * (4 + fabs(b) + fabs(a.want))};
+    return (struct value){want, a.bound * fabs(b) + 2 * U * fabs(want) +
+                                    TINY * (4 + fabs(b) + fabs(a.want))};
 }
 
 static struct value exactly(double x) { return (struct value){x, 0}; }
@@ -108,7 +118,7 @@ static void ref_gate_fwd(const double in[3], struct value out[2]) {
 static void ref_gate_bwd(const double in[3], struct value out[2]) { /* b, y, dout */
     double q = d_sigmoid(in[0]), t = d_sigmoid(-in[0]), dq = sigmoid_error(in[0]);
     out[0] = times((struct value){q, dq}, in[2]);
-    struct value slope = {q * t, t * dq + q * (dq + U * t) + 2 * U * q * t};
+    struct value slope = {q * t, t * dq + q * complement_error(in[0]) + 2 * U * q * t};
     out[1] = times(times(slope, in[1]), in[2]);
 }
 static void ref_add(const double in[3], struct value out[2]) {
@@ -128,21 +138,29 @@ static void call_sigmoid(const sl_kernels *t, const k_case *c) { t->sigmoid(N(c)
 static void call_tanh(const sl_kernels *t, const k_case *c) { t->tanh(N(c), P(0), P(1)); }
 static void call_erf(const sl_kernels *t, const k_case *c) { t->erf(N(c), P(0), P(1)); }
 static void call_silu_fwd(const sl_kernels *t, const k_case *c) { t->silu_fwd(N(c), P(0), P(1)); }
-static void call_silu_bwd(const sl_kernels *t, const k_case *c) { t->silu_bwd(N(c), P(0), P(1), P(2)); }
+static void call_silu_bwd(const sl_kernels *t, const k_case *c) {
+    t->silu_bwd(N(c), P(0), P(1), P(2));
+}
 static void call_gelu_fwd(const sl_kernels *t, const k_case *c) { t->gelu_fwd(N(c), P(0), P(1)); }
-static void call_gelu_bwd(const sl_kernels *t, const k_case *c) { t->gelu_bwd(N(c), P(0), P(1), P(2)); }
+static void call_gelu_bwd(const sl_kernels *t, const k_case *c) {
+    t->gelu_bwd(N(c), P(0), P(1), P(2));
+}
 static void call_swiglu_fwd(const sl_kernels *t, const k_case *c) {
     t->swiglu_fwd(N(c), P(0), P(1), P(2));
 }
 static void call_swiglu_bwd(const sl_kernels *t, const k_case *c) {
     t->swiglu_bwd(N(c), P(0), P(1), P(2), P(3), P(4));
 }
-static void call_gate_fwd(const sl_kernels *t, const k_case *c) { t->gate_fwd(N(c), P(0), P(1), P(2)); }
+static void call_gate_fwd(const sl_kernels *t, const k_case *c) {
+    t->gate_fwd(N(c), P(0), P(1), P(2));
+}
 static void call_gate_bwd(const sl_kernels *t, const k_case *c) {
     t->gate_bwd(N(c), P(0), P(1), P(2), P(3), P(4));
 }
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
-static void call_scale(const sl_kernels *t, const k_case *c) { t->scale(N(c), *(const float *)c->arg, P(0)); }
+static void call_scale(const sl_kernels *t, const k_case *c) {
+    t->scale(N(c), *(const float *)c->arg, P(0));
+}
 
 #define SMOOTH (K_ALL & ~K_BIT(K_WIDE)) /* x^2 stays in range */
 static const struct elementwise
@@ -156,12 +174,13 @@ static const struct elementwise
     gelu_fwd = {{"x"}, {"y"}, call_gelu_fwd, ref_gelu_fwd, K_ALL, 4, 8, 0},
     gelu_bwd = {{"x", "dy"}, {"dx"}, call_gelu_bwd, ref_gelu_bwd, SMOOTH, 8, 12, 0},
     swiglu_fwd = {{"gate", "up"}, {"y"}, call_swiglu_fwd, ref_swiglu_fwd, K_ALL, 5, 12, 0},
-    swiglu_bwd = {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20, 0},
+    swiglu_bwd =
+        {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20, 0},
     gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0},
     gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0};
 
-/* What is not finite comes in through one input at a time, so that no product is 0 * inf by accident;
- * the limit (such as silu(-inf) = 0) and NaN are then both right. */
+/* What is not finite comes in through one input at a time, so that no product is 0 * inf by
+ * accident; the limit (such as silu(-inf) = 0) and NaN are then both right. */
 static void run_case(k_case *c, const struct elementwise *e, int64_t n, enum k_data kind) {
     int ins = 0, special = -1;
     while (ins < 3 && e->in[ins])
@@ -212,13 +231,15 @@ static void check(k_case *c, const struct elementwise *e) {
         run_case(c, e, 1100, K_NORMAL);
 }
 
-/* Functions of one number: random bits besides, so that every binade of either sign has its turn. */
+/* Functions of one number: random bits besides, so that every binade of either sign has its turn.
+ */
 static void check_function(k_case *c, const struct elementwise *e) {
     enum { N_BITS = 4096 };
     check(c, e);
     for (int round = 0; round < 10; round++) {
         k_begin(c, e->call, NULL, "n=%d random bits", N_BITS);
-        k_buf *x = k_add(c, "x", K_F32, K_IN, 1, N_BITS, N_BITS), *y = k_add(c, "y", K_F32, K_OUT, 1, N_BITS, N_BITS);
+        k_buf *x = k_add(c, "x", K_F32, K_IN, 1, N_BITS, N_BITS),
+              *y = k_add(c, "y", K_F32, K_OUT, 1, N_BITS, N_BITS);
         for (int j = 0; j < N_BITS; j++) {
             uint32_t bits = sl_rng_u32(&c->rng);
             struct value v[2];
@@ -231,8 +252,9 @@ static void check_function(k_case *c, const struct elementwise *e) {
 }
 
 /* Derivative of a formula of up to two arguments by each, against the slopes above. */
-static void identity(k_case *c, const char *what, double complex (*f)(double complex, double complex),
-                     const double slope[2], double a, double b) {
+static void identity(k_case *c, const char *what,
+                     double complex (*f)(double complex, double complex), const double slope[2],
+                     double a, double b) {
     k_identity(c, what, slope[0], Z_SLOPE(f(Z_STEP(a), b)), 10);
     k_identity(c, what, slope[1], Z_SLOPE(f(a, Z_STEP(b))), 10);
 }
@@ -249,7 +271,8 @@ static void check_identities(k_case *c) {
         ref_silu_bwd((const double[3]){x[0], 1, 0}, v);
         k_identity(c, "silu'", v[0].want, Z_SLOPE(z_silu(Z_STEP(x[0]))), 10);
         ref_gelu_bwd(x, v);
-        identity(c, "gelu'", z_gelu_times, (const double[2]){v[0].want, gelu(x[0]).want}, x[0], x[1]);
+        identity(c, "gelu'", z_gelu_times, (const double[2]){v[0].want, gelu(x[0]).want}, x[0],
+                 x[1]);
         ref_swiglu_bwd(x, v);
         identity(c, "swiglu'", z_swiglu, (const double[2]){v[0].want, v[1].want}, x[0], x[1]);
         ref_gate_bwd(x, v);
@@ -278,12 +301,15 @@ static void check_add(k_case *c) {
         for (enum k_data kind = 0; kind < K_KINDS; kind++) {
             int64_t n = k_count(c, i);
             k_begin(c, call_add, NULL, "n=%d %s", (int)n, k_data_name(kind));
-            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n), *y = k_add(c, "y", K_F32, K_INOUT, 1, n, n);
+            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n),
+                  *y = k_add(c, "y", K_F32, K_INOUT, 1, n, n);
             k_fill(c, x, kind);
             k_fill(c, y, k_range(c, 0, 1) ? K_NORMAL : kind);
             for (int64_t j = 0; j < n; j++) {
                 struct value v[2];
-                ref_add((const double[3]){(double)((float *)x->init)[j], (double)((float *)y->init)[j], 0}, v);
+                ref_add((const double[3]){(double)((float *)x->init)[j],
+                                          (double)((float *)y->init)[j], 0},
+                        v);
                 k_want(y, j, v[0].want, 0);
             }
             k_run(c);
@@ -291,7 +317,8 @@ static void check_add(k_case *c) {
 }
 
 static void check_scale(k_case *c) {
-    static const float factors[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.125f, 0.3f, 1e-30f, 1e30f, -INFINITY, NAN};
+    static const float factors[] = {0.0f, -0.0f,  1.0f,  -1.0f,     0.125f,
+                                    0.3f, 1e-30f, 1e30f, -INFINITY, NAN};
     for (int i = 0; i < K_COUNTS; i++)
         for (enum k_data kind = 0; kind < K_KINDS; kind++) {
             int64_t n = k_count(c, i);

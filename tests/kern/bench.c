@@ -38,14 +38,15 @@ static double run(const struct work *w) {
     return now() - t;
 }
 
-/* Seconds a call of each of n works: median of several samples, each long enough for the clock, taken
- * in turn so that a change of the clock rate or a neighbour's load meets all of them. */
+/* Seconds a call of each of n works: median of several samples, each long enough for the clock,
+ * taken in turn so that a change of the clock rate or a neighbour's load meets all of them. */
 static void time_works(struct work *w, int n, double *seconds) {
     for (int i = 0; i < n; i++) {
         double t;
         for (w[i].calls = 1; (t = run(&w[i])) < SAMPLE_SECONDS;)
-            w[i].calls = t > SAMPLE_SECONDS / 100 ? (int64_t)((double)w[i].calls * 1.2 * SAMPLE_SECONDS / t) + 1
-                                                  : w[i].calls * 10;
+            w[i].calls = t > SAMPLE_SECONDS / 100
+                             ? (int64_t)((double)w[i].calls * 1.2 * SAMPLE_SECONDS / t) + 1
+                             : w[i].calls * 10;
     }
     for (int s = 0; s < SAMPLES; s++)
         for (int i = 0; i < n; i++)
@@ -75,8 +76,9 @@ static void whole_product(void *ctx) {
     t->pack_f32(WHOLE, WHOLE, whole_b, 1, WHOLE, nr, panel_b);
     for (int j = 0; j < WHOLE; j += nr)
         for (int i = 0; i < WHOLE; i += mr)
-            t->gemm_f32(WHOLE, panel_a + (size_t)i * WHOLE, panel_b + (size_t)j * WHOLE, whole_c + (size_t)i * WHOLE + j,
-                        WHOLE, WHOLE - i < mr ? WHOLE - i : mr, WHOLE - j < nr ? WHOLE - j : nr, 0);
+            t->gemm_f32(WHOLE, panel_a + (size_t)i * WHOLE, panel_b + (size_t)j * WHOLE,
+                        whole_c + (size_t)i * WHOLE + j, WHOLE, WHOLE - i < mr ? WHOLE - i : mr,
+                        WHOLE - j < nr ? WHOLE - j : nr, 0);
 }
 
 /* Each yardstick: a call, and whether it is there. */
@@ -85,8 +87,8 @@ enum { OPENBLAS = 1 };
 static void call_openblas(void *ctx) {
     (void)ctx;
     openblas_set_num_threads(1);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, WHOLE, WHOLE, WHOLE, 1, whole_a, WHOLE, whole_b, WHOLE, 0,
-                whole_c, WHOLE);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, WHOLE, WHOLE, WHOLE, 1, whole_a, WHOLE,
+                whole_b, WHOLE, 0, whole_c, WHOLE);
 }
 #else
 enum { OPENBLAS = 0 };
@@ -97,7 +99,8 @@ static void call_openblas(void *ctx) { (void)ctx; }
 #ifdef HAVE_SLEEF
 static void call_sleef(void *ctx) {
     k_case *c = ctx;
-    (c->k->vl == 16 ? yard_sleef_exp_avx512 : yard_sleef_exp_avx2)(c->buf[0].cols, k_f32(c, 0), k_f32(c, 1));
+    (c->k->vl == 16 ? yard_sleef_exp_avx512 : yard_sleef_exp_avx2)(c->buf[0].cols, k_f32(c, 0),
+                                                                   k_f32(c, 1));
 }
 static int have_sleef(const sl_kernels *t) { return t->vl == 16 || strcmp(t->tier, "avx2") == 0; }
 #else
@@ -109,23 +112,27 @@ static int have_sleef(const sl_kernels *t) { return (void)t, 0; }
 
 struct line {
     const char *name, *source, *tier, *shape, *yardstick;
-    double seconds, bytes, flops, scalar, yard; /* seconds of the scalar tier and the yardstick; 0: none */
+    double seconds, bytes, flops, scalar,
+        yard; /* seconds of the scalar tier and the yardstick; 0: none */
 };
 
 static void print_line(const struct line *l, int json, int first) {
     double gb = 1e-9 * l->bytes / l->seconds, gf = 1e-9 * l->flops / l->seconds;
     if (json) {
-        printf("%s\n  {\"kernel\": \"%s\", \"source\": \"simd/%s.c\", \"tier\": \"%s\", \"shape\": \"%s\", \"ns\": %.1f, "
+        printf("%s\n  {\"kernel\": \"%s\", \"source\": \"simd/%s.c\", \"tier\": \"%s\", \"shape\": "
+               "\"%s\", \"ns\": %.1f, "
                "\"gb_per_s\": %.2f, \"gflops\": %.2f",
                first ? "[" : ",", l->name, l->source, l->tier, l->shape, 1e9 * l->seconds, gb, gf);
         if (l->scalar > 0)
             printf(", \"times_scalar\": %.2f", l->scalar / l->seconds);
         if (l->yardstick)
-            printf(", \"yardstick\": \"%s\", \"times_yardstick\": %.2f", l->yardstick, l->yard / l->seconds);
+            printf(", \"yardstick\": \"%s\", \"times_yardstick\": %.2f", l->yardstick,
+                   l->yard / l->seconds);
         printf("}");
         return;
     }
-    printf("%-14s %-7s %10.0f ns %8.2f GB/s %8.2f GFLOP/s", l->name, l->tier, 1e9 * l->seconds, gb, gf);
+    printf("%-14s %-7s %10.0f ns %8.2f GB/s %8.2f GFLOP/s", l->name, l->tier, 1e9 * l->seconds, gb,
+           gf);
     if (l->scalar > 0)
         printf("  %6.2f x scalar", l->scalar / l->seconds);
     if (l->yardstick)
@@ -134,7 +141,8 @@ static void print_line(const struct line *l, int json, int first) {
 }
 
 /* Times the kernel and, where the line names one, its yardstick. */
-static void time_line(struct line *l, void (*fn)(void *), void *ctx, void (*yard)(void *), void *yard_ctx) {
+static void time_line(struct line *l, void (*fn)(void *), void *ctx, void (*yard)(void *),
+                      void *yard_ctx) {
     struct work w[2] = {{.fn = fn, .ctx = ctx}, {.fn = yard, .ctx = yard_ctx}};
     double seconds[2] = {0};
     time_works(w, l->yardstick ? 2 : 1, seconds);
@@ -143,7 +151,8 @@ static void time_line(struct line *l, void (*fn)(void *), void *ctx, void (*yard
 }
 
 /* 0 and the line, or -1 when the tier lacks the kernel. */
-static int bench_one(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, k_case *c, struct line *l) {
+static int bench_one(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, k_case *c,
+                     struct line *l) {
     void *fn;
     memcpy(&fn, (const char *)tier + kernel->member, sizeof fn);
     if (!fn)
@@ -153,7 +162,11 @@ static int bench_one(const k_kernel *kernel, const sl_kernels *tier, uint64_t se
     c->rng = sl_rng_make(seed, SL_STREAM_TEST, 0);
     kernel->bench(c);
     k_place_for_bench(c);
-    *l = (struct line){.name = kernel->name, .tier = tier->tier, .shape = c->text, .bytes = c->bytes, .flops = c->flops};
+    *l = (struct line){.name = kernel->name,
+                       .tier = tier->tier,
+                       .shape = c->text,
+                       .bytes = c->bytes,
+                       .flops = c->flops};
     int is_exp = kernel->member == offsetof(sl_kernels, exp);
     l->yardstick = is_exp && have_sleef(tier) ? "SLEEF expf u10" : NULL;
     time_line(l, call_kernel, c, call_sleef, c);
@@ -161,14 +174,17 @@ static int bench_one(const k_kernel *kernel, const sl_kernels *tier, uint64_t se
 }
 
 static void bench_whole(const sl_kernels *tier, struct line *l) {
-    *l = (struct line){.name = "gemm_f32+pack", .tier = tier->tier, .shape = "384 x 384 x 384, one thread",
-                       .yardstick = OPENBLAS ? "OpenBLAS sgemm" : NULL, .bytes = 12.0 * WHOLE * WHOLE,
+    *l = (struct line){.name = "gemm_f32+pack",
+                       .tier = tier->tier,
+                       .shape = "384 x 384 x 384, one thread",
+                       .yardstick = OPENBLAS ? "OpenBLAS sgemm" : NULL,
+                       .bytes = 12.0 * WHOLE * WHOLE,
                        .flops = 2.0 * WHOLE * WHOLE * WHOLE};
     time_line(l, whole_product, (void *)(uintptr_t)tier, call_openblas, NULL);
 }
 
-int k_bench(const k_kernel *const *list, const char *const *source, int n, const sl_kernels *const *tiers, int ntiers,
-            uint64_t seed, int json) {
+int k_bench(const k_kernel *const *list, const char *const *source, int n,
+            const sl_kernels *const *tiers, int ntiers, uint64_t seed, int json) {
     static k_case c;
     int printed = 0;
     sl_rng rng = sl_rng_make(seed, SL_STREAM_TEST, 0);

@@ -39,7 +39,8 @@ static void check_to(k_case *c) {
         for (enum k_data kind = 0; kind < K_KINDS; kind++) {
             int64_t n = k_count(c, i);
             k_begin(c, call_to, NULL, "n=%d %s", (int)n, k_data_name(kind));
-            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n), *y = k_add(c, "y", K_BF16, K_OUT, 1, n, n);
+            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n),
+                  *y = k_add(c, "y", K_BF16, K_OUT, 1, n, n);
             k_fill(c, x, kind);
             run_to(c, x, y);
         }

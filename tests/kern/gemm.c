@@ -123,7 +123,8 @@ static void gemm_case(k_case *c, int m, int n, int64_t k, int add, enum k_data k
 
 static void check_gemm(k_case *c) {
     static const int ks[] = {0, 1, 2, 3, 7, 16, 31, 32, 33, 100};
-    static const enum k_data kinds[] = {K_NORMAL, K_WIDE, K_DENORMAL, K_OUTLIER, K_NEGINF, K_POSINF, K_NAN};
+    static const enum k_data kinds[] = {K_NORMAL, K_WIDE,   K_DENORMAL, K_OUTLIER,
+                                        K_NEGINF, K_POSINF, K_NAN};
     int mr = c->k->gemm_mr, nr = c->k->gemm_nr;
     possible = 15;
     for (int m = 0; m <= mr; m++)

@@ -25,7 +25,8 @@ static void call_pack(const sl_kernels *t, const k_case *c) {
     if (src->type == K_F32)
         (s->transposed ? t->pack_bt_f32 : t->pack_b_f32)(s->n, s->k, src->p, src->ld, c->buf[1].p);
     else
-        (s->transposed ? t->pack_bt_bf16 : t->pack_b_bf16)(s->n, s->k, src->p, src->ld, c->buf[1].p);
+        (s->transposed ? t->pack_bt_bf16 : t->pack_b_bf16)(s->n, s->k, src->p, src->ld,
+                                                           c->buf[1].p);
 }
 
 static k_buf *describe_pack(k_case *c, struct shape s, enum k_type type, const char *data) {
@@ -34,7 +35,8 @@ static k_buf *describe_pack(k_case *c, struct shape s, enum k_type type, const c
     int64_t rows = s.transposed ? s.n : s.k, cols = s.transposed ? s.k : s.n;
     k_begin(c, call_pack, &arg, "n=%d k=%d %s", (int)s.n, (int)s.k, data);
     k_add(c, "src", type, K_IN, rows, cols, k_stride(c, cols));
-    k_buf *panel = k_add(c, "panel", K_BF16, K_OUT, 1, sl_bf16_kpad(s.k) * NR, sl_bf16_kpad(s.k) * NR);
+    k_buf *panel =
+        k_add(c, "panel", K_BF16, K_OUT, 1, sl_bf16_kpad(s.k) * NR, sl_bf16_kpad(s.k) * NR);
     panel->align = 64;
     return panel;
 }
@@ -45,12 +47,26 @@ static void random_bits(k_case *c, k_buf *b) {
         x[i] = (sl_bf16)sl_rng_u32(&c->rng); /* subnormals, infinities and NaNs among them */
 }
 
+/* Puts the lower halves about the tie, which random numbers hardly ever meet. */
+static void near_ties(k_case *c, k_buf *b) {
+    static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8000, 0x8001, 0xffff};
+    uint32_t u;
+    for (int64_t i = 0; i < b->rows * b->cols; i++) {
+        memcpy(&u, (float *)b->init + i, sizeof u);
+        u = (u & 0xffff0000) | low[k_range(c, 0, 6)];
+        memcpy((float *)b->init + i, &u, sizeof u);
+    }
+}
+
 static void pack_case(k_case *c, struct shape s, enum k_type type, enum k_data kind) {
-    k_buf *panel = describe_pack(c, s, type, type == K_F32 ? k_data_name(kind) : "bits"), *src = &c->buf[0];
+    k_buf *panel = describe_pack(c, s, type, type == K_F32 ? k_data_name(kind) : "bits"),
+          *src = &c->buf[0];
     if (type == K_F32)
         k_fill(c, src, kind);
     else
         random_bits(c, src);
+    if (type == K_F32 && k_range(c, 0, 1))
+        near_ties(c, src);
     for (int64_t kk = 0; kk < sl_bf16_kpad(s.k); kk++)
         for (int64_t j = 0; j < NR; j++) {
             double want = 0;
@@ -58,7 +74,8 @@ static void pack_case(k_case *c, struct shape s, enum k_type type, enum k_data k
                 int64_t at = s.transposed ? j * src->cols + kk : kk * src->cols + j;
                 sl_bf16 rounded;
                 if (type == K_F32) /* rounding itself is tested in bf16.c */
-                    sl_kernels_tier(SL_ISA_SCALAR)->to_bf16(1, (const float *)src->init + at, &rounded);
+                    sl_kernels_tier(SL_ISA_SCALAR)
+                        ->to_bf16(1, (const float *)src->init + at, &rounded);
                 else
                     rounded = ((const sl_bf16 *)src->init)[at];
                 want = value(rounded);
@@ -72,8 +89,8 @@ static void check_pack(k_case *c, enum k_type type, int transposed) {
     for (int i = 0; i < K_COUNTS; i++)
         for (int j = 0; j < 4; j++) {
             int64_t n = i < 3 ? i : k_range(c, 1, j ? NR : 1);
-            pack_case(c, (struct shape){n, k_count(c, i + j < K_COUNTS ? i + j : i), transposed}, type,
-                      (enum k_data)k_range(c, 0, K_KINDS - 1));
+            pack_case(c, (struct shape){n, k_count(c, i + j < K_COUNTS ? i + j : i), transposed},
+                      type, (enum k_data)k_range(c, 0, K_KINDS - 1));
         }
     pack_case(c, (struct shape){NR, 100, transposed}, type, K_NAN);
 }
@@ -100,7 +117,8 @@ static void bench_pack_b_bf16(k_case *c) { bench_pack(c, K_BF16, 0); }
 /* ---- transposes */
 
 static void call_transpose_bf16(const sl_kernels *t, const k_case *c) {
-    t->transpose_bf16(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), c->buf[1].p, k_ld(c, 1));
+    t->transpose_bf16(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), c->buf[1].p,
+                      k_ld(c, 1));
 }
 
 static void transpose_bf16_case(k_case *c, int64_t rows, int64_t cols) {
@@ -111,7 +129,8 @@ static void transpose_bf16_case(k_case *c, int64_t rows, int64_t cols) {
     random_bits(c, src);
     for (int64_t j = 0; j < cols; j++)
         for (int64_t i = 0; i < wide; i++)
-            k_want(dst, j * wide + i, i < rows ? value(((sl_bf16 *)src->init)[i * cols + j]) : 0, 0);
+            k_want(dst, j * wide + i, i < rows ? value(((sl_bf16 *)src->init)[i * cols + j]) : 0,
+                   0);
     k_run(c);
 }
 
@@ -125,7 +144,8 @@ static void check_transpose_bf16(k_case *c) {
 
 static void call_transpose_f32(const sl_kernels *t, const k_case *c) {
     const int *add = c->arg;
-    t->transpose_f32(c->buf[0].rows, c->buf[0].cols, k_f32(c, 0), k_ld(c, 0), k_f32(c, 1), k_ld(c, 1), *add);
+    t->transpose_f32(c->buf[0].rows, c->buf[0].cols, k_f32(c, 0), k_ld(c, 0), k_f32(c, 1),
+                     k_ld(c, 1), *add);
 }
 
 static void transpose_f32_case(k_case *c, int64_t rows, int64_t cols, int add, enum k_data kind) {
@@ -182,7 +202,8 @@ struct gemm {
 
 static void call_gemm(const sl_kernels *t, const k_case *c) {
     const struct gemm *g = c->arg;
-    t->gemm_bf16(g->m, g->n, g->k, c->buf[0].p, k_ld(c, 0), c->buf[1].p, k_f32(c, 2), k_ld(c, 2), g->add);
+    t->gemm_bf16(g->m, g->n, g->k, c->buf[0].p, k_ld(c, 0), c->buf[1].p, k_f32(c, 2), k_ld(c, 2),
+                 g->add);
 }
 
 /* bf16 numbers, rows of `cols` of which the first `used` hold data and the rest zeros. */
@@ -204,14 +225,15 @@ static void fill_bf16(k_case *c, k_buf *b, int64_t used, enum k_data kind) {
 static k_buf *describe_gemm(k_case *c, struct gemm g, const char *data) {
     static struct gemm arg;
     arg = g;
-    k_begin(c, call_gemm, &arg, "m=%d n=%d k=%d add=%d %s", (int)g.m, (int)g.n, (int)g.k, g.add, data);
+    k_begin(c, call_gemm, &arg, "m=%d n=%d k=%d add=%d %s", (int)g.m, (int)g.n, (int)g.k, g.add,
+            data);
     k_add(c, "a", K_BF16, K_IN, g.m, g.k, k_stride(c, g.k));
     k_add(c, "panel", K_BF16, K_IN, 1, g.k * NR, g.k * NR)->align = 64;
     return k_add(c, "c", K_F32, g.add ? K_INOUT : K_OUT, g.m, g.n, k_stride(c, g.n));
 }
 
-/* simd/kernels.h: |error| <= (k + 2) u sum|ab|; units that flush lose |ab| of each subnormal factor and
- * 2^-126 at each sum. Others may lose half of TINY at each. */
+/* simd/kernels.h: |error| <= (k + 2) u sum|ab|; units that flush lose |ab| of each subnormal factor
+ * and 2^-126 at each sum. Others may lose half of TINY at each. */
 static void want_gemm(k_case *c, const struct gemm *g, k_buf *out) {
     const sl_bf16 *a = c->buf[0].init, *panel = c->buf[1].init;
     const char *tier = c->k->tier;
@@ -219,7 +241,8 @@ static void want_gemm(k_case *c, const struct gemm *g, k_buf *out) {
     int flush = odd || strcmp(tier, "avx512bf16") == 0 || strcmp(tier, "amx") == 0;
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
-            double sum = g->add ? (double)((float *)out->init)[i * g->n + j] : 0, size = fabs(sum), lost = 0;
+            double sum = g->add ? (double)((float *)out->init)[i * g->n + j] : 0, size = fabs(sum),
+                   lost = 0;
             for (int64_t k = 0; k < g->k; k++) {
                 double x = value(a[i * g->k + k]), y = value(panel[k / 2 * 2 * NR + 2 * j + k % 2]);
                 sum += x * y;
@@ -241,7 +264,8 @@ static void check_cuts(k_case *c, const struct gemm *g, const k_buf *out) {
     const sl_bf16 *a = c->buf[0].init;
     const float *got = out->got, *old = out->init;
     memcpy(panel, c->buf[1].init, (size_t)(g->k * NR) * sizeof *panel);
-    int64_t row = k_range(c, 0, g->m - 1), rows = k_range(c, 1, g->m - row), cols = k_range(c, 1, g->n);
+    int64_t row = k_range(c, 0, g->m - 1), rows = k_range(c, 1, g->m - row),
+            cols = k_range(c, 1, g->n);
     int64_t k = k_range(c, 0, g->k / SL_BF16_KR) * SL_BF16_KR;
     float cut[NR];
     for (int64_t i = row; i < row + rows; i++) {
@@ -251,7 +275,8 @@ static void check_cuts(k_case *c, const struct gemm *g, const k_buf *out) {
         c->k->gemm_bf16(1, cols, g->k - k, a + i * g->k + k, g->k, panel + k * NR, cut, NR, 1);
         for (int64_t j = 0; j < cols; j++)
             if (cut[j] != got[i * g->n + j] && !(isnan(cut[j]) && isnan(got[i * g->n + j])))
-                k_fail(c, "c[%d][%d] has other bits when computed in parts (k cut at %d)", (int)i, (int)j, (int)k);
+                k_fail(c, "c[%d][%d] has other bits when computed in parts (k cut at %d)", (int)i,
+                       (int)j, (int)k);
     }
 }
 
@@ -274,7 +299,8 @@ static void check_gemm_bf16(k_case *c) {
         for (int64_t m = 0; m <= 34; m += k_range(c, 1, 4))
             for (int add = 0; add < 2; add++) {
                 int64_t used = k_range(c, 0, 100);
-                gemm_case(c, (struct gemm){m, n, sl_bf16_kpad(used), add}, used, kinds[k_range(c, 0, 4)]);
+                gemm_case(c, (struct gemm){m, n, sl_bf16_kpad(used), add}, used,
+                          kinds[k_range(c, 0, 4)]);
             }
     for (int64_t m = 30; m < 100; m++)
         gemm_case(c, (struct gemm){m, k_range(c, 1, NR), 64, (int)(m % 2)}, 64, kinds[m % 5]);

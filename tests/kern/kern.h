@@ -1,12 +1,13 @@
 /* Kernel runner, in the manner of dav1d's checkasm. A test describes a call: its buffers with their
- * shapes and contents, the function that makes the call, and for each output element the value wanted
- * (computed in double) and the largest error allowed. The runner then makes the call several times:
+ * shapes and contents, the function that makes the call, and for each output element the value
+ * wanted (computed in double) and the largest error allowed. The runner then makes the call several
+ * times:
  *
  *   mid    canaries on both sides, base address misaligned at random; compared with the reference
  *   again  the same once more: the same bits
- *   rear   the last element of every buffer lies flush against an unmapped page: no over-read; same bits
- *   front  the first element right after an unmapped page: no under-read; same bits
- *   alias  every legal way of computing in place; same bits
+ *   rear   the last element of every buffer lies flush against an unmapped page: no over-read; same
+ * bits front  the first element right after an unmapped page: no under-read; same bits alias  every
+ * legal way of computing in place; same bits
  *
  * and after each: canaries, gaps between rows and inputs unchanged, every output written. A failure
  * (or a signal) ends this kernel on this tier only. */
@@ -66,9 +67,9 @@ struct k_case {
     int bufs;
     uint8_t may_alias[K_BUFS][K_BUFS]; /* [output][input] */
     k_call call;
-    const void *arg;      /* the test's own parameters of the call */
-    double bytes, flops;  /* of one call; set by a benchmark */
-    char text[160];       /* shapes and data, for messages */
+    const void *arg;     /* the test's own parameters of the call */
+    double bytes, flops; /* of one call; set by a benchmark */
+    char text[160];      /* shapes and data, for messages */
 };
 
 typedef struct {
@@ -76,11 +77,13 @@ typedef struct {
     size_t member; /* offset in sl_kernels */
     void (*check)(k_case *c);
     void (*bench)(k_case *c); /* k_begin, buffers, call, bytes, flops; does not run it */
-    enum { K_BY_TILE = 1, /* the shapes tested depend on the tier: no comparison across tiers */
-           K_SAME_BITS,   /* every tier must give the same bits */
+    enum {
+        K_BY_TILE = 1, /* the shapes tested depend on the tier: no comparison across tiers */
+        K_SAME_BITS,   /* every tier must give the same bits */
     } across;
 } k_kernel;
-#define K_KERNEL(name_, ...) {#name_, offsetof(sl_kernels, name_), __VA_ARGS__}
+#define K_KERNEL(name_, ...)                                                                       \
+    { #name_, offsetof(sl_kernels, name_), __VA_ARGS__ }
 
 /* One table a source file of simd/, ended by a row without a name. */
 extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_norm[], k_act[], k_rope[], k_softmax[], k_xent[],
@@ -109,8 +112,9 @@ static inline double *k_f64(const k_case *c, int i) { return c->buf[i].p; }
 static inline int64_t k_ld(const k_case *c, int i) { return c->buf[i].ld; }
 
 /* ---- shapes */
-enum { K_COUNTS = 36 };
-/* The i-th count to try, i < K_COUNTS: 0, 1, 2, 3, around powers of two, model sizes, then random. */
+enum { K_COUNTS = 38 };
+/* The i-th count to try, i < K_COUNTS: 0, 1, 2, 3, around powers of two, model sizes, then random.
+ */
 int64_t k_count(k_case *c, int i);
 /* Row stride for rows of n: n or up to 20 more. */
 int64_t k_stride(k_case *c, int64_t n);
@@ -123,9 +127,9 @@ const char *k_data_name(enum k_data kind);
 #define TINY 0x1p-149
 #define SMALLEST 0x1p-126 /* least normal; exp may flush results below it */
 #define EXP_REL (2.4 * U) /* relative error of the vector exp: 1.2 ulp, simd/vec_math.h */
-/* Additions on the longest path of a sum of n terms in vectors of vl: one chain a lane (several only
- * shorten it, and are folded with up to 4 more), a masked tail, the lanes halved log2(vl) times; never
- * more than n. */
+/* Additions on the longest path of a sum of n terms in vectors of vl: one chain a lane (several
+ * only shorten it, and are folded with up to 4 more), a masked tail, the lanes halved log2(vl)
+ * times; never more than n. */
 double k_depth(const k_case *c, int64_t n);
 /* Fails unless |got - want| <= rel * scale; for checks of the references themselves. */
 void k_identity(k_case *c, const char *what, double got, double want, double scale);
@@ -133,12 +137,12 @@ void k_identity(k_case *c, const char *what, double got, double want, double sca
 /* ---- the runner's side (harness.c) */
 typedef struct {
     int64_t calls;
-    double ratio;        /* worst error / bound */
-    double ulp;          /* worst error in ulp, of outputs whose bound is below 64 ulp */
-    char worst[160];     /* case of the worst ratio */
-    double apart;        /* worst |this tier - first tier| / bound */
-    int64_t differing;   /* elements whose bits differ from the first tier's */
-    char failure[800];   /* empty: passed */
+    double ratio;      /* worst error / bound */
+    double ulp;        /* worst error in ulp, of outputs whose bound is below 64 ulp */
+    char worst[160];   /* case of the worst ratio */
+    double apart;      /* worst |this tier - first tier| / bound */
+    int64_t differing; /* elements whose bits differ from the first tier's */
+    char failure[800]; /* empty: passed */
 } k_result;
 
 void k_init(void); /* maps the guarded buffers, installs the signal handlers */
@@ -149,8 +153,11 @@ void k_check(const k_kernel *kernel, const sl_kernels *tier, uint64_t seed, int 
 /* Places the buffers of a described call for timing (64-byte aligned) and fills them. */
 void k_place_for_bench(k_case *c);
 
+/* Breaks kernels on purpose and sees that each is caught; an exit code. (selftest.c) */
+int k_selftest(uint64_t seed);
+
 /* ---- benchmarks (bench.c) */
-int k_bench(const k_kernel *const *list, const char *const *source, int n, const sl_kernels *const *tiers, int ntiers,
-            uint64_t seed, int json);
+int k_bench(const k_kernel *const *list, const char *const *source, int n,
+            const sl_kernels *const *tiers, int ntiers, uint64_t seed, int json);
 
 #endif

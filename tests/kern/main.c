@@ -53,9 +53,11 @@ static const char usage[] =
     "usage: kern test  [NAME | -k REGEX] [--isa TIER] [--seed N] [--repeat N]\n"
     "       kern bench [NAME | -k REGEX] [--isa TIER] [--seed N] [--json]\n"
     "       kern list\n"
+    "       kern selftest [--seed N]\n"
     "test compares every kernel of every tier of this machine with a reference in double; the seed it\n"
-    "prints reproduces a run, also of one kernel alone. bench times them. TIER: scalar neon neonbf16 avx2\n"
-    "avx512 avx512bf16 amx amxmodel (amx's kernels on tiles in plain C).\n"
+    "prints reproduces a run, also of one kernel alone. bench times them; selftest breaks some on purpose\n"
+    "and sees that test would catch it. TIER: scalar neon neonbf16 avx2 avx512 avx512bf16 amx amxmodel\n"
+    "(amx's kernels on tiles in plain C).\n"
     "exit code: 0 all passed, 1 some failed, 2 usage, 77 --isa names a tier that is not here.\n";
 
 static int usage_error(const char *what, const char *arg) {
@@ -120,7 +122,8 @@ static int choose(const struct options *o, struct plan *p) {
         return usage_error("not a regular expression:", o->regex);
     for (size_t s = 0; s < sizeof sources / sizeof *sources; s++)
         for (const k_kernel *k = sources[s].list; k->name; k++) {
-            if (o->name ? strcmp(k->name, o->name) != 0 : o->regex && regexec(&re, k->name, 0, NULL, 0) != 0)
+            if (o->name ? strcmp(k->name, o->name) != 0
+                        : o->regex && regexec(&re, k->name, 0, NULL, 0) != 0)
                 continue;
             p->source[p->kernels] = sources[s].source;
             p->kernel[p->kernels++] = k;
@@ -138,7 +141,8 @@ static int choose(const struct options *o, struct plan *p) {
         if (tier)
             p->tier[p->tiers++] = all_tiers[t].table ? all_tiers[t].table : tier;
         else if (!o->json)
-            printf("skipped: %s (not built, or not supported by this machine)\n", all_tiers[t].name);
+            printf("skipped: %s (not built, or not supported by this machine)\n",
+                   all_tiers[t].name);
     }
     if (!known)
         return usage_error("no tier is called", o->isa);
@@ -148,7 +152,8 @@ static int choose(const struct options *o, struct plan *p) {
 /* Every function of the table must be in a list above: one without a test is a failure. */
 static int check_complete(void) {
     int missing = 0;
-    for (size_t at = offsetof(sl_kernels, pack_f32); at < sizeof(sl_kernels); at += sizeof(void (*)(void))) {
+    for (size_t at = offsetof(sl_kernels, pack_f32); at < sizeof(sl_kernels);
+         at += sizeof(void (*)(void))) {
         int found = 0;
         for (size_t s = 0; s < sizeof sources / sizeof *sources; s++)
             for (const k_kernel *k = sources[s].list; k->name; k++)
@@ -161,10 +166,13 @@ static int check_complete(void) {
     return missing;
 }
 
-static void print_result(const char *tier, const k_kernel *kernel, const k_result *r, int first, const struct options *o) {
+static void print_result(const char *tier, const k_kernel *kernel, const k_result *r, int first,
+                         const struct options *o) {
     if (r->failure[0]) {
-        printf("  %-14s %-7s FAILED  %s\n    again: kern test %s --isa %s --seed %llu --repeat %d\n", kernel->name, tier,
-               r->failure, kernel->name, tier, (unsigned long long)o->seed, o->repeat);
+        printf(
+            "  %-14s %-7s FAILED  %s\n    again: kern test %s --isa %s --seed %llu --repeat %d\n",
+            kernel->name, tier, r->failure, kernel->name, tier, (unsigned long long)o->seed,
+            o->repeat);
         return;
     }
     printf("  %-14s %-7s ok %6lld calls", kernel->name, tier, (long long)r->calls);
@@ -207,8 +215,8 @@ static int list(const struct plan *p) {
     for (int i = 0; i < p->kernels; i++)
         printf("%-14s simd/%s.c\n", p->kernel[i]->name, p->source[i]);
     for (int t = 0; t < p->tiers; t++)
-        printf("tier %s (vl %d, GEMM tile %d x %d)\n", p->tier[t]->tier, p->tier[t]->vl, p->tier[t]->gemm_mr,
-               p->tier[t]->gemm_nr);
+        printf("tier %s (vl %d, GEMM tile %d x %d)\n", p->tier[t]->tier, p->tier[t]->vl,
+               p->tier[t]->gemm_mr, p->tier[t]->gemm_nr);
     return 0;
 }
 
@@ -218,6 +226,10 @@ int main(int argc, char **argv) {
     int rc = parse(argc, argv, &o);
     if (rc)
         return rc;
+    if (strcmp(o.verb, "selftest") == 0) {
+        k_init();
+        return k_selftest(o.seed);
+    }
     int is_test = strcmp(o.verb, "test") == 0, is_bench = strcmp(o.verb, "bench") == 0;
     if (!is_test && !is_bench && strcmp(o.verb, "list") != 0)
         return usage_error("unknown verb", o.verb);
@@ -226,5 +238,6 @@ int main(int argc, char **argv) {
     k_init();
     if (is_test)
         return test(&o, &p);
-    return is_bench ? k_bench(p.kernel, p.source, p.kernels, p.tier, p.tiers, o.seed, o.json) : list(&p);
+    return is_bench ? k_bench(p.kernel, p.source, p.kernels, p.tier, p.tiers, o.seed, o.json)
+                    : list(&p);
 }

@@ -9,7 +9,7 @@ struct norm {
     int add;
 };
 
-enum { FX, FW, FY, FR, FM };          /* forward: x, w, y, rstd, mean */
+enum { FX, FW, FY, FR, FM };            /* forward: x, w, y, rstd, mean */
 enum { BDY, BX, BW, BR, BDX, BDW, BM }; /* backward: dy, x, w, rstd, dx, dw, mean */
 
 static void call_rms_fwd(const sl_kernels *t, const k_case *c) {
@@ -26,8 +26,8 @@ static void call_layer_fwd(const sl_kernels *t, const k_case *c) {
 
 static void call_rms_bwd(const sl_kernels *t, const k_case *c) {
     const struct norm *a = c->arg;
-    t->rmsnorm_bwd(a->rows, a->d, k_f32(c, BDY), k_ld(c, BDY), k_f32(c, BX), k_ld(c, BX), k_f32(c, BW),
-                   k_f32(c, BR), k_f32(c, BDX), k_ld(c, BDX), a->add, k_f32(c, BDW));
+    t->rmsnorm_bwd(a->rows, a->d, k_f32(c, BDY), k_ld(c, BDY), k_f32(c, BX), k_ld(c, BX),
+                   k_f32(c, BW), k_f32(c, BR), k_f32(c, BDX), k_ld(c, BDX), a->add, k_f32(c, BDW));
 }
 
 static void call_layer_bwd(const sl_kernels *t, const k_case *c) {
@@ -53,8 +53,8 @@ struct norm_bound {
     double mean, dev, rstd;
 };
 
-static struct norm_bound bound_of(const k_case *c, int64_t d, const double *x, double mean, double r,
-                                  double eps, int centred) {
+static struct norm_bound bound_of(const k_case *c, int64_t d, const double *x, double mean,
+                                  double r, double eps, int centred) {
     double depth = k_depth(c, d), abs = 0, v = 0;
     for (int64_t j = 0; j < d; j++) {
         abs += fabs(x[j]) / (double)d;
@@ -108,8 +108,8 @@ static void forward_case(k_case *c, const struct norm *a, enum k_data kind, int 
     k_run(c);
 }
 
-/* One row of the backward formula. size: sum of the absolute terms of each dx; s_size, g_size: those
- * of mean(g u) and mean(g). */
+/* One row of the backward formula. size: sum of the absolute terms of each dx; s_size, g_size:
+ * those of mean(g u) and mean(g). */
 struct norm_bwd {
     double *dx, *g, *u;
     double s, s_size, gm, g_size;
@@ -155,7 +155,8 @@ static void identity(k_case *c, int centred) {
             z_rmsnorm(D, zx, zw, eps, zy);
         for (int j = 0; j < D; j++)
             loss += dy[j] * zy[j];
-        k_identity(c, v < D ? "dx" : "dw", v < D ? o.dx[v] : dy[v - D] * o.u[v - D], Z_SLOPE(loss), 10);
+        k_identity(c, v < D ? "dx" : "dw", v < D ? o.dx[v] : dy[v - D] * o.u[v - D], Z_SLOPE(loss),
+                   10);
     }
 }
 
@@ -166,8 +167,10 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
     k_begin(c, centred ? call_layer_bwd : call_rms_bwd, a,
             "rows=%d d=%d lddy=%d ldx=%d lddx=%d add=%d x %s dy %s", (int)rows, (int)d, (int)lddy,
             (int)ldx, (int)lddx, a->add, k_data_name(kind), k_data_name(dy_kind));
-    k_buf *dy = k_add(c, "dy", K_F32, K_IN, rows, d, lddy), *x = k_add(c, "x", K_F32, K_IN, rows, d, ldx);
-    k_buf *w = k_add(c, "w", K_F32, K_IN, 1, d, d), *rstd = k_add(c, "rstd", K_F32, K_IN, 1, rows, rows);
+    k_buf *dy = k_add(c, "dy", K_F32, K_IN, rows, d, lddy),
+          *x = k_add(c, "x", K_F32, K_IN, rows, d, ldx);
+    k_buf *w = k_add(c, "w", K_F32, K_IN, 1, d, d),
+          *rstd = k_add(c, "rstd", K_F32, K_IN, 1, rows, rows);
     k_buf *dx = k_add(c, "dx", K_F32, a->add ? K_INOUT : K_OUT, rows, d, lddx);
     k_buf *dw = k_add(c, "dw", K_F32, K_INOUT, 1, d, d);
     k_buf *mean = centred ? k_add(c, "mean", K_F32, K_IN, 1, rows, rows) : NULL;
@@ -187,7 +190,8 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
         double m = 0;
         widen((const float *)dy->init + i * d, d, ddy);
         widen((const float *)x->init + i * d, d, xx);
-        float r = (float)(centred ? d_layernorm(d, xx, ww, 1e-5, y, &m) : d_rmsnorm(d, xx, ww, 1e-5, y));
+        float r =
+            (float)(centred ? d_layernorm(d, xx, ww, 1e-5, y, &m) : d_rmsnorm(d, xx, ww, 1e-5, y));
         float fm = (float)m; /* the kernel is given the rounded values, and so are we */
         ((float *)rstd->init)[i] = r;
         if (mean)
@@ -196,7 +200,8 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
         for (int64_t j = 0; j < d; j++) {
             /* g and u: 2 roundings each at most (u one more for the mean); s: 5 of them, depth
              * additions and the division; then u*s, two subtractions, times r, and + dx. */
-            double g = fabs(o.g[j]), u = fabs(o.u[j]), old = a->add ? (double)((float *)dx->init)[i * d + j] : 0;
+            double g = fabs(o.g[j]), u = fabs(o.u[j]),
+                   old = a->add ? (double)((float *)dx->init)[i * d + j] : 0;
             double e = (double)r * (6 * U * g + (depth + 8) * U * o.g_size +
                                     u * (depth + 12) * U * o.s_size + 6 * U * u * fabs(o.s)) +
                        U * (fabs(old) + fabs(old + o.dx[j])) +
@@ -211,7 +216,9 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
         /* rows additions in any order, and 4 roundings in each term */
         double old = (double)((float *)dw->init)[j], want = old + sum[j];
         k_want(dw, j, want,
-               isfinite(want) ? (double)(rows + 5) * U * (size[j] + fabs(old)) + TINY * (double)(rows + 1) * 1e4 : 0);
+               isfinite(want) ? (double)(rows + 5) * U * (size[j] + fabs(old)) +
+                                    TINY * (double)(rows + 1) * 1e4
+                              : 0);
     }
     k_run(c);
     if (a->add && !centred) { /* in place onto dy: dx holds dy before the call */
@@ -227,8 +234,9 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
 }
 
 /* Squares of K_EXPEDGE and K_WIDE stay in the range of binary32 (2^80 * d). */
-static const enum k_data forward_kinds[] = {K_NORMAL, K_CONST,   K_OUTLIER, K_OFFSET, K_DENORMAL, K_ZEROS,
-                                            K_WIDE,   K_EXPEDGE, K_NAN,     K_POSINF, K_NEGINF};
+static const enum k_data forward_kinds[] = {K_NORMAL,   K_CONST,  K_OUTLIER, K_OFFSET,
+                                            K_DENORMAL, K_ZEROS,  K_WIDE,    K_EXPEDGE,
+                                            K_NAN,      K_POSINF, K_NEGINF};
 
 static void check_forward(k_case *c, int centred) {
     static const float epsilons[] = {1e-5f, 1e-6f, 1e-12f};
@@ -243,7 +251,8 @@ static void check_forward(k_case *c, int centred) {
 }
 
 static void check_backward(k_case *c, int centred) {
-    static const enum k_data kinds[] = {K_NORMAL, K_CONST, K_OUTLIER, K_OFFSET, K_ZEROS, K_EXPEDGE, K_DENORMAL, K_NAN};
+    static const enum k_data kinds[] = {K_NORMAL, K_CONST,   K_OUTLIER,  K_OFFSET,
+                                        K_ZEROS,  K_EXPEDGE, K_DENORMAL, K_NAN};
     identity(c, centred);
     for (int i = 0; i < K_COUNTS; i++)
         for (size_t v = 0; v < sizeof kinds / sizeof *kinds; v++) {

@@ -38,7 +38,8 @@ static void rope_case(k_case *c, int64_t heads, int64_t hd, enum k_data kind) {
     int64_t h = hd / 2;
     k_begin(c, call_rope, &a, "heads=%d hd=%d sign=%g %s", (int)heads, (int)hd, (double)a.sign,
             k_data_name(kind));
-    k_buf *cosine = k_add(c, "cos", K_F32, K_IN, 1, h, h), *sine = k_add(c, "sin", K_F32, K_IN, 1, h, h);
+    k_buf *cosine = k_add(c, "cos", K_F32, K_IN, 1, h, h),
+          *sine = k_add(c, "sin", K_F32, K_IN, 1, h, h);
     k_buf *x = k_add(c, "x", K_F32, K_INOUT, 1, heads * hd, heads * hd);
     k_fill(c, x, kind);
     double *dc = k_doubles(h), *ds = k_doubles(h), *dx = k_doubles(hd), *dy = k_doubles(hd);
@@ -70,7 +71,8 @@ static void check_rope(k_case *c) {
 static void bench_rope(k_case *c) {
     static const struct rope a = {12, 64, 1};
     k_begin(c, call_rope, &a, "12 heads of 64");
-    k_buf *cosine = k_add(c, "cos", K_F32, K_IN, 1, 32, 32), *sine = k_add(c, "sin", K_F32, K_IN, 1, 32, 32);
+    k_buf *cosine = k_add(c, "cos", K_F32, K_IN, 1, 32, 32),
+          *sine = k_add(c, "sin", K_F32, K_IN, 1, 32, 32);
     for (int j = 0; j < 32; j++) {
         ((float *)cosine->init)[j] = (float)cos(j);
         ((float *)sine->init)[j] = (float)sin(j);

@@ -44,8 +44,8 @@ static double exponent_error(double z, double m) { return U * (fabs(z) + 3 * fab
 
 static void forward_case(k_case *c, const struct softmax *a, enum k_data kind) {
     int64_t n = a->n, lds = k_stride(c, n);
-    k_begin(c, call_fwd, a, "rows=%d n=%d lds=%d valid0=%d scale=%g %s", (int)a->rows, (int)n, (int)lds,
-            (int)a->valid0, (double)a->scale, k_data_name(kind));
+    k_begin(c, call_fwd, a, "rows=%d n=%d lds=%d valid0=%d scale=%g %s", (int)a->rows, (int)n,
+            (int)lds, (int)a->valid0, (double)a->scale, k_data_name(kind));
     k_buf *s = k_add(c, "s", K_F32, K_INOUT, a->rows, n, lds);
     k_buf *lse = k_add(c, "lse", K_F32, K_OUT, 1, a->rows, a->rows);
     fill_scores(c, a, s, kind);
@@ -68,7 +68,8 @@ static void forward_case(k_case *c, const struct softmax *a, enum k_data kind) {
             else /* where a score is -inf: exactly 0 */
                 k_want(s, i * n + j, p[j], isfinite(x[j]) ? p[j] * rel + SMALLEST : 0);
         }
-        k_want(lse, i, l, isfinite(l) ? U * (fabs(l) + 2 * fabs(m) + 4 * fabs(l - m)) + sum_error : 0);
+        k_want(lse, i, l,
+               isfinite(l) ? U * (fabs(l) + 2 * fabs(m) + 4 * fabs(l - m)) + sum_error : 0);
     }
     k_run(c);
 }
@@ -77,11 +78,12 @@ static struct softmax shape(k_case *c, int i) {
     static const float scales[] = {0.125f, 1.0f, 0.0883883461f};
     int64_t n = k_count(c, i) ? k_count(c, i) : 5; /* at least one key is visible */
     int64_t valid0 = k_range(c, 0, 2) == 0 ? n : k_range(c, 1, n + 3);
-    return (struct softmax){k_range(c, 0, 5), n, valid0, scales[k_range(c, 0, 2)]};
+    return (struct softmax){k_range(c, 0, 2) ? k_range(c, 0, 5) : k_range(c, 6, 20), n, valid0,
+                            scales[k_range(c, 0, 2)]};
 }
 
-static const enum k_data kinds[] = {K_NORMAL, K_CONST, K_OUTLIER, K_OFFSET, K_DENORMAL,
-                                    K_ZEROS, K_EXPEDGE, K_NEGINF, K_NAN, K_POSINF};
+static const enum k_data kinds[] = {K_NORMAL, K_CONST,   K_OUTLIER, K_OFFSET, K_DENORMAL,
+                                    K_ZEROS,  K_EXPEDGE, K_NEGINF,  K_NAN,    K_POSINF};
 
 static void check_fwd(k_case *c) {
     for (int i = 0; i < K_COUNTS; i++)
@@ -121,8 +123,8 @@ static void identity(k_case *c) {
 
 static void backward_case(k_case *c, const struct softmax *a, enum k_data kind) {
     int64_t n = a->n, lds = k_stride(c, n);
-    k_begin(c, call_bwd, a, "rows=%d n=%d lds=%d valid0=%d scale=%g %s", (int)a->rows, (int)n, (int)lds,
-            (int)a->valid0, (double)a->scale, k_data_name(kind));
+    k_begin(c, call_bwd, a, "rows=%d n=%d lds=%d valid0=%d scale=%g %s", (int)a->rows, (int)n,
+            (int)lds, (int)a->valid0, (double)a->scale, k_data_name(kind));
     k_buf *s = k_add(c, "s", K_F32, K_INOUT, a->rows, n, lds);
     k_buf *dp = k_add(c, "dp", K_F32, K_INOUT, a->rows, n, lds);
     k_buf *lse = k_add(c, "lse", K_F32, K_IN, 1, a->rows, a->rows);
@@ -149,7 +151,8 @@ static void backward_case(k_case *c, const struct softmax *a, enum k_data kind) 
                 k_want(dp, i * n + j, 0, 0);
                 continue;
             }
-            double p_error = p[j] * (exponent_error(scale * x[j], (double)l) + EXP_REL + U) + SMALLEST;
+            double p_error =
+                p[j] * (exponent_error(scale * x[j], (double)l) + EXP_REL + U) + SMALLEST;
             double e = scale * (fabs(d[j] - del) * (p_error + 4 * U * p[j]) + 4 * TINY) + 4 * TINY;
             k_want(s, i * n + j, p[j], isfinite(x[j]) ? p_error : 0);
             k_want(dp, i * n + j, ds[j], isfinite(x[j]) ? e : SMALLEST);
@@ -173,7 +176,8 @@ static void check_dot(k_case *c) {
         for (enum k_data kind = 0; kind < K_KINDS; kind++) {
             int64_t n = k_count(c, i);
             k_begin(c, call_dot, NULL, "n=%d %s", (int)n, k_data_name(kind));
-            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n), *y = k_add(c, "y", K_F32, K_IN, 1, n, n);
+            k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n),
+                  *y = k_add(c, "y", K_F32, K_IN, 1, n, n);
             k_buf *r = k_add(c, "result", K_F32, K_OUT, 1, 1, 1);
             k_fill(c, x, kind);
             k_fill(c, y, K_BIT(kind) & K_FINITE ? kind : K_NORMAL);
@@ -183,7 +187,10 @@ static void check_dot(k_case *c) {
                 sum += term, size += fabs(term);
             }
             double depth = k_depth(c, n); /* of additions, and one product */
-            k_want(r, 0, sum, n == 0 ? 0 : isinf(sum) ? 1 : (depth + 1) * U * size + (double)n * TINY);
+            k_want(r, 0, sum,
+                   n == 0       ? 0
+                   : isinf(sum) ? 1
+                                : (depth + 1) * U * size + (double)n * TINY);
             k_run(c);
         }
 }

@@ -4,13 +4,14 @@
 enum { X, ABS, SQ, MAX };
 
 static void call_abs_stats(const sl_kernels *t, const k_case *c) {
-    t->abs_stats(c->buf[X].rows, c->buf[X].cols, k_f32(c, X), k_ld(c, X), k_f64(c, ABS), k_f64(c, SQ),
-                 k_f32(c, MAX));
+    t->abs_stats(c->buf[X].rows, c->buf[X].cols, k_f32(c, X), k_ld(c, X), k_f64(c, ABS),
+                 k_f64(c, SQ), k_f32(c, MAX));
 }
 
 static void stats_case(k_case *c, int64_t rows, int64_t d, enum k_data kind) {
     int64_t ldx = k_stride(c, d);
-    k_begin(c, call_abs_stats, NULL, "rows=%d d=%d ldx=%d %s", (int)rows, (int)d, (int)ldx, k_data_name(kind));
+    k_begin(c, call_abs_stats, NULL, "rows=%d d=%d ldx=%d %s", (int)rows, (int)d, (int)ldx,
+            k_data_name(kind));
     k_buf *x = k_add(c, "x", K_F32, K_IN, rows, d, ldx);
     k_buf *abs = k_add(c, "sum_abs", K_F64, K_INOUT, 1, d, d);
     k_buf *sq = k_add(c, "sum_sq", K_F64, K_INOUT, 1, d, d);
@@ -20,8 +21,10 @@ static void stats_case(k_case *c, int64_t rows, int64_t d, enum k_data kind) {
         ((double *)abs->init)[j] = 10 * sl_rng_uniform(&c->rng);
         ((double *)sq->init)[j] = 10 * sl_rng_uniform(&c->rng);
         /* a maximum that is NaN stays so */
-        ((float *)max->init)[j] = kind == K_NAN && k_range(c, 0, 7) == 0 ? NAN : (float)sl_rng_uniform(&c->rng);
-        long double a = (long double)((double *)abs->init)[j], s = (long double)((double *)sq->init)[j];
+        ((float *)max->init)[j] =
+            kind == K_NAN && k_range(c, 0, 7) == 0 ? NAN : (float)sl_rng_uniform(&c->rng);
+        long double a = (long double)((double *)abs->init)[j],
+                    s = (long double)((double *)sq->init)[j];
         double m = (double)((float *)max->init)[j];
         for (int64_t i = 0; i < rows; i++) {
             double v = fabs((double)((float *)x->init)[i * d + j]);

@@ -50,16 +50,19 @@ static void want_row(const k_case *c, const struct xent *a, k_buf *logits, k_buf
     double l_error = U * (fabs(l) + 2 * fabs(m) + 4 * fabs(l - m)) + sum_error;
     k_want(loss, i, want, isinf(want) ? 1 : isfinite(want) ? l_error + 2 * U * fabs(want) : 0);
     for (int64_t j = 0; j < a->v && a->grad; j++) {
-        double rel = U * (2 * fabs(l) + 2 * fabs(x[j] - m) + 2 * fabs(x[j] - l)) + EXP_REL + sum_error + 4 * U;
-        double hot = j == target, e = fabs(scale) * (p[j] * rel + SMALLEST + 2 * U * (p[j] + hot)) + 2 * TINY;
-        k_want(logits, i * a->v + j, (p[j] - hot) * scale, isfinite(x[j]) ? e : 2 * U * fabs(scale) * hot + TINY);
+        double rel = U * (2 * fabs(l) + 2 * fabs(x[j] - m) + 2 * fabs(x[j] - l)) + EXP_REL +
+                     sum_error + 4 * U;
+        double hot = j == target,
+               e = fabs(scale) * (p[j] * rel + SMALLEST + 2 * U * (p[j] + hot)) + 2 * TINY;
+        k_want(logits, i * a->v + j, (p[j] - hot) * scale,
+               isfinite(x[j]) ? e : 2 * U * fabs(scale) * hot + TINY);
     }
 }
 
 static void xent_case(k_case *c, const struct xent *a, enum k_data kind) {
     int64_t v = a->v, ld = k_stride(c, v);
-    k_begin(c, call_xent, a, "rows=%d v=%d ld=%d scale=%g grad=%d %s", (int)a->rows, (int)v, (int)ld,
-            (double)a->scale, a->grad, k_data_name(kind));
+    k_begin(c, call_xent, a, "rows=%d v=%d ld=%d scale=%g grad=%d %s", (int)a->rows, (int)v,
+            (int)ld, (double)a->scale, a->grad, k_data_name(kind));
     k_buf *logits = k_add(c, "logits", K_F32, a->grad ? K_INOUT : K_IN, a->rows, v, ld);
     k_buf *target = k_add(c, "target", K_I32, K_IN, 1, a->rows, a->rows);
     k_buf *loss = k_add(c, "loss", K_F32, K_OUT, 1, a->rows, a->rows);
@@ -69,7 +72,8 @@ static void xent_case(k_case *c, const struct xent *a, enum k_data kind) {
         k_fill(c, logits, kind);
     double *x = k_doubles(v), *p = k_doubles(v);
     for (int64_t i = 0; i < a->rows; i++) {
-        int32_t t = v == 0 || k_range(c, 0, 3) == 0 ? (int32_t)-k_range(c, 1, 100) : (int32_t)k_range(c, 0, v - 1);
+        int32_t t = v == 0 || k_range(c, 0, 3) == 0 ? (int32_t)-k_range(c, 1, 100)
+                                                    : (int32_t)k_range(c, 0, v - 1);
         ((int32_t *)target->init)[i] = t;
         if (t >= 0) {
             want_row(c, a, logits, loss, i, t, x, p);
@@ -83,13 +87,14 @@ static void xent_case(k_case *c, const struct xent *a, enum k_data kind) {
 }
 
 static void check_xent(k_case *c) {
-    static const enum k_data kinds[] = {K_NORMAL, K_CONST, K_OUTLIER, K_OFFSET, K_DENORMAL,
-                                        K_ZEROS, K_EXPEDGE, K_NEGINF, K_NAN, K_POSINF};
+    static const enum k_data kinds[] = {K_NORMAL, K_CONST,   K_OUTLIER, K_OFFSET, K_DENORMAL,
+                                        K_ZEROS,  K_EXPEDGE, K_NEGINF,  K_NAN,    K_POSINF};
     static const float scales[] = {1.0f, 1.0f / 4096, -0.5f};
     identity(c);
     for (int i = 0; i < K_COUNTS; i++)
         for (size_t v = 0; v < sizeof kinds / sizeof *kinds; v++) {
-            struct xent a = {k_range(c, 0, 5), k_count(c, i), scales[k_range(c, 0, 2)], (int)k_range(c, 0, 1)};
+            struct xent a = {k_range(c, 0, 5), k_count(c, i), scales[k_range(c, 0, 2)],
+                             (int)k_range(c, 0, 1)};
             xent_case(c, &a, kinds[v]);
         }
     struct xent large = {2, 50257, 0.25f, 1}; /* GPT-2's vocabulary: odd, long sums */

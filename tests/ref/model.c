@@ -43,28 +43,31 @@ static const ref_c *matrix(const ref_model *m, const char *prefix, const char *n
 }
 
 /* x [rows, in] times a named matrix, allocated. */
-static ref_c *project(const ref_model *m, const char *prefix, const char *name, int64_t in, int64_t out,
-                      const ref_c *x) {
+static ref_c *project(const ref_model *m, const char *prefix, const char *name, int64_t in,
+                      int64_t out, const ref_c *x) {
     ref_c *y = ref_alloc(rows_of(m) * out);
     ref_linear(rows_of(m), in, out, x, matrix(m, prefix, name, out, in), y);
     return y;
 }
 
-/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... */
-static void norm_rmsnorm(const ref_model *m, const char *prefix, bool final, const ref_c *x, ref_c *y) {
-    (void)final;
+/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ...
+ */
+static void norm_rmsnorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+                         ref_c *y) {
+    (void) final;
     int64_t d = m->config->model_dim;
     ref_rmsnorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
 }
 
 static void norm_layernorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
                            ref_c *y) {
-    (void)final;
+    (void) final;
     int64_t d = m->config->model_dim;
     ref_layernorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
 }
 
-static void norm_gated(const ref_model *m, const char *prefix, bool final, const ref_c *x, ref_c *y) {
+static void norm_gated(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+                       ref_c *y) {
     int64_t d = m->config->model_dim, r = m->config->norm_rank;
     norm_rmsnorm(m, prefix, final, x, y);
     if (!final || m->config->norm_gate_final)
@@ -146,8 +149,8 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
-ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
-                     ref_c *logits) {
+ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
+                     ref_c *token_loss, ref_c *logits) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim;
     ref_c *h = ref_alloc(rows * d);

@@ -1,6 +1,6 @@
 /* The decoder in double complex, from a configuration and a table of named parameters. It shares no
- * code with the engine but the names of tensors and of configuration keys; tests/golden pins it, and
- * the engine, to an independent PyTorch implementation. */
+ * code with the engine but the names of tensors and of configuration keys; tests/golden pins it,
+ * and the engine, to an independent PyTorch implementation. */
 #ifndef REF_MODEL_H
 #define REF_MODEL_H
 
@@ -16,10 +16,11 @@ typedef struct {
     int64_t batch, seq;
 } ref_model;
 
-/* Mean cross-entropy over targets >= 0. token_loss: batch*seq values or NULL; logits: batch*seq*vocab or NULL.
- * A tensor that is missing or of another shape ends the program: the table is part of what is tested. */
-ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
-                     ref_c *logits);
+/* Mean cross-entropy over targets >= 0. token_loss: batch*seq values or NULL; logits:
+ * batch*seq*vocab or NULL. A tensor that is missing or of another shape ends the program: the table
+ * is part of what is tested. */
+ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
+                     ref_c *token_loss, ref_c *logits);
 
 /* n floats as complex numbers, allocated. */
 ref_c *ref_from_float(int64_t n, const float *w);

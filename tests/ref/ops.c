@@ -38,7 +38,8 @@ void ref_add(int64_t n, const ref_c *x, ref_c *y) {
 }
 
 /* One row: y = w (x - shift) / sqrt(mean((x - shift)^2) + eps). */
-static void normalise(int64_t d, const ref_c *x, ref_c shift, const ref_c *w, double eps, ref_c *y) {
+static void normalise(int64_t d, const ref_c *x, ref_c shift, const ref_c *w, double eps,
+                      ref_c *y) {
     ref_c sum = 0;
     for (int64_t j = 0; j < d; j++)
         sum += (x[j] - shift) * (x[j] - shift);
@@ -61,8 +62,8 @@ void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, doub
     }
 }
 
-void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up, double factor,
-              ref_c *y) {
+void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up,
+              double factor, ref_c *y) {
     ref_c *a = ref_alloc(rows * rank), *b = ref_alloc(rows * d);
     ref_linear(rows, d, rank, y, down, a);
     for (int64_t i = 0; i < rows * rank; i++)
@@ -90,8 +91,8 @@ void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base,
 }
 
 /* One query against n keys and values of a head, rows ld apart; p: n values of scratch. */
-static void attend(int64_t n, int64_t hd, int64_t ld, const ref_c *q, const ref_c *k, const ref_c *v,
-                   ref_c *p, ref_c *y) {
+static void attend(int64_t n, int64_t hd, int64_t ld, const ref_c *q, const ref_c *k,
+                   const ref_c *v, ref_c *p, ref_c *y) {
     double top = -INFINITY;
     for (int64_t s = 0; s < n; s++) {
         p[s] = 0;

@@ -1,8 +1,8 @@
-/* Reference operations for tests: the formulas written straight down in double complex, one loop per
- * sum sign, nothing shared with src/ or simd/. Complex so that a derivative is one forward away
+/* Reference operations for tests: the formulas written straight down in double complex, one loop
+ * per sum sign, nothing shared with src/ or simd/. Complex so that a derivative is one forward away
  * (complex step: f(x + ih) = f(x) + ih f'(x) + O(h^2); Squire & Trapp 1998, SIAM Review 40). With
- * REF_STEP the O(h^2) terms are below the rounding of double, so the derivative is as exact as f itself.
- * Rows are contiguous; outputs must not overlap inputs unless said. */
+ * REF_STEP the O(h^2) terms are below the rounding of double, so the derivative is as exact as f
+ * itself. Rows are contiguous; outputs must not overlap inputs unless said. */
 #ifndef REF_OPS_H
 #define REF_OPS_H
 
@@ -28,8 +28,8 @@ void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double
 /* y = w (x - mean) / sqrt(var + eps), biased variance, no bias (arXiv 1607.06450). y may be x. */
 void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
 /* y *= factor sigmoid(W_up silu(W_down y)), W_down [rank, d], W_up [d, rank] (arXiv 2601.22966). */
-void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up, double factor,
-              ref_c *y);
+void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up,
+              double factor, ref_c *y);
 /* Turns pairs (j, j + hd/2) of each head by position / base^(2j/hd), position = row % seq
  * (arXiv 2104.09864, half-split). In place. */
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x);
@@ -39,7 +39,8 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
 /* y = silu(gate) up. y may be either. */
 void ref_swiglu(int64_t n, const ref_c *gate, const ref_c *up, ref_c *y);
-/* y = x Phi(x), the erf form. y may be x. Imaginary parts must be infinitesimal (a complex step). */
+/* y = x Phi(x), the erf form. y may be x. Imaginary parts must be infinitesimal (a complex step).
+ */
 void ref_gelu(int64_t n, const ref_c *x, ref_c *y);
 /* loss[i] = log sum_j exp(logits[i, j]) - logits[i, target[i]]; 0 where target[i] < 0. */
 void ref_cross_entropy(int64_t rows, int64_t vocab, const ref_c *logits, const int32_t *target,

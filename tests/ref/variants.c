@@ -45,24 +45,28 @@ static bool build(int norm, int options, ref_variant *v) {
     c->model_tie_embeddings = options & OPTION_TIED;
     c->precision = SL_PRECISION_FP32;
     snprintf(v->name, sizeof v->name, "%s%s%s%s%s%s", sl_choices_norm[choice.norm].name,
-             choice.gate_final ? " identity, final gate" : "", options & OPTION_GELU ? " gelu" : " swiglu",
+             choice.gate_final ? " identity, final gate" : "",
+             options & OPTION_GELU ? " gelu" : " swiglu",
              options & OPTION_QK_NORM ? " qk_norm" : "", options & OPTION_GQA ? " gqa" : "",
              options & OPTION_TIED ? " tied" : "");
     return true;
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
-    int options = i % OPTIONS;
-    if (!build(i / OPTIONS, options, v))
+    bool plain = i == 0;
+    int options = plain ? 0 : (i - 1) % OPTIONS;
+    if (!build(plain ? 0 : (i - 1) / OPTIONS, options, v))
         return false;
     sl_config *c = &v->config;
+    if (plain)
+        snprintf(v->name, sizeof v->name, "attention only, no positions");
     c->model_layers = 2;
     c->model_dim = 8;
     c->model_heads = 2;
     c->model_kv_heads = options & OPTION_GQA ? 1 : 2;
-    c->model_ffn = 11;
+    c->model_ffn = plain ? 0 : 11;
     c->norm_rank = 3;
-    c->model_rope_base = 100;
+    c->model_rope_base = plain ? 0 : 100;
     v->vocab = 11;
     v->batch = c->train_batch = 2;
     v->seq = c->model_seq = 5;

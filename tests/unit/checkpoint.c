@@ -29,8 +29,9 @@ static const char *in_dir(const char *name) {
     return path[next];
 }
 
-static const char *const files[] = {"model.safetensors", "optimizer.safetensors", "config.json",
-                                    "config.yaml", "state.json", "DONE"};
+static const char *const files[] = {"model.safetensors", "optimizer.safetensors",
+                                    "config.json",       "config.yaml",
+                                    "state.json",        "DONE"};
 enum { N_FILES = sizeof files / sizeof files[0] };
 
 START_TEST(round_trip) {
@@ -73,7 +74,8 @@ START_TEST(keeps_the_newest) {
 END_TEST
 
 START_TEST(special_numbers_survive) {
-    const double values[] = {NAN, INFINITY, -INFINITY, -0.0, 0x1p-1074, 0.1, 1.7976931348623157e308};
+    const double values[] = {
+        NAN, INFINITY, -INFINITY, -0.0, 0x1p-1074, 0.1, 1.7976931348623157e308};
     start_run();
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         fixture f;
@@ -85,7 +87,8 @@ START_TEST(special_numbers_survive) {
         ck_assert_int_eq(sl_checkpoint_save(run, &c, &f.p, &s, 1), 0);
         ck_assert_int_eq(sl_checkpoint_resolve(run, dir), 0);
         ck_assert_int_eq(sl_checkpoint_load(dir, &f.p, &t), 0);
-        ck_assert(isnan(values[i]) ? isnan(t.loss_mean) : !memcmp(&t.loss_mean, &values[i], sizeof(double)));
+        ck_assert(isnan(values[i]) ? isnan(t.loss_mean)
+                                   : !memcmp(&t.loss_mean, &values[i], sizeof(double)));
     }
 }
 END_TEST
@@ -121,7 +124,8 @@ START_TEST(any_wrong_size_is_refused) {
     p[n] = ' ';
     for (size_t size = 0; size <= n + 1; size += size + 10 < n ? 7 : 1) {
         put_file(in_dir(files[_i]), p, size);
-        ck_assert_msg((fixture_load(dir, NULL) == 2) == (size == n), "%zu bytes of %s", size, files[_i]);
+        ck_assert_msg((fixture_load(dir, NULL) == 2) == (size == n), "%zu bytes of %s", size,
+                      files[_i]);
         ck_assert_int_eq(sl_checkpoint_list(run, &step), size == n ? 2 : 1);
     }
     put_file(in_dir(files[_i]), p, n - 1);
@@ -286,7 +290,8 @@ START_TEST(config_json_names_the_architecture) {
         for (int k = 0; k < 2 && cases[i].overrides[k]; k++)
             ck_assert_msg(sl_config_override(&c, cases[i].overrides[k]) == 0, "%s", sl_error());
         json_t *v = hf_text(&c);
-        const char *arch = json_string_value(json_array_get(json_object_get(v, "architectures"), 0));
+        const char *arch =
+            json_string_value(json_array_get(json_object_get(v, "architectures"), 0));
         ck_assert_str_eq(arch, cases[i].architecture);
         json_decref(v);
 
@@ -315,13 +320,15 @@ START_TEST(config_json_has_the_fields) {
     static const struct {
         const char *key;
         double value;
-    } numbers[] = {{"hidden_size", 384},   {"intermediate_size", 1024}, {"num_attention_heads", 6},
-                   {"num_hidden_layers", 6}, {"num_key_value_heads", 6}, {"head_dim", 64},
-                   {"rms_norm_eps", 1e-6}, {"rope_theta", 10000},       {"vocab_size", 257},
-                   {"max_position_embeddings", 256}, {"bos_token_id", 256}};
+    } numbers[] = {{"hidden_size", 384},       {"intermediate_size", 1024},
+                   {"num_attention_heads", 6}, {"num_hidden_layers", 6},
+                   {"num_key_value_heads", 6}, {"head_dim", 64},
+                   {"rms_norm_eps", 1e-6},     {"rope_theta", 10000},
+                   {"vocab_size", 257},        {"max_position_embeddings", 256},
+                   {"bos_token_id", 256}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        ck_assert_msg(json_number_value(json_object_get(v, numbers[i].key)) == numbers[i].value, "%s",
-                      numbers[i].key);
+        ck_assert_msg(json_number_value(json_object_get(v, numbers[i].key)) == numbers[i].value,
+                      "%s", numbers[i].key);
     ck_assert_str_eq(config_field(v, "hidden_act"), "silu");
     ck_assert_str_eq(config_field(v, "model_type"), "llama");
     ck_assert_str_eq(config_field(v, "torch_dtype"), "float32");
@@ -333,14 +340,15 @@ START_TEST(config_json_has_the_fields) {
 END_TEST
 
 #define HF(more)                                                                                   \
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"intermediate_size\":16,"         \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"intermediate_size\":16,"        \
     "\"num_hidden_layers\":1,\"num_attention_heads\":2" more "}"
 
 static const struct {
     const char *text, *message; /* NULL: accepted */
 } hf[] = {
     {HF(""), NULL},
-    {HF(",\"rope_scaling\":null,\"attention_bias\":false,\"pretraining_tp\":1,\"head_dim\":null"), NULL},
+    {HF(",\"rope_scaling\":null,\"attention_bias\":false,\"pretraining_tp\":1,\"head_dim\":null"),
+     NULL},
     {HF(",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5e5}"), NULL},
     {HF(",\"rope_scaling\":{\"factor\":8}"), "rope_scaling"},
     {HF(",\"rope_parameters\":{\"rope_type\":\"llama3\"}"), "rope_parameters.rope_type"},
@@ -399,7 +407,8 @@ START_TEST(foreign_folder) {
     strcpy(e[FIXTURE_TENSORS].meta.name, "lm_head.weight");
     strcpy(e[FIXTURE_TENSORS + 1].meta.name, "model.layers.0.self_attn.rotary_emb.inv_freq");
     mkdir(in_scratch("hf"), 0777);
-    ck_assert_int_eq(sl_st_write(in_scratch("hf/model.safetensors"), e, FIXTURE_TENSORS + 2, NULL, NULL, 0), 0);
+    ck_assert_int_eq(
+        sl_st_write(in_scratch("hf/model.safetensors"), e, FIXTURE_TENSORS + 2, NULL, NULL, 0), 0);
     char where[4096];
     ck_assert_int_eq(sl_checkpoint_resolve(in_scratch("hf"), where), -1);
     ck_error("without a config.json");
@@ -412,12 +421,14 @@ START_TEST(foreign_folder) {
     ck_assert_int_eq(sl_checkpoint_vocab(where, &vocab), 0);
     ck_assert_int_eq(vocab, 5);
     ck_assert_int_eq(sl_checkpoint_load(where, &f.p, NULL), 0);
-    ck_assert(f.block[0][0] == 1 && f.block[0][25] == 1 + 25.0f / 128 && f.block[0][20] == fixture_gap);
+    ck_assert(f.block[0][0] == 1 && f.block[0][25] == 1 + 25.0f / 128 &&
+              f.block[0][20] == fixture_gap);
     ck_assert(f.block[2][0] == fixture_gap);
     ck_assert_int_eq(sl_checkpoint_load(where, &f.p, &s), -1);
     ck_error("without optimizer state");
     strcpy(e[FIXTURE_TENSORS].meta.name, "model.layers.0.self_attn.q_proj.bias");
-    ck_assert_int_eq(sl_st_write(in_scratch("hf/model.safetensors"), e, FIXTURE_TENSORS + 2, NULL, NULL, 0), 0);
+    ck_assert_int_eq(
+        sl_st_write(in_scratch("hf/model.safetensors"), e, FIXTURE_TENSORS + 2, NULL, NULL, 0), 0);
     ck_assert_int_eq(sl_checkpoint_load(where, &f.p, NULL), -1);
     ck_error("q_proj.bias is not one of this model");
 }

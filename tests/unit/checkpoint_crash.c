@@ -1,5 +1,5 @@
-/* What checkpoints promise about crashes: kill -9 at random moments, the n-th system call failing for
- * every n, and the power cut after the n-th call for every n. */
+/* What checkpoints promise about crashes: kill -9 at random moments, the n-th system call failing
+ * for every n, and the power cut after the n-th call for every n. */
 #include "checkpoint_fixture.h"
 
 #include "io/file.h"
@@ -137,14 +137,18 @@ static int bad_close(int fd) {
     int rc = real.close(fd); /* Linux closes even when it reports an error */
     return fails() ? -1 : rc;
 }
-static int bad_rename(const char *from, const char *to) { return fails() ? -1 : real.rename(from, to); }
-static int bad_mkdir(const char *path, mode_t mode) { return fails() ? -1 : real.mkdir(path, mode); }
+static int bad_rename(const char *from, const char *to) {
+    return fails() ? -1 : real.rename(from, to);
+}
+static int bad_mkdir(const char *path, mode_t mode) {
+    return fails() ? -1 : real.mkdir(path, mode);
+}
 
 static const struct {
     int error;
     bool persistent, replace;
-} plans[] = {{EIO, false, false},   {EIO, true, false},  {ENOSPC, false, false}, {ENOSPC, true, false},
-             {ENOSPC, false, true}, {ENOSPC, true, true}};
+} plans[] = {{EIO, false, false},   {EIO, true, false},    {ENOSPC, false, false},
+             {ENOSPC, true, false}, {ENOSPC, false, true}, {ENOSPC, true, true}};
 
 /* Step 1 is there; step 2 (or step 1 anew) is saved with the n-th call failing, for all n. */
 static bool fail_at(int n, int plan) {
@@ -156,7 +160,7 @@ static bool fail_at(int n, int plan) {
     failure = plans[plan].error;
     persistent = plans[plan].persistent;
     triggered = false;
-    sl_sys = (sl_sys_calls){bad_open, bad_write, bad_fsync, bad_close,
+    sl_sys = (sl_sys_calls){bad_open,   bad_write, bad_fsync,   bad_close,
                             bad_rename, bad_mkdir, real.unlink, real.rmdir};
     int rc = fixture_save(run, replace ? 1 : 2, 2, 1);
     restore_calls();
@@ -168,12 +172,13 @@ static bool fail_at(int n, int plan) {
     char why[2048];
     snprintf(why, sizeof why, "%s", rc < 0 ? sl_error() : "saved");
     int64_t number = newest(NULL);
-    ck_assert_msg(rc < 0 ? number == 1 || number == 2 : number == 2, "call %d (%s): number %d", n, why,
-                  (int)number);
+    ck_assert_msg(rc < 0 ? number == 1 || number == 2 : number == 2, "call %d (%s): number %d", n,
+                  why, (int)number);
     check_folders("");
     if (rc < 0)
         ck_assert_msg(check_folders(".tmp") == 0, "call %d (%s): unfinished folder left", n, why);
-    ck_assert_int_eq(fixture_save(run, 3, 3, 1), 0); /* and it goes on when the disk has room again */
+    ck_assert_int_eq(fixture_save(run, 3, 3, 1),
+                     0); /* and it goes on when the disk has room again */
     ck_assert_int_eq(newest(NULL), 3);
     ck_assert_int_eq(check_folders(".tmp"), 0);
     return triggered;
@@ -242,8 +247,10 @@ static int cut_fsync(int fd) {
     ssize_t n = readlink(link, path, sizeof path - 1);
     path[n < 0 ? 0 : n] = 0;
     for (int k = renamed_count - 1; k >= 0; k--)
-        if (n > 0 && !strncmp(renamed[k].to, path, (size_t)n) && !strchr(renamed[k].to + n + 1, '/'))
-            memmove(&renamed[k], &renamed[k + 1], (size_t)(--renamed_count - k) * sizeof renamed[0]);
+        if (n > 0 && !strncmp(renamed[k].to, path, (size_t)n) &&
+            !strchr(renamed[k].to + n + 1, '/'))
+            memmove(&renamed[k], &renamed[k + 1],
+                    (size_t)(--renamed_count - k) * sizeof renamed[0]);
     return real.fsync(fd);
 }
 static int cut_close(int fd) {
@@ -258,7 +265,9 @@ static int cut_rename(const char *from, const char *to) {
     snprintf(renamed[renamed_count++].to, sizeof renamed[0].to, "%s", to);
     return 0;
 }
-static int cut_mkdir(const char *path, mode_t mode) { return power_fails() ? -1 : real.mkdir(path, mode); }
+static int cut_mkdir(const char *path, mode_t mode) {
+    return power_fails() ? -1 : real.mkdir(path, mode);
+}
 static int cut_unlink(const char *path) { return power_fails() ? -1 : real.unlink(path); }
 static int cut_rmdir(const char *path) { return power_fails() ? -1 : real.rmdir(path); }
 
@@ -270,8 +279,8 @@ static int lose_half(const char *path, const struct stat *st, int flag, struct F
     return 0;
 }
 
-/* The disk as it may be after the cut: unflushed data is half lost; unflushed renames are undone, while
- * removals of files were already on the disk. */
+/* The disk as it may be after the cut: unflushed data is half lost; unflushed renames are undone,
+ * while removals of files were already on the disk. */
 static void lose_unflushed(void) {
     nftw(run, lose_half, 16, FTW_PHYS);
     while (renamed_count > 0) {
@@ -286,14 +295,14 @@ static bool cut_at(int n, bool replace) {
     countdown = n;
     off = false;
     dirty_count = renamed_count = 0;
-    sl_sys = (sl_sys_calls){cut_open, cut_write, cut_fsync, cut_close,
+    sl_sys = (sl_sys_calls){cut_open,   cut_write, cut_fsync,  cut_close,
                             cut_rename, cut_mkdir, cut_unlink, cut_rmdir};
     int rc = fixture_save(run, replace ? 1 : 2, 2, 1);
     restore_calls();
     lose_unflushed();
     int64_t number = newest(NULL);
-    ck_assert_msg(number == 2 || (rc < 0 && number == 1), "cut at call %d: number %d: %s", n, (int)number,
-                  sl_error());
+    ck_assert_msg(number == 2 || (rc < 0 && number == 1), "cut at call %d: number %d: %s", n,
+                  (int)number, sl_error());
     check_folders("");
     ck_assert_int_eq(fixture_save(run, 3, 3, 1), 0);
     ck_assert_int_eq(newest(NULL), 3);

@@ -38,8 +38,9 @@ static void allow(unsigned char mask[SL_MAX_CPUS / 8], const int *cpus, int n) {
         mask[cpus[i] / 8] = (unsigned char)(mask[cpus[i] / 8] | 1 << cpus[i] % 8);
 }
 
-/* Two sockets of two cores with two threads each; as on many servers CPU numbers alternate between the
- * sockets: socket = cpu % 2, threads of a core are i and i + 4. A third node has memory alone. */
+/* Two sockets of two cores with two threads each; as on many servers CPU numbers alternate between
+ * the sockets: socket = cpu % 2, threads of a core are i and i + 4. A third node has memory alone.
+ */
 static void two_sockets(void) {
     new_root();
     put("0-7\n", "/sys/devices/system/cpu/online");
@@ -51,14 +52,17 @@ static void two_sockets(void) {
         put(i % 2 ? "1\n" : "0\n", "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", i);
         static const struct {
             const char *level, *type, *size;
-        } cache[4] = {{"1", "Data", "48K"}, {"1", "Instruction", "32K"}, {"2", "Unified", "2048K"},
+        } cache[4] = {{"1", "Data", "48K"},
+                      {"1", "Instruction", "32K"},
+                      {"2", "Unified", "2048K"},
                       {"3", "Unified", "60M"}};
         for (int k = 0; k < 4; k++) {
             const char *dir = "/sys/devices/system/cpu/cpu";
             put(cache[k].level, "%s%d/cache/index%d/level", dir, i, k);
             put(cache[k].type, "%s%d/cache/index%d/type", dir, i, k);
             put(cache[k].size, "%s%d/cache/index%d/size", dir, i, k);
-            put(k == 3 ? (i % 2 ? "1,3,5,7" : "0,2,4,6") : text, "%s%d/cache/index%d/shared_cpu_list", dir, i, k);
+            put(k == 3 ? (i % 2 ? "1,3,5,7" : "0,2,4,6") : text,
+                "%s%d/cache/index%d/shared_cpu_list", dir, i, k);
         }
     }
     put("0-1,4\n", "/sys/devices/system/node/online");
@@ -68,7 +72,8 @@ static void two_sockets(void) {
     put("Node 0 MemTotal:       1024 kB\n", "/sys/devices/system/node/node0/meminfo");
     put("Node 4 MemTotal:       2048 kB\n", "/sys/devices/system/node/node4/meminfo");
     put("MemTotal:        8192 kB\nMemFree:  1 kB\nMemAvailable:    4096 kB\n", "/proc/meminfo");
-    put("processor\t: 0\nmodel name\t: Test CPU @ 2 GHz\nflags\t\t: fpu sse4_2 avx avx2 fma xavx2\n\nprocessor\t: 1\n",
+    put("processor\t: 0\nmodel name\t: Test CPU @ 2 GHz\nflags\t\t: fpu sse4_2 avx avx2 fma "
+        "xavx2\n\nprocessor\t: 1\n",
         "/proc/cpuinfo");
     put("always [madvise] never\n", "/sys/kernel/mm/transparent_hugepage/enabled");
 }
@@ -154,7 +159,8 @@ START_TEST(nothing_to_read_and_nonsense) {
     put(":::\n0:\n\n::", "/proc/self/cgroup");
     put("model name\nflags", "/proc/cpuinfo");
     sl_cpu_detect_at(&c, root, mask);
-    ck_assert(c.nodes == SL_MAX_NODES && c.node[3].logical == 1 && c.node[4].logical == 0 && c.usable == 2);
+    ck_assert(c.nodes == SL_MAX_NODES && c.node[3].logical == 1 && c.node[4].logical == 0 &&
+              c.usable == 2);
     ck_assert_str_eq(c.huge_pages, "");
 }
 END_TEST
@@ -163,7 +169,8 @@ START_TEST(this_machine) {
     sl_cpu c;
     sl_cpu_detect(&c);
     ck_assert(c.logical >= 1 && c.online >= c.logical && c.cores >= 1 && c.cores <= c.logical);
-    ck_assert(c.usable >= 1 && c.usable <= c.cores && c.sockets >= 1 && c.nodes >= 1 && c.memory > 0);
+    ck_assert(c.usable >= 1 && c.usable <= c.cores && c.sockets >= 1 && c.nodes >= 1 &&
+              c.memory > 0);
     unsetenv("OMP_NUM_THREADS");
     ck_assert_int_eq(sl_cpu_default_threads(), c.usable);
     setenv("OMP_NUM_THREADS", "1,2", 1);
@@ -176,14 +183,16 @@ START_TEST(this_machine) {
 }
 END_TEST
 
-/* Wide bounds: a scalar tier under an emulator and the largest servers both pass; a wrong unit does not. */
+/* Wide bounds: a scalar tier under an emulator and the largest servers both pass; a wrong unit does
+ * not. */
 START_TEST(measurements) {
     sl_threads_set(2);
-    double one = sl_measure_gflops(1, 0.05), peak = sl_measured_peak_gflops(), rate = sl_measure_bandwidth(0.05);
+    double one = sl_measure_gflops(1, 0.05), peak = sl_measured_peak_gflops(false),
+           rate = sl_measure_bandwidth(0.05);
     ck_assert_msg(one > 0.01 && one < 1000, "%g GFLOP/s", one);
     ck_assert_msg(peak > 0.01 && peak < 2000, "%g GFLOP/s", peak);
     ck_assert_msg(rate > 0.01 && rate < 5000, "%g GB/s", rate);
-    ck_assert(sl_measured_peak_gflops() == peak); /* remembered */
+    ck_assert(sl_measured_peak_gflops(false) == peak); /* remembered */
 }
 END_TEST
 

@@ -4,9 +4,11 @@
 #include "base/rng.h"
 #include "data/bin.h"
 #include "data/permute.h"
+#include "data/token_array.h"
 #include "scratch.h"
 
 #include <dirent.h>
+#include <jansson.h>
 #include <sys/stat.h>
 
 static sl_config config;
@@ -86,7 +88,7 @@ START_TEST(training_order) {
     sl_dataset *d = open_ok(with("n.txt", 8, _i != 0, 0.1));
     int64_t windows = sl_dataset_windows(d, SL_TRAIN);
     ck_assert_int_eq(windows, _i ? 360 : 359);
-    int32_t in[8], target[8], again[8], order[3][360];
+    int32_t in[8], target[8], other[8], again[8], order[3][360];
     int differ = 0, seeds_differ = 0;
     for (int epoch = 0; epoch < 3; epoch++) {
         bool seen[400] = {false};
@@ -103,7 +105,7 @@ START_TEST(training_order) {
             if (_i)
                 ck_assert_int_eq(in[0], 256);
             ck_assert_mem_eq(in + 1, target, 7 * sizeof *in);
-            sl_dataset_train_window(d, 6, epoch * windows + k, again, again);
+            sl_dataset_train_window(d, 6, epoch * windows + k, other, again);
             seeds_differ += memcmp(again, target, sizeof again) != 0;
         }
     }
@@ -332,6 +334,47 @@ START_TEST(cache_may_fail) {
 }
 END_TEST
 
+/* The committed model with the added token "g\nh", which a cut at any line end but a boundary's would break. */
+static sl_tokenizer *make_fragile_tokenizer(void) {
+    char path[1024], spec[600];
+    snprintf(path, sizeof path, "%s/unit/tokenizer/bpe500.json", getenv("SL_TESTS"));
+    json_t *m = json_load_file(path, 0, NULL);
+    json_array_append_new(json_object_get(m, "added_tokens"), json_pack("{s:i, s:s}", "id", 757, "content", "g\nh"));
+    ck_assert_int_eq(json_dump_file(m, in_scratch("fragile.json"), 0), 0);
+    json_decref(m);
+    snprintf(spec, sizeof spec, "bpe:%s", in_scratch("fragile.json"));
+    sl_tokenizer *t = sl_tokenizer_open(spec);
+    ck_assert_msg(t != NULL, "%s", sl_error());
+    return t;
+}
+
+/* Long texts are tokenized in pieces of 8 MiB that end behind boundary lines: the same tokens as in one go. */
+START_TEST(pieces_make_no_difference) {
+    static const char line[] = "h, some words, g\n", mark[] = SL_DOCUMENT_LINE;
+    size_t n = 0, capacity = (size_t)20 << 20;
+    char *text = malloc(capacity);
+    for (int k = 0; n + 100 < capacity; k++) {
+        const char *next = k % 7000 == 6999 ? mark : line;
+        memcpy(text + n, next, strlen(next));
+        n += strlen(next);
+    }
+    sl_tokenizer *t = make_fragile_tokenizer();
+    sl_token_array a = sl_token_array_make(t);
+    int32_t *id;
+    int64_t count;
+    ck_assert_int_eq(sl_token_array_encode(&a, t, text, n), 0);
+    ck_assert_int_eq(sl_tokenizer_encode(t, text, n, &id, &count), 0);
+    ck_assert_int_eq(a.tokens.count, count);
+    for (int64_t i = 0; i < count; i++)
+        if (sl_tokens_at(&a.tokens, i) != id[i])
+            ck_abort_msg("token %lld", (long long)i);
+    free(id);
+    sl_token_array_free(&a);
+    sl_tokenizer_close(t);
+    free(text);
+}
+END_TEST
+
 /* ---- Mistakes ---------------------------------------------------------------------------------- */
 
 static void refused(const sl_config *c, const char *message, int code) {
@@ -410,6 +453,7 @@ int main(void) {
     tcase_add_test(t, hash_is_of_the_tokens);
     tcase_add_test(t, cache_is_made_used_and_mistrusted);
     tcase_add_test(t, cache_may_fail);
+    tcase_add_test(t, pieces_make_no_difference);
     tcase_add_test(t, missing_corpora);
     tcase_add_test(t, too_short);
     tcase_add_test(t, vocabulary_mismatch);

@@ -1,8 +1,8 @@
-/* The threaded bf16 products against sums in double over the same bf16 operands, on every tier of this
- * machine, and bit for bit between 1, 2 and 3 threads. */
+/* The threaded bf16 products against sums in double over the same bf16 operands, on every tier of
+ * this machine, and bit for bit between 1, 2 and 3 threads. */
+#include "ops/gemm_bf16.h"
 #include "base/rng.h"
 #include "base/threads.h"
-#include "ops/gemm_bf16.h"
 
 #include <check.h>
 #include <math.h>
@@ -13,15 +13,15 @@ typedef struct {
     int64_t m, n, k;
 } shape;
 
-/* Tails in every direction; k over one chunk; few rows (columns are cut); n < k and n > k (the weight
- * gradient transposes one or the other); m over one chunk of the weight gradient. */
+/* Tails in every direction; k over one chunk; few rows (columns are cut); n < k and n > k (the
+ * weight gradient transposes one or the other); m over one chunk of the weight gradient. */
 static const shape shapes[] = {
-    {1, 1, 1},      {1, 300, 40},   {33, 70, 45},   {130, 64, 96},  {257, 33, 1100},
-    {1030, 40, 64}, {96, 200, 32},  {600, 17, 100}, {2, 1000, 160}, {515, 129, 129},
+    {1, 1, 1},      {1, 300, 40},  {33, 70, 45},   {130, 64, 96},  {257, 33, 1100},
+    {1030, 40, 64}, {96, 200, 32}, {600, 17, 100}, {2, 1000, 160}, {515, 129, 129},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON, SL_ISA_NEONBF16, SL_ISA_AVX2,
+static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON,       SL_ISA_NEONBF16, SL_ISA_AVX2,
                                     SL_ISA_AVX512, SL_ISA_AVX512BF16, SL_ISA_AMX};
 enum { TIERS = sizeof tiers / sizeof *tiers };
 
@@ -64,7 +64,8 @@ typedef struct {
 
 static operands make(shape s) {
     sl_rng r = sl_rng_make(3, SL_STREAM_TEST, (uint64_t)(s.m * 31 + s.n * 7 + s.k));
-    operands o = {s, sl_bf16_ld(s.k), sl_bf16_ld(s.n), NULL, NULL, must_alloc(s.n * s.k, sizeof(float))};
+    operands o = {
+        s, sl_bf16_ld(s.k), sl_bf16_ld(s.n), NULL, NULL, must_alloc(s.n * s.k, sizeof(float))};
     o.x = random_bf16(&r, s.m, s.k, o.ldx);
     o.dy = random_bf16(&r, s.m, s.n, o.ldy);
     for (int64_t i = 0; i < s.n * s.k; i++)
@@ -86,8 +87,8 @@ typedef struct {
     int *seen;
 } collector;
 
-static void collect(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
-                    int64_t ldc, int thread) {
+static void collect(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64_t cols,
+                    const float *c, int64_t ldc, int thread) {
     collector *t = ctx;
     ck_assert_int_ge(thread, 0);
     ck_assert_int_lt(thread, sl_threads());
@@ -118,9 +119,17 @@ static results run(const sl_kernels *kn, const operands *o, int threads, int gro
     sl_threads_set(threads);
     sl_gemm_bf16_work *w = sl_gemm_bf16_work_new(threads);
     ck_assert_ptr_nonnull(w);
-    sl_gemm_bf16_pack(kn, s.n, s.k, o->w, s.k, fwd, sl_bf16_kpad(s.k) * 32, back, sl_bf16_kpad(s.n) * 32);
-    sl_gemm_bf16_args forward = {.m = s.m, .n = s.n, .k = s.k, .a = o->x, .lda = o->ldx, .b = fwd,
-                                 .c = r.y, .ldc = s.n, .group = group};
+    sl_gemm_bf16_pack(kn, s.n, s.k, o->w, s.k, fwd, sl_bf16_kpad(s.k) * 32, back,
+                      sl_bf16_kpad(s.n) * 32);
+    sl_gemm_bf16_args forward = {.m = s.m,
+                                 .n = s.n,
+                                 .k = s.k,
+                                 .a = o->x,
+                                 .lda = o->ldx,
+                                 .b = fwd,
+                                 .c = r.y,
+                                 .ldc = s.n,
+                                 .group = group};
     sl_gemm_bf16(kn, w, &forward);
     collector t = {s, group, r.y_epilogue, must_alloc(s.m * s.n, sizeof(int))};
     forward.c = NULL;
@@ -129,8 +138,17 @@ static results run(const sl_kernels *kn, const operands *o, int threads, int gro
     sl_gemm_bf16(kn, w, &forward);
     for (int64_t i = 0; i < s.m * s.n; i++)
         ck_assert_int_eq(t.seen[i], 1);
-    sl_gemm_bf16(kn, w, &(sl_gemm_bf16_args){.m = s.m, .n = s.k, .k = s.n, .a = o->dy, .lda = o->ldy,
-                                             .b = back, .c = r.dx, .ldc = s.k, .add = 1, .group = 1});
+    sl_gemm_bf16(kn, w,
+                 &(sl_gemm_bf16_args){.m = s.m,
+                                      .n = s.k,
+                                      .k = s.n,
+                                      .a = o->dy,
+                                      .lda = o->ldy,
+                                      .b = back,
+                                      .c = r.dx,
+                                      .ldc = s.k,
+                                      .add = 1,
+                                      .group = 1});
     sl_gemm_bf16_wgrad(kn, w, s.m, s.n, s.k, o->dy, o->ldy, o->x, o->ldx, r.dw, s.k, 1);
     sl_gemm_bf16_work_free(w);
     free(t.seen);
@@ -146,9 +164,9 @@ static void release(results *r) {
     free(r->dw);
 }
 
-/* |error| <= (k + 2) u S (simd/kernels.h), k rounded up to whole panels and one more sum for the start
- * value; operands are normal numbers, so nothing is flushed but sums under 2^-126, which normal
- * deviates do not make. */
+/* |error| <= (k + 2) u S (simd/kernels.h), k rounded up to whole panels and one more sum for the
+ * start value; operands are normal numbers, so nothing is flushed but sums under 2^-126, which
+ * normal deviates do not make. */
 static void near_enough(float got, double want, double s, int64_t k, const sl_kernels *kn) {
     double u = ldexp(1, strcmp(kn->tier, "neonbf16") == 0 ? -23 : -24);
     ck_assert_double_le(fabs((double)got - want), (double)(sl_bf16_kpad(k) + 3) * u * s);

@@ -1,5 +1,5 @@
-/* Gradients of whole models: the engine in fp32 against complex-step derivatives of the reference model in
- * tests/ref, for every norm in the table and every other option, on every kernel tier. */
+/* Gradients of whole models: the engine in fp32 against complex-step derivatives of the reference
+ * model in tests/ref, for every norm in the table and every other option, on every kernel tier. */
 #include "base/err.h"
 #include "base/rng.h"
 #include "base/threads.h"
@@ -62,7 +62,8 @@ static void teardown(fixture *f) {
 
 /* check(f, tier, engine gradients, data) on each tier. */
 static void for_each_tier(fixture *f,
-                          void (*check)(const fixture *, const char *, const float *, const double *),
+                          void (*check)(const fixture *, const char *, const float *,
+                                        const double *),
                           const double *data) {
     for (int isa = SL_ISA_SCALAR; isa <= SL_ISA_AVX512; isa++) {
         const sl_kernels *k = sl_kernels_tier((enum sl_isa)isa);
@@ -72,8 +73,8 @@ static void for_each_tier(fixture *f,
         sl_model *m = create(f);
         double loss = sl_model_forward_backward(m, f->in, f->target, 1);
         double want = creal(ref_model_loss(&f->ref, f->in, f->target, NULL, NULL));
-        ck_assert_msg(fabs(loss - want) <= REF_FORWARD * f->relative * (1 + want), "%s, %s: loss %.9g, want %.9g",
-                      f->v.name, k->tier, loss, want);
+        ck_assert_msg(fabs(loss - want) <= REF_FORWARD * f->relative * (1 + want),
+                      "%s, %s: loss %.9g, want %.9g", f->v.name, k->tier, loss, want);
         check(f, k->tier, sl_model_params(m)->g, data);
         sl_model_free(m);
     }
@@ -84,10 +85,11 @@ static double worst;
 static void compare_all(const fixture *f, const char *tier, const float *g, const double *want) {
     for (int i = 0; i < f->table.count; i++) {
         const sl_tensor *t = f->table.tensor + i;
-        double ratio = ref_ratio(t->size, g + t->offset, want + t->offset, REF_GRADIENT * f->relative);
+        double ratio =
+            ref_ratio(t->size, g + t->offset, want + t->offset, REF_GRADIENT * f->relative);
         worst = fmax(worst, ratio);
-        ck_assert_msg(ratio <= 1, "%s, %s: gradient of %s: error is %.3g times the tolerance", f->v.name,
-                      tier, t->name, ratio);
+        ck_assert_msg(ratio <= 1, "%s, %s: gradient of %s: error is %.3g times the tolerance",
+                      f->v.name, tier, t->name, ratio);
     }
 }
 
@@ -112,12 +114,14 @@ START_TEST(test_every_parameter) {
         teardown(&f);
     }
     ck_assert_int_ge(variants, 16 * 3);
-    printf("grad_model: %d tiny models, every parameter, worst error / tolerance %.3f\n", variants, worst);
+    printf("grad_model: %d tiny models, every parameter, worst error / tolerance %.3f\n", variants,
+           worst);
 }
 END_TEST
 
-/* want: slopes, then the direction of each. Errors e_k of a gradient's elements, of deviation `relative` times
- * their rms and independent of the direction r, give the slope the deviation relative |g| rms(r). */
+/* want: slopes, then the direction of each. Errors e_k of a gradient's elements, of deviation
+ * `relative` times their rms and independent of the direction r, give the slope the deviation
+ * relative |g| rms(r). */
 enum { DIRECTIONS = 2 };
 
 static void compare_slopes(const fixture *f, const char *tier, const float *g, const double *want) {
@@ -132,8 +136,9 @@ static void compare_slopes(const fixture *f, const char *tier, const float *g, c
         if (isnan(ratio))
             ratio = INFINITY;
         worst = fmax(worst, ratio);
-        ck_assert_msg(ratio <= 1, "%s, %s: slope %.9g, want %.9g: error is %.3g times the tolerance",
-                      f->v.name, tier, slope, want[d], ratio);
+        ck_assert_msg(ratio <= 1,
+                      "%s, %s: slope %.9g, want %.9g: error is %.3g times the tolerance", f->v.name,
+                      tier, slope, want[d], ratio);
     }
 }
 
@@ -156,8 +161,8 @@ START_TEST(test_directional) {
         free(want);
         teardown(&f);
     }
-    printf("grad_model: %d models, slopes along random directions, worst error / tolerance %.3f\n", variants,
-           worst);
+    printf("grad_model: %d models, slopes along random directions, worst error / tolerance %.3f\n",
+           variants, worst);
 }
 END_TEST
 

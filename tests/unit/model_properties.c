@@ -1,5 +1,6 @@
-/* What must hold exactly of any model: no position sees a later one or another window, results do not depend
- * on the number of threads or on how a forward pass is run, and an untrained model knows nothing. */
+/* What must hold exactly of any model: no position sees a later one or another window, results do
+ * not depend on the number of threads or on how a forward pass is run, and an untrained model knows
+ * nothing. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
@@ -40,7 +41,8 @@ static void teardown(fixture *f) {
     sl_model_free(f->m);
 }
 
-/* fn for each tiny variant that differs in more than one option from the last, and each middle one. */
+/* fn for each tiny variant that differs in more than one option from the last, and each middle one.
+ */
 static void for_each_model(void (*fn)(fixture *)) {
     fixture f;
     for (int i = 0; ref_variant_tiny(i, &f.v); i += 5) {
@@ -55,24 +57,26 @@ static void for_each_model(void (*fn)(fixture *)) {
     }
 }
 
-/* Another token at `at` must change the loss there, and no bit of an earlier loss or of another window. */
+/* Another token at `at` must change the loss there, and no bit of an earlier loss or of another
+ * window. */
 static void change_token(fixture *f, int64_t at, const float *before, float *after) {
     int32_t old = f->in[at];
     f->in[at] = (old + 1) % f->v.vocab;
-    sl_model_forward(f->m, f->in, f->target, after);
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, after), 0);
     f->in[at] = old;
     int64_t end = (at / f->v.seq + 1) * f->v.seq;
     ck_assert_msg(memcmp(before, after, (size_t)at * sizeof *after) == 0,
                   "%s: token %lld changes an earlier loss", f->v.name, (long long)at);
     ck_assert_msg(memcmp(before + end, after + end, (size_t)(f->rows - end) * sizeof *after) == 0,
                   "%s: token %lld changes the next window", f->v.name, (long long)at);
-    ck_assert_msg(before[at] != after[at], "%s: token %lld does not count", f->v.name, (long long)at);
+    ck_assert_msg(before[at] != after[at], "%s: token %lld does not count", f->v.name,
+                  (long long)at);
 }
 
 static void causal_forward(fixture *f) {
     float *before = calloc((size_t)f->rows, sizeof *before);
     float *after = calloc((size_t)f->rows, sizeof *after);
-    sl_model_forward(f->m, f->in, f->target, before);
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, before), 0);
     int64_t seq = f->v.seq, step = seq < 16 ? 1 : 9;
     for (int64_t at = 1; at < seq; at += step)
         change_token(f, at, before, after);
@@ -85,8 +89,9 @@ static void causal_forward(fixture *f) {
 START_TEST(test_causal_forward) { for_each_model(causal_forward); }
 END_TEST
 
-/* With losses up to position `last` of window 0 only, the gradient of an embedding that occurs later (or in
- * another window) is exactly zero, that of one at or before it is not. Needs a token of its own for each place. */
+/* With losses up to position `last` of window 0 only, the gradient of an embedding that occurs
+ * later (or in another window) is exactly zero, that of one at or before it is not. Needs a token
+ * of its own for each place. */
 static void causal_backward(fixture *f) {
     const sl_params *p = sl_model_params(f->m);
     const sl_tensor *t = p->tensor + sl_params_find(p, "model.embed_tokens.weight");
@@ -105,8 +110,9 @@ static void causal_backward(fixture *f) {
         int64_t nonzero = 0;
         for (int64_t j = 0; j < t->shape[1]; j++)
             nonzero += g[j] != 0;
-        ck_assert_msg((nonzero > 0) == (i <= last), "%s: gradient of the token at %lld has %lld non-zeros",
-                      f->v.name, (long long)i, (long long)nonzero);
+        ck_assert_msg((nonzero > 0) == (i <= last),
+                      "%s: gradient of the token at %lld has %lld non-zeros", f->v.name,
+                      (long long)i, (long long)nonzero);
     }
 }
 
@@ -117,24 +123,25 @@ static void threads_equal(fixture *f) {
     float *loss[4], *grad[4];
     double mean[4];
     const sl_params *p = sl_model_params(f->m);
-    size_t loss_bytes = (size_t)f->rows * sizeof(float), grad_bytes = (size_t)p->floats * sizeof(float);
+    size_t loss_bytes = (size_t)f->rows * sizeof(float),
+           grad_bytes = (size_t)p->floats * sizeof(float);
     for (int threads = 1; threads <= 3; threads++) {
         ck_assert_int_eq(sl_threads_set(threads), threads);
         sl_model *m = create(f);
         loss[threads] = malloc(loss_bytes);
         grad[threads] = malloc(grad_bytes);
-        sl_model_forward(m, f->in, f->target, loss[threads]);
+        ck_assert_int_eq(sl_model_forward(m, f->in, f->target, NULL, loss[threads]), 0);
         mean[threads] = sl_model_forward_backward(m, f->in, f->target, 1);
         memcpy(grad[threads], sl_model_params(m)->g, grad_bytes);
         sl_model_free(m);
     }
     for (int threads = 2; threads <= 3; threads++) {
-        ck_assert_msg(memcmp(&mean[1], &mean[threads], sizeof *mean) == 0, "%s: loss with %d threads",
-                      f->v.name, threads);
-        ck_assert_msg(memcmp(loss[1], loss[threads], loss_bytes) == 0, "%s: token losses with %d threads",
-                      f->v.name, threads);
-        ck_assert_msg(memcmp(grad[1], grad[threads], grad_bytes) == 0, "%s: gradients with %d threads",
-                      f->v.name, threads);
+        ck_assert_msg(memcmp(&mean[1], &mean[threads], sizeof *mean) == 0,
+                      "%s: loss with %d threads", f->v.name, threads);
+        ck_assert_msg(memcmp(loss[1], loss[threads], loss_bytes) == 0,
+                      "%s: token losses with %d threads", f->v.name, threads);
+        ck_assert_msg(memcmp(grad[1], grad[threads], grad_bytes) == 0,
+                      "%s: gradients with %d threads", f->v.name, threads);
     }
     for (int threads = 1; threads <= 3; threads++) {
         free(loss[threads]);
@@ -146,20 +153,24 @@ static void threads_equal(fixture *f) {
 START_TEST(test_threads_equal) { for_each_model(threads_equal); }
 END_TEST
 
-/* A model for inference shares memory between its activations; it must give the bits of the training one, and
- * the same bits again. */
+/* A model for inference shares memory between its activations; it must give the bits of the
+ * training one, and the same bits again. */
 static void inference_equal(fixture *f) {
     int64_t values = f->rows * f->v.vocab;
-    float *want = malloc((size_t)values * sizeof *want), *got = malloc((size_t)values * sizeof *got);
+    float *want = malloc((size_t)values * sizeof *want),
+          *got = malloc((size_t)values * sizeof *got);
     sl_model_logits(f->m, f->in, want);
     for (int taps = 0; taps < 2; taps++) {
         sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, false, taps);
         ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
         ref_randomise(sl_model_params(m), 3);
-        double mean = sl_model_forward(m, f->in, f->target, NULL);
-        ck_assert_msg(mean == sl_model_forward(f->m, f->in, f->target, NULL), "%s: loss", f->v.name);
+        double mean, trained;
+        ck_assert_int_eq(sl_model_forward(m, f->in, f->target, &mean, NULL), 0);
+        ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, &trained, NULL), 0);
+        ck_assert_msg(mean == trained, "%s: loss", f->v.name);
         sl_model_logits(m, f->in, got);
-        ck_assert_msg(memcmp(want, got, (size_t)values * sizeof *got) == 0, "%s: logits", f->v.name);
+        ck_assert_msg(memcmp(want, got, (size_t)values * sizeof *got) == 0, "%s: logits",
+                      f->v.name);
         sl_model_free(m);
     }
     free(want);
@@ -184,13 +195,15 @@ static void decoding(fixture *f) {
     for (int64_t t = 0; t < seq; t++) {
         for (int64_t b = 0; b < batch; b++)
             token[b] = f->in[b * seq + t];
-        sl_model_decode(m, token, t, step);
+        ck_assert_int_eq(sl_model_decode(m, token, t, step), 0);
         for (int64_t b = 0; b < batch; b++) {
             for (int64_t j = 0; j < vocab; j++)
                 want[j] = all[(b * seq + t) * vocab + j];
             double ratio = ref_ratio(vocab, step + b * vocab, want, tolerance);
-            ck_assert_msg(ratio <= 1, "%s: decoding position %lld of window %lld: error is %.3g times the tolerance",
-                          f->v.name, (long long)t, (long long)b, ratio);
+            ck_assert_msg(
+                ratio <= 1,
+                "%s: decoding position %lld of window %lld: error is %.3g times the tolerance",
+                f->v.name, (long long)t, (long long)b, ratio);
         }
     }
     sl_model_free(m);
@@ -203,10 +216,11 @@ static void decoding(fixture *f) {
 START_TEST(test_decoding) { for_each_model(decoding); }
 END_TEST
 
-/* At the start a logit is a product of a normed vector (length sqrt(dim), or shorter behind a half-open gate) and an
- * independent row of the head: N(0, s^2) with s = init_std sqrt(dim). So a token's loss is ln V + s^2/2 within a
- * few s, and the mean over n targets within a few s/sqrt(n). A tied head also raises the logit of the input token
- * itself, by at most init_std dim, which adds at most e^(that)/V to the normaliser. */
+/* At the start a logit is a product of a normed vector (length sqrt(dim), or shorter behind a
+ * half-open gate) and an independent row of the head: N(0, s^2) with s = init_std sqrt(dim). So a
+ * token's loss is ln V + s^2/2 within a few s, and the mean over n targets within a few s/sqrt(n).
+ * A tied head also raises the logit of the input token itself, by at most init_std dim, which adds
+ * at most e^(that)/V to the normaliser. */
 static void untrained(fixture *f) {
     const sl_config *c = &f->v.config;
     for (int64_t i = 0; i < f->rows; i++)
@@ -214,18 +228,22 @@ static void untrained(fixture *f) {
             f->target[i] = (f->in[i] + 1) % f->v.vocab;
     float *loss = calloc((size_t)f->rows, sizeof *loss);
     sl_model_init(f->m, 5);
-    double mean = sl_model_forward(f->m, f->in, f->target, loss), sum = 0;
+    double mean, sum = 0;
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, &mean, loss), 0);
     double s = c->model_init_std * sqrt((double)c->model_dim), flat = log(f->v.vocab);
-    double own = c->model_tie_embeddings ? exp(1.5 * c->model_init_std * (double)c->model_dim) / f->v.vocab : 0;
+    double own = c->model_tie_embeddings
+                     ? exp(1.5 * c->model_init_std * (double)c->model_dim) / f->v.vocab
+                     : 0;
     double tolerance = s * s + own + 5 * s / sqrt((double)f->rows);
-    ck_assert_msg(fabs(mean - flat) <= tolerance, "%s: loss at init %.5f, want %.5f within %.5f", f->v.name,
-                  mean, flat, tolerance);
+    ck_assert_msg(fabs(mean - flat) <= tolerance, "%s: loss at init %.5f, want %.5f within %.5f",
+                  f->v.name, mean, flat, tolerance);
     for (int64_t i = 0; i < f->rows; i++) {
         sum += loss[i];
-        ck_assert_msg(fabs(loss[i] - flat) <= s * s + own + 6 * s, "%s: token loss at init %.5f, want %.5f",
-                      f->v.name, loss[i], flat);
+        ck_assert_msg(fabs(loss[i] - flat) <= s * s + own + 6 * s,
+                      "%s: token loss at init %.5f, want %.5f", f->v.name, loss[i], flat);
     }
-    ck_assert_msg(fabs(sum / (double)f->rows - mean) <= 1e-6 * flat, "%s: mean of token losses", f->v.name);
+    ck_assert_msg(fabs(sum / (double)f->rows - mean) <= 1e-6 * flat, "%s: mean of token losses",
+                  f->v.name);
     free(loss);
 }
 

@@ -17,7 +17,8 @@ static size_t make(unsigned char *out, const char *dict, const void *data, size_
     return 10 + len + n;
 }
 
-static int read_dict(const char *dict, const void *data, size_t n, int64_t shape[2], int32_t **out) {
+static int read_dict(const char *dict, const void *data, size_t n, int64_t shape[2],
+                     int32_t **out) {
     unsigned char buf[1024];
     return sl_npy_tokens_from_memory(buf, make(buf, dict, data, n), "x.npy", shape, out);
 }
@@ -43,7 +44,8 @@ START_TEST(written_bytes_are_numpys) {
     int64_t shape[1] = {2};
     char want[128];
     memset(want, ' ', sizeof want);
-    const char head[] = "\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }";
+    const char head[] =
+        "\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }";
     memcpy(want, head, sizeof head - 1);
     want[127] = '\n';
     ck_assert_int_eq(sl_npy_write(in_scratch("b.npy"), "<f4", 1, shape, x), 0);
@@ -94,7 +96,8 @@ static const struct {
 START_TEST(every_integer_type) {
     int64_t shape[2];
     int32_t *x;
-    ck_assert_msg(read_dict(good[_i].dict, good[_i].data, good[_i].n, shape, &x) == 0, "%s", sl_error());
+    ck_assert_msg(read_dict(good[_i].dict, good[_i].data, good[_i].n, shape, &x) == 0, "%s",
+                  sl_error());
     ck_assert_int_eq(shape[0], 1);
     ck_assert_int_eq(shape[1], 1);
     ck_assert_int_eq(x[0], good[_i].first);
@@ -121,7 +124,8 @@ static const struct {
     {DICT("<i4", "(1)"), 4, "header cannot be read"},
     {DICT("<i4", "(1,"), 4, "header cannot be read"},
     {"{'descr': '|u1', 'fortran_order': True, 'shape': (1, 1)}", 1, "Fortran"},
-    {"{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}", 4, "header cannot be read"},
+    {"{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,)}", 4,
+     "header cannot be read"},
     {"{'descr': '<i4', 'descr': '<i4', 'fortran_order': False, 'shape': (1,)}", 4, "header cannot"},
     {"{'descr': '<i4', 'shape': (1,)}", 4, "header cannot be read"},
     {"{'descr': '<i4', 'fortran_order': False, 'shape': (1,)} x", 4, "header cannot be read"},
@@ -141,7 +145,8 @@ START_TEST(bad_files_are_refused) {
 END_TEST
 
 START_TEST(values_outside_int32_are_refused) {
-    const unsigned char big[8] = {0, 0, 0, 0x80}, low[8] = {0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff};
+    const unsigned char big[8] = {0, 0, 0, 0x80},
+                        low[8] = {0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff};
     int64_t shape[2];
     int32_t *x;
     ck_assert_int_eq(read_dict(DICT("<u4", "(1,)"), big, 4, shape, &x), -1);

@@ -46,8 +46,8 @@ static void teardown(fixture *f) {
 }
 
 static void add(fixture *f) {
-    sl_model_forward(f->m, f->in, f->target, NULL);
-    sl_probe_add(f->p, f->m);
+    ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, NULL), 0);
+    ck_assert_msg(sl_probe_add(f->p, f->m) == 0, "%s", sl_error());
 }
 
 static double figure(const json_t *o, const char *key) {

@@ -13,7 +13,8 @@ static uint32_t bits(float x) {
     return u;
 }
 
-/* tests/golden/reference.safetensors was written by the reference library (safetensors 0.8.0, Python). */
+/* tests/golden/reference.safetensors was written by the reference library (safetensors 0.8.0,
+ * Python). */
 static sl_st_file *open_reference(void) {
     char path[1024];
     const char *tests = getenv("SL_TESTS");
@@ -28,7 +29,8 @@ START_TEST(reference_file_is_read) {
     sl_st_file *f = open_reference();
     ck_assert_int_eq(sl_st_count(f), 7);
     ck_assert_str_eq(sl_st_metadata(f, "format"), "pt");
-    ck_assert_str_eq(sl_st_metadata(f, "note"), "written by safetensors 0.8.0, \"quoted\" \xc3\xa9");
+    ck_assert_str_eq(sl_st_metadata(f, "note"),
+                     "written by safetensors 0.8.0, \"quoted\" \xc3\xa9");
     ck_assert_ptr_null(sl_st_metadata(f, "nothing"));
     ck_assert_ptr_null(sl_st_find(f, "nothing"));
     const sl_st_tensor *ids = sl_st_find(f, "ids"), *flag = sl_st_find(f, "flag");
@@ -50,8 +52,8 @@ START_TEST(reference_file_is_read) {
     for (int i = 0; i < 8; i++)
         ck_assert_uint_eq(bits(x[i]), bf16[i] << 16);
     ck_assert_int_eq(sl_st_read_f32(f, "f16", 1, s11, x), 0);
-    const float f16[11] = {0, -0.0f, 0x1p-24f, -1023 * 0x1p-24f, 0x1p-14f, 1, -2, 65504, INFINITY, -INFINITY,
-                           0x1.554p-2f};
+    const float f16[11] = {0,  -0.0f, 0x1p-24f, -1023 * 0x1p-24f, 0x1p-14f,   1,
+                           -2, 65504, INFINITY, -INFINITY,        0x1.554p-2f};
     for (int i = 0; i < 11; i++)
         ck_assert_uint_eq(bits(x[i]), bits(f16[i]));
     ck_assert_int_eq(sl_st_read_f32(f, "f64", 1, s3, x), 0);
@@ -75,7 +77,8 @@ START_TEST(every_half_is_exact) {
     static float x[65536];
     for (int i = 0; i < 65536; i++)
         h[i] = (uint16_t)i;
-    sl_st_entry e = {.meta = {.name = "h", .dtype = SL_F16, .ndim = 1, .shape = {65536}}, .data = h};
+    sl_st_entry e = {.meta = {.name = "h", .dtype = SL_F16, .ndim = 1, .shape = {65536}},
+                     .data = h};
     int64_t shape[1] = {65536};
     ck_assert_int_eq(sl_st_write(in_scratch("h"), &e, 1, NULL, NULL, 0), 0);
     sl_st_file *f = sl_st_open(in_scratch("h"));
@@ -97,7 +100,8 @@ START_TEST(written_file_is_read_back) {
     const float a[6] = {1, 2, 3, -0.0f, 0x1p-149f, NAN};
     const uint8_t b[3] = {7, 8, 9};
     sl_st_entry e[3] = {
-        {.meta = {.name = "layer.\"q\".weight", .dtype = SL_F32, .ndim = 2, .shape = {2, 3}}, .data = a},
+        {.meta = {.name = "layer.\"q\".weight", .dtype = SL_F32, .ndim = 2, .shape = {2, 3}},
+         .data = a},
         {.meta = {.name = "bytes", .dtype = SL_U8, .ndim = 1, .shape = {3}}, .data = b},
         {.meta = {.name = "none", .dtype = SL_F64, .ndim = 2, .shape = {5, 0}}, .data = NULL},
     };
@@ -127,8 +131,9 @@ END_TEST
 
 START_TEST(write_refuses) {
     const float a[4] = {0};
-    sl_st_entry e[2] = {{.meta = {.name = "a", .dtype = SL_F32, .ndim = 1, .shape = {4}}, .data = a},
-                        {.meta = {.name = "a", .dtype = SL_F32, .ndim = 1, .shape = {4}}, .data = a}};
+    sl_st_entry e[2] = {
+        {.meta = {.name = "a", .dtype = SL_F32, .ndim = 1, .shape = {4}}, .data = a},
+        {.meta = {.name = "a", .dtype = SL_F32, .ndim = 1, .shape = {4}}, .data = a}};
     ck_assert_int_eq(sl_st_write(in_scratch("r"), e, 2, NULL, NULL, 0), -1);
     ck_error("repeated name");
     ck_assert_int_ne(access(in_scratch("r"), F_OK), 0); /* nothing half-written stays */
@@ -191,7 +196,8 @@ static const struct {
     {"{" T("a", "[2]", "[0,4]") "}", 4, "do not agree"},
     {"{" T("a", "[4611686018427387904,4]", "[0,0]") "}", 0, "do not agree"},
     {"{" T("a", "[1]", "[0,4]") "," T("b", "[2]", "[0,8]") "}", 8, "overlapping"},
-    {"{" T("a", "[1]", "[0,4]") "," T("b", "[1]", "[8,12]") "}", 12, "a hole in the data before tensor b"},
+    {"{" T("a", "[1]", "[0,4]") "," T("b", "[1]", "[8,12]") "}", 12,
+     "a hole in the data before tensor b"},
     {"{" T("a", "[1]", "[4,8]") "}", 8, "a hole"},
     {"{" T("a", "[1]", "[0,4]") "}", 5, "1 bytes after the last tensor"},
     {"{\"__metadata__\":{\"a\":1}}", 0, "__metadata__"},
@@ -210,10 +216,12 @@ START_TEST(long_names_and_deep_headers_are_refused) {
     char name[300];
     memset(name, 'n', sizeof name);
     name[256] = 0;
-    snprintf(json, sizeof json, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}", name);
+    snprintf(json, sizeof json, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}",
+             name);
     ck_assert_ptr_null(open_header(json, 1));
     ck_error("longer than 255");
-    snprintf(json, sizeof json, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}", name + 1);
+    snprintf(json, sizeof json, "{\"%s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}",
+             name + 1);
     sl_st_file *f = open_header(json, 1);
     ck_assert_msg(f != NULL, "%s", sl_error());
     sl_st_close(f);

@@ -17,10 +17,13 @@ static int scratch_remove_one(const char *path, const struct stat *st, int flag,
     return remove(path);
 }
 
-static inline void scratch_remove(void) { nftw(scratch, scratch_remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+static inline void scratch_remove(void) {
+    nftw(scratch, scratch_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 static inline void scratch_make(void) {
-    /* Memory where there is some: fsync on a busy disk takes long, and no test depends on the disk. */
+    /* Memory where there is some: fsync on a busy disk takes long, and no test depends on the disk.
+     */
     snprintf(scratch, sizeof scratch, "%s/sinklab-test-XXXXXX",
              access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     ck_assert_ptr_nonnull(mkdtemp(scratch));

@@ -197,13 +197,13 @@ END_TEST
 /* A text and its words, apart by '|'. */
 static const char *const words[] = {
     "a|\xff| b", "\xe4\xb8|a", "a|\xc0\x80|b", "\xed\xa0\x80| x", "a|\xf5\x80\x80\x80|b", "\xe4\xb8\xad|\xe4| a",
-    "a|\xf0\x9f|b", " \xc2| a", " \xc2", "a|  | b", "a|\n|\n|b", "it|'s|'|S", "x|\xe3\x80\x80|\xe3\x80\x80|y",
+    "a|\xf0\x9f|b", " \xc2| a", " \xc2", "a|  | b", "a|\n|\n|b", "it|'s|'|S", "he|'ll|x|'ve|'re|'m|'d|'t|'|l", "x|\xe3\x80\x80|\xe3\x80\x80|y",
 };
 
 START_TEST(words_of_any_bytes) {
     const char *s = words[_i];
     char text[64];
-    size_t n = 0, end[16], count = 0;
+    size_t n = 0, end[32], count = 0;
     for (const char *p = s; *p; p++) {
         if (*p == '|')
             end[count++] = n;

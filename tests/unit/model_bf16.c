@@ -1,0 +1,139 @@
+/* bf16 against fp32, which the golden values and the complex step have checked. An operand is rounded to 8 bits: a
+ * relative error of at most u = 2^-9, in independent directions. A loss or gradient passes at most ROUNDINGS of them in a
+ * row, so its tensor errs by about u sqrt(ROUNDINGS) relative to its norm. ROUNDINGS counts, for two blocks forward and
+ * back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and the
+ * head: 2*2*11 + 4 = 48.
+ * A score s that errs by u |s| changes its probability by that factor: the softmax multiplies relative errors by up to
+ * 1 + max |s|, which is read from the taps. MARGIN: the larger errors of single tensors over the average. */
+#include "base/err.h"
+#include "base/threads.h"
+#include "model/model.h"
+#include "ref/variants.h"
+#include "simd/kernels.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDINGS = 48, MARGIN = 3 };
+
+static sl_model *run(const ref_variant *v, int precision, int threads, const int32_t *in, const int32_t *target,
+                     double *loss) {
+    sl_config c = v->config;
+    c.precision = precision;
+    sl_threads_set(threads);
+    sl_model *m = sl_model_create(&c, v->vocab, v->batch, v->seq, true, true);
+    ck_assert_msg(m != NULL, "%s: %s", v->name, sl_error());
+    ref_randomise(sl_model_params(m), 5);
+    *loss = sl_model_forward_backward(m, in, target, 1);
+    return m;
+}
+
+/* The largest attention score of a pass, in nats. */
+static double largest_score(sl_model *m, const ref_variant *v, const int32_t *in) {
+    const sl_config *c = sl_model_config(m);
+    int64_t hd = sl_config_head_dim(c), group = c->model_heads / sl_config_kv_heads(c);
+    double most = 0;
+    sl_threads_set(1);
+    ck_assert(sl_model_forward(m, in, NULL, NULL, NULL) == 0);
+    for (int layer = 0; layer < c->model_layers; layer++) {
+        sl_qkv_tap t = sl_model_qkv(m, layer);
+        for (int64_t i = 0; i < v->batch * v->seq; i++)
+            for (int64_t j = i - i % v->seq; j <= i; j++)
+                for (int64_t h = 0; h < c->model_heads; h++) {
+                    double s = 0;
+                    for (int64_t e = 0; e < hd; e++)
+                        s += (double)t.q[i * t.ld + h * hd + e] * t.k[j * t.ld + h / group * hd + e];
+                    most = fmax(most, fabs(s) * t.scale);
+                }
+    }
+    return most;
+}
+
+/* ||a - b|| of one tensor's gradients, relative to ||b|| or, where its sums cancel, to the tensor's share (by size) of the
+ * whole gradient, whichever is larger. */
+static double distance(const sl_params *a, const sl_params *b, int t, double whole) {
+    double d = 0, n = 0, share = whole * (double)a->tensor[t].size / (double)a->params;
+    for (int64_t i = 0; i < a->tensor[t].size; i++) {
+        double x = a->g[a->tensor[t].offset + i], y = b->g[b->tensor[t].offset + i];
+        d += (x - y) * (x - y), n += y * y;
+    }
+    return sqrt(d / fmax(n, share));
+}
+
+static double sum_of_squares(const sl_params *p) {
+    double n = 0;
+    for (int64_t i = 0; i < p->floats; i++)
+        n += (double)p->g[i] * p->g[i];
+    return n;
+}
+
+static double check_variant(const ref_variant *v) {
+    int64_t rows = v->batch * v->seq;
+    int32_t *in = malloc((size_t)rows * sizeof *in), *target = malloc((size_t)rows * sizeof *target);
+    double want, loss, again, worst = 0;
+    ref_random_tokens(rows, v->vocab, 11, in);
+    ref_random_tokens(rows, v->vocab, 12, target);
+    sl_model *ref = run(v, SL_PRECISION_FP32, 1, in, target, &want);
+    sl_model *m = run(v, SL_PRECISION_BF16, 1, in, target, &loss), *m3 = run(v, SL_PRECISION_BF16, 3, in, target, &again);
+    const double bound = MARGIN * (1 + largest_score(ref, v, in)) * ldexp(1, -9) * sqrt(ROUNDINGS);
+    sl_params *p = sl_model_params(m), *q = sl_model_params(ref), *p3 = sl_model_params(m3);
+    ck_assert_msg(fabs(loss - want) <= bound * fmax(1, want), "%s: loss %g, fp32 %g", v->name, loss, want);
+    ck_assert_msg(loss == again && memcmp(p->g, p3->g, (size_t)p->floats * sizeof(float)) == 0,
+                  "%s: 1 and 3 threads differ", v->name);
+    for (int t = 0; t < p->count; t++) {
+        double d = distance(p, q, t, sum_of_squares(q));
+        ck_assert_msg(d <= bound, "%s: gradient of %s is off by %.3g of its norm, bound %.3g", v->name, p->tensor[t].name,
+                      d, bound);
+        worst = fmax(worst, d / bound);
+    }
+    sl_model_free(ref), sl_model_free(m), sl_model_free(m3);
+    free(in), free(target);
+    return worst;
+}
+
+START_TEST(gradients_near_fp32) {
+    ref_variant v;
+    double worst = 0;
+    if (sl_kernels_select(SL_ISA_AUTO)->bf16_unit == 0) {
+        printf("skipped: no bf16 unit on this machine\n");
+        return;
+    }
+    for (int i = 0; ref_variant_tiny(i, &v); i += 3)
+        worst = fmax(worst, check_variant(&v));
+    for (int i = 0; ref_variant_middle(i, &v); i++)
+        worst = fmax(worst, check_variant(&v));
+    printf("worst gradient error: %.2f of the bound\n", worst);
+}
+END_TEST
+
+/* bf16 asked for where no unit is allowed: computed in fp32, to fp32's bits. */
+START_TEST(without_a_unit) {
+    ref_variant v;
+    double a, b;
+    ck_assert(ref_variant_tiny(1, &v));
+    v.config.isa = SL_ISA_SCALAR;
+    int64_t rows = v.batch * v.seq;
+    int32_t *in = calloc((size_t)rows, sizeof *in);
+    sl_model_free(run(&v, SL_PRECISION_BF16, 1, in, in, &a));
+    sl_model_free(run(&v, SL_PRECISION_FP32, 1, in, in, &b));
+    ck_assert(a == b);
+    free(in);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("model_bf16");
+    TCase *t = tcase_create("model");
+    tcase_set_timeout(t, 0);
+    tcase_add_test(t, gradients_near_fp32);
+    tcase_add_test(t, without_a_unit);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
