@@ -133,7 +133,9 @@ void sl_rundir_close(sl_rundir *r) {
 }
 
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
-    int rc = json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    /* All bits of a loss, which is a double, so that runs can be compared; what is probed is fp32. */
+    size_t digits = f == r->metrics ? 17 : 9;
+    int rc = json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(digits));
     json_decref(o);
     if (rc || fputc('\n', f) == EOF || fflush(f)) {
         char path[4200];
