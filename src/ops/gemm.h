@@ -7,7 +7,7 @@
 
 #include "ops/op.h"
 
-enum { SL_GEMM_KC = 256 };
+enum { SL_GEMM_KC = 384 };
 
 /* A matrix seen by the product: element (i, k) of A is p[i*is + k*ks]; element (k, j) of B is
  * p[j*is + k*ks]. One of is, ks is 1. */

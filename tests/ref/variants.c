@@ -102,7 +102,7 @@ bool ref_variant_middle(int i, ref_variant *v) {
     c->model_ffn = 261;
     c->norm_rank = 16;
     v->vocab = 301;
-    v->batch = c->train_batch = 2;
+    v->batch = c->train_batch = 3;
     v->seq = c->model_seq = 131;
     return true;
 }

@@ -20,7 +20,7 @@ typedef struct {
  * feed-forward x QK-norm x grouped-query attention x tied head. False past the last. A few thousand
  * parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
-/* The same norms at a size at which sums, rows and windows cross the blocks of the engine (256 and
+/* The same norms at a size at which sums, rows and windows cross the blocks of the engine (384 and
  * 64), each with all other options on and off; first of all one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
