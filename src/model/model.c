@@ -148,7 +148,9 @@ static void keep_gates(sl_model *m) {
     for (int i = 0; i < m->program.ops; i++) {
         const sl_op *op = &m->program.op[i];
         if (strcmp(op->kind->name, "gate") == 0)
-            sl_program_keep(&m->program, op->saved[0]);
+            for (int s = 0; s < SL_OP_SAVED; s++)
+                if (op->saved[s] != SL_NONE)
+                    sl_program_keep(&m->program, op->saved[s]);
     }
 }
 

@@ -2,6 +2,7 @@
  * output of the base norm, weight included; no bias. Start "half": both matrices N(0, init_std), factor 1, so
  * q is about 1/2. Start "identity": W_up = 0 and factor 2, so q is exactly 1. */
 #include "base/threads.h"
+#include "ops/gate_bf16.h"
 #include "ops/gemm.h"
 #include "ops/norm.h"
 #include "ops/rowwise.h"
@@ -21,10 +22,9 @@ static void product(const sl_kernels *k, int64_t rows, int64_t n, int64_t depth,
                         (int)(rows - i < mr ? rows - i : mr), (int)(n - j < nr ? n - j : nr), add);
 }
 
-/* Private scratch of a thread: the two packs, then h, dh [rows, r] and b, db, y, dout [rows, d] (the last two for
- * rows that come as bf16). */
+/* Private scratch of a thread: the two packs, then h, dh [rows, r] and b, db [rows, d]. */
 typedef struct {
-    float *pack_a, *pack_b, *h, *dh, *b, *db, *y, *dout;
+    float *pack_a, *pack_b, *h, *dh, *b, *db;
 } scratch;
 
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -42,14 +42,12 @@ static void carve(const sl_kernels *k, int64_t rows, int64_t d, int64_t r, float
     s->dh = s->h + sl_round_up(rows * r, 16);
     s->b = s->dh + sl_round_up(rows * r, 16);
     s->db = s->b + sl_round_up(rows * d, 16);
-    s->y = s->db + sl_round_up(rows * d, 16);
-    s->dout = s->y + sl_round_up(rows * d, 16);
 }
 
 static int64_t scratch_floats(const sl_kernels *k, int64_t rows, int64_t d, int64_t r) {
     return sl_round_up(pack_floats(rows, d, r, k->gemm_mr), 16) +
            sl_round_up(pack_floats(rows, d, r, k->gemm_nr), 16) + 2 * sl_round_up(rows * r, 16) +
-           4 * sl_round_up(rows * d, 16);
+           2 * sl_round_up(rows * d, 16);
 }
 
 static int64_t rank_of(const sl_op *op) { return op->dim_out; } /* columns of W_down's output */
@@ -69,15 +67,14 @@ static void forward_block(void *task, int64_t block, int thread) {
     int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block);
     scratch s;
     carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
-    const float *y = sl_read_rows(x, op->in[0], first, n, s.y);
-    float *out = sl_write_rows(x, op->out, first, s.dout);
+    const float *y = sl_buf_data(x, op->in[0]) + first * d;
+    float *out = sl_buf_data(x, op->out) + first * d;
     product(x->k, n, r, d, (sl_mat){y, d, 1}, (sl_mat){sl_weight(op, x, 0), d, 1},
             sl_buf_data(x, op->saved[0]) + first * r, 0, s.pack_a, s.pack_b);
     gate_input(op, x, first, n, &s);
     x->k->gate_fwd(n * d, s.b, y, out);
     if (op->factor != 1)
         x->k->scale(n * d, op->factor, out);
-    sl_end_write(x, op->out, first, n, out);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
@@ -91,9 +88,8 @@ static void backward_block(void *task, int64_t block, int thread) {
     int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block);
     scratch s;
     carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
-    const float *y = sl_read_rows(x, op->in[0], first, n, s.y);
-    float *dout = (float *)sl_read_rows(x, op->dout, first, n, s.dout); /* nobody reads it after us */
-    float *dy = sl_write_rows(x, op->din, first, s.dout);
+    const float *y = sl_buf_data(x, op->in[0]) + first * d;
+    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din) + first * d;
     gate_input(op, x, first, n, &s);
     if (op->factor != 1)
         x->k->scale(n * d, op->factor, dout);
@@ -106,20 +102,22 @@ static void backward_block(void *task, int64_t block, int thread) {
     product(x->k, r, d, n, (sl_mat){s.dh, 1, r}, (sl_mat){y, 1, d}, dw_down, 0, s.pack_a, s.pack_b);
     product(x->k, n, d, r, (sl_mat){s.dh, r, 1}, (sl_mat){sl_weight(op, x, 0), 1, d}, dy, 1, s.pack_a,
             s.pack_b);
-    sl_end_write(x, op->din, first, n, dy);
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
     sl_parallel_rows(op, x, backward_block);
     int64_t n = op->dim_in * rank_of(op);
-    for (int64_t i = 0, count = sl_row_blocks(op->rows).count; i < count; i++)
-        for (int w = 0; w < 2; w++)
-            x->k->add(n, x->shared + (2 * i + w) * n, sl_weight_grad(op, x, w));
+    for (int w = 0; w < 2; w++)
+        sl_fold_partials(x, sl_row_blocks(op->rows).count, n, 2 * n, x->shared + w * n, sl_weight_grad(op, x, w));
 }
 
 static const sl_op_kind gate = {"gate", forward, backward, true, false};
 
 void sl_gate_values(const sl_op *op, const sl_exec *x, float *dst) {
+    if (op->kind == &sl_gate_bf16) {
+        sl_gate_bf16_values(op, x, dst);
+        return;
+    }
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t d = op->dim_in;
     scratch s;
@@ -147,7 +145,7 @@ sl_norm_tap sl_build_gated_norm(sl_program *b, const char *label, sl_buf in, con
                               c->model_init_std, SL_DECAY_MATRIX, false);
     char name[64];
     snprintf(name, sizeof name, "%.50s.gate", label);
-    sl_op *op = sl_program_op(b, &gate, name);
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_gate_bf16 : &gate, name);
     op->in[0] = tap.out;
     op->dim_in = d;
     op->dim_out = r;
@@ -158,7 +156,10 @@ sl_norm_tap sl_build_gated_norm(sl_program *b, const char *label, sl_buf in, con
     op->out = sl_program_activation(b, op->rows, d);
     op->flops = 4.0 * (double)op->rows * (double)d * (double)r;
     sl_blocks rows = sl_row_blocks(op->rows);
-    op->thread_bytes = (size_t)scratch_floats(b->kernels, rows.size, d, r) * sizeof(float);
+    if (b->bf16)
+        sl_gate_bf16_buffers(b, op);
+    else
+        op->thread_bytes = (size_t)scratch_floats(b->kernels, rows.size, d, r) * sizeof(float);
     op->shared_bytes = (size_t)(rows.count * 2 * r * d) * sizeof(float);
     return (sl_norm_tap){op->out, tap.weight, b->ops - 1};
 }

@@ -40,7 +40,8 @@ static void backward_block(void *task, int64_t block, int thread) {
 
 static void backward(const sl_op *op, const sl_exec *x) {
     sl_parallel_rows(op, x, backward_block);
-    sl_fold_partials(x, sl_row_blocks(op->rows).count, op->dim_in, x->shared, sl_weight_grad(op, x, 0));
+    sl_fold_partials(x, sl_row_blocks(op->rows).count, op->dim_in, op->dim_in, x->shared,
+                     sl_weight_grad(op, x, 0));
 }
 
 static const sl_op_kind layernorm = {"layernorm", forward, backward, true, false};

@@ -54,7 +54,7 @@ typedef struct {
     bool keeps_in, keeps_out; /* backward reads in[] / out */
 } sl_op_kind;
 
-enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 4, SL_OP_PARAMS = 2 };
+enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 2 };
 
 struct sl_op {
     const sl_op_kind *kind;

@@ -52,7 +52,23 @@ void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *, int6
     sl_parallel(sl_row_blocks(op->rows).count, fn, &(sl_task){op, x});
 }
 
-void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, const float *partial, float *g) {
-    for (int64_t i = 0; i < count; i++)
-        x->k->add(n, partial + i * n, g);
+typedef struct {
+    const sl_exec *x;
+    int64_t count, n, stride;
+    const float *partial;
+    float *g;
+} fold;
+
+enum { FOLD = 2048 }; /* columns of an item */
+
+static void fold_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const fold *f = ctx;
+    int64_t j = item * FOLD, n = f->n - j < FOLD ? f->n - j : FOLD;
+    for (int64_t i = 0; i < f->count; i++)
+        f->x->k->add(n, f->partial + i * f->stride + j, f->g + j);
+}
+
+void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, int64_t stride, const float *partial, float *g) {
+    sl_parallel((n + FOLD - 1) / FOLD, fold_item, &(fold){x, count, n, stride, partial, g});
 }

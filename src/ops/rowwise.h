@@ -35,7 +35,7 @@ typedef struct {
 /* fn(task, block, thread) for each block of rows. */
 void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *task, int64_t block, int thread));
 
-/* g[j] += partial[0][j] + partial[1][j] + ... for j < n, in this order. */
-void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, const float *partial, float *g);
+/* g[j] += partial[0][j] + partial[1][j] + ... for j < n, in this order; partials lie `stride` apart. */
+void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, int64_t stride, const float *partial, float *g);
 
 #endif

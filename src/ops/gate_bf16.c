@@ -1,0 +1,171 @@
+/* The products are thin (rank r beside width d), so that a block of rows goes through the whole gate while it is in the
+ * cache. Operands (y, h, db, da and the weights) are rounded to bf16; a, the gate and all sums are fp32. */
+#include "ops/gate_bf16.h"
+
+#include "base/threads.h"
+#include "ops/gemm_bf16.h"
+#include "ops/linear_bf16.h"
+#include "ops/rowwise.h"
+
+#include <string.h>
+
+enum { NR = SL_BF16_NR };
+
+typedef struct {
+    const sl_op *op;
+    const sl_exec *x;
+    int64_t d, r, dp, rp, first, n, np; /* width, rank, their padding; the block's rows and their padding */
+} block;
+
+/* Private scratch of a thread. */
+typedef struct {
+    sl_bf16 *h, *da, *db, *turned, *panels; /* [n, rp], [n, rp], [n, dp], [d, np], a [n, d] operand's panels */
+    float *h32, *dh, *b, *y, *dout, *db32;  /* [n, r] twice, [n, d] four times */
+} scratch;
+
+static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) {
+    int64_t dp = sl_bf16_kpad(d), rp = sl_bf16_kpad(r), np = sl_bf16_kpad(rows), wide = dp > rp ? dp : rp;
+    size_t at = 0;
+#define PART(member, count)                                                                                            \
+    do {                                                                                                               \
+        if (base)                                                                                                      \
+            s->member = (void *)(base + at);                                                                           \
+        at += (size_t)sl_round_up((count) * (int64_t)sizeof *s->member, 64);                                           \
+    } while (0)
+    PART(h, rows * rp);
+    PART(da, rows * rp);
+    PART(db, rows * dp);
+    PART(turned, wide * np);
+    PART(panels, wide * np);
+    PART(h32, rows * r);
+    PART(dh, rows * r);
+    PART(b, rows * d);
+    PART(y, rows * d);
+    PART(dout, rows * d);
+    PART(db32, rows * d);
+#undef PART
+    return at;
+}
+
+static block block_at(const sl_op *op, const sl_exec *x, int64_t index, int thread, scratch *s) {
+    sl_blocks rows = sl_row_blocks(op->rows);
+    block b = {.op = op, .x = x, .d = op->dim_in, .r = op->dim_out, .first = index * rows.size,
+               .n = sl_block_rows(rows, index)};
+    b.dp = sl_bf16_kpad(b.d), b.rp = sl_bf16_kpad(b.r), b.np = sl_bf16_kpad(b.n);
+    carve(rows.size, b.d, b.r, sl_thread_scratch(x, thread), s);
+    return b;
+}
+
+/* c[m, n] (+)= a panels, k padded. */
+static void product(const sl_exec *x, int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+                    const sl_bf16 *panels, float *c, int64_t ldc, int add) {
+    for (int64_t j = 0; j < n; j += NR)
+        x->k->gemm_bf16(m, n - j < NR ? n - j : NR, k, a, lda, panels + j * k, c + j, ldc, add);
+}
+
+static void round_rows(const sl_exec *x, int64_t n, int64_t cols, const float *src, sl_bf16 *dst) {
+    int64_t ld = sl_bf16_kpad(cols);
+    for (int64_t i = 0; i < n; i++) {
+        x->k->to_bf16(cols, src + i * cols, dst + i * ld);
+        memset(dst + i * ld + cols, 0, (size_t)(ld - cols) * sizeof *dst);
+    }
+}
+
+/* h = silu(a) rounded, b = h W_up^T, from the saved a. */
+static void gate_input(const block *k, scratch *s) {
+    k->x->k->silu_fwd(k->n * k->r, sl_buf_data(k->x, k->op->saved[0]) + k->first * k->r, s->h32);
+    round_rows(k->x, k->n, k->r, s->h32, s->h);
+    product(k->x, k->n, k->d, k->rp, s->h, k->rp, sl_buf_bf16(k->x, k->op->saved[3]), s->b, k->d, 0);
+}
+
+static void forward_block(void *task, int64_t index, int thread) {
+    scratch s;
+    block k = block_at(((sl_task *)task)->op, ((sl_task *)task)->x, index, thread, &s);
+    const sl_op *op = k.op;
+    const sl_exec *x = k.x;
+    int64_t ld = x->info[op->in[0]].ld;
+    product(x, k.n, k.r, k.dp, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, sl_buf_bf16(x, op->saved[1]),
+            sl_buf_data(x, op->saved[0]) + k.first * k.r, k.r, 0);
+    gate_input(&k, &s);
+    const float *y = sl_read_rows(x, op->in[0], k.first, k.n, s.y);
+    x->k->gate_fwd(k.n * k.d, s.b, y, s.dout);
+    if (op->factor != 1)
+        x->k->scale(k.n * k.d, op->factor, s.dout);
+    sl_end_write(x, op->out, k.first, k.n, s.dout);
+}
+
+static void pack(const sl_op *op, const sl_exec *x) {
+    for (int w = 0; w < 2; w++) {
+        int64_t n = w ? op->dim_in : op->dim_out, k = w ? op->dim_out : op->dim_in;
+        sl_gemm_bf16_pack(x->k, n, k, sl_weight(op, x, w), k, sl_buf_bf16(x, op->saved[1 + 2 * w]),
+                          sl_bf16_kpad(k) * NR, sl_buf_bf16(x, op->saved[2 + 2 * w]), sl_bf16_kpad(n) * NR);
+    }
+}
+
+static void forward(const sl_op *op, const sl_exec *x) {
+    pack(op, x);
+    sl_parallel_rows(op, x, forward_block);
+}
+
+/* into[m, n] = a^T b for a [rows, m] (stride lda) and b [rows, n] (stride ldb) of the block. */
+static void transposed_product(const block *k, int64_t m, const sl_bf16 *a, int64_t lda, int64_t n, const sl_bf16 *b,
+                               int64_t ldb, scratch *s, float *into) {
+    k->x->k->transpose_bf16(k->n, m, a, lda, s->turned, k->np);
+    for (int64_t j = 0; j < n; j += NR)
+        k->x->k->pack_b_bf16(n - j < NR ? n - j : NR, k->n, b + j, ldb, s->panels + j * k->np);
+    product(k->x, m, n, k->np, s->turned, k->np, s->panels, into, n, 0);
+}
+
+/* As in norm_gated.c: dy = q dout + da W_down, and this block's sums of dW_down = da^T y and dW_up = db^T h. */
+static void backward_block(void *task, int64_t index, int thread) {
+    scratch s;
+    block k = block_at(((sl_task *)task)->op, ((sl_task *)task)->x, index, thread, &s);
+    const sl_op *op = k.op;
+    const sl_exec *x = k.x;
+    int64_t ld = x->info[op->in[0]].ld;
+    float *dw_down = x->shared + index * 2 * k.r * k.d, *dw_up = dw_down + k.r * k.d;
+    gate_input(&k, &s);
+    sl_read_rows(x, op->in[0], k.first, k.n, s.y);
+    sl_read_rows(x, op->dout, k.first, k.n, s.dout);
+    if (op->factor != 1)
+        x->k->scale(k.n * k.d, op->factor, s.dout);
+    x->k->gate_bwd(k.n * k.d, s.b, s.y, s.dout, s.dout, s.db32);
+    round_rows(x, k.n, k.d, s.db32, s.db);
+    product(x, k.n, k.r, k.dp, s.db, k.dp, sl_buf_bf16(x, op->saved[4]), s.dh, k.r, 0);
+    x->k->silu_bwd(k.n * k.r, sl_buf_data(x, op->saved[0]) + k.first * k.r, s.dh, s.dh);
+    round_rows(x, k.n, k.r, s.dh, s.da);
+    product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dout, k.d, 1);
+    sl_end_write(x, op->din, k.first, k.n, s.dout);
+    transposed_product(&k, k.d, s.db, k.dp, k.r, s.h, k.rp, &s, dw_up);
+    transposed_product(&k, k.r, s.da, k.rp, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
+}
+
+static void backward(const sl_op *op, const sl_exec *x) {
+    sl_parallel_rows(op, x, backward_block);
+    for (int w = 0; w < 2; w++)
+        sl_fold_partials(x, sl_row_blocks(op->rows).count, op->dim_in * op->dim_out, 2 * op->dim_in * op->dim_out,
+                         x->shared + w * op->dim_in * op->dim_out, sl_weight_grad(op, x, w));
+}
+
+void sl_gate_bf16_values(const sl_op *op, const sl_exec *x, float *dst) {
+    for (int64_t i = 0, count = sl_row_blocks(op->rows).count; i < count; i++) {
+        scratch s;
+        block k = block_at(op, x, i, 0, &s);
+        gate_input(&k, &s);
+        for (int64_t j = 0; j < k.n * k.d; j++)
+            s.y[j] = op->factor;
+        x->k->gate_fwd(k.n * k.d, s.b, s.y, dst + k.first * k.d);
+    }
+}
+
+void sl_gate_bf16_buffers(sl_program *b, sl_op *op) {
+    for (int w = 0; w < 2; w++) {
+        int64_t n = w ? op->dim_in : op->dim_out, k = w ? op->dim_out : op->dim_in;
+        op->saved[1 + 2 * w] = sl_panels_buffer(b, n, k);
+        op->saved[2 + 2 * w] = sl_panels_buffer(b, k, n);
+    }
+    scratch s;
+    op->thread_bytes = carve(sl_row_blocks(op->rows).size, op->dim_in, op->dim_out, NULL, &s);
+}
+
+const sl_op_kind sl_gate_bf16 = {"gate", forward, backward, true, false};
