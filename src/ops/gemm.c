@@ -77,14 +77,15 @@ static void block_item(void *ctx, int64_t item, int thread) {
 
 static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Cuts C into items: tall blocks over all columns where there are enough of them (A is packed once),
- * else narrower ones, so that every thread has several items; then of even size and number, so that no
- * thread waits for another's last one. */
+/* Cuts C into items, several for each thread: blocks of rows over all columns as long as they are not too low (A is
+ * packed once), then narrower ones; of even size and number, so that no thread waits for another's last one. */
 static void choose_blocks(gemm *g) {
     int64_t mr = g->x->k->gemm_mr, nr = g->x->k->gemm_nr, threads = sl_threads();
     int64_t rows = div_up(g->m, mr), across = 1, down = div_up(rows, PANELS_OF_A);
     while (down * across < 4 * threads) {
-        if (g->panels >= 8 * across)
+        if (rows >= 8 * down)
+            down *= 2;
+        else if (g->panels >= 8 * across)
             across *= 2;
         else if (rows >= 4 * down)
             down *= 2;
