@@ -26,6 +26,9 @@ enum { SL_CHECKPOINT_VERSION = 1 };
  * cannot be removed is tried again at the next save. p->m NULL: no optimizer file. */
 int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params *p,
                        const sl_train_state *s, int keep);
+/* Removes what crashes left in a run's checkpoints (a save does so too); for a resumed run that has nothing left to
+ * save. What cannot be removed stays. */
+void sl_checkpoint_clean(const char *run_dir);
 /* `path` is a checkpoint folder, a run folder (newest complete one is meant) or, for inference, any
  * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes
  * the folder that is meant into dir. In a run folder every size and hash is checked, and a damaged

@@ -252,6 +252,15 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
     return 0;
 }
 
+void sl_checkpoint_clean(const char *run_dir) {
+    char base[SL_PATH];
+    int lock = open_base(run_dir, base);
+    if (lock < 0)
+        return;
+    clean(base);
+    close(lock);
+}
+
 int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
     return m ? sl_checkpoint_save(run_dir, sl_model_config(m), sl_model_params(m), s, keep)
              : sl_fail("cannot save a model that is NULL; was its creation checked?");

@@ -326,6 +326,8 @@ static int start(run *r, const sl_run_options *o) {
         return -1;
     if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;
+    if (*dir)
+        sl_checkpoint_clean(o->out);
     r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
     sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
             (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),

@@ -91,6 +91,17 @@ class Resume(common.EndToEnd):
         self.train(out, *ARGS, "--resume")
         self.assert_same_run(self.whole, out)
 
+    def test_finished_cleans(self) -> None:
+        """Killed while an old checkpoint was being removed after the last step: nothing is left to save, but to sweep."""
+        out = Path("swept")
+        shutil.copytree(self.whole, out)
+        newest = common.complete(out)[-1]
+        shutil.copytree(newest, out / "checkpoints" / "00000001.tmp")
+        (out / "result.json").unlink()
+        self.train(out, *ARGS, "--resume")
+        self.assertEqual(list((out / "checkpoints").glob("*.tmp")), [])
+        self.assertTrue((newest / "DONE").exists())
+
     def test_other_threads_and_cadence(self) -> None:
         out = Path("cadence")
         self.interrupt(out, signal.SIGTERM, UNIT // 2)
