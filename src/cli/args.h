@@ -33,7 +33,7 @@ enum sl_flag_type { SL_FLAG_TYPE_BOOL, SL_FLAG_TYPE_STR, SL_FLAG_TYPE_INT, SL_FL
 
 typedef struct {
     const char *name;  /* without the dashes; NULL ends a table */
-    const char *value; /* placeholder in --help; NULL of a switch */
+    const char *value; /* what --help calls its value, e.g. "DIR"; NULL of a switch */
     const char *help;  /* one sentence, without a full stop; wrapped by --help */
     enum sl_flag_type type;
     union {
