@@ -1,14 +1,11 @@
-#include "model/model.h"
+#include "model/model_internal.h"
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
-#include "model/program.h"
 #include "ops/gemm_bf16.h"
-#include "ops/norm.h"
-#include "ops/ops.h"
 #include "ops/rowwise.h"
 
 #include <math.h>
@@ -16,36 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    sl_buf residual; /* h_i, the input of the block */
-    sl_buf qkv;
-    sl_norm_tap norm[2];
-} layer_tap;
-
-struct sl_model {
-    sl_config config;
-    int32_t vocab;
-    sl_params params;
-    sl_program program;
-    sl_exec exec;
-    layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
-    float *cos, *sin;
-    char *arena;
-    void **buf;
-    float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
-    float *token_loss;
-    bool taps, tapped; /* does it keep taps; do they hold a pass */
-    int threads;       /* that there is scratch for */
-    int64_t decoded;   /* positions in a decoder's cache */
-    double *seconds; /* NULL, or forward and backward time of each operation */
-    size_t arena_bytes;
-};
-
 static int fail_null(const char *what) {
     return sl_fail("%s: the model is NULL; was its creation checked?", what);
 }
 
-/* ---- building */
+/* ---- creation */
 
 static bool rope_tables(sl_model *m, int64_t positions) {
     int64_t half = sl_config_head_dim(&m->config) / 2;
@@ -59,99 +31,6 @@ static bool rope_tables(sl_model *m, int64_t positions) {
             m->sin[t * half + j] = (float)sin(angle);
         }
     return true;
-}
-
-static int matrix(sl_program *b, const char *prefix, const char *name, int64_t out, int64_t in, bool output,
-                  bool join) {
-    const sl_config *c = b->config;
-    double std = c->model_init_std / (output ? sqrt(2.0 * (double)c->model_layers) : 1);
-    return sl_program_param(b, prefix, name, out, in, SL_INIT_NORMAL, std, SL_DECAY_MATRIX, join);
-}
-
-static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
-    const sl_config *c = b->config;
-    char prefix[64], label[64];
-    int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.input_layernorm", (long long)i);
-    snprintf(label, sizeof label, "layers.%lld.attn.norm", (long long)i);
-    m->layer[i].norm[0] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
-    int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
-    matrix(b, prefix, "k_proj.weight", kv, d, false, true);
-    matrix(b, prefix, "v_proj.weight", kv, d, false, true);
-    snprintf(label, sizeof label, "layers.%lld.attn.qkv", (long long)i);
-    sl_buf qkv = sl_build_linear(b, label, m->layer[i].norm[0].out, d, q + 2 * kv, wq, SL_NONE);
-    m->layer[i].qkv = qkv;
-    snprintf(label, sizeof label, "layers.%lld.attn.qk_norm", (long long)i);
-    if (c->model_qk_norm)
-        sl_build_qk_norm(b, label, qkv, prefix);
-    snprintf(label, sizeof label, "layers.%lld.attn.rope", (long long)i);
-    if (m->cos)
-        sl_build_rope(b, label, qkv, m->cos, m->sin);
-    snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
-    sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv) : sl_build_attention(b, label, qkv);
-    int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
-    snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
-    return sl_build_linear(b, label, o, q, d, wo, x);
-}
-
-static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
-    const sl_config *c = b->config;
-    char prefix[64], label[64];
-    int64_t d = c->model_dim, f = c->model_ffn;
-    bool gated = c->model_ffn_kind == SL_FFN_SWIGLU;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.post_attention_layernorm", (long long)i);
-    snprintf(label, sizeof label, "layers.%lld.ffn.norm", (long long)i);
-    m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
-    int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
-    if (gated)
-        matrix(b, prefix, "up_proj.weight", f, d, false, true);
-    snprintf(label, sizeof label, "layers.%lld.ffn.in", (long long)i);
-    sl_buf in = sl_build_linear(b, label, m->layer[i].norm[1].out, d, gated ? 2 * f : f, first, SL_NONE);
-    snprintf(label, sizeof label, "layers.%lld.ffn.act", (long long)i);
-    sl_buf h = gated ? sl_build_swiglu(b, label, in, f) : sl_build_gelu(b, label, in, f);
-    int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
-    snprintf(label, sizeof label, "layers.%lld.ffn.out", (long long)i);
-    return sl_build_linear(b, label, h, f, d, down, x);
-}
-
-static void build(sl_model *m, bool taps) {
-    sl_program *b = &m->program;
-    const sl_config *c = &m->config;
-    int64_t layers = c->model_layers;
-    int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
-    sl_buf x = sl_build_embed(b, embed);
-    for (int64_t i = 0; i < layers; i++) {
-        m->layer[i].residual = x;
-        x = build_attention(m, b, i, x);
-        if (c->model_ffn)
-            x = build_ffn(m, b, i, x);
-    }
-    m->layer[layers].residual = x;
-    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", true);
-    int head = c->model_tie_embeddings ? embed
-                                       : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
-    sl_build_head(b, m->layer[layers].norm[0].out, head, m->vocab);
-    for (int64_t i = 0; taps && i <= layers; i++) {
-        sl_program_keep(b, m->layer[i].residual);
-        for (int w = 0; w < 2; w++)
-            if (m->layer[i].norm[w].out != SL_NONE)
-                sl_program_keep(b, m->layer[i].norm[w].out);
-        if (i < layers)
-            sl_program_keep(b, m->layer[i].qkv);
-    }
-}
-
-/* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
-static void keep_gates(sl_model *m) {
-    for (int i = 0; i < m->program.ops; i++) {
-        const sl_op *op = &m->program.op[i];
-        if (strcmp(op->kind->name, "gate") == 0)
-            for (int s = 0; s < SL_OP_SAVED; s++)
-                if (op->saved[s] != SL_NONE)
-                    sl_program_keep(&m->program, op->saved[s]);
-    }
 }
 
 static bool allocate_params(sl_params *p, bool training) {
@@ -245,11 +124,8 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     /* One position at a time gains nothing from bf16 products. */
     m->program.bf16 = !cache && sl_model_precision(c) == SL_PRECISION_BF16;
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
-    if (ok) {
-        build(m, taps);
-        if (taps)
-            keep_gates(m);
-    }
+    if (ok)
+        sl_model_build(m, taps);
     if (!ok || m->program.failed || !allocate(m, training)) {
         sl_model_free(m);
         return NULL;

@@ -1,0 +1,38 @@
+/* What the files of src/model share: the model, and its building from a config. */
+#ifndef SL_MODEL_MODEL_INTERNAL_H
+#define SL_MODEL_MODEL_INTERNAL_H
+
+#include "model/model.h"
+#include "model/program.h"
+#include "ops/norm.h"
+
+typedef struct {
+    sl_buf residual; /* h_i, the input of the block */
+    sl_buf qkv;
+    sl_norm_tap norm[2];
+} layer_tap;
+
+struct sl_model {
+    sl_config config;
+    int32_t vocab;
+    sl_params params;
+    sl_program program;
+    sl_exec exec;
+    layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
+    float *cos, *sin;
+    char *arena;
+    void **buf;
+    float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
+    float *token_loss;
+    bool taps, tapped; /* does it keep taps; do they hold a pass */
+    int threads;       /* that there is scratch for */
+    int64_t decoded;   /* positions in a decoder's cache */
+    double *seconds; /* NULL, or forward and backward time of each operation */
+    size_t arena_bytes;
+};
+
+/* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read
+ * keeps its place to the end of a forward pass. Failure is left in m->program.failed. */
+void sl_model_build(sl_model *m, bool taps);
+
+#endif
