@@ -13,8 +13,10 @@
     X(gate_fwd) X(gate_bwd) X(add) X(scale) X(rope) \
     X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
     X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
-/* Kernels on a bf16 unit, where there is one. */
-#define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
+/* Kernels on a bf16 unit, or compiled for its tier, where there is one. */
+#define SL_UNIT_KERNELS(X) \
+    X(gemm_bf16) X(peak_bf16) \
+    X(softmax_fwd_bf16) X(softmax_bwd_bf16) X(scale_rows_bf16) X(dot_rows_bf16)
 /* clang-format on */
 
 /* A tier with a bf16 unit is another tier (SL_TIER) but for the unit's kernels: -DSL_UNIT=amx. */
