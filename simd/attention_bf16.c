@@ -44,9 +44,11 @@ static inline span visible(sl_band band, int64_t i, int64_t n) {
     return (span){lo, hi};
 }
 
-static void zero_outside(span s, int64_t padded, sl_bf16 *p) {
-    memset(p, 0, (size_t)s.lo * sizeof *p);
-    memset(p + s.hi, 0, (size_t)(padded - s.hi) * sizeof *p);
+SL_VEC void zero_at(int64_t i, int c, sl_bf16 *p) { v_store_bf16_n(p + i, v_zero(), c); }
+
+SL_VEC void zero_outside(span s, int64_t padded, sl_bf16 *p) {
+    V_EACH(s.lo, zero_at, p);
+    V_SPAN(s.hi, padded, zero_at, p);
 }
 
 SL_VEC void exp_at(int64_t i, int c, const float *s, vf scale, vf max, sl_bf16 *p, vf *sum) {
