@@ -7,11 +7,11 @@ enum {
     NR = SL_BF16_NR,
     KR = SL_BF16_KR,
     /* Forward and input gradient. */
-    K_CHUNK = 768,        /* of a panel at a time (48 KiB), while rows of A stream past it */
-    C_BLOCK = 48 * 1024,  /* floats of C at a time: still near when the epilogue reads them ... */
-    C_ROWS_MAX = 256,     /* ... of so many rows at most */
-    A_BLOCK = 512 * 1024, /* elements of A that a thread keeps in L2 while it streams B ... */
-    A_ROWS_MAX = 512,     /* ... of so many rows at most */
+    K_CHUNK = 512,        /* of a panel at a time (32 KiB), while rows of A stream past it */
+    C_BLOCK = 16 * 1024,  /* floats of C at a time: still near when the epilogue reads them */
+    B_SLICE = 256 * 1024, /* elements of B that stay in L2 while rows of A stream past them */
+    ITEM_ROWS = 128,      /* rows of an item: B's panels come from L2 once for so many */
+    ITEMS = 6,            /* for each thread, so that none waits long for a slow one */
     /* Weight gradient. */
     M_CHUNK = 512, /* rows of x and dy that are transposed and packed at a time */
     JOB_ROWS = 16,
@@ -92,7 +92,7 @@ typedef struct {
     const sl_kernels *kn;
     const sl_gemm_bf16_work *w;
     const sl_gemm_bf16_args *g;
-    int64_t rows, groups_per_item, items_across; /* an item is `rows` rows x so many groups */
+    int64_t rows, groups, down; /* an item is `rows` rows x so many groups; items one below another */
     int64_t k_chunk;
 } gemm_job;
 
@@ -115,10 +115,10 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     const sl_gemm_bf16_args *g = j->g;
     float *block = (float *)(j->w->scratch + thread * j->w->size);
     int64_t width = (int64_t)g->group * NR;
-    int64_t most = at_most(C_BLOCK / width / KR * KR, C_ROWS_MAX);
-    int64_t first = item / j->items_across * j->rows, last = at_most(first + j->rows, g->m);
-    int64_t left = item % j->items_across * j->groups_per_item * width;
-    int64_t right = at_most(left + j->groups_per_item * width, g->n);
+    int64_t most = at_least(C_BLOCK / width / KR * KR, KR);
+    int64_t first = item % j->down * j->rows, last = at_most(first + j->rows, g->m);
+    int64_t left = item / j->down * j->groups * width;
+    int64_t right = at_most(left + j->groups * width, g->n);
     for (int64_t col = left; col < right; col += width) {
         int64_t cols = at_most(right - col, width);
         for (int64_t row = first; row < last; row += most) {
@@ -133,20 +133,31 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     }
 }
 
+/* Items of a slice of B that fits L2 by a few rows; narrower, then lower, where that gives too few. */
+static void gemm_cut(gemm_job *j, int64_t groups, int64_t width, int64_t kp, int64_t threads) {
+    int64_t m = j->g->m;
+    j->rows = at_most(round_up(m, KR), ITEM_ROWS);
+    int64_t across = div_up(groups, at_least(B_SLICE / (width * kp), 1));
+    while (div_up(m, j->rows) * across < ITEMS * threads) {
+        if (2 * across <= groups)
+            across *= 2;
+        else if (j->rows > KR)
+            j->rows = round_up(j->rows / 2, KR);
+        else
+            break;
+    }
+    j->groups = div_up(groups, across);
+    j->down = div_up(m, j->rows);
+}
+
 void sl_gemm_bf16(const sl_kernels *kn, sl_gemm_bf16_work *w, const sl_gemm_bf16_args *g) {
     if (g->m <= 0 || g->n <= 0)
         return;
-    int64_t kp = sl_bf16_kpad(g->k), groups = div_up(g->n, (int64_t)g->group * NR);
+    int64_t kp = sl_bf16_kpad(g->k), width = (int64_t)g->group * NR, groups = div_up(g->n, width);
     gemm_job j = {.kn = kn, .w = w, .g = g};
-    /* Rows: an equal share for each thread, in as many rounds as L2 asks for. */
-    int64_t most = at_least(at_most(A_BLOCK / kp, A_ROWS_MAX) / KR * KR, KR);
-    j.rows = round_up(div_up(g->m, w->threads * div_up(g->m, w->threads * most)), KR);
-    int64_t down = div_up(g->m, j.rows);
-    /* Columns: cut only where there are too few rows for the threads. */
-    j.groups_per_item = div_up(groups, at_most(div_up(w->threads, down), groups));
-    j.items_across = div_up(groups, j.groups_per_item);
+    gemm_cut(&j, groups, width, kp, w->threads);
     j.k_chunk = round_up(div_up(kp, div_up(kp, K_CHUNK)), KR);
-    sl_parallel(down * j.items_across, gemm_item, &j);
+    sl_parallel(j.down * div_up(groups, j.groups), gemm_item, &j);
 }
 
 /* ---- weight gradient */
@@ -192,13 +203,13 @@ static void wgrad_item(void *ctx, int64_t item, int thread) {
 
 /* The cut of C into jobs that takes least time, in cycles of an AMX core per 32 rows of m: 64 for a
  * 32 x 32 block of C, 170 to transpose and 64 to pack 32 x 32 elements, 10 to load and store the
- * block. */
+ * block. Threads take jobs as they come free, so the last one ends half a job after the average. */
 static void wgrad_cut(wgrad_job *j, int64_t threads) {
     int64_t na = div_up(j->na, 32), nb = div_up(j->nb, 32), best = INT64_MAX;
     for (int64_t r = 1; r <= at_most(na, JOB_ROWS); r++)
         for (int64_t c = 1; c <= at_most(nb, JOB_COLS); c++) {
-            int64_t rounds = div_up(div_up(na, r) * div_up(nb, c), threads);
-            int64_t cost = rounds * ((64 + 10) * r * c + 170 * r + 64 * c);
+            int64_t jobs = div_up(na, r) * div_up(nb, c);
+            int64_t cost = (2 * jobs + threads) * ((64 + 10) * r * c + 170 * r + 64 * c);
             if (cost < best) {
                 best = cost;
                 j->job_rows = r * 32;
