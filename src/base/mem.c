@@ -76,7 +76,7 @@ static char *page_of(const touching *t, int64_t part) {
     return part == t->parts ? t->p + t->n : at - (uintptr_t)at % PAGE;
 }
 
-/* One write a page: the kernel makes it of zeros then. Thread i of sl_parallel gets item i. */
+/* One write a page: the kernel makes it of zeros then. */
 static void touch_part(void *ctx, int64_t part, int thread) {
     (void)thread;
     const touching *t = ctx;
@@ -86,7 +86,7 @@ static void touch_part(void *ctx, int64_t part, int thread) {
 }
 
 static void touch(void *p, size_t n, int parts) {
-    sl_parallel(parts, touch_part, &(touching){p, n, parts});
+    sl_each_thread(parts, touch_part, &(touching){p, n, parts});
 }
 
 void sl_touch(void *p, size_t n) {

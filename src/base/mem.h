@@ -13,7 +13,7 @@
 #define SL_ALIGN 64
 
 /* n zero bytes, aligned to SL_ALIGN (to 2 MiB from 4 MiB on). NULL with a message naming `what` on failure.
- * The pages of a large block are first written in the contiguous split of sl_parallel: for what is
+ * The pages of a large block are first written in the contiguous shares of sl_parallel: for what is
  * used by rows or elements. */
 void *sl_alloc(size_t n, const char *what);
 /* The same, interleaved over the nodes that the threads run on: for what every thread reads whole.

@@ -47,7 +47,7 @@ static double best_rate(burst_fn burst, const void *ctx, int threads, double sec
     if (!r.rate)
         return 0;
     r.start = sl_now();
-    sl_parallel(threads, rounds_item, &r);
+    sl_each_thread(threads, rounds_item, &r);
     double best = 0;
     for (int w = 0; w < r.windows; w++) {
         double sum = 0;
@@ -151,11 +151,11 @@ static float *map_floats(int64_t n) {
 
 static double stream(stream_run *r, int threads, double seconds) {
     double begin = sl_now(), best = 0;
-    sl_parallel(threads, touch_item, r);
+    sl_each_thread(threads, touch_item, r);
     begin = sl_now();
     do {
         double start = sl_now();
-        sl_parallel(threads, stream_item, r);
+        sl_each_thread(threads, stream_item, r);
         double rate = 12.0 * (double)r->n * threads / (sl_now() - start);
         best = rate > best ? rate : best;
     } while (sl_now() - begin < seconds);

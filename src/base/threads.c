@@ -72,7 +72,7 @@ static int pin_threads(enum sl_pin pin) {
     generation++;
     atomic_store(&refused, 0);
     bind_thread(0);
-    sl_parallel(threads, bind_item, NULL);
+    sl_each_thread(threads, bind_item, NULL);
     int error = atomic_load(&refused);
     if (!error)
         return 0;
@@ -120,25 +120,44 @@ int sl_threads_nodes(const int **list) {
 
 int sl_threads(void) { return threads; }
 
-void sl_parallel(int64_t items, sl_item_fn fn, void *ctx) {
-    if (threads == 1 || items <= 1) {
-        for (int64_t i = 0; i < items; i++)
-            fn(ctx, i, 0);
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num();
-        bind_thread(thread);
-#pragma omp for schedule(static) nowait
-        for (int64_t i = 0; i < items; i++)
+/* The items that a thread has left: those of its own share, taken from the front by whoever comes. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} share;
+
+static void work_on(share *s, sl_item_fn fn, void *ctx, int thread) {
+    while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
+        int64_t i = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+        if (i < s->end)
             fn(ctx, i, thread);
     }
 }
 
-void sl_parallel_dynamic(int64_t items, sl_item_fn fn, void *ctx) {
-    if (threads == 1 || items <= 1) {
+void sl_parallel(int64_t items, sl_item_fn fn, void *ctx) {
+    int team = items < threads ? (int)items : threads;
+    if (team <= 1) {
         for (int64_t i = 0; i < items; i++)
+            fn(ctx, i, 0);
+        return;
+    }
+    share shares[SL_MAX_THREADS];
+    for (int t = 0; t < team; t++) {
+        atomic_init(&shares[t].next, items * t / team);
+        shares[t].end = items * (t + 1) / team;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num();
+        bind_thread(thread);
+        for (int t = 0; t < team; t++)
+            work_on(&shares[(thread + t) % team], fn, ctx, thread);
+    }
+}
+
+void sl_each_thread(int n, sl_item_fn fn, void *ctx) {
+    if (threads == 1 || n <= 1) {
+        for (int i = 0; i < n; i++)
             fn(ctx, i, 0);
         return;
     }
@@ -146,8 +165,7 @@ void sl_parallel_dynamic(int64_t items, sl_item_fn fn, void *ctx) {
     {
         int thread = omp_get_thread_num();
         bind_thread(thread);
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < items; i++)
+        for (int i = thread; i < n; i += omp_get_num_threads())
             fn(ctx, i, thread);
     }
 }
