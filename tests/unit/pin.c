@@ -168,9 +168,12 @@ START_TEST(pages_have_nodes) {
     char *block[3] = {sl_alloc(BYTES, "a test"), sl_alloc_shared(BYTES, "a test"),
                       sl_alloc_untouched(BYTES, "a test")};
     void *page[PAGES];
-    int node[PAGES];
+    int node[PAGES] = {0};
     const int *list;
     int nodes = sl_threads_nodes(&list);
+    page[0] = node; /* on the stack: written */
+    sl_page_nodes(1, page, node);
+    bool told = node[0] >= 0; /* not without libnuma, nor in some containers */
     ck_assert_int_ge(nodes, 1);
     for (int b = 0; b < 3; b++) {
         for (int i = 0; i < PAGES; i++)
@@ -179,7 +182,7 @@ START_TEST(pages_have_nodes) {
         for (int i = 0; i < PAGES; i++) {
             if (b == 2)
                 ck_assert_int_eq(node[i], -1);
-            else if (node[0] >= 0) /* where the system tells */
+            else if (told)
                 ck_assert_msg(node[i] >= 0, "block %d, page %d was not written", b, i);
             if (node[i] >= 0 && nodes == 1)
                 ck_assert_int_eq(node[i], list[0]);
