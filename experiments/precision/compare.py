@@ -337,6 +337,10 @@ def difference_panel(axes: Any, found: dict[str, Any], figures: Any) -> None:
 # ---- command line
 
 
+def seed_list(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="compare.py", description="Trains in fp32 and bf16 and compares losses and probes.")
     parser.add_argument("override", nargs="*", metavar="key=value", help="for all runs, e.g. train.batch=4")
@@ -345,7 +349,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, help="folder of the runs; finished ones are not trained again "
                         "(default: runs/precision, runs/precision-quick)")
     parser.add_argument("--results", type=Path, help="folder for results.json and difference.png (default: that of the runs)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=seed_list, default=[1, 2, 3], metavar="N,N", help="default: 1,2,3")
     parser.add_argument("--threads", type=int, default=1, help="of each run (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--windows", type=int, default=64, help="validation windows of a probe (default: %(default)s)")
