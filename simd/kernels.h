@@ -33,7 +33,9 @@ typedef struct sl_kernels {
                      int add);
 
     /* ---- bf16 <-> fp32 (simd/bf16.c) */
-    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);   /* nearest even; NaN stays NaN */
+    /* Rounding to bf16, here and wherever a kernel stores one: to nearest even, NaN stays NaN, and tiers
+     * with VCVTNEPS2BF16 (avx512bf16, amx) read subnormals as 0 of their sign. */
+    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);
     void (*from_bf16)(int64_t n, const sl_bf16 *x, float *y); /* exact */
 
     /* ---- bf16 GEMM (simd/gemm_bf16.c, simd/pack_bf16.c): bf16 operands, fp32 accumulators.
@@ -55,8 +57,8 @@ typedef struct sl_kernels {
      * stride lda; its padding up to k must be finite (zero, to be plain). add: onto c, else overwrite. */
     void (*gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add);
-    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding. fp32 is rounded to
-     * nearest even, NaN stays NaN. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
+    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding; fp32 is rounded as by
+     * to_bf16. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
      * going forward, keys). pack_b: B[kk][j] = src[kk*ld + j] (weights [N,K] for the input gradient,
      * k = N; activations for the weight gradient, k = rows; values). */
     void (*pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel);

@@ -17,11 +17,13 @@
 #define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
 /* clang-format on */
 
-/* A tier with a bf16 unit is another tier (SL_TIER) but for the unit's kernels: -DSL_UNIT=amx. */
-#ifdef SL_UNIT
+#if defined SL_UNIT || defined SL_TIER_AVX512BF16
 #define SL_BF16_UNIT 1
 #else
 #define SL_BF16_UNIT 0
+#endif
+/* A tier that is another one (SL_TIER) but for its unit's kernels: -DSL_UNIT=amx. */
+#ifndef SL_UNIT
 #define SL_UNIT SL_TIER
 #endif
 #define SL_UNIT_FN(name) SL_PASTE(name, SL_UNIT)
@@ -34,7 +36,7 @@ SL_UNIT_KERNELS(SL_DECLARE)
 #undef SL_DECLARE
 
 /* Micro-tile of gemm_f32: rows, and vectors across. */
-#if defined SL_TIER_AVX512
+#if defined SL_TIER_AVX512 || defined SL_TIER_AVX512BF16
 #define SL_GEMM_MR 14
 #define SL_GEMM_NRV 2
 #elif defined SL_TIER_AVX2

@@ -28,7 +28,10 @@
 /* The name of a kernel in this tier: SL_FN(dot) is dot_avx2 when SL_TIER is avx2. */
 #define SL_FN(name) SL_PASTE(name, SL_TIER)
 
-#if defined SL_TIER_AVX512
+#if defined SL_TIER_AVX512BF16
+#define SL_TIER avx512bf16
+#include "simd/vec_avx512.h"
+#elif defined SL_TIER_AVX512
 #define SL_TIER avx512
 #include "simd/vec_avx512.h"
 #elif defined SL_TIER_AVX2
@@ -41,7 +44,7 @@
 #define SL_TIER scalar
 #include "simd/vec_scalar.h"
 #else
-#error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512 or SL_TIER_NEON"
+#error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512, SL_TIER_AVX512BF16 or SL_TIER_NEON"
 #endif
 
 /* Calls at(i, VL, ...) for each whole vector of [0, n) and at(i, rest, ...) for the tail. */

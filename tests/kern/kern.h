@@ -131,6 +131,9 @@ const char *k_data_name(enum k_data kind);
  * only shorten it, and are folded with up to 4 more), a masked tail, the lanes halved log2(vl)
  * times; never more than n. */
 double k_depth(const k_case *c, int64_t n);
+/* A number as this tier rounds it to bf16; does the tier read subnormals as 0 while it does? (bf16.c) */
+double k_round_bf16(const k_case *c, double x);
+int k_flushes(const k_case *c);
 /* Fails unless |got - want| <= rel * scale; for checks of the references themselves. */
 void k_identity(k_case *c, const char *what, double got, double want, double scale);
 
