@@ -47,6 +47,13 @@
 #error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512, SL_TIER_AVX512BF16 or SL_TIER_NEON"
 #endif
 
+/* v_load_n and v_store_n, or v_load_bf16_n and v_store_bf16_n, by the type of p: arithmetic is fp32
+ * whatever rows hold. */
+#define v_get_n(p, n)                                                                              \
+    _Generic(*(p), float: v_load_n, sl_bf16: v_load_bf16_n)((const void *)(p), n)
+#define v_put_n(p, a, n)                                                                           \
+    _Generic(*(p), float: v_store_n, sl_bf16: v_store_bf16_n)((void *)(p), a, n)
+
 /* Calls at(i, VL, ...) for each whole vector of [0, n) and at(i, rest, ...) for the tail. */
 #define V_EACH(n, at, ...)                                                                         \
     do {                                                                                           \

@@ -29,6 +29,12 @@ double k_round_bf16(const k_case *c, double x) {
     return fabs(y) >= 0x1p128 ? copysign(INFINITY, x) : y;
 }
 
+/* Half a unit in the last of 8 bits; below the normal numbers half their spacing, or all of it. */
+void k_want_bf16(const k_case *c, k_buf *b, int64_t i, double want, double bound) {
+    double size = fabs(want) + bound;
+    k_want(b, i, want, bound + ldexp(size, -8) + (k_flushes(c) ? SMALLEST : ldexp(1, -134)));
+}
+
 int k_flushes(const k_case *c) {
     return strcmp(c->k->tier, "avx512bf16") == 0 || strcmp(c->k->tier, "amx") == 0;
 }
