@@ -66,7 +66,7 @@ SL_VEC void finish_at(int64_t i, int c, const float *max, float *inverse, float 
 /* Rows go in groups, one pass over all of them after the other: the latency at the end of a row's pass is hidden. */
 enum { GROUP = 8 };
 
-void SL_UNIT_FN(softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, sl_band band, float scale,
+void SL_FN(softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, sl_band band, float scale,
                                   sl_bf16 *p, int64_t ldp, float *inverse, float *lse) {
     float max[GROUP], scale2 = scale * LOG2E;
     for (int64_t i = 0; i < rows; i += GROUP) {
@@ -93,7 +93,7 @@ SL_VEC void gradient_at(int64_t i, int c, const float *s, const float *dp, vf sc
     v_store_bf16_n(ds + i, v_mul(e, v_sub(v_load_n(dp + i, c), v_load_n(delta + i, c))), c);
 }
 
-void SL_UNIT_FN(softmax_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds, sl_band band,
+void SL_FN(softmax_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds, sl_band band,
                                   float scale, const float *lse, const float *delta, sl_bf16 *p, sl_bf16 *ds,
                                   int64_t ldp) {
     const vf scale2 = v_set1(scale * LOG2E);
@@ -109,7 +109,7 @@ SL_VEC void scaled_at(int64_t i, int c, const float *x, vf factor, sl_bf16 *y) {
     v_store_bf16_n(y + i, v_mul(v_load_n(x + i, c), factor), c);
 }
 
-void SL_UNIT_FN(scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor,
+void SL_FN(scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor,
                                  int64_t step, sl_bf16 *y, int64_t ldy) {
     for (int64_t i = 0; i < rows; i++)
         V_EACH(n, scaled_at, x + i * ldx, v_set1(factor[i * step]), y + i * ldy);
@@ -119,7 +119,7 @@ SL_VEC vf dot_bf16_term(vf acc, int64_t i, int c, const sl_bf16 *x, const sl_bf1
     return v_muladd(v_load_bf16_n(x + i, c), v_load_bf16_n(y + i, c), acc);
 }
 
-void SL_UNIT_FN(dot_rows_bf16)(int64_t rows, int64_t n, const sl_bf16 *x, int64_t ldx, const sl_bf16 *y, int64_t ldy,
+void SL_FN(dot_rows_bf16)(int64_t rows, int64_t n, const sl_bf16 *x, int64_t ldx, const sl_bf16 *y, int64_t ldy,
                                float *out) {
     for (int64_t i = 0; i < rows; i++, x += ldx, y += ldy) {
         vf acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
