@@ -30,11 +30,18 @@ typedef struct {
 /* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
+    sl_choices_attention_gate[],
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[], sl_choices_pin[];
 
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
+enum {
+    SL_ATTENTION_GATE_NONE,
+    SL_ATTENTION_GATE_ELEMENTWISE,
+    SL_ATTENTION_GATE_HEADWISE,
+    SL_ATTENTION_GATE_VALUE
+};
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };

@@ -41,4 +41,14 @@ int sl_model_check_taps(const sl_model *m);
 double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
 
+/* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */
+typedef struct {
+    const sl_attention_kernels *kind;
+    sl_attend attend; /* no band yet */
+    int64_t window;   /* positions that a query sees at most */
+    bool extra;       /* something joins the keys */
+} sl_attention_tap;
+sl_attention_tap sl_model_attention(const sl_model *m, int layer);
+float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q);
+
 #endif

@@ -58,6 +58,13 @@ typedef struct {
     const float *q, *k, *v; /* row t: heads (kv_heads) x head_dim floats at q + t*ld, ... */
     int64_t ld;
     float scale; /* scores = scale * q.k, causal */
+    /* How scores become weights; kind NULL: softmax over the whole window. extra: the logit that joins those of the
+     * keys, of query q of a head; NULL: nothing does. */
+    const sl_attention_kernels *kind;
+    sl_attend attend;
+    int64_t window; /* positions that a query sees at most; 0: all */
+    float (*extra)(const void *ctx, int64_t head, const float *q);
+    const void *ctx;
     int64_t windows, seq, heads, kv_heads, head_dim; /* head h reads kv head h / (heads/kv_heads) */
 } sl_attention_rows;
 
@@ -78,7 +85,7 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
  * only to itself (Sink_1 of arXiv 2410.10781 and MP's first-token score count it; that adds 1/seq).
  * Uniform attention would give mean_{q>=1} 1/(q+1). NaN for one-token windows. */
 double sl_attention_att0(const sl_attention *s, int64_t head);
-/* Mean entropy of a head's attention rows, nats, queries 1..; uniform: mean of log(q+1). */
+/* Mean of -sum p log p over a head's attention rows, nats, queries 1.. (the entropy where rows sum to 1); uniform: mean of log(q+1). */
 double sl_attention_entropy(const sl_attention *s, int64_t head);
 /* |v| of token 0 over the mean |v| of the others, of a kv head (ratio of means over windows). Small where
  * token 0 is an attention sink (arXiv 2410.10781, 2402.17762). */

@@ -133,6 +133,16 @@ int sl_probe_reset(sl_probe *p) {
     return 0;
 }
 
+typedef struct {
+    const sl_model *model;
+    int layer;
+} extra_of;
+
+static float extra(const void *ctx, int64_t head, const float *q) {
+    const extra_of *e = ctx;
+    return sl_model_attention_extra(e->model, e->layer, head, q);
+}
+
 static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
     sl_qkv_tap tap = sl_model_qkv(m, (int)layer);
     sl_attention_rows rows = attention_rows(p);
@@ -141,6 +151,12 @@ static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
     rows.v = tap.v;
     rows.ld = tap.ld;
     rows.scale = tap.scale;
+    sl_attention_tap how = sl_model_attention(m, (int)layer);
+    rows.kind = how.kind;
+    rows.attend = how.attend;
+    rows.window = how.window;
+    rows.ctx = &(extra_of){m, (int)layer};
+    rows.extra = how.extra ? extra : NULL;
     sl_attention_add(&p->layer[layer].attention, p->kernels, &rows, p->parts, p->rows);
 }
 

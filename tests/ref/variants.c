@@ -50,11 +50,43 @@ static bool build(int norm, int ffn, int options, ref_variant *v) {
     return true;
 }
 
+/* Attention variant i over the plain rest: each kind without and with a window, then each gate, plain and with a floor,
+ * a window and another kind. False past the last. */
+static bool attend(int i, ref_variant *v) {
+    int kinds = SL_ATTENTION_KINDS, kind = i / 2 % kinds, gate = 0, on = i % 2;
+    if (i >= 2 * kinds) {
+        gate = 1 + (i - 2 * kinds) / 2;
+        kind = on ? gate : 0;
+        if (!sl_choices_attention_gate[gate].name)
+            return false;
+    }
+    build(0, 0, 0, v);
+    sl_config *c = &v->config;
+    c->model_attention = kind;
+    c->attention_gate = gate;
+    c->attention_gate_floor = on ? 0.5 : 0;
+    c->attention_window = on ? 3 : 0;
+    c->attention_clip_alpha = 0.5;
+    c->attention_clip_zeta = 1.1;
+    snprintf(v->name, sizeof v->name, "%s, gate %s%s", sl_choices_attention[kind].name,
+             sl_choices_attention_gate[gate].name, on ? ", window, floor, gqa" : "");
+    return true;
+}
+
 bool ref_variant_tiny(int i, ref_variant *v) {
     bool plain = i == 0;
-    int options = plain ? 0 : (i - 1) % OPTIONS, kinds = plain ? 0 : (i - 1) / OPTIONS;
-    if (!build(kinds / SL_FFN_KINDS, plain ? SL_FFN_NONE : kinds % SL_FFN_KINDS, options, v))
-        return false;
+    int options = plain ? 0 : (i - 1) % OPTIONS, kinds = plain ? 0 : (i - 1) / OPTIONS, norms = 0;
+    norm_choice choice;
+    while (pick_norm(norms, &choice))
+        norms++;
+    if (kinds >= norms * SL_FFN_KINDS) {
+        int attention = i - 1 - norms * SL_FFN_KINDS * OPTIONS;
+        if (!attend(attention, v))
+            return false;
+        options = attention % 2 ? OPTION_GQA : 0;
+    } else {
+        build(kinds / SL_FFN_KINDS, plain ? SL_FFN_NONE : kinds % SL_FFN_KINDS, options, v);
+    }
     sl_config *c = &v->config;
     if (plain)
         snprintf(v->name, sizeof v->name, "attention only, no positions");
@@ -89,9 +121,17 @@ bool ref_variant_middle(int i, ref_variant *v) {
     if (i == 0)
         return wide(v), true;
     bool on = --i % 2;
-    if (!build(i / 2, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
+    int norms = 0;
+    norm_choice choice;
+    while (pick_norm(norms, &choice))
+        norms++;
+    if (i < 2 * norms)
+        build(i / 2, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v);
+    else if (!attend(i - 2 * norms, v))
         return false;
     sl_config *c = &v->config;
+    if (c->attention_window)
+        c->attention_window = 70;
     c->model_layers = 2;
     c->model_dim = 70;
     c->model_heads = 6;

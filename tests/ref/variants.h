@@ -17,12 +17,13 @@ typedef struct {
 
 /* Variant i = 0, 1, ...: first one without feed-forward and position embedding, then the product of
  * every norm of the table (a gated one with both starts, with and without a final gate) x
- * feed-forward x QK-norm x grouped-query attention x tied head. False past the last. A few thousand
+ * feed-forward x QK-norm x grouped-query attention x tied head, then every kind of attention, without
+ * and with a window, and every gate. False past the last. A few thousand
  * parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
 /* The same norms at a size at which sums, rows and windows cross the blocks of the engine (384 and
  * 64), each with all other options on and off, the
- * feed-forward kinds in turn; first of all one with a wide vocabulary. */
+ * feed-forward kinds in turn, and the same kinds of attention; first of all one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
