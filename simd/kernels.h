@@ -55,8 +55,15 @@ typedef struct {
     sl_attention_bwd *bwd;
     sl_attention_fwd_bf16 *fwd_bf16;
     sl_attention_bwd_bf16 *bwd_bf16;
-    sl_attention_delta_bf16 *delta_bf16; /* NULL: delta is dout . out */
+    sl_attention_delta_bf16 *delta_bf16; /* NULL in every tier: delta is dout . out */
 } sl_attention_kernels;
+#define SL_ATTENTION_ROWS(X) X(softmax) X(clipped) X(sigmoid) X(relu)
+enum sl_attention_rows {
+#define ROWS(name) SL_ROWS_##name,
+    SL_ATTENTION_ROWS(ROWS)
+#undef ROWS
+    SL_ROWS_KINDS
+};
 enum sl_attention_kind {
 #define ATTENTION(name, ...) SL_ATTENTION_##name,
 #include "simd/attention.inc"
@@ -203,7 +210,7 @@ typedef struct sl_kernels {
                       sl_bf16 *x);
 
     /* ---- attention (simd/attention.c) */
-    sl_attention_kernels attention[SL_ATTENTION_KINDS];
+    sl_attention_kernels attention[SL_ROWS_KINDS];
     float (*dot)(int64_t n, const float *x, const float *y);
     /* y = factor[i*step] * x for row i, rounded; step is 1, or 0: one factor for all. */
     void (*scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor, int64_t step,

@@ -25,9 +25,9 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
 #define DELTA_sigmoid NULL
 #define DELTA_relu NULL
 #define DELTA_clipped SL_FN(clipped_delta_bf16)
-#define ATTENTION(name, rows, ...)                                                                 \
+#define ROWS(rows)                                                                                 \
     {SL_FN(rows##_fwd), SL_FN(rows##_bwd), SL_FN(rows##_fwd_bf16), SL_FN(rows##_bwd_bf16), DELTA_##rows},
-#include "simd/attention.inc"
-#undef ATTENTION
+        SL_ATTENTION_ROWS(ROWS)
+#undef ROWS
     },
     SL_KERNELS(ENTRY) SL_UNIT_KERNELS(UNIT_ENTRY)};

@@ -43,15 +43,13 @@ SL_UNIT_KERNELS(SL_DECLARE)
 #include "simd/ffn.inc"
 #undef FFN
 
-#define SL_ATTENTION_ROWS(name)                                                                    \
+#define SL_DECLARE(name)                                                                           \
     sl_attention_fwd SL_FN(name##_fwd);                                                            \
     sl_attention_bwd SL_FN(name##_bwd);                                                            \
     sl_attention_fwd_bf16 SL_FN(name##_fwd_bf16);                                                  \
     sl_attention_bwd_bf16 SL_FN(name##_bwd_bf16);
-SL_ATTENTION_ROWS(softmax)
-SL_ATTENTION_ROWS(clipped)
-SL_ATTENTION_ROWS(sigmoid)
-SL_ATTENTION_ROWS(relu)
+SL_ATTENTION_ROWS(SL_DECLARE)
+#undef SL_DECLARE
 sl_attention_delta_bf16 SL_FN(clipped_delta_bf16);
 
 /* Micro-tile of gemm_f32: rows, and vectors across. */

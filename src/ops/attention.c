@@ -259,9 +259,10 @@ static const sl_op_kind attention = {"attention", forward, backward, true, true}
 void sl_attention_kind(const sl_program *b, sl_op *op) {
     const sl_config *c = b->config;
     static const struct {
+        enum sl_attention_rows rows;
         double (*a)(const sl_config *), (*b)(const sl_config *);
-    } constants[] = {
-#define ATTENTION(name, ...) {name##_a, name##_b},
+    } kinds[] = {
+#define ATTENTION(name, rows, ...) {SL_ROWS_##rows, name##_a, name##_b},
 #include "simd/attention.inc"
 #undef ATTENTION
     };
@@ -270,11 +271,11 @@ void sl_attention_kind(const sl_program *b, sl_op *op) {
     op->head_dim = sl_config_head_dim(c);
     op->factor = (float)(1 / sqrt((double)op->head_dim));
     op->window = c->attention_window ? c->attention_window : INT32_MAX;
-    op->attention = &b->kernels->attention[c->model_attention];
+    op->attention = &b->kernels->attention[kinds[c->model_attention].rows];
     op->extra = sl_extra_kinds[c->model_attention];
     op->attend.scale = op->factor;
-    op->attend.a = (float)constants[c->model_attention].a(c);
-    op->attend.b = (float)constants[c->model_attention].b(c);
+    op->attend.a = (float)kinds[c->model_attention].a(c);
+    op->attend.b = (float)kinds[c->model_attention].b(c);
 }
 
 /* Pairs of a query and a key that it sees, per query. */

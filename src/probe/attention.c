@@ -27,7 +27,7 @@ int64_t sl_attention_thread_floats(int64_t seq) { return 2 * row_floats(seq); }
 static double attention_row(const attention_job *j, int64_t head, const float *q, const float *keys, int64_t n,
                             float *s, float *p) {
     const sl_attention_rows *a = j->a;
-    const sl_attention_kernels *kind = a->kind ? a->kind : &j->k->attention[SL_ATTENTION_softmax];
+    const sl_attention_kernels *kind = a->kind ? a->kind : &j->k->attention[SL_ROWS_softmax];
     sl_attend attend = a->attend;
     attend.scale = a->scale;
     attend.band = (sl_band){a->window && a->window < n ? n - a->window : 0, n};
