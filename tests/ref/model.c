@@ -98,7 +98,7 @@ static ref_c *normed(const ref_model *m, const char *prefix, bool final, const r
 }
 
 /* ---- attention kinds */
-static ref_attend attend_of(const ref_model *m, const char *prefix) {
+ref_attend ref_model_attend(const ref_model *m, const char *prefix) {
     const sl_config *c = m->config;
     int64_t kv = sl_config_kv_heads(c), hd = sl_config_head_dim(c);
     ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .window = c->attention_window};
@@ -148,7 +148,7 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         ref_rope(rows, m->seq, kv_heads, hd, c->model_rope_base, k);
     }
     ref_c *mix = ref_alloc(rows * heads * hd);
-    ref_attend how = attend_of(m, prefix);
+    ref_attend how = ref_model_attend(m, prefix);
     attention_gate(m, prefix, "value", "v_gate_proj.weight", kv_heads * hd, 1, x, v);
     ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix);
     attention_gate(m, prefix, "elementwise", "gate_proj.weight", heads * hd, 1, x, mix);

@@ -111,7 +111,7 @@ static ref_c softmax(int64_t n, const ref_c *extra, ref_c *p) {
     return own / sum;
 }
 
-static ref_c weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p) {
+ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p) {
     if (strcmp(a->kind, "sigmoid") != 0 && strcmp(a->kind, "relu") != 0) {
         ref_c own = softmax(n, extra, p);
         for (int64_t s = 0; s < n && strcmp(a->kind, "clipped_softmax") == 0; s++) {
@@ -141,7 +141,7 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
                 extra = a->sinks[h];
             if (a->key)
                 extra = dot(hd, q + at, a->key + kv * hd) / sqrt((double)hd);
-            ref_c own = weights(a, n, has_extra ? &extra : NULL, p);
+            ref_c own = ref_attention_weights(a, n, has_extra ? &extra : NULL, p);
             for (int64_t j = 0; j < hd; j++) {
                 y[at + j] = a->value ? own * a->value[kv * hd + j] : 0;
                 for (int64_t s = 0; s < n; s++)

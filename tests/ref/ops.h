@@ -42,6 +42,8 @@ typedef struct {
     double a, b;
     const ref_c *sinks, *key, *value;
 } ref_attend;
+/* n scores to weights, in place; extra: the logit that joins them, NULL for none. Returns the weight of the extra. */
+ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p);
 /* Causal, in windows of seq rows, scores scaled by 1/sqrt(hd); query head h reads key head h / (heads / kv_heads).
  * q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
