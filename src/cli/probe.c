@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "cli/args.h"
 #include "cli/load.h"
+#include "cli/probe_measures.h"
 #include "cli/verbs.h"
 #include "probe/probe.h"
 
@@ -13,7 +14,8 @@
 enum { MAX_BATCH = 16 };
 
 typedef struct {
-    const char *corpus;
+    const char *corpus, *measure_list;
+    unsigned measures; /* of measure_list */
     int64_t windows;
     bool profile, json;
     char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
@@ -22,6 +24,7 @@ typedef struct {
     sl_dataset *data;
     sl_model *model;
     sl_probe *probe;
+    sl_detail *detail; /* NULL: no measures were asked for */
     double loss;
 } probe_run;
 
@@ -59,8 +62,8 @@ static int open_all(probe_run *r) {
     return r->probe ? 0 : -1;
 }
 
-/* The first validation windows, in order. */
-static int measure(probe_run *r) {
+/* Passes over the first validation windows, in order; add() takes each. */
+static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
     int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
     int32_t *in = sl_alloc((size_t)(2 * batch * seq) * sizeof *in, "a batch");
     if (!in)
@@ -71,13 +74,34 @@ static int measure(probe_run *r) {
         double loss = 0;
         for (int64_t w = 0; w < batch; w++)
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model)
-                 ? -1
-                 : 0;
-        r->loss += loss * (double)batch / (double)r->windows;
+        rc = sl_model_forward(r->model, in, target, &loss, NULL) || add(r) ? -1 : 0;
+        *mean_loss += loss * (double)batch / (double)r->windows;
     }
     sl_free(in);
     return rc;
+}
+
+static int add_probe(probe_run *r) { return sl_probe_add(r->probe, r->model); }
+static int add_detail(probe_run *r) { return sl_detail_add(r->detail, r->model); }
+
+/* The measures need the sink dimensions, so they take a pass of their own. */
+static int measure_detail(probe_run *r) {
+    int64_t layers = sl_model_shape(r->model).layers, dim = sl_model_shape(r->model).dim;
+    double ignored = 0, *scratch = sl_alloc((size_t)(2 * dim) * sizeof *scratch, "the measures");
+    sl_sink_dims *sinks = sl_alloc(((size_t)layers + 1) * sizeof *sinks, "the measures");
+    for (int64_t i = 0; scratch && sinks && i <= layers; i++)
+        sinks[i] = sl_probe_sink_dims(r->probe, i, scratch);
+    if (scratch && sinks)
+        r->detail = sl_detail_create(r->model, r->measures, r->windows, sinks);
+    sl_free(scratch);
+    sl_free(sinks);
+    return r->detail ? pass(r, add_detail, &ignored) : -1;
+}
+
+static int measure(probe_run *r) {
+    if (pass(r, add_probe, &r->loss) < 0)
+        return -1;
+    return r->measures ? measure_detail(r) : 0;
 }
 
 static void cell(int width, const json_t *x) {
@@ -154,6 +178,17 @@ static void print_summary(const json_t *o) {
     }
 }
 
+static void print_sink_dims(const json_t *dims) {
+    const json_t *x;
+    size_t i;
+    printf("sink dimensions (mean |h| at least %g times the median; channel: layers, largest):",
+           SL_SINK_STRENGTH);
+    json_array_foreach(dims, i, x)
+        printf("%s %lld: %lld, %.3g", i ? ";" : "", (long long)json_integer_value(json_array_get(x, 0)),
+               (long long)json_integer_value(json_array_get(x, 1)), json_number_value(json_array_get(x, 2)));
+    puts(json_array_size(dims) ? "" : " none");
+}
+
 static int report(const probe_run *r) {
     json_t *o = sl_probe_result(r->probe, r->model, r->profile);
     if (!o)
@@ -161,6 +196,11 @@ static int report(const probe_run *r) {
     json_object_set_new(o, "val_loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
     json_object_set_new(o, "windows", json_integer(r->windows));
     json_object_set_new(o, "checkpoint", json_string(r->dir));
+    json_t *measures = r->detail ? sl_detail_result(r->detail) : NULL;
+    if (r->detail && (!measures || json_object_set_new(o, "measures", measures))) {
+        json_decref(o);
+        return -1;
+    }
     if (r->json) {
         json_dumpf(o, stdout, JSON_REAL_PRECISION(7) | JSON_COMPACT);
         putchar('\n');
@@ -170,16 +210,21 @@ static int report(const probe_run *r) {
         print_layers(json_object_get(o, "layers"));
         puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
         print_summary(o);
+        print_sink_dims(json_object_get(o, "sink_dims"));
+        sl_measures_print(measures);
     }
     json_decref(o);
     return 0;
 }
 
 static int run(probe_run *r, const sl_args *args) {
+    if (r->measure_list && sl_measures_parse(r->measure_list, &r->measures) < 0)
+        return -1;
     if (sl_load_config(args, &r->config, r->dir, &r->vocab) < 0 ||
         (r->corpus && set_corpus(&r->config, r->corpus) < 0))
         return -1;
     int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
+    sl_detail_free(r->detail);
     sl_probe_free(r->probe);
     sl_model_free(r->model);
     sl_dataset_close(r->data);
@@ -192,22 +237,28 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
+        SL_FLAG_STR("measures", "LIST", &r.measure_list,
+                    "take these measures too: names from the list above with commas between, or all"),
         SL_FLAG_BOOL("profile", &r.profile, "with --json: also every channel's mean and every norm weight"),
         SL_FLAG_BOOL("json", &r.json, "print one JSON object: the figures by name, and \"layers\""),
         SL_FLAG_END};
+    char about[2048];
+    sl_measures_about(about, sizeof about,
+                 "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
+                 "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
+                 "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
+                 "value norms and gates; then the figures of the whole model and the sink dimensions.");
     const sl_verb_spec spec = {
         .verb = "probe",
         .operands = "CHECKPOINT [key=value ...]",
-        .about = "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
-                 "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
-                 "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
-                 "value norms and gates; then the figures of the whole model.",
+        .about = about,
         .flags = flags,
         .min_positionals = 1,
         .max_positionals = 1,
         .overrides = true,
         .examples = "sinklab probe runs/baseline\n"
-                    "sinklab probe runs/baseline --windows 64 --json threads=2\n"};
+                    "sinklab probe runs/baseline --windows 64 --json threads=2\n"
+                    "sinklab probe runs/baseline --measures contribution,singular\n"};
     sl_args args;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
