@@ -2,7 +2,6 @@
 #include "probe/detail_internal.h"
 
 #include "base/err.h"
-#include "base/mem.h"
 #include "probe/put.h"
 
 static const char *const parts[2] = {"attn", "ffn"};
