@@ -1,48 +1,8 @@
 #include "cli/probe_measures.h"
 
-#include "base/err.h"
-#include "base/text.h"
 #include "probe/probe.h"
 
 #include <stdio.h>
-#include <string.h>
-
-static int parse_name(const char *name, unsigned *measures) {
-    char quoted[SL_QUOTE_CHARS];
-    if (strcmp(name, "all") == 0) {
-        *measures = (1u << SL_MEASURES) - 1;
-        return 0;
-    }
-    for (int i = 0; i < SL_MEASURES; i++)
-        if (strcmp(name, sl_measure_table[i].name) == 0) {
-            *measures |= 1u << i;
-            return 0;
-        }
-    const char *near = sl_nearest(name, sl_measure_table, sizeof *sl_measure_table);
-    if (near)
-        return sl_fail_usage("probe: --measures: unknown measure %s; did you mean %s?", sl_quote(quoted, name), near);
-    return sl_fail_usage("probe: --measures: unknown measure %s; see `sinklab probe --help`", sl_quote(quoted, name));
-}
-
-int sl_measures_parse(const char *list, unsigned *measures) {
-    char name[64];
-    for (const char *at = list; at; at = *at ? at + 1 : NULL) {
-        size_t n = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), at);
-        if (parse_name(name, measures))
-            return -1;
-        at += n;
-        if (!*at)
-            break;
-    }
-    return 0;
-}
-
-void sl_measures_about(char *text, size_t size, const char *about) {
-    size_t n = (size_t)snprintf(text, size, "%s\n\nMeasures that --measures adds:\n", about);
-    for (int i = 0; i < SL_MEASURES && n < size; i++)
-        n += (size_t)snprintf(text + n, size - n, "  %s: %s\n", sl_measure_table[i].name, sl_measure_table[i].help);
-}
 
 /* ---- tables */
 
