@@ -81,7 +81,7 @@ void sl_contribution_add(sl_contribution *s, const sl_kernels *k, const sl_contr
                          float *scratch) {
     job j = {c, k, parts, scratch};
     int64_t heads = c->rows.heads;
-    sl_parallel_dynamic(c->rows.windows, window_item, &j);
+    sl_parallel(c->rows.windows, window_item, &j);
     for (int64_t w = 0; w < c->rows.windows; w++)
         for (int64_t h = 0; h <= heads; h++) {
             sl_share *share = h < heads ? &s->head[h] : &s->projected;

@@ -271,7 +271,7 @@ static int put_attention(sl_dump *d, dump_array *f) {
         for (int64_t h = 0; h < a.heads; h++) {
             if (d->o.head && !d->o.head[h])
                 continue;
-            sl_parallel_dynamic(a.seq, map_row, &(map_job){d, &a, w, h});
+            sl_parallel(a.seq, map_row, &(map_job){d, &a, w, h});
             if (sl_writer_put(&f->writer, d->data, (size_t)(a.seq * a.seq) * sizeof *d->data))
                 return -1;
         }

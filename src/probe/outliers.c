@@ -85,7 +85,7 @@ void sl_outliers_add(sl_outliers *o, const sl_outlier_rows *x, double *window, u
     job j = {o, x, window, bins};
     size_t threads = (size_t)sl_threads();
     memset(bins, 0, threads * SL_OUTLIER_BINS * sizeof *bins);
-    sl_parallel_dynamic(x->windows + (x->dim + COLUMNS - 1) / COLUMNS, item, &j);
+    sl_parallel(x->windows + (x->dim + COLUMNS - 1) / COLUMNS, item, &j);
     for (size_t i = 0; i < threads * SL_OUTLIER_BINS; i++)
         o->bins[i % SL_OUTLIER_BINS] += bins[i];
     for (int64_t w = 0; w < x->windows; w++) {
