@@ -585,7 +585,7 @@ static void check_model(const ref_variant *v) {
     char *text = model_text(v, 2, false, 1);
     json_t *o = json_loads(text, 0, NULL);
     size_t layers = (size_t)v->config.model_layers;
-    bool ffn = v->config.model_ffn > 0;
+    bool ffn = sl_config_has_ffn(&v->config);
     for (size_t i = 0; i < layers; i++) {
         ck_assert(json_is_real(value_at(o, "contribution", i, "projected", NULL)));
         ck_assert_uint_eq(json_array_size(value_at(o, "contribution", i, "head", NULL)),
