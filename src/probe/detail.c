@@ -188,7 +188,7 @@ static void add_dynamics(sl_detail *d, int64_t i) {
     const sl_shape *s = &d->shape;
     const float *h = sl_model_residual(d->model, (int)i);
     int64_t left = d->kept_windows - d->windows, windows = left < s->batch ? left : s->batch;
-    for (int k = 0; k < d->sinks[i].count; k++) {
+    for (int k = 0; windows > 0 && k < d->sinks[i].count; k++) {
         float *to = d->layer[i].sink + (k * d->kept_windows + d->windows) * s->seq;
         for (int64_t t = 0; t < windows * s->seq; t++)
             to[t] = h[t * s->dim + d->sinks[i].dim[k]];
