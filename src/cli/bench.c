@@ -204,9 +204,9 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
     json_t *o = NULL;
     sl_config_defaults(&b.config);
     apply_preset(p, &b.config);
-    if (sl_args_override(args, &b.config) || sl_config_check(&b.config))
+    if (sl_args_override(args, &b.config) || sl_config_check(&b.config) ||
+        sl_threads_start((int)b.config.threads, (enum sl_pin)b.config.pin))
         return NULL;
-    sl_threads_set((int)b.config.threads);
     if (open_bench(&b) == 0) {
         time_steps(&b, profile);
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
