@@ -40,6 +40,7 @@ MEASURES = {
 LAYER_MEASURES = ("max", "max_no_token0", "m2", "top1_permille", "kurtosis_h", "token0_norm_ratio", "value_norm_ratio",
                   "att0", "entropy")
 BOUND = 0.02  # probes of one checkpoint shall agree so far
+POOL = 2      # evaluations on either side
 BLOCK = 50    # steps over which differences of training losses are averaged
 
 
@@ -156,7 +157,13 @@ def loss_curves(runs: dict[str, list[Run]], of: Any) -> dict[str, Any]:
     n = len(runs["fp32"])
     arm_values = {arm: values[i * n:(i + 1) * n] for i, arm in enumerate(runs)}
     sd = [sample([v[t] for v in arm_values["fp32"]]).sd for t in range(len(steps))]
-    return {"steps": steps, **arm_values, "sd_fp32": sd}
+    return {"steps": steps, **arm_values, "sd_fp32": sd, "noise": pooled(sd)}
+
+
+def pooled(sd: Sequence[float]) -> list[float]:
+    """Root mean square with the POOL steps on either side: the sd of three seeds alone is too rough to measure by."""
+    near = [sd[max(0, t - POOL):t + POOL + 1] for t in range(len(sd))]
+    return [math.sqrt(math.fsum(x * x for x in some) / len(some)) for some in near]
 
 
 def paired(fp32: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
@@ -165,13 +172,15 @@ def paired(fp32: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     return {"differences": d, "mean": s.mean, "sd": s.sd, "half_width_95": s.half_width}
 
 
+def mean_differences(curves: dict[str, Any], arm: str) -> list[float]:
+    """arm - fp32 at each step, mean over seeds."""
+    pairs = [differences(*seed) for seed in zip(curves["fp32"], curves[arm])]
+    return [sample(at).mean for at in zip(*pairs)]
+
+
 def within_noise(curves: dict[str, Any], arm: str) -> dict[str, Any]:
-    """At how many evaluations the mean difference is no larger than the sd of fp32 over seeds, and the largest ratio."""
-    ratios = []
-    for t, sd in enumerate(curves["sd_fp32"]):
-        mean = sample(differences(*[[v[t] for v in curves[a]] for a in ("fp32", arm)])).mean
-        if sd > 0:
-            ratios.append(abs(mean) / sd)
+    """At how many evaluations the mean difference is no larger than fp32's deviation over seeds, and the largest ratio."""
+    ratios = [abs(mean) / sd for mean, sd in zip(mean_differences(curves, arm), curves["noise"]) if sd > 0]
     return {"evaluations": len(ratios), "within": sum(r <= 1 for r in ratios), "largest": max(ratios, default=math.nan)}
 
 
@@ -186,7 +195,7 @@ def same_checkpoint(fp32: Record, bf16: Record) -> dict[str, Any]:
         if worst:
             layers[key] = max(worst)
     return {"whole": whole, "worst_layer": layers,
-            "same_m2_channel": [fp32.get(k) for k in ("m2_layer", "m2_dim")] == [bf16.get(k) for k in ("m2_layer", "m2_dim")]}
+            "same_m2_channel": all(fp32.get(key) == bf16.get(key) for key in ("m2_layer", "m2_dim"))}
 
 
 def values(x: Any) -> list[float]:
@@ -220,7 +229,7 @@ def compare(options: argparse.Namespace, runs: dict[str, list[Run]]) -> dict[str
     envs = [parse_json((run.path / "env.json").read_text()) for arm in runs.values() for run in arm]
     return {
         "machine": envs[0], "tiers": sorted({str(e.get("tier")) for e in envs}), "config": runs["fp32"][0].config,
-        "arms": {arm: arms(options)[arm] for arm in runs}, "seeds": options.seeds, "params": runs["fp32"][0].result.get("params"),
+        "arms": arms(options), "seeds": options.seeds, "params": runs["fp32"][0].result.get("params"),
         "final_val_loss": {**final, "sd_fp32": sample(final["fp32"]).sd,
                            **{f"{arm}_minus_fp32": paired(final["fp32"], final[arm]) for arm in others}},
         "within_seed_noise": {arm: within_noise(validation, arm) for arm in others},
@@ -243,22 +252,23 @@ def interval(p: dict[str, Any], digits: int = 4) -> str:
 
 
 def percent(x: float) -> str:
-    return f"{100 * x:.2g} %" if math.isfinite(x) else "\N{EN DASH}"
+    return f"{100 * x:{'.2g' if abs(x) < 0.995 else '.0f'}} %" if math.isfinite(x) else "\N{EN DASH}"
 
 
 def loss_text(found: dict[str, Any]) -> str:
     final = found["final_val_loss"]
     others = [arm for arm in found["arms"] if arm != "fp32"]
     rows = [[str(seed), f"{final['fp32'][i]:.4f}",
-             *(cell for arm in others for cell in (f"{final[arm][i]:.4f}", f"{final[f'{arm}_minus_fp32']['differences'][i]:+.4f}"))]
+             *(cell for arm in others for cell in
+               (f"{final[arm][i]:.4f}", f"{final[f'{arm}_minus_fp32']['differences'][i]:+.4f}"))]
             for i, seed in enumerate(found["seeds"])]
     out = [table(["seed", "fp32", *(h for arm in others for h in (arm, "difference"))], rows), ""]
     out.append(f"Standard deviation of fp32 over seeds: {final['sd_fp32']:.4f} nats.")
     for arm in others:
         noise = found["within_seed_noise"][arm]
-        out.append(f"{arm} - fp32, mean and 95 % t interval: {interval(final[f'{arm}_minus_fp32'])} nats; over training the mean "
-                   f"is within that deviation at {noise['within']} of {noise['evaluations']} evaluations "
-                   f"(largest: {noise['largest']:.2f} of it).")
+        out.append(f"{arm} - fp32, mean and 95 % t interval: {interval(final[f'{arm}_minus_fp32'])} nats; over training "
+                   f"the mean is within the deviation of fp32 over seeds (pooled over {2 * POOL + 1} evaluations) at "
+                   f"{noise['within']} of {noise['evaluations']} evaluations (largest: {noise['largest']:.2f} of it).")
     return "\n".join(out)
 
 
@@ -276,12 +286,14 @@ def probe_text(found: dict[str, Any]) -> str:
     worst = max(x for c in found["same_checkpoint"] for x in c["whole"].values())
     layer, key = max((x, key) for c in found["same_checkpoint"] for key, x in c["worst_layer"].items())
     channels = sum(c["same_m2_channel"] for c in found["same_checkpoint"])
-    head = ["probe", "fp32", "same checkpoint, worst", "trained apart: mean difference", "\N{PLUS-MINUS SIGN} 95 %", "sd of fp32 over seeds"]
+    head = ["probe", "fp32", "same checkpoint, worst", "trained apart: mean difference", "\N{PLUS-MINUS SIGN} 95 %",
+            "sd of fp32 over seeds"]
     return "\n".join([
         table(head, rows), "",
         f"One checkpoint probed in both: the figures of the model agree within {percent(worst)} "
-        f"({'within' if worst <= BOUND else 'NOT within'} the bound of {percent(BOUND)}), those of single layers and heads "
-        f"within {percent(layer)} ({key}); layer and channel of M2 are the same in {channels} of {len(found['same_checkpoint'])}."])
+        f"({'within' if worst <= BOUND else 'NOT within'} the bound of {percent(BOUND)}), those of single layers and "
+        f"heads within {percent(layer)} ({key}); layer and channel of M2 are the same in {channels} of "
+        f"{len(found['same_checkpoint'])}."])
 
 
 def picture(found: dict[str, Any], path: Path) -> None:
@@ -294,8 +306,9 @@ def picture(found: dict[str, Any], path: Path) -> None:
         difference_panel(axes[1], found, figures)
         seeds = len(found["seeds"])
         figure.supxlabel(
-            f"Left: validation loss of {seeds} seeds. Right: paired difference to fp32, same seed and windows; lines: training loss, mean of "
-            f"{BLOCK} steps;\nmarkers: validation loss, mean over seeds; grey: \N{PLUS-MINUS SIGN} standard deviation of fp32's validation loss over seeds.",
+            f"Left: validation loss of {seeds} seeds. Right: paired difference to fp32, same seed and windows; lines: "
+            f"training loss, mean of {BLOCK} steps;\nmarkers: validation loss, mean over seeds; grey: \N{PLUS-MINUS SIGN} "
+            f"standard deviation of fp32's validation loss over seeds, pooled over {2 * POOL + 1} evaluations.",
             fontsize=8.5, x=0.01, ha="left", color="#444444")
         figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
         plt.close(figure)
@@ -318,8 +331,9 @@ def curves_panel(axes: Any, found: dict[str, Any], figures: Any) -> None:
 def difference_panel(axes: Any, found: dict[str, Any], figures: Any) -> None:
     val, training = found["val_loss"], found["train_loss"]
     axes.set_title("Difference to fp32")
-    if all(math.isfinite(x) for x in val["sd_fp32"]):
-        axes.fill_between(val["steps"], [-x for x in val["sd_fp32"]], val["sd_fp32"], color="#bbbbbb", alpha=0.5, linewidth=0)
+    if all(math.isfinite(x) for x in val["noise"]):
+        axes.fill_between(val["steps"], [-x for x in val["noise"]], val["noise"], color="#bbbbbb", alpha=0.5,
+                          linewidth=0)
     axes.axhline(0, color="#555555", linewidth=0.8)
     for i, arm in enumerate(found["arms"]):
         if arm == "fp32":
@@ -327,8 +341,9 @@ def difference_panel(axes: Any, found: dict[str, Any], figures: Any) -> None:
         for seed in range(len(found["seeds"])):
             axes.plot(training["steps"], differences(training["fp32"][seed], training[arm][seed]),
                       color=figures.colour(i), alpha=0.45, linewidth=0.9)
-        means = [sample(differences(*[[v[t] for v in val[a]] for a in ("fp32", arm)])).mean for t in range(len(val["steps"]))]
-        axes.plot(val["steps"], means, linestyle="", color=figures.colour(i), marker=figures.MARKERS[i], markersize=4, label=arm)
+        means = mean_differences(val, arm)
+        axes.plot(val["steps"], means, linestyle="", color=figures.colour(i), marker=figures.MARKERS[i], markersize=4,
+                  label=arm)
     axes.set_ylabel("nats per token")
     figures.steps_axis(axes)
     axes.legend()
@@ -342,18 +357,20 @@ def seed_list(text: str) -> list[int]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="compare.py", description="Trains in fp32 and bf16 and compares losses and probes.")
+    parser = argparse.ArgumentParser(prog="compare.py", description="fp32 and bf16 trained alike: losses and probes compared.")
     parser.add_argument("override", nargs="*", metavar="key=value", help="for all runs, e.g. train.batch=4")
     parser.add_argument("--sinklab", default="build/src/sinklab", help="the program (default: %(default)s)")
-    parser.add_argument("--config", type=Path, default=HERE / "config.yaml", help="configuration (default: the study's)")
+    parser.add_argument("--config", type=Path, default=HERE / "config.yaml", help="default: the study's own")
     parser.add_argument("--runs", type=Path, help="folder of the runs; finished ones are not trained again "
                         "(default: runs/precision, runs/precision-quick)")
-    parser.add_argument("--results", type=Path, help="folder for results.json and difference.png (default: that of the runs)")
+    parser.add_argument("--results", type=Path,
+                        help="folder for results.json and difference.png (default: that of the runs)")
     parser.add_argument("--seeds", type=seed_list, default=[1, 2, 3], metavar="N,N", help="default: 1,2,3")
     parser.add_argument("--threads", type=int, default=1, help="of each run (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--windows", type=int, default=64, help="validation windows of a probe (default: %(default)s)")
-    parser.add_argument("--control", metavar="key=value", help="a third arm: fp32 with this, e.g. isa=avx2, which rounds otherwise")
+    parser.add_argument("--windows", type=int, default=64, help="windows of a probe (default: %(default)s)")
+    parser.add_argument("--control", metavar="key=value",
+                        help="a third arm: fp32 with this, e.g. isa=avx2, which rounds otherwise")
     parser.add_argument("--quick", action="store_true", help="a small model and 40 steps: a try, not a result")
     options = parser.parse_intermixed_args(argv)
     if not 1 <= len(set(options.seeds)) == len(options.seeds) <= MOST:

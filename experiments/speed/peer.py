@@ -170,11 +170,11 @@ def read_shape(text: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="peer.py", description="Times a training step of sinklab's bench models in PyTorch.")
+    parser = argparse.ArgumentParser(prog="peer.py", description="Times sinklab's bench models in PyTorch.")
     parser.add_argument("shape", help="JSON of `sinklab bench --json`, or - to read it from the standard input")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP} of warm-up (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP} of warm-up; default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     options = parser.parse_args(argv)
     if options.threads < 1 or options.steps < 1:

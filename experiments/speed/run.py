@@ -82,9 +82,9 @@ def json_object(text: str, what: str, keys: Sequence[str]) -> Figures:
 
 
 def run_sinklab(options: argparse.Namespace, row: Figures, limit: float) -> Figures:
-    answer = json_object(output([options.sinklab, "bench", row["preset"], "--json", "--steps", str(options.steps),
-                                 f"threads={row['threads']}", f"precision={row['precision']}", f"model.norm={row['norm']}"],
-                                limit), "sinklab bench", ("tokens_per_s", "params", "precision", "shape"))
+    command = [options.sinklab, "bench", row["preset"], "--json", "--steps", str(options.steps), f"threads={row['threads']}",
+               f"precision={row['precision']}", f"model.norm={row['norm']}"]
+    answer = json_object(output(command, limit), "sinklab bench", ("tokens_per_s", "params", "precision", "shape"))
     if answer["precision"] != row["precision"]:
         raise SpeedError(f"this machine has no unit for {row['precision']}: sinklab ran {answer['precision']}")
     return answer
@@ -92,12 +92,12 @@ def run_sinklab(options: argparse.Namespace, row: Figures, limit: float) -> Figu
 
 def run_peer(options: argparse.Namespace, row: Figures, side: str, limit: float) -> Figures:
     """One run of the peer; `tokens_per_s` becomes the median over its steps, as in sinklab's answer."""
-    shape = row["sinklab"][0]["shape"]
-    answer = json_object(output([options.python, str(options.peer), json.dumps(shape), "--precision", row["precision"],
-                                 "--threads", str(row["threads"]), "--steps", str(options.steps),
-                                 *(["--compile"] if side == "compiled" else [])], limit), "peer.py", ("tokens_per_s", "params"))
-    if answer["params"] != row["sinklab"][0]["params"]:
-        raise SpeedError(f"peer.py has {answer['params']} parameters and sinklab {row['sinklab'][0]['params']}: not the same model")
+    own = row["sinklab"][0]
+    command = [options.python, str(HERE / "peer.py"), json.dumps(own["shape"]), "--precision", row["precision"],
+               "--threads", str(row["threads"]), "--steps", str(options.steps)]
+    answer = json_object(output(command + ["--compile"] * (side == "compiled"), limit), "peer.py", ("tokens_per_s", "params"))
+    if answer["params"] != own["params"]:
+        raise SpeedError(f"peer.py has {answer['params']} parameters and sinklab {own['params']}: not the same model")
     return {**answer, "steps": answer["tokens_per_s"], "tokens_per_s": statistics.median(answer["tokens_per_s"])}
 
 
@@ -112,7 +112,8 @@ def torch_version(options: argparse.Namespace) -> str:
 
 
 def machine(options: argparse.Namespace) -> Figures:
-    found = json_object(output([options.sinklab, "doctor", "--json"], LIMIT), "sinklab doctor", ("cpu", "usable_cores", "tier"))
+    found = json_object(output([options.sinklab, "doctor", "--json"], LIMIT), "sinklab doctor",
+                        ("cpu", "usable_cores", "tier"))
     version = last_line(output([options.sinklab, "--version"], LIMIT))
     try:
         version += f" ({output(['git', '-C', str(ROOT), 'describe', '--always', '--dirty'], LIMIT).strip()})"
@@ -127,10 +128,12 @@ def machine(options: argparse.Namespace) -> Figures:
 
 def parse_row(text: str) -> Figures:
     parts = text.split(":")
-    if len(parts) not in (3, 4) or not all(parts) or parts[1] not in ("fp32", "bf16") or not parts[2].isdigit() or int(parts[2]) < 1:
+    if (len(parts) not in (3, 4) or not all(parts) or parts[1] not in ("fp32", "bf16")
+            or not parts[2].isdecimal() or int(parts[2]) < 1):
         raise argparse.ArgumentTypeError(f"a row is PRESET:PRECISION:THREADS[:NORM], such as bench-10m:bf16:2, not {text!r}")
-    return {"preset": parts[0], "precision": parts[1], "threads": int(parts[2]), "norm": parts[3] if len(parts) == 4 else "rmsnorm",
-            **{side: [] for side in SIDES}, "notes": []}
+    norm = parts[3] if len(parts) == 4 else "rmsnorm"
+    return {"preset": parts[0], "precision": parts[1], "threads": int(parts[2]), "norm": norm,
+            **{side: [] for side in SIDES}, "failed": [], "notes": []}
 
 
 def name(row: Figures) -> str:
@@ -168,7 +171,7 @@ class Bench:
         except SpeedError as error:
             if left < limit and time.monotonic() >= self.end:
                 raise BudgetSpent from None
-            row["failed"] = [*row.get("failed", []), side]
+            row["failed"].append(side)
             row["notes"].append(f"{name(row)}: {side if side == 'sinklab' else f'PyTorch, {side}'}: {error}")
             return
         row[side].append(run)
@@ -179,7 +182,7 @@ class Bench:
         peers = []
         if self.have_torch and row["norm"] in PEER_NORMS:
             peers = [faster(row)] if at else ["eager", *(["compiled"] if self.options.compile_limit else [])]
-        sides = [side for side in ("sinklab", *peers) if side and side not in row.get("failed", [])]
+        sides = [side for side in ("sinklab", *peers) if side and side not in row["failed"]]
         return sides[::-1] if at % 2 else sides
 
     def round(self, at: int) -> None:
@@ -227,7 +230,8 @@ def shown(value: float, form: str, unit: str = "") -> str:
     return format(value, form) + unit if math.isfinite(value) else ""
 
 
-HEADER = ("preset", "precision", "norm", "threads", "sinklab, tokens/s", "lowest\N{EN DASH}highest", "GFLOP/s", "of peak", "memory, GB")
+HEADER = ("preset", "precision", "norm", "threads", "sinklab, tokens/s", "lowest\N{EN DASH}highest", "GFLOP/s", "of peak",
+          "memory, GB")
 PEER_HEADER = ("PyTorch, tokens/s", "memory, GB", "ratio", "ratio of the rounds")
 
 
@@ -273,11 +277,12 @@ def document(data: Figures) -> str:
     m = data["machine"]
     peer = f"PyTorch {m['torch']}" if m["torch"] else "no PyTorch here"
     rounds = max((len(row["sinklab"]) for row in data["rows"]), default=0)
-    how = (f"Medians of up to {rounds} alternating round{'s' if rounds != 1 else ''}, {data['steps']} steps each. A step: forward, backward, "
-           "clipping, AdamW. GFLOP/s and share of the measured peak are sinklab's.")
+    how = (f"Medians of up to {rounds} alternating round{'s' if rounds != 1 else ''}, {data['steps']} steps each. A step: "
+           "forward, backward, clipping, AdamW. GFLOP/s and share of the measured peak are sinklab's.")
     if any(faster(row) for row in data["rows"]):
         how += " PyTorch: eager or compiled, whichever was faster in the first round. Ratio: of the medians."
-    head = f"{m['cpu']}, {m['cores']} cores, kernels {m['tier']}; {m['sinklab']}; {peer}; load {m['load']:.1f} at the start."
+    head = (f"{m['cpu']}, {m['cores']} cores, kernels {m['tier']}; {m['sinklab']}; {peer}; "
+            f"load {m['load']:.1f} at the start.")
     notes = [*norm_costs(data), *data["notes"], *(note for row in data["rows"] for note in row["notes"])]
     return "\n".join([head, "", table(data), "", how, *(["", *(f"- {note}" for note in notes)] if notes else [])])
 
@@ -286,17 +291,17 @@ def document(data: Figures) -> str:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run.py", description="sinklab's training speed beside PyTorch's, as a Markdown table.")
+    parser = argparse.ArgumentParser(prog="run.py", description="sinklab's training speed beside PyTorch's.")
     parser.add_argument("--rows", nargs="+", type=parse_row, metavar="ROW", help="PRESET:PRECISION:THREADS[:NORM]; "
                         f"default, as far as there are cores: {' '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a run (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=0, metavar="SECONDS", help="stop then and print what is there; default: no end")
+    parser.add_argument("--budget", type=float, default=0, metavar="SECONDS",
+                        help="stop then and print what is there; default: no end")
     parser.add_argument("--compile-limit", type=float, default=300, metavar="SECONDS",
                         help="for a compiled run of the peer; 0: don't try (default: %(default)s)")
     parser.add_argument("--python", help="interpreter that has torch (default: this one)")
-    parser.add_argument("--sinklab", default=str(ROOT / "build/src/sinklab"), help="the program (default: build/src/sinklab)")
-    parser.add_argument("--peer", type=Path, default=HERE / "peer.py", help=argparse.SUPPRESS)  # the test's
+    parser.add_argument("--sinklab", default=str(ROOT / "build/src/sinklab"), help="default: build/src/sinklab")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw figure")
     parser.add_argument("--table", type=Path, metavar="FILE", help="only print the table of such a file")
     options = parser.parse_args(argv)
@@ -318,14 +323,16 @@ def rows_to_run(options: argparse.Namespace, data: Figures) -> list[Figures]:
 
 def measured(options: argparse.Namespace) -> Figures:
     if not Path(options.sinklab).is_file():
-        raise SpeedError(f"{options.sinklab}: no such program; build it (meson setup build && ninja -C build), or give --sinklab")
+        raise SpeedError(f"{options.sinklab}: no such program; build it (meson setup build && ninja -C build), "
+                         "or give --sinklab")
     data: Figures = {"machine": machine(options), "rounds": options.rounds, "steps": options.steps, "notes": []}
     data["rows"] = rows_to_run(options, data)
     Bench(options, data).run()
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     if not any(row["sinklab"] for row in data["rows"]):
-        raise SpeedError(next((note for row in data["rows"] for note in row["notes"]), "nothing was measured; give a larger --budget"))
+        notes = [note for row in data["rows"] for note in row["notes"]]
+        raise SpeedError(notes[0] if notes else "nothing was measured; give a larger --budget")
     return data
 
 

@@ -24,21 +24,20 @@ int64_t sl_attention_thread_floats(int64_t seq) { return 2 * row_floats(seq); }
 
 /* Weights of one query over keys 0..n-1 into p. Returns -sum p log p: no weight is above 1, so that all terms have one
  * sign and nothing cancels. */
-static double attention_row(const attention_job *j, int64_t head, const float *q, const float *keys, int64_t n,
-                            float *s, float *p) {
-    const sl_attention_rows *a = j->a;
-    const sl_attention_kernels *kind = a->kind ? a->kind : &j->k->attention[SL_ROWS_softmax];
+double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, int64_t head, const float *q,
+                        const float *keys, int64_t n, float *s, float *p) {
+    const sl_attention_kernels *kind = a->kind ? a->kind : &k->attention[SL_ROWS_softmax];
     sl_attend attend = a->attend;
     attend.scale = a->scale;
     attend.band = (sl_band){a->window && a->window < n ? n - a->window : 0, n};
-    float stat, extra = a->extra ? a->extra(a->ctx, head, q) : 0;
+    float stat, extra = a->extra ? a->extra(a->ctx, a->layer, head, q) : 0;
     for (int64_t t = attend.band.lo; t < n; t++)
-        p[t] = j->k->dot(a->head_dim, q, keys + t * a->ld);
+        p[t] = k->dot(a->head_dim, q, keys + t * a->ld);
     kind->fwd(1, n, p, n, &attend, a->extra ? &extra : NULL, &stat);
     for (int64_t t = 0; t < n; t++)
         s[t] = p[t] < FLT_MIN ? FLT_MIN : p[t]; /* 0 log 0 = 0; a NaN stays */
-    j->k->log(n, s, s);
-    return -(double)j->k->dot(n, p, s);
+    k->log(n, s, s);
+    return -(double)k->dot(n, p, s);
 }
 
 static void attention_item(void *ctx, int64_t item, int thread) {
@@ -51,7 +50,7 @@ static void attention_item(void *ctx, int64_t item, int thread) {
     float *s = j->rows + thread * sl_attention_thread_floats(a->seq), *p = s + row_floats(a->seq);
     double att0 = 0, entropy = 0;
     for (int64_t t = 1; t < a->seq; t++) {
-        entropy += attention_row(j, head, q + t * a->ld, keys, t + 1, s, p);
+        entropy += sl_attention_row(a, j->k, head, q + t * a->ld, keys, t + 1, s, p);
         att0 += p[0];
     }
     j->parts[2 * item] = att0 / (double)(a->seq - 1);

@@ -12,8 +12,9 @@ from pathlib import Path
 import common
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
+sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS / "precision")]
 
+import compare
 import paired
 
 
@@ -33,6 +34,20 @@ class Paired(unittest.TestCase):
 
     def test_relative(self) -> None:
         self.assertEqual([paired.relative(*p) for p in ((2, 3), (-2, -1), (0, 0), (0, 1))], [0.5, 0.5, 0.0, math.inf])
+
+
+class Noise(unittest.TestCase):
+    def test_within_noise(self) -> None:
+        """Two seeds, three steps: fp32's sd is 1 everywhere, the mean differences are 1.5, 0 (3 and -3) and -0.5."""
+        root2 = math.sqrt(2)
+        curves = {"fp32": [[0, 0, 0], [root2] * 3], "bf16": [[1.5, 3, -0.5], [root2 + 1.5, root2 - 3, root2 - 0.5]],
+                  "noise": compare.pooled([1.0, 1.0, 1.0])}
+        found = compare.within_noise(curves, "bf16")
+        self.assertEqual((found["evaluations"], found["within"]), (3, 2))
+        self.assertAlmostEqual(found["largest"], 1.5)
+
+    def test_pooling_is_local(self) -> None:
+        self.assertEqual(compare.pooled([3.0, 0, 0, 0]), [math.sqrt(3), 1.5, 1.5, 0])  # of 3, 4, 4 and 3 values
 
 
 class Compare(common.EndToEnd):
