@@ -1,7 +1,7 @@
-/* Causal attention of every kind (simd/attention.inc), in blocks of query rows against all keys that they see: scratch grows with the
- * window, never with its square. Scores are computed again in the backward pass from q, k and the saved
- * statistic of a query, for the softmax its log-sum-exp (Dao et al. 2022, arXiv 2205.14135). One item is a (window, key/value head): its group of
- * query heads adds to the same dk, dv in a fixed order. */
+/* Causal attention of every kind (simd/attention.inc), in blocks of query rows against all keys that they see:
+ * scratch grows with the window, never with its square. Scores are computed again in the backward pass from q, k and
+ * the saved statistic of a query, for the softmax its log-sum-exp (Dao et al. 2022, arXiv 2205.14135). One item is a
+ * (window, key/value head): its group of query heads adds to the same dk, dv in a fixed order. */
 #include "base/threads.h"
 #include "ops/attention.h"
 #include "ops/attention_extra.h"

@@ -224,7 +224,8 @@ static void forward_bf16_case(k_case *c, const struct tile *a, enum k_data kind)
         k_fill_normal(c, extra, 0, 3);
     for (int64_t i = 0; i < a->rows; i++) {
         row_sum sum;
-        double l = statistic(c, a, i, s, extra, 1, &sum), base = a->family == SOFTMAX || a->family == CLIPPED ? LOG2E : 1;
+        double l = statistic(c, a, i, s, extra, 1, &sum);
+        double base = a->family == SOFTMAX || a->family == CLIPPED ? LOG2E : 1;
         double own = a->family == SOFTMAX ? exp(sum.max - l) : 1; /* the rows of the softmax are not divided */
         k_want(inverse, i, own, a->family == SOFTMAX ? own * (sum.sum_error * 1.01 + 2 * U) : 0);
         k_want(stat, i, l * base, base * (sum.lse_error + (base > 1 ? 2 * U * fabs(l) : 0)));
@@ -234,8 +235,8 @@ static void forward_bf16_case(k_case *c, const struct tile *a, enum k_data kind)
                 continue;
             }
             element e = element_of(a, at(s, i * a->n + j), 0, a->family == SOFTMAX ? sum.max : l, 0, 1);
-            double more = a->family == CLIPPED ? (fabs(e.p) + fabs((double)a->a.b)) * (sum.lse_error + 4 * U * fabs(l)) * 2 : 0;
-            k_want(p, i * wide + j, e.p, e.p_error + more + fabs(e.p) * HALF + SMALLEST);
+            double more = 2 * (fabs(e.p) + fabs((double)a->a.b)) * (sum.lse_error + 4 * U * fabs(l));
+            k_want(p, i * wide + j, e.p, e.p_error + (a->family == CLIPPED ? more : 0) + fabs(e.p) * HALF + SMALLEST);
         }
     }
     k_run(c);
@@ -276,7 +277,9 @@ static void fill_stat(k_case *c, const struct tile *a, const k_buf *s, int colum
                 most = z;
         }
         double l = most + (double)k_range(c, 0, 12) / 4;
-        ((float *)stat->init)[q] = (float)(a->family == RELU || a->family == SIGMOID ? 1.0 / (double)k_range(c, 1, 99) : l * base);
+        ((float *)stat->init)[q] = (float)(l * base);
+        if (a->family == RELU || a->family == SIGMOID)
+            ((float *)stat->init)[q] = 1.0f / (float)k_range(c, 1, 99);
     }
 }
 
