@@ -29,6 +29,36 @@ void SL_FN(silu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     V_EACH(n, silu_bwd_at, x, dy, dx);
 }
 
+SL_VEC void sigmoid_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vf rest, q = v_sigmoid_pair(v_load_n(x + i, c), &rest);
+    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), v_mul(q, rest)), c);
+}
+void SL_FN(sigmoid_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, sigmoid_bwd_at, x, dy, dx);
+}
+
+SL_VEC void tanh_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vf t = v_tanh(v_load_n(x + i, c));
+    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), v_fnma(t, t, v_set1(1.0f))), c);
+}
+void SL_FN(tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, tanh_bwd_at, x, dy, dx);
+}
+
+SL_VEC void relu_at(int64_t i, int c, const float *x, float *y) {
+    vf a = v_load_n(x + i, c);
+    v_store_n(y + i, v_sel(v_lt(a, v_zero()), v_zero(), a), c);
+}
+void SL_FN(relu_fwd)(int64_t n, const float *x, float *y) { V_EACH(n, relu_at, x, y); }
+
+SL_VEC void relu_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vm on = v_gt(v_load_n(x + i, c), v_zero());
+    v_store_n(dx + i, v_sel(on, v_load_n(dy + i, c), v_zero()), c);
+}
+void SL_FN(relu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, relu_bwd_at, x, dy, dx);
+}
+
 /* The normal distribution function, (1 + erf(a / sqrt 2)) / 2 */
 SL_VEC vf normal_cdf(vf a) {
     vf half = v_set1(0.5f);
@@ -87,6 +117,14 @@ SL_VEC void gate_bwd_at(int64_t i, int c, const float *b, const float *y, const 
 void SL_FN(gate_bwd)(int64_t n, const float *b, const float *y, const float *dout, float *dy,
                      float *db) {
     V_EACH(n, gate_bwd_at, b, y, dout, dy, db);
+}
+
+SL_VEC void gate_mul_at(int64_t i, int c, float offset, const float *q, const float *y,
+                        float *out) {
+    v_store_n(out + i, v_mul(v_add(v_load_n(q + i, c), v_set1(offset)), v_load_n(y + i, c)), c);
+}
+void SL_FN(gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out) {
+    V_EACH(n, gate_mul_at, offset, q, y, out);
 }
 
 SL_VEC void add_at(int64_t i, int c, const float *x, float *y) {

@@ -88,6 +88,13 @@ typedef struct sl_kernels {
     void (*layernorm_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x,
                           int64_t ldx, const float *w, const float *mean, const float *rstd,
                           float *dx, int64_t lddx, int add, float *dw);
+    /* A factor on each channel (simd/norm_scale.c): y = w * x, y may be x; dx (+)= w*dy, dx may be dy unless adding;
+     * dw += sum_rows dy*x. */
+    void (*channel_scale_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                              float *y, int64_t ldy);
+    void (*channel_scale_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy,
+                              const float *x, int64_t ldx, const float *w, float *dx, int64_t lddx,
+                              int add, float *dw);
 
     /* ---- elementwise (simd/act.c); outputs may be inputs. The first five are simd/vec_math.h, whose
      * bounds they meet, and give the same bits in every tier. */
@@ -103,11 +110,16 @@ typedef struct sl_kernels {
     void (*swiglu_fwd)(int64_t n, const float *gate, const float *up, float *y); /* silu(gate)*up */
     void (*swiglu_bwd)(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
                        float *dup);
+    void (*sigmoid_bwd)(int64_t n, const float *x, const float *dy, float *dx); /* dy*q*(1-q) */
+    void (*tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx);    /* dy*(1-tanh^2) */
+    void (*relu_fwd)(int64_t n, const float *x, float *y);                     /* x > 0 ? x : 0; NaN stays */
+    void (*relu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* x > 0 ? dy : 0 */
     /* GatedNorm's gate (arXiv 2601.22966): q = sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
      * db = dout*y*q*(1-q). */
     void (*gate_fwd)(int64_t n, const float *b, const float *y, float *out);
     void (*gate_bwd)(int64_t n, const float *b, const float *y, const float *dout, float *dy,
                      float *db);
+    void (*gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out); /* (q+offset)*y */
     void (*add)(int64_t n, const float *x, float *y);                          /* y += x */
     void (*scale)(int64_t n, float a, float *x);                               /* x *= a */
 

@@ -8,9 +8,11 @@
 #define SL_KERNELS(X) \
     X(pack_f32) X(gemm_f32) X(to_bf16) X(from_bf16) \
     X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) \
+    X(channel_scale_fwd) X(channel_scale_bwd) \
     X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
     X(silu_fwd) X(silu_bwd) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) \
-    X(gate_fwd) X(gate_bwd) X(add) X(scale) X(rope) \
+    X(sigmoid_bwd) X(tanh_bwd) X(relu_fwd) X(relu_bwd) \
+    X(gate_fwd) X(gate_bwd) X(gate_mul) X(add) X(scale) X(rope) \
     X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
     X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
 /* Kernels on a bf16 unit, where there is one. */

@@ -27,12 +27,16 @@ typedef struct {
     const char *name, *help;
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
-extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
+extern const sl_choice sl_choices_norm[], sl_choices_base_norm[], sl_choices_gate_granularity[],
+    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
 enum { SL_FFN_SWIGLU, SL_FFN_GELU };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
+enum { SL_GATE_ELEMENTWISE, SL_GATE_TENSORWISE };
+enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
+enum { SL_GATE_INNER_SILU, SL_GATE_INNER_RELU };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };

@@ -19,7 +19,7 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
     int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.input_layernorm", (long long)i);
     snprintf(label, sizeof label, "layers.%lld.attn.norm", (long long)i);
-    m->layer[i].norm[0] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
+    m->layer[i].norm[0] = sl_norm_builders[c->model_norm](b, label, x, prefix, SL_NORM_ATTN);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
     int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
     matrix(b, prefix, "k_proj.weight", kv, d, false, true);
@@ -47,7 +47,7 @@ static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
     bool gated = c->model_ffn_kind == SL_FFN_SWIGLU;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.post_attention_layernorm", (long long)i);
     snprintf(label, sizeof label, "layers.%lld.ffn.norm", (long long)i);
-    m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
+    m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, SL_NORM_FFN);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
     int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
     if (gated)
@@ -85,7 +85,7 @@ void sl_model_build(sl_model *m, bool taps) {
             x = build_ffn(m, b, i, x);
     }
     m->layer[layers].residual = x;
-    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", true);
+    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
     sl_build_head(b, m->layer[layers].norm[0].out, head, m->vocab);

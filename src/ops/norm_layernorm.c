@@ -4,20 +4,20 @@
 
 static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out) {
     int64_t d = op->dim_in;
-    x->k->layernorm_fwd(n, d, in, d, sl_weight(op, x, 0), op->eps, out, d, sl_buf_data(x, op->saved[0]) + first,
+    x->k->layernorm_fwd(n, d, in, d, sl_norm_gain(op, x), op->eps, out, d, sl_buf_data(x, op->saved[0]) + first,
                         sl_buf_data(x, op->saved[1]) + first);
 }
 
 static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
-                     float *din, float *dw) {
+                     float *din, int add, float *const *g) {
     int64_t d = op->dim_in;
-    x->k->layernorm_bwd(n, d, dout, d, in, d, sl_weight(op, x, 0), sl_buf_data(x, op->saved[0]) + first,
-                        sl_buf_data(x, op->saved[1]) + first, din, d, op->acc, dw);
+    x->k->layernorm_bwd(n, d, dout, d, in, d, sl_norm_gain(op, x), sl_buf_data(x, op->saved[0]) + first,
+                        sl_buf_data(x, op->saved[1]) + first, din, d, add, g[SL_NORM_WEIGHT]);
 }
 
 static const sl_row_norm layernorm = {2, forward, backward};
 
-sl_norm_tap sl_build_layernorm(sl_program *b, const char *label, sl_buf in, const char *prefix, bool final) {
-    (void)final;
-    return sl_build_row_norm(b, &layernorm, label, in, prefix);
+sl_norm_tap sl_build_layernorm(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+    (void)site;
+    return sl_build_row_norm(b, &layernorm, label, in, prefix, NULL);
 }

@@ -121,6 +121,23 @@ static void ref_gate_bwd(const double in[3], struct value out[2]) { /* b, y, dou
     struct value slope = {q * t, t * dq + q * complement_error(in[0]) + 2 * U * q * t};
     out[1] = times(times(slope, in[1]), in[2]);
 }
+static void ref_sigmoid_bwd(const double in[3], struct value out[2]) { /* x, dy */
+    double q = d_sigmoid(in[0]), t = d_sigmoid(-in[0]);
+    struct value slope = {q * t, t * sigmoid_error(in[0]) + q * complement_error(in[0]) + 2 * U * q * t};
+    out[0] = times(slope, in[1]);
+}
+/* 1 - t^2 with t off by 2 ulp, at most 4 u |t|, and one rounding. */
+static void ref_tanh_bwd(const double in[3], struct value out[2]) {
+    double t = tanh(in[0]), slope = 1 / (cosh(in[0]) * cosh(in[0]));
+    out[0] = times((struct value){slope, 8 * U * t * t + U * slope + TINY}, in[1]);
+}
+static void ref_relu_fwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] < 0 ? 0 : in[0]); }
+static void ref_relu_bwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] > 0 ? in[1] : 0); }
+static struct value gate_mul(double q, double offset, double y) {
+    return times((struct value){q + offset, U * fabs(q + offset)}, y);
+}
+static void ref_gate_mul(const double in[3], struct value out[2]) { out[0] = gate_mul(in[0], 0, in[1]); }
+static void ref_gate_mul1(const double in[3], struct value out[2]) { out[0] = gate_mul(in[0], 1, in[1]); }
 static void ref_add(const double in[3], struct value out[2]) {
     out[0] = exactly((double)(float)(in[0] + in[1]));
 }
@@ -157,6 +174,12 @@ static void call_gate_fwd(const sl_kernels *t, const k_case *c) {
 static void call_gate_bwd(const sl_kernels *t, const k_case *c) {
     t->gate_bwd(N(c), P(0), P(1), P(2), P(3), P(4));
 }
+static void call_sigmoid_bwd(const sl_kernels *t, const k_case *c) { t->sigmoid_bwd(N(c), P(0), P(1), P(2)); }
+static void call_tanh_bwd(const sl_kernels *t, const k_case *c) { t->tanh_bwd(N(c), P(0), P(1), P(2)); }
+static void call_relu_fwd(const sl_kernels *t, const k_case *c) { t->relu_fwd(N(c), P(0), P(1)); }
+static void call_relu_bwd(const sl_kernels *t, const k_case *c) { t->relu_bwd(N(c), P(0), P(1), P(2)); }
+static void call_gate_mul(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 0, P(0), P(1), P(2)); }
+static void call_gate_mul1(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 1, P(0), P(1), P(2)); }
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
 static void call_scale(const sl_kernels *t, const k_case *c) {
     t->scale(N(c), *(const float *)c->arg, P(0));
@@ -176,6 +199,12 @@ static const struct elementwise
     swiglu_fwd = {{"gate", "up"}, {"y"}, call_swiglu_fwd, ref_swiglu_fwd, K_ALL, 5, 12, 0},
     swiglu_bwd =
         {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20, 0},
+    sigmoid_bwd = {{"x", "dy"}, {"dx"}, call_sigmoid_bwd, ref_sigmoid_bwd, K_ALL, 6, 12, 0},
+    tanh_bwd = {{"x", "dy"}, {"dx"}, call_tanh_bwd, ref_tanh_bwd, K_ALL, 4, 12, 0},
+    relu_fwd = {{"x"}, {"y"}, call_relu_fwd, ref_relu_fwd, K_ALL, 1, 8, 0},
+    relu_bwd = {{"x", "dy"}, {"dx"}, call_relu_bwd, ref_relu_bwd, K_ALL, 1, 12, 0},
+    gate_mul_0 = {{"q", "y"}, {"out"}, call_gate_mul, ref_gate_mul, K_ALL, 2, 12, 0},
+    gate_mul_1 = {{"q", "y"}, {"out"}, call_gate_mul1, ref_gate_mul1, K_ALL, 2, 12, 0},
     gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0},
     gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0};
 
@@ -259,6 +288,7 @@ static void identity(k_case *c, const char *what,
     k_identity(c, what, slope[1], Z_SLOPE(f(a, Z_STEP(b))), 10);
 }
 
+static double complex z_tanh_times(double complex x, double complex dy) { return ctanh(x) * dy; }
 static double complex z_gelu_times(double complex x, double complex dy) { return z_gelu(x) * dy; }
 
 static void check_identities(k_case *c) {
@@ -273,6 +303,10 @@ static void check_identities(k_case *c) {
         ref_gelu_bwd(x, v);
         identity(c, "gelu'", z_gelu_times, (const double[2]){v[0].want, gelu(x[0]).want}, x[0],
                  x[1]);
+        ref_sigmoid_bwd((const double[3]){x[0], 1, 0}, v);
+        k_identity(c, "sigmoid'", v[0].want, Z_SLOPE(z_sigmoid(Z_STEP(x[0]))), 10);
+        ref_tanh_bwd(x, v);
+        identity(c, "tanh'", z_tanh_times, (const double[2]){v[0].want, tanh(x[0])}, x[0], x[1]);
         ref_swiglu_bwd(x, v);
         identity(c, "swiglu'", z_swiglu, (const double[2]){v[0].want, v[1].want}, x[0], x[1]);
         ref_gate_bwd(x, v);
@@ -292,6 +326,11 @@ static void check_gate_fwd(k_case *c) { check(c, &gate_fwd); }
 static void check_silu_bwd(k_case *c) { check_identities(c), check(c, &silu_bwd); }
 static void check_gelu_bwd(k_case *c) { check_identities(c), check(c, &gelu_bwd); }
 static void check_swiglu_bwd(k_case *c) { check_identities(c), check(c, &swiglu_bwd); }
+static void check_sigmoid_bwd(k_case *c) { check_identities(c), check(c, &sigmoid_bwd); }
+static void check_tanh_bwd(k_case *c) { check_identities(c), check(c, &tanh_bwd); }
+static void check_relu_fwd(k_case *c) { check(c, &relu_fwd); }
+static void check_relu_bwd(k_case *c) { check(c, &relu_bwd); }
+static void check_gate_mul(k_case *c) { check(c, &gate_mul_0), check(c, &gate_mul_1); }
 static void check_gate_bwd(k_case *c) { check_identities(c), check(c, &gate_bwd); }
 
 /* ---- in place by nature: y += x, x *= a; one rounding, so exact (binary64 rounds innocuously) */
@@ -359,6 +398,11 @@ static void bench_gelu_bwd(k_case *c) { bench(c, &gelu_bwd); }
 static void bench_swiglu_fwd(k_case *c) { bench(c, &swiglu_fwd); }
 static void bench_swiglu_bwd(k_case *c) { bench(c, &swiglu_bwd); }
 static void bench_gate_fwd(k_case *c) { bench(c, &gate_fwd); }
+static void bench_sigmoid_bwd(k_case *c) { bench(c, &sigmoid_bwd); }
+static void bench_tanh_bwd(k_case *c) { bench(c, &tanh_bwd); }
+static void bench_relu_fwd(k_case *c) { bench(c, &relu_fwd); }
+static void bench_relu_bwd(k_case *c) { bench(c, &relu_bwd); }
+static void bench_gate_mul(k_case *c) { bench(c, &gate_mul_1); }
 static void bench_gate_bwd(k_case *c) { bench(c, &gate_bwd); }
 
 static void bench_add(k_case *c) {
@@ -389,6 +433,11 @@ const k_kernel k_act[] = {
     K_KERNEL(gelu_bwd, check_gelu_bwd, bench_gelu_bwd, 0),
     K_KERNEL(swiglu_fwd, check_swiglu_fwd, bench_swiglu_fwd, 0),
     K_KERNEL(swiglu_bwd, check_swiglu_bwd, bench_swiglu_bwd, 0),
+    K_KERNEL(sigmoid_bwd, check_sigmoid_bwd, bench_sigmoid_bwd, 0),
+    K_KERNEL(tanh_bwd, check_tanh_bwd, bench_tanh_bwd, 0),
+    K_KERNEL(relu_fwd, check_relu_fwd, bench_relu_fwd, 0),
+    K_KERNEL(relu_bwd, check_relu_bwd, bench_relu_bwd, 0),
+    K_KERNEL(gate_mul, check_gate_mul, bench_gate_mul, 0),
     K_KERNEL(gate_fwd, check_gate_fwd, bench_gate_fwd, 0),
     K_KERNEL(gate_bwd, check_gate_bwd, bench_gate_bwd, 0),
     K_KERNEL(add, check_add, bench_add, 0),

@@ -50,50 +50,77 @@ static ref_c *project(const ref_model *m, const char *prefix, const char *name, 
     return y;
 }
 
-/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ...
- */
-static void norm_rmsnorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... w: the
+ * weight, or 1 + it. */
+enum site { ATTN, FFN, FINAL };
+
+static void norm_rmsnorm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                          ref_c *y) {
-    (void) final;
-    int64_t d = m->config->model_dim;
-    ref_rmsnorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
+    (void)prefix, (void)site;
+    ref_rmsnorm(rows_of(m), m->config->model_dim, x, w, m->config->norm_eps, y);
 }
 
-static void norm_layernorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+static void norm_layernorm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                            ref_c *y) {
-    (void) final;
-    int64_t d = m->config->model_dim;
-    ref_layernorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
+    (void)prefix, (void)site;
+    ref_layernorm(rows_of(m), m->config->model_dim, x, w, m->config->norm_eps, y);
 }
 
-static void norm_gated(const ref_model *m, const char *prefix, bool final, const ref_c *x,
-                       ref_c *y) {
-    int64_t d = m->config->model_dim, r = m->config->norm_rank;
-    norm_rmsnorm(m, prefix, final, x, y);
-    if (!final || m->config->norm_gate_final)
-        ref_gate(rows_of(m), d, r, matrix(m, prefix, ".gate_down.weight", r, d),
-                 matrix(m, prefix, ".gate_up.weight", d, r),
-                 m->config->norm_init == SL_GATE_IDENTITY ? 2 : 1, y);
+static void norm_none(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                      ref_c *y) {
+    (void)prefix, (void)site;
+    memcpy(y, x, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *y);
+    ref_scale_channels(rows_of(m), m->config->model_dim, w, y);
 }
+
+static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                       ref_c *y);
 
 static const struct {
     const char *name;
-    void (*norm)(const ref_model *, const char *prefix, bool final, const ref_c *x, ref_c *y);
+    void (*norm)(const ref_model *, const char *prefix, enum site site, const ref_c *w, const ref_c *x, ref_c *y);
 } norms[] = {
     {"rmsnorm", norm_rmsnorm},
     {"layernorm", norm_layernorm},
+    {"none", norm_none},
     {"gated_norm", norm_gated},
 };
 
-static ref_c *normed(const ref_model *m, const char *prefix, bool final, const ref_c *x) {
-    const char *name = sl_choices_norm[m->config->model_norm].name;
-    ref_c *y = ref_alloc(rows_of(m) * m->config->model_dim);
+static void apply_norm(const ref_model *m, const char *name, const char *prefix, enum site site, const ref_c *w,
+                       const ref_c *x, ref_c *y) {
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         if (strcmp(norms[i].name, name) == 0) {
-            norms[i].norm(m, prefix, final, x, y);
-            return y;
+            norms[i].norm(m, prefix, site, w, x, y);
+            return;
         }
     die("norm %s has no row in tests/ref/model.c", name);
+}
+
+static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                       ref_c *y) {
+    const sl_config *c = m->config;
+    ref_gate_kind kind = {c->norm_rank, c->norm_granularity == SL_GATE_TENSORWISE ? 1 : c->model_dim,
+                          sl_choices_gate_outer[c->norm_outer].name, sl_choices_gate_inner[c->norm_inner].name,
+                          c->norm_init == SL_GATE_IDENTITY};
+    apply_norm(m, sl_choices_base_norm[c->norm_base].name, prefix, site, w, x, y);
+    if (site != FINAL || c->norm_gate_final)
+        ref_gate(rows_of(m), c->model_dim, &kind, matrix(m, prefix, ".gate_down.weight", kind.rank, c->model_dim),
+                 matrix(m, prefix, ".gate_up.weight", kind.gates, kind.rank), y);
+}
+
+static ref_c *normed(const ref_model *m, const char *prefix, enum site site, const ref_c *x) {
+    int64_t d = m->config->model_dim, n = rows_of(m) * d;
+    ref_c *in = ref_alloc(n), *y = ref_alloc(n), *w = ref_alloc(d);
+    memcpy(in, x, (size_t)n * sizeof *in);
+    memcpy(w, vector(m, prefix, ".weight", d), (size_t)d * sizeof *w);
+    for (int64_t j = 0; m->config->norm_zero_centred && j < d; j++)
+        w[j] += 1;
+    if (m->config->norm_preaffine)
+        ref_scale_channels(rows_of(m), d, vector(m, prefix, ".pre_affine", d), in);
+    apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    free(in);
+    free(w);
+    return y;
 }
 
 /* ---- the two halves of a block; both add to h */
@@ -104,7 +131,7 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
     char prefix[128], norm[128];
     snprintf(norm, sizeof norm, "%sinput_layernorm", layer);
     snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
-    ref_c *x = normed(m, norm, false, h);
+    ref_c *x = normed(m, norm, ATTN, h);
     ref_c *q = project(m, prefix, "q_proj.weight", d, heads * hd, x);
     ref_c *k = project(m, prefix, "k_proj.weight", d, kv_heads * hd, x);
     ref_c *v = project(m, prefix, "v_proj.weight", d, kv_heads * hd, x);
@@ -132,7 +159,7 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     char prefix[128], norm[128];
     snprintf(norm, sizeof norm, "%spost_attention_layernorm", layer);
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
-    ref_c *x = normed(m, norm, false, h);
+    ref_c *x = normed(m, norm, FFN, h);
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
     if (strcmp(kind, "swiglu") == 0) {
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
@@ -162,7 +189,7 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         if (c->model_ffn > 0)
             ffn_block(m, layer, h);
     }
-    ref_c *x = normed(m, "model.norm", true, h);
+    ref_c *x = normed(m, "model.norm", FINAL, h);
     const char *head = c->model_tie_embeddings ? "model.embed_tokens" : "lm_head";
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);

@@ -1,61 +1,94 @@
 #include "ref/variants.h"
 
+#include "base/err.h"
 #include "base/rng.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    int norm;
-    int init; /* SL_GATE_* */
-    bool gate_final;
-} norm_choice;
+/* Norms beyond the plain row of each of the table: what they change in a configuration, as for sinklab's command
+ * line. */
+static const struct {
+    const char *name, *changes[6];
+} special[] = {
+    {"gated identity final", {"norm=gated_norm", "norm_opts.init=identity", "norm_opts.gate_final=true"}},
+    {"gated none", {"norm=gated_norm", "norm_opts.base=none", "norm_opts.gate_final=true"}},
+    {"gated relu", {"norm=gated_norm", "norm_opts.inner=relu"}},
+    {"gated tanh", {"norm=gated_norm", "norm_opts.outer=tanh"}},
+    {"gated silu identity", {"norm=gated_norm", "norm_opts.outer=silu", "norm_opts.init=identity"}},
+    {"gated identity-activation layernorm", {"norm=gated_norm", "norm_opts.outer=identity", "norm_opts.base=layernorm"}},
+    {"gated tensorwise", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.gate_final=true"}},
+    {"gated tensorwise tanh identity", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.outer=tanh",
+                                        "norm_opts.init=identity", "norm_opts.preaffine=true"}},
+    {"preaffine", {"norm_opts.preaffine=true"}},
+    {"preaffine layernorm", {"norm=layernorm", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
+    {"gated preaffine", {"norm=gated_norm", "norm_opts.preaffine=true"}},
+    {"zero-centred", {"norm_opts.zero_centred=true"}},
+    {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
+};
+enum { SPECIALS = sizeof special / sizeof *special };
 
-/* Choice i of norms, false past the last. */
-static bool pick_norm(int i, norm_choice *out) {
-    for (int n = 0; sl_choices_norm[n].name; n++) {
-        bool gated = strncmp(sl_choices_norm[n].name, "gated_", 6) == 0;
-        int choices = gated ? 2 : 1;
-        if (i < choices) {
-            *out = (norm_choice){n, i ? SL_GATE_IDENTITY : SL_GATE_HALF, i != 0};
-            return true;
-        }
-        i -= choices;
+static int norms(void) {
+    int n = 0;
+    while (sl_choices_norm[n].name)
+        n++;
+    return n;
+}
+
+static void change(sl_config *c, const char *assignment) {
+    char text[128];
+    snprintf(text, sizeof text, "model.%s", assignment);
+    if (sl_config_override(c, text) != 0) {
+        fprintf(stderr, "reference variants: %s\n", sl_error());
+        abort();
     }
-    return false;
+}
+
+/* Norm i: the rows of the table, then the special ones. */
+static bool set_norm(int i, sl_config *c, const char **name) {
+    if (i < norms()) {
+        c->model_norm = i;
+        *name = sl_choices_norm[i].name;
+        return true;
+    }
+    i -= norms();
+    if (i >= SPECIALS)
+        return false;
+    *name = special[i].name;
+    for (int k = 0; special[i].changes[k]; k++)
+        change(c, special[i].changes[k]);
+    return true;
 }
 
 enum { OPTION_GELU = 1, OPTION_QK_NORM = 2, OPTION_GQA = 4, OPTION_TIED = 8, OPTIONS = 16 };
 
 static bool build(int norm, int options, ref_variant *v) {
-    norm_choice choice;
-    if (!pick_norm(norm, &choice))
-        return false;
+    const char *name;
     sl_config *c = &v->config;
     sl_config_defaults(c);
-    c->model_norm = choice.norm;
-    c->norm_init = choice.init;
-    c->norm_gate_final = choice.gate_final;
     c->norm_eps = 0.01;
+    if (!set_norm(norm, c, &name))
+        return false;
     for (int k = 0; sl_choices_ffn[k].name; k++)
         if (strcmp(sl_choices_ffn[k].name, options & OPTION_GELU ? "gelu" : "swiglu") == 0)
             c->model_ffn_kind = k;
     c->model_qk_norm = options & OPTION_QK_NORM;
     c->model_tie_embeddings = options & OPTION_TIED;
     c->precision = SL_PRECISION_FP32;
-    snprintf(v->name, sizeof v->name, "%s%s%s%s%s%s", sl_choices_norm[choice.norm].name,
-             choice.gate_final ? " identity, final gate" : "",
-             options & OPTION_GELU ? " gelu" : " swiglu",
+    snprintf(v->name, sizeof v->name, "%s%s%s%s%s", name, options & OPTION_GELU ? " gelu" : " swiglu",
              options & OPTION_QK_NORM ? " qk_norm" : "", options & OPTION_GQA ? " gqa" : "",
              options & OPTION_TIED ? " tied" : "");
     return true;
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
+    /* Every option with every norm of the table; the special ones with one combination of options each. */
+    int table = norms() * OPTIONS, rest = i - 1 - table;
     bool plain = i == 0;
-    int options = plain ? 0 : (i - 1) % OPTIONS;
-    if (!build(plain ? 0 : (i - 1) / OPTIONS, options, v))
+    int options = plain ? 0 : rest < 0 ? (i - 1) % OPTIONS : (5 * rest + 3) % OPTIONS;
+    if (!build(plain ? 0 : rest < 0 ? (i - 1) / OPTIONS : norms() + rest, options, v))
         return false;
     sl_config *c = &v->config;
     if (plain)
@@ -90,8 +123,10 @@ static void wide(ref_variant *v) {
 bool ref_variant_middle(int i, ref_variant *v) {
     if (i == 0)
         return wide(v), true;
-    bool on = --i % 2;
-    if (!build(i / 2, on ? OPTIONS - 1 : 0, v))
+    /* The table's norms with all other options on and off, every other special one with either. */
+    int table = 2 * norms(), rest = --i - table;
+    bool on = rest < 0 ? i % 2 : rest % 2;
+    if (!build(rest < 0 ? i / 2 : norms() + 2 * rest, on ? OPTIONS - 1 : 0, v))
         return false;
     sl_config *c = &v->config;
     c->model_layers = 2;
@@ -113,7 +148,7 @@ void ref_randomise(sl_params *p, uint64_t seed) {
         sl_rng r = sl_rng_make(seed, SL_STREAM_TEST, sl_hash64(t->name, strlen(t->name)));
         bool embedding = strstr(t->name, "embed_tokens") != NULL;
         double std = embedding ? 0.5 : t->ndim == 1 ? 0.3 : 1.2 / sqrt((double)t->shape[1]);
-        double mean = t->ndim == 1;
+        double mean = t->ndim == 1 && t->init != SL_INIT_ZEROS;
         for (int64_t k = 0; k < t->size; k++)
             p->w[t->offset + k] = (float)(mean + std * sl_rng_normal(&r));
     }
