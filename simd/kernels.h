@@ -95,6 +95,19 @@ typedef struct sl_kernels {
     void (*channel_scale_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy,
                               const float *x, int64_t ldx, const float *w, float *dx, int64_t lddx,
                               int add, float *dw);
+    /* DyT (arXiv 2503.10622) and Derf (arXiv 2512.10938), simd/norm_dyt.c: z = alpha*x (+ shift), y = w*f(z) + b with f
+     * tanh or erf; y may be x. b, db: NULL without a bias. Backward: dz = w*dy*f'(z), dx (+)= alpha*dz (dx may be dy
+     * unless adding), dw += sum_rows dy*f(z), db += sum_rows dy, *dalpha += sum dz*x, *dshift += sum dz. */
+    void (*dyt_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, float alpha, const float *w,
+                    const float *b, float *y, int64_t ldy);
+    void (*dyt_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x, int64_t ldx,
+                    float alpha, const float *w, float *dx, int64_t lddx, int add, float *dw, float *db,
+                    float *dalpha);
+    void (*derf_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, float alpha, float shift,
+                     const float *w, const float *b, float *y, int64_t ldy);
+    void (*derf_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x, int64_t ldx,
+                     float alpha, float shift, const float *w, float *dx, int64_t lddx, int add, float *dw,
+                     float *db, float *dalpha, float *dshift);
 
     /* ---- elementwise (simd/act.c); outputs may be inputs. The first five are simd/vec_math.h, whose
      * bounds they meet, and give the same bits in every tier. */

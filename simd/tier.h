@@ -8,7 +8,7 @@
 #define SL_KERNELS(X) \
     X(pack_f32) X(gemm_f32) X(to_bf16) X(from_bf16) \
     X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) \
-    X(channel_scale_fwd) X(channel_scale_bwd) \
+    X(channel_scale_fwd) X(channel_scale_bwd) X(dyt_fwd) X(dyt_bwd) X(derf_fwd) X(derf_bwd) \
     X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
     X(silu_fwd) X(silu_bwd) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) \
     X(sigmoid_bwd) X(tanh_bwd) X(relu_fwd) X(relu_bwd) \

@@ -78,6 +78,8 @@ void sl_model_build(sl_model *m, bool taps) {
     int64_t layers = c->model_layers;
     int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
     sl_buf x = sl_build_embed(b, embed);
+    if (c->model_embed_scale)
+        x = sl_build_embed_scale(b, x);
     for (int64_t i = 0; i < layers; i++) {
         m->layer[i].residual = x;
         x = build_attention(m, b, i, x);

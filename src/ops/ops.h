@@ -8,6 +8,9 @@
 /* x = E[token]: [rows, dim]. Parameter embed [vocab, dim]. */
 sl_buf sl_build_embed(sl_program *b, int embed);
 
+/* scale * x with one learned number, model.embed_scale, which starts at sqrt(dim). */
+sl_buf sl_build_embed_scale(sl_program *b, sl_buf x);
+
 /* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
  * starting there. */
 sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out,

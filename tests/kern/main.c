@@ -6,12 +6,12 @@
 #include <string.h>
 #include <time.h>
 
-enum { SKIPPED = 77, MAX_KERNELS = 64 }; /* 77: meson's exit code of a skipped test */
+enum { SKIPPED = 77, MAX_KERNELS = 128 }; /* 77: meson's exit code of a skipped test */
 
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"norm", k_norm}, {"norm_scale", k_norm_scale}, {"act", k_act},     {"rope", k_rope},
+} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"norm", k_norm}, {"norm_scale", k_norm_scale}, {"norm_dyt", k_norm_dyt}, {"act", k_act},     {"rope", k_rope},
                {"softmax", k_softmax}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
 
 #ifdef HAVE_AMX_MODEL

@@ -73,6 +73,22 @@ static void norm_none(const ref_model *m, const char *prefix, enum site site, co
     ref_scale_channels(rows_of(m), m->config->model_dim, w, y);
 }
 
+static void norm_dyt(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                     ref_c *y) {
+    int64_t d = m->config->model_dim;
+    (void)site;
+    ref_dyt(rows_of(m), d, x, false, *vector(m, prefix, ".alpha", 1), 0, w,
+            m->config->norm_beta ? vector(m, prefix, ".bias", d) : NULL, y);
+}
+
+static void norm_derf(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                      ref_c *y) {
+    int64_t d = m->config->model_dim;
+    (void)site;
+    ref_dyt(rows_of(m), d, x, true, *vector(m, prefix, ".alpha", 1), *vector(m, prefix, ".shift", 1), w,
+            m->config->norm_beta ? vector(m, prefix, ".bias", d) : NULL, y);
+}
+
 static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                        ref_c *y);
 
@@ -83,6 +99,8 @@ static const struct {
     {"rmsnorm", norm_rmsnorm},
     {"layernorm", norm_layernorm},
     {"none", norm_none},
+    {"dyt", norm_dyt},
+    {"derf", norm_derf},
     {"gated_norm", norm_gated},
 };
 
@@ -182,6 +200,9 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
     int64_t rows = rows_of(m), d = c->model_dim;
     ref_c *h = ref_alloc(rows * d);
     ref_embedding(rows, d, in, matrix(m, "model.embed_tokens", ".weight", m->vocab, d), h);
+    if (c->model_embed_scale)
+        for (int64_t i = 0; i < rows * d; i++)
+            h[i] *= *vector(m, "model.embed_scale", "", 1);
     for (int64_t i = 0; i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);

@@ -68,6 +68,19 @@ void ref_scale_channels(int64_t rows, int64_t d, const ref_c *w, ref_c *y) {
         y[i] *= w[i % d];
 }
 
+static ref_c erf_of(ref_c z) {
+    double r = creal(z);
+    return erf(r) + I * (cimag(z) * 2 / sqrt(M_PI) * exp(-r * r));
+}
+
+void ref_dyt(int64_t rows, int64_t d, const ref_c *x, bool erf_form, ref_c alpha, ref_c shift, const ref_c *w,
+             const ref_c *bias, ref_c *y) {
+    for (int64_t i = 0; i < rows * d; i++) {
+        ref_c z = alpha * x[i] + shift;
+        y[i] = w[i % d] * (erf_form ? erf_of(z) : ctanh(z)) + (bias ? bias[i % d] : 0);
+    }
+}
+
 static ref_c activation(const char *name, ref_c x) {
     if (strcmp(name, "sigmoid") == 0)
         return sigmoid(x);

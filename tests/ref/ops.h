@@ -29,6 +29,10 @@ void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double
 void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
 /* y_j *= w_j in each row. */
 void ref_scale_channels(int64_t rows, int64_t d, const ref_c *w, ref_c *y);
+/* y = w f(alpha x + shift) + bias, f erf or tanh; bias may be NULL (arXiv 2503.10622, 2512.10938). Imaginary parts must be
+ * infinitesimal for erf. */
+void ref_dyt(int64_t rows, int64_t d, const ref_c *x, bool erf_form, ref_c alpha, ref_c shift, const ref_c *w,
+             const ref_c *bias, ref_c *y);
 /* y *= outer(W_up inner(W_down y)) with W_down [rank, d] and W_up [gates, rank], gates = d or 1 for the whole row
  * (arXiv 2601.22966). identity: 2 sigmoid, or 1 + the other activations. */
 typedef struct {

@@ -25,6 +25,9 @@ static const struct {
     {"preaffine", {"norm_opts.preaffine=true"}},
     {"preaffine layernorm", {"norm=layernorm", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
     {"gated preaffine", {"norm=gated_norm", "norm_opts.preaffine=true"}},
+    {"dyt embed scale", {"norm=dyt", "norm_opts.beta=false", "embed_scale=true"}},
+    {"gated dyt", {"norm=gated_norm", "norm_opts.base=dyt", "norm_opts.gate_final=true"}},
+    {"derf preaffine", {"norm=derf", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
     {"zero-centred", {"norm_opts.zero_centred=true"}},
     {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
 };
@@ -84,11 +87,14 @@ static bool build(int norm, int options, ref_variant *v) {
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
-    /* Every option with every norm of the table; the special ones with one combination of options each. */
-    int table = norms() * OPTIONS, rest = i - 1 - table;
+    /* All combinations of options with the first norm, four with each other of the table (which together go through
+     * them all), one with each special one. */
+    enum { SOME = 4 };
+    int k = i - 1, table = OPTIONS + SOME * (norms() - 1);
     bool plain = i == 0;
-    int options = plain ? 0 : rest < 0 ? (i - 1) % OPTIONS : (5 * rest + 3) % OPTIONS;
-    if (!build(plain ? 0 : rest < 0 ? (i - 1) / OPTIONS : norms() + rest, options, v))
+    int norm = plain || k < OPTIONS ? 0 : k < table ? 1 + (k - OPTIONS) / SOME : norms() + k - table;
+    int options = plain ? 0 : k < OPTIONS ? k : (5 * k + 3) % OPTIONS;
+    if (!build(norm, options, v))
         return false;
     sl_config *c = &v->config;
     if (plain)

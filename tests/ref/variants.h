@@ -16,8 +16,8 @@ typedef struct {
 } ref_variant;
 
 /* Variant i = 0, 1, ...: first one without feed-forward and position embedding, then the product of
- * every norm of the table x feed-forward x QK-norm x grouped-query attention x tied head, then norms with options of
- * their own, each with one of those combinations. False past the last. A few thousand parameters each. */
+ * feed-forward x QK-norm x grouped-query attention x tied head with the first norm of the table, then the other norms with
+ * four of those combinations each, then norms with options of their own, with one each. False past the last. A few thousand parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
 /* The same norms (of the special ones every other) at a size at which sums, rows and windows cross the blocks of the engine (384 and
  * 64), each with all other options on and off; first of all one with a wide vocabulary. */
