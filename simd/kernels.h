@@ -14,6 +14,28 @@
 
 typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest even */
 
+/* ---- feed-forward kinds (simd/ffn.c), the rows of simd/ffn.inc. fwd: y = act(gate)*up, or act(gate) where
+ * the kind is not gated; bwd: dgate and dup from dy. up is not read, and dup not written, where the kind is
+ * not gated. Rows are all fp32 or all bf16; outputs may be inputs. */
+typedef void sl_ffn_fwd(int64_t n, const float *gate, const float *up, float *y);
+typedef void sl_ffn_bwd(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
+                        float *dup);
+typedef void sl_ffn_fwd_bf16(int64_t n, const sl_bf16 *gate, const sl_bf16 *up, sl_bf16 *y);
+typedef void sl_ffn_bwd_bf16(int64_t n, const sl_bf16 *gate, const sl_bf16 *up, const sl_bf16 *dy,
+                             sl_bf16 *dgate, sl_bf16 *dup);
+typedef struct {
+    sl_ffn_fwd *fwd;
+    sl_ffn_bwd *bwd;
+    sl_ffn_fwd_bf16 *fwd_bf16;
+    sl_ffn_bwd_bf16 *bwd_bf16;
+} sl_ffn_kernels;
+enum sl_ffn {
+#define FFN(name, ...) SL_FFN_##name,
+#include "simd/ffn.inc"
+#undef FFN
+    SL_FFN_KINDS
+};
+
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
     int vl;           /* floats in a vector */
@@ -33,7 +55,9 @@ typedef struct sl_kernels {
                      int add);
 
     /* ---- bf16 <-> fp32 (simd/bf16.c) */
-    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);   /* nearest even; NaN stays NaN */
+    /* Rounding to bf16, here and wherever a kernel stores one: to nearest even, NaN stays NaN, and tiers
+     * with VCVTNEPS2BF16 (avx512bf16, amx) read subnormals as 0 of their sign. */
+    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);
     void (*from_bf16)(int64_t n, const sl_bf16 *x, float *y); /* exact */
 
     /* ---- bf16 GEMM (simd/gemm_bf16.c, simd/pack_bf16.c): bf16 operands, fp32 accumulators.
@@ -55,8 +79,8 @@ typedef struct sl_kernels {
      * stride lda; its padding up to k must be finite (zero, to be plain). add: onto c, else overwrite. */
     void (*gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add);
-    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding. fp32 is rounded to
-     * nearest even, NaN stays NaN. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
+    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding; fp32 is rounded as by
+     * to_bf16. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
      * going forward, keys). pack_b: B[kk][j] = src[kk*ld + j] (weights [N,K] for the input gradient,
      * k = N; activations for the weight gradient, k = rows; values). */
     void (*pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel);
@@ -73,19 +97,29 @@ typedef struct sl_kernels {
     /* Yardstick: runs `rounds` rounds of the tier's bf16 multiply-add on registers alone; FLOP done. */
     int64_t (*peak_bf16)(int64_t rounds);
 
-    /* ---- norms over rows of d (simd/norm.c). eps is inside the root. */
+    /* ---- norms over rows of d (simd/norm.c). eps is inside the root. _bf16: y and dy are bf16. */
     /* RMSNorm (arXiv 1910.07467): r = 1/sqrt(mean(x^2)+eps), y = w * x * r; saves r per row. y may be x. */
     void (*rmsnorm_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
                         float eps, float *y, int64_t ldy, float *rstd);
+    void (*rmsnorm_fwd_bf16)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                        float eps, sl_bf16 *y, int64_t ldy, float *rstd);
     /* g = w*dy, u = x*r: dx (+)= r*(g - u*mean(g*u)); dw += sum_rows dy*u. add: accumulate onto dx.
      * dx may be dy. */
     void (*rmsnorm_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x,
                         int64_t ldx, const float *w, const float *rstd, float *dx, int64_t lddx,
                         int add, float *dw);
+    void (*rmsnorm_bwd_bf16)(int64_t rows, int64_t d, const sl_bf16 *dy, int64_t lddy, const float *x,
+                        int64_t ldx, const float *w, const float *rstd, float *dx, int64_t lddx,
+                        int add, float *dw);
     /* LayerNorm without bias (arXiv 1607.06450): biased variance; saves mean and r. y may be x. */
     void (*layernorm_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
                           float eps, float *y, int64_t ldy, float *mean, float *rstd);
+    void (*layernorm_fwd_bf16)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                          float eps, sl_bf16 *y, int64_t ldy, float *mean, float *rstd);
     void (*layernorm_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x,
+                          int64_t ldx, const float *w, const float *mean, const float *rstd,
+                          float *dx, int64_t lddx, int add, float *dw);
+    void (*layernorm_bwd_bf16)(int64_t rows, int64_t d, const sl_bf16 *dy, int64_t lddy, const float *x,
                           int64_t ldx, const float *w, const float *mean, const float *rstd,
                           float *dx, int64_t lddx, int add, float *dw);
     /* A factor on each channel (simd/norm_scale.c): y = w * x, y may be x; dx (+)= w*dy, dx may be dy unless adding;
@@ -109,7 +143,7 @@ typedef struct sl_kernels {
                      float alpha, float shift, const float *w, float *dx, int64_t lddx, int add, float *dw,
                      float *db, float *dalpha, float *dshift);
 
-    /* ---- elementwise (simd/act.c); outputs may be inputs. The first five are simd/vec_math.h, whose
+    /* ---- elementwise (simd/act.c); outputs may be inputs of their type. The first five are simd/vec_math.h, whose
      * bounds they meet, and give the same bits in every tier. */
     void (*exp)(int64_t n, const float *x, float *y);
     void (*log)(int64_t n, const float *x, float *y);
@@ -118,28 +152,30 @@ typedef struct sl_kernels {
     void (*erf)(int64_t n, const float *x, float *y);
     void (*silu_fwd)(int64_t n, const float *x, float *y);                     /* x*sigmoid(x) */
     void (*silu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* dx = dy*silu'(x) */
-    void (*gelu_fwd)(int64_t n, const float *x, float *y);                     /* exact, erf form */
-    void (*gelu_bwd)(int64_t n, const float *x, const float *dy, float *dx);
-    void (*swiglu_fwd)(int64_t n, const float *gate, const float *up, float *y); /* silu(gate)*up */
-    void (*swiglu_bwd)(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
-                       float *dup);
     void (*sigmoid_bwd)(int64_t n, const float *x, const float *dy, float *dx); /* dy*q*(1-q) */
     void (*tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx);    /* dy*(1-tanh^2) */
     void (*relu_fwd)(int64_t n, const float *x, float *y);                     /* x > 0 ? x : 0; NaN stays */
     void (*relu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* x > 0 ? dy : 0 */
-    /* GatedNorm's gate (arXiv 2601.22966): q = sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
-     * db = dout*y*q*(1-q). */
-    void (*gate_fwd)(int64_t n, const float *b, const float *y, float *out);
-    void (*gate_bwd)(int64_t n, const float *b, const float *y, const float *dout, float *dy,
-                     float *db);
+    sl_ffn_kernels ffn[SL_FFN_KINDS];
+    /* GatedNorm's gate (arXiv 2601.22966): q = factor*sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
+     * db = dout*y*q*(1-sigmoid(b)). */
+    void (*gate_fwd)(int64_t n, float factor, const float *b, const float *y, float *out);
+    void (*gate_fwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y, sl_bf16 *out);
+    void (*gate_bwd)(int64_t n, float factor, const float *b, const float *y, const float *dout,
+                     float *dy, float *db);
+    void (*gate_bwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y,
+                          const sl_bf16 *dout, float *dy, sl_bf16 *db);
     void (*gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out); /* (q+offset)*y */
     void (*add)(int64_t n, const float *x, float *y);                          /* y += x */
+    void (*sum)(int64_t n, const float *a, const float *b, float *y);          /* y = a + b */
     void (*scale)(int64_t n, float a, float *x);                               /* x *= a */
 
     /* ---- rotary embedding (simd/rope.c), half-split ("rotate_half"): pairs (j, j+hd/2) of each head,
      * cos/sin: hd/2 values of this row's position. sign -1 applies the transpose (backward). In place,
      * `heads` consecutive heads of hd floats. */
     void (*rope)(int64_t heads, int64_t hd, const float *cos, const float *sin, float sign, float *x);
+    void (*rope_bf16)(int64_t heads, int64_t hd, const float *cos, const float *sin, float sign,
+                      sl_bf16 *x);
 
     /* ---- attention rows (simd/softmax.c). Row i of the tile holds raw scores for n keys of which
      * the first min(n, valid0 + i) are visible (causal); at least one is. */

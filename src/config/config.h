@@ -2,6 +2,7 @@
 #ifndef SL_CONFIG_CONFIG_H
 #define SL_CONFIG_CONFIG_H
 
+#include "simd/kernels.h"
 #include "sinklab.h" /* sl_config as others see it: create, read, override, check, dump */
 
 enum { SL_CONFIG_STR = 1024 };
@@ -26,13 +27,14 @@ struct sl_config {
 typedef struct {
     const char *name, *help;
 } sl_choice;
-/* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
+/* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
+ * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_base_norm[], sl_choices_gate_granularity[],
     sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
-enum { SL_FFN_SWIGLU, SL_FFN_GELU };
+enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum { SL_GATE_ELEMENTWISE, SL_GATE_TENSORWISE };
 enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
@@ -60,6 +62,9 @@ char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, co
 /* Derived sizes. */
 static inline int64_t sl_config_kv_heads(const sl_config *c) {
     return c->model_kv_heads ? c->model_kv_heads : c->model_heads;
+}
+static inline bool sl_config_has_ffn(const sl_config *c) {
+    return c->model_ffn > 0 && c->model_ffn_kind != SL_FFN_NONE;
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;

@@ -41,8 +41,10 @@ const sl_choice sl_choices_gate_init[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
-    {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
-    {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
+#define FFN(name, gated, act, hf, help) {#name, help},
+#include "simd/ffn.inc"
+#undef FFN
+    [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
     {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},

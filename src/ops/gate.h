@@ -20,9 +20,11 @@ size_t sl_gate_fp32_scratch(const sl_op *op, const sl_kernels *k);
 static inline int64_t sl_gate_params(const sl_op *op) { return op->dim_out * (op->dim_in + op->gates); }
 /* out = q * y for n rows; b [n, gates] is overwritten. */
 void sl_gate_apply(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, float *out);
-/* dy = q * dout, and db; b and dout are overwritten; dy may be dout. */
-void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, float *dout, float *dy,
-                       float *db);
+/* dy = q * dout, and db; b is overwritten; dy may be dout. */
+void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, const float *dout,
+                       float *dy, float *db);
+/* Is it the published gate, elementwise sigmoid, whose kernels do these two in one? */
+bool sl_gate_is_fused(const sl_op *op);
 /* Sums the blocks' partial gradients [gate_down | gate_up] in shared scratch. */
 void sl_gate_fold(const sl_op *op, const sl_exec *x);
 /* q for each channel of n rows, [n, dim_in]. */

@@ -37,8 +37,7 @@ static const sl_act outer[] = {[SL_GATE_SIGMOID] = {sigmoid_forward, sigmoid_bac
 static const sl_act inner[] = {[SL_GATE_INNER_SILU] = {silu_forward, silu_backward},
                                [SL_GATE_INNER_RELU] = {relu_forward, relu_backward}};
 
-/* The published gate, elementwise sigmoid, has kernels of its own. */
-static bool fused(const sl_op *op) { return op->act[0] == &outer[SL_GATE_SIGMOID] && op->gates == op->dim_in; }
+bool sl_gate_is_fused(const sl_op *op) { return op->act[0] == &outer[SL_GATE_SIGMOID] && op->gates == op->dim_in; }
 
 /* b becomes q, but for the offset. */
 static void activate(const sl_op *op, const sl_kernels *k, int64_t n, float *b) {
@@ -61,23 +60,19 @@ static void multiply(const sl_op *op, const sl_kernels *k, int64_t n, const floa
 }
 
 void sl_gate_apply(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, float *out) {
-    if (!fused(op)) {
-        activate(op, k, n, b);
-        multiply(op, k, n, b, y, out);
+    if (sl_gate_is_fused(op)) {
+        k->gate_fwd(n * op->dim_in, op->factor, b, y, out);
         return;
     }
-    k->gate_fwd(n * op->dim_in, b, y, out);
-    if (op->factor != 1)
-        k->scale(n * op->dim_in, op->factor, out);
+    activate(op, k, n, b);
+    multiply(op, k, n, b, y, out);
 }
 
-void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, float *dout, float *dy,
-                       float *db) {
+void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y,
+                       const float *dout, float *dy, float *db) {
     int64_t d = op->dim_in, g = op->gates;
-    if (fused(op)) {
-        if (op->factor != 1)
-            k->scale(n * d, op->factor, dout);
-        k->gate_bwd(n * d, b, y, dout, dy, db);
+    if (sl_gate_is_fused(op)) {
+        k->gate_bwd(n * d, op->factor, b, y, dout, dy, db);
         return;
     }
     if (g == d)

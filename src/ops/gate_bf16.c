@@ -21,7 +21,7 @@ typedef struct {
 /* Private scratch of a thread. */
 typedef struct {
     sl_bf16 *h, *da, *db, *turned, *panels; /* [n, rp], [n, rp], [n, gp], [d, np], a [n, d] operand's panels */
-    float *h32, *dh, *b, *y, *dout, *db32;  /* [n, r] twice, [n, d] four times */
+    float *h32, *dh, *b, *dy, *y, *db32;    /* [n, r] twice, [n, d] four times */
 } scratch;
 
 static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) {
@@ -41,8 +41,8 @@ static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) 
     PART(h32, rows * r);
     PART(dh, rows * r);
     PART(b, rows * d);
+    PART(dy, rows * d);
     PART(y, rows * d);
-    PART(dout, rows * d);
     PART(db32, rows * d);
 #undef PART
     return at;
@@ -53,6 +53,7 @@ static block block_at(const sl_op *op, const sl_exec *x, int64_t index, int thre
     block b = {.op = op, .x = x, .d = op->dim_in, .r = op->dim_out, .g = op->gates, .first = index * rows.size,
                .n = sl_block_rows(rows, index)};
     b.dp = sl_bf16_kpad(b.d), b.rp = sl_bf16_kpad(b.r), b.gp = sl_bf16_kpad(b.g), b.np = sl_bf16_kpad(b.n);
+    *s = (scratch){0};
     carve(rows.size, b.d, b.r, sl_thread_scratch(x, thread), s);
     return b;
 }
@@ -88,9 +89,15 @@ static void forward_block(void *task, int64_t index, int thread) {
     product(x, k.n, k.r, k.dp, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, sl_buf_bf16(x, op->saved[1]),
             sl_buf_data(x, op->saved[0]) + k.first * k.r, k.r, 0);
     gate_input(&k, &s);
-    const float *y = sl_read_rows(x, op->in[0], k.first, k.n, s.y);
-    sl_gate_apply(op, x->k, k.n, s.b, y, s.dout);
-    sl_end_write(x, op->out, k.first, k.n, s.dout);
+    if (!sl_gate_is_fused(op)) {
+        sl_gate_apply(op, x->k, k.n, s.b, sl_read_rows(x, op->in[0], k.first, k.n, s.y), s.dy);
+        sl_store_bf16(x, op->out, k.first, k.n, 0, k.d, s.dy, k.d);
+        return;
+    }
+    for (int64_t i = 0; i < k.n; i++)
+        x->k->gate_fwd_bf16(k.d, op->factor, s.b + i * k.d, sl_bf16_row(x, op->in[0], k.first + i),
+                            sl_bf16_row(x, op->out, k.first + i));
+    sl_pad_rows(x, op->out, k.first, k.n);
 }
 
 static void pack(const sl_op *op, const sl_exec *x) {
@@ -115,6 +122,24 @@ static void transposed_product(const block *k, int64_t m, const sl_bf16 *a, int6
     product(k->x, m, n, k->np, s->turned, k->np, s->panels, into, n, 0);
 }
 
+/* s->dy = q dout, and s->db. */
+static void score_gradients(const block *k, scratch *s) {
+    const sl_op *op = k->op;
+    const sl_exec *x = k->x;
+    if (!sl_gate_is_fused(op)) {
+        sl_read_rows(x, op->in[0], k->first, k->n, s->y);
+        sl_read_rows(x, op->dout, k->first, k->n, s->dy);
+        sl_gate_gradients(op, x->k, k->n, s->b, s->y, s->dy, s->dy, s->db32);
+        round_rows(x, k->n, k->g, s->db32, s->db);
+        return;
+    }
+    for (int64_t i = 0; i < k->n; i++) {
+        x->k->gate_bwd_bf16(k->d, op->factor, s->b + i * k->d, sl_bf16_row(x, op->in[0], k->first + i),
+                            sl_bf16_row(x, op->dout, k->first + i), s->dy + i * k->d, s->db + i * k->dp);
+        memset(s->db + i * k->dp + k->d, 0, (size_t)(k->dp - k->d) * sizeof *s->db);
+    }
+}
+
 /* As in gate.c: dy = q dout + da W_down, and this block's sums of dW_down = da^T y and dW_up = db^T h. */
 static void backward_block(void *task, int64_t index, int thread) {
     scratch s;
@@ -124,15 +149,12 @@ static void backward_block(void *task, int64_t index, int thread) {
     int64_t ld = x->info[op->in[0]].ld;
     float *dw_down = x->shared + index * sl_gate_params(op), *dw_up = dw_down + k.r * k.d;
     gate_input(&k, &s);
-    sl_read_rows(x, op->in[0], k.first, k.n, s.y);
-    sl_read_rows(x, op->dout, k.first, k.n, s.dout);
-    sl_gate_gradients(op, x->k, k.n, s.b, s.y, s.dout, s.dout, s.db32);
-    round_rows(x, k.n, k.g, s.db32, s.db);
+    score_gradients(&k, &s);
     product(x, k.n, k.r, k.gp, s.db, k.gp, sl_buf_bf16(x, op->saved[4]), s.dh, k.r, 0);
     op->act[1]->backward(x->k, k.n * k.r, sl_buf_data(x, op->saved[0]) + k.first * k.r, s.dh, s.dh);
     round_rows(x, k.n, k.r, s.dh, s.da);
-    product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dout, k.d, 1);
-    sl_end_write(x, op->din, k.first, k.n, s.dout);
+    product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dy, k.d, 1);
+    sl_store_bf16(x, op->din, k.first, k.n, 0, k.d, s.dy, k.d);
     transposed_product(&k, k.g, s.db, k.gp, k.r, s.h, k.rp, &s, dw_up);
     transposed_product(&k, k.r, s.da, k.rp, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
 }

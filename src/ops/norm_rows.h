@@ -24,6 +24,11 @@ typedef struct sl_row_norm {
     /* din[n, dim_in] (+)= (add), g[p] += over the rows for each parameter p that the norm has. din is not dout. */
     void (*backward)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
                      float *din, int add, float *const *g);
+    /* The same for bf16 rows of out and dout, ld apart; NULL: the frame converts. */
+    void (*forward_bf16)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, sl_bf16 *out,
+                         int64_t ld);
+    void (*backward_bf16)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,
+                          const float *in, float *din, int add, float *const *g);
 } sl_row_norm;
 
 /* What the kernels multiply by: the weight, or 1 + weight of a zero-centred one. */

@@ -207,7 +207,7 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
         attention_block(m, layer, h);
-        if (c->model_ffn > 0)
+        if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
     ref_c *x = normed(m, "model.norm", FINAL, h);
