@@ -89,6 +89,20 @@ void SL_FN(gate_mul)(int64_t n, float offset, const float *q, const float *y, fl
     V_EACH(n, gate_mul_at, offset, q, y, out);
 }
 
+SL_VEC void clip_at(int64_t i, int c, float t, float *x) {
+    vf a = v_min(v_set1(t), v_load_n(x + i, c)); /* this order keeps NaN */
+    v_store_n(x + i, v_max(v_set1(-t), a), c);
+}
+void SL_FN(clip_fwd)(int64_t n, float t, float *x) { V_EACH(n, clip_at, t, x); }
+
+SL_VEC void clip_bwd_at(int64_t i, int c, float t, const float *y, float *dy) {
+    vm inside = v_lt(v_abs(v_load_n(y + i, c)), v_set1(t));
+    v_store_n(dy + i, v_sel(inside, v_load_n(dy + i, c), v_zero()), c);
+}
+void SL_FN(clip_bwd)(int64_t n, float t, const float *y, float *dy) {
+    V_EACH(n, clip_bwd_at, t, y, dy);
+}
+
 SL_VEC void add_at(int64_t i, int c, const float *x, float *y) {
     v_store_n(y + i, v_add(v_load_n(y + i, c), v_load_n(x + i, c)), c);
 }

@@ -165,6 +165,9 @@ typedef struct sl_kernels {
                      float *dy, float *db);
     void (*gate_bwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y,
                           const sl_bf16 *dout, float *dy, sl_bf16 *db);
+    /* Residual clipping, in place: x = min(max(x, -t), t), NaN stays; then dy = 0 where |y| >= t. t > 0. */
+    void (*clip_fwd)(int64_t n, float t, float *x);
+    void (*clip_bwd)(int64_t n, float t, const float *y, float *dy);
     void (*gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out); /* (q+offset)*y */
     void (*add)(int64_t n, const float *x, float *y);                          /* y += x */
     void (*sum)(int64_t n, const float *a, const float *b, float *y);          /* y = a + b */

@@ -15,6 +15,11 @@ const sl_choice sl_choices_norm[] = {
 #include "ops/norm.inc"
 #undef NORM
     {NULL, NULL}};
+const sl_choice sl_choices_norm_place[] = {
+    [SL_PLACE_PRE] = {"pre", "h + f(norm(h)), the published baseline"},
+    [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
+    [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(name, help)
 #define BASE(name, help) {#name, help},

@@ -11,7 +11,7 @@ typedef struct {
     int gate_op;    /* index of the gate operation in the program, SL_NONE if there is none */
 } sl_norm_tap;
 
-/* Where a norm stands: before attention, before the feed-forward, before the head. */
+/* What a norm belongs to: attention, the feed-forward (both as indices of a layer's halves), the head. */
 enum sl_norm_site { SL_NORM_ATTN, SL_NORM_FFN, SL_NORM_FINAL };
 
 /* Appends the norm of x [rows, dim]; tensors are named <prefix>.weight, ... */

@@ -31,6 +31,13 @@ sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
 sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);
 extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
+/* On the residual stream (stream.c). x + residual, both fp32. */
+sl_buf sl_build_add(sl_program *b, const char *label, sl_buf x, sl_buf residual);
+/* x as an input of products: rounded where the program is bf16, else x itself. */
+sl_buf sl_build_operand(sl_program *b, const char *label, sl_buf x);
+/* Clamps x to [-threshold, threshold], in place; the gradient is 0 outside. */
+void sl_build_clip(sl_program *b, const char *label, sl_buf x, double threshold);
+
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
 void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);
 

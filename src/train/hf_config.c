@@ -12,7 +12,8 @@ static const char *architecture(const sl_config *c) {
     bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  !strcmp(sl_choices_ffn[c->model_ffn_kind].name, "swiglu") && c->model_ffn > 0 &&
-                 c->model_rope_base > 0;
+                 c->model_rope_base > 0 && c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine &&
+                 !c->norm_zero_centred && !c->model_embed_scale && sl_config_clip(c) == 0;
     return !known             ? "SinklabForCausalLM"
            : c->model_qk_norm ? "Qwen3ForCausalLM"
                               : "LlamaForCausalLM";

@@ -428,6 +428,47 @@ static void check_add(k_case *c) {
         }
 }
 
+static const float thresholds[] = {1e-30f, 0.25f, 1, 3, 1e30f, INFINITY};
+
+static void call_clip_fwd(const sl_kernels *t, const k_case *c) { t->clip_fwd(N(c), *(const float *)c->arg, P(0)); }
+static void call_clip_bwd(const sl_kernels *t, const k_case *c) { t->clip_bwd(N(c), *(const float *)c->arg, P(0), P(1)); }
+
+static void check_clip_fwd(k_case *c) {
+    for (int i = 0; i < K_COUNTS; i++)
+        for (enum k_data kind = 0; kind < K_KINDS; kind++) {
+            int64_t n = k_count(c, i);
+            float t = thresholds[k_range(c, 0, 5)];
+            k_begin(c, call_clip_fwd, &t, "n=%d t=%g %s", (int)n, (double)t, k_data_name(kind));
+            k_buf *x = k_add(c, "x", K_F32, K_INOUT, 1, n, n);
+            k_fill(c, x, kind);
+            for (int64_t j = 0; j < n; j++) {
+                double a = (double)((float *)x->init)[j];
+                k_want(x, j, fabs(a) > (double)t ? copysign((double)t, a) : a, 0);
+            }
+            k_run(c);
+        }
+}
+
+/* y is what the forward kernel leaves, so that elements lie on the threshold itself. */
+static void check_clip_bwd(k_case *c) {
+    for (int i = 0; i < K_COUNTS; i++)
+        for (enum k_data kind = 0; kind < K_KINDS; kind++) {
+            int64_t n = k_count(c, i);
+            float t = thresholds[k_range(c, 0, 5)];
+            k_begin(c, call_clip_bwd, &t, "n=%d t=%g %s", (int)n, (double)t, k_data_name(kind));
+            k_buf *y = k_add(c, "y", K_F32, K_IN, 1, n, n), *dy = k_add(c, "dy", K_F32, K_INOUT, 1, n, n);
+            k_fill(c, y, kind);
+            k_fill_normal(c, dy, 0, 1);
+            for (int64_t j = 0; j < n; j++) {
+                float *a = (float *)y->init + j;
+                if (fabsf(*a) > t)
+                    *a = copysignf(t, *a);
+                k_want(dy, j, fabsf(*a) < t ? (double)((float *)dy->init)[j] : 0, 0);
+            }
+            k_run(c);
+        }
+}
+
 static void check_scale(k_case *c) {
     static const float factors[] = {0.0f, -0.0f,  1.0f,  -1.0f,     0.125f,
                                     0.3f, 1e-30f, 1e30f, -INFINITY, NAN};
@@ -493,6 +534,23 @@ static void bench_add(k_case *c) {
     c->flops = BENCH_N;
 }
 
+static void bench_clip_fwd(k_case *c) {
+    static const float t = 1;
+    k_begin(c, call_clip_fwd, &t, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "x", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
+    c->bytes = 8 * BENCH_N;
+    c->flops = 2 * BENCH_N;
+}
+
+static void bench_clip_bwd(k_case *c) {
+    static const float t = 1;
+    k_begin(c, call_clip_bwd, &t, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "y", K_F32, K_IN, 1, BENCH_N, BENCH_N), 0, 1);
+    k_fill_normal(c, k_add(c, "dy", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
+    c->bytes = 12 * BENCH_N;
+    c->flops = BENCH_N;
+}
+
 static void bench_scale(k_case *c) {
     static const float a = -1; /* repeated calls neither grow nor shrink */
     k_begin(c, call_scale, &a, "n=%d", BENCH_N);
@@ -524,6 +582,8 @@ const k_kernel k_act[] = {
     K_KERNEL(gate_fwd_bf16, check_gate_fwd_bf16, bench_gate_fwd_bf16, 0),
     K_KERNEL(gate_bwd, check_gate_bwd, bench_gate_bwd, 0),
     K_KERNEL(gate_bwd_bf16, check_gate_bwd_bf16, bench_gate_bwd_bf16, 0),
+    K_KERNEL(clip_fwd, check_clip_fwd, bench_clip_fwd, 0),
+    K_KERNEL(clip_bwd, check_clip_bwd, bench_clip_bwd, 0),
     K_KERNEL(add, check_add, bench_add, 0),
     K_KERNEL(sum, check_sum, bench_sum, 0),
     K_KERNEL(scale, check_scale, bench_scale, 0),

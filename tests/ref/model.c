@@ -1,5 +1,6 @@
 #include "ref/model.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,15 +142,50 @@ static ref_c *normed(const ref_model *m, const char *prefix, enum site site, con
     return y;
 }
 
-/* ---- the two halves of a block; both add to h */
+/* ---- the two halves of a block; both change h */
+
+/* Input of a half: the norm before it, or h itself. */
+static ref_c *half_input(const ref_model *m, const char *layer, enum site site, const ref_c *h) {
+    char norm[128];
+    const char *name = site == ATTN                                        ? "input_layernorm"
+                       : m->config->model_norm_place == SL_PLACE_SANDWICH ? "pre_feedforward_layernorm"
+                                                                           : "post_attention_layernorm";
+    snprintf(norm, sizeof norm, "%s%s", layer, name);
+    if (m->config->model_norm_place != SL_PLACE_POST)
+        return normed(m, norm, site, h);
+    ref_c *x = ref_alloc(rows_of(m) * m->config->model_dim);
+    memcpy(x, h, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *x);
+    return x;
+}
+
+/* h = what h and the output of the half become. */
+static void half_output(const ref_model *m, const char *layer, enum site site, const ref_c *out, ref_c *h) {
+    int64_t n = rows_of(m) * m->config->model_dim;
+    double most = sl_config_clip(m->config);
+    char norm[128];
+    snprintf(norm, sizeof norm, "%s%s", layer, site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
+    ref_c *x = NULL;
+    if (m->config->model_norm_place == SL_PLACE_SANDWICH)
+        x = normed(m, norm, site, out);
+    ref_add(n, x ? x : out, h);
+    for (int64_t k = 0; most > 0 && k < n; k++)
+        if (fabs(creal(h[k])) > most)
+            h[k] = copysign(most, creal(h[k]));
+    free(x);
+    if (m->config->model_norm_place != SL_PLACE_POST)
+        return;
+    x = normed(m, norm, site, h);
+    memcpy(h, x, (size_t)n * sizeof *h);
+    free(x);
+}
+
 static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, hd = sl_config_head_dim(c);
     int64_t heads = c->model_heads, kv_heads = sl_config_kv_heads(c);
-    char prefix[128], norm[128];
-    snprintf(norm, sizeof norm, "%sinput_layernorm", layer);
+    char prefix[128];
     snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
-    ref_c *x = normed(m, norm, ATTN, h);
+    ref_c *x = half_input(m, layer, ATTN, h);
     ref_c *q = project(m, prefix, "q_proj.weight", d, heads * hd, x);
     ref_c *k = project(m, prefix, "k_proj.weight", d, kv_heads * hd, x);
     ref_c *v = project(m, prefix, "v_proj.weight", d, kv_heads * hd, x);
@@ -164,7 +200,7 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
     ref_c *mix = ref_alloc(rows * heads * hd);
     ref_attention(rows, m->seq, heads, kv_heads, hd, q, k, v, mix);
     ref_c *out = project(m, prefix, "o_proj.weight", heads * hd, d, mix);
-    ref_add(rows * d, out, h);
+    half_output(m, layer, ATTN, out, h);
     ref_c *all[] = {x, q, k, v, mix, out};
     for (int i = 0; i < 6; i++)
         free(all[i]);
@@ -174,10 +210,9 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
     const char *kind = sl_choices_ffn[c->model_ffn_kind].name;
-    char prefix[128], norm[128];
-    snprintf(norm, sizeof norm, "%spost_attention_layernorm", layer);
+    char prefix[128];
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
-    ref_c *x = normed(m, norm, FFN, h);
+    ref_c *x = half_input(m, layer, FFN, h);
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
     if (strcmp(kind, "swiglu") == 0) {
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
@@ -188,7 +223,7 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
         die("feed-forward %s has no reference in tests/ref/model.c", kind);
     }
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
-    ref_add(rows * d, out, h);
+    half_output(m, layer, FFN, out, h);
     ref_c *all[] = {x, up, gate, out};
     for (int i = 0; i < 4; i++)
         free(all[i]);

@@ -28,6 +28,12 @@ static const struct {
     {"dyt embed scale", {"norm=dyt", "norm_opts.beta=false", "embed_scale=true"}},
     {"gated dyt", {"norm=gated_norm", "norm_opts.base=dyt", "norm_opts.gate_final=true"}},
     {"derf preaffine", {"norm=derf", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
+    {"post", {"norm_place=post"}},
+    {"post dyt gated", {"norm_place=post", "norm=gated_norm", "norm_opts.base=dyt"}},
+    {"sandwich", {"norm_place=sandwich"}},
+    {"sandwich gated preaffine", {"norm_place=sandwich", "norm=gated_norm", "norm_opts.preaffine=true"}},
+    {"clip", {"clip=0.5"}},
+    {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
     {"zero-centred", {"norm_opts.zero_centred=true"}},
     {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
 };
