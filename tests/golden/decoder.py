@@ -14,6 +14,7 @@ def tensor_shapes(c, vocab):
     opts = c.get("norm_opts", {})
     shapes = {"model.embed_tokens.weight": (vocab, d)}
 
+    place = c.get("norm_place", "pre")
     gated = c["norm"] == "gated_norm"
     base = opts.get("base", "rmsnorm") if gated else c["norm"]
 
@@ -36,7 +37,8 @@ def tensor_shapes(c, vocab):
         shapes["model.embed_scale"] = (1,)
     for i in range(c["layers"]):
         p = f"model.layers.{i}."
-        norm(p + "input_layernorm", gated)
+        if place != "post":
+            norm(p + "input_layernorm", gated)
         shapes[p + "self_attn.q_proj.weight"] = (q, d)
         shapes[p + "self_attn.k_proj.weight"] = (kv, d)
         shapes[p + "self_attn.v_proj.weight"] = (kv, d)
@@ -45,6 +47,10 @@ def tensor_shapes(c, vocab):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
         norm(p + "post_attention_layernorm", gated)
+        if place == "sandwich":
+            norm(p + "pre_feedforward_layernorm", gated)
+        if place != "pre":
+            norm(p + "post_feedforward_layernorm", gated)
         if c["ffn_kind"] == "swiglu":
             shapes[p + "mlp.gate_proj.weight"] = (c["ffn"], d)
         shapes[p + "mlp.up_proj.weight"] = (c["ffn"], d)
@@ -142,14 +148,31 @@ def mlp(c, p, prefix, x):
     return h @ p[prefix + ".down_proj.weight"].T
 
 
+def clip(c, h):
+    t = c.get("clip", 0) * (c.get("clip_baseline", 0) or 1)
+    return h.clamp(-t, t) if t else h
+
+
 def logits(c, p, tokens):
+    place = c.get("norm_place", "pre")
     h = p["model.embed_tokens.weight"][tokens]
     if c.get("embed_scale"):
         h = p["model.embed_scale"] * h
     for i in range(c["layers"]):
         l = f"model.layers.{i}."
-        h = h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
-        h = h + mlp(c, p, l + "mlp", block_norm(c, p, l + "post_attention_layernorm", h))
+        if place == "post":
+            h = clip(c, h + attention(c, p, l + "self_attn", h))
+            h = block_norm(c, p, l + "post_attention_layernorm", h)
+            h = clip(c, h + mlp(c, p, l + "mlp", h))
+            h = block_norm(c, p, l + "post_feedforward_layernorm", h)
+        elif place == "sandwich":
+            x = attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
+            h = clip(c, h + block_norm(c, p, l + "post_attention_layernorm", x))
+            x = mlp(c, p, l + "mlp", block_norm(c, p, l + "pre_feedforward_layernorm", h))
+            h = clip(c, h + block_norm(c, p, l + "post_feedforward_layernorm", x))
+        else:
+            h = clip(c, h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h)))
+            h = clip(c, h + mlp(c, p, l + "mlp", block_norm(c, p, l + "post_attention_layernorm", h)))
     h = block_norm(c, p, "model.norm", h)
     return h @ p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"].T
 
