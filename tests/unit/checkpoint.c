@@ -281,6 +281,12 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.qk_norm=true", "model.kv_heads=2"}, "Qwen3ForCausalLM"},
                  {{"model.norm=gated_norm", NULL}, "SinklabForCausalLM"},
                  {{"model.norm=layernorm", NULL}, "SinklabForCausalLM"},
+                 {{"model.norm_place=sandwich", NULL}, "SinklabForCausalLM"},
+                 {{"model.norm_opts.preaffine=true", NULL}, "SinklabForCausalLM"},
+                 {{"model.norm_opts.zero_centred=true", NULL}, "SinklabForCausalLM"},
+                 {{"model.embed_scale=true", NULL}, "SinklabForCausalLM"},
+                 {{"model.clip=1", NULL}, "SinklabForCausalLM"},
+                 {{"model.clip_baseline=7", "model.norm_opts.base=dyt"}, "LlamaForCausalLM"},
                  {{"model.ffn_kind=gelu", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn=0", NULL}, "SinklabForCausalLM"},
                  {{"model.rope_base=0", NULL}, "SinklabForCausalLM"}};
