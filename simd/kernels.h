@@ -35,6 +35,10 @@ enum sl_ffn {
 #undef FFN
     SL_FFN_KINDS
 };
+/* Row i sees columns from max(0, lo + i) up to, not including, min(n, hi + i): causal, or a sliding window. */
+typedef struct {
+    int64_t lo, hi;
+} sl_band;
 
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
@@ -190,6 +194,27 @@ typedef struct sl_kernels {
     void (*softmax_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, int64_t valid0,
                         float scale, const float *lse, const float *delta);
     float (*dot)(int64_t n, const float *x, const float *y);
+
+    /* ---- attention rows of bf16 products (simd/attention_bf16.c). Row i holds raw scores in n columns, of
+     * which the band's are visible (sl_band). Logarithms are of base 2. Results are rounded to nearest even
+     * (where the unit's own conversion is used, subnormal ones to 0), after relative errors of a few u and 2^-18
+     * from a short exponential; results below 2^-125 may be off by 2^-125. Rows of p and ds are operands: zero in
+     * every column up to sl_bf16_kpad(n) that is not visible; ldp >= sl_bf16_kpad(n). */
+    /* p = exp(scale*s - m), m = max scale*s of the row, not divided by its sum; inverse[i] = 1/sum p,
+     * lse[i] = log2 sum exp(scale*s). At least one column of each row is visible. */
+    void (*softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, sl_band band, float scale,
+                             sl_bf16 *p, int64_t ldp, float *inverse, float *lse);
+    /* Of a transposed tile, a row a key and a column a query: p = exp(scale*s) / 2^lse[column], ds = p * (dp -
+     * delta[column]), the gradient of scale*s. s and dp have the stride lds, p and ds ldp. */
+    void (*softmax_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds, sl_band band,
+                             float scale, const float *lse, const float *delta, sl_bf16 *p, sl_bf16 *ds,
+                             int64_t ldp);
+    /* y = factor[i*step] * x for row i, rounded; step is 1, or 0: one factor for all. */
+    void (*scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor, int64_t step,
+                            sl_bf16 *y, int64_t ldy);
+    /* out[i] = x_i . y_i */
+    void (*dot_rows_bf16)(int64_t rows, int64_t n, const sl_bf16 *x, int64_t ldx, const sl_bf16 *y, int64_t ldy,
+                          float *out);
 
     /* ---- loss (simd/xent.c): cross-entropy of logits rows; loss[i] = lse - logit[target] in nats;
      * logits := (softmax - onehot)*scale when grad, else left alone. target < 0: loss 0, gradient 0. */

@@ -32,7 +32,7 @@ typedef struct {
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_base_norm[], sl_choices_gate_granularity[],
     sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
     sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_isa[];
+    sl_choices_isa[], sl_choices_pin[];
 
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
@@ -52,7 +52,7 @@ int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
  * that differ from the defaults if n is 0. json: one object {key: value}, with every key if n is 0. */
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
 /* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
- * run in studies. Left out: the keys listed in config/hash.c (threads, isa, how often to evaluate, probe
+ * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, how often to evaluate, probe
  * and checkpoint); they change when things are looked at, or the rounding, but not what is trained. */
 uint64_t sl_config_hash(const sl_config *c);
 /* The first key that decides the result and differs, as "train.lr: 0.001 and 0.002" in buf; NULL if the two

@@ -86,7 +86,7 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
                        : sandwich           ? "pre_feedforward_layernorm"
                                             : "post_attention_layernorm";
     char label[64];
-    snprintf(label, sizeof label, "layers.%lld.%s.in", (long long)i, half_names[half]);
+    snprintf(label, sizeof label, "layers.%lld.%s.round", (long long)i, half_names[half]);
     sl_buf in = post ? sl_build_operand(b, label, h) : (*tap = block_norm(b, i, half, "norm", name, h)).out;
     sl_buf residual = sandwich ? SL_NONE : h;
     sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);

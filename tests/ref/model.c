@@ -209,19 +209,18 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
-    const char *kind = sl_choices_ffn[c->model_ffn_kind].name;
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
     ref_c *x = half_input(m, layer, FFN, h);
+    static const bool gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+    };
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
-    if (strcmp(kind, "swiglu") == 0) {
+    if (gated[c->model_ffn_kind])
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
-        ref_swiglu(rows * f, gate, up, up);
-    } else if (strcmp(kind, "gelu") == 0) {
-        ref_gelu(rows * f, up, up);
-    } else {
-        die("feed-forward %s has no reference in tests/ref/model.c", kind);
-    }
+    ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
     half_output(m, layer, FFN, out, h);
     ref_c *all[] = {x, up, gate, out};

@@ -71,22 +71,20 @@ static bool set_norm(int i, sl_config *c, const char **name) {
     return true;
 }
 
-enum { OPTION_GELU = 1, OPTION_QK_NORM = 2, OPTION_GQA = 4, OPTION_TIED = 8, OPTIONS = 16 };
+enum { OPTION_QK_NORM = 1, OPTION_GQA = 2, OPTION_TIED = 4, OPTIONS = 8 };
 
-static bool build(int norm, int options, ref_variant *v) {
+static bool build(int norm, int ffn, int options, ref_variant *v) {
     const char *name;
     sl_config *c = &v->config;
     sl_config_defaults(c);
     c->norm_eps = 0.01;
     if (!set_norm(norm, c, &name))
         return false;
-    for (int k = 0; sl_choices_ffn[k].name; k++)
-        if (strcmp(sl_choices_ffn[k].name, options & OPTION_GELU ? "gelu" : "swiglu") == 0)
-            c->model_ffn_kind = k;
+    c->model_ffn_kind = ffn;
     c->model_qk_norm = options & OPTION_QK_NORM;
     c->model_tie_embeddings = options & OPTION_TIED;
     c->precision = SL_PRECISION_FP32;
-    snprintf(v->name, sizeof v->name, "%s%s%s%s%s", name, options & OPTION_GELU ? " gelu" : " swiglu",
+    snprintf(v->name, sizeof v->name, "%s %s%s%s%s", name, sl_choices_ffn[ffn].name,
              options & OPTION_QK_NORM ? " qk_norm" : "", options & OPTION_GQA ? " gqa" : "",
              options & OPTION_TIED ? " tied" : "");
     return true;
@@ -95,12 +93,12 @@ static bool build(int norm, int options, ref_variant *v) {
 bool ref_variant_tiny(int i, ref_variant *v) {
     /* All combinations of options with the first norm, four with each other of the table (which together go through
      * them all), one with each special one. */
-    enum { SOME = 4 };
-    int k = i - 1, table = OPTIONS + SOME * (norms() - 1);
+    enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4 };
+    int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
-    int norm = plain || k < OPTIONS ? 0 : k < table ? 1 + (k - OPTIONS) / SOME : norms() + k - table;
-    int options = plain ? 0 : k < OPTIONS ? k : (5 * k + 3) % OPTIONS;
-    if (!build(norm, options, v))
+    int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
+    int pick = plain ? 0 : k < ALL ? k : 7 * k % ALL, options = pick % OPTIONS;
+    if (!build(norm, plain ? SL_FFN_NONE : pick / OPTIONS, options, v))
         return false;
     sl_config *c = &v->config;
     if (plain)
@@ -109,7 +107,7 @@ bool ref_variant_tiny(int i, ref_variant *v) {
     c->model_dim = 8;
     c->model_heads = 2;
     c->model_kv_heads = options & OPTION_GQA ? 1 : 2;
-    c->model_ffn = plain ? 0 : 11;
+    c->model_ffn = 11;
     c->norm_rank = 3;
     c->model_rope_base = plain ? 0 : 100;
     v->vocab = 11;
@@ -120,7 +118,7 @@ bool ref_variant_tiny(int i, ref_variant *v) {
 
 /* A vocabulary so wide that the head takes the rows in two chunks. */
 static void wide(ref_variant *v) {
-    build(0, 0, v);
+    build(0, 0, 0, v);
     snprintf(v->name, sizeof v->name, "wide vocabulary");
     sl_config *c = &v->config;
     c->model_layers = 1;
@@ -138,7 +136,7 @@ bool ref_variant_middle(int i, ref_variant *v) {
     /* The table's norms with all other options on and off, every other special one with either. */
     int table = 2 * norms(), rest = --i - table;
     bool on = rest < 0 ? i % 2 : rest % 2;
-    if (!build(rest < 0 ? i / 2 : norms() + 2 * rest, on ? OPTIONS - 1 : 0, v))
+    if (!build(rest < 0 ? i / 2 : norms() + 2 * rest, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
         return false;
     sl_config *c = &v->config;
     c->model_layers = 2;

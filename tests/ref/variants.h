@@ -19,8 +19,9 @@ typedef struct {
  * feed-forward x QK-norm x grouped-query attention x tied head with the first norm of the table, then the other norms with
  * four of those combinations each, then norms with options of their own, with one each. False past the last. A few thousand parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
-/* The same norms (of the special ones every other) at a size at which sums, rows and windows cross the blocks of the engine (384 and
- * 64), each with all other options on and off; first of all one with a wide vocabulary. */
+/* The same norms (of the special ones every other) at a size at which sums, rows and windows cross the blocks of the
+ * engine (384 and 64), each of the table with all other options on and off, the feed-forward kinds in turn; first of all
+ * one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
