@@ -91,8 +91,8 @@ static bool build(int norm, int ffn, int options, ref_variant *v) {
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
-    /* All combinations of options with the first norm, four with each other of the table (which together go through
-     * them all), one with each special one. */
+    /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with each
+     * special one. */
     enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4 };
     int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
