@@ -249,6 +249,43 @@ static void untrained(fixture *f) {
 START_TEST(test_untrained) { for_each_model(untrained); }
 END_TEST
 
+static void starts_at(sl_model *m, const char *name, double value) {
+    const sl_params *p = sl_model_params(m);
+    int t = sl_params_find(p, name);
+    ck_assert_msg(t >= 0, "no tensor %s", name);
+    for (int64_t j = 0; j < p->tensor[t].size; j++)
+        ck_assert_msg(p->w[p->tensor[t].offset + j] == (float)value, "%s starts at %g, not %g", name,
+                      (double)p->w[p->tensor[t].offset + j], value);
+}
+
+START_TEST(test_starts_of_norms) {
+    static const char *const keys[] = {"model.norm=derf", "model.norm_opts.alpha_attn=0.8", "model.norm_opts.alpha_ffn=0.3",
+                                       "model.norm_opts.alpha_final=0.2", "model.norm_opts.preaffine=true",
+                                       "model.embed_scale=true", "model.dim=36", "model.layers=1"};
+    sl_config c;
+    for (int zero_centred = 0; zero_centred < 2; zero_centred++) {
+        sl_config_defaults(&c);
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            ck_assert_int_eq(sl_config_override(&c, keys[i]), 0);
+        c.norm_zero_centred = zero_centred;
+        sl_model *m = sl_model_create(&c, 19, 1, 4, false, false);
+        ck_assert_msg(m != NULL, "%s", sl_error());
+        sl_model_init(m, 1);
+        starts_at(m, "model.layers.0.input_layernorm.alpha", 0.8);
+        starts_at(m, "model.layers.0.post_attention_layernorm.alpha", 0.3);
+        starts_at(m, "model.norm.alpha", 0.2);
+        starts_at(m, "model.norm.shift", 0);
+        starts_at(m, "model.norm.bias", 0);
+        starts_at(m, "model.norm.pre_affine", 1);
+        starts_at(m, "model.norm.weight", zero_centred ? 0 : 1);
+        starts_at(m, "model.embed_scale", 6);
+        const float *gain = sl_model_norm_weight(m, 0, 1); /* what probes see: the gain */
+        ck_assert(gain && gain[0] == 1 && gain[35] == 1);
+        sl_model_free(m);
+    }
+}
+END_TEST
+
 /* A gate that starts as the identity leaves the base norm's output as it is, to the bit. */
 static void gate_starts_open(int outer, int granularity) {
     enum { VOCAB = 19, BATCH = 2, SEQ = 7 };
@@ -317,6 +354,7 @@ int main(void) {
     tcase_add_test(tc, test_inference_equal);
     tcase_add_test(tc, test_decoding);
     tcase_add_test(tc, test_untrained);
+    tcase_add_test(tc, test_starts_of_norms);
     tcase_add_test(tc, test_gate_starts_open);
     tcase_add_test(tc, test_preaffine_is_scale_free);
     suite_add_tcase(s, tc);
