@@ -79,6 +79,9 @@ static bool allocate(sl_model *m, bool training) {
         if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
             return false;
     }
+    size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
+    if (m->config.norm_zero_centred && !(m->gain = sl_alloc(gains, "norm weights")))
+        return false;
     if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
         return false;
     for (int i = 0; i < b->buffers; i++)
@@ -161,7 +164,7 @@ void sl_model_free(sl_model *m) {
         return;
     sl_params *p = &m->params;
     void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
-                     m->sin, m->tap};
+                     m->sin, m->tap, m->gain};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
     sl_gemm_bf16_work_free(m->exec.work);
@@ -180,9 +183,9 @@ int sl_model_init(sl_model *m, uint64_t seed) {
         const sl_tensor *t = &m->params.tensor[i];
         float *w = m->params.w + t->offset;
         sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
+        float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
         for (int64_t j = 0; j < t->size; j++)
-            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r))
-                                             : (t->init == SL_INIT_ONES ? 1.0f : 0.0f);
+            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;
     }
     return 0;
 }
@@ -392,7 +395,15 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    return !n || n->weight == SL_NONE ? NULL : m->params.w + m->params.tensor[n->weight].offset;
+    if (!n || n->weight == SL_NONE)
+        return NULL;
+    const float *w = m->params.w + m->params.tensor[n->weight].offset;
+    if (!m->config.norm_zero_centred)
+        return w;
+    float *gain = m->gain + (2 * layer + which) * m->config.model_dim;
+    for (int64_t j = 0; j < m->config.model_dim; j++)
+        gain[j] = 1 + w[j];
+    return gain;
 }
 
 const float *sl_model_norm_output(const sl_model *m, int layer, int which) {

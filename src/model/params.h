@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS };
+enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE };
 enum sl_decay { SL_DECAY_MATRIX, SL_DECAY_NORM, SL_DECAY_NONE };
 
 typedef struct {
@@ -17,7 +17,7 @@ typedef struct {
     int64_t size;     /* product of shape */
     int64_t offset;   /* floats from the start of the block */
     enum sl_init init;
-    float init_std;   /* SL_INIT_NORMAL */
+    float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
     enum sl_decay decay;
 } sl_tensor;
 
