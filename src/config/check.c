@@ -69,6 +69,8 @@ static int check_training(const sl_config *c) {
     }
     if (c->train_betas[0] >= 1 || c->train_betas[1] >= 1)
         return sl_fail_usage("train.betas must both be below 1");
+    if (c->train_momentum >= 1 || c->train_muon_momentum >= 1)
+        return sl_fail_usage("train.%smomentum must be below 1", c->train_momentum >= 1 ? "" : "muon_");
     if (c->train_eps == 0)
         return sl_fail_usage(
             "train.eps must be above 0: a weight that never had a gradient would become NaN");

@@ -25,6 +25,11 @@ const sl_choice sl_choices_ffn[] = {
     {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
     {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
     {NULL, NULL}};
+const sl_choice sl_choices_optim[] = {
+#define OPTIM(name, matrix, other, help) {#name, help},
+#include "train/optim.inc"
+#undef OPTIM
+    {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},
     [SL_SCHEDULE_WSD] =

@@ -33,22 +33,25 @@ static bool rope_tables(sl_model *m, int64_t positions) {
     return true;
 }
 
-static bool allocate_params(sl_params *p, bool training) {
+static bool allocate_params(sl_params *p, int optimizer, bool training) {
     size_t bytes = (size_t)p->floats * sizeof(float);
-    p->w = sl_alloc(bytes, "parameters");
-    if (training) {
-        p->g = sl_alloc(bytes, "gradients");
-        p->m = sl_alloc(bytes, "optimizer moments");
-        p->v = sl_alloc(bytes, "optimizer moments");
+    bool second = false;
+    p->optimizer = optimizer;
+    for (int i = 0; i < p->count; i++) {
+        p->tensor[i].moments = sl_params_moments(optimizer, &p->tensor[i]);
+        second = second || p->tensor[i].moments == 2;
     }
-    return p->w && (!training || (p->g && p->m && p->v));
+    if (!(p->w = sl_alloc(bytes, "parameters")))
+        return false;
+    return !training || ((p->g = sl_alloc(bytes, "gradients")) && (p->m = sl_alloc(bytes, "optimizer moments")) &&
+                         (!second || (p->v = sl_alloc(bytes, "optimizer moments"))));
 }
 
 static bool allocate(sl_model *m, bool training) {
     sl_program *b = &m->program;
     size_t thread = 0, shared = 0;
     m->arena_bytes = sl_program_plan(b);
-    if (b->failed || !allocate_params(&m->params, training))
+    if (b->failed || !allocate_params(&m->params, m->config.train_optimizer, training))
         return false;
     for (int i = 0; i < b->ops; i++) {
         thread = b->op[i].thread_bytes > thread ? b->op[i].thread_bytes : thread;

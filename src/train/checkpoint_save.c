@@ -75,27 +75,32 @@ static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e
     return finish_file(&w, file, d);
 }
 
-/* Entries of a block (w, m or v) of the parameter table, names with a prefix. */
-static void fill_entries(const sl_params *p, const char *prefix, const float *block,
-                         sl_st_entry *e) {
+/* Entries of a block (w, m or v) of the parameter table, names with a prefix, for the tensors that have at least
+ * so many moments; their number. */
+static int fill_entries(const sl_params *p, const char *prefix, const float *block, int moments,
+                        sl_st_entry *e) {
+    int n = 0;
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
-        e[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
-        snprintf(e[i].meta.name, sizeof e[i].meta.name, "%s%s", prefix, t->name);
-        memcpy(e[i].meta.shape, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
+        if (t->moments < moments)
+            continue;
+        e[n] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
+        snprintf(e[n].meta.name, sizeof e[n].meta.name, "%s%s", prefix, t->name);
+        memcpy(e[n].meta.shape, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
+        n++;
     }
+    return n;
 }
 
 static int write_params(const char *dir, const sl_params *p, sl_done *d) {
     sl_st_entry *e = calloc((size_t)p->count * 2 + 1, sizeof *e);
     if (!e)
         return sl_fail("out of memory for a checkpoint's list of tensors");
-    fill_entries(p, "", p->w, e);
-    int rc = write_tensors(dir, SL_DONE_MODEL, e, p->count, d);
+    int rc = write_tensors(dir, SL_DONE_MODEL, e, fill_entries(p, "", p->w, 0, e), d);
     if (rc == 0 && p->m) {
-        fill_entries(p, "m.", p->m, e);
-        fill_entries(p, "v.", p->v, e + p->count);
-        rc = write_tensors(dir, SL_DONE_OPTIMIZER, e, 2 * p->count, d);
+        int n = fill_entries(p, "m.", p->m, 1, e);
+        n += fill_entries(p, "v.", p->v, 2, e + n);
+        rc = write_tensors(dir, SL_DONE_OPTIMIZER, e, n, d);
     }
     free(e);
     return rc;

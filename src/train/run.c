@@ -386,14 +386,14 @@ int sl_train_dry_run(const sl_config *c) {
             seconds += (sl_now() - start) / TIMED;
     }
     double params = (double)sl_model_params(r.model)->params, tokens = (double)(c->train_steps * step_tokens(c));
-    double flops = sl_model_flops_per_token(r.model);
+    double flops = sl_model_flops_per_token(r.model), held = (sl_model_params(r.model)->v ? 16 : 12) * params;
     char eta[SL_DURATION_CHARS];
     sl_format_duration(eta, seconds * (double)c->train_steps);
     printf("parameters   %.0f\n", params);
     printf("tokens       %.0f (%.1f a parameter, %.2f passes over the training text)\n", tokens, tokens / params,
            tokens / (double)sl_dataset_tokens(r.data, SL_TRAIN));
     printf("memory       %.2f GiB: parameters, gradients, moments %.2f, activations %.2f\n",
-           gib(16 * params + (double)sl_model_activation_bytes(r.model)), gib(16 * params),
+           gib(held + (double)sl_model_activation_bytes(r.model)), gib(held),
            gib((double)sl_model_activation_bytes(r.model)));
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
     printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",

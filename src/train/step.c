@@ -7,7 +7,7 @@
 int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,
                   int64_t step, sl_apply_fn *apply, void *ctx, sl_step_result *result) {
     sl_model *m = sl_optim_model(o);
-    if (sl_model_check_pass(m, false, in, target, accumulate))
+    if (sl_model_check_pass(m, false, in, target, accumulate) || sl_optim_check_threads(o))
         return -1;
     if (accumulate < 1 || step < 0)
         return sl_fail("sl_train_step: %lld batches in step %lld; the least are 1 and 0",
