@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "config/config.h"
+#include "data/synthetic.h"
 
 #include <string.h>
 
@@ -77,9 +78,28 @@ static int check_training(const sl_config *c) {
     return 0;
 }
 
+static int check_synthetic(const sl_config *c) {
+    const char *name = c->data_corpus + sizeof SL_SYNTHETIC_PREFIX - 1;
+    char quoted[SL_QUOTE_CHARS], list[256] = "";
+    for (const sl_choice *ch = sl_choices_synthetic; ch->name; ch++) {
+        if (strcmp(name, ch->name) == 0)
+            return strcmp(c->data_tokenizer, "bytes") == 0
+                       ? 0
+                       : sl_fail_usage("data.tokenizer does not apply to data.corpus=%s, which has tokens of its own; "
+                                       "leave it out", c->data_corpus);
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s%s", used ? ", " : "", SL_SYNTHETIC_PREFIX, ch->name);
+    }
+    return sl_fail_usage("data.corpus: unknown synthetic task %s; there are %s", sl_quote(quoted, c->data_corpus), list);
+}
+
 static int check_data(const sl_config *c) {
+    if (c->data_bos_place != SL_BOS_FIRST && !c->data_bos)
+        return sl_fail_usage("data.bos_place=%s needs data.bos=true", sl_choices_bos_place[c->data_bos_place].name);
     if (!c->data_corpus[0])
         return sl_fail_usage("data.corpus is empty; name a corpus, a file or a folder");
+    if (sl_synthetic_named(c->data_corpus))
+        return check_synthetic(c);
     bool bpe = strncmp(c->data_tokenizer, "bpe:", 4) == 0 && c->data_tokenizer[4];
     bool ids = strncmp(c->data_tokenizer, "ids:", 4) == 0 && c->data_tokenizer[4];
     if (!bpe && !ids && strcmp(c->data_tokenizer, "bytes") != 0) {

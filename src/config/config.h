@@ -28,7 +28,7 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_ffn[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_ffn[], sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
 enum { SL_FFN_SWIGLU, SL_FFN_GELU };
@@ -39,6 +39,7 @@ enum {
 #undef OPTIM
 };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
+enum { SL_BOS_FIRST, SL_BOS_RANDOM };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
 

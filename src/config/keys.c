@@ -25,6 +25,15 @@ const sl_choice sl_choices_ffn[] = {
     {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
     {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
     {NULL, NULL}};
+const sl_choice sl_choices_bos_place[] = {
+    [SL_BOS_FIRST] = {"first", "at position 0"},
+    [SL_BOS_RANDOM] = {"random", "anywhere in the window; it is an input only, never to be predicted"},
+    {NULL, NULL}};
+const sl_choice sl_choices_synthetic[] = {
+#define SYNTHETIC(name, help) {#name, help},
+#include "data/synthetic.inc"
+#undef SYNTHETIC
+    {NULL, NULL}};
 const sl_choice sl_choices_optim[] = {
 #define OPTIM(name, matrix, other, help) {#name, help},
 #include "train/optim.inc"

@@ -34,7 +34,7 @@ typedef struct {
     int64_t skips_in_row;
     bool spiked;           /* the guard refused the last step */
     double peak_gflops;
-    double val_loss;       /* last one; NaN before */
+    sl_losses val;         /* last ones; NaN before */
     double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
     sl_progress progress;
 } run;
@@ -166,7 +166,7 @@ static int judge_step(run *r, const sl_step_result *s) {
 
 static int evaluate(run *r) {
     return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target,
-                       &r->val_loss);
+                       &r->val);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -197,6 +197,14 @@ static int write_probe(run *r, bool last) {
 
 static double train_seconds(const run *r) { return sl_now() - r->started - r->paused; }
 
+/* What tasks with marked positions are judged by. */
+static void put_marked(const run *r, json_t *o) {
+    if (!sl_dataset_has_marks(r->data))
+        return;
+    json_object_set_new(o, "val_loss_trigger", number(r->val.trigger));
+    json_object_set_new(o, "val_loss_other", number(r->val.other));
+}
+
 static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated) {
     json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)r->state.step, "loss",
                           number(s->loss), "lr", number(s->lr), "grad_norm", number(s->grad_norm),
@@ -208,8 +216,9 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
     if (s->skipped)
         json_object_set_new(o, "skipped", json_true());
     if (evaluated) {
-        json_object_set_new(o, "val_loss", number(r->val_loss));
-        json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val_loss)));
+        json_object_set_new(o, "val_loss", number(r->val.all));
+        json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val.all)));
+        put_marked(r, o);
     }
     return sl_rundir_line(&r->dir, r->dir.metrics, "metrics.jsonl", o);
 }
@@ -217,8 +226,8 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
 static void show(run *r, const sl_step_result *s, double rate) {
     double gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
     char val[32] = "";
-    if (!isnan(r->val_loss))
-        snprintf(val, sizeof val, " val %.4f", r->val_loss);
+    if (!isnan(r->val.all))
+        snprintf(val, sizeof val, " val %.4f", r->val.all);
     sl_progress_update(&r->progress, r->state.step,
                        "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss, val,
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
@@ -241,8 +250,8 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     bool evaluated = due(step, c->train_eval_every, last);
     if (evaluated && evaluate(r))
         return -1;
-    if (evaluated && !(r->val_loss >= r->state.best_val_loss))
-        r->state.best_val_loss = r->val_loss;
+    if (evaluated && !(r->val.all >= r->state.best_val_loss))
+        r->state.best_val_loss = r->val.all;
     if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
         return -1;
     if ((due(step, c->train_checkpoint_every, last) || stop) && save(r))
@@ -289,7 +298,7 @@ static int write_result(run *r, const char *status) {
     bool finished = strcmp(status, "finished") == 0;
     if (finished && evaluate(r))
         return -1;
-    double loss = finished ? r->val_loss : NAN;
+    double loss = finished ? r->val.all : NAN;
     json_t *p = finished ? probe(r, false) : json_null();
     if (!p)
         return -1;
@@ -305,6 +314,8 @@ static int write_result(run *r, const char *status) {
                           "probe", p);
     if (!o)
         return sl_fail("out of memory for the result");
+    if (finished)
+        put_marked(r, o);
     return sl_rundir_write_json(&r->dir, "result.json", o);
 }
 
@@ -340,7 +351,7 @@ static int start(run *r, const sl_run_options *o) {
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .dir = {.lock = -1}, .val_loss = NAN};
+    run r = {.config = *c, .dir = {.lock = -1}, .val = {NAN, NAN, NAN}};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
     sl_threads_set((int)c->threads);
     interrupted = 0;
