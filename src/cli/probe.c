@@ -66,17 +66,22 @@ static int measure(probe_run *r) {
     if (!in)
         return -1;
     int32_t *target = in + batch * seq;
-    int rc = 0;
+    uint8_t *mark = sl_dataset_has_marks(r->data) ? sl_alloc((size_t)(batch * seq), "a batch's marks") : NULL;
+    int rc = sl_dataset_has_marks(r->data) && !mark ? -1 : 0;
     for (int64_t first = 0; first < r->windows && rc == 0; first += batch) {
         double loss = 0;
-        for (int64_t w = 0; w < batch; w++)
+        for (int64_t w = 0; w < batch; w++) {
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model)
+            if (mark)
+                sl_dataset_mark(r->data, in + w * seq, mark + w * seq);
+        }
+        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add_marked(r->probe, r->model, mark)
                  ? -1
                  : 0;
         r->loss += loss * (double)batch / (double)r->windows;
     }
     sl_free(in);
+    sl_free(mark);
     return rc;
 }
 
@@ -141,6 +146,8 @@ static void print_summary(const json_t *o) {
                 {"lambda_min", "smallest |norm weight| of the block norms"},
                 {"lambda_at_sink", "mean |norm weight| at channel m2_dim"},
                 {"att0", "mean attention of queries 1.. to token 0"},
+                {"att0_trigger", "the same of queries at triggers (synthetic tasks)"},
+                {"att0_other", "the same of all other queries"},
                 {"sink_rate", "share of heads whose mean attention to token 0 exceeds .3"},
                 {"attention_entropy", "mean entropy of the attention rows, nats"},
                 {"value_norm_ratio", "|value| of token 0 over the others'"},
@@ -148,6 +155,8 @@ static void print_summary(const json_t *o) {
                 {"gate_mean", "mean of the norm gates"}, {"gate_std", "their spread"},
                 {"tokens", "tokens measured"}};
     for (size_t i = 0; i < sizeof line / sizeof *line; i++) {
+        if (!json_object_get(o, line[i].key))
+            continue;
         printf("%-18s", line[i].key);
         cell(10, json_object_get(o, line[i].key));
         printf("   %s\n", line[i].help);

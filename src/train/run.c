@@ -31,6 +31,7 @@ typedef struct {
     sl_rundir dir;
     sl_train_state state;
     int32_t *in, *target;  /* accumulate * batch * seq */
+    uint8_t *mark;         /* batch * seq; NULL if the data has no marks */
     int64_t skips_in_row;
     bool spiked;           /* the guard refused the last step */
     double peak_gflops;
@@ -59,6 +60,8 @@ static int open_model(run *r) {
         return -1;
     r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
     r->target = malloc((size_t)step_tokens(c) * sizeof *r->target);
+    if (sl_dataset_has_marks(r->data) && !(r->mark = malloc((size_t)(c->train_batch * c->model_seq))))
+        return sl_fail("out of memory for a batch's marks");
     if (!r->in || !r->target)
         return sl_fail("out of memory for a batch of %lld tokens", (long long)step_tokens(c));
     return 0;
@@ -118,6 +121,7 @@ static void close_run(run *r) {
     sl_model_free(r->model);
     sl_dataset_close(r->data);
     free(r->in);
+    free(r->mark);
     free(r->target);
 }
 
@@ -178,10 +182,13 @@ static json_t *probe(run *r, bool profile) {
     int64_t batch = r->config.train_batch, seq = r->config.model_seq, have = sl_dataset_windows(r->data, SL_VAL);
     sl_probe_reset(r->probe);
     for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
-        for (int64_t i = 0; i < batch; i++)
+        for (int64_t i = 0; i < batch; i++) {
             sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
+            if (r->mark)
+                sl_dataset_mark(r->data, r->in + i * seq, r->mark + i * seq);
+        }
         if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) ||
-            sl_probe_add(r->probe, r->model))
+            sl_probe_add_marked(r->probe, r->model, r->mark))
             return NULL;
     }
     return sl_probe_result(r->probe, r->model, profile);
