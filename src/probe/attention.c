@@ -84,7 +84,7 @@ static void fold(int64_t windows, int64_t n, const double *pairs, double *first,
 }
 
 static void count_marks(sl_attention *s, const sl_attention_rows *a) {
-    for (int64_t i = 0; a->mark && i < a->windows * a->seq; i++)
+    for (int64_t i = 0; i < a->windows * a->seq; i++)
         if (i % a->seq)
             *(a->mark[i] ? &s->marked : &s->unmarked) += 1;
 }
@@ -96,8 +96,10 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
     sl_parallel_dynamic(a->windows * a->kv_heads, value_item, &job);
     fold(a->windows, a->heads, parts, s->att0, s->entropy);
     fold(a->windows, a->kv_heads, parts + 2 * a->windows * a->heads, s->v0, s->v_others);
-    fold(a->windows, a->heads, marked_parts(&job), s->att0_unmarked, s->att0_marked);
-    count_marks(s, a);
+    if (a->mark) {
+        fold(a->windows, a->heads, marked_parts(&job), s->att0_unmarked, s->att0_marked);
+        count_marks(s, a);
+    }
     s->windows += a->windows;
 }
 

@@ -66,9 +66,9 @@ typedef struct {
 typedef struct {
     int64_t windows;
     double *att0, *entropy;  /* per head: window means over queries 1.. */
-    double *att0_marked;     /* per head: attention to token 0 of the marked queries 1.., */
-    double *att0_unmarked;   /* and of the others, where marks were given */
-    int64_t marked, unmarked; /* their number */
+    /* Where marks are given: sums per head of the attention to token 0 of marked queries 1.., and of the others. */
+    double *att0_marked, *att0_unmarked;
+    int64_t marked, unmarked; /* queries */
     double *v0, *v_others;   /* per kv head: norm of token 0; window mean of the others' norms */
 } sl_attention;
 
