@@ -8,10 +8,11 @@
 enum { SL_MAX_THREADS = 512 };
 
 typedef void (*sl_item_fn)(void *ctx, int64_t item, int thread);
-/* fn(ctx, i, thread) for all i < items; contiguous static split, `thread` in 0..sl_threads()-1
- * (index for per-thread scratch). Not to be nested. */
+/* fn(ctx, i, thread) for all i < items; `thread` in 0..sl_threads()-1 (index for per-thread scratch). Each
+ * thread starts on its own contiguous share, the same one every time (so that memory it touched first is
+ * near it), in rising order; one that is done takes items from the others' shares. A core that is slow,
+ * because another program or its other hardware thread is busy, then holds nobody up: make items small
+ * enough that there are several a thread. Not to be nested. */
 void sl_parallel(int64_t items, sl_item_fn fn, void *ctx);
-/* The same with items handed out one by one as threads come free; for uneven items. */
-void sl_parallel_dynamic(int64_t items, sl_item_fn fn, void *ctx);
 
 #endif

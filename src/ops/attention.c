@@ -148,7 +148,7 @@ static void forward_item(void *task, int64_t item, int thread) {
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
 }
 
 /* One block of queries of head h: dq of its rows; adds to dk, dv of the keys that they see. */
@@ -197,7 +197,7 @@ static void backward_item(void *task, int64_t item, int thread) {
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
 }
 
 static const sl_op_kind attention = {"attention", forward, backward, true, true};

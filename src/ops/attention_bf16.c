@@ -173,7 +173,7 @@ static void forward_item(void *task, int64_t item, int thread) {
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
 }
 
 /* delta = rowwise dout . out */
@@ -235,7 +235,7 @@ static void backward_item(void *task, int64_t item, int thread) {
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
 }
 
 const sl_op_kind sl_attention_bf16 = {"attention", forward, backward, true, true};

@@ -92,8 +92,8 @@ static void count_marks(sl_attention *s, const sl_attention_rows *a) {
 void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
                       float *rows) {
     attention_job job = {a, k, parts, rows};
-    sl_parallel_dynamic(a->windows * a->heads, attention_item, &job);
-    sl_parallel_dynamic(a->windows * a->kv_heads, value_item, &job);
+    sl_parallel(a->windows * a->heads, attention_item, &job);
+    sl_parallel(a->windows * a->kv_heads, value_item, &job);
     fold(a->windows, a->heads, parts, s->att0, s->entropy);
     fold(a->windows, a->kv_heads, parts + 2 * a->windows * a->heads, s->v0, s->v_others);
     if (a->mark) {
