@@ -35,6 +35,12 @@ static int check_norm(const sl_config *c) {
     return 0;
 }
 
+static int check_match(const sl_config *c) {
+    if (c->model_match_params && c->model_ffn == 0)
+        return sl_fail_usage("model.match_params changes the width of the feed-forward, and model.ffn = 0 asks for none");
+    return 0;
+}
+
 /* Keeps sizes in bytes of all that a run holds, and counts of tokens, within 63 bits. */
 static int check_sizes(const sl_config *c) {
     const int64_t most = (int64_t)1 << 26;
@@ -111,7 +117,7 @@ static int check_data(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
         return -1;
     return check_data(c);
 }

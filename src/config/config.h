@@ -59,6 +59,9 @@ uint64_t sl_config_hash(const sl_config *c);
 enum { SL_DIFFERENCE_CHARS = 256 };
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
+/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates. */
+void sl_config_baseline(sl_config *baseline, const sl_config *c);
+
 /* Derived sizes. */
 static inline int64_t sl_config_kv_heads(const sl_config *c) {
     return c->model_kv_heads ? c->model_kv_heads : c->model_heads;

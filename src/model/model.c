@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "model/match.h"
 #include "ops/gemm_bf16.h"
 #include "ops/rowwise.h"
 
@@ -101,10 +102,9 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
     return sl_config_check(c);
 }
 
-static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                        bool training, bool taps) {
-    if (check_sizes(c, vocab, batch, cache ? cache : seq))
-        return NULL;
+/* The parameter table and the program of *c, without memory for their values. */
+static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                         bool training, bool taps) {
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -112,7 +112,7 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
         sl_fail("out of memory for the model");
         return NULL;
     }
-    m->config = *c;
+    m->config = m->given = *c;
     m->vocab = vocab;
     m->taps = taps;
     m->layer = layer;
@@ -129,7 +129,30 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok)
         sl_model_build(m, taps);
-    if (!ok || m->program.failed || !allocate(m, training)) {
+    if (!ok || m->program.failed) {
+        sl_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
+    sl_model *m = compile(c, vocab, 1, 1, 0, false, false);
+    int64_t n = m ? m->params.params : -1;
+    sl_model_free(m);
+    return n;
+}
+
+static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                        bool training, bool taps) {
+    sl_config config = *c;
+    if (check_sizes(c, vocab, batch, cache ? cache : seq) || sl_match_params(&config, vocab))
+        return NULL;
+    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps);
+    if (!m)
+        return NULL;
+    m->given = *c;
+    if (!allocate(m, training)) {
         sl_model_free(m);
         return NULL;
     }
@@ -182,6 +205,7 @@ int sl_model_init(sl_model *m, uint64_t seed) {
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
+const sl_config *sl_model_config_given(const sl_model *m) { return &m->given; }
 int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
 
 sl_shape sl_model_shape(const sl_model *m) {

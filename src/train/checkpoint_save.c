@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "model/match.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_internal.h"
@@ -123,7 +124,10 @@ static int write_config_json(const char *dir, const sl_config *c, const sl_param
     const sl_tensor *t = sl_checkpoint_tensor(p, SL_EMBEDDING);
     if (!t)
         return sl_fail("the model has no tensor %s; a checkpoint needs it", SL_EMBEDDING);
-    char *text = sl_hf_config_text(c, (int32_t)t->shape[0]);
+    sl_config built = *c;
+    if (sl_match_params(&built, (int32_t)t->shape[0]))
+        return -1;
+    char *text = sl_hf_config_text(&built, (int32_t)t->shape[0]);
     int rc = text ? write_text(dir, SL_DONE_CONFIG_JSON, text, strlen(text), d) : -1;
     free(text);
     return rc;
@@ -267,6 +271,6 @@ void sl_checkpoint_clean(const char *run_dir) {
 }
 
 int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
-    return m ? sl_checkpoint_save(run_dir, sl_model_config(m), sl_model_params(m), s, keep)
+    return m ? sl_checkpoint_save(run_dir, sl_model_config_given(m), sl_model_params(m), s, keep)
              : sl_fail("cannot save a model that is NULL; was its creation checked?");
 }

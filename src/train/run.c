@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "model/match.h"
 #include "probe/probe.h"
 #include "simd/kernels.h"
 #include "train/checkpoint.h"
@@ -310,12 +311,16 @@ static int write_result(run *r, const char *status) {
     if (!p)
         return -1;
     char hash[32], data[32];
+    sl_match match;
+    if (sl_match_count(&r->config, sl_dataset_vocab(r->data), &match))
+        return -1;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
     snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
-    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
                           (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)),
                           "best_val_loss", number(t->best_val_loss), "params",
-                          (json_int_t)sl_model_params(r->model)->params, "tokens", (json_int_t)t->tokens,
+                          (json_int_t)match.params, "baseline_params", (json_int_t)match.baseline, "ffn",
+                          (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens,
                           "skipped", (json_int_t)t->skipped, "seconds", number(t->train_seconds), "tokens_per_s",
                           number((double)t->tokens / t->train_seconds), "config_hash", hash, "data_hash", data,
                           "probe", p);
@@ -334,6 +339,14 @@ static void write_stopped(run *r) {
         sl_fail("%s", message);
 }
 
+/* " (baseline 1234, model.ffn 56)" where that was asked for. */
+static void describe_match(const run *r, char *text, size_t n) {
+    sl_match match;
+    *text = 0;
+    if (r->config.model_match_params && sl_match_count(&r->config, sl_dataset_vocab(r->data), &match) == 0)
+        snprintf(text, n, " (baseline %lld, model.ffn %lld)", (long long)match.baseline, (long long)match.ffn);
+}
+
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
     char dir[4096];
@@ -347,8 +360,10 @@ static int start(run *r, const sl_run_options *o) {
     if (*dir)
         sl_checkpoint_clean(o->out);
     r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
-    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
-            (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),
+    char matched[128];
+    describe_match(r, matched, sizeof matched);
+    sl_info("%s: %lld parameters%s, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
+            (long long)sl_model_params(r->model)->params, matched, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
             sl_kernels_select((enum sl_isa)c->isa)->tier,
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
@@ -405,9 +420,10 @@ int sl_train_dry_run(const sl_config *c) {
     }
     double params = (double)sl_model_params(r.model)->params, tokens = (double)(c->train_steps * step_tokens(c));
     double flops = sl_model_flops_per_token(r.model), held = (sl_model_params(r.model)->v ? 16 : 12) * params;
-    char eta[SL_DURATION_CHARS];
+    char eta[SL_DURATION_CHARS], matched[128];
+    describe_match(&r, matched, sizeof matched);
     sl_format_duration(eta, seconds * (double)c->train_steps);
-    printf("parameters   %.0f\n", params);
+    printf("parameters   %.0f%s\n", params, matched);
     printf("tokens       %.0f (%.1f a parameter, %.2f passes over the training text)\n", tokens, tokens / params,
            tokens / (double)sl_dataset_tokens(r.data, SL_TRAIN));
     printf("memory       %.2f GiB: parameters, gradients, moments %.2f, activations %.2f\n",
