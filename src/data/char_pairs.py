@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes char_pairs.inc: how often each character, and each pair of neighbours, stands in a text.
 
-synthetic:backcopy draws from them when data.synthetic.text names no text. The counts are those of the 1,115,394
+synthetic:backcopy draws from them by default. The counts are those of the 1,115,394
 characters of tinyshakespeare (char-rnn's plays of Shakespeare; ../../data/README.md), which the task's authors use:
 
     ./char_pairs.py FILE... > char_pairs.inc

@@ -106,10 +106,10 @@ static int open_backcopy(sl_synthetic *s) {
     counts *c = calloc(1, sizeof *c);
     s->own = calloc(1, sizeof(tables));
     int rc = c && s->own ? 0 : sl_fail("out of memory");
-    if (rc == 0 && *s->config.synthetic_text)
-        rc = count_corpus(c, s->config.synthetic_text);
-    else if (rc == 0)
+    if (rc == 0 && strcmp(s->config.synthetic_text, "built-in") == 0)
         built_in(c);
+    else if (rc == 0)
+        rc = count_corpus(c, s->config.synthetic_text);
     if (rc == 0)
         rc = make_tables(s, c);
     free(c);
