@@ -30,7 +30,7 @@ static void put_text(const char *name, const char *text) { put_file(in_scratch(n
 /* ---- backcopy */
 
 enum { SYMBOLS = 65, BOS = SYMBOLS, TRIGGERS = 3 };
-static int64_t one[256], two[256][256];
+static int64_t one[256], two[256][256], row[256];
 static int byte_of[SYMBOLS];
 static bool trigger[SYMBOLS];
 
@@ -49,7 +49,14 @@ static void read_counts(void) {
             byte_of[n++] = a;
         }
     ck_assert_int_eq(n, SYMBOLS);
+    memset(row, 0, sizeof row);
+    for (int a = 0; a < 256; a++)
+        for (int b = 0; b < 256; b++)
+            row[a] += two[a][b];
 }
+
+/* Probability of b after a under the bigram, both symbols. */
+static double bigram(int a, int b) { return (double)two[byte_of[a]][byte_of[b]] / (double)row[byte_of[a]]; }
 
 /* Figures of the text that are known: its length, the entropies of a character and of one after another. */
 START_TEST(built_in_counts) {
@@ -58,12 +65,10 @@ START_TEST(built_in_counts) {
         total += (double)one[a];
     ck_assert_double_eq(total, 1115394);
     for (int a = 0; a < 256; a++) {
-        double row = 0, p = (double)one[a] / total;
+        double p = (double)one[a] / total;
         h1 -= one[a] ? p * log(p) : 0;
         for (int b = 0; b < 256; b++)
-            row += (double)two[a][b];
-        for (int b = 0; b < 256; b++)
-            h2 -= two[a][b] ? (double)two[a][b] / total * log((double)two[a][b] / row) : 0;
+            h2 -= two[a][b] ? (double)two[a][b] / total * log((double)two[a][b] / (double)row[a]) : 0;
     }
     ck_assert_double_eq_tol(h1, 3.3128, 5e-5);
     ck_assert_double_eq_tol(h2, 2.4526, 5e-5);
@@ -83,11 +88,8 @@ static void check_backcopy(int64_t *triggers, int64_t *others, double *loss) {
             ++*triggers;
             continue;
         }
-        double row = 0;
-        for (int b = 0; b < 256; b++)
-            row += (double)two[byte_of[in[t]]][b];
-        ck_assert_int_gt(two[byte_of[in[t]]][byte_of[target[t]]], 0);
-        *loss -= log((double)two[byte_of[in[t]]][byte_of[target[t]]] / row);
+        ck_assert(bigram(in[t], target[t]) > 0);
+        *loss -= log(bigram(in[t], target[t]));
         ++*others;
     }
 }
@@ -126,10 +128,7 @@ START_TEST(backcopy_interpolates) {
         for (int t = 2; t < SEQ; t++) {
             if (!trigger[in[t]])
                 continue;
-            double row = 0;
-            for (int b = 0; b < 256; b++)
-                row += (double)two[byte_of[in[t]]][b];
-            chance += (double)two[byte_of[in[t]]][byte_of[in[t - 1]]] / row;
+            chance += bigram(in[t], in[t - 1]);
             copies += target[t] == in[t - 1];
             triggers++;
         }
