@@ -21,6 +21,7 @@ class Backcopy(common.EndToEnd):
         self.assertGreater(last["val_loss_other"], 2.15)
         share = (last["val_loss_other"] - last["val_loss"]) / (last["val_loss_other"] - last["val_loss_trigger"])
         self.assertAlmostEqual(share, 0.25, delta=0.02)  # of the positions are triggers
+        self.assertIsNotNone(common.lines(run / "probe.jsonl")[-1]["att0_other"])
         return self.json("probe", run, "--windows", 64, "--json")
 
     def test_softmax(self) -> None:

@@ -90,6 +90,10 @@ START_TEST(known_widths) {
     ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
     /* Four gates of 2*192*16 parameters are 24576; a column costs 2*3*192. */
     ck_assert_int_eq(m.ffn, FFN - 21);
+    config.norm_rank = 17; /* 26112: 22.7 columns, and the nearest width has fewer parameters */
+    ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
+    ck_assert(m.ffn == FFN - 23 && m.params < m.baseline);
+    config.norm_rank = 16;
     config.model_match_params = false;
     ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
     ck_assert(m.ffn == FFN && m.params == m.baseline + 24576);
