@@ -36,8 +36,9 @@ static int check_norm(const sl_config *c) {
 }
 
 static int check_match(const sl_config *c) {
-    if (c->model_match_params && c->model_ffn == 0)
-        return sl_fail_usage("model.match_params changes the width of the feed-forward, and model.ffn = 0 asks for none");
+    if (c->model_match_params && !sl_config_has_ffn(c))
+        return sl_fail_usage("model.match_params changes the width of the feed-forward, and %s asks for none",
+                             c->model_ffn ? "model.ffn_kind = none" : "model.ffn = 0");
     return 0;
 }
 

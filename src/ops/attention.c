@@ -212,7 +212,7 @@ sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv) {
     op->factor = (float)(1 / sqrt((double)op->head_dim));
     op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* log-sum-exp */
     shape s = shape_of(op, b->kernels);
-    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op) : thread_bytes(&s, b->training);
+    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : thread_bytes(&s, b->training);
     op->flops = 2.0 * (double)op->rows * (double)op->seq * (double)(op->heads * op->head_dim);
     return op->out = sl_program_activation(b, op->rows, op->heads * op->head_dim);
 }

@@ -48,7 +48,7 @@ sl_gemm_bf16_work *sl_gemm_bf16_work_new(int threads) {
         return NULL;
     w->threads = threads;
     w->size = round_up(at_least(WGRAD_BYTES, BLOCK_BYTES), 4096);
-    w->scratch = sl_alloc((size_t)w->size * (size_t)threads, "the bf16 product's scratch");
+    w->scratch = sl_alloc_threads(threads, (size_t)w->size, "the bf16 product's scratch");
     w->partials = sl_alloc(PARTIALS * sizeof(float), "the bf16 product's scratch");
     if (!w->scratch || !w->partials) {
         sl_gemm_bf16_work_free(w);

@@ -128,20 +128,19 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
-    const char *kind = sl_choices_ffn[c->model_ffn_kind].name;
     char prefix[128], norm[128];
     snprintf(norm, sizeof norm, "%spost_attention_layernorm", layer);
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
     ref_c *x = normed(m, norm, false, h);
+    static const bool gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+    };
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
-    if (strcmp(kind, "swiglu") == 0) {
+    if (gated[c->model_ffn_kind])
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
-        ref_swiglu(rows * f, gate, up, up);
-    } else if (strcmp(kind, "gelu") == 0) {
-        ref_gelu(rows * f, up, up);
-    } else {
-        die("feed-forward %s has no reference in tests/ref/model.c", kind);
-    }
+    ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
     ref_add(rows * d, out, h);
     ref_c *all[] = {x, up, gate, out};
@@ -159,7 +158,7 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
         attention_block(m, layer, h);
-        if (c->model_ffn > 0)
+        if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
     ref_c *x = normed(m, "model.norm", true, h);

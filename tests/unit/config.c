@@ -189,7 +189,7 @@ static const struct {
     const char *text, *message;
 } mistakes[] = {
     {"seed: 1\nmodell: {dim: 1}\n",
-     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, isa"},
+     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, pin, isa"},
     {"model:\n  norm_opts:\n    rnak: 4\n",
      "t.yaml:3: unknown key \"model.norm_opts.rnak\"; did you mean model.norm_opts.rank? keys of "
      "model.norm_opts: eps, rank, init, gate_final"},
@@ -198,7 +198,7 @@ static const struct {
      "rank, init, gate_final"},
     {"lr: 1\n",
      "t.yaml:1: unknown key \"lr\"; did you mean train.lr? keys: model, data, train, precision, "
-     "seed, threads, isa"},
+     "seed, threads, pin, isa"},
     {"model: {dim: wide}\n",
      "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found wide"},
     {"model: {dim: \"64\"}\n",
@@ -250,9 +250,9 @@ static const struct {
                    "kv_heads, head_dim, ffn, match_params, norm, "
                    "norm_opts, attention, ffn_kind, qk_norm, rope_base, tie_embeddings, seq, "
                    "init_std; found a single value"},
-    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, isa; "
+    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, isa; "
               "found a list"},
-    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, "
+    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, "
                      "isa; found a single value"},
     {"? [a]\n: b\n", "t.yaml:1: a list or section in the place of a key"},
     {"model: &m {dim: 1}\n", "t.yaml:1: YAML anchors and aliases are not used here; write the "
@@ -481,7 +481,7 @@ START_TEST(hash_sees_what_decides) {
         ck_assert_msg((sl_config_hash(&c) != standard) == decides, "%s", text);
         undecisive += !decides;
     }
-    ck_assert_int_eq(undecisive, 6); /* threads, isa and the four of looking and saving */
+    ck_assert_int_eq(undecisive, 7); /* threads, pin, isa and the four of looking and saving */
     json_decref(keys);
 }
 END_TEST

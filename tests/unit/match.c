@@ -82,7 +82,7 @@ START_TEST(known_widths) {
     defaults();
     ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
     ck_assert(m.ffn == FFN && m.params == m.baseline);
-    config.model_ffn_kind = SL_FFN_GELU;
+    config.model_ffn_kind = SL_FFN_gelu;
     ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
     ck_assert(m.ffn == FFN * 3 / 2 && m.params == m.baseline);
     defaults();
@@ -107,7 +107,7 @@ START_TEST(checkpoints) {
     sl_config read;
     sl_train_state s = {.step = 1, .loss_mean = NAN, .best_val_loss = NAN};
     defaults();
-    config.model_ffn_kind = SL_FFN_GELU;
+    config.model_ffn_kind = SL_FFN_gelu;
     sl_model *m = sl_model_create(&config, VOCAB, 1, 8, true, false), *again;
     ck_assert_int_eq(sl_model_init(m, 3), 0);
     ck_assert_msg(sl_model_save(m, scratch, &s, 1) == 0, "%s", sl_error());
