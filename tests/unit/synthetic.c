@@ -25,6 +25,12 @@ static sl_dataset *open_ok(const sl_config *c) {
     return d;
 }
 
+/* For inner loops: Check writes a message of every ck_assert to a file. */
+static void must(bool ok, int64_t t) {
+    if (!ok)
+        ck_abort_msg("wrong at position %lld", (long long)t);
+}
+
 static void put_text(const char *name, const char *text) { put_file(in_scratch(name), text, strlen(text)); }
 
 /* ---- backcopy */
@@ -80,15 +86,13 @@ static void check_backcopy(int64_t *triggers, int64_t *others, double *loss) {
     ck_assert_int_eq(in[0], BOS);
     ck_assert(!trigger[target[0]]);
     for (int t = 1; t < SEQ; t++) {
-        ck_assert_int_eq(in[t], target[t - 1]);
-        ck_assert(in[t] >= 0 && in[t] < SYMBOLS);
-        ck_assert_int_eq(mark[t], trigger[in[t]]);
+        must(in[t] == target[t - 1] && in[t] >= 0 && in[t] < SYMBOLS && mark[t] == trigger[in[t]], t);
         if (trigger[in[t]]) {
-            ck_assert_int_eq(target[t], in[t - 1]);
+            must(target[t] == in[t - 1], t);
             ++*triggers;
             continue;
         }
-        ck_assert(bigram(in[t], target[t]) > 0);
+        must(bigram(in[t], target[t]) > 0, t);
         *loss -= log(bigram(in[t], target[t]));
         ++*others;
     }
@@ -178,13 +182,10 @@ START_TEST(mean) {
         ck_assert(in[0] == NOTHING + 1 && target[0] == NOTHING && !mark[0]);
         for (int t = 1; t < SEQ; t++) {
             bool here = in[t] >= LEVELS;
-            ck_assert(in[t] >= 0 && in[t] < NOTHING && mark[t] == here && (!here || !place));
+            must(in[t] >= 0 && in[t] < NOTHING && mark[t] == here && (!here || !place), t);
             sum += place ? 0 : in[t] % LEVELS;
             place = here ? t : place;
-            if (here)
-                ck_assert_int_eq(target[t], (int)floor((double)sum / t + .5));
-            else
-                ck_assert_int_eq(target[t], NOTHING);
+            must(target[t] == (here ? (int)floor((double)sum / t + .5) : NOTHING), t);
         }
         places[place]++;
     }
@@ -364,8 +365,8 @@ START_TEST(no_bos) {
         sl_dataset_val_window(d, i, in, target);
         ck_assert(!trigger[in[0]]);
         for (int t = 0; t < 64; t++) {
-            ck_assert(in[t] < BOS && (t == 63 || in[t + 1] == target[t]));
-            ck_assert(!trigger[in[t]] || target[t] == in[t - 1]);
+            must(in[t] < BOS && (t == 63 || in[t + 1] == target[t]), t);
+            must(!trigger[in[t]] || target[t] == in[t - 1], t);
         }
     }
     sl_dataset_close(d);
