@@ -52,6 +52,20 @@ const sl_choice sl_choices_ffn[] = {
 #undef FFN
     [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
     {NULL, NULL}};
+const sl_choice sl_choices_bos_place[] = {
+    [SL_BOS_FIRST] = {"first", "at position 0"},
+    [SL_BOS_RANDOM] = {"random", "anywhere in the window; it is an input only, never to be predicted"},
+    {NULL, NULL}};
+const sl_choice sl_choices_synthetic[] = {
+#define SYNTHETIC(name, help) {#name, help},
+#include "data/synthetic.inc"
+#undef SYNTHETIC
+    {NULL, NULL}};
+const sl_choice sl_choices_optim[] = {
+#define OPTIM(name, matrix, other, help) {#name, help},
+#include "train/optim.inc"
+#undef OPTIM
+    {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},
     [SL_SCHEDULE_WSD] =

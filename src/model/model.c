@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "model/match.h"
 #include "ops/gemm_bf16.h"
 #include "ops/rowwise.h"
 
@@ -33,16 +34,23 @@ static bool rope_tables(sl_model *m, int64_t positions) {
     return true;
 }
 
-static bool allocate_params(sl_params *p, bool training) {
+static bool allocate_params(sl_params *p, int optimizer, bool training) {
     size_t bytes = (size_t)p->floats * sizeof(float);
-    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
-    p->w = sl_alloc_shared(bytes, "parameters");
-    if (training) {
-        p->g = sl_alloc_shared(bytes, "gradients");
-        p->m = sl_alloc(bytes, "optimizer moments");
-        p->v = sl_alloc(bytes, "optimizer moments");
+    bool second = false;
+    p->optimizer = optimizer;
+    for (int i = 0; i < p->count; i++) {
+        p->tensor[i].moments = sl_params_moments(optimizer, &p->tensor[i]);
+        second = second || p->tensor[i].moments == 2;
     }
-    return p->w && (!training || (p->g && p->m && p->v));
+    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
+    if (!(p->w = sl_alloc_shared(bytes, "parameters")))
+        return false;
+    if (!training)
+        return true;
+    p->g = sl_alloc_shared(bytes, "gradients");
+    p->m = sl_alloc(bytes, "optimizer moments");
+    p->v = second ? sl_alloc(bytes, "optimizer moments") : NULL;
+    return p->g && p->m && (!second || p->v);
 }
 
 /* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. */
@@ -57,7 +65,7 @@ static bool allocate(sl_model *m, bool training) {
     sl_program *b = &m->program;
     size_t thread = 0, shared = 0;
     m->arena_bytes = sl_program_plan(b);
-    if (b->failed || !allocate_params(&m->params, training))
+    if (b->failed || !allocate_params(&m->params, m->config.train_optimizer, training))
         return false;
     for (int i = 0; i < b->ops; i++) {
         thread = b->op[i].thread_bytes > thread ? b->op[i].thread_bytes : thread;
@@ -111,10 +119,9 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
     return sl_config_check(c);
 }
 
-static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                        bool training, bool taps) {
-    if (check_sizes(c, vocab, batch, cache ? cache : seq))
-        return NULL;
+/* The parameter table and the program of *c, without memory for their values. */
+static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                         bool training, bool taps) {
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -122,7 +129,7 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
         sl_fail("out of memory for the model");
         return NULL;
     }
-    m->config = *c;
+    m->config = m->given = *c;
     m->vocab = vocab;
     m->taps = taps;
     m->layer = layer;
@@ -139,7 +146,30 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok)
         sl_model_build(m, taps);
-    if (!ok || m->program.failed || !allocate(m, training)) {
+    if (!ok || m->program.failed) {
+        sl_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
+    sl_model *m = compile(c, vocab, 1, 1, 0, false, false);
+    int64_t n = m ? m->params.params : -1;
+    sl_model_free(m);
+    return n;
+}
+
+static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                        bool training, bool taps) {
+    sl_config config = *c;
+    if (check_sizes(c, vocab, batch, cache ? cache : seq) || sl_match_params(&config, vocab))
+        return NULL;
+    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps);
+    if (!m)
+        return NULL;
+    m->given = *c;
+    if (!allocate(m, training)) {
         sl_model_free(m);
         return NULL;
     }
@@ -192,6 +222,7 @@ int sl_model_init(sl_model *m, uint64_t seed) {
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
+const sl_config *sl_model_config_given(const sl_model *m) { return &m->given; }
 int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
 
 sl_shape sl_model_shape(const sl_model *m) {

@@ -13,7 +13,7 @@ typedef struct {
 } layer_tap;
 
 struct sl_model {
-    sl_config config;
+    sl_config config, given; /* in force; as it was asked for */
     int32_t vocab;
     sl_params params;
     sl_program program;
