@@ -135,7 +135,7 @@ SL_VEC constants constants_of(const sl_attend *a, float scale) {
         v_store_bf16_n(p + i, w, c);                                                                                   \
         v_store_bf16_n(ds + i, g, c);                                                                                  \
     }                                                                                                                  \
-    void SL_FN(name##_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,                 \
+    void SL_FN(attend_##name##_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,                 \
                                 const sl_attend *a, const float *stat, const float *delta, sl_bf16 *p, sl_bf16 *ds,    \
                                 int64_t ldp) {                                                                         \
         constants k = constants_of(a, name##_factor(a->scale));                                                        \
@@ -152,7 +152,7 @@ BACKWARD(sigmoid)
 BACKWARD(relu)
 
 #define BACKWARD_ROWS(name)                                                                                            \
-    void SL_FN(name##_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,              \
+    void SL_FN(attend_##name##_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,              \
                            const float *stat, const float *delta) {                                                    \
         name##_rows(rows, n, s, dp, lds, a, stat, delta);                                                              \
     }
@@ -170,7 +170,7 @@ SL_VEC void clipped_delta_at(int64_t i, int c, const float *s, const float *dp, 
     vf q = v_exp(v_fma(v_load_n(s + i, c), k.scale, v_neg(stat)));
     *sum = v_add(*sum, v_head(clip_product(q, v_load_n(dp + i, c), k), c, v_zero()));
 }
-void SL_FN(clipped_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,
+void SL_FN(attend_clipped_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,
                         const float *stat, const float *delta) {
     (void)delta;
     constants k = constants_of(a, a->scale);
@@ -189,7 +189,7 @@ SL_VEC void clipped_delta_bf16_at(int64_t i, int c, const float *s, const float 
     vf q = exp2_neg(v_fnma(v_load_n(s + i, c), k.scale, v_load_n(stat + i, c)));
     v_store_n(delta + i, v_add(v_load_n(delta + i, c), clip_product(q, v_load_n(dp + i, c), k)), c);
 }
-void SL_FN(clipped_delta_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,
+void SL_FN(attend_clipped_delta_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,
                                const sl_attend *a, const float *stat, float *delta) {
     constants k = constants_of(a, clipped_factor(a->scale));
     for (int64_t i = 0; i < rows; i++, s += lds, dp += lds) {
@@ -225,7 +225,7 @@ SL_VEC void lse_at(int64_t i, int c, const float *max, const float *sum, float *
     v_store_n(lse + i, v_add(v_load_n(max + i, c), v_log(v_load_n(sum + i, c))), c);
 }
 
-void SL_FN(softmax_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a, const float *extra,
+void SL_FN(attend_softmax_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a, const float *extra,
                         float *stat) {
     float max[GROUP], sums[GROUP];
     for (int64_t i = 0; i < rows; i += GROUP, s += GROUP * lds) {
@@ -264,7 +264,7 @@ SL_VEC void finish_at(int64_t i, int c, const float *max, float *inverse, float 
     v_store_n(inverse + i, v_div(v_set1(1.0f), sum), c);
 }
 
-void SL_FN(softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,
+void SL_FN(attend_softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,
                              const float *extra, sl_bf16 *p, int64_t ldp, float *inverse, float *stat) {
     float max[GROUP], factor = softmax_factor(a->scale);
     for (int64_t i = 0; i < rows; i += GROUP) {
@@ -319,7 +319,7 @@ SL_VEC float relu_short_stat(span v, const float *s, const sl_attend *a) { retur
         name(v_load_n(s + i, c), v_zero(), stat, v_zero(), k, &p, &ds);                                                \
         v_store_n(s + i, p, c);                                                                                        \
     }                                                                                                                  \
-    void SL_FN(name##_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a, const float *extra,     \
+    void SL_FN(attend_##name##_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a, const float *extra,     \
                            float *stat) {                                                                              \
         (void)extra;                                                                                                   \
         constants k = constants_of(a, a->scale);                                                                       \
@@ -335,7 +335,7 @@ SL_VEC float relu_short_stat(span v, const float *s, const sl_attend *a) { retur
         name##_short(v_load_n(s + i, c), v_zero(), stat, v_zero(), k, &w, &ds);                                        \
         v_store_bf16_n(p + i, w, c);                                                                                   \
     }                                                                                                                  \
-    void SL_FN(name##_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,              \
+    void SL_FN(attend_##name##_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,              \
                                 const float *extra, sl_bf16 *p, int64_t ldp, float *inverse, float *stat) {            \
         (void)extra;                                                                                                   \
         constants k = constants_of(a, name##_factor(a->scale));                                                        \

@@ -24,9 +24,10 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
 #define DELTA_softmax NULL
 #define DELTA_sigmoid NULL
 #define DELTA_relu NULL
-#define DELTA_clipped SL_FN(clipped_delta_bf16)
+#define DELTA_clipped SL_FN(attend_clipped_delta_bf16)
 #define ROWS(rows)                                                                                 \
-    {SL_FN(rows##_fwd), SL_FN(rows##_bwd), SL_FN(rows##_fwd_bf16), SL_FN(rows##_bwd_bf16), DELTA_##rows},
+    {SL_FN(attend_##rows##_fwd), SL_FN(attend_##rows##_bwd), SL_FN(attend_##rows##_fwd_bf16),      \
+     SL_FN(attend_##rows##_bwd_bf16), DELTA_##rows},
         SL_ATTENTION_ROWS(ROWS)
 #undef ROWS
     },

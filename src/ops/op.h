@@ -54,11 +54,13 @@ typedef struct {
     bool keeps_in, keeps_out; /* backward reads in[] / out */
 } sl_op_kind;
 
-enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 2 };
+enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 5 };
 
 struct sl_op {
     const sl_op_kind *kind;
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
+    const struct sl_act *act[2];    /* of a gate (gate.h): of its scores, of its hidden layer */
+    int64_t gates;            /* scores a row: dim_in or 1 */
     const sl_ffn_kernels *ffn;      /* of a feed-forward */
     const sl_attention_kernels *attention; /* of attention, */
     const struct sl_extra_kind *extra;     /* NULL: nothing joins the keys (attention_extra.h), */
@@ -79,7 +81,8 @@ struct sl_op {
     int64_t dim_in, dim_out;  /* columns */
     int64_t heads, kv_heads, head_dim;
     const float *cos, *sin;   /* rotary tables [positions, head_dim/2] */
-    float eps, factor;        /* norm epsilon; gate factor (1 half, 2 identity) or attention scale */
+    float eps, factor;        /* norm epsilon; gate factor (q = factor act(b) + offset) or attention scale */
+    float offset;
     size_t thread_bytes, shared_bytes; /* scratch that it needs */
     double flops;             /* of one forward */
 };

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/text.h"
+#include "data/synthetic.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -22,7 +23,9 @@ static const char *architecture(const sl_config *c) {
     bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
-                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0;
+                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
+                 c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
+                 !c->model_embed_scale && sl_config_clip(c) == 0;
     return !known             ? "SinklabForCausalLM"
            : c->model_qk_norm ? "Qwen3ForCausalLM"
                               : "LlamaForCausalLM";
@@ -30,8 +33,9 @@ static const char *architecture(const sl_config *c) {
 
 char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     const char *arch = architecture(c);
-    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256. */
-    bool bytes = !strcmp(c->data_tokenizer, "bytes") && c->data_bos;
+    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last id. */
+    bool task = sl_synthetic_named(c->data_corpus);
+    bool known = c->data_bos && (task || !strcmp(c->data_tokenizer, "bytes"));
     json_t *v = json_pack(
         "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, "
         "s:n, "
@@ -48,7 +52,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
         "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
         sl_config_has_ffn(c) ? kinds[c->model_ffn_kind].act : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
-        bytes ? json_integer(256) : json_null(), "eos_token_id", "pad_token_id",
+        known ? json_integer(task ? vocab - 1 : 256) : json_null(), "eos_token_id", "pad_token_id",
         "initializer_range", c->model_init_std, "torch_dtype", "float32");
     char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
     json_decref(v);

@@ -13,6 +13,8 @@ MODEL = ["model.layers=2", "model.dim=72", "model.heads=6", "model.kv_heads=2", 
 VARIANTS = {"scalar": ["isa=scalar", "model.norm=gated_norm"], "avx2": ["isa=avx2", "model.norm=gated_norm"],
             "avx512": ["isa=avx512", "model.norm=gated_norm"], "neon": ["isa=neon", "model.norm=gated_norm"],
             "best": ["model.norm=gated_norm"], "best, bf16": ["precision=bf16", "model.norm=gated_norm"],
+            "best, sgd": ["train.optimizer=sgd", "data.corpus=synthetic:copy"],
+            "best, muon": ["train.optimizer=muon", "data.corpus=synthetic:backcopy", "data.bos_place=random"],
             "best, layernorm": ["model.norm=layernorm", "model.ffn_kind=gelu", "model.tie_embeddings=true"]}
 
 

@@ -586,7 +586,7 @@ BENCHES(sigmoid, SIGMOID)
 BENCHES(relu, RELU)
 
 #define K_ROW(rows, member)                                                                                      \
-    {#rows "_" #member, offsetof(sl_kernels, attention[SL_ROWS_##rows].member), check_##rows##_##member,          \
+    {"attend_" #rows "_" #member, offsetof(sl_kernels, attention[SL_ROWS_##rows].member), check_##rows##_##member,          \
      bench_##rows##_##member, 0}
 #define K_ROWS(rows)                                                                                             \
     K_ROW(rows, fwd), K_ROW(rows, bwd), K_ROW(rows, fwd_bf16), K_ROW(rows, bwd_bf16)
@@ -595,7 +595,7 @@ const k_kernel k_attention[] = {
     K_ROWS(clipped),
     K_ROWS(sigmoid),
     K_ROWS(relu),
-    {"clipped_delta_bf16", offsetof(sl_kernels, attention[SL_ROWS_clipped].delta_bf16), check_delta,
+    {"attend_clipped_delta_bf16", offsetof(sl_kernels, attention[SL_ROWS_clipped].delta_bf16), check_delta,
      bench_delta, 0},
     K_KERNEL(scale_rows_bf16, check_scale, bench_scale, 0),
     K_KERNEL(dot_rows_bf16, check_dot_rows, bench_dot_rows, 0),
