@@ -20,12 +20,13 @@ typedef struct {
 
 /* Private scratch of a thread. */
 typedef struct {
-    sl_bf16 *h, *da, *db, *turned, *panels; /* [n, rp], [n, rp], [n, gp], [d, np], a [n, d] operand's panels */
+    sl_bf16 *h, *da, *db, *turned, *panels; /* [n, rp], [n, rp], [n, gp], [r, np], a [n, d] operand's panels */
     float *h32, *dh, *b, *dy, *y, *db32;    /* [n, r] twice, [n, d] four times */
+    float *dw;                              /* dW_up transposed, [r, d] */
 } scratch;
 
 static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) {
-    int64_t dp = sl_bf16_kpad(d), rp = sl_bf16_kpad(r), np = sl_bf16_kpad(rows), wide = dp > rp ? dp : rp;
+    int64_t dp = sl_bf16_kpad(d), rp = sl_bf16_kpad(r), np = sl_bf16_kpad(rows);
     size_t at = 0;
 #define PART(member, count)                                                                                            \
     do {                                                                                                               \
@@ -36,14 +37,15 @@ static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) 
     PART(h, rows * rp);
     PART(da, rows * rp);
     PART(db, rows * dp);
-    PART(turned, wide * np);
-    PART(panels, wide * np);
+    PART(turned, rp * np);
+    PART(panels, dp * np);
     PART(h32, rows * r);
     PART(dh, rows * r);
     PART(b, rows * d);
     PART(dy, rows * d);
     PART(y, rows * d);
     PART(db32, rows * d);
+    PART(dw, r * d);
 #undef PART
     return at;
 }
@@ -113,13 +115,14 @@ static void forward(const sl_op *op, const sl_exec *x) {
     sl_parallel_rows(op, x, forward_block);
 }
 
-/* into[m, n] = a^T b for a [rows, m] (stride lda) and b [rows, n] (stride ldb) of the block. */
-static void transposed_product(const block *k, int64_t m, const sl_bf16 *a, int64_t lda, int64_t n, const sl_bf16 *b,
-                               int64_t ldb, scratch *s, float *into) {
-    k->x->k->transpose_bf16(k->n, m, a, lda, s->turned, k->np);
+/* into[r, n] = a^T b for a [rows, r] (stride rp) and b [rows, n] (stride ldb) of the block: the narrow one is
+ * transposed, which costs more than packing. */
+static void transposed_product(const block *k, const sl_bf16 *a, int64_t n, const sl_bf16 *b, int64_t ldb, scratch *s,
+                               float *into) {
+    k->x->k->transpose_bf16(k->n, k->r, a, k->rp, s->turned, k->np);
     for (int64_t j = 0; j < n; j += NR)
         k->x->k->pack_b_bf16(n - j < NR ? n - j : NR, k->n, b + j, ldb, s->panels + j * k->np);
-    product(k->x, m, n, k->np, s->turned, k->np, s->panels, into, n, 0);
+    product(k->x, k->r, n, k->np, s->turned, k->np, s->panels, into, n, 0);
 }
 
 /* s->dy = q dout, and s->db. */
@@ -155,8 +158,9 @@ static void backward_block(void *task, int64_t index, int thread) {
     round_rows(x, k.n, k.r, s.dh, s.da);
     product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dy, k.d, 1);
     sl_store_bf16(x, op->din, k.first, k.n, 0, k.d, s.dy, k.d);
-    transposed_product(&k, k.g, s.db, k.gp, k.r, s.h, k.rp, &s, dw_up);
-    transposed_product(&k, k.r, s.da, k.rp, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
+    transposed_product(&k, s.h, k.g, s.db, k.gp, &s, s.dw);
+    x->k->transpose_f32(k.r, k.g, s.dw, k.g, dw_up, k.r, 0);
+    transposed_product(&k, s.da, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
