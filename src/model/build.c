@@ -72,10 +72,10 @@ static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, 
 }
 
 /* The norm behind a half of a block joins the residual stream: fp32. */
-static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
+static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, sl_buf x) {
     bool bf16 = b->bf16;
     b->bf16 = false;
-    sl_norm_tap tap = block_norm(b, i, half, "out_norm",
+    sl_norm_tap tap = block_norm(b, i, half, what,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
     return tap;
@@ -96,11 +96,11 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
     sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);
     snprintf(label, sizeof label, "layers.%lld.%s.add", (long long)i, half_names[half]);
     if (sandwich)
-        x = sl_build_add(b, label, norm_behind(b, i, half, x).out, h);
+        x = sl_build_add(b, label, norm_behind(b, i, half, "out_norm", x).out, h);
     snprintf(label, sizeof label, "layers.%lld.%s.clip", (long long)i, half_names[half]);
     if (sl_config_clip(c) > 0)
         sl_build_clip(b, label, x, sl_config_clip(c));
-    return post ? (*tap = norm_behind(b, i, half, x)).out : x;
+    return post ? (*tap = norm_behind(b, i, half, "norm", x)).out : x;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
