@@ -35,6 +35,13 @@ static int check_norm(const sl_config *c) {
     return 0;
 }
 
+static int check_nullify(const sl_config *c) {
+    if (c->model_sink_nullify > c->model_dim)
+        return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
+                             (ll)c->model_sink_nullify, (ll)c->model_dim);
+    return 0;
+}
+
 static int check_match(const sl_config *c) {
     if (c->model_match_params && !sl_config_has_ffn(c))
         return sl_fail_usage("model.match_params changes the width of the feed-forward, and %s asks for none",
@@ -118,7 +125,7 @@ static int check_data(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_nullify(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
         return -1;
     return check_data(c);
 }

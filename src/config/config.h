@@ -29,7 +29,8 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
-extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_base_norm[], sl_choices_gate_granularity[],
+extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
+    sl_choices_base_norm[], sl_choices_gate_granularity[],
     sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
     sl_choices_attention_gate[],
     sl_choices_ffn[], sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[],
@@ -38,6 +39,8 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_ba
 
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
+enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
+enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum {
     SL_ATTENTION_GATE_NONE,

@@ -21,6 +21,15 @@ const sl_choice sl_choices_norm_place[] = {
     [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
     [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
     {NULL, NULL}};
+const sl_choice sl_choices_nullify_mode[] = {
+    [SL_NULLIFY_BOTH] = {"both", "the norm reads a stream without them (norms without statistics: the same as output)"},
+    [SL_NULLIFY_OUTPUT] = {"output", "statistics of the whole row, only what is divided by them lacks them"},
+    [SL_NULLIFY_DENOMINATOR] = {"denominator", "only the statistics lack them; they themselves pass"},
+    {NULL, NULL}};
+const sl_choice sl_choices_nullify_value[] = {
+    [SL_NULLIFY_ZERO] = {"zero", "0"},
+    [SL_NULLIFY_MEAN] = {"mean", "the channel's running mean"},
+    {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(name, help)
 #define BASE(name, help) {#name, help},

@@ -71,13 +71,16 @@ static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, 
     return sl_norm_builders[b->config->model_norm](b, label, x, prefix, half);
 }
 
-/* The norm behind a half of a block joins the residual stream: fp32. */
+/* The norm behind a half of a block joins the residual stream: fp32. In a sandwich it reads the half alone, not the
+ * stream, so that there are no sink channels to replace. */
 static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, sl_buf x) {
-    bool bf16 = b->bf16;
+    bool bf16 = b->bf16, nullify = b->nullify;
     b->bf16 = false;
+    b->nullify = nullify && b->config->model_norm_place == SL_PLACE_POST;
     sl_norm_tap tap = block_norm(b, i, half, what,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
+    b->nullify = nullify;
     return tap;
 }
 
@@ -118,6 +121,7 @@ void sl_model_build(sl_model *m, bool taps) {
     sl_program *b = &m->program;
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
+    b->nullify = c->model_sink_nullify > 0;
     int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
     sl_buf x = sl_build_embed(b, embed);
     if (c->model_embed_scale)
@@ -129,6 +133,7 @@ void sl_model_build(sl_model *m, bool taps) {
             x = build_half(m, b, i, SL_NORM_FFN, x);
     }
     m->layer[layers].residual = x;
+    b->nullify = b->nullify && c->model_sink_nullify_final;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);

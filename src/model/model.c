@@ -8,6 +8,7 @@
 #include "model/match.h"
 #include "ops/gemm_bf16.h"
 #include "ops/attention_extra.h"
+#include "ops/nullify.h"
 #include "ops/rowwise.h"
 
 #include <math.h>
@@ -253,6 +254,9 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
         return sl_fail("the model was made for %d threads and there are %d; call sl_threads_set "
                        "before it is made",
                        m->threads, sl_threads());
+    if (m->params.state_missing)
+        return sl_fail("the checkpoint was trained without model.sink_nullify and holds no channel means; eval and probe "
+                       "measure them, nothing else does");
     for (int64_t i = 0, n = passes * m->program.batch * m->program.seq; i < n; i++) {
         if (in[i] < 0 || in[i] >= m->vocab)
             return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i],
@@ -339,6 +343,29 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
     m->decoded = position + 1;
     return 0;
 }
+
+/* ---- states that steps leave behind */
+
+void sl_model_end_step(sl_model *m, bool applied) {
+    for (int i = 0; i < m->program.ops; i++)
+        if (m->program.op[i].nullify)
+            sl_nullify_end_step(&m->program.op[i], &m->exec, applied);
+}
+
+void sl_model_measure_states(sl_model *m, bool on) {
+    sl_params *p = &m->params;
+    sl_model_end_step(m, !on);
+    for (int i = 0; on && i < p->count; i++)
+        if (p->tensor[i].state)
+            memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
+    for (int i = 0; i < m->program.ops; i++)
+        if (m->program.op[i].nullify)
+            m->program.op[i].nullify->collect = on;
+    if (on)
+        p->state_missing = false;
+}
+
+bool sl_model_states_missing(const sl_model *m) { return m->params.state_missing; }
 
 /* ---- profile */
 

@@ -28,6 +28,15 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
                                  float scale);
 
+/* ---- states that steps leave behind */
+/* Ends a step of one or more passes: if it was applied, running means of channels (ops/nullify.h) take in its own. */
+void sl_model_end_step(sl_model *m, bool applied);
+/* Passes of a model made for inference measure the running means anew: true begins it, from a model without them, and
+ * false ends it. */
+void sl_model_measure_states(sl_model *m, bool on);
+/* A checkpoint without states of this model was loaded (it was trained without model.sink_nullify). */
+bool sl_model_states_missing(const sl_model *m);
+
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {
     const char *kind, *label; /* e.g. "linear", "layers.0.attn.qkv" */

@@ -25,7 +25,7 @@ static const char *architecture(const sl_config *c) {
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
                  c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
-                 !c->model_embed_scale && sl_config_clip(c) == 0;
+                 !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0;
     return !known             ? "SinklabForCausalLM"
            : c->model_qk_norm ? "Qwen3ForCausalLM"
                               : "LlamaForCausalLM";

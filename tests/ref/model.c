@@ -157,16 +157,94 @@ static void norm_gated(const ref_model *m, const char *prefix, enum site site, c
                  matrix(m, prefix, ".gate_up.weight", kind.gates, kind.rank), y);
 }
 
-static ref_c *normed(const ref_model *m, const char *prefix, enum site site, const ref_c *x) {
+/* ---- sink channels replaced at a norm's input (model.sink_nullify) */
+
+static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
+    int64_t d = m->config->model_dim;
+    const ref_c *mean = vector(m, prefix, ".channel_mean", d);
+    bool *taken = calloc((size_t)d, sizeof *taken);
+    for (int64_t k = 0; k < m->config->model_sink_nullify; k++) {
+        int64_t most = -1;
+        for (int64_t j = 0; j < d; j++)
+            if (!taken[j] && creal(mean[j]) != 0 && (most < 0 || fabs(creal(mean[j])) > fabs(creal(mean[most]))))
+                most = j;
+        if (most < 0)
+            break;
+        taken[most] = true;
+        for (int64_t i = 0; i < rows_of(m); i++)
+            x[i * d + most] = m->config->model_sink_nullify_value == SL_NULLIFY_MEAN ? creal(mean[most]) : 0;
+    }
+    free(taken);
+}
+
+/* rows a become (a - mean(b)) r(b) with the statistics of RMSNorm or LayerNorm. */
+static void divide_by(const ref_model *m, bool centred, const ref_c *b, ref_c *a) {
+    int64_t d = m->config->model_dim;
+    for (int64_t i = 0; i < rows_of(m); i++, a += d, b += d) {
+        ref_c mean = 0, square = 0;
+        for (int64_t j = 0; centred && j < d; j++)
+            mean += b[j] / (double)d;
+        for (int64_t j = 0; j < d; j++)
+            square += (b[j] - mean) * (b[j] - mean) / (double)d;
+        for (int64_t j = 0; j < d; j++)
+            a[j] = (a[j] - mean) / csqrt(square + m->config->norm_eps);
+    }
+}
+
+static int choice(const sl_choice *list, const char *name) {
+    int i = 0;
+    while (strcmp(list[i].name, name) != 0)
+        i++;
+    return i;
+}
+
+/* The norm of x with sink channels replaced in what is normalised, a, and what the statistics are of, b: division by
+ * hand, and then a norm that does not divide. Without statistics there is only a. */
+static void nullified_norm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *pre,
+                           const ref_c *x, ref_c *y) {
+    sl_config c = *m->config;
+    ref_model with = *m;
+    int64_t d = c.model_dim, n = rows_of(m) * d;
+    bool gated = strcmp(sl_choices_norm[c.model_norm].name, "gated_norm") == 0;
+    const char *base = gated ? sl_choices_base_norm[c.norm_base].name : sl_choices_norm[c.model_norm].name;
+    bool centred = strcmp(base, "layernorm") == 0, divides = centred || strcmp(base, "rmsnorm") == 0;
+    ref_c *a = ref_alloc(n), *b = ref_alloc(n);
+    memcpy(a, x, (size_t)n * sizeof *a);
+    memcpy(b, x, (size_t)n * sizeof *b);
+    if (c.model_sink_nullify_mode != SL_NULLIFY_DENOMINATOR)
+        replace_channels(m, prefix, a);
+    if (c.model_sink_nullify_mode != SL_NULLIFY_OUTPUT)
+        replace_channels(m, prefix, b);
+    if (pre) {
+        ref_scale_channels(rows_of(m), d, pre, a);
+        ref_scale_channels(rows_of(m), d, pre, b);
+    }
+    if (divides) {
+        divide_by(m, centred, b, a);
+        c.model_norm = gated ? c.model_norm : choice(sl_choices_norm, "none");
+        c.norm_base = choice(sl_choices_base_norm, "none");
+        with.config = &c;
+    }
+    apply_norm(&with, sl_choices_norm[c.model_norm].name, prefix, site, w, a, y);
+    free(a);
+    free(b);
+}
+
+static ref_c *normed(const ref_model *m, const char *prefix, enum site site, bool nullify, const ref_c *x) {
     int64_t d = m->config->model_dim, n = rows_of(m) * d;
     ref_c *in = ref_alloc(n), *y = ref_alloc(n), *w = ref_alloc(d);
+    const ref_c *pre = m->config->norm_preaffine ? vector(m, prefix, ".pre_affine", d) : NULL;
     memcpy(in, x, (size_t)n * sizeof *in);
     memcpy(w, vector(m, prefix, ".weight", d), (size_t)d * sizeof *w);
     for (int64_t j = 0; m->config->norm_zero_centred && j < d; j++)
         w[j] += 1;
-    if (m->config->norm_preaffine)
-        ref_scale_channels(rows_of(m), d, vector(m, prefix, ".pre_affine", d), in);
-    apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    if (nullify && m->config->model_sink_nullify > 0) {
+        nullified_norm(m, prefix, site, w, pre, x, y);
+    } else {
+        if (pre)
+            ref_scale_channels(rows_of(m), d, pre, in);
+        apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    }
     free(in);
     free(w);
     return y;
@@ -182,7 +260,7 @@ static ref_c *half_input(const ref_model *m, const char *layer, enum site site, 
                                                                            : "post_attention_layernorm";
     snprintf(norm, sizeof norm, "%s%s", layer, name);
     if (m->config->model_norm_place != SL_PLACE_POST)
-        return normed(m, norm, site, h);
+        return normed(m, norm, site, true, h);
     ref_c *x = ref_alloc(rows_of(m) * m->config->model_dim);
     memcpy(x, h, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *x);
     return x;
@@ -196,7 +274,7 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     snprintf(norm, sizeof norm, "%s%s", layer, site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
     ref_c *x = NULL;
     if (m->config->model_norm_place == SL_PLACE_SANDWICH)
-        x = normed(m, norm, site, out);
+        x = normed(m, norm, site, false, out);
     ref_add(n, x ? x : out, h);
     for (int64_t k = 0; most > 0 && k < n; k++)
         if (fabs(creal(h[k])) > most)
@@ -204,7 +282,7 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     free(x);
     if (m->config->model_norm_place != SL_PLACE_POST)
         return;
-    x = normed(m, norm, site, h);
+    x = normed(m, norm, site, true, h);
     memcpy(h, x, (size_t)n * sizeof *h);
     free(x);
 }
@@ -278,7 +356,7 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
-    ref_c *x = normed(m, "model.norm", FINAL, h);
+    ref_c *x = normed(m, "model.norm", FINAL, c->model_sink_nullify_final, h);
     const char *head = c->model_tie_embeddings ? "model.embed_tokens" : "lm_head";
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);

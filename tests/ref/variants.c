@@ -11,7 +11,7 @@
 /* Norms beyond the plain row of each of the table: what they change in a configuration, as for sinklab's command
  * line. */
 static const struct {
-    const char *name, *changes[6];
+    const char *name, *changes[7];
 } special[] = {
     {"gated identity final", {"norm=gated_norm", "norm_opts.init=identity", "norm_opts.gate_final=true"}},
     {"gated none", {"norm=gated_norm", "norm_opts.base=none", "norm_opts.gate_final=true"}},
@@ -35,6 +35,19 @@ static const struct {
     {"sandwich gated preaffine", {"norm_place=sandwich", "norm=gated_norm", "norm_opts.preaffine=true"}},
     {"clip", {"clip=0.5"}},
     {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
+    {"nullify", {"sink_nullify=2"}},
+    {"nullify mean layernorm", {"sink_nullify=2", "sink_nullify_value=mean", "norm=layernorm", "sink_nullify_final=true"}},
+    {"nullify output", {"sink_nullify=3", "sink_nullify_mode=output", "sink_nullify_value=mean"}},
+    {"nullify output layernorm", {"sink_nullify=1", "sink_nullify_mode=output", "norm=layernorm",
+                                  "sink_nullify_final=true"}},
+    {"nullify denominator", {"sink_nullify=2", "sink_nullify_mode=denominator", "sink_nullify_value=mean"}},
+    {"nullify denominator layernorm preaffine", {"sink_nullify=2", "sink_nullify_mode=denominator", "norm=layernorm",
+                                                 "norm_opts.preaffine=true", "sink_nullify_final=true",
+                                                 "norm_opts.zero_centred=true"}},
+    {"nullify output gated preaffine post", {"sink_nullify=2", "sink_nullify_mode=output", "norm=gated_norm",
+                                             "norm_opts.preaffine=true", "sink_nullify_value=mean", "norm_place=post"}},
+    {"nullify output dyt sandwich", {"sink_nullify=2", "sink_nullify_mode=output", "norm=dyt", "norm_place=sandwich"}},
+    {"nullify denominator sandwich", {"sink_nullify=1", "sink_nullify_mode=denominator", "norm_place=sandwich"}},
     {"zero-centred", {"norm_opts.zero_centred=true"}},
     {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
 };
