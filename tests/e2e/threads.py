@@ -15,6 +15,8 @@ VARIANTS = {"scalar": ["isa=scalar", "model.norm=gated_norm"], "avx2": ["isa=avx
             "best": ["model.norm=gated_norm"], "best, bf16": ["precision=bf16", "model.norm=gated_norm"],
             "best, sgd": ["train.optimizer=sgd", "data.corpus=synthetic:copy"],
             "best, muon": ["train.optimizer=muon", "data.corpus=synthetic:backcopy", "data.bos_place=random"],
+            "best, nullify": ["model.sink_nullify=3", "model.sink_nullify_mode=output", "model.sink_nullify_value=mean"],
+            "best, nullify, bf16": ["model.sink_nullify=3", "model.sink_nullify_mode=denominator", "precision=bf16"],
             "best, layernorm": ["model.norm=layernorm", "model.ffn_kind=gelu", "model.tie_embeddings=true"]}
 
 

@@ -32,8 +32,10 @@ def tensor_shapes(c, vocab):
     gated = c["norm"] == "gated_norm"
     base = opts.get("base", "rmsnorm") if gated else c["norm"]
 
-    def norm(prefix, gated):
+    def norm(prefix, gated, nullify=True):
         shapes[prefix + ".weight"] = (d,)
+        if c.get("sink_nullify") and nullify:
+            shapes[prefix + ".channel_mean"] = (d,)
         if base in ("dyt", "derf"):
             shapes[prefix + ".alpha"] = (1,)
             if opts.get("beta", True):
@@ -69,16 +71,16 @@ def tensor_shapes(c, vocab):
         if c.get("qk_norm"):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
-        norm(p + "post_attention_layernorm", gated)
+        norm(p + "post_attention_layernorm", gated, place != "sandwich")
         if place == "sandwich":
             norm(p + "pre_feedforward_layernorm", gated)
         if place != "pre":
-            norm(p + "post_feedforward_layernorm", gated)
+            norm(p + "post_feedforward_layernorm", gated, place != "sandwich")
         if FFN[c["ffn_kind"]][0]:
             shapes[p + "mlp.gate_proj.weight"] = (c["ffn"], d)
         shapes[p + "mlp.up_proj.weight"] = (c["ffn"], d)
         shapes[p + "mlp.down_proj.weight"] = (d, c["ffn"])
-    norm("model.norm", gated and opts.get("gate_final", False))
+    norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
     return shapes
@@ -93,11 +95,37 @@ def layernorm(x, w, eps):
     return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
 
-def base_norm(kind, opts, p, prefix, x):
+norm_inputs = {}  # prefix of each norm with running means -> channel means of its last input
+
+
+def replaced(c, p, prefix, x):
+    """x with the channels of largest |running mean| set to 0 or to that mean."""
+    mean = p[prefix + ".channel_mean"].detach()
+    channels = mean.abs().argsort(descending=True)[: c["sink_nullify"]]
+    y = x.clone()
+    y[..., channels] = mean[channels] if c.get("sink_nullify_value") == "mean" else 0.0
+    return y
+
+
+def norm_rows(c, p, prefix, x):
+    """What is normalised, and what the statistics are taken from."""
+    norm_inputs[prefix] = x.detach().reshape(-1, x.shape[-1]).mean(0)
+    y, mode = replaced(c, p, prefix, x), c.get("sink_nullify_mode", "both")
+    return (x if mode == "denominator" else y), (x if mode == "output" else y)
+
+
+def base_norm(c, kind, opts, p, prefix, x):
     w, eps = p[prefix + ".weight"], opts.get("eps", 1e-6)
     if opts.get("zero_centred"):
         w = 1 + w
-    if opts.get("preaffine"):
+    if prefix + ".channel_mean" in p:
+        x, whole = norm_rows(c, p, prefix, x)
+        pre = p[prefix + ".pre_affine"] if opts.get("preaffine") else 1.0
+        x, whole = pre * x, pre * whole
+        if kind in ("rmsnorm", "layernorm"):
+            m = whole.mean(-1, keepdim=True) if kind == "layernorm" else 0.0
+            return w * (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
+    elif opts.get("preaffine"):
         x = p[prefix + ".pre_affine"] * x
     if kind == "none":
         return w * x
@@ -115,8 +143,8 @@ def base_norm(kind, opts, p, prefix, x):
 def block_norm(c, p, prefix, x):
     opts = c.get("norm_opts", {})
     if c["norm"] != "gated_norm":
-        return base_norm(c["norm"], opts, p, prefix, x)
-    y = base_norm(opts.get("base", "rmsnorm"), opts, p, prefix, x)
+        return base_norm(c, c["norm"], opts, p, prefix, x)
+    y = base_norm(c, opts.get("base", "rmsnorm"), opts, p, prefix, x)
     down = p.get(prefix + ".gate_down.weight")
     if down is None:
         return y

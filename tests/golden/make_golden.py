@@ -67,6 +67,12 @@ CASES = {
     "sandwich_clip": (33, {"model.norm_place": "sandwich", "model.clip": 0.5,
                            "model.clip_baseline": 3.0, "model.norm": "dyt"}),
     "clip": (35, {"model.clip": 1.5, "model.layers": 1}),
+    "nullify_both": (37, {"model.sink_nullify": 3, "model.sink_nullify_value": "mean",
+                          "model.sink_nullify_final": True}),
+    "nullify_output": (35, {"model.sink_nullify": 2, "model.sink_nullify_mode": "output",
+                            "model.norm": "layernorm", "model.norm_place": "post"}),
+    "nullify_denominator": (33, {"model.sink_nullify": 2, "model.sink_nullify_mode": "denominator",
+                                 "model.norm_opts.preaffine": True, "model.norm_place": "sandwich"}),
     "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
                          "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
     "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
@@ -112,7 +118,7 @@ def random_parameters(c, vocab, gen):
     for name, shape in decoder.tensor_shapes(c, vocab).items():
         x = torch.randn(shape, generator=gen, dtype=torch.float64)
         if len(shape) == 1:
-            from_zero = name.endswith((".bias", ".shift")) or (
+            from_zero = name.endswith((".bias", ".shift", ".channel_mean")) or (
                 name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
             x = (0 if from_zero else 1) + 0.3 * x
         elif name == "model.embed_tokens.weight":
@@ -129,8 +135,8 @@ def train(c, p, tokens, targets):
     """STEPS steps of AdamW by torch.optim in float64. Returns losses, gradient norms, parameters."""
     t = c["train"]
     p = {n: x.clone().requires_grad_() for n, x in p.items()}
-    def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases never
-        return not (".bias_" in name or ".sinks" in name) and (x.ndim == 2 or bool(t.get("decay_norms")))
+    def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases and running means never
+        return not (".bias_" in name or ".sinks" in name or ".channel_mean" in name) and (x.ndim == 2 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if decays(n, x)]
     others = [x for n, x in p.items() if not decays(n, x)]
@@ -143,11 +149,16 @@ def train(c, p, tokens, targets):
         opt.zero_grad()
         loss = decoder.mean_loss(decoder.logits(c["model"], p, tokens), targets)
         loss.backward()
+        for x in p.values():
+            x.grad = torch.zeros_like(x) if x.grad is None else x.grad
         norm = torch.sqrt(sum((x.grad**2).sum() for x in p.values()))
         if t["clip_norm"] > 0 and norm > t["clip_norm"]:
             for x in p.values():
                 x.grad *= t["clip_norm"] / norm
         opt.step()
+        with torch.no_grad():
+            for prefix, mean in decoder.norm_inputs.items():
+                p[prefix + ".channel_mean"].lerp_(mean, 0.01)
         losses.append(loss.item())
         norms.append(norm.item())
     with torch.no_grad():
@@ -160,6 +171,7 @@ def make_case(name):
     c = build_config(changes)
     gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     p = random_parameters(c["model"], vocab, gen)
+    decoder.norm_inputs.clear()
     shape = (c["train"]["batch"], c["model"]["seq"])
     tokens = torch.randint(vocab, shape, generator=gen)
     targets = torch.randint(vocab, shape, generator=gen)
@@ -181,7 +193,7 @@ def make_case(name):
            "step_loss": np.array(step_loss, f64), "step_norm": np.array(step_norm, f64)}
     for n in p:
         out["w." + n] = p[n].numpy().astype(np.float16)
-        out["g." + n] = leaf[n].grad.numpy().astype(f32)
+        out["g." + n] = (torch.zeros_like(p[n]) if leaf[n].grad is None else leaf[n].grad).numpy().astype(f32)
         out["f." + n] = final[n].numpy().astype(f32)
     return c, out
 

@@ -250,7 +250,8 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
-                   "norm_opts, attention, attention_opts, ffn_kind, qk_norm, rope_base, clip, clip_baseline, embed_scale, tie_embeddings, seq, "
+                   "norm_opts, attention, attention_opts, ffn_kind, qk_norm, rope_base, clip, clip_baseline, embed_scale, "
+                   "sink_nullify, sink_nullify_mode, sink_nullify_value, sink_nullify_final, tie_embeddings, seq, "
                    "init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, isa; "
               "found a list"},
