@@ -34,6 +34,26 @@ static int check_norm(const sl_config *c) {
     return 0;
 }
 
+static int check_experts(const sl_config *c) {
+    int64_t parts = c->model_experts_per_token + c->model_shared_experts;
+    if (c->model_experts == 0)
+        return 0;
+    if (c->model_experts_per_token > c->model_experts)
+        return sl_fail_usage("model.experts_per_token = %lld is more than model.experts = %lld",
+                             (ll)c->model_experts_per_token, (ll)c->model_experts);
+    if (c->model_ffn == 0)
+        return sl_fail_usage("model.experts = %lld take the place of a feed-forward, and model.ffn = 0 has none",
+                             (ll)c->model_experts);
+    if (c->model_ffn_kind != SL_FFN_SWIGLU)
+        return sl_fail_usage("model.ffn_kind: experts are swiglu; set it so, or model.experts=0");
+    if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
+        return sl_fail_usage("model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one "
+                             "or set model.expert_ffn", (ll)c->model_ffn, (ll)parts);
+    if (c->model_router_z_loss > 0 && c->model_router != SL_ROUTER_SOFTMAX)
+        return sl_fail_usage("model.router_z_loss needs model.router: softmax: it keeps the log of its sum small");
+    return 0;
+}
+
 /* Keeps sizes in bytes of all that a run holds, and counts of tokens, within 63 bits. */
 static int check_sizes(const sl_config *c) {
     const int64_t most = (int64_t)1 << 26;
@@ -89,7 +109,7 @@ static int check_data(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_experts(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
         return -1;
     return check_data(c);
 }

@@ -28,10 +28,12 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_ffn[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[];
 
 enum { SL_FFN_SWIGLU, SL_FFN_GELU };
+enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
+enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
@@ -59,6 +61,11 @@ static inline int64_t sl_config_kv_heads(const sl_config *c) {
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;
+}
+/* Hidden width of one expert. */
+static inline int64_t sl_config_expert_ffn(const sl_config *c) {
+    return c->model_expert_ffn ? c->model_expert_ffn
+                               : c->model_ffn / (c->model_experts_per_token + c->model_shared_experts);
 }
 
 #endif

@@ -25,6 +25,15 @@ const sl_choice sl_choices_ffn[] = {
     {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
     {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
     {NULL, NULL}};
+const sl_choice sl_choices_router[] = {
+    [SL_ROUTER_SOFTMAX] = {"softmax", "softmax over all experts (arXiv 2101.03961)"},
+    [SL_ROUTER_SIGMOID] = {"sigmoid", "each expert's own sigmoid (DeepSeek-V3, arXiv 2412.19437)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_balance[] = {
+    [SL_BALANCE_NONE] = {"none", "nothing"},
+    [SL_BALANCE_AUX] = {"aux", "a loss: experts times sum of load share times mean score (arXiv 2101.03961)"},
+    [SL_BALANCE_BIAS] = {"bias", "a bias on the scores that choose, moved towards even loads (arXiv 2408.15664)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},
     [SL_SCHEDULE_WSD] =

@@ -23,6 +23,20 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
                                  float scale);
 
+/* ---- mixture of experts */
+/* Ends a step of one or more passes: updates the biases of balance: bias if the step was applied, and begins new sums. */
+void sl_model_end_step(sl_model *m, bool applied);
+/* Of the last training pass: losses of the routers times their coefficients, which its gradients include and its loss
+ * does not. */
+double sl_model_router_loss(const sl_model *m);
+typedef struct {
+    int64_t experts, choices, dropped; /* of tokens by experts, over the passes of the step */
+    const int64_t *count;              /* choices of each expert, the dropped ones included */
+    double aux_loss, z_loss;           /* means over the passes, without their coefficients */
+} sl_expert_load;
+/* What the i-th mixture of the model did in the last ended step; false past the last one. */
+bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load);
+
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {
     const char *kind, *label; /* e.g. "linear", "layers.0.attn.qkv" */
@@ -37,7 +51,8 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 
-/* FLOP of one token, forward and backward: 6 x matrix parameters + causal attention. */
+/* FLOP of one token, forward and backward: 6 x matrix parameters that it meets (of experts: the chosen ones) + causal
+ * attention. */
 double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
 

@@ -59,6 +59,7 @@ enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 2 };
 struct sl_op {
     const sl_op_kind *kind;
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
+    struct sl_moe *moe;       /* of a mixture of experts (moe.h); freed with the program */
     char label[64];           /* e.g. "layers.3.attn.qkv" */
     sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
     sl_buf out;               /* may equal in[0]: in place */

@@ -28,6 +28,10 @@ sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
 sl_buf sl_build_swiglu(sl_program *b, const char *label, sl_buf gate_up, int64_t ffn);
 sl_buf sl_build_gelu(sl_program *b, const char *label, sl_buf x, int64_t ffn);
 
+/* Mixture of SwiGLU experts (moe.h), added to the residual: router [experts, dim]; bias [experts] or SL_NONE; experts: the
+ * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
+sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts);
+
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
 void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);
 
