@@ -32,10 +32,20 @@ def tensor_shapes(c, vocab):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
         norm(p + "post_attention_layernorm", gated)
-        if c["ffn_kind"] == "swiglu":
-            shapes[p + "mlp.gate_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.up_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.down_proj.weight"] = (d, c["ffn"])
+        experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
+        widths = {"mlp": c["ffn"]} if not experts else {}
+        if experts:
+            shapes[p + "mlp.gate.weight"] = (experts, d)
+            if c["balance"] == "bias":
+                shapes[p + "mlp.gate.e_score_correction_bias"] = (experts,)
+            widths = {f"mlp.experts.{e}": c["expert_ffn"] for e in range(experts)}
+            if shared:
+                widths["mlp.shared_experts"] = shared * c["expert_ffn"]
+        for name, f in widths.items():
+            if c["ffn_kind"] == "swiglu":
+                shapes[p + name + ".gate_proj.weight"] = (f, d)
+            shapes[p + name + ".up_proj.weight"] = (f, d)
+            shapes[p + name + ".down_proj.weight"] = (d, f)
     norm("model.norm", gated and opts.get("gate_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
@@ -105,14 +115,58 @@ def mlp(c, p, prefix, x):
     return h @ p[prefix + ".down_proj.weight"].T
 
 
-def logits(c, p, tokens):
+def experts(c, p, prefix, x, training):
+    """Output, the router's losses times their coefficients, and how often each expert was chosen."""
+    flat = x.reshape(-1, x.shape[-1])
+    n, E, k = flat.shape[0], c["experts"], c["experts_per_token"]
+    z = flat @ p[prefix + ".gate.weight"].T
+    score = torch.sigmoid(z) if c["router"] == "sigmoid" else z.softmax(-1)
+    bias = p.get(prefix + ".gate.e_score_correction_bias")
+    chosen = (score if bias is None else score + bias.detach()).topk(k, -1).indices
+    hit = torch.zeros_like(score).scatter(-1, chosen, 1.0)
+    weight = score * hit
+    if k > 1:
+        weight = weight / weight.sum(-1, keepdim=True)
+    count = hit.sum(0)
+    aux = E * (count / (n * k) * (score / score.sum(-1, keepdim=True)).mean(0)).sum()
+    loss = c.get("router_z_loss", 0) * (z.logsumexp(-1) ** 2).mean()
+    if c["balance"] == "aux":
+        loss = loss + c["balance_coef"] * aux
+    factor = c.get("expert_capacity", 0)
+    if training and factor:
+        hit = hit * (hit.cumsum(0) <= math.ceil(factor * n * k / E))
+    y = torch.zeros_like(flat)
+    for e in range(E):
+        rows = hit[:, e].nonzero()[:, 0]
+        out = mlp(c, p, f"{prefix}.experts.{e}", flat[rows]) * weight[rows, e][:, None]
+        y = y.index_add(0, rows, out)
+    if c.get("shared_experts"):
+        y = y + mlp(c, p, prefix + ".shared_experts", flat)
+    return y.view_as(x), loss, count
+
+
+def run(c, p, tokens, training):
+    """Logits, the routers' losses, and {name of a bias: choices of its experts}."""
     h = p["model.embed_tokens.weight"][tokens]
+    loss, counts = torch.zeros((), dtype=h.dtype), {}
     for i in range(c["layers"]):
         l = f"model.layers.{i}."
         h = h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
-        h = h + mlp(c, p, l + "mlp", block_norm(c, p, l + "post_attention_layernorm", h))
+        x = block_norm(c, p, l + "post_attention_layernorm", h)
+        if c.get("experts"):
+            y, extra, count = experts(c, p, l + "mlp", x, training)
+            loss = loss + extra
+            counts[l + "mlp.gate.e_score_correction_bias"] = count
+        else:
+            y = mlp(c, p, l + "mlp", x)
+        h = h + y
     h = block_norm(c, p, "model.norm", h)
-    return h @ p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"].T
+    head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
+    return h @ head.T, loss, counts
+
+
+def logits(c, p, tokens):
+    return run(c, p, tokens, False)[0]
 
 
 def token_losses(lg, targets):
