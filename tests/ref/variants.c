@@ -119,7 +119,7 @@ static const struct {
     {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8},
     {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1},
     {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0},
-    {"large, softmax", 7, 2, 291, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0},
+    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0},
     {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2},
 };
 
