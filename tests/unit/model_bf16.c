@@ -21,18 +21,15 @@ enum { ROUNDINGS = 48, MARGIN = 3 };
 
 /* Rounding must not change which experts a row is sent to, since a loss jumps there. So token t's embedding is much
  * larger in channel t % experts, each expert's router looks at its own channel and less so at those after it, and what the
- * attention adds is small: every choice is clear by far more than the rounding. */
+ * blocks add is small: every choice is clear by far more than the rounding. */
 static void make_routing_clear(const ref_variant *v, sl_params *p) {
     int64_t d = v->config.model_dim, experts = v->config.model_experts;
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         float *w = p->w + t->offset;
-        if (strstr(t->name, "o_proj"))
+        if (strstr(t->name, "o_proj") || strstr(t->name, "down_proj"))
             for (int64_t k = 0; k < t->size; k++)
                 w[k] *= 0.02f;
-        if (strstr(t->name, "down_proj"))
-            for (int64_t k = 0; k < t->size; k++)
-                w[k] *= 0.1f;
         if (strstr(t->name, "embed_tokens"))
             for (int64_t k = 0; k < t->shape[0]; k++)
                 w[k * d + k % experts] += 4;
