@@ -4,7 +4,7 @@ say() { printf '\033[1m== %s\033[0m\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
 # What the engine needs to build; OpenBLAS and SLEEF only as yardsticks of tests and bench.
-ENGINE_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libxxhash-dev
+ENGINE_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libxxhash-dev libnuma-dev
     libopenblas-openmp-dev libsleef-dev check)
 REPORT_PACKAGES=(python3 python3-venv)
 

@@ -14,6 +14,32 @@
 
 typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest even */
 
+/* ---- feed-forward kinds (simd/ffn.c), the rows of simd/ffn.inc. fwd: y = act(gate)*up, or act(gate) where
+ * the kind is not gated; bwd: dgate and dup from dy. up is not read, and dup not written, where the kind is
+ * not gated. Rows are all fp32 or all bf16; outputs may be inputs. */
+typedef void sl_ffn_fwd(int64_t n, const float *gate, const float *up, float *y);
+typedef void sl_ffn_bwd(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
+                        float *dup);
+typedef void sl_ffn_fwd_bf16(int64_t n, const sl_bf16 *gate, const sl_bf16 *up, sl_bf16 *y);
+typedef void sl_ffn_bwd_bf16(int64_t n, const sl_bf16 *gate, const sl_bf16 *up, const sl_bf16 *dy,
+                             sl_bf16 *dgate, sl_bf16 *dup);
+typedef struct {
+    sl_ffn_fwd *fwd;
+    sl_ffn_bwd *bwd;
+    sl_ffn_fwd_bf16 *fwd_bf16;
+    sl_ffn_bwd_bf16 *bwd_bf16;
+} sl_ffn_kernels;
+enum sl_ffn {
+#define FFN(name, ...) SL_FFN_##name,
+#include "simd/ffn.inc"
+#undef FFN
+    SL_FFN_KINDS
+};
+/* Row i sees columns from max(0, lo + i) up to, not including, min(n, hi + i): causal, or a sliding window. */
+typedef struct {
+    int64_t lo, hi;
+} sl_band;
+
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
     int vl;           /* floats in a vector */
@@ -33,7 +59,9 @@ typedef struct sl_kernels {
                      int add);
 
     /* ---- bf16 <-> fp32 (simd/bf16.c) */
-    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);   /* nearest even; NaN stays NaN */
+    /* Rounding to bf16, here and wherever a kernel stores one: to nearest even, NaN stays NaN, and tiers
+     * with VCVTNEPS2BF16 (avx512bf16, amx) read subnormals as 0 of their sign. */
+    void (*to_bf16)(int64_t n, const float *x, sl_bf16 *y);
     void (*from_bf16)(int64_t n, const sl_bf16 *x, float *y); /* exact */
 
     /* ---- bf16 GEMM (simd/gemm_bf16.c, simd/pack_bf16.c): bf16 operands, fp32 accumulators.
@@ -55,8 +83,8 @@ typedef struct sl_kernels {
      * stride lda; its padding up to k must be finite (zero, to be plain). add: onto c, else overwrite. */
     void (*gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                       const sl_bf16 *panel, float *c, int64_t ldc, int add);
-    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding. fp32 is rounded to
-     * nearest even, NaN stays NaN. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
+    /* Packs one panel, n <= 32 columns and k rows (any), zeros in the padding; fp32 is rounded as by
+     * to_bf16. pack_bt: from B transposed, B[kk][j] = src[j*ld + kk] (weights [N,K]
      * going forward, keys). pack_b: B[kk][j] = src[kk*ld + j] (weights [N,K] for the input gradient,
      * k = N; activations for the weight gradient, k = rows; values). */
     void (*pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel);
@@ -73,23 +101,33 @@ typedef struct sl_kernels {
     /* Yardstick: runs `rounds` rounds of the tier's bf16 multiply-add on registers alone; FLOP done. */
     int64_t (*peak_bf16)(int64_t rounds);
 
-    /* ---- norms over rows of d (simd/norm.c). eps is inside the root. */
+    /* ---- norms over rows of d (simd/norm.c). eps is inside the root. _bf16: y and dy are bf16. */
     /* RMSNorm (arXiv 1910.07467): r = 1/sqrt(mean(x^2)+eps), y = w * x * r; saves r per row. y may be x. */
     void (*rmsnorm_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
                         float eps, float *y, int64_t ldy, float *rstd);
+    void (*rmsnorm_fwd_bf16)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                        float eps, sl_bf16 *y, int64_t ldy, float *rstd);
     /* g = w*dy, u = x*r: dx (+)= r*(g - u*mean(g*u)); dw += sum_rows dy*u. add: accumulate onto dx.
      * dx may be dy. */
     void (*rmsnorm_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x,
                         int64_t ldx, const float *w, const float *rstd, float *dx, int64_t lddx,
                         int add, float *dw);
+    void (*rmsnorm_bwd_bf16)(int64_t rows, int64_t d, const sl_bf16 *dy, int64_t lddy, const float *x,
+                        int64_t ldx, const float *w, const float *rstd, float *dx, int64_t lddx,
+                        int add, float *dw);
     /* LayerNorm without bias (arXiv 1607.06450): biased variance; saves mean and r. y may be x. */
     void (*layernorm_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
                           float eps, float *y, int64_t ldy, float *mean, float *rstd);
+    void (*layernorm_fwd_bf16)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                          float eps, sl_bf16 *y, int64_t ldy, float *mean, float *rstd);
     void (*layernorm_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x,
                           int64_t ldx, const float *w, const float *mean, const float *rstd,
                           float *dx, int64_t lddx, int add, float *dw);
+    void (*layernorm_bwd_bf16)(int64_t rows, int64_t d, const sl_bf16 *dy, int64_t lddy, const float *x,
+                          int64_t ldx, const float *w, const float *mean, const float *rstd,
+                          float *dx, int64_t lddx, int add, float *dw);
 
-    /* ---- elementwise (simd/act.c); outputs may be inputs. The first five are simd/vec_math.h, whose
+    /* ---- elementwise (simd/act.c); outputs may be inputs of their type. The first five are simd/vec_math.h, whose
      * bounds they meet, and give the same bits in every tier. */
     void (*exp)(int64_t n, const float *x, float *y);
     void (*log)(int64_t n, const float *x, float *y);
@@ -98,23 +136,25 @@ typedef struct sl_kernels {
     void (*erf)(int64_t n, const float *x, float *y);
     void (*silu_fwd)(int64_t n, const float *x, float *y);                     /* x*sigmoid(x) */
     void (*silu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* dx = dy*silu'(x) */
-    void (*gelu_fwd)(int64_t n, const float *x, float *y);                     /* exact, erf form */
-    void (*gelu_bwd)(int64_t n, const float *x, const float *dy, float *dx);
-    void (*swiglu_fwd)(int64_t n, const float *gate, const float *up, float *y); /* silu(gate)*up */
-    void (*swiglu_bwd)(int64_t n, const float *gate, const float *up, const float *dy, float *dgate,
-                       float *dup);
-    /* GatedNorm's gate (arXiv 2601.22966): q = sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
-     * db = dout*y*q*(1-q). */
-    void (*gate_fwd)(int64_t n, const float *b, const float *y, float *out);
-    void (*gate_bwd)(int64_t n, const float *b, const float *y, const float *dout, float *dy,
-                     float *db);
+    sl_ffn_kernels ffn[SL_FFN_KINDS];
+    /* GatedNorm's gate (arXiv 2601.22966): q = factor*sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
+     * db = dout*y*q*(1-sigmoid(b)). */
+    void (*gate_fwd)(int64_t n, float factor, const float *b, const float *y, float *out);
+    void (*gate_fwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y, sl_bf16 *out);
+    void (*gate_bwd)(int64_t n, float factor, const float *b, const float *y, const float *dout,
+                     float *dy, float *db);
+    void (*gate_bwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y,
+                          const sl_bf16 *dout, float *dy, sl_bf16 *db);
     void (*add)(int64_t n, const float *x, float *y);                          /* y += x */
+    void (*sum)(int64_t n, const float *a, const float *b, float *y);          /* y = a + b */
     void (*scale)(int64_t n, float a, float *x);                               /* x *= a */
 
     /* ---- rotary embedding (simd/rope.c), half-split ("rotate_half"): pairs (j, j+hd/2) of each head,
      * cos/sin: hd/2 values of this row's position. sign -1 applies the transpose (backward). In place,
      * `heads` consecutive heads of hd floats. */
     void (*rope)(int64_t heads, int64_t hd, const float *cos, const float *sin, float sign, float *x);
+    void (*rope_bf16)(int64_t heads, int64_t hd, const float *cos, const float *sin, float sign,
+                      sl_bf16 *x);
 
     /* ---- attention rows (simd/softmax.c). Row i of the tile holds raw scores for n keys of which
      * the first min(n, valid0 + i) are visible (causal); at least one is. */
@@ -126,6 +166,27 @@ typedef struct sl_kernels {
     void (*softmax_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, int64_t valid0,
                         float scale, const float *lse, const float *delta);
     float (*dot)(int64_t n, const float *x, const float *y);
+
+    /* ---- attention rows of bf16 products (simd/attention_bf16.c). Row i holds raw scores in n columns, of
+     * which the band's are visible (sl_band). Logarithms are of base 2. Results are rounded to nearest even
+     * (where the unit's own conversion is used, subnormal ones to 0), after relative errors of a few u and 2^-18
+     * from a short exponential; results below 2^-125 may be off by 2^-125. Rows of p and ds are operands: zero in
+     * every column up to sl_bf16_kpad(n) that is not visible; ldp >= sl_bf16_kpad(n). */
+    /* p = exp(scale*s - m), m = max scale*s of the row, not divided by its sum; inverse[i] = 1/sum p,
+     * lse[i] = log2 sum exp(scale*s). At least one column of each row is visible. */
+    void (*softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, sl_band band, float scale,
+                             sl_bf16 *p, int64_t ldp, float *inverse, float *lse);
+    /* Of a transposed tile, a row a key and a column a query: p = exp(scale*s) / 2^lse[column], ds = p * (dp -
+     * delta[column]), the gradient of scale*s. s and dp have the stride lds, p and ds ldp. */
+    void (*softmax_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds, sl_band band,
+                             float scale, const float *lse, const float *delta, sl_bf16 *p, sl_bf16 *ds,
+                             int64_t ldp);
+    /* y = factor[i*step] * x for row i, rounded; step is 1, or 0: one factor for all. */
+    void (*scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor, int64_t step,
+                            sl_bf16 *y, int64_t ldy);
+    /* out[i] = x_i . y_i */
+    void (*dot_rows_bf16)(int64_t rows, int64_t n, const sl_bf16 *x, int64_t ldx, const sl_bf16 *y, int64_t ldy,
+                          float *out);
 
     /* ---- loss (simd/xent.c): cross-entropy of logits rows; loss[i] = lse - logit[target] in nats;
      * logits := (softmax - onehot)*scale when grad, else left alone. target < 0: loss 0, gradient 0. */

@@ -12,4 +12,10 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
     .bf16_unit = SL_BF16_UNIT,
     .gemm_mr = SL_GEMM_MR,
     .gemm_nr = SL_GEMM_NRV * VL,
+    .ffn = {
+#define FFN(name, ...)                                                                             \
+    {SL_FN(name##_fwd), SL_FN(name##_bwd), SL_FN(name##_fwd_bf16), SL_FN(name##_bwd_bf16)},
+#include "simd/ffn.inc"
+#undef FFN
+    },
     SL_KERNELS(ENTRY) SL_UNIT_KERNELS(UNIT_ENTRY)};

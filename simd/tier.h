@@ -7,21 +7,24 @@
 /* clang-format off */
 #define SL_KERNELS(X) \
     X(pack_f32) X(gemm_f32) X(to_bf16) X(from_bf16) \
-    X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) \
+    X(rmsnorm_fwd) X(rmsnorm_fwd_bf16) X(rmsnorm_bwd) X(rmsnorm_bwd_bf16) \
+    X(layernorm_fwd) X(layernorm_fwd_bf16) X(layernorm_bwd) X(layernorm_bwd_bf16) \
     X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
-    X(silu_fwd) X(silu_bwd) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) \
-    X(gate_fwd) X(gate_bwd) X(add) X(scale) X(rope) \
-    X(softmax_fwd) X(softmax_bwd) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
+    X(silu_fwd) X(silu_bwd) X(gate_fwd) X(gate_fwd_bf16) X(gate_bwd) X(gate_bwd_bf16) \
+    X(add) X(sum) X(scale) X(rope) X(rope_bf16) \
+    X(softmax_fwd) X(softmax_bwd) X(softmax_fwd_bf16) X(softmax_bwd_bf16) X(scale_rows_bf16) X(dot_rows_bf16) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
     X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
 /* Kernels on a bf16 unit, where there is one. */
 #define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
 /* clang-format on */
 
-/* A tier with a bf16 unit is another tier (SL_TIER) but for the unit's kernels: -DSL_UNIT=amx. */
-#ifdef SL_UNIT
+#if defined SL_UNIT || defined SL_TIER_AVX512BF16
 #define SL_BF16_UNIT 1
 #else
 #define SL_BF16_UNIT 0
+#endif
+/* A tier that is another one (SL_TIER) but for its unit's kernels: -DSL_UNIT=amx. */
+#ifndef SL_UNIT
 #define SL_UNIT SL_TIER
 #endif
 #define SL_UNIT_FN(name) SL_PASTE(name, SL_UNIT)
@@ -32,9 +35,16 @@ SL_KERNELS(SL_DECLARE)
 #define SL_DECLARE(name) __typeof__(*((sl_kernels *)0)->name) SL_UNIT_FN(name);
 SL_UNIT_KERNELS(SL_DECLARE)
 #undef SL_DECLARE
+#define FFN(name, ...)                                                                             \
+    sl_ffn_fwd SL_FN(name##_fwd);                                                                  \
+    sl_ffn_bwd SL_FN(name##_bwd);                                                                  \
+    sl_ffn_fwd_bf16 SL_FN(name##_fwd_bf16);                                                        \
+    sl_ffn_bwd_bf16 SL_FN(name##_bwd_bf16);
+#include "simd/ffn.inc"
+#undef FFN
 
 /* Micro-tile of gemm_f32: rows, and vectors across. */
-#if defined SL_TIER_AVX512
+#if defined SL_TIER_AVX512 || defined SL_TIER_AVX512BF16
 #define SL_GEMM_MR 14
 #define SL_GEMM_NRV 2
 #elif defined SL_TIER_AVX2

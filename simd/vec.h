@@ -28,7 +28,10 @@
 /* The name of a kernel in this tier: SL_FN(dot) is dot_avx2 when SL_TIER is avx2. */
 #define SL_FN(name) SL_PASTE(name, SL_TIER)
 
-#if defined SL_TIER_AVX512
+#if defined SL_TIER_AVX512BF16
+#define SL_TIER avx512bf16
+#include "simd/vec_avx512.h"
+#elif defined SL_TIER_AVX512
 #define SL_TIER avx512
 #include "simd/vec_avx512.h"
 #elif defined SL_TIER_AVX2
@@ -41,8 +44,15 @@
 #define SL_TIER scalar
 #include "simd/vec_scalar.h"
 #else
-#error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512 or SL_TIER_NEON"
+#error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512, SL_TIER_AVX512BF16 or SL_TIER_NEON"
 #endif
+
+/* v_load_n and v_store_n, or v_load_bf16_n and v_store_bf16_n, by the type of p: arithmetic is fp32
+ * whatever rows hold. */
+#define v_get_n(p, n)                                                                              \
+    _Generic(*(p), float: v_load_n, sl_bf16: v_load_bf16_n)((const void *)(p), n)
+#define v_put_n(p, a, n)                                                                           \
+    _Generic(*(p), float: v_store_n, sl_bf16: v_store_bf16_n)((void *)(p), a, n)
 
 /* Calls at(i, VL, ...) for each whole vector of [0, n) and at(i, rest, ...) for the tail. */
 #define V_EACH(n, at, ...)                                                                         \

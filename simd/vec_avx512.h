@@ -88,12 +88,19 @@ SL_VEC vf v_load_bf16_n(const sl_bf16 *p, int n) {
                            : _mm256_maskz_loadu_epi16(v_first(n), p);
     return v_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
-SL_VEC void v_store_bf16_n(sl_bf16 *p, vf a, int n) {
+SL_VEC __m256i v_to_bf16(vf a) {
+#ifdef __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(a); /* reads subnormals as 0 */
+#else
     __m512i u = v_bits(a), hi = _mm512_srli_epi32(u, 16);
     __m512i odd = _mm512_and_si512(hi, _mm512_set1_epi32(1));
     __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     r = _mm512_mask_or_epi32(_mm512_srli_epi32(r, 16), v_isnan(a), hi, _mm512_set1_epi32(0x40));
-    __m256i h = _mm512_cvtepi32_epi16(r);
+    return _mm512_cvtepi32_epi16(r);
+#endif
+}
+SL_VEC void v_store_bf16_n(sl_bf16 *p, vf a, int n) {
+    __m256i h = v_to_bf16(a);
     if (SL_FULL(n))
         _mm256_storeu_si256((__m256i *)p, h);
     else

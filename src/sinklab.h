@@ -59,7 +59,7 @@ SL_API const char *sl_error(void);
 /* Worker threads; n = 0: one for each core that this process may use. Returns the number in force
  * (at most 512; 1 until the first call). To be called before models and probes are made: these have
  * scratch for the number then in force, and fail when there are more. The key `threads` of a
- * configuration is the caller's to pass on. */
+ * configuration is the caller's to pass on; threads move as the system likes unless OMP_PROC_BIND binds them. */
 SL_API int sl_threads_set(int n);
 SL_API int sl_threads(void);
 

@@ -15,6 +15,18 @@ static inline __mmask32 mask32(int64_t n) {
     return n >= 32 ? 0xffffffffU : n <= 0 ? 0 : (__mmask32)((1U << n) - 1);
 }
 
+/* round_pair: dword = bf16(lo) | bf16(hi) << 16. round_row: x0, then x1, in their order. */
+#ifdef __AVX512BF16__
+static inline __m512i round_row(__m512 x0, __m512 x1) {
+    return (__m512i)_mm512_cvtne2ps_pbh(x1, x0);
+}
+
+static inline __m512i round_pair(__m512 lo, __m512 hi) {
+    __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo));
+    __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi));
+    return _mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+}
+#else
 /* Rounds to nearest even; the result is in the upper half of each dword, the lower half is junk. A
  * quiet bit is set in every NaN and its payload kept. */
 static inline __m512i round_high(__m512 x) {
@@ -25,12 +37,19 @@ static inline __m512i round_high(__m512 x) {
     return _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
 }
 
-/* Dword = bf16(lo) | bf16(hi) << 16. */
 static inline __m512i round_pair(__m512 lo, __m512 hi) {
     __m512i l = _mm512_srli_epi32(round_high(lo), 16);
     /* hi's upper half, l elsewhere: (mask & hi) | (~mask & l) */
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0xffff0000), round_high(hi), l, 0xca);
 }
+
+static inline __m512i round_row(__m512 x0, __m512 x1) {
+    const __m512i even =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+    return round_pair(_mm512_permutex2var_ps(x0, even, x1), _mm512_permutex2var_ps(x0, odd, x1));
+}
+#endif
 
 /* r[i] dword j <-> r[j] dword i. */
 static inline void transpose_16x16(__m512i r[16]) {
@@ -48,12 +67,6 @@ static inline void store_pairs(const __m512i r[16], sl_bf16 *panel) {
 }
 
 void SL_FN(pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_bf16 *panel) {
-    /* dword j of the two sources' 32 floats: even elements below, odd above */
-    const __m512i odd = _mm512_add_epi32(
-        _mm512_set1_epi32(1),
-        _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                          1));
-    const __m512i even = _mm512_sub_epi32(odd, _mm512_set1_epi32(1));
     for (int64_t kk = 0; kk < k; kk += 32)
         for (int64_t j = 0; j < NR; j += 16) {
             __m512i r[16];
@@ -65,8 +78,7 @@ void SL_FN(pack_bt_f32)(int64_t n, int64_t k, const float *src, int64_t ld, sl_b
                     if (k - kk > 16)
                         x1 = _mm512_maskz_loadu_ps(mask16(k - kk - 16), p + 16);
                 }
-                r[i] = round_pair(_mm512_permutex2var_ps(x0, even, x1),
-                                  _mm512_permutex2var_ps(x0, odd, x1));
+                r[i] = round_row(x0, x1);
             }
             transpose_16x16(r);
             store_pairs(r, panel + kk * NR + j * 2);

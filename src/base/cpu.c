@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <omp.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef unsigned char cpu_mask[SL_MAX_CPUS / 8];
+typedef sl_cpu_mask cpu_mask;
 
 static bool mask_has(const cpu_mask m, int i) { return m[i / 8] >> (i % 8) & 1; }
 static void mask_add(cpu_mask m, int i) { m[i / 8] = (unsigned char)(m[i / 8] | 1u << (i % 8)); }
@@ -84,27 +85,74 @@ static bool read_list(cpu_mask m, const char *root, const char *dir, int id, con
 static const char cpu_dir[] = "/sys/devices/system/cpu/cpu",
                   node_dir[] = "/sys/devices/system/node/node";
 
-static void read_allowed(cpu_mask m) {
+static cpu_mask kept;
+static bool is_kept;
+
+/* The mask of a process whose threads OpenMP binds is one place; all places are what it had. */
+static bool openmp_places(cpu_mask m) {
+    if (omp_get_proc_bind() == omp_proc_bind_false)
+        return false;
+    for (int i = 0; i < omp_get_num_places(); i++) {
+        int n = omp_get_place_num_procs(i), *id = calloc((size_t)n + 1, sizeof *id);
+        if (id)
+            omp_get_place_proc_ids(i, id);
+        for (int j = 0; id && j < n; j++)
+            if (id[j] >= 0 && id[j] < SL_MAX_CPUS)
+                mask_add(m, id[j]);
+        free(id);
+    }
+    return mask_first(m) >= 0;
+}
+
+void sl_cpu_allowed(sl_cpu_mask m) {
+    if (is_kept) {
+        memcpy(m, kept, sizeof kept);
+        return;
+    }
     memset(m, 0, sizeof(cpu_mask));
-    if (sched_getaffinity(0, sizeof(cpu_mask), (cpu_set_t *)m) < 0)
+    if (!openmp_places(m) && sched_getaffinity(0, sizeof(cpu_mask), (cpu_set_t *)m) < 0)
         mask_add(m, 0);
 }
 
-/* A core is known by the first of its hardware threads, allowed or not. */
-static void read_cores(sl_cpu *c, const char *root, const cpu_mask allowed) {
-    cpu_mask siblings, cores = {0}, sockets = {0};
+int sl_cpu_bind(const sl_cpu_mask mask) {
+    return sched_setaffinity(0, sizeof(cpu_mask), (const cpu_set_t *)mask);
+}
+
+void sl_cpu_keep(void) {
+    sl_cpu_allowed(kept);
+    is_kept = true;
+}
+
+bool sl_cpu_release(sl_cpu_mask mask) {
+    if (is_kept)
+        memcpy(mask, kept, sizeof kept);
+    bool had = is_kept;
+    is_kept = false;
+    return had;
+}
+
+static int core_of(const char *root, int cpu) {
+    cpu_mask siblings;
+    if (!read_list(siblings, root, cpu_dir, cpu, "topology/core_cpus_list"))
+        read_list(siblings, root, cpu_dir, cpu, "topology/thread_siblings_list");
+    int first = mask_first(siblings);
+    return first < 0 ? cpu : first;
+}
+
+static int socket_of(const char *root, int cpu) {
     char text[32];
+    bool known = slurp(text, sizeof text, root, "%s%d/topology/physical_package_id", cpu_dir, cpu);
+    int socket = known ? atoi(text) : 0;
+    return socket < 0 || socket >= SL_MAX_CPUS ? 0 : socket;
+}
+
+static void read_cores(sl_cpu *c, const char *root, const cpu_mask allowed) {
+    cpu_mask cores = {0}, sockets = {0};
     for (int i = 0; i < SL_MAX_CPUS; i++) {
         if (!mask_has(allowed, i))
             continue;
-        if (!read_list(siblings, root, cpu_dir, i, "topology/core_cpus_list"))
-            read_list(siblings, root, cpu_dir, i, "topology/thread_siblings_list");
-        int first = mask_first(siblings);
-        mask_add(cores, first < 0 ? i : first);
-        int socket = slurp(text, sizeof text, root, "%s%d/topology/physical_package_id", cpu_dir, i)
-                         ? atoi(text)
-                         : 0;
-        mask_add(sockets, socket < 0 || socket >= SL_MAX_CPUS ? 0 : socket);
+        mask_add(cores, core_of(root, i));
+        mask_add(sockets, socket_of(root, i));
     }
     c->cores = mask_count(cores);
     c->sockets = mask_count(sockets);
@@ -315,16 +363,18 @@ static void read_memory(sl_cpu *c, const char *root) {
     slurp(text, sizeof text, root, "/sys/kernel/mm/transparent_hugepage/enabled");
     if ((open = strchr(text, '[')) && (close = strchr(open, ']'))) /* "always [madvise] never" */
         snprintf(c->huge_pages, sizeof c->huge_pages, "%.*s", (int)(close - open - 1), open + 1);
+    bool known = slurp(text, sizeof text, root, "/proc/loadavg") && isdigit((unsigned char)*text);
+    c->load = known ? atof(text) : -1;
 }
 
-void sl_cpu_detect_at(sl_cpu *c, const char *root, const unsigned char allowed[SL_MAX_CPUS / 8]) {
+void sl_cpu_detect_at(sl_cpu *c, const char *root, const sl_cpu_mask allowed) {
     cpu_mask mask, online;
     char text[8192];
     memset(c, 0, sizeof *c);
     if (allowed)
         memcpy(mask, allowed, sizeof mask);
     else
-        read_allowed(mask);
+        sl_cpu_allowed(mask);
     c->logical = mask_count(mask);
     slurp(text, sizeof text, root, "/sys/devices/system/cpu/online");
     parse_list(text, online);
@@ -346,6 +396,112 @@ void sl_cpu_detect_at(sl_cpu *c, const char *root, const unsigned char allowed[S
 }
 
 void sl_cpu_detect(sl_cpu *c) { sl_cpu_detect_at(c, "", NULL); }
+
+/* ---------------------------------------------------------------- places of threads */
+
+typedef struct {
+    sl_place place;
+    int node_rank, core_rank; /* of the node in its socket, of the core in its node; spread deals by them */
+} hw_thread;
+
+typedef struct {
+    int node[SL_MAX_CPUS], core_rank[SL_MAX_CPUS], siblings[SL_MAX_CPUS]; /* by CPU, core, core */
+    int cores[SL_MAX_CPUS]; /* seen on a node */
+    int node_socket[SL_MAX_CPUS], node_rank[SL_MAX_CPUS], socket_nodes[SL_MAX_CPUS];
+    hw_thread all[SL_MAX_CPUS];
+} chooser;
+
+static void read_node_numbers(chooser *s, const char *root) {
+    char text[8192];
+    cpu_mask online, cpus;
+    slurp(text, sizeof text, root, "/sys/devices/system/node/online");
+    parse_list(text, online);
+    for (int id = 0; id < SL_MAX_CPUS; id++) {
+        if (!mask_has(online, id) || !read_list(cpus, root, node_dir, id, "cpulist"))
+            continue;
+        for (int i = 0; i < SL_MAX_CPUS; i++)
+            if (mask_has(cpus, i))
+                s->node[i] = id;
+    }
+}
+
+/* Without the offline ones, unless that leaves none: then the list is wrong. */
+static void drop_offline(cpu_mask m, const char *root) {
+    char text[8192];
+    cpu_mask online;
+    slurp(text, sizeof text, root, "/sys/devices/system/cpu/online");
+    parse_list(text, online);
+    for (int i = 0; i < SL_MAX_CPUS / 8; i++)
+        online[i] &= m[i];
+    if (mask_first(online) >= 0)
+        memcpy(m, online, sizeof online);
+}
+
+/* The hardware threads by number, which is how ranks are counted. */
+static int read_hw_threads(chooser *s, const char *root, const cpu_mask allowed) {
+    int n = 0;
+    read_node_numbers(s, root);
+    for (int i = 0; i < SL_MAX_CPUS; i++) {
+        if (!mask_has(allowed, i))
+            continue;
+        int core = core_of(root, i), node = s->node[i], socket = socket_of(root, i);
+        if (s->siblings[core] == 0) {
+            if (s->cores[node] == 0)
+                s->node_rank[node] = s->socket_nodes[socket]++;
+            s->core_rank[core] = s->cores[node]++;
+        }
+        s->all[n++] = (hw_thread){{i, core, s->siblings[core]++, node, socket}, s->node_rank[node],
+                                  s->core_rank[core]};
+    }
+    return n;
+}
+
+static int compare(const int *a, const int *b, int n) {
+    for (int i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return a[i] < b[i] ? -1 : 1;
+    return 0;
+}
+
+static int by_node(const void *x, const void *y) {
+    const sl_place *a = x, *b = y;
+    return compare((int[]){a->socket, a->node, a->sibling, a->cpu},
+                   (int[]){b->socket, b->node, b->sibling, b->cpu}, 4);
+}
+
+static int by_turn(const void *x, const void *y) {
+    const hw_thread *a = x, *b = y;
+    return compare((int[]){a->place.sibling, a->core_rank, a->node_rank, a->place.socket, a->place.cpu},
+                   (int[]){b->place.sibling, b->core_rank, b->node_rank, b->place.socket, b->place.cpu}, 5);
+}
+
+int sl_cpu_places_at(sl_place *place, int n, enum sl_pin pin, const char *root, const sl_cpu_mask allowed) {
+    cpu_mask mask;
+    chooser *s = calloc(1, sizeof *s);
+    memset(place, 0, (size_t)n * sizeof *place);
+    if (!s)
+        return 0;
+    if (allowed)
+        memcpy(mask, allowed, sizeof mask);
+    else
+        sl_cpu_allowed(mask);
+    drop_offline(mask, root);
+    int count = read_hw_threads(s, root, mask);
+    if (pin == SL_PIN_SPREAD)
+        qsort(s->all, (size_t)count, sizeof *s->all, by_turn);
+    else if (pin == SL_PIN_COMPACT)
+        qsort(s->all, (size_t)count, sizeof *s->all, by_node);
+    for (int i = 0; i < n && count; i++)
+        place[i] = s->all[i % count].place;
+    if (pin == SL_PIN_SPREAD) /* chosen in turn, numbered by node: neighbours share caches */
+        qsort(place, (size_t)(n < count ? n : count), sizeof *place, by_node);
+    free(s);
+    return count;
+}
+
+int sl_cpu_places(sl_place *place, int n, enum sl_pin pin) {
+    return sl_cpu_places_at(place, n, pin, "", NULL);
+}
 
 int sl_cpu_default_threads(void) {
     sl_cpu c;

@@ -8,6 +8,9 @@
 
 enum { SL_MAX_CPUS = 8192, SL_MAX_NODES = 64 };
 
+/* Hardware threads: bit i%8 of byte i/8, as the kernel has them. */
+typedef unsigned char sl_cpu_mask[SL_MAX_CPUS / 8];
+
 typedef struct {
     char model[128]; /* "unknown" if the system does not say */
     char flags[256]; /* instruction sets that matter to the kernels, blanks between */
@@ -27,12 +30,40 @@ typedef struct {
     int64_t l3_total;                 /* of all L3 caches of the allowed cores */
     int64_t memory, memory_available; /* bytes, the cgroup's limit counted; 0 = unknown */
     char huge_pages[16]; /* transparent huge pages: always, madvise, never; "" = unknown */
+    double load;         /* of the last minute, of all that runs on the machine; -1 = unknown */
 } sl_cpu;
 
 void sl_cpu_detect(sl_cpu *c);
-/* Internal (tests): the same with another root for /sys and /proc and the given CPUs (bit i%8 of
- * byte i/8), NULL = this thread's affinity mask. */
-void sl_cpu_detect_at(sl_cpu *c, const char *root, const unsigned char allowed[SL_MAX_CPUS / 8]);
+/* Internal (tests): the same with another root for /sys and /proc and the given CPUs, NULL = those of
+ * sl_cpu_allowed(). */
+void sl_cpu_detect_at(sl_cpu *c, const char *root, const sl_cpu_mask allowed);
+
+/* A hardware thread and where it lies; numbers as the kernel has them. */
+typedef struct {
+    int cpu, core;    /* a core is called by the first of its hardware threads, allowed or not */
+    int sibling;      /* its place among the allowed hardware threads of the core, from 0 */
+    int node, socket; /* 0 where the kernel does not say */
+} sl_place;
+
+enum sl_pin { SL_PIN_OFF, SL_PIN_COMPACT, SL_PIN_SPREAD };
+/* The hardware threads that n worker threads (<= SL_MAX_CPUS) are bound to, thread i to place[i]; again from
+ * the first where there are fewer. Threads with neighbouring numbers are neighbours.
+ *   compact: one node after the other is filled, in each the physical cores before their siblings
+ *   spread:  physical cores before siblings, dealt to sockets and nodes in turn
+ *   off:     all by number (threads are not bound)
+ * Returns how many hardware threads there are to choose from; they are the allowed ones that are online. */
+int sl_cpu_places(sl_place *place, int n, enum sl_pin pin);
+int sl_cpu_places_at(sl_place *place, int n, enum sl_pin pin, const char *root, const sl_cpu_mask allowed);
+
+/* Hardware threads of this process: its affinity mask, of OpenMP's places all where the environment
+ * binds the threads, or what sl_cpu_keep() kept. */
+void sl_cpu_allowed(sl_cpu_mask mask);
+/* Binds the calling thread; 0 or -1 with errno. */
+int sl_cpu_bind(const sl_cpu_mask mask);
+/* Keeps sl_cpu_allowed() as it is now, for threads will be bound; release gives it in mask and forgets it,
+ * false if nothing was kept. */
+void sl_cpu_keep(void);
+bool sl_cpu_release(sl_cpu_mask mask);
 
 /* Threads of a run that does not say how many: the usable cores, fewer if OMP_NUM_THREADS says so.
  */

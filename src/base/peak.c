@@ -9,103 +9,100 @@
 
 /* ---------------------------------------------------------------- arithmetic */
 
-enum { WINDOWS = 3, CALLS = 32, DEFAULT_L1 = 32 << 10 };
+/* What a thread does again and again, some 50 us long; the operations that it did. */
+typedef double (*burst_fn)(const void *ctx, int64_t thread);
+
+typedef struct {
+    burst_fn burst;
+    const void *ctx;
+    double start, warm, window; /* of the clock; seconds */
+    int windows, threads;
+    double *rate; /* [windows][threads], operations a second */
+} rounds;
+
+/* Windows are cut by the clock, the same for all threads, so that their rates may be added. */
+static void rounds_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const rounds *r = ctx;
+    while (sl_now() < r->start + r->warm)
+        r->burst(r->ctx, item);
+    for (int w = 0; w < r->windows; w++) {
+        double begin = sl_now(), end = r->start + r->warm + (w + 1) * r->window, now, done = 0;
+        do {
+            done += r->burst(r->ctx, item);
+            now = sl_now();
+        } while (now < end);
+        r->rate[w * r->threads + item] = done / (now - begin);
+    }
+}
+
+/* Operations a second of all threads in the best window. Windows are shorter than the slices of time that
+ * the system deals out, so that some belong to us alone when other work shares the cores. */
+static double best_rate(burst_fn burst, const void *ctx, int threads, double seconds) {
+    const double window = 2e-3;
+    rounds r = {.burst = burst, .ctx = ctx, .window = window, .threads = threads};
+    r.windows = seconds > 6 * window ? (int)(seconds * 5 / 6 / window) : 5;
+    r.warm = r.windows * window / 5; /* clocks settle, threads wake */
+    r.rate = calloc((size_t)(r.windows * threads), sizeof *r.rate);
+    if (!r.rate)
+        return 0;
+    r.start = sl_now();
+    sl_each_thread(threads, rounds_item, &r);
+    double best = 0;
+    for (int w = 0; w < r.windows; w++) {
+        double sum = 0;
+        for (int i = 0; i < threads; i++)
+            sum += r.rate[w * threads + i];
+        best = sum > best ? sum : best;
+    }
+    free(r.rate);
+    return best;
+}
 
 typedef struct {
     const sl_kernels *kernels;
     int64_t k, stride; /* depth of a panel; floats of a thread's operands */
     float *memory;
-    double start, warm, window;           /* of the clock; seconds */
-    double rate[WINDOWS][SL_MAX_THREADS]; /* FLOP/s */
-} peak_run;
+} products;
 
-/* Windows are cut by the clock, the same for all threads, so that their rates may be added. */
-static void peak_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    peak_run *r = ctx;
+static double product_burst(const void *ctx, int64_t thread) {
+    enum { CALLS = 32 };
+    const products *r = ctx;
     const sl_kernels *s = r->kernels;
     int mr = s->gemm_mr, nr = s->gemm_nr;
-    float *a = r->memory + item * r->stride;
+    float *a = r->memory + thread * r->stride;
     float *b = a + (mr * r->k + 15) / 16 * 16, *c = b + (nr * r->k + 15) / 16 * 16;
-    while (sl_now() < r->start + r->warm)
+    for (int i = 0; i < CALLS; i++)
         s->gemm_f32(r->k, a, b, c, nr, mr, nr, 1);
-    for (int w = 0; w < WINDOWS; w++) {
-        double begin = sl_now(), end = r->start + r->warm + (w + 1) * r->window, now;
-        int64_t calls = 0;
-        do {
-            for (int i = 0; i < CALLS; i++)
-                s->gemm_f32(r->k, a, b, c, nr, mr, nr, 1);
-            calls += CALLS;
-            now = sl_now();
-        } while (now < end);
-        r->rate[w][item] = 2.0 * (double)mr * nr * (double)r->k * (double)calls / (now - begin);
-    }
+    return 2.0 * mr * nr * (double)r->k * CALLS;
 }
 
 double sl_measure_gflops(int threads, double seconds) {
+    enum { DEFAULT_L1 = 32 << 10 };
     sl_cpu cpu;
     sl_cpu_detect(&cpu);
-    peak_run *r = calloc(1, sizeof *r);
-    if (!r)
-        return 0;
-    r->kernels = sl_kernels_select(SL_ISA_AUTO);
-    int64_t panel = r->kernels->gemm_mr + r->kernels->gemm_nr, tile = panel * panel;
+    products r = {.kernels = sl_kernels_select(SL_ISA_AUTO)};
+    int64_t panel = r.kernels->gemm_mr + r.kernels->gemm_nr, tile = panel * panel;
     /* Both panels in three quarters of L1; deep enough for the tile's loads and stores not to
      * count. */
-    r->k = (cpu.l1d ? cpu.l1d : DEFAULT_L1) * 3 / 4 / (int64_t)sizeof(float) / panel;
-    r->stride = (panel * r->k + tile + 4096) / 1024 * 1024;
-    r->memory =
-        sl_alloc((size_t)(threads * r->stride) * sizeof(float), "the measurement of the peak");
-    double best = 0;
-    if (r->memory) {
-        r->warm = seconds / (2 * WINDOWS + 1); /* clocks settle, threads wake */
-        r->window = 2 * r->warm;
-        r->start = sl_now();
-        sl_parallel(threads, peak_item, r);
-        for (int w = 0; w < WINDOWS; w++) {
-            double sum = 0;
-            for (int i = 0; i < threads; i++)
-                sum += r->rate[w][i];
-            best = sum > best ? sum : best;
-        }
-        sl_free(r->memory);
-    }
-    free(r);
-    return best / 1e9;
+    r.k = (cpu.l1d ? cpu.l1d : DEFAULT_L1) * 3 / 4 / (int64_t)sizeof(float) / panel;
+    r.stride = (panel * r.k + tile + 4096) / 1024 * 1024;
+    r.memory =
+        sl_alloc_threads(threads, (size_t)r.stride * sizeof(float), "the measurement of the peak");
+    double rate = r.memory ? best_rate(product_burst, &r, threads, seconds) : 0;
+    sl_free(r.memory);
+    return rate / 1e9;
 }
 
-typedef struct {
-    const sl_kernels *kernels;
-    double start, seconds;
-    double rate[SL_MAX_THREADS];
-} bf16_run;
-
-static void bf16_item(void *ctx, int64_t item, int thread) {
+static double bf16_burst(const void *ctx, int64_t thread) {
+    enum { ROUNDS = 1 << 11 };
     (void)thread;
-    bf16_run *r = ctx;
-    enum { ROUNDS = 1 << 14 };
-    double begin = sl_now(), now, flop = 0;
-    do {
-        flop += (double)r->kernels->peak_bf16(ROUNDS);
-        now = sl_now();
-    } while (now < r->start + r->seconds);
-    r->rate[item] = flop / (now - begin);
+    return (double)((const sl_kernels *)ctx)->peak_bf16(ROUNDS);
 }
 
 double sl_measure_bf16_gflops(int threads, double seconds) {
-    bf16_run *r = calloc(1, sizeof *r);
-    double sum = 0;
-    if (!r)
-        return 0;
-    r->kernels = sl_kernels_select(SL_ISA_AUTO);
-    for (int pass = 0; pass < 2 && r->kernels->bf16_unit; pass++) { /* the first wakes threads and clocks */
-        r->start = sl_now(), r->seconds = seconds / 2, sum = 0;
-        sl_parallel(threads, bf16_item, r);
-        for (int i = 0; i < threads; i++)
-            sum += r->rate[i];
-    }
-    free(r);
-    return sum / 1e9;
+    const sl_kernels *k = sl_kernels_select(SL_ISA_AUTO);
+    return k->bf16_unit ? best_rate(bf16_burst, k, threads, seconds) / 1e9 : 0;
 }
 
 double sl_measured_peak_gflops(bool bf16) {
@@ -154,11 +151,11 @@ static float *map_floats(int64_t n) {
 
 static double stream(stream_run *r, int threads, double seconds) {
     double begin = sl_now(), best = 0;
-    sl_parallel(threads, touch_item, r);
+    sl_each_thread(threads, touch_item, r);
     begin = sl_now();
     do {
         double start = sl_now();
-        sl_parallel(threads, stream_item, r);
+        sl_each_thread(threads, stream_item, r);
         double rate = 12.0 * (double)r->n * threads / (sl_now() - start);
         best = rate > best ? rate : best;
     } while (sl_now() - begin < seconds);

@@ -195,23 +195,32 @@ static int64_t peak_rss(void) {
     return (int64_t)u.ru_maxrss * 1024;
 }
 
+/* What another program needs to know to time the same model. */
+static json_t *shape_json(const sl_config *c, int64_t vocab) {
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "layers", (json_int_t)c->model_layers, "dim",
+                     (json_int_t)c->model_dim, "heads", (json_int_t)c->model_heads, "ffn", (json_int_t)c->model_ffn, "vocab",
+                     (json_int_t)vocab, "seq", (json_int_t)c->model_seq, "batch", (json_int_t)c->train_batch, "norm",
+                     sl_choices_norm[c->model_norm].name, "rank", (json_int_t)c->norm_rank);
+}
+
 static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, bool profile, bool json) {
     bench b = {.preset = p, .steps = steps};
     json_t *o = NULL;
     sl_config_defaults(&b.config);
     apply_preset(p, &b.config);
-    if (sl_args_override(args, &b.config) || sl_config_check(&b.config))
+    if (sl_args_override(args, &b.config) || sl_config_check(&b.config) ||
+        sl_threads_start((int)b.config.threads, (enum sl_pin)b.config.pin))
         return NULL;
-    sl_threads_set((int)b.config.threads);
     if (open_bench(&b) == 0) {
         time_steps(&b, profile);
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
         double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
-        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:s}", "preset", p->name, "tokens_per_s", rate, "gflops",
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:s, s:o*}", "preset", p->name, "tokens_per_s", rate, "gflops",
                       gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
                       (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
-                      1e3 * seconds, "steps", (json_int_t)steps, "precision", bf16(&b) ? "bf16" : "fp32");
+                      1e3 * seconds, "steps", (json_int_t)steps, "precision", bf16(&b) ? "bf16" : "fp32",
+                      "shape", shape_json(&b.config, p->vocab));
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
         else if (profile && json)
@@ -270,7 +279,7 @@ int sl_verb_bench(int argc, char **argv) {
     const sl_flag flags[] = {SL_FLAG_INT("steps", "N", &steps, 1, 100000, "timed steps, after two of warm-up; default 8"),
                              SL_FLAG_BOOL("profile", &profile, "where the time goes, per kind of operation"),
                              SL_FLAG_BOOL("json", &json,
-                                          "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, ...; an array if several"),
+                                          "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, shape, ...; an array if several"),
                              SL_FLAG_END};
     const sl_verb_spec spec = {
         .verb = "bench",

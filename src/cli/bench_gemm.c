@@ -35,8 +35,8 @@ static bool open_workspace(workspace *w, enum sl_isa isa) {
     w->weight = sl_alloc((size_t)WIDEST * WIDEST * 4, "bench");
     w->out = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
     w->x = (sl_exec){.k = w->k, .scratch_bytes = sl_gemm_thread_bytes(w->k)};
-    w->x.scratch = sl_alloc(w->x.scratch_bytes * (size_t)sl_threads(), "bench");
-    w->x.shared = sl_alloc(sl_gemm_shared_bytes(w->k, WIDEST, TOKENS), "bench");
+    w->x.scratch = sl_alloc_threads(sl_threads(), w->x.scratch_bytes, "bench");
+    w->x.shared = sl_alloc_shared(sl_gemm_shared_bytes(w->k, WIDEST, TOKENS), "bench");
     if (!w->act || !w->grad || !w->weight || !w->out || !w->x.scratch || !w->x.shared)
         return false;
     for (int64_t i = 0; i < (int64_t)TOKENS * WIDEST; i++)
@@ -115,9 +115,8 @@ json_t *sl_bench_gemm(const sl_args *args, bool json) {
     sl_config c;
     workspace w = {0};
     sl_config_defaults(&c);
-    if (sl_args_override(args, &c) || sl_config_check(&c))
+    if (sl_args_override(args, &c) || sl_config_check(&c) || sl_threads_start((int)c.threads, (enum sl_pin)c.pin))
         return NULL;
-    sl_threads_set((int)c.threads);
     json_t *list = json_array();
     if (!open_workspace(&w, (enum sl_isa)c.isa)) {
         json_decref(list);

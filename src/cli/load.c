@@ -11,8 +11,7 @@ int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], in
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
-    sl_threads_set((int)c->threads);
-    return 0;
+    return sl_threads_start((int)c->threads, (enum sl_pin)c->pin);
 }
 
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {

@@ -35,17 +35,22 @@ static int check_norm(const sl_config *c) {
 }
 
 static int check_experts(const sl_config *c) {
+    static const bool gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+    };
     int64_t parts = c->model_experts_per_token + c->model_shared_experts;
     if (c->model_experts == 0)
         return 0;
     if (c->model_experts_per_token > c->model_experts)
         return sl_fail_usage("model.experts_per_token = %lld is more than model.experts = %lld",
                              (ll)c->model_experts_per_token, (ll)c->model_experts);
-    if (c->model_ffn == 0)
-        return sl_fail_usage("model.experts = %lld take the place of a feed-forward, and model.ffn = 0 has none",
-                             (ll)c->model_experts);
-    if (c->model_ffn_kind != SL_FFN_SWIGLU)
-        return sl_fail_usage("model.ffn_kind: experts are swiglu; set it so, or model.experts=0");
+    if (!sl_config_has_ffn(c))
+        return sl_fail_usage("model.experts = %lld take the place of a feed-forward, and %s has none",
+                             (ll)c->model_experts, c->model_ffn ? "model.ffn_kind: none" : "model.ffn = 0");
+    if (!gated[c->model_ffn_kind])
+        return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
     if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
         return sl_fail_usage("model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one "
                              "or set model.expert_ffn", (ll)c->model_ffn, (ll)parts);

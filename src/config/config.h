@@ -2,6 +2,7 @@
 #ifndef SL_CONFIG_CONFIG_H
 #define SL_CONFIG_CONFIG_H
 
+#include "simd/kernels.h"
 #include "sinklab.h" /* sl_config as others see it: create, read, override, check, dump */
 
 enum { SL_CONFIG_STR = 1024 };
@@ -26,12 +27,13 @@ struct sl_config {
 typedef struct {
     const char *name, *help;
 } sl_choice;
-/* Lists end with a NULL name. Norms come from ops/norm.inc, so a norm's row makes its value legal. */
+/* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
+ * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_isa[];
+    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_schedule[], sl_choices_guard[],
+    sl_choices_precision[], sl_choices_isa[], sl_choices_pin[];
 
-enum { SL_FFN_SWIGLU, SL_FFN_GELU };
+enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
 enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
@@ -47,7 +49,7 @@ int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
  * that differ from the defaults if n is 0. json: one object {key: value}, with every key if n is 0. */
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
 /* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
- * run in studies. Left out: the keys listed in config/hash.c (threads, isa, how often to evaluate, probe
+ * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, how often to evaluate, probe
  * and checkpoint); they change when things are looked at, or the rounding, but not what is trained. */
 uint64_t sl_config_hash(const sl_config *c);
 /* The first key that decides the result and differs, as "train.lr: 0.001 and 0.002" in buf; NULL if the two
@@ -58,6 +60,9 @@ char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, co
 /* Derived sizes. */
 static inline int64_t sl_config_kv_heads(const sl_config *c) {
     return c->model_kv_heads ? c->model_kv_heads : c->model_heads;
+}
+static inline bool sl_config_has_ffn(const sl_config *c) {
+    return c->model_ffn > 0 && c->model_ffn_kind != SL_FFN_NONE;
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;

@@ -4,9 +4,10 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* The keys that do not decide what is trained: how many threads (results are the same bits), which
+/* The keys that do not decide what is trained: how many threads and where (results are the same bits), which
  * tier (the same up to rounding), how often one looks and saves. */
 static const char *const undecisive[] = {"threads",
+                                         "pin",
                                          "isa",
                                          "train.eval_every",
                                          "train.probe_every",

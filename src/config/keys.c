@@ -1,5 +1,6 @@
 #include "config/keys.h"
 
+#include "base/cpu.h"
 #include "base/err.h"
 #include "base/text.h"
 #include "simd/kernels.h"
@@ -22,8 +23,10 @@ const sl_choice sl_choices_gate_init[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
-    {"swiglu", "silu(gate) times up, three matrices (arXiv 2002.05202)"},
-    {"gelu", "GELU in its exact form, two matrices (arXiv 1606.08415)"},
+#define FFN(name, gated, act, hf, help) {#name, help},
+#include "simd/ffn.inc"
+#undef FFN
+    [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
     {NULL, NULL}};
 const sl_choice sl_choices_router[] = {
     [SL_ROUTER_SOFTMAX] = {"softmax", "softmax over all experts (arXiv 2101.03961)"},
@@ -59,6 +62,11 @@ const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU 
                                     [SL_ISA_AMX] = {"amx", "the same with AMX tiles (AMX-BF16)"},
                                     [SL_ISA_NEONBF16] = {"neonbf16", "NEON with FEAT_BF16 (BFDOT)"},
                                     {NULL, NULL}};
+const sl_choice sl_choices_pin[] = {
+    [SL_PIN_OFF] = {"off", "the system moves threads as it likes"},
+    [SL_PIN_COMPACT] = {"compact", "one NUMA node after the other is filled, in each the cores before their SMT siblings"},
+    [SL_PIN_SPREAD] = {"spread", "physical cores before SMT siblings, over sockets and nodes in turn"},
+    {NULL, NULL}};
 
 const sl_key sl_keys[] = {
 #define AT(key, type_, field_, help_)                                                              \

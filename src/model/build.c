@@ -70,7 +70,7 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     snprintf(label, sizeof label, "layers.%lld.ffn.shared.in", (long long)i);
     sl_buf in = sl_build_linear(b, label, x, d, 2 * shared, gate, SL_NONE);
     snprintf(label, sizeof label, "layers.%lld.ffn.shared.act", (long long)i);
-    sl_buf h = sl_build_swiglu(b, label, in, shared);
+    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, shared);
     int down = matrix(b, prefix, "down_proj.weight", d, shared, true, false);
     snprintf(label, sizeof label, "layers.%lld.ffn.shared.out", (long long)i);
     return sl_build_linear(b, label, h, shared, d, down, out);
@@ -80,7 +80,7 @@ static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
     const sl_config *c = b->config;
     char prefix[64], label[64];
     int64_t d = c->model_dim, f = c->model_ffn;
-    bool gated = c->model_ffn_kind == SL_FFN_SWIGLU;
+    bool gated = sl_ffn_gated[c->model_ffn_kind];
     snprintf(prefix, sizeof prefix, "model.layers.%lld.post_attention_layernorm", (long long)i);
     snprintf(label, sizeof label, "layers.%lld.ffn.norm", (long long)i);
     m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
@@ -93,7 +93,7 @@ static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
     snprintf(label, sizeof label, "layers.%lld.ffn.in", (long long)i);
     sl_buf in = sl_build_linear(b, label, m->layer[i].norm[1].out, d, gated ? 2 * f : f, first, SL_NONE);
     snprintf(label, sizeof label, "layers.%lld.ffn.act", (long long)i);
-    sl_buf h = gated ? sl_build_swiglu(b, label, in, f) : sl_build_gelu(b, label, in, f);
+    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, f);
     int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
     snprintf(label, sizeof label, "layers.%lld.ffn.out", (long long)i);
     return sl_build_linear(b, label, h, f, d, down, x);
@@ -119,7 +119,7 @@ void sl_model_build(sl_model *m, bool taps) {
     for (int64_t i = 0; i < layers; i++) {
         m->layer[i].residual = x;
         x = build_attention(m, b, i, x);
-        if (c->model_ffn)
+        if (sl_config_has_ffn(c))
             x = build_ffn(m, b, i, x);
     }
     m->layer[layers].residual = x;

@@ -36,13 +36,22 @@ static bool rope_tables(sl_model *m, int64_t positions) {
 
 static bool allocate_params(sl_params *p, bool training) {
     size_t bytes = (size_t)p->floats * sizeof(float);
-    p->w = sl_alloc(bytes, "parameters");
+    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
+    p->w = sl_alloc_shared(bytes, "parameters");
     if (training) {
-        p->g = sl_alloc(bytes, "gradients");
+        p->g = sl_alloc_shared(bytes, "gradients");
         p->m = sl_alloc(bytes, "optimizer moments");
         p->v = sl_alloc(bytes, "optimizer moments");
     }
     return p->w && (!training || (p->g && p->m && p->v));
+}
+
+/* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. */
+static void touch_buffers(sl_model *m) {
+    for (int i = 0; i < m->program.buffers; i++) {
+        const sl_buffer *v = &m->program.buffer[i];
+        sl_touch(m->buf[i], (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float)));
+    }
 }
 
 static bool allocate(sl_model *m, bool training) {
@@ -58,9 +67,9 @@ static bool allocate(sl_model *m, bool training) {
     thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: threads' scratch must not share sets */
     m->exec.scratch_bytes = thread;
     m->threads = sl_threads();
-    m->exec.scratch = sl_alloc(thread * (size_t)m->threads, "scratch");
-    m->exec.shared = sl_alloc(shared, "scratch");
-    m->arena = sl_alloc(m->arena_bytes, "activations; use a smaller train.batch");
+    m->exec.scratch = sl_alloc_threads(m->threads, thread, "scratch");
+    m->exec.shared = sl_alloc_shared(shared, "scratch");
+    m->arena = sl_alloc_untouched(m->arena_bytes, "activations; use a smaller train.batch");
     m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
     m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
     if (b->bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
@@ -75,6 +84,7 @@ static bool allocate(sl_model *m, bool training) {
         return false;
     for (int i = 0; i < b->buffers; i++)
         m->buf[i] = m->arena + b->buffer[i].offset;
+    touch_buffers(m);
     m->exec.k = b->kernels;
     m->exec.p = &m->params;
     m->exec.buf = m->buf;

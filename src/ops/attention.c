@@ -148,7 +148,7 @@ static void forward_item(void *task, int64_t item, int thread) {
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
 }
 
 /* One block of queries of head h: dq of its rows; adds to dk, dv of the keys that they see. */
@@ -197,7 +197,7 @@ static void backward_item(void *task, int64_t item, int thread) {
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
 }
 
 static const sl_op_kind attention = {"attention", forward, backward, true, true};
@@ -212,7 +212,7 @@ sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv) {
     op->factor = (float)(1 / sqrt((double)op->head_dim));
     op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* log-sum-exp */
     shape s = shape_of(op, b->kernels);
-    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op) : thread_bytes(&s, b->training);
+    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : thread_bytes(&s, b->training);
     op->flops = 2.0 * (double)op->rows * (double)op->seq * (double)(op->heads * op->head_dim);
     return op->out = sl_program_activation(b, op->rows, op->heads * op->head_dim);
 }

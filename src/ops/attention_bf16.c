@@ -1,5 +1,10 @@
 /* The attention of attention.c on bf16 operands: q, k, v and the gradient of the output are bf16 as they lie; scores,
- * softmax and sums are fp32; probabilities and score gradients are rounded once, as operands of the next product. */
+ * softmax and sums are fp32; probabilities and score gradients are rounded once, as operands of the next product.
+ *
+ * Forward, a block of query rows at a time: S = Q K^T, P = e^(S - max), O = P V / sum.
+ * Backward, a block of keys at a time, transposed, so that P^T and dS^T are operands of dV = P^T dO and dK = dS^T Q as
+ * the softmax writes them: S^T = K Q^T, dP^T = V dO^T; only dQ += dS K needs a transpose. Nothing above the diagonal is
+ * computed but within squares of 32. */
 #include "ops/attention_bf16.h"
 
 #include "base/threads.h"
@@ -8,68 +13,75 @@
 
 #include <string.h>
 
-enum { NR = SL_BF16_NR, QB = 64 }; /* query rows of a block, a multiple of SL_BF16_KR */
+enum { NR = SL_BF16_NR, QB = 64, KB = 64 }; /* query rows of a block forward, keys of one backward; of 32 */
 
 typedef struct {
     const sl_kernels *k;
     int64_t seq, hd, kseq, khd;     /* the last two padded to operands */
     int64_t heads, kv_heads, group; /* query heads of one key/value head */
     int64_t ld, ldo;                /* row strides of qkv and of the output */
+    float scale;
 } shape;
 
-static shape shape_of(const sl_op *op) {
-    shape s = {.seq = op->seq, .hd = op->head_dim, .heads = op->heads, .kv_heads = op->kv_heads};
+static shape shape_of(const sl_op *op, const sl_kernels *k) {
+    shape s = {.k = k, .seq = op->seq, .hd = op->head_dim, .heads = op->heads, .kv_heads = op->kv_heads};
     s.kseq = sl_bf16_kpad(s.seq), s.khd = sl_bf16_kpad(s.hd);
     s.group = s.heads / s.kv_heads;
     s.ld = sl_bf16_ld((s.heads + 2 * s.kv_heads) * s.hd);
     s.ldo = sl_bf16_ld(s.heads * s.hd);
+    s.scale = op->factor;
     return s;
 }
 
-/* Private scratch of a thread. The panels hold all keys or values of an item; the rest is of one query block. */
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Private scratch of a thread. */
 typedef struct {
-    sl_bf16 *keys, *values;            /* panels of K^T and V */
-    sl_bf16 *value_keys, *key_values;  /* panels of V^T and K */
-    sl_bf16 *q, *dout, *p, *ds, *turned, *panels;
-    float *score, *dscore, *tile, *dk, *dv, *delta, *row;
+    sl_bf16 *rows[2], *p, *ds, *turned;
+    sl_bf16 *in_depth, *in_keys;     /* panels with the head's dimensions as depth (K^T; Q^T), with keys (V; K) */
+    sl_bf16 *dout_depth, *q_rows, *dout_rows; /* panels of dO^T; of Q and dO with queries as depth */
+    float *score, *dscore, *tile, *inverse, *dq, *dk, *dv, *delta;
 } scratch;
 
 static int64_t panels_size(int64_t n, int64_t kpad) { return sl_round_up(n, NR) * kpad; }
 
 /* Lays the scratch out from base (NULL: only counts) and returns its bytes. */
-static size_t carve(const shape *s, char *base, scratch *c) {
+static size_t carve(const shape *s, bool training, char *base, scratch *c) {
     size_t at = 0;
+    int64_t back = training; /* what only the backward pass uses */
 #define PART(member, count)                                                                                            \
     do {                                                                                                               \
         if (base)                                                                                                      \
             c->member = (void *)(base + at);                                                                           \
         at += (size_t)sl_round_up((count) * (int64_t)sizeof *c->member, 64);                                           \
     } while (0)
-    PART(keys, panels_size(s->seq, s->khd));
-    PART(values, panels_size(s->hd, s->kseq));
-    PART(value_keys, panels_size(s->seq, s->khd));
-    PART(key_values, panels_size(s->hd, s->kseq));
-    PART(q, QB * s->khd);
-    PART(dout, QB * s->khd);
-    PART(p, QB * s->kseq);
-    PART(ds, QB * s->kseq);
-    PART(turned, s->seq * QB);
-    PART(panels, panels_size(s->hd, QB));
-    PART(score, QB * s->kseq);
-    PART(dscore, QB * s->kseq);
+    PART(in_depth, panels_size(s->seq, s->khd));
+    PART(in_keys, panels_size(s->hd, s->kseq));
+    PART(rows[0], max64(QB, KB) * s->khd);
+    PART(p, max64(QB, KB) * s->kseq);
+    PART(score, max64(QB, KB) * s->kseq);
     PART(tile, QB * s->hd);
-    PART(dk, s->seq * s->hd);
-    PART(dv, s->seq * s->hd);
-    PART(delta, QB);
-    PART(row, 2 * s->hd);
+    PART(inverse, QB);
+    PART(rows[1], back * KB * s->khd);
+    PART(ds, back * KB * s->kseq);
+    PART(turned, back * s->kseq * KB);
+    PART(dout_depth, back * panels_size(s->seq, s->khd));
+    PART(q_rows, back * panels_size(s->hd, s->kseq));
+    PART(dout_rows, back * panels_size(s->hd, s->kseq));
+    PART(dscore, back * KB * s->kseq);
+    PART(dq, back * s->seq * s->hd);
+    PART(dk, back * s->seq * s->hd);
+    PART(dv, back * s->seq * s->hd);
+    PART(delta, back * s->seq);
 #undef PART
     return at;
 }
 
-size_t sl_attention_bf16_bytes(const sl_op *op) {
-    shape s = shape_of(op);
+size_t sl_attention_bf16_bytes(const sl_op *op, bool training) {
+    shape s = shape_of(op, NULL);
     scratch c;
-    return carve(&s, NULL, &c);
+    return carve(&s, training, NULL, &c);
 }
 
 typedef void (*pack_fn)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel);
@@ -101,14 +113,6 @@ static const sl_bf16 *operand(const shape *s, int64_t rows, const sl_bf16 *src, 
     return copy;
 }
 
-/* Rounds a block [rows, n] of scores (stride kseq) into operand rows, zeros up to the padding of n. */
-static void round_rows(const shape *s, int64_t rows, int64_t n, const float *x, sl_bf16 *y) {
-    for (int64_t i = 0; i < rows; i++) {
-        s->k->to_bf16(n, x + i * s->kseq, y + i * s->kseq);
-        memset(y + i * s->kseq + n, 0, (size_t)(sl_bf16_kpad(n) - n) * sizeof *y);
-    }
-}
-
 typedef struct {
     const sl_bf16 *q, *k, *v, *dout; /* of the item's first row and the group's first head */
     sl_bf16 *out, *dq, *dk, *dv;
@@ -132,22 +136,24 @@ static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_
     return p;
 }
 
-/* score = Q K^T of the block of query rows, raw. */
-static void scores(const shape *s, int64_t rows, int64_t keys, const sl_bf16 *q, scratch *c) {
-    int64_t lda;
-    const sl_bf16 *a = operand(s, rows, q, s->ld, c->q, &lda);
-    product(s->k, rows, keys, s->khd, a, lda, c->keys, s->khd, c->score, s->kseq, 0);
+/* score = Q K^T of a block of query rows, raw, below the diagonal. */
+static void forward_scores(const shape *s, int64_t r0, int64_t rows, const sl_bf16 *a, int64_t lda, scratch *c) {
+    int64_t keys = r0 + rows;
+    for (int64_t j = 0; j < keys; j += NR) {
+        int64_t skip = max64(j - r0, 0); /* rows before the first that sees key j */
+        s->k->gemm_bf16(rows - skip, min64(NR, keys - j), s->khd, a + skip * lda, lda, c->in_depth + j * s->khd,
+                        c->score + skip * s->kseq + j, s->kseq, 0);
+    }
 }
 
-static void forward_rows(const sl_op *op, const shape *s, const pointers *p, int64_t h, int64_t r0, scratch *c) {
-    int64_t rows = s->seq - r0 < QB ? s->seq - r0 : QB, keys = r0 + rows;
-    sl_bf16 *out = p->out + h * s->hd + r0 * s->ldo;
-    scores(s, rows, keys, p->q + h * s->hd + r0 * s->ld, c);
-    s->k->softmax_fwd(rows, keys, c->score, s->kseq, r0 + 1, op->factor, p->lse + h * s->seq + r0);
-    round_rows(s, rows, keys, c->score, c->p);
-    product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->values, s->kseq, c->tile, s->hd, 0);
-    for (int64_t i = 0; i < rows; i++)
-        s->k->to_bf16(s->hd, c->tile + i * s->hd, out + i * s->ldo);
+static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r0, scratch *c) {
+    int64_t rows = min64(QB, s->seq - r0), keys = r0 + rows, lda;
+    const sl_bf16 *q = operand(s, rows, p->q + h * s->hd + r0 * s->ld, s->ld, c->rows[0], &lda);
+    forward_scores(s, r0, rows, q, lda, c);
+    s->k->softmax_fwd_bf16(rows, keys, c->score, s->kseq, (sl_band){-keys, r0 + 1}, s->scale, c->p, s->kseq,
+                           c->inverse, p->lse + h * s->seq + r0);
+    product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->in_keys, s->kseq, c->tile, s->hd, 0);
+    s->k->scale_rows_bf16(rows, s->hd, c->tile, s->hd, c->inverse, 1, p->out + h * s->hd + r0 * s->ldo, s->ldo);
 }
 
 static void zero_padding(int64_t rows, sl_bf16 *from, int64_t used, int64_t ld) {
@@ -158,84 +164,78 @@ static void zero_padding(int64_t rows, sl_bf16 *from, int64_t used, int64_t ld) 
 static void forward_item(void *task, int64_t item, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    shape s = shape_of(op);
+    shape s = shape_of(op, x->k);
     scratch c;
-    s.k = x->k;
-    carve(&s, sl_thread_scratch(x, thread), &c);
+    carve(&s, x->training, sl_thread_scratch(x, thread), &c);
     pointers p = locate(op, x, &s, item);
-    pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.keys);
-    pack(x->k->pack_b_bf16, s.hd, s.seq, p.v, s.ld, 1, c.values);
+    pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.in_depth);
+    pack(x->k->pack_b_bf16, s.hd, s.seq, p.v, s.ld, 1, c.in_keys);
     for (int64_t h = 0; h < s.group; h++)
         for (int64_t r0 = 0; r0 < s.seq; r0 += QB)
-            forward_rows(op, &s, &p, h, r0, &c);
+            forward_rows(&s, &p, h, r0, &c);
     if (p.last)
         zero_padding(s.seq, p.out + s.group * s.hd, s.heads * s.hd, s.ldo);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
 }
 
-/* delta = rowwise dout . out */
-static void deltas(const shape *s, int64_t rows, const sl_bf16 *dout, const sl_bf16 *out, scratch *c) {
-    for (int64_t i = 0; i < rows; i++) {
-        s->k->from_bf16(s->hd, dout + i * s->ldo, c->row);
-        s->k->from_bf16(s->hd, out + i * s->ldo, c->row + s->hd);
-        c->delta[i] = s->k->dot(s->hd, c->row, c->row + s->hd);
-    }
+/* into[keys, queries from k0 on] = K Q^T or V dO^T of a block of keys, below the diagonal. */
+static void transposed_scores(const shape *s, int64_t k0, int64_t keys, const sl_bf16 *a, int64_t lda,
+                              const sl_bf16 *panels, float *into) {
+    for (int64_t j = k0; j < s->seq; j += NR)
+        s->k->gemm_bf16(min64(keys, j + NR - k0), min64(NR, s->seq - j), s->khd, a, lda, panels + j * s->khd,
+                        into + j - k0, s->kseq, 0);
 }
 
-/* into[keys, hd] += x^T y for a block: x [rows, keys] rounded scores, y [rows, hd] in place. */
-static void add_transposed(const shape *s, int64_t rows, int64_t keys, const sl_bf16 *x, const sl_bf16 *y, int64_t ldy,
-                           scratch *c, float *into) {
-    s->k->transpose_bf16(rows, keys, x, s->kseq, c->turned, QB);
-    pack(s->k->pack_b_bf16, s->hd, rows, y, ldy, 1, c->panels);
-    product(s->k, keys, s->hd, sl_bf16_kpad(rows), c->turned, QB, c->panels, sl_bf16_kpad(rows), into, s->hd, 1);
+/* A block of keys of head h: its rows of dk and dv, and its share of dq. */
+static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t k0, scratch *c) {
+    int64_t keys = min64(KB, s->seq - k0), queries = s->seq - k0, kq = sl_bf16_kpad(queries), lda;
+    const sl_bf16 *k = operand(s, keys, p->k + k0 * s->ld, s->ld, c->rows[0], &lda);
+    transposed_scores(s, k0, keys, k, lda, c->in_depth, c->score);
+    const sl_bf16 *v = operand(s, keys, p->v + k0 * s->ld, s->ld, c->rows[1], &lda);
+    transposed_scores(s, k0, keys, v, lda, c->dout_depth, c->dscore);
+    s->k->softmax_bwd_bf16(keys, queries, c->score, c->dscore, s->kseq, (sl_band){0, queries}, s->scale,
+                           p->lse + h * s->seq + k0, c->delta + k0, c->p, c->ds, s->kseq);
+    product(s->k, keys, s->hd, kq, c->p, s->kseq, c->dout_rows + k0 * NR, s->kseq, c->dv + k0 * s->hd, s->hd, h > 0);
+    product(s->k, keys, s->hd, kq, c->ds, s->kseq, c->q_rows + k0 * NR, s->kseq, c->dk + k0 * s->hd, s->hd, h > 0);
+    s->k->transpose_bf16(keys, queries, c->ds, s->kseq, c->turned, KB);
+    product(s->k, queries, s->hd, sl_bf16_kpad(keys), c->turned, KB, c->in_keys + k0 * NR, s->kseq,
+            c->dq + k0 * s->hd, s->hd, k0 > 0);
 }
 
-static void backward_rows(const sl_op *op, const shape *s, const pointers *p, int64_t h, int64_t r0, scratch *c) {
-    int64_t rows = s->seq - r0 < QB ? s->seq - r0 : QB, keys = r0 + rows, lda;
-    const sl_bf16 *q = p->q + h * s->hd + r0 * s->ld, *dout = p->dout + h * s->hd + r0 * s->ldo;
-    deltas(s, rows, dout, p->out + h * s->hd + r0 * s->ldo, c);
-    scores(s, rows, keys, q, c);
-    const sl_bf16 *a = operand(s, rows, dout, s->ldo, c->dout, &lda);
-    product(s->k, rows, keys, s->khd, a, lda, c->value_keys, s->khd, c->dscore, s->kseq, 0);
-    s->k->softmax_bwd(rows, keys, c->score, c->dscore, s->kseq, r0 + 1, op->factor, p->lse + h * s->seq + r0, c->delta);
-    round_rows(s, rows, keys, c->score, c->p);
-    round_rows(s, rows, keys, c->dscore, c->ds);
-    product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->ds, s->kseq, c->key_values, s->kseq, c->tile, s->hd, 0);
-    for (int64_t i = 0; i < rows; i++)
-        s->k->to_bf16(s->hd, c->tile + i * s->hd, p->dq + h * s->hd + (r0 + i) * s->ld);
-    add_transposed(s, rows, keys, c->p, dout, s->ldo, c, c->dv);
-    add_transposed(s, rows, keys, c->ds, q, s->ld, c, c->dk);
+static void backward_head(const shape *s, const pointers *p, int64_t h, scratch *c) {
+    const sl_bf16 *q = p->q + h * s->hd, *dout = p->dout + h * s->hd;
+    pack(s->k->pack_bt_bf16, s->seq, s->hd, q, s->ld, s->ld, c->in_depth);
+    pack(s->k->pack_bt_bf16, s->seq, s->hd, dout, s->ldo, s->ldo, c->dout_depth);
+    pack(s->k->pack_b_bf16, s->hd, s->seq, q, s->ld, 1, c->q_rows);
+    pack(s->k->pack_b_bf16, s->hd, s->seq, dout, s->ldo, 1, c->dout_rows);
+    s->k->dot_rows_bf16(s->seq, s->hd, dout, s->ldo, p->out + h * s->hd, s->ldo, c->delta);
+    for (int64_t k0 = 0; k0 < s->seq; k0 += KB)
+        backward_keys(s, p, h, k0, c);
+    s->k->scale_rows_bf16(s->seq, s->hd, c->dq, s->hd, &s->scale, 0, p->dq + h * s->hd, s->ld);
 }
 
 static void backward_item(void *task, int64_t item, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    shape s = shape_of(op);
+    const float one = 1;
+    shape s = shape_of(op, x->k);
     scratch c;
-    s.k = x->k;
-    carve(&s, sl_thread_scratch(x, thread), &c);
+    carve(&s, true, sl_thread_scratch(x, thread), &c);
     pointers p = locate(op, x, &s, item);
-    pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.keys);
-    pack(x->k->pack_bt_bf16, s.seq, s.hd, p.v, s.ld, s.ld, c.value_keys);
-    pack(x->k->pack_b_bf16, s.hd, s.seq, p.k, s.ld, 1, c.key_values);
-    memset(c.dk, 0, (size_t)(s.seq * s.hd) * sizeof(float));
-    memset(c.dv, 0, (size_t)(s.seq * s.hd) * sizeof(float));
+    pack(x->k->pack_b_bf16, s.hd, s.seq, p.k, s.ld, 1, c.in_keys);
     for (int64_t h = 0; h < s.group; h++)
-        for (int64_t r0 = 0; r0 < s.seq; r0 += QB)
-            backward_rows(op, &s, &p, h, r0, &c);
-    for (int64_t t = 0; t < s.seq; t++) {
-        x->k->to_bf16(s.hd, c.dk + t * s.hd, p.dk + t * s.ld);
-        x->k->to_bf16(s.hd, c.dv + t * s.hd, p.dv + t * s.ld);
-    }
+        backward_head(&s, &p, h, &c);
+    x->k->scale_rows_bf16(s.seq, s.hd, c.dk, s.hd, &s.scale, 0, p.dk, s.ld);
+    x->k->scale_rows_bf16(s.seq, s.hd, c.dv, s.hd, &one, 0, p.dv, s.ld);
     if (p.last)
         zero_padding(s.seq, p.dv + s.hd, (s.heads + 2 * s.kv_heads) * s.hd, s.ld);
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_dynamic(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
 }
 
 const sl_op_kind sl_attention_bf16 = {"attention", forward, backward, true, true};

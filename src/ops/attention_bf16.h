@@ -5,6 +5,6 @@
 #include "ops/op.h"
 
 extern const sl_op_kind sl_attention_bf16;
-size_t sl_attention_bf16_bytes(const sl_op *op); /* private scratch of a thread */
+size_t sl_attention_bf16_bytes(const sl_op *op, bool training); /* private scratch of a thread */
 
 #endif

@@ -20,7 +20,7 @@ typedef struct {
 /* Private scratch of a thread. */
 typedef struct {
     sl_bf16 *h, *da, *db, *turned, *panels; /* [n, rp], [n, rp], [n, dp], [d, np], a [n, d] operand's panels */
-    float *h32, *dh, *b, *y, *dout, *db32;  /* [n, r] twice, [n, d] four times */
+    float *h32, *dh, *b, *dy;               /* [n, r] twice, [n, d] twice */
 } scratch;
 
 static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) {
@@ -40,9 +40,7 @@ static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) 
     PART(h32, rows * r);
     PART(dh, rows * r);
     PART(b, rows * d);
-    PART(y, rows * d);
-    PART(dout, rows * d);
-    PART(db32, rows * d);
+    PART(dy, rows * d);
 #undef PART
     return at;
 }
@@ -87,11 +85,10 @@ static void forward_block(void *task, int64_t index, int thread) {
     product(x, k.n, k.r, k.dp, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, sl_buf_bf16(x, op->saved[1]),
             sl_buf_data(x, op->saved[0]) + k.first * k.r, k.r, 0);
     gate_input(&k, &s);
-    const float *y = sl_read_rows(x, op->in[0], k.first, k.n, s.y);
-    x->k->gate_fwd(k.n * k.d, s.b, y, s.dout);
-    if (op->factor != 1)
-        x->k->scale(k.n * k.d, op->factor, s.dout);
-    sl_end_write(x, op->out, k.first, k.n, s.dout);
+    for (int64_t i = 0; i < k.n; i++)
+        x->k->gate_fwd_bf16(k.d, op->factor, s.b + i * k.d, sl_bf16_row(x, op->in[0], k.first + i),
+                            sl_bf16_row(x, op->out, k.first + i));
+    sl_pad_rows(x, op->out, k.first, k.n);
 }
 
 static void pack(const sl_op *op, const sl_exec *x) {
@@ -125,17 +122,16 @@ static void backward_block(void *task, int64_t index, int thread) {
     int64_t ld = x->info[op->in[0]].ld;
     float *dw_down = x->shared + index * 2 * k.r * k.d, *dw_up = dw_down + k.r * k.d;
     gate_input(&k, &s);
-    sl_read_rows(x, op->in[0], k.first, k.n, s.y);
-    sl_read_rows(x, op->dout, k.first, k.n, s.dout);
-    if (op->factor != 1)
-        x->k->scale(k.n * k.d, op->factor, s.dout);
-    x->k->gate_bwd(k.n * k.d, s.b, s.y, s.dout, s.dout, s.db32);
-    round_rows(x, k.n, k.d, s.db32, s.db);
+    for (int64_t i = 0; i < k.n; i++) {
+        x->k->gate_bwd_bf16(k.d, op->factor, s.b + i * k.d, sl_bf16_row(x, op->in[0], k.first + i),
+                            sl_bf16_row(x, op->dout, k.first + i), s.dy + i * k.d, s.db + i * k.dp);
+        memset(s.db + i * k.dp + k.d, 0, (size_t)(k.dp - k.d) * sizeof *s.db);
+    }
     product(x, k.n, k.r, k.dp, s.db, k.dp, sl_buf_bf16(x, op->saved[4]), s.dh, k.r, 0);
     x->k->silu_bwd(k.n * k.r, sl_buf_data(x, op->saved[0]) + k.first * k.r, s.dh, s.dh);
     round_rows(x, k.n, k.r, s.dh, s.da);
-    product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dout, k.d, 1);
-    sl_end_write(x, op->din, k.first, k.n, s.dout);
+    product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dy, k.d, 1);
+    sl_store_bf16(x, op->din, k.first, k.n, 0, k.d, s.dy, k.d);
     transposed_product(&k, k.d, s.db, k.dp, k.r, s.h, k.rp, &s, dw_up);
     transposed_product(&k, k.r, s.da, k.rp, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
 }
@@ -153,8 +149,8 @@ void sl_gate_bf16_values(const sl_op *op, const sl_exec *x, float *dst) {
         block k = block_at(op, x, i, 0, &s);
         gate_input(&k, &s);
         for (int64_t j = 0; j < k.n * k.d; j++)
-            s.y[j] = op->factor;
-        x->k->gate_fwd(k.n * k.d, s.b, s.y, dst + k.first * k.d);
+            s.dy[j] = 1;
+        x->k->gate_fwd(k.n * k.d, op->factor, s.b, s.dy, dst + k.first * k.d);
     }
 }
 

@@ -107,5 +107,5 @@ void sl_gemm(const sl_exec *x, int64_t m, int64_t n, int64_t depth, sl_mat a, sl
     g.depth_blocks = div_up(depth, SL_GEMM_KC);
     choose_blocks(&g);
     sl_parallel(g.panels * g.depth_blocks, pack_b_item, &g);
-    sl_parallel_dynamic(g.row_blocks * div_up(n, g.nc), block_item, &g);
+    sl_parallel(g.row_blocks * div_up(n, g.nc), block_item, &g);
 }

@@ -3,17 +3,20 @@
 #include "base/mem.h"
 #include "base/threads.h"
 
+#include <string.h>
+
 enum {
     NR = SL_BF16_NR,
     KR = SL_BF16_KR,
     /* Forward and input gradient. */
-    K_CHUNK = 768,        /* of a panel at a time (48 KiB), while rows of A stream past it */
-    C_BLOCK = 48 * 1024,  /* floats of C at a time: still near when the epilogue reads them ... */
-    C_ROWS_MAX = 256,     /* ... of so many rows at most */
-    A_BLOCK = 512 * 1024, /* elements of A that a thread keeps in L2 while it streams B ... */
-    A_ROWS_MAX = 512,     /* ... of so many rows at most */
+    K_CHUNK = 512,        /* of a panel at a time (32 KiB), while rows of A stream past it */
+    C_BLOCK = 16 * 1024,  /* floats of C at a time: still near when the epilogue reads them */
+    B_SLICE = 256 * 1024, /* elements of B that stay in L2 while rows of A stream past them */
+    ITEM_ROWS = 128,      /* rows of an item: B's panels come from L2 once for so many */
+    ITEMS = 6,            /* for each thread, so that none waits long for a slow one */
     /* Weight gradient. */
     M_CHUNK = 512, /* rows of x and dy that are transposed and packed at a time */
+    PARTIALS = 2 << 20, /* floats of all partial sums; small gradients are summed in parts of m */
     JOB_ROWS = 16,
     JOB_COLS = 24, /* the largest piece of dw (or its transpose), in units of 32 */
     AT_LD = M_CHUNK + KR,
@@ -23,6 +26,7 @@ struct sl_gemm_bf16_work {
     int threads;
     int64_t size; /* bytes of one thread's scratch */
     char *scratch;
+    float *partials;
 };
 
 static int64_t at_least(int64_t x, int64_t lo) { return x > lo ? x : lo; }
@@ -44,17 +48,20 @@ sl_gemm_bf16_work *sl_gemm_bf16_work_new(int threads) {
         return NULL;
     w->threads = threads;
     w->size = round_up(at_least(WGRAD_BYTES, BLOCK_BYTES), 4096);
-    w->scratch = sl_alloc((size_t)w->size * (size_t)threads, "the bf16 product's scratch");
-    if (!w->scratch) {
-        sl_free(w);
+    w->scratch = sl_alloc_threads(threads, (size_t)w->size, "the bf16 product's scratch");
+    w->partials = sl_alloc(PARTIALS * sizeof(float), "the bf16 product's scratch");
+    if (!w->scratch || !w->partials) {
+        sl_gemm_bf16_work_free(w);
         return NULL;
     }
     return w;
 }
 
 void sl_gemm_bf16_work_free(sl_gemm_bf16_work *w) {
-    if (w)
+    if (w) {
         sl_free(w->scratch);
+        sl_free(w->partials);
+    }
     sl_free(w);
 }
 
@@ -92,7 +99,7 @@ typedef struct {
     const sl_kernels *kn;
     const sl_gemm_bf16_work *w;
     const sl_gemm_bf16_args *g;
-    int64_t rows, groups_per_item, items_across; /* an item is `rows` rows x so many groups */
+    int64_t rows, groups, down; /* an item is `rows` rows x so many groups; items one below another */
     int64_t k_chunk;
 } gemm_job;
 
@@ -115,10 +122,10 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     const sl_gemm_bf16_args *g = j->g;
     float *block = (float *)(j->w->scratch + thread * j->w->size);
     int64_t width = (int64_t)g->group * NR;
-    int64_t most = at_most(C_BLOCK / width / KR * KR, C_ROWS_MAX);
-    int64_t first = item / j->items_across * j->rows, last = at_most(first + j->rows, g->m);
-    int64_t left = item % j->items_across * j->groups_per_item * width;
-    int64_t right = at_most(left + j->groups_per_item * width, g->n);
+    int64_t most = at_least(C_BLOCK / width / KR * KR, KR);
+    int64_t first = item % j->down * j->rows, last = at_most(first + j->rows, g->m);
+    int64_t left = item / j->down * j->groups * width;
+    int64_t right = at_most(left + j->groups * width, g->n);
     for (int64_t col = left; col < right; col += width) {
         int64_t cols = at_most(right - col, width);
         for (int64_t row = first; row < last; row += most) {
@@ -133,27 +140,39 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     }
 }
 
+/* Items of a slice of B that fits L2 by a few rows; narrower, then lower, where that gives too few. */
+static void gemm_cut(gemm_job *j, int64_t groups, int64_t width, int64_t kp, int64_t threads) {
+    int64_t m = j->g->m;
+    j->rows = at_most(round_up(m, KR), ITEM_ROWS);
+    int64_t across = div_up(groups, at_least(B_SLICE / (width * kp), 1));
+    while (div_up(m, j->rows) * across < ITEMS * threads) {
+        if (2 * across <= groups)
+            across *= 2;
+        else if (j->rows > KR)
+            j->rows = round_up(j->rows / 2, KR);
+        else
+            break;
+    }
+    j->groups = div_up(groups, across);
+    j->down = div_up(m, j->rows);
+}
+
 void sl_gemm_bf16(const sl_kernels *kn, sl_gemm_bf16_work *w, const sl_gemm_bf16_args *g) {
     if (g->m <= 0 || g->n <= 0)
         return;
-    int64_t kp = sl_bf16_kpad(g->k), groups = div_up(g->n, (int64_t)g->group * NR);
+    int64_t kp = sl_bf16_kpad(g->k), width = (int64_t)g->group * NR, groups = div_up(g->n, width);
     gemm_job j = {.kn = kn, .w = w, .g = g};
-    /* Rows: an equal share for each thread, in as many rounds as L2 asks for. */
-    int64_t most = at_least(at_most(A_BLOCK / kp, A_ROWS_MAX) / KR * KR, KR);
-    j.rows = round_up(div_up(g->m, w->threads * div_up(g->m, w->threads * most)), KR);
-    int64_t down = div_up(g->m, j.rows);
-    /* Columns: cut only where there are too few rows for the threads. */
-    j.groups_per_item = div_up(groups, at_most(div_up(w->threads, down), groups));
-    j.items_across = div_up(groups, j.groups_per_item);
+    gemm_cut(&j, groups, width, kp, w->threads);
     j.k_chunk = round_up(div_up(kp, div_up(kp, K_CHUNK)), KR);
-    sl_parallel(down * j.items_across, gemm_item, &j);
+    sl_parallel(j.down * div_up(groups, j.groups), gemm_item, &j);
 }
 
 /* ---- weight gradient */
 
 /* C[na, nb] = P[m, na]^T Q[m, nb]: P is transposed into rows, Q is packed into panels. The narrower
  * of x and dy is P, since transposing costs three times as much as packing; if that is x, C is
- * dw^T. */
+ * dw^T. A small C is summed in parts of m, which then are added up: jobs may be large pieces of it, so
+ * that little is transposed and packed more than once. How many parts depends on the shape alone. */
 typedef struct {
     const sl_kernels *kn;
     const sl_gemm_bf16_work *w;
@@ -161,19 +180,17 @@ typedef struct {
     const sl_bf16 *p, *q;
     float *dw;
     int add, flip;
-    int64_t job_rows, job_cols, across; /* of C, multiples of 32; jobs side by side */
+    int64_t parts, depth;               /* parts of `depth` rows of m */
+    int64_t job_rows, job_cols, across; /* of C, multiples of 32; jobs side by side ... */
+    int64_t tiles;                      /* ... and in all */
 } wgrad_job;
 
-static void wgrad_item(void *ctx, int64_t item, int thread) {
-    const wgrad_job *j = ctx;
-    char *scratch = j->w->scratch + thread * j->w->size;
+/* Rows m0..m1 of one job's piece of C into c, or onto it. */
+static void wgrad_piece(const wgrad_job *j, int64_t row, int64_t rows, int64_t col, int64_t cols, int64_t m0,
+                        int64_t m1, char *scratch, float *c, int64_t ldc, int add) {
     sl_bf16 *at = (sl_bf16 *)scratch, *panels = (sl_bf16 *)(scratch + AT_BYTES);
-    int64_t row = item / j->across * j->job_rows, rows = at_most(j->na - row, j->job_rows);
-    int64_t col = item % j->across * j->job_cols, cols = at_most(j->nb - col, j->job_cols);
-    float *c = j->flip ? (float *)(scratch + AT_BYTES + PANELS_BYTES) : j->dw + row * j->lddw + col;
-    int64_t ldc = j->flip ? j->job_cols : j->lddw;
-    for (int64_t i = 0; i < j->m; i += M_CHUNK) {
-        int64_t k = at_most(j->m - i, M_CHUNK);
+    for (int64_t i = m0; i < m1; i += M_CHUNK) {
+        int64_t k = at_most(m1 - i, M_CHUNK);
         /* In strips of 32 rows, so that x and dy are read along their rows, once. */
         for (int64_t s = 0; s < k; s += KR) {
             int64_t deep = at_most(k - s, KR);
@@ -184,21 +201,59 @@ static void wgrad_item(void *ctx, int64_t item, int thread) {
         }
         for (int64_t n = 0; n < cols; n += NR)
             j->kn->gemm_bf16(rows, at_most(cols - n, NR), sl_bf16_kpad(k), at, AT_LD,
-                             panels + n * M_CHUNK, c + n, ldc, i > 0 || (j->add && !j->flip));
+                             panels + n * M_CHUNK, c + n, ldc, add || i > m0);
     }
-    if (j->flip)
-        j->kn->transpose_f32(rows, cols, c, ldc, j->dw + col * j->lddw + row, j->lddw, j->add);
+}
+
+static void wgrad_item(void *ctx, int64_t item, int thread) {
+    const wgrad_job *j = ctx;
+    char *scratch = j->w->scratch + thread * j->w->size;
+    float *turned = (float *)(scratch + AT_BYTES + PANELS_BYTES);
+    int64_t part = item / j->tiles, tile = item % j->tiles;
+    int64_t row = tile / j->across * j->job_rows, rows = at_most(j->na - row, j->job_rows);
+    int64_t col = tile % j->across * j->job_cols, cols = at_most(j->nb - col, j->job_cols);
+    int64_t m0 = part * j->depth, m1 = at_most(m0 + j->depth, j->m);
+    if (j->parts > 1) {
+        float *c = j->w->partials + (part * j->na + row) * j->nb + col;
+        wgrad_piece(j, row, rows, col, cols, m0, m1, scratch, c, j->nb, 0);
+    } else if (j->flip) {
+        wgrad_piece(j, row, rows, col, cols, m0, m1, scratch, turned, cols, 0);
+        j->kn->transpose_f32(rows, cols, turned, cols, j->dw + col * j->lddw + row, j->lddw, j->add);
+    } else {
+        wgrad_piece(j, row, rows, col, cols, m0, m1, scratch, j->dw + row * j->lddw + col, j->lddw, j->add);
+    }
+}
+
+/* dw (+)= the sum of the parts, 16 rows of C at a time, left in the first part. */
+static void fold_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const wgrad_job *j = ctx;
+    int64_t row = item * 16, rows = at_most(j->na - row, 16);
+    float *sum = j->w->partials + row * j->nb;
+    for (int64_t part = 1; part < j->parts; part++)
+        j->kn->add(rows * j->nb, sum + part * j->na * j->nb, sum);
+    if (j->flip) {
+        j->kn->transpose_f32(rows, j->nb, sum, j->nb, j->dw + row, j->lddw, j->add);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        float *dw = j->dw + (row + i) * j->lddw;
+        if (j->add)
+            j->kn->add(j->nb, sum + i * j->nb, dw);
+        else
+            memcpy(dw, sum + i * j->nb, (size_t)j->nb * sizeof *dw);
+    }
 }
 
 /* The cut of C into jobs that takes least time, in cycles of an AMX core per 32 rows of m: 64 for a
  * 32 x 32 block of C, 170 to transpose and 64 to pack 32 x 32 elements, 10 to load and store the
- * block. */
+ * block. Threads take jobs as they come free, so the last one ends half a job after the average. */
 static void wgrad_cut(wgrad_job *j, int64_t threads) {
     int64_t na = div_up(j->na, 32), nb = div_up(j->nb, 32), best = INT64_MAX;
     for (int64_t r = 1; r <= at_most(na, JOB_ROWS); r++)
         for (int64_t c = 1; c <= at_most(nb, JOB_COLS); c++) {
-            int64_t rounds = div_up(div_up(na, r) * div_up(nb, c), threads);
-            int64_t cost = rounds * ((64 + 10) * r * c + 170 * r + 64 * c);
+            int64_t jobs = div_up(na, r) * div_up(nb, c) * j->parts;
+            int64_t cost = (2 * jobs + threads) * ((64 + 10) * r * c + 170 * r + 64 * c);
             if (cost < best) {
                 best = cost;
                 j->job_rows = r * 32;
@@ -206,6 +261,7 @@ static void wgrad_cut(wgrad_job *j, int64_t threads) {
             }
         }
     j->across = div_up(j->nb, j->job_cols);
+    j->tiles = div_up(j->na, j->job_rows) * j->across;
 }
 
 void sl_gemm_bf16_wgrad(const sl_kernels *kn, sl_gemm_bf16_work *w, int64_t m, int64_t n, int64_t k,
@@ -220,6 +276,11 @@ void sl_gemm_bf16_wgrad(const sl_kernels *kn, sl_gemm_bf16_work *w, int64_t m, i
     j.ldp = j.flip ? ldx : lddy;
     j.q = j.flip ? dy : x;
     j.ldq = j.flip ? lddy : ldx;
+    j.parts = at_least(at_most(PARTIALS / j.na / j.nb, m / M_CHUNK), 1);
+    j.depth = round_up(div_up(m, j.parts), KR);
+    j.parts = div_up(m, j.depth);
     wgrad_cut(&j, w->threads);
-    sl_parallel(div_up(j.na, j.job_rows) * j.across, wgrad_item, &j);
+    sl_parallel(j.parts * j.tiles, wgrad_item, &j);
+    if (j.parts > 1)
+        sl_parallel(div_up(j.na, 16), fold_item, &j);
 }

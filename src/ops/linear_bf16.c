@@ -6,8 +6,6 @@
 #include "ops/gemm_bf16.h"
 #include "ops/rowwise.h"
 
-#include <string.h>
-
 enum { GROUP = 4 }; /* panels that an epilogue gets together: narrower rows are slow to store */
 
 sl_buf sl_panels_buffer(sl_program *b, int64_t n, int64_t k) {
@@ -50,8 +48,7 @@ static void add_block(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64
     const destination *d = ctx;
     for (int64_t i = 0; i < rows; i++) {
         int64_t at = (row0 + i) * d->n + col0;
-        memcpy(d->out + at, d->residual + at, (size_t)cols * sizeof(float));
-        d->x->k->add(cols, c + i * ldc, d->out + at);
+        d->x->k->sum(cols, c + i * ldc, d->residual + at, d->out + at);
     }
 }
 

@@ -1,10 +1,10 @@
 /* A mixture of experts as one operation (formulas: moe.h). Forward: route, pack the weights of experts that have rows,
- * then one parallel region over blocks of places: gather x, h = w silu(gate) up, y = W_down h; last, each row adds its
+ * then one parallel region over blocks of places: gather x, h = w act(gate) up, y = W_down h; last, each row adds its
  * places' y. The weight w goes in before W_down, so that backward has its gradient without y: with dh = W_down^T dout,
- * dw = <dh, silu(gate) up>. Backward: the same blocks of places for dh, dgate, dup and dx, then one region over blocks
+ * dw = <dh, act(gate) up>. Backward: the same blocks of places for dh, dgate, dup and dx, then one region over blocks
  * of the weight gradients of all experts, then the router.
  *
- * bf16: x, gate, up, w silu(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
+ * bf16: x, gate, up, w act(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
  * choices, y, and the gradient of x up to its store are fp32. */
 #include "ops/moe.h"
 
@@ -252,7 +252,7 @@ static sl_grouped_rows take_rows(const pass *p, const block *b, int64_t depth, c
 
 /* ---- forward */
 
-/* h = w silu(gate) up of the block's places, and gate and up where backward needs them. */
+/* h = w act(gate) up of the block's places, and gate and up where backward needs them. */
 static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows *rows, scratch *s) {
     const sl_moe *m = p->m;
     int64_t places = m->rows * m->top;
@@ -266,7 +266,7 @@ static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows 
         }
         for (int64_t i = 0; i < b->n; i++) {
             float *h = s->c[2] + i * COLS;
-            m->k->swiglu_fwd(cols, s->c[0] + i * COLS, s->c[1] + i * COLS, h);
+            m->act->fwd(cols, s->c[0] + i * COLS, s->c[1] + i * COLS, h);
             m->k->scale(cols, p->t.weight[p->t.slot[b->first + i]], h);
         }
         store_cols(p, p->h, b->first, b->n, j, cols, s->c[2], COLS);
@@ -304,7 +304,7 @@ static void forward(const sl_op *op, const sl_exec *x) {
     pass p = start(op, x, false);
     sl_moe_choose(op, x, &p.t, &p.s.router);
     pack(&p, 0, p.m->bf16 && p.m->training ? ALL : FORWARD);
-    sl_parallel_dynamic(count_blocks(&p), forward_block, &p);
+    sl_parallel(count_blocks(&p), forward_block, &p);
     sl_parallel(sl_row_blocks(p.m->rows).count, combine_rows, &p);
 }
 
@@ -324,10 +324,10 @@ static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows
             float *dh = s->c[0] + i * COLS;
             float *gate = read_line(p, p->gate_up, place, j, cols, s->line[0]);
             float *up = read_line(p, p->gate_up, places + place, j, cols, s->line[1]);
-            m->k->swiglu_fwd(cols, gate, up, s->line[2]);
+            m->act->fwd(cols, gate, up, s->line[2]);
             p->t.dweight[slot] += m->k->dot(cols, dh, s->line[2]);
             m->k->scale(cols, p->t.weight[slot], dh);
-            m->k->swiglu_bwd(cols, gate, up, dh, gate, up);
+            m->act->bwd(cols, gate, up, dh, gate, up);
             store_cols(p, p->gate_up, place, 1, j, cols, gate, COLS);
             store_cols(p, p->gate_up, places + place, 1, j, cols, up, COLS);
         }
@@ -399,8 +399,8 @@ static void backward(const sl_op *op, const sl_exec *x) {
     for (int64_t s = 0; s < p.m->rows * p.m->top; s++)
         if (p.t.place[s] < 0)
             p.t.dweight[s] = 0;
-    sl_parallel_dynamic(count_blocks(&p), backward_block, &p);
-    sl_parallel_dynamic(p.m->experts * cut_weight_gradients(&p), weight_block, &p);
+    sl_parallel(count_blocks(&p), backward_block, &p);
+    sl_parallel(p.m->experts * cut_weight_gradients(&p), weight_block, &p);
     sl_moe_choose_backward(op, x, &p.t, &p.s.router, p.s.y);
 }
 
@@ -414,6 +414,7 @@ static sl_moe *describe(const sl_program *b, int bias) {
     if (!m)
         return NULL;
     m->k = b->kernels;
+    m->act = &b->kernels->ffn[c->model_ffn_kind];
     m->bf16 = b->bf16;
     m->training = b->training;
     m->sigmoid = c->model_router == SL_ROUTER_SIGMOID;

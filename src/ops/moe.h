@@ -1,5 +1,5 @@
 /* Mixture of experts (Shazeer et al., arXiv 1701.06538): what the files of the operation share, and what a model
- * reads of it. Each row goes to `top` of `experts` SwiGLU networks; out = residual + sum_i w_i expert_i(x) over its
+ * reads of it. Each row goes to `top` of `experts` gated networks (model.ffn_kind); out = residual + sum_i w_i expert_i(x) over its
  * experts in their order.
  *
  *   scores   s = softmax(W x) or sigmoid(W x) (DeepSeek-V3, arXiv 2412.19437), fp32 also in a bf16 program
@@ -30,6 +30,7 @@ typedef struct {
 
 typedef struct sl_moe {
     const sl_kernels *k;
+    const sl_ffn_kernels *act;
     bool bf16, training, sigmoid;
     int64_t rows, dim, experts, top, ffn;
     double capacity, aux, z, rate; /* 0: off */

@@ -266,10 +266,10 @@ static void store_rows(const run *r, int64_t row, int64_t n, float *out, float *
                 m->k->add(m->dim, r->dplace + place[j] * m->dim, y);
         if (r->op->acc)
             m->k->add(m->dim, sl_read_rows(r->x, r->op->din, row + i, 1, old), y);
-        float *to = sl_write_rows(r->x, r->op->din, row + i, y);
-        if (to != y)
-            memcpy(to, y, (size_t)m->dim * sizeof *y);
-        sl_end_write(r->x, r->op->din, row + i, 1, y);
+        if (m->bf16)
+            sl_store_bf16(r->x, r->op->din, row + i, 1, 0, m->dim, y, m->dim);
+        else
+            memcpy(sl_buf_data(r->x, r->op->din) + (row + i) * m->dim, y, (size_t)m->dim * sizeof *y);
     }
 }
 

@@ -72,9 +72,7 @@ static void forward_block(void *task, int64_t block, int thread) {
     product(x->k, n, r, d, (sl_mat){y, d, 1}, (sl_mat){sl_weight(op, x, 0), d, 1},
             sl_buf_data(x, op->saved[0]) + first * r, 0, s.pack_a, s.pack_b);
     gate_input(op, x, first, n, &s);
-    x->k->gate_fwd(n * d, s.b, y, out);
-    if (op->factor != 1)
-        x->k->scale(n * d, op->factor, out);
+    x->k->gate_fwd(n * d, op->factor, s.b, y, out);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
@@ -89,11 +87,9 @@ static void backward_block(void *task, int64_t block, int thread) {
     scratch s;
     carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
     const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din) + first * d;
+    float *dy = sl_buf_data(x, op->din) + first * d;
     gate_input(op, x, first, n, &s);
-    if (op->factor != 1)
-        x->k->scale(n * d, op->factor, dout);
-    x->k->gate_bwd(n * d, s.b, y, dout, dy, s.db);
+    x->k->gate_bwd(n * d, op->factor, s.b, y, sl_buf_data(x, op->dout) + first * d, dy, s.db);
     float *dw_down = x->shared + block * 2 * r * d, *dw_up = dw_down + r * d;
     product(x->k, d, r, n, (sl_mat){s.db, 1, d}, (sl_mat){s.h, 1, r}, dw_up, 0, s.pack_a, s.pack_b);
     product(x->k, n, r, d, (sl_mat){s.db, d, 1}, (sl_mat){sl_weight(op, x, 1), 1, r}, s.dh, 0, s.pack_a,
@@ -123,11 +119,11 @@ void sl_gate_values(const sl_op *op, const sl_exec *x, float *dst) {
     scratch s;
     carve(x->k, rows.size, d, rank_of(op), sl_thread_scratch(x, 0), &s);
     for (int64_t i = 0; i < rows.size * d; i++)
-        s.db[i] = op->factor;
+        s.db[i] = 1;
     for (int64_t block = 0; block < rows.count; block++) {
         int64_t n = sl_block_rows(rows, block);
         gate_input(op, x, block * rows.size, n, &s);
-        x->k->gate_fwd(n * d, s.b, s.db, dst + block * rows.size * d);
+        x->k->gate_fwd(n * d, op->factor, s.b, s.db, dst + block * rows.size * d);
     }
 }
 

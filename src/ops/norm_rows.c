@@ -4,36 +4,30 @@
 
 #include <string.h>
 
+/* The input is the residual stream, fp32 as its gradient is. */
 static void forward_block(void *task, int64_t block, int thread) {
+    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t d = op->dim_in, first = block * rows.size, end = first + sl_block_rows(rows, block);
-    float *scratch = sl_thread_scratch(x, thread);
-    for (int64_t r = first; r < end; r += SL_ROW_TILE) {
-        int64_t n = end - r < SL_ROW_TILE ? end - r : SL_ROW_TILE;
-        const float *in = sl_read_rows(x, op->in[0], r, n, scratch);
-        float *out = sl_write_rows(x, op->out, r, scratch + SL_ROW_TILE * d);
-        op->norm->forward(op, x, r, n, in, out);
-        sl_end_write(x, op->out, r, n, out);
-    }
+    int64_t first = block * rows.size, n = sl_block_rows(rows, block);
+    op->norm->forward(op, x, first, n, sl_buf_data(x, op->in[0]) + first * op->dim_in);
+    if (x->info[op->out].bf16)
+        sl_pad_rows(x, op->out, first, n);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 
-/* The input is the residual stream, fp32 as its gradient is: both are used in place. */
 static void backward_block(void *task, int64_t block, int thread) {
+    (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
     sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t d = op->dim_in, first = block * rows.size, end = first + sl_block_rows(rows, block);
+    int64_t d = op->dim_in, first = block * rows.size;
     float *dw = x->shared + block * d;
     memset(dw, 0, (size_t)d * sizeof *dw);
-    for (int64_t r = first; r < end; r += SL_ROW_TILE) {
-        int64_t n = end - r < SL_ROW_TILE ? end - r : SL_ROW_TILE;
-        const float *dout = sl_read_rows(x, op->dout, r, n, sl_thread_scratch(x, thread));
-        op->norm->backward(op, x, r, n, dout, sl_buf_data(x, op->in[0]) + r * d, sl_buf_data(x, op->din) + r * d, dw);
-    }
+    op->norm->backward(op, x, first, sl_block_rows(rows, block), sl_buf_data(x, op->in[0]) + first * d,
+                       sl_buf_data(x, op->din) + first * d, dw);
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
@@ -57,7 +51,6 @@ sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, const char
     for (int i = 0; i < norm->statistics; i++)
         op->saved[i] = sl_program_buffer(b, op->rows, 1);
     op->out = sl_program_activation(b, op->rows, d);
-    op->thread_bytes = (size_t)(2 * SL_ROW_TILE * d) * sizeof(float);
     op->shared_bytes = (size_t)(sl_row_blocks(op->rows).count * d) * sizeof(float);
     return (sl_norm_tap){op->out, weight, SL_NONE};
 }

@@ -60,6 +60,7 @@ struct sl_op {
     const sl_op_kind *kind;
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
     struct sl_moe *moe;       /* of a mixture of experts (moe.h); freed with the program */
+    const sl_ffn_kernels *ffn;      /* of a feed-forward */
     char label[64];           /* e.g. "layers.3.attn.qkv" */
     sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
     sl_buf out;               /* may equal in[0]: in place */
@@ -85,6 +86,9 @@ static inline float *sl_buf_data(const sl_exec *x, sl_buf b) {
 }
 static inline sl_bf16 *sl_buf_bf16(const sl_exec *x, sl_buf b) {
     return b == SL_NONE ? NULL : x->buf[b];
+}
+static inline sl_bf16 *sl_bf16_row(const sl_exec *x, sl_buf b, int64_t row) {
+    return (sl_bf16 *)x->buf[b] + row * x->info[b].ld;
 }
 static inline float *sl_weight(const sl_op *op, const sl_exec *x, int i) {
     return x->p->w + x->p->tensor[op->param[i]].offset;

@@ -24,11 +24,11 @@ sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv);
 /* The same for one new position a window, with keys and values of earlier ones in a cache. */
 sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
 
-/* silu(gate) * up over rows [gate ffn | up ffn] (Shazeer 2020, arXiv 2002.05202). */
-sl_buf sl_build_swiglu(sl_program *b, const char *label, sl_buf gate_up, int64_t ffn);
-sl_buf sl_build_gelu(sl_program *b, const char *label, sl_buf x, int64_t ffn);
+/* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
+sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);
+extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
-/* Mixture of SwiGLU experts (moe.h), added to the residual: router [experts, dim]; bias [experts] or SL_NONE; experts: the
+/* Mixture of gated experts (moe.h), added to the residual: router [experts, dim]; bias [experts] or SL_NONE; experts: the
  * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
 sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts);
 

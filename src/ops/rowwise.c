@@ -13,26 +13,18 @@ const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, fl
     return scratch;
 }
 
-float *sl_write_rows(const sl_exec *x, sl_buf b, int64_t row, float *scratch) {
-    const sl_buffer *v = &x->info[b];
-    return v->bf16 ? scratch : sl_buf_data(x, b) + row * v->ld;
-}
-
-void sl_end_write(const sl_exec *x, sl_buf b, int64_t row, int64_t n, const float *rows) {
-    const sl_buffer *v = &x->info[b];
-    if (v->bf16)
-        sl_store_bf16(x, b, row, n, 0, v->cols, rows, v->cols);
-}
-
 void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
                    int64_t ldc) {
-    const sl_buffer *v = &x->info[b];
-    int64_t padding = col0 + cols == v->cols ? sl_bf16_kpad(v->cols) - v->cols : 0;
-    for (int64_t i = 0; i < rows; i++) {
-        sl_bf16 *y = sl_buf_bf16(x, b) + (row0 + i) * v->ld + col0;
-        x->k->to_bf16(cols, c + i * ldc, y);
-        memset(y + cols, 0, (size_t)padding * sizeof *y);
-    }
+    for (int64_t i = 0; i < rows; i++)
+        x->k->to_bf16(cols, c + i * ldc, sl_bf16_row(x, b, row0 + i) + col0);
+    if (col0 + cols == x->info[b].cols)
+        sl_pad_rows(x, b, row0, rows);
+}
+
+void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n) {
+    int64_t cols = x->info[b].cols, padding = sl_bf16_kpad(cols) - cols;
+    for (int64_t i = 0; padding && i < n; i++)
+        memset(sl_bf16_row(x, b, row + i) + cols, 0, (size_t)padding * sizeof(sl_bf16));
 }
 
 sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t hd, float *scratch) {

@@ -4,16 +4,16 @@
 
 #include "ops/op.h"
 
-/* Rows of an activation as fp32, whatever its buffer holds: row operations compute in fp32 and round once, when a
- * row is stored. Reading gives the rows in place, or converts them into scratch ([n, cols] floats); writing gives
- * where to put them, and end_write rounds them into the buffer if need be. Both directions may share scratch. */
+/* Row operations on activations compute in fp32 and round once, when a row is stored; the kernels that read and write bf16
+ * rows do both. Here: rows as fp32, whatever their buffer holds, in place or converted into scratch ([n, cols] floats). */
 const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, float *scratch);
-float *sl_write_rows(const sl_exec *x, sl_buf b, int64_t row, float *scratch);
-void sl_end_write(const sl_exec *x, sl_buf b, int64_t row, int64_t n, const float *rows);
 /* Rounds c[rows, cols] (stride ldc) into rows row0.., columns col0.. of a bf16 buffer, zeroing the padding behind the
  * last column. */
 void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
                    int64_t ldc);
+
+/* Zeros the padding behind the last column of n rows of a bf16 buffer. */
+void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n);
 
 /* The q and k part of one qkv row, `heads` heads of hd, to be changed in place: fp32 at p until sl_end_qk rounds it
  * back if need be. */
@@ -23,8 +23,6 @@ typedef struct {
 } sl_qk;
 sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t hd, float *scratch);
 void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk);
-
-enum { SL_ROW_TILE = 8 }; /* rows that a row operation converts at a time: they stay in L1 or L2 */
 
 /* The context of a parallel item: the operation and what it runs on. */
 typedef struct {

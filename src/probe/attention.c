@@ -78,8 +78,8 @@ static void fold(int64_t windows, int64_t n, const double *pairs, double *first,
 void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
                       float *rows) {
     attention_job job = {a, k, parts, rows};
-    sl_parallel_dynamic(a->windows * a->heads, attention_item, &job);
-    sl_parallel_dynamic(a->windows * a->kv_heads, value_item, &job);
+    sl_parallel(a->windows * a->heads, attention_item, &job);
+    sl_parallel(a->windows * a->kv_heads, value_item, &job);
     fold(a->windows, a->heads, parts, s->att0, s->entropy);
     fold(a->windows, a->kv_heads, parts + 2 * a->windows * a->heads, s->v0, s->v_others);
     s->windows += a->windows;

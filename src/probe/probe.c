@@ -99,7 +99,7 @@ sl_probe *sl_probe_create(const sl_model *m) {
                     .head_dim = s.head_dim,
                     .batch = s.batch,
                     .seq = s.seq,
-                    .norms = c->model_ffn > 0 ? 2 : 1};
+                    .norms = sl_config_has_ffn(c) ? 2 : 1};
     if (allocate(p) < 0) {
         sl_probe_free(p);
         return NULL;

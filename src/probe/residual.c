@@ -50,7 +50,7 @@ static void residual_item(void *ctx, int64_t item, int thread) {
 void sl_residual_add(sl_residual *r, const sl_kernels *k, int64_t windows, const float *h,
                      double *window_norms) {
     residual_job job = {r, k, h, window_norms, windows, (r->dim + COLUMNS - 1) / COLUMNS};
-    sl_parallel_dynamic(job.blocks + windows, residual_item, &job);
+    sl_parallel(job.blocks + windows, residual_item, &job);
     for (int64_t w = 0; w < windows; w++) {
         r->norm0 += window_norms[2 * w];
         r->norm_others += window_norms[2 * w + 1];

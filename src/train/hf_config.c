@@ -8,11 +8,20 @@
 
 /* ---------------------------------------------------------------- writing */
 
+/* What hidden_act calls the function of each feed-forward kind. Llama and Qwen3 are gated, whichever it is. */
+static const struct {
+    bool gated;
+    const char *act;
+} kinds[] = {
+#define FFN(name, gated, act, hf, help) {gated, hf},
+#include "simd/ffn.inc"
+#undef FFN
+};
+
 static const char *architecture(const sl_config *c) {
     bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
-                 !strcmp(sl_choices_ffn[c->model_ffn_kind].name, "swiglu") && c->model_ffn > 0 &&
-                 c->model_rope_base > 0;
+                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0;
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
                      c->model_balance != SL_BALANCE_BIAS;
@@ -43,17 +52,18 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         "s:n, "
         "s:n, s:f, s:s}",
         "architectures", arch, "model_type",
-        *arch == 'L'         ? "llama"
-        : *arch != 'Q'       ? "sinklab"
-        : c->model_experts   ? "qwen3_moe"
-                             : "qwen3",
-        "hidden_size", (json_int_t)c->model_dim, "intermediate_size", (json_int_t)c->model_ffn,
+        *arch == 'L'       ? "llama"
+        : *arch != 'Q'     ? "sinklab"
+        : c->model_experts ? "qwen3_moe"
+                           : "qwen3",
+        "hidden_size", (json_int_t)c->model_dim, "intermediate_size",
+        (json_int_t)(sl_config_has_ffn(c) ? c->model_ffn : 0),
         "num_hidden_layers", (json_int_t)c->model_layers, "num_attention_heads",
         (json_int_t)c->model_heads, "num_key_value_heads", (json_int_t)sl_config_kv_heads(c),
         "head_dim", (json_int_t)sl_config_head_dim(c), "max_position_embeddings",
         (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
         "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
-        "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
+        sl_config_has_ffn(c) ? kinds[c->model_ffn_kind].act : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
         bytes ? json_integer(256) : json_null(), "eos_token_id", "pad_token_id",
         "initializer_range", c->model_init_std, "torch_dtype", "float32");
     json_t *more = expert_keys(c);
@@ -162,9 +172,6 @@ static int refuse_unsupported(const source *s) {
             return sl_fail("%s: %s is not supported; only models without it are", s->name,
                            must_be_absent[i]);
     }
-    const char *act = json_string_value(json_object_get(s->v, "hidden_act"));
-    if (act && strcmp(act, "silu") && strcmp(act, "swish"))
-        return sl_fail("%s: hidden_act: only \"silu\" is supported", s->name);
     const json_t *types = json_object_get(s->v, "layer_types"), *type;
     size_t i;
     json_array_foreach(types, i, type) {
@@ -175,12 +182,28 @@ static int refuse_unsupported(const source *s) {
     return 0;
 }
 
+static int read_activation(const source *s, sl_config *c) {
+    const char *act = json_string_value(json_object_get(s->v, "hidden_act"));
+    if (!act)
+        return 0;
+    for (c->model_ffn_kind = 0; c->model_ffn_kind < SL_FFN_KINDS; c->model_ffn_kind++)
+        if (kinds[c->model_ffn_kind].gated &&
+            !strcmp(kinds[c->model_ffn_kind].act, strcmp(act, "swish") ? act : "silu"))
+            return 0;
+    char quoted[SL_QUOTE_CHARS], list[256] = "";
+    for (size_t i = 0; i < SL_FFN_KINDS; i++)
+        if (kinds[i].gated)
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s\"%s\"", i ? ", " : "", kinds[i].act);
+    return sl_fail("%s: hidden_act: %s is not supported; %s are", s->name, sl_quote(quoted, act), list);
+}
+
 static int read_fields(const source *s, sl_config *c) {
     const json_t *tie = json_object_get(s->v, "tie_word_embeddings");
     c->model_tie_embeddings = json_is_true(tie);
     if (tie && !json_is_boolean(tie))
         return sl_fail("%s: tie_word_embeddings: true or false is needed", s->name);
-    if (read_architecture(s, c) < 0 || refuse_unsupported(s) < 0 || read_rope(s, c) < 0 ||
+    if (read_architecture(s, c) < 0 || refuse_unsupported(s) < 0 || read_activation(s, c) < 0 ||
+        read_rope(s, c) < 0 ||
         whole(s, "num_hidden_layers", -1, &c->model_layers) < 0 ||
         whole(s, "hidden_size", -1, &c->model_dim) < 0 ||
         whole(s, "intermediate_size", -1, &c->model_ffn) < 0 ||

@@ -6,8 +6,8 @@
 
 #include <stdint.h>
 
-/* The text of config.json, to be freed; NULL with a message. RMSNorm + softmax attention + SwiGLU +
- * rotary positions is a LlamaForCausalLM, with QK-norm a Qwen3ForCausalLM. Every other model gets
+/* The text of config.json, to be freed; NULL with a message. RMSNorm + softmax attention + a gated
+ * feed-forward + rotary positions is a LlamaForCausalLM, with QK-norm a Qwen3ForCausalLM. Every other model gets
  * an architecture that transformers does not know, so that it refuses instead of computing
  * something else. */
 char *sl_hf_config_text(const sl_config *c, int32_t vocab);

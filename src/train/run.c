@@ -373,7 +373,8 @@ static int start(run *r, const sl_run_options *o) {
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
     run r = {.config = *c, .dir = {.lock = -1}, .val_loss = NAN};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
-    sl_threads_set((int)c->threads);
+    if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
+        return -1;
     interrupted = 0;
     sigaction(SIGINT, &act, &old[0]);
     sigaction(SIGTERM, &act, &old[1]);
@@ -399,7 +400,8 @@ static double gib(double bytes) { return bytes / (1 << 30); }
 int sl_train_dry_run(const sl_config *c) {
     enum { WARM = 1, TIMED = 3 };
     run r = {.config = *c, .dir = {.lock = -1}};
-    sl_threads_set((int)c->threads);
+    if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
+        return -1;
     if (open_model(&r)) {
         close_run(&r);
         return -1;

@@ -1,6 +1,7 @@
 """The same bits for any number of threads, on each kernel tier that this machine has."""
 
 import json
+import os
 
 import common
 from common import UNIT
@@ -30,6 +31,19 @@ class Threads(common.EndToEnd):
                     self.skipTest(f"no {name} here: {env[0]['tier']} is the nearest")
                 for other in runs[1:]:
                     self.assert_same_run(runs[0], other)
+
+    def test_openmp_binding_hides_no_cores(self) -> None:
+        """The first thread is bound to one place before we start; the others' places are ours too."""
+        counts = []
+        for more in ({}, {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"}):
+            p = self.sinklab("doctor", "--threads", 1, "--json", env={**os.environ, **more})
+            counts.append(json.loads(p.stdout)["hardware_threads"])
+        self.assertEqual(*counts)
+
+    def test_pin(self) -> None:
+        runs = [self.train(f"pin-{pin}", *MODEL, "threads=2", f"pin={pin}") for pin in ("off", "compact", "spread")]
+        for other in runs[1:]:
+            self.assert_same_run(runs[0], other)
 
     def test_tiers_agree(self) -> None:
         """Other tiers round otherwise and train to the same loss, nearly."""

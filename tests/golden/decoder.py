@@ -7,6 +7,20 @@ import torch
 import torch.nn.functional as F
 
 
+def gelu(x):
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+# ffn_kind -> is it gated, activation
+FFN = {
+    "swiglu": (True, F.silu),
+    "glu": (True, torch.sigmoid),
+    "geglu": (True, gelu),
+    "gelu": (False, gelu),
+    "relu2": (False, lambda x: F.relu(x) ** 2),
+}
+
+
 def tensor_shapes(c, vocab):
     """Name -> shape of every parameter of config c (a dict of the `model:` section)."""
     d, hd = c["dim"], c.get("head_dim") or c["dim"] // c["heads"]
@@ -42,7 +56,7 @@ def tensor_shapes(c, vocab):
             if shared:
                 widths["mlp.shared_experts"] = shared * c["expert_ffn"]
         for name, f in widths.items():
-            if c["ffn_kind"] == "swiglu":
+            if FFN[c["ffn_kind"]][0]:
                 shapes[p + name + ".gate_proj.weight"] = (f, d)
             shapes[p + name + ".up_proj.weight"] = (f, d)
             shapes[p + name + ".down_proj.weight"] = (d, f)
@@ -108,10 +122,8 @@ def attention(c, p, prefix, x):
 
 def mlp(c, p, prefix, x):
     up = x @ p[prefix + ".up_proj.weight"].T
-    if c["ffn_kind"] == "swiglu":
-        h = F.silu(x @ p[prefix + ".gate_proj.weight"].T) * up
-    else:
-        h = 0.5 * up * (1 + torch.erf(up / math.sqrt(2)))
+    gated, act = FFN[c["ffn_kind"]]
+    h = act(x @ p[prefix + ".gate_proj.weight"].T) * up if gated else act(up)
     return h @ p[prefix + ".down_proj.weight"].T
 
 

@@ -15,6 +15,7 @@ struct elementwise {
     unsigned kinds;      /* of the first input */
     double flops, bytes; /* an element */
     int limits;          /* infinite inputs give their limits; else NaN will do (-inf * 0) */
+    const char *bf16;    /* one character for each input, then output: b bf16, f fp32; NULL: all fp32 */
 };
 
 /* ---- the functions of simd/vec_math.h, with the bounds that it states */
@@ -44,6 +45,10 @@ static double sigmoid_error(double x) {
     return q * (EXP_REL * (1 - q) + 2 * U) + SMALLEST;
 }
 
+static struct value sigmoid(double x) {
+    return (struct value){d_sigmoid(x), sigmoid_error(x)};
+}
+
 static struct value silu(double x) {
     if (isinf(x))
         return (struct value){x > 0 ? x : -0.0, SMALLEST};
@@ -54,6 +59,11 @@ static struct value silu(double x) {
 static double complement_error(double x) {
     double t = d_sigmoid(-x);
     return t * (2 * EXP_REL + 3 * U) + SMALLEST;
+}
+
+static struct value sigmoid_slope(double x) {
+    double q = d_sigmoid(x), t = d_sigmoid(-x);
+    return (struct value){q * t, t * sigmoid_error(x) + q * complement_error(x) + 2 * U * q * t};
 }
 
 /* silu' = q + x q (1 - q) */
@@ -86,6 +96,12 @@ static struct value gelu_slope(double x) {
     return (struct value){y, CDF_ERROR + fabs(x) * (phi_error + U * phi + SMALLEST) + U * fabs(y)};
 }
 
+static struct value relu2(double x) {
+    double y = x > 0 ? x * x : isnan(x) ? x : 0;
+    return (struct value){y, 2 * U * y + TINY};
+}
+static struct value relu2_slope(double x) { return (struct value){x > 0 || isnan(x) ? 2 * x : 0, TINY}; }
+
 /* a * b, a with an error, b exact; one rounding. */
 static struct value times(struct value a, double b) {
     double want = a.want * b;
@@ -95,31 +111,34 @@ static struct value times(struct value a, double b) {
 
 static struct value exactly(double x) { return (struct value){x, 0}; }
 
+#define GATE_FACTOR 2.0 /* a power of two: it rounds nothing */
+
 /* ---- the formulas, inputs and outputs in the order of the descriptions below */
 
 static void ref_silu_fwd(const double in[3], struct value out[2]) { out[0] = silu(in[0]); }
 static void ref_silu_bwd(const double in[3], struct value out[2]) {
     out[0] = times(silu_slope(in[0]), in[1]);
 }
-static void ref_gelu_fwd(const double in[3], struct value out[2]) { out[0] = gelu(in[0]); }
-static void ref_gelu_bwd(const double in[3], struct value out[2]) {
-    out[0] = times(gelu_slope(in[0]), in[1]);
-}
-static void ref_swiglu_fwd(const double in[3], struct value out[2]) {
-    out[0] = times(silu(in[0]), in[1]);
-}
-static void ref_swiglu_bwd(const double in[3], struct value out[2]) { /* gate, up, dy */
-    out[0] = times(times(silu_slope(in[0]), in[1]), in[2]);
-    out[1] = times(silu(in[0]), in[2]);
-}
+/* Feed-forward kinds: gate, up, dy, or x, dy. */
+#define FFN(name, gated, act, ...)                                                                 \
+    static void ref_##name##_fwd(const double in[3], struct value out[2]) {                        \
+        out[0] = gated ? times(act(in[0]), in[1]) : act(in[0]);                                    \
+    }                                                                                              \
+    static void ref_##name##_bwd(const double in[3], struct value out[2]) {                        \
+        out[0] = times(act##_slope(in[0]), in[1]);                                                 \
+        if (gated) {                                                                               \
+            out[0] = times(out[0], in[2]);                                                         \
+            out[1] = times(act(in[0]), in[2]);                                                     \
+        }                                                                                          \
+    }
+#include "simd/ffn.inc"
+#undef FFN
 static void ref_gate_fwd(const double in[3], struct value out[2]) {
-    out[0] = times((struct value){d_sigmoid(in[0]), sigmoid_error(in[0])}, in[1]);
+    out[0] = times(sigmoid(in[0]), GATE_FACTOR * in[1]);
 }
 static void ref_gate_bwd(const double in[3], struct value out[2]) { /* b, y, dout */
-    double q = d_sigmoid(in[0]), t = d_sigmoid(-in[0]), dq = sigmoid_error(in[0]);
-    out[0] = times((struct value){q, dq}, in[2]);
-    struct value slope = {q * t, t * dq + q * complement_error(in[0]) + 2 * U * q * t};
-    out[1] = times(times(slope, in[1]), in[2]);
+    out[0] = times(sigmoid(in[0]), GATE_FACTOR * in[2]);
+    out[1] = times(times(sigmoid_slope(in[0]), in[1]), GATE_FACTOR * in[2]);
 }
 static void ref_add(const double in[3], struct value out[2]) {
     out[0] = exactly((double)(float)(in[0] + in[1]));
@@ -132,6 +151,7 @@ static void ref_scale(const double in[3], struct value out[2]) {
 
 #define N(c) ((c)->buf[0].cols)
 #define P(i) k_f32(c, i)
+#define H(i) ((sl_bf16 *)c->buf[i].p)
 static void call_exp(const sl_kernels *t, const k_case *c) { t->exp(N(c), P(0), P(1)); }
 static void call_log(const sl_kernels *t, const k_case *c) { t->log(N(c), P(0), P(1)); }
 static void call_sigmoid(const sl_kernels *t, const k_case *c) { t->sigmoid(N(c), P(0), P(1)); }
@@ -141,43 +161,76 @@ static void call_silu_fwd(const sl_kernels *t, const k_case *c) { t->silu_fwd(N(
 static void call_silu_bwd(const sl_kernels *t, const k_case *c) {
     t->silu_bwd(N(c), P(0), P(1), P(2));
 }
-static void call_gelu_fwd(const sl_kernels *t, const k_case *c) { t->gelu_fwd(N(c), P(0), P(1)); }
-static void call_gelu_bwd(const sl_kernels *t, const k_case *c) {
-    t->gelu_bwd(N(c), P(0), P(1), P(2));
-}
-static void call_swiglu_fwd(const sl_kernels *t, const k_case *c) {
-    t->swiglu_fwd(N(c), P(0), P(1), P(2));
-}
-static void call_swiglu_bwd(const sl_kernels *t, const k_case *c) {
-    t->swiglu_bwd(N(c), P(0), P(1), P(2), P(3), P(4));
-}
+/* What a kind without a gate must not touch is no address at all. */
+#define FFN(name, gated, ...)                                                                      \
+    static void call_##name##_fwd(const sl_kernels *t, const k_case *c) {                          \
+        t->ffn[SL_FFN_##name].fwd(N(c), P(0), gated ? P(1) : NULL, P(1 + gated));                  \
+    }                                                                                              \
+    static void call_##name##_bwd(const sl_kernels *t, const k_case *c) {                          \
+        t->ffn[SL_FFN_##name].bwd(N(c), P(0), gated ? P(1) : NULL, P(1 + gated), P(2 + gated),     \
+                                  gated ? P(4) : NULL);                                            \
+    }                                                                                              \
+    static void call_##name##_fwd_bf16(const sl_kernels *t, const k_case *c) {                     \
+        t->ffn[SL_FFN_##name].fwd_bf16(N(c), H(0), gated ? H(1) : NULL, H(1 + gated));             \
+    }                                                                                              \
+    static void call_##name##_bwd_bf16(const sl_kernels *t, const k_case *c) {                     \
+        t->ffn[SL_FFN_##name].bwd_bf16(N(c), H(0), gated ? H(1) : NULL, H(1 + gated),              \
+                                       H(2 + gated), gated ? H(4) : NULL);                         \
+    }
+#include "simd/ffn.inc"
+#undef FFN
 static void call_gate_fwd(const sl_kernels *t, const k_case *c) {
-    t->gate_fwd(N(c), P(0), P(1), P(2));
+    t->gate_fwd(N(c), GATE_FACTOR, P(0), P(1), P(2));
+}
+static void call_gate_fwd_bf16(const sl_kernels *t, const k_case *c) {
+    t->gate_fwd_bf16(N(c), GATE_FACTOR, P(0), H(1), H(2));
 }
 static void call_gate_bwd(const sl_kernels *t, const k_case *c) {
-    t->gate_bwd(N(c), P(0), P(1), P(2), P(3), P(4));
+    t->gate_bwd(N(c), GATE_FACTOR, P(0), P(1), P(2), P(3), P(4));
+}
+static void call_gate_bwd_bf16(const sl_kernels *t, const k_case *c) {
+    t->gate_bwd_bf16(N(c), GATE_FACTOR, P(0), H(1), H(2), P(3), H(4));
 }
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
+static void call_sum(const sl_kernels *t, const k_case *c) { t->sum(N(c), P(0), P(1), P(2)); }
 static void call_scale(const sl_kernels *t, const k_case *c) {
     t->scale(N(c), *(const float *)c->arg, P(0));
 }
 
 #define SMOOTH (K_ALL & ~K_BIT(K_WIDE)) /* x^2 stays in range */
 static const struct elementwise
-    exp_fwd = {{"x"}, {"y"}, call_exp, ref_exp, K_ALL, 1, 8, 1},
-    log_fwd = {{"x"}, {"y"}, call_log, ref_log, K_ALL, 1, 8, 1},
-    sigmoid_fwd = {{"x"}, {"y"}, call_sigmoid, ref_sigmoid, K_ALL, 1, 8, 1},
-    tanh_fwd = {{"x"}, {"y"}, call_tanh, ref_tanh, K_ALL, 1, 8, 1},
-    erf_fwd = {{"x"}, {"y"}, call_erf, ref_erf, K_ALL, 1, 8, 1},
-    silu_fwd = {{"x"}, {"y"}, call_silu_fwd, ref_silu_fwd, K_ALL, 4, 8, 0},
-    silu_bwd = {{"x", "dy"}, {"dx"}, call_silu_bwd, ref_silu_bwd, K_ALL, 7, 12, 0},
-    gelu_fwd = {{"x"}, {"y"}, call_gelu_fwd, ref_gelu_fwd, K_ALL, 4, 8, 0},
-    gelu_bwd = {{"x", "dy"}, {"dx"}, call_gelu_bwd, ref_gelu_bwd, SMOOTH, 8, 12, 0},
-    swiglu_fwd = {{"gate", "up"}, {"y"}, call_swiglu_fwd, ref_swiglu_fwd, K_ALL, 5, 12, 0},
-    swiglu_bwd =
-        {{"gate", "up", "dy"}, {"dgate", "dup"}, call_swiglu_bwd, ref_swiglu_bwd, K_ALL, 10, 20, 0},
-    gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0},
-    gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0};
+    exp_fwd = {{"x"}, {"y"}, call_exp, ref_exp, K_ALL, 1, 8, 1, NULL},
+    log_fwd = {{"x"}, {"y"}, call_log, ref_log, K_ALL, 1, 8, 1, NULL},
+    sigmoid_fwd = {{"x"}, {"y"}, call_sigmoid, ref_sigmoid, K_ALL, 1, 8, 1, NULL},
+    tanh_fwd = {{"x"}, {"y"}, call_tanh, ref_tanh, K_ALL, 1, 8, 1, NULL},
+    erf_fwd = {{"x"}, {"y"}, call_erf, ref_erf, K_ALL, 1, 8, 1, NULL},
+    silu_fwd = {{"x"}, {"y"}, call_silu_fwd, ref_silu_fwd, K_ALL, 4, 8, 0, NULL},
+    silu_bwd = {{"x", "dy"}, {"dx"}, call_silu_bwd, ref_silu_bwd, K_ALL, 7, 12, 0, NULL},
+    sum_of_two = {{"a", "b"}, {"y"}, call_sum, ref_add, K_ALL, 1, 12, 0, NULL},
+    gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0, NULL},
+    gate_fwd_bf16 = {{"b", "y"}, {"out"}, call_gate_fwd_bf16, ref_gate_fwd, K_ALL, 4, 8, 0, "fbb"},
+    gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0, NULL},
+    gate_bwd_bf16 = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd_bf16, ref_gate_bwd, K_ALL, 8, 14,
+                     0, "fbbfb"};
+#define FORWARD(name, suffix, gated, bytes, types)                                                 \
+    {{"gate", gated ? "up" : NULL}, {"y"}, call_##name##_fwd##suffix, ref_##name##_fwd, SMOOTH, 5, \
+     bytes, 0, types}
+#define BACKWARD(name, suffix, gated, bytes, types)                                                \
+    {{"gate", gated ? "up" : "dy", gated ? "dy" : NULL}, {"dgate", gated ? "dup" : NULL},          \
+     call_##name##_bwd##suffix, ref_##name##_bwd, SMOOTH, 10, bytes, 0, types}
+#define FFN(name, gated, ...)                                                                      \
+    static const struct elementwise name##_fwd = FORWARD(name, , gated, gated ? 12 : 8, NULL),     \
+                                    name##_bwd = BACKWARD(name, , gated, gated ? 20 : 12, NULL),   \
+                                    name##_fwd_bf16 =                                              \
+                                        FORWARD(name, _bf16, gated, gated ? 6 : 4, "bbb"),         \
+                                    name##_bwd_bf16 =                                              \
+                                        BACKWARD(name, _bf16, gated, gated ? 10 : 6, "bbbbb");
+#include "simd/ffn.inc"
+#undef FFN
+
+static enum k_type type_of(const struct elementwise *e, int i) {
+    return e->bf16 && e->bf16[i] == 'b' ? K_BF16 : K_F32;
+}
 
 /* What is not finite comes in through one input at a time, so that no product is 0 * inf by
  * accident; the limit (such as silu(-inf) = 0) and NaN are then both right. */
@@ -191,21 +244,22 @@ static void run_case(k_case *c, const struct elementwise *e, int64_t n, enum k_d
             special < 0 ? "" : e->in[special]);
     k_buf *in[3], *out[2];
     for (int i = 0; i < ins; i++) {
-        in[i] = k_add(c, e->in[i], K_F32, K_IN, 1, n, n);
+        in[i] = k_add(c, e->in[i], type_of(e, i), K_IN, 1, n, n);
         int plain = special >= 0 ? i != special : i > 0 && k_range(c, 0, 1);
         k_fill(c, in[i], plain || (i > 0 && kind == K_WIDE) ? K_NORMAL : kind);
     }
     int outs = 0;
     for (; outs < 2 && e->out[outs]; outs++) {
-        out[outs] = k_add(c, e->out[outs], K_F32, K_OUT, 1, n, n);
+        out[outs] = k_add(c, e->out[outs], type_of(e, ins + outs), K_OUT, 1, n, n);
         for (int i = 0; i < ins; i++)
-            k_alias(c, out[outs], in[i]);
+            if (in[i]->type == out[outs]->type)
+                k_alias(c, out[outs], in[i]);
     }
     for (int64_t j = 0; j < n; j++) {
         double x[3] = {0};
         int infinite = 0;
         for (int i = 0; i < ins; i++) {
-            x[i] = (double)((float *)in[i]->init)[j];
+            x[i] = k_initial(in[i], j);
             infinite |= isinf(x[i]) != 0;
         }
         struct value v[2];
@@ -213,7 +267,11 @@ static void run_case(k_case *c, const struct elementwise *e, int64_t n, enum k_d
         for (int o = 0; o < outs; o++) {
             if (infinite && !(v[o].bound < INFINITY))
                 v[o].bound = 8 * U * fabs(v[o].want) + SMALLEST;
-            k_want(out[o], j, v[o].want, isinf(v[o].want) ? 1 : v[o].bound);
+            double bound = isinf(v[o].want) ? 1 : v[o].bound;
+            if (out[o]->type == K_BF16)
+                k_want_bf16(c, out[o], j, v[o].want, bound);
+            else
+                k_want(out[o], j, v[o].want, bound);
             out[o]->nan_ok[j] = (uint8_t)(infinite && !e->limits);
         }
     }
@@ -259,7 +317,15 @@ static void identity(k_case *c, const char *what,
     k_identity(c, what, slope[1], Z_SLOPE(f(a, Z_STEP(b))), 10);
 }
 
-static double complex z_gelu_times(double complex x, double complex dy) { return z_gelu(x) * dy; }
+#define FFN(name, gated, act, ...)                                                                 \
+    static double complex kind_##name(double complex gate, double complex up) {                    \
+        return gated ? z_##act(gate) * up : z_##act(gate);                                         \
+    }
+#include "simd/ffn.inc"
+#undef FFN
+static double complex z_gate(double complex b, double complex y) {
+    return GATE_FACTOR * z_sigmoid(b) * y;
+}
 
 static void check_identities(k_case *c) {
     k_begin(c, NULL, NULL, "in double");
@@ -270,11 +336,12 @@ static void check_identities(k_case *c) {
         struct value v[2];
         ref_silu_bwd((const double[3]){x[0], 1, 0}, v);
         k_identity(c, "silu'", v[0].want, Z_SLOPE(z_silu(Z_STEP(x[0]))), 10);
-        ref_gelu_bwd(x, v);
-        identity(c, "gelu'", z_gelu_times, (const double[2]){v[0].want, gelu(x[0]).want}, x[0],
-                 x[1]);
-        ref_swiglu_bwd(x, v);
-        identity(c, "swiglu'", z_swiglu, (const double[2]){v[0].want, v[1].want}, x[0], x[1]);
+#define FFN(name, gated, ...)                                                                      \
+    ref_##name##_bwd((const double[3]){x[0], gated ? x[1] : 1, 1}, v);                             \
+    identity(c, #name "'", kind_##name, (const double[2]){v[0].want, gated ? v[1].want : 0}, x[0], \
+             x[1]);
+#include "simd/ffn.inc"
+#undef FFN
         ref_gate_bwd(x, v);
         identity(c, "gate'", z_gate, (const double[2]){v[1].want, v[0].want}, x[0], x[1]);
     }
@@ -286,12 +353,18 @@ static void check_sigmoid(k_case *c) { check_function(c, &sigmoid_fwd); }
 static void check_tanh(k_case *c) { check_function(c, &tanh_fwd); }
 static void check_erf(k_case *c) { check_function(c, &erf_fwd); }
 static void check_silu_fwd(k_case *c) { check(c, &silu_fwd); }
-static void check_gelu_fwd(k_case *c) { check(c, &gelu_fwd); }
-static void check_swiglu_fwd(k_case *c) { check(c, &swiglu_fwd); }
+#define FFN(name, ...)                                                                             \
+    static void check_##name##_fwd(k_case *c) { check(c, &name##_fwd); }                           \
+    static void check_##name##_bwd(k_case *c) { check_identities(c), check(c, &name##_bwd); }      \
+    static void check_##name##_fwd_bf16(k_case *c) { check(c, &name##_fwd_bf16); }                 \
+    static void check_##name##_bwd_bf16(k_case *c) { check(c, &name##_bwd_bf16); }
+#include "simd/ffn.inc"
+#undef FFN
+static void check_sum(k_case *c) { check(c, &sum_of_two); }
 static void check_gate_fwd(k_case *c) { check(c, &gate_fwd); }
+static void check_gate_fwd_bf16(k_case *c) { check(c, &gate_fwd_bf16); }
+static void check_gate_bwd_bf16(k_case *c) { check(c, &gate_bwd_bf16); }
 static void check_silu_bwd(k_case *c) { check_identities(c), check(c, &silu_bwd); }
-static void check_gelu_bwd(k_case *c) { check_identities(c), check(c, &gelu_bwd); }
-static void check_swiglu_bwd(k_case *c) { check_identities(c), check(c, &swiglu_bwd); }
 static void check_gate_bwd(k_case *c) { check_identities(c), check(c, &gate_bwd); }
 
 /* ---- in place by nature: y += x, x *= a; one rounding, so exact (binary64 rounds innocuously) */
@@ -338,11 +411,12 @@ static void check_scale(k_case *c) {
 enum { BENCH_N = 4096 };
 
 static void bench(k_case *c, const struct elementwise *e) {
+    int ins = 0;
     k_begin(c, e->call, NULL, "n=%d", BENCH_N);
     for (int i = 0; i < 3 && e->in[i]; i++)
-        k_fill_normal(c, k_add(c, e->in[i], K_F32, K_IN, 1, BENCH_N, BENCH_N), 0, 1);
+        k_fill(c, k_add(c, e->in[i], type_of(e, ins++), K_IN, 1, BENCH_N, BENCH_N), K_NORMAL);
     for (int i = 0; i < 2 && e->out[i]; i++)
-        k_add(c, e->out[i], K_F32, K_OUT, 1, BENCH_N, BENCH_N);
+        k_add(c, e->out[i], type_of(e, ins + i), K_OUT, 1, BENCH_N, BENCH_N);
     c->bytes = e->bytes * BENCH_N;
     c->flops = e->flops * BENCH_N;
 }
@@ -354,10 +428,16 @@ static void bench_tanh(k_case *c) { bench(c, &tanh_fwd); }
 static void bench_erf(k_case *c) { bench(c, &erf_fwd); }
 static void bench_silu_fwd(k_case *c) { bench(c, &silu_fwd); }
 static void bench_silu_bwd(k_case *c) { bench(c, &silu_bwd); }
-static void bench_gelu_fwd(k_case *c) { bench(c, &gelu_fwd); }
-static void bench_gelu_bwd(k_case *c) { bench(c, &gelu_bwd); }
-static void bench_swiglu_fwd(k_case *c) { bench(c, &swiglu_fwd); }
-static void bench_swiglu_bwd(k_case *c) { bench(c, &swiglu_bwd); }
+#define FFN(name, ...)                                                                             \
+    static void bench_##name##_fwd(k_case *c) { bench(c, &name##_fwd); }                           \
+    static void bench_##name##_bwd(k_case *c) { bench(c, &name##_bwd); }                           \
+    static void bench_##name##_fwd_bf16(k_case *c) { bench(c, &name##_fwd_bf16); }                 \
+    static void bench_##name##_bwd_bf16(k_case *c) { bench(c, &name##_bwd_bf16); }
+#include "simd/ffn.inc"
+#undef FFN
+static void bench_sum(k_case *c) { bench(c, &sum_of_two); }
+static void bench_gate_fwd_bf16(k_case *c) { bench(c, &gate_fwd_bf16); }
+static void bench_gate_bwd_bf16(k_case *c) { bench(c, &gate_bwd_bf16); }
 static void bench_gate_fwd(k_case *c) { bench(c, &gate_fwd); }
 static void bench_gate_bwd(k_case *c) { bench(c, &gate_bwd); }
 
@@ -385,13 +465,18 @@ const k_kernel k_act[] = {
     K_KERNEL(erf, check_erf, bench_erf, K_SAME_BITS),
     K_KERNEL(silu_fwd, check_silu_fwd, bench_silu_fwd, 0),
     K_KERNEL(silu_bwd, check_silu_bwd, bench_silu_bwd, 0),
-    K_KERNEL(gelu_fwd, check_gelu_fwd, bench_gelu_fwd, 0),
-    K_KERNEL(gelu_bwd, check_gelu_bwd, bench_gelu_bwd, 0),
-    K_KERNEL(swiglu_fwd, check_swiglu_fwd, bench_swiglu_fwd, 0),
-    K_KERNEL(swiglu_bwd, check_swiglu_bwd, bench_swiglu_bwd, 0),
+#define ROW(kind, way)                                                                             \
+    {#kind "_" #way, offsetof(sl_kernels, ffn[SL_FFN_##kind].way), check_##kind##_##way,           \
+     bench_##kind##_##way, 0},
+#define FFN(name, ...) ROW(name, fwd) ROW(name, bwd) ROW(name, fwd_bf16) ROW(name, bwd_bf16)
+#include "simd/ffn.inc"
+#undef FFN
     K_KERNEL(gate_fwd, check_gate_fwd, bench_gate_fwd, 0),
+    K_KERNEL(gate_fwd_bf16, check_gate_fwd_bf16, bench_gate_fwd_bf16, 0),
     K_KERNEL(gate_bwd, check_gate_bwd, bench_gate_bwd, 0),
+    K_KERNEL(gate_bwd_bf16, check_gate_bwd_bf16, bench_gate_bwd_bf16, 0),
     K_KERNEL(add, check_add, bench_add, 0),
+    K_KERNEL(sum, check_sum, bench_sum, 0),
     K_KERNEL(scale, check_scale, bench_scale, 0),
     {0},
 };

@@ -19,18 +19,30 @@ static float from_bits(uint32_t u) {
 
 /* Nearest multiple of the spacing of bf16 numbers at x (8 significant bits, least exponent -126),
  * ties to even (the default rounding of rint); from 2^128 on it is infinity. */
-static double round_to_bf16(double x) {
+double k_round_bf16(const k_case *c, double x) {
     if (!isfinite(x) || x == 0)
         return x;
+    if (fabs(x) < SMALLEST && k_flushes(c))
+        return copysign(0, x);
     int e = ilogb(x) < -126 ? -126 : ilogb(x);
     double y = ldexp(rint(ldexp(x, 7 - e)), e - 7);
     return fabs(y) >= 0x1p128 ? copysign(INFINITY, x) : y;
 }
 
+/* Half a unit in the last of 8 bits; below the normal numbers half their spacing, or all of it. */
+void k_want_bf16(const k_case *c, k_buf *b, int64_t i, double want, double bound) {
+    double size = fabs(want) + bound;
+    k_want(b, i, want, bound + ldexp(size, -8) + (k_flushes(c) ? SMALLEST : ldexp(1, -134)));
+}
+
+int k_flushes(const k_case *c) {
+    return strcmp(c->k->tier, "avx512bf16") == 0 || strcmp(c->k->tier, "amx") == 0;
+}
+
 static void run_to(k_case *c, k_buf *x, k_buf *y) {
     const float *in = x->init;
     for (int64_t i = 0; i < x->cols; i++)
-        k_want(y, i, round_to_bf16((double)in[i]), 0);
+        k_want(y, i, k_round_bf16(c, (double)in[i]), 0);
     k_run(c);
 }
 

@@ -72,13 +72,8 @@ static void pack_case(k_case *c, struct shape s, enum k_type type, enum k_data k
             double want = 0;
             if (kk < s.k && j < s.n) {
                 int64_t at = s.transposed ? j * src->cols + kk : kk * src->cols + j;
-                sl_bf16 rounded;
-                if (type == K_F32) /* rounding itself is tested in bf16.c */
-                    sl_kernels_tier(SL_ISA_SCALAR)
-                        ->to_bf16(1, (const float *)src->init + at, &rounded);
-                else
-                    rounded = ((const sl_bf16 *)src->init)[at];
-                want = value(rounded);
+                want = type == K_F32 ? k_round_bf16(c, (double)((const float *)src->init)[at])
+                                     : value(((const sl_bf16 *)src->init)[at]);
             }
             k_want(panel, kk / 2 * 2 * NR + j * 2 + kk % 2, want, 0);
         }
@@ -238,7 +233,7 @@ static void want_gemm(k_case *c, const struct gemm *g, k_buf *out) {
     const sl_bf16 *a = c->buf[0].init, *panel = c->buf[1].init;
     const char *tier = c->k->tier;
     int odd = strcmp(tier, "neonbf16") == 0;
-    int flush = odd || strcmp(tier, "avx512bf16") == 0 || strcmp(tier, "amx") == 0;
+    int flush = odd || k_flushes(c);
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
             double sum = g->add ? (double)((float *)out->init)[i * g->n + j] : 0, size = fabs(sum),
@@ -341,8 +336,8 @@ static void bench_peak(k_case *c) {
 
 const k_kernel k_gemm_bf16[] = {
     K_KERNEL(gemm_bf16, check_gemm_bf16, bench_gemm_bf16, 0),
-    K_KERNEL(pack_bt_f32, check_pack_bt_f32, bench_pack_bt_f32, K_SAME_BITS),
-    K_KERNEL(pack_b_f32, check_pack_b_f32, bench_pack_b_f32, K_SAME_BITS),
+    K_KERNEL(pack_bt_f32, check_pack_bt_f32, bench_pack_bt_f32, 0),
+    K_KERNEL(pack_b_f32, check_pack_b_f32, bench_pack_b_f32, 0),
     K_KERNEL(pack_bt_bf16, check_pack_bt_bf16, bench_pack_bt_bf16, K_SAME_BITS),
     K_KERNEL(pack_b_bf16, check_pack_b_bf16, bench_pack_b_bf16, K_SAME_BITS),
     K_KERNEL(transpose_bf16, check_transpose_bf16, bench_transpose_bf16, K_SAME_BITS),

@@ -229,14 +229,45 @@ static float draw(sl_rng *r, enum k_data kind) {
     }
 }
 
-void k_fill(k_case *c, k_buf *b, enum k_data kind) {
-    float *x = b->init;
-    for (int64_t i = 0; i < b->rows; i++, x += b->cols) {
-        for (int64_t j = 0; j < b->cols; j++)
-            x[j] = kind == K_CONST && j > 0 ? x[0] : draw(&c->rng, kind);
-        if (kind == K_OUTLIER && b->cols)
-            x[k_range(c, 0, b->cols - 1)] = k_range(c, 0, 1) ? 1e4f : -1e4f;
+/* The element as a double (a bf16 is the upper half of a binary32). */
+static double value(enum k_type t, const void *p) {
+    double d;
+    float f;
+    uint32_t u;
+    uint16_t h;
+    switch (t) {
+    case K_F64: memcpy(&d, p, sizeof d); return d;
+    case K_BF16:
+        memcpy(&h, p, sizeof h);
+        u = (uint32_t)h << 16;
+        memcpy(&f, &u, sizeof f);
+        return f;
+    default: memcpy(&f, p, sizeof f); return f;
     }
+}
+
+/* A bf16 is the upper half of what an fp32 buffer would hold. */
+static void put(k_buf *b, int64_t i, float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    if (b->type == K_BF16)
+        ((uint16_t *)b->init)[i] = (uint16_t)(u >> 16);
+    else
+        ((float *)b->init)[i] = x;
+}
+
+void k_fill(k_case *c, k_buf *b, enum k_data kind) {
+    for (int64_t i = 0; i < b->rows; i++) {
+        float first = draw(&c->rng, kind);
+        for (int64_t j = 0; j < b->cols; j++)
+            put(b, i * b->cols + j, kind == K_CONST || j == 0 ? first : draw(&c->rng, kind));
+        if (kind == K_OUTLIER && b->cols)
+            put(b, i * b->cols + k_range(c, 0, b->cols - 1), k_range(c, 0, 1) ? 1e4f : -1e4f);
+    }
+}
+
+double k_initial(const k_buf *b, int64_t i) {
+    return value(b->type, (const uint8_t *)b->init + (size_t)i * elem(b->type));
 }
 
 double k_depth(const k_case *c, int64_t n) {
@@ -329,23 +360,6 @@ static void check_unchanged(k_case *c, const k_buf *b) {
         if (memcmp((uint8_t *)b->p + (size_t)(r * b->ld) * e, (uint8_t *)b->init + (size_t)r * row,
                    row))
             k_fail(c, "changed row %d of its input '%s'", (int)r, b->name);
-}
-
-/* The element as a double (a bf16 is the upper half of a binary32). */
-static double value(enum k_type t, const void *p) {
-    double d;
-    float f;
-    uint32_t u;
-    uint16_t h;
-    switch (t) {
-    case K_F64: memcpy(&d, p, sizeof d); return d;
-    case K_BF16:
-        memcpy(&h, p, sizeof h);
-        u = (uint32_t)h << 16;
-        memcpy(&f, &u, sizeof f);
-        return f;
-    default: memcpy(&f, p, sizeof f); return f;
-    }
 }
 
 static int same_exactly(enum k_type t, double got, double want) {

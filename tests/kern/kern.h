@@ -86,8 +86,8 @@ typedef struct {
     { #name_, offsetof(sl_kernels, name_), __VA_ARGS__ }
 
 /* One table a source file of simd/, ended by a row without a name. */
-extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_norm[], k_act[], k_rope[], k_softmax[], k_xent[],
-    k_optim[], k_stats[];
+extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_norm[], k_act[], k_rope[], k_softmax[], k_attention_bf16[],
+    k_xent[], k_optim[], k_stats[];
 
 /* ---- describing a call */
 void k_begin(k_case *c, k_call call, const void *arg, const char *fmt, ...)
@@ -95,7 +95,8 @@ void k_begin(k_case *c, k_call call, const void *arg, const char *fmt, ...)
 /* Adds a buffer (index 0, 1, ... in order of the calls). Its arrays live until the next k_begin. */
 k_buf *k_add(k_case *c, const char *name, enum k_type type, enum k_role role, int64_t rows,
              int64_t cols, int64_t ld);
-void k_fill(k_case *c, k_buf *b, enum k_data kind); /* K_F32 only */
+void k_fill(k_case *c, k_buf *b, enum k_data kind); /* K_F32 or K_BF16 */
+double k_initial(const k_buf *b, int64_t i);        /* element i (dense) of what it was filled with */
 void k_fill_normal(k_case *c, k_buf *b, double mean, double sd);
 /* The kernel may write `out` over `in` (same shape). */
 void k_alias(k_case *c, const k_buf *out, const k_buf *in);
@@ -131,6 +132,11 @@ const char *k_data_name(enum k_data kind);
  * only shorten it, and are folded with up to 4 more), a masked tail, the lanes halved log2(vl)
  * times; never more than n. */
 double k_depth(const k_case *c, int64_t n);
+/* Element i of a bf16 output: the error of rounding comes on top of the bound. (bf16.c) */
+void k_want_bf16(const k_case *c, k_buf *b, int64_t i, double want, double bound);
+/* A number as this tier rounds it to bf16; does the tier read subnormals as 0 while it does? (bf16.c) */
+double k_round_bf16(const k_case *c, double x);
+int k_flushes(const k_case *c);
 /* Fails unless |got - want| <= rel * scale; for checks of the references themselves. */
 void k_identity(k_case *c, const char *what, double got, double want, double scale);
 

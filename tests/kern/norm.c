@@ -12,6 +12,32 @@ struct norm {
 enum { FX, FW, FY, FR, FM };            /* forward: x, w, y, rstd, mean */
 enum { BDY, BX, BW, BR, BDX, BDW, BM }; /* backward: dy, x, w, rstd, dx, dw, mean */
 
+static void call_rms_fwd_bf16(const sl_kernels *t, const k_case *c) {
+    const struct norm *a = c->arg;
+    t->rmsnorm_fwd_bf16(a->rows, a->d, k_f32(c, FX), k_ld(c, FX), k_f32(c, FW), a->eps, c->buf[FY].p,
+                        k_ld(c, FY), k_f32(c, FR));
+}
+
+static void call_layer_fwd_bf16(const sl_kernels *t, const k_case *c) {
+    const struct norm *a = c->arg;
+    t->layernorm_fwd_bf16(a->rows, a->d, k_f32(c, FX), k_ld(c, FX), k_f32(c, FW), a->eps,
+                          c->buf[FY].p, k_ld(c, FY), k_f32(c, FM), k_f32(c, FR));
+}
+
+static void call_rms_bwd_bf16(const sl_kernels *t, const k_case *c) {
+    const struct norm *a = c->arg;
+    t->rmsnorm_bwd_bf16(a->rows, a->d, c->buf[BDY].p, k_ld(c, BDY), k_f32(c, BX), k_ld(c, BX),
+                        k_f32(c, BW), k_f32(c, BR), k_f32(c, BDX), k_ld(c, BDX), a->add,
+                        k_f32(c, BDW));
+}
+
+static void call_layer_bwd_bf16(const sl_kernels *t, const k_case *c) {
+    const struct norm *a = c->arg;
+    t->layernorm_bwd_bf16(a->rows, a->d, c->buf[BDY].p, k_ld(c, BDY), k_f32(c, BX), k_ld(c, BX),
+                          k_f32(c, BW), k_f32(c, BM), k_f32(c, BR), k_f32(c, BDX), k_ld(c, BDX),
+                          a->add, k_f32(c, BDW));
+}
+
 static void call_rms_fwd(const sl_kernels *t, const k_case *c) {
     const struct norm *a = c->arg;
     t->rmsnorm_fwd(a->rows, a->d, k_f32(c, FX), k_ld(c, FX), k_f32(c, FW), a->eps, k_f32(c, FY),
@@ -37,9 +63,16 @@ static void call_layer_bwd(const sl_kernels *t, const k_case *c) {
                      k_f32(c, BDW));
 }
 
-static void widen(const float *x, int64_t n, double *to) {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = (double)x[i];
+/* [centred][type of y and dy is bf16] */
+static const k_call forward_calls[2][2] = {{call_rms_fwd, call_rms_fwd_bf16},
+                                           {call_layer_fwd, call_layer_fwd_bf16}};
+static const k_call backward_calls[2][2] = {{call_rms_bwd, call_rms_bwd_bf16},
+                                            {call_layer_bwd, call_layer_bwd_bf16}};
+
+/* Row i of a buffer. */
+static void widen(const k_buf *b, int64_t i, double *to) {
+    for (int64_t j = 0; j < b->cols; j++)
+        to[j] = k_initial(b, i * b->cols + j);
 }
 
 /* Error allowed to a row of y = w * (x - mean) * r, and to mean and r.
@@ -71,22 +104,24 @@ static struct norm_bound bound_of(const k_case *c, int64_t d, const double *x, d
     return b;
 }
 
-static void forward_case(k_case *c, const struct norm *a, enum k_data kind, int centred) {
+static void forward_case(k_case *c, const struct norm *a, enum k_data kind, int centred,
+                         enum k_type type) {
     int64_t rows = a->rows, d = a->d, ldx = k_stride(c, d), ldy = k_stride(c, d);
-    k_begin(c, centred ? call_layer_fwd : call_rms_fwd, a, "rows=%d d=%d ldx=%d ldy=%d eps=%g %s",
+    k_begin(c, forward_calls[centred][type == K_BF16], a, "rows=%d d=%d ldx=%d ldy=%d eps=%g %s",
             (int)rows, (int)d, (int)ldx, (int)ldy, (double)a->eps, k_data_name(kind));
     k_buf *x = k_add(c, "x", K_F32, K_IN, rows, d, ldx), *w = k_add(c, "w", K_F32, K_IN, 1, d, d);
-    k_buf *y = k_add(c, "y", K_F32, K_OUT, rows, d, ldy);
+    k_buf *y = k_add(c, "y", type, K_OUT, rows, d, ldy);
     k_buf *rstd = k_add(c, "rstd", K_F32, K_OUT, 1, rows, rows);
     k_buf *mean = centred ? k_add(c, "mean", K_F32, K_OUT, 1, rows, rows) : NULL;
-    k_alias(c, y, x);
+    if (type == K_F32)
+        k_alias(c, y, x);
     k_fill(c, x, kind);
     k_fill_normal(c, w, 1, 0.5);
     double *dx = k_doubles(d), *dw = k_doubles(d), *dy = k_doubles(d);
-    widen(w->init, d, dw);
+    widen(w, 0, dw);
     for (int64_t i = 0; i < rows; i++) {
         double m = 0, r;
-        widen((const float *)x->init + i * d, d, dx);
+        widen(x, i, dx);
         r = centred ? d_layernorm(d, dx, dw, (double)a->eps, dy, &m)
                     : d_rmsnorm(d, dx, dw, (double)a->eps, dy);
         struct norm_bound b = bound_of(c, d, dx, m, r, (double)a->eps, centred);
@@ -101,7 +136,11 @@ static void forward_case(k_case *c, const struct norm *a, enum k_data kind, int 
             double dev = fabs(dx[j] - m), big = r + b.rstd;
             double e = fabs(dw[j]) * ((b.dev + U * dev) * big + dev * b.rstd + 3 * U * dev * big) +
                        TINY * (1 + big) * (1 + fabs(dw[j]));
-            k_want(y, i * d + j, dy[j], finite && isfinite(dy[j]) ? e : 0);
+            double bound = finite && isfinite(dy[j]) ? e : 0;
+            if (type == K_BF16)
+                k_want_bf16(c, y, i * d + j, dy[j], bound);
+            else
+                k_want(y, i * d + j, dy[j], bound);
             y->nan_ok[i * d + j] = isinf(dx[j]) != 0;
         }
     }
@@ -161,13 +200,13 @@ static void identity(k_case *c, int centred) {
 }
 
 static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enum k_data dy_kind,
-                          int centred) {
+                          int centred, enum k_type type) {
     int64_t rows = a->rows, d = a->d, lddy = k_stride(c, d), ldx = k_stride(c, d),
             lddx = k_stride(c, d);
-    k_begin(c, centred ? call_layer_bwd : call_rms_bwd, a,
+    k_begin(c, backward_calls[centred][type == K_BF16], a,
             "rows=%d d=%d lddy=%d ldx=%d lddx=%d add=%d x %s dy %s", (int)rows, (int)d, (int)lddy,
             (int)ldx, (int)lddx, a->add, k_data_name(kind), k_data_name(dy_kind));
-    k_buf *dy = k_add(c, "dy", K_F32, K_IN, rows, d, lddy),
+    k_buf *dy = k_add(c, "dy", type, K_IN, rows, d, lddy),
           *x = k_add(c, "x", K_F32, K_IN, rows, d, ldx);
     k_buf *w = k_add(c, "w", K_F32, K_IN, 1, d, d),
           *rstd = k_add(c, "rstd", K_F32, K_IN, 1, rows, rows);
@@ -180,16 +219,16 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
     k_fill_normal(c, dw, 0, 1);
     if (a->add)
         k_fill_normal(c, dx, 0, 1);
-    else if (!centred)
+    else if (!centred && type == K_F32)
         k_alias(c, dx, dy);
     double *ddy = k_doubles(d), *xx = k_doubles(d), *ww = k_doubles(d), *y = k_doubles(d);
     double *sum = k_doubles(d), *size = k_doubles(d), depth = k_depth(c, d);
     struct norm_bwd o = new_row(d);
-    widen(w->init, d, ww);
+    widen(w, 0, ww);
     for (int64_t i = 0; i < rows; i++) {
         double m = 0;
-        widen((const float *)dy->init + i * d, d, ddy);
-        widen((const float *)x->init + i * d, d, xx);
+        widen(dy, i, ddy);
+        widen(x, i, xx);
         float r =
             (float)(centred ? d_layernorm(d, xx, ww, 1e-5, y, &m) : d_rmsnorm(d, xx, ww, 1e-5, y));
         float fm = (float)m; /* the kernel is given the rounded values, and so are we */
@@ -221,7 +260,7 @@ static void backward_case(k_case *c, const struct norm *a, enum k_data kind, enu
                               : 0);
     }
     k_run(c);
-    if (a->add && !centred) { /* in place onto dy: dx holds dy before the call */
+    if (a->add && !centred && type == K_F32) { /* in place onto dy: dx holds dy before the call */
         for (int64_t i = 0; i < rows * d; i++) {
             double before = (double)((float *)dx->init)[i], now = (double)((float *)dy->init)[i];
             ((float *)dx->init)[i] = ((float *)dy->init)[i];
@@ -238,7 +277,7 @@ static const enum k_data forward_kinds[] = {K_NORMAL,   K_CONST,  K_OUTLIER, K_O
                                             K_DENORMAL, K_ZEROS,  K_WIDE,    K_EXPEDGE,
                                             K_NAN,      K_POSINF, K_NEGINF};
 
-static void check_forward(k_case *c, int centred) {
+static void check_forward(k_case *c, int centred, enum k_type type) {
     static const float epsilons[] = {1e-5f, 1e-6f, 1e-12f};
     for (int i = 0; i < K_COUNTS; i++)
         for (size_t v = 0; v < sizeof forward_kinds / sizeof *forward_kinds; v++) {
@@ -246,11 +285,11 @@ static void check_forward(k_case *c, int centred) {
             struct norm a = {rows[(i + (int)v) % 5], k_count(c, i), epsilons[k_range(c, 0, 2)], 0};
             if (forward_kinds[v] == K_NORMAL && !centred && a.d > 1)
                 a.eps = 0;
-            forward_case(c, &a, forward_kinds[v], centred);
+            forward_case(c, &a, forward_kinds[v], centred, type);
         }
 }
 
-static void check_backward(k_case *c, int centred) {
+static void check_backward(k_case *c, int centred, enum k_type type) {
     static const enum k_data kinds[] = {K_NORMAL, K_CONST,   K_OUTLIER,  K_OFFSET,
                                         K_ZEROS,  K_EXPEDGE, K_DENORMAL, K_NAN};
     identity(c, centred);
@@ -259,52 +298,63 @@ static void check_backward(k_case *c, int centred) {
             static const int rows[] = {1, 3, 0, 2, 9};
             struct norm a = {rows[(i + (int)v) % 5], k_count(c, i), 1e-5f, (int)k_range(c, 0, 1)};
             int swap = k_range(c, 0, 2) == 0 && kinds[v] != K_DENORMAL;
-            backward_case(c, &a, swap ? K_NORMAL : kinds[v], swap ? kinds[v] : K_NORMAL, centred);
+            backward_case(c, &a, swap ? K_NORMAL : kinds[v], swap ? kinds[v] : K_NORMAL, centred,
+                          type);
         }
 }
 
-static void check_rms_fwd(k_case *c) { check_forward(c, 0); }
-static void check_layer_fwd(k_case *c) { check_forward(c, 1); }
-static void check_rms_bwd(k_case *c) { check_backward(c, 0); }
-static void check_layer_bwd(k_case *c) { check_backward(c, 1); }
+#define CHECKS(way)                                                                                \
+    static void check_rms_##way(k_case *c) { check_##way(c, 0, K_F32); }                           \
+    static void check_rms_##way##_bf16(k_case *c) { check_##way(c, 0, K_BF16); }                   \
+    static void check_layer_##way(k_case *c) { check_##way(c, 1, K_F32); }                         \
+    static void check_layer_##way##_bf16(k_case *c) { check_##way(c, 1, K_BF16); }
+CHECKS(forward)
+CHECKS(backward)
 
 enum { BENCH_ROWS = 16, BENCH_D = 768 };
 
-static void bench_forward(k_case *c, k_call call) {
+static void bench_fwd(k_case *c, int centred, enum k_type type) {
     static const struct norm a = {BENCH_ROWS, BENCH_D, 1e-5f, 0};
-    k_begin(c, call, &a, "16 rows of 768");
+    k_begin(c, forward_calls[centred][type == K_BF16], &a, "16 rows of 768");
     k_fill_normal(c, k_add(c, "x", K_F32, K_IN, a.rows, a.d, a.d), 0, 1);
     k_fill_normal(c, k_add(c, "w", K_F32, K_IN, 1, a.d, a.d), 1, 0.5);
-    k_add(c, "y", K_F32, K_OUT, a.rows, a.d, a.d);
+    k_add(c, "y", type, K_OUT, a.rows, a.d, a.d);
     k_add(c, "rstd", K_F32, K_OUT, 1, a.rows, a.rows);
     k_add(c, "mean", K_F32, K_OUT, 1, a.rows, a.rows);
-    c->bytes = (double)(8 * a.rows * a.d);
+    c->bytes = (double)((type == K_BF16 ? 6 : 8) * a.rows * a.d);
     c->flops = (double)(4 * a.rows * a.d);
 }
 
-static void bench_backward(k_case *c, k_call call) {
+static void bench_bwd(k_case *c, int centred, enum k_type type) {
     static const struct norm a = {BENCH_ROWS, BENCH_D, 1e-5f, 1};
-    k_begin(c, call, &a, "16 rows of 768");
-    k_fill_normal(c, k_add(c, "dy", K_F32, K_IN, a.rows, a.d, a.d), 0, 1);
+    k_begin(c, backward_calls[centred][type == K_BF16], &a, "16 rows of 768");
+    k_fill(c, k_add(c, "dy", type, K_IN, a.rows, a.d, a.d), K_NORMAL);
     k_fill_normal(c, k_add(c, "x", K_F32, K_IN, a.rows, a.d, a.d), 0, 1);
     k_fill_normal(c, k_add(c, "w", K_F32, K_IN, 1, a.d, a.d), 1, 0.5);
     k_fill_normal(c, k_add(c, "rstd", K_F32, K_IN, 1, a.rows, a.rows), 1, 0.1);
     k_add(c, "dx", K_F32, K_INOUT, a.rows, a.d, a.d);
     k_add(c, "dw", K_F32, K_INOUT, 1, a.d, a.d);
     k_add(c, "mean", K_F32, K_IN, 1, a.rows, a.rows);
-    c->bytes = (double)(16 * a.rows * a.d);
+    c->bytes = (double)((type == K_BF16 ? 14 : 16) * a.rows * a.d);
     c->flops = (double)(11 * a.rows * a.d);
 }
 
-static void bench_rms_fwd(k_case *c) { bench_forward(c, call_rms_fwd); }
-static void bench_layer_fwd(k_case *c) { bench_forward(c, call_layer_fwd); }
-static void bench_rms_bwd(k_case *c) { bench_backward(c, call_rms_bwd); }
-static void bench_layer_bwd(k_case *c) { bench_backward(c, call_layer_bwd); }
+#define BENCHES(way)                                                                               \
+    static void bench_rms_##way(k_case *c) { bench_##way(c, 0, K_F32); }                           \
+    static void bench_rms_##way##_bf16(k_case *c) { bench_##way(c, 0, K_BF16); }                   \
+    static void bench_layer_##way(k_case *c) { bench_##way(c, 1, K_F32); }                         \
+    static void bench_layer_##way##_bf16(k_case *c) { bench_##way(c, 1, K_BF16); }
+BENCHES(fwd)
+BENCHES(bwd)
 
 const k_kernel k_norm[] = {
-    K_KERNEL(rmsnorm_fwd, check_rms_fwd, bench_rms_fwd, 0),
-    K_KERNEL(rmsnorm_bwd, check_rms_bwd, bench_rms_bwd, 0),
-    K_KERNEL(layernorm_fwd, check_layer_fwd, bench_layer_fwd, 0),
-    K_KERNEL(layernorm_bwd, check_layer_bwd, bench_layer_bwd, 0),
+    K_KERNEL(rmsnorm_fwd, check_rms_forward, bench_rms_fwd, 0),
+    K_KERNEL(rmsnorm_fwd_bf16, check_rms_forward_bf16, bench_rms_fwd_bf16, 0),
+    K_KERNEL(rmsnorm_bwd, check_rms_backward, bench_rms_bwd, 0),
+    K_KERNEL(rmsnorm_bwd_bf16, check_rms_backward_bf16, bench_rms_bwd_bf16, 0),
+    K_KERNEL(layernorm_fwd, check_layer_forward, bench_layer_fwd, 0),
+    K_KERNEL(layernorm_fwd_bf16, check_layer_forward_bf16, bench_layer_fwd_bf16, 0),
+    K_KERNEL(layernorm_bwd, check_layer_backward, bench_layer_bwd, 0),
+    K_KERNEL(layernorm_bwd_bf16, check_layer_backward_bf16, bench_layer_bwd_bf16, 0),
     {0},
 };

@@ -126,12 +126,12 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
-/* One expert's (or the shared ones') SwiGLU of width f, times weight[i, at] of stride `experts`, added to h. */
+/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to h. */
 static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
                        int64_t experts, ref_c *h) {
     int64_t rows = rows_of(m), d = m->config->model_dim;
     ref_c *gate = project(m, prefix, "gate_proj.weight", d, f, x), *up = project(m, prefix, "up_proj.weight", d, f, x);
-    ref_swiglu(rows * f, gate, up, up);
+    ref_ffn(m->config->model_ffn_kind, rows * f, gate, up, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < d; j++)
@@ -172,20 +172,19 @@ static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
-    const char *kind = sl_choices_ffn[c->model_ffn_kind].name;
     char prefix[128], norm[128];
     snprintf(norm, sizeof norm, "%spost_attention_layernorm", layer);
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
     ref_c *x = normed(m, norm, false, h);
+    static const bool gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+    };
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
-    if (strcmp(kind, "swiglu") == 0) {
+    if (gated[c->model_ffn_kind])
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
-        ref_swiglu(rows * f, gate, up, up);
-    } else if (strcmp(kind, "gelu") == 0) {
-        ref_gelu(rows * f, up, up);
-    } else {
-        die("feed-forward %s has no reference in tests/ref/model.c", kind);
-    }
+    ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
     ref_add(rows * d, out, h);
     ref_c *all[] = {x, up, gate, out};
@@ -206,7 +205,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
         attention_block(m, layer, h);
         if (c->model_experts > 0)
             *router_loss += experts_block(m, layer, h);
-        else if (c->model_ffn > 0)
+        else if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
     ref_c *x = normed(m, "model.norm", true, h);

@@ -125,10 +125,11 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
     free(p);
 }
 
-void ref_swiglu(int64_t n, const ref_c *gate, const ref_c *up, ref_c *y) {
-    for (int64_t i = 0; i < n; i++)
-        y[i] = silu(gate[i]) * up[i];
+static ref_c gelu(ref_c x) {
+    double r = creal(x), density = exp(-r * r / 2) / sqrt(2 * M_PI);
+    return x * (0.5 * erfc(-r / sqrt(2)) + I * (cimag(x) * density));
 }
+static ref_c relu2(ref_c x) { return creal(x) > 0 ? x * x : 0; }
 
 /* Marks in `chosen` the `top` largest of the real parts, of equals the first. */
 static void choose(int64_t experts, int64_t top, const ref_c *score, const ref_c *bias, bool *chosen) {
@@ -185,12 +186,14 @@ void ref_route(int64_t rows, int64_t experts, int64_t top, bool use_sigmoid, con
     free(count);
 }
 
-void ref_gelu(int64_t n, const ref_c *x, ref_c *y) {
-    for (int64_t i = 0; i < n; i++) {
-        double r = creal(x[i]), density = exp(-r * r / 2) / sqrt(2 * M_PI);
-        ref_c phi = 0.5 * erfc(-r / sqrt(2)) + I * (cimag(x[i]) * density);
-        y[i] = x[i] * phi;
-    }
+void ref_ffn(int kind, int64_t n, const ref_c *gate, const ref_c *up, ref_c *y) {
+    static ref_c (*const act[])(ref_c) = {
+#define FFN(name, gated, act, ...) act,
+#include "simd/ffn.inc"
+#undef FFN
+    };
+    for (int64_t i = 0; i < n; i++)
+        y[i] = act[kind](gate[i]) * (up ? up[i] : 1);
 }
 
 void ref_cross_entropy(int64_t rows, int64_t vocab, const ref_c *logits, const int32_t *target,

@@ -26,9 +26,9 @@ static bool pick_norm(int i, norm_choice *out) {
     return false;
 }
 
-enum { OPTION_GELU = 1, OPTION_QK_NORM = 2, OPTION_GQA = 4, OPTION_TIED = 8, OPTIONS = 16 };
+enum { OPTION_QK_NORM = 1, OPTION_GQA = 2, OPTION_TIED = 4, OPTIONS = 8 };
 
-static bool build(int norm, int options, ref_variant *v) {
+static bool build(int norm, int ffn, int options, ref_variant *v) {
     norm_choice choice;
     if (!pick_norm(norm, &choice))
         return false;
@@ -38,15 +38,13 @@ static bool build(int norm, int options, ref_variant *v) {
     c->norm_init = choice.init;
     c->norm_gate_final = choice.gate_final;
     c->norm_eps = 0.01;
-    for (int k = 0; sl_choices_ffn[k].name; k++)
-        if (strcmp(sl_choices_ffn[k].name, options & OPTION_GELU ? "gelu" : "swiglu") == 0)
-            c->model_ffn_kind = k;
+    c->model_ffn_kind = ffn;
     c->model_qk_norm = options & OPTION_QK_NORM;
     c->model_tie_embeddings = options & OPTION_TIED;
     c->precision = SL_PRECISION_FP32;
-    snprintf(v->name, sizeof v->name, "%s%s%s%s%s%s", sl_choices_norm[choice.norm].name,
+    snprintf(v->name, sizeof v->name, "%s%s %s%s%s%s", sl_choices_norm[choice.norm].name,
              choice.gate_final ? " identity, final gate" : "",
-             options & OPTION_GELU ? " gelu" : " swiglu",
+             sl_choices_ffn[ffn].name,
              options & OPTION_QK_NORM ? " qk_norm" : "", options & OPTION_GQA ? " gqa" : "",
              options & OPTION_TIED ? " tied" : "");
     return true;
@@ -54,8 +52,8 @@ static bool build(int norm, int options, ref_variant *v) {
 
 bool ref_variant_tiny(int i, ref_variant *v) {
     bool plain = i == 0;
-    int options = plain ? 0 : (i - 1) % OPTIONS;
-    if (!build(plain ? 0 : (i - 1) / OPTIONS, options, v))
+    int options = plain ? 0 : (i - 1) % OPTIONS, kinds = plain ? 0 : (i - 1) / OPTIONS;
+    if (!build(kinds / SL_FFN_KINDS, plain ? SL_FFN_NONE : kinds % SL_FFN_KINDS, options, v))
         return false;
     sl_config *c = &v->config;
     if (plain)
@@ -64,7 +62,7 @@ bool ref_variant_tiny(int i, ref_variant *v) {
     c->model_dim = 8;
     c->model_heads = 2;
     c->model_kv_heads = options & OPTION_GQA ? 1 : 2;
-    c->model_ffn = plain ? 0 : 11;
+    c->model_ffn = 11;
     c->norm_rank = 3;
     c->model_rope_base = plain ? 0 : 100;
     v->vocab = 11;
@@ -75,7 +73,7 @@ bool ref_variant_tiny(int i, ref_variant *v) {
 
 /* A vocabulary so wide that the head takes the rows in two chunks. */
 static void wide(ref_variant *v) {
-    build(0, 0, v);
+    build(0, 0, 0, v);
     snprintf(v->name, sizeof v->name, "wide vocabulary");
     sl_config *c = &v->config;
     c->model_layers = 1;
@@ -91,7 +89,7 @@ bool ref_variant_middle(int i, ref_variant *v) {
     if (i == 0)
         return wide(v), true;
     bool on = --i % 2;
-    if (!build(i / 2, on ? OPTIONS - 1 : 0, v))
+    if (!build(i / 2, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
         return false;
     sl_config *c = &v->config;
     c->model_layers = 2;
@@ -127,7 +125,7 @@ bool ref_variant_moe(int i, ref_variant *v) {
     if (i >= (int)(sizeof mixtures / sizeof *mixtures))
         return false;
     bool large = mixtures[i].ffn > 100;
-    build(i % 2 ? 0 : 1, i % 3 ? 0 : OPTION_QK_NORM, v);
+    build(i % 2 ? 0 : 1, i % 3, i % 3 ? 0 : OPTION_QK_NORM, v); /* the first three kinds are gated */
     sl_config *c = &v->config;
     snprintf(v->name, sizeof v->name, "experts: %s", mixtures[i].name);
     c->model_experts = mixtures[i].experts;

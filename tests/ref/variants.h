@@ -21,7 +21,8 @@ typedef struct {
  * parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
 /* The same norms at a size at which sums, rows and windows cross the blocks of the engine (384 and
- * 64), each with all other options on and off; first of all one with a wide vocabulary. */
+ * 64), each with all other options on and off, the
+ * feed-forward kinds in turn; first of all one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
 /* Mixtures of experts: every router, balance, number of experts a token, shared experts, capacity and z-loss; first tiny

@@ -283,6 +283,8 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.norm=layernorm", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn_kind=gelu", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn=0", NULL}, "SinklabForCausalLM"},
+                 {{"model.ffn_kind=none", NULL}, "SinklabForCausalLM"},
+                 {{"model.ffn_kind=geglu", NULL}, "LlamaForCausalLM"},
                  {{"model.rope_base=0", NULL}, "SinklabForCausalLM"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sl_config c, back;
@@ -303,6 +305,7 @@ START_TEST(config_json_names_the_architecture) {
         } else {
             ck_assert_msg(rc == 0, "%s", sl_error());
             ck_assert_int_eq(back.model_qk_norm, c.model_qk_norm);
+            ck_assert_int_eq(back.model_ffn_kind, c.model_ffn_kind);
             ck_assert_int_eq(sl_config_kv_heads(&back), sl_config_kv_heads(&c));
             ck_assert_int_eq(sl_config_head_dim(&back), sl_config_head_dim(&c));
             ck_assert(back.norm_eps == c.norm_eps && back.model_rope_base == c.model_rope_base);
@@ -359,7 +362,9 @@ static const struct {
     {HF(",\"mlp_bias\":true"), "mlp_bias"},
     {HF(",\"use_sliding_window\":true"), "use_sliding_window"},
     {HF(",\"layer_types\":[\"sliding_attention\"]"), "layer_types"},
-    {HF(",\"hidden_act\":\"gelu\""), "hidden_act"},
+    {HF(",\"hidden_act\":\"gelu\""), NULL},
+    {HF(",\"hidden_act\":\"gelu_pytorch_tanh\""), "hidden_act"},
+    {HF(",\"hidden_act\":\"relu2\""), "hidden_act"},
     {HF(",\"quantization_config\":{}"), "quantization_config"},
     {HF(",\"num_key_value_heads\":-1"), "num_key_value_heads"},
     {HF(",\"num_key_value_heads\":3"), "kv_heads"},

@@ -189,7 +189,7 @@ static const struct {
     const char *text, *message;
 } mistakes[] = {
     {"seed: 1\nmodell: {dim: 1}\n",
-     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, isa"},
+     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, pin, isa"},
     {"model:\n  norm_opts:\n    rnak: 4\n",
      "t.yaml:3: unknown key \"model.norm_opts.rnak\"; did you mean model.norm_opts.rank? keys of "
      "model.norm_opts: eps, rank, init, gate_final"},
@@ -198,7 +198,7 @@ static const struct {
      "rank, init, gate_final"},
     {"lr: 1\n",
      "t.yaml:1: unknown key \"lr\"; did you mean train.lr? keys: model, data, train, precision, "
-     "seed, threads, isa"},
+     "seed, threads, pin, isa"},
     {"model: {dim: wide}\n",
      "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found wide"},
     {"model: {dim: \"64\"}\n",
@@ -252,9 +252,9 @@ static const struct {
                    "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
                    "expert_capacity, qk_norm, rope_base, tie_embeddings, seq, "
                    "init_std; found a single value"},
-    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, isa; "
+    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, isa; "
               "found a list"},
-    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, "
+    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, "
                      "isa; found a single value"},
     {"? [a]\n: b\n", "t.yaml:1: a list or section in the place of a key"},
     {"model: &m {dim: 1}\n", "t.yaml:1: YAML anchors and aliases are not used here; write the "
@@ -390,7 +390,9 @@ static const struct {
     {"model: {experts: 4, ffn: 0}",
      "model.experts = 4 take the place of a feed-forward, and model.ffn = 0 has none"},
     {"model: {experts: 4, ffn_kind: gelu}",
-     "model.ffn_kind: experts are swiglu; set it so, or model.experts=0"},
+     "model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0"},
+    {"model: {experts: 4, ffn_kind: none}",
+     "model.experts = 4 take the place of a feed-forward, and model.ffn_kind: none has none"},
     {"model: {experts: 4, experts_per_token: 3}",
      "model.ffn = 1024 is not a multiple of experts_per_token + shared_experts = 3; change one or set "
      "model.expert_ffn"},
@@ -495,7 +497,7 @@ START_TEST(hash_sees_what_decides) {
         ck_assert_msg((sl_config_hash(&c) != standard) == decides, "%s", text);
         undecisive += !decides;
     }
-    ck_assert_int_eq(undecisive, 6); /* threads, isa and the four of looking and saving */
+    ck_assert_int_eq(undecisive, 7); /* threads, pin, isa and the four of looking and saving */
     json_decref(keys);
 }
 END_TEST

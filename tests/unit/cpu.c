@@ -75,6 +75,7 @@ static void two_sockets(void) {
     put("processor\t: 0\nmodel name\t: Test CPU @ 2 GHz\nflags\t\t: fpu sse4_2 avx avx2 fma "
         "xavx2\n\nprocessor\t: 1\n",
         "/proc/cpuinfo");
+    put("3.25 2.00 1.00 5/107 2981\n", "/proc/loadavg");
     put("always [madvise] never\n", "/sys/kernel/mm/transparent_hugepage/enabled");
 }
 
@@ -94,6 +95,7 @@ START_TEST(whole_machine) {
     ck_assert(c.node[0].logical == 4 && c.node[1].logical == 4 && c.node[2].logical == 0);
     ck_assert(c.node[0].memory == 1 << 20 && c.node[1].memory == 0 && c.node[2].memory == 2 << 20);
     ck_assert(c.quota == 0 && c.memory == 8 << 20 && c.memory_available == 4 << 20);
+    ck_assert(c.load == 3.25);
 }
 END_TEST
 
@@ -142,6 +144,94 @@ START_TEST(cgroup_limits) {
 }
 END_TEST
 
+static void places_are(enum sl_pin pin, const unsigned char *mask, int n, const int *want) {
+    sl_place place[16];
+    sl_cpu_places_at(place, n, pin, root, mask);
+    for (int i = 0; i < n; i++)
+        ck_assert_msg(place[i].cpu == want[i], "pin %d, thread %d of %d: cpu %d, not %d", pin, i, n,
+                      place[i].cpu, want[i]);
+}
+#define PLACES(pin, mask, ...)                                                                     \
+    places_are(pin, mask, sizeof((int[]){__VA_ARGS__}) / sizeof(int), (int[]){__VA_ARGS__})
+
+START_TEST(places_of_threads) {
+    sl_place place[8];
+    unsigned char mask[SL_MAX_CPUS / 8];
+    const int all[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    two_sockets();
+    allow(mask, all, 8);
+    ck_assert_int_eq(sl_cpu_places_at(place, 8, SL_PIN_OFF, root, mask), 8);
+    for (int i = 0; i < 8; i++)
+        ck_assert(place[i].cpu == i && place[i].core == i % 4 && place[i].sibling == i / 4 &&
+                  place[i].node == i % 2 && place[i].socket == i % 2);
+    /* Node 0 with cores before siblings, then node 1. */
+    PLACES(SL_PIN_COMPACT, mask, 0, 2, 4, 6, 1, 3, 5, 7, 0, 2);
+    PLACES(SL_PIN_COMPACT, mask, 0, 2);
+    /* Chosen from the nodes in turn, numbered by node. */
+    PLACES(SL_PIN_SPREAD, mask, 0);
+    PLACES(SL_PIN_SPREAD, mask, 0, 1);
+    PLACES(SL_PIN_SPREAD, mask, 0, 2, 1);
+    PLACES(SL_PIN_SPREAD, mask, 0, 2, 1, 3);
+    PLACES(SL_PIN_SPREAD, mask, 0, 2, 4, 1, 3);
+    PLACES(SL_PIN_SPREAD, mask, 0, 2, 4, 6, 1, 3, 5, 7);
+    const int some[] = {4, 6, 7, 3}; /* second threads only, but for core 3 */
+    allow(mask, some, 4);
+    PLACES(SL_PIN_SPREAD, mask, 4, 6, 3, 7);
+    PLACES(SL_PIN_SPREAD, mask, 4, 3);
+    ck_assert_int_eq(sl_cpu_places_at(place, 4, SL_PIN_COMPACT, root, mask), 4);
+    ck_assert(place[0].cpu == 4 && place[0].core == 0 && place[0].sibling == 0);
+    ck_assert(place[3].cpu == 7 && place[3].core == 3 && place[3].sibling == 1);
+    put("0-2,4\n", "/sys/devices/system/cpu/online"); /* 3, 6 and 7 were switched off */
+    PLACES(SL_PIN_SPREAD, mask, 4, 4);
+}
+END_TEST
+
+/* Nodes numbered 2 and 5 and 9; 5 has memory alone; two nodes in socket 0 and one in socket 1. */
+START_TEST(places_with_holes) {
+    unsigned char mask[SL_MAX_CPUS / 8];
+    const int cpus[] = {0, 1, 10, 11, 20, 21};
+    new_root();
+    allow(mask, cpus, 6);
+    put("2,5,9,12\n", "/sys/devices/system/node/online");
+    put("0-1\n", "/sys/devices/system/node/node2/cpulist");
+    put("\n", "/sys/devices/system/node/node5/cpulist");
+    put("10-11\n", "/sys/devices/system/node/node9/cpulist");
+    put("20-21\n", "/sys/devices/system/node/node12/cpulist");
+    for (int i = 0; i < 6; i++)
+        put(i < 4 ? "0\n" : "1\n", "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpus[i]);
+    PLACES(SL_PIN_COMPACT, mask, 0, 1, 10, 11, 20, 21);
+    PLACES(SL_PIN_SPREAD, mask, 0, 20);     /* sockets first */
+    PLACES(SL_PIN_SPREAD, mask, 0, 10, 20); /* then their nodes */
+    PLACES(SL_PIN_SPREAD, mask, 0, 1, 10, 20);
+    PLACES(SL_PIN_SPREAD, mask, 0, 1, 10, 20, 21);
+}
+END_TEST
+
+START_TEST(places_of_nonsense) {
+    sl_place place[4];
+    unsigned char mask[SL_MAX_CPUS / 8];
+    const int two[] = {1, 8191};
+    allow(mask, two, 2);
+    new_root(); /* nothing to read: by number, each its own core */
+    PLACES(SL_PIN_SPREAD, mask, 1, 8191, 1);
+    PLACES(SL_PIN_COMPACT, mask, 1, 8191, 1);
+    put("3\n", "/sys/devices/system/cpu/online"); /* none of ours */
+    put("0-999999999\n", "/sys/devices/system/node/online");
+    put("8191,x\n", "/sys/devices/system/node/node8191/cpulist");
+    put("1,8190-99999\n", "/sys/devices/system/node/node7/cpulist");
+    put("0-99999999999999999999\n", "/sys/devices/system/cpu/cpu1/topology/core_cpus_list");
+    put("-5\n", "/sys/devices/system/cpu/cpu8191/topology/core_cpus_list");
+    put("-1\n", "/sys/devices/system/cpu/cpu1/topology/physical_package_id");
+    put("999999999\n", "/sys/devices/system/cpu/cpu8191/topology/physical_package_id");
+    for (int pin = SL_PIN_OFF; pin <= SL_PIN_SPREAD; pin++) {
+        ck_assert_int_eq(sl_cpu_places_at(place, 4, (enum sl_pin)pin, root, mask), 2);
+        ck_assert(place[0].cpu == 1 && place[0].node == 7 && place[0].socket == 0 && place[0].core == 0);
+        ck_assert(place[1].cpu == 8191 && place[1].node == 8191 && place[1].socket == 0 &&
+                  place[1].core == 8191);
+    }
+}
+END_TEST
+
 START_TEST(nothing_to_read_and_nonsense) {
     sl_cpu c;
     unsigned char mask[SL_MAX_CPUS / 8];
@@ -151,7 +241,7 @@ START_TEST(nothing_to_read_and_nonsense) {
     sl_cpu_detect_at(&c, root, mask);
     ck_assert_str_eq(c.model, "unknown");
     ck_assert(c.online == 2 && c.logical == 2 && c.cores == 2 && c.sockets == 1 && c.nodes == 1);
-    ck_assert(c.node[0].logical == 2 && c.l1d == 0 && c.memory == 0);
+    ck_assert(c.node[0].logical == 2 && c.l1d == 0 && c.memory == 0 && c.load == -1);
     put("5-,x,-3,99999999999999999999-1\n", "/sys/devices/system/cpu/online");
     put("0-999999999\n", "/sys/devices/system/node/online");
     put("8190-99999\n", "/sys/devices/system/node/node3/cpulist");
@@ -203,6 +293,9 @@ int main(void) {
     tcase_add_test(t, whole_machine);
     tcase_add_test(t, affinity_mask);
     tcase_add_test(t, cgroup_limits);
+    tcase_add_test(t, places_of_threads);
+    tcase_add_test(t, places_with_holes);
+    tcase_add_test(t, places_of_nonsense);
     tcase_add_test(t, nothing_to_read_and_nonsense);
     tcase_add_test(t, this_machine);
     tcase_add_test(t, measurements);

@@ -205,7 +205,7 @@ static void check_attention(const fixture *f, const json_t *o) {
 
 static void check_norms(const fixture *f, const json_t *o) {
     const sl_config *c = &f->v.config;
-    int norms = c->model_ffn > 0 ? 2 : 1;
+    int norms = sl_config_has_ffn(c) ? 2 : 1;
     int64_t sink = json_integer_value(json_object_get(o, "m2_dim"));
     double least = INFINITY, at_sink = 0, sum = 0, square = 0, gates = 0;
     float *gate = calloc((size_t)(f->rows * f->dim), sizeof *gate);

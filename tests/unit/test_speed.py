@@ -1,0 +1,217 @@
+"""experiments/speed/run.py with made-up programs: medians, ratios, the choice of the peer's side, what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import stat
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "speed"))
+
+import run as speed
+
+SHAPE = {"layers": 1, "dim": 8, "heads": 2, "ffn": 16, "vocab": 256, "seq": 8, "batch": 2, "norm": "rmsnorm", "rank": 4}
+# A program that answers from a list in a file, one answer a call: a JSON value, or a string that is its error.
+# --version, doctor and -c don't count. It logs its arguments beside.
+PROGRAM = """#!{python}
+import json, sys, time
+args = sys.argv[1:]
+if args[0] == "--version":
+    print("sinklab 9.9")
+elif args[0] == "doctor":
+    print(json.dumps({{"cpu": "A CPU", "usable_cores": 4, "tier": "t1"}}))
+elif args[0] == "-c":
+    {torch}
+else:
+    with open({log!r}, "a") as log:
+        log.write(json.dumps([{name!r}, *args]) + "\\n")
+    with open({answers!r}) as f:
+        first, *rest = json.load(f)
+    with open({answers!r}, "w") as f:
+        json.dump(rest or [first], f)
+    if isinstance(first, str):
+        sys.exit(first)
+    time.sleep(first.pop("sleep", 0))
+    print(json.dumps(first))
+"""
+
+
+def own(rate: float, **more: Any) -> dict[str, Any]:
+    return {"tokens_per_s": rate, "gflops": rate / 100, "share_of_peak": 0.25, "peak_rss_bytes": 2e9, "params": 100,
+            "precision": "fp32", "shape": SHAPE, **more}
+
+
+def peer(*rates: float, **more: Any) -> dict[str, Any]:
+    return {"tokens_per_s": list(rates), "params": 100, "peak_rss_bytes": 3e9, **more}
+
+
+class SpeedTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name)
+
+    def program(self, name: str, answers: list[Any], torch: bool = True) -> Path:
+        path, file = self.root / name, self.root / f"{name}.json"
+        file.write_text(json.dumps(answers))
+        path.write_text(PROGRAM.format(python=sys.executable, name=name, log=str(self.root / "log"), answers=str(file),
+                                       torch='print("2.99")' if torch else 'sys.exit("No module named torch")'))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    def run_speed(self, *args: object) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = speed.main([str(a) for a in args])
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return code, out.getvalue(), err.getvalue()
+
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in (self.root / "log").read_text().splitlines()]
+
+    def table(self, text: str) -> list[dict[str, str]]:
+        """Rows of the Markdown table; a second column of one name gets an apostrophe."""
+        lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+        header: list[str] = []
+        for cell in lines[0]:
+            header.append(cell + "'" if cell in header else cell)
+        for line in lines:
+            self.assertEqual(len(line), len(header), line)
+        return [dict(zip(header, line)) for line in lines[2:]]
+
+    def assert_one_line_error(self, outcome: tuple[int, str, str], *words: str) -> None:
+        code, out, err = outcome
+        self.assertEqual((code, out, err.count("\n")), (1, "", 1), err)
+        for word in ("run.py: error:", *words):
+            self.assertIn(word, err)
+
+
+class WithPeer(SpeedTest):
+    def measure(self, own_answers: list[Any], peer_answers: list[Any], *args: object) -> str:
+        code, out, err = self.run_speed("--sinklab", self.program("sinklab", own_answers), "--python",
+                                        self.program("python", peer_answers), "--json", self.root / "raw.json", *args)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_medians_and_ratios(self) -> None:
+        # Median over steps of each run of the peer: 100, 90 (compiled, slower: not taken), then 110, 130.
+        out = self.measure([own(300), own(500), own(200)],
+                           [peer(1, 100, 999), peer(90), peer(110), peer(130)], "--rows", "p:fp32:2")
+        row, = self.table(out)
+        self.assertEqual(row["sinklab, tokens/s"], "300")
+        self.assertEqual(row["lowest\u2013highest"], "200\u2013500")
+        self.assertEqual(row["PyTorch, tokens/s"], "110 eager")
+        self.assertEqual(row["ratio"], "2.73")  # 300 / 110
+        self.assertEqual(row["ratio of the rounds"], "1.54\u20134.55")  # 200/130, 300/100, 500/110
+        self.assertEqual((row["GFLOP/s"], row["of peak"], row["memory, GB"], row["memory, GB'"]), ("3", "25 %", "2.00", "3.00"))
+        self.assertIn("A CPU, 4 cores, kernels t1; sinklab 9.9", out)
+        self.assertIn("PyTorch 2.99", out)
+        code, again, _ = self.run_speed("--table", self.root / "raw.json")
+        self.assertEqual((code, again), (0, out))
+
+    def test_alternates_and_takes_the_faster_side(self) -> None:
+        self.measure([own(300)], [peer(100), peer(150)], "--rows", "p:fp32:2:gated_norm", "--rounds", 3)
+        calls = self.calls()
+        self.assertEqual([call[0] for call in calls], ["sinklab", "python", "python", "python", "sinklab", "sinklab", "python"])
+        self.assertEqual(["--compile" in call for call in calls if call[0] == "python"], [False, True, True, True])
+        self.assertEqual(calls[0][1:], ["bench", "p", "--json", "--steps", "8", "threads=2", "precision=fp32", "model.norm=gated_norm"])
+        self.assertEqual(json.loads(calls[1][2]), SHAPE)
+
+    def test_what_does_not_compile_is_told(self) -> None:
+        out = self.measure([own(300)], [peer(100), "no C++ compiler", peer(120)], "--rows", "p:fp32:1", "--rounds", 2)
+        self.assertEqual(self.table(out)[0]["PyTorch, tokens/s"], "110 eager")
+        self.assertIn("p fp32, 1 thread: PyTorch, compiled: no C++ compiler", out)
+        self.assertEqual(sum("--compile" in call for call in self.calls()), 1)
+
+    def test_compiling_has_a_limit(self) -> None:
+        out = self.measure([own(300)], [peer(100), peer(900, sleep=60)], "--rows", "p:fp32:1", "--rounds", 1, "--compile-limit", 1)
+        self.assertEqual(self.table(out)[0]["PyTorch, tokens/s"], "100 eager")
+        self.assertIn("was stopped after 1 s", out)
+
+    def test_another_model_is_no_peer(self) -> None:
+        out = self.measure([own(300)], [peer(100, params=99)], "--rows", "p:fp32:1")
+        self.assertNotIn("ratio of the rounds", out)
+        self.assertIn("99 parameters and sinklab 100: not the same model", out)
+
+    def test_cost_of_a_norm(self) -> None:
+        out = self.measure([own(200), own(190)], [peer(100), peer(72)], "--compile-limit", 0, "--rounds", 1,
+                           "--rows", "p:fp32:1", "p:fp32:1:gated_norm", "q:fp32:1:layernorm")
+        self.assertIn("p fp32 gated_norm, 1 thread, against rmsnorm: sinklab -5 %, PyTorch -28 %", out)
+        self.assertIn("the peer has no layernorm", out)
+        self.assertEqual(self.table(out)[2]["ratio"], "")
+
+    def test_a_failing_row_leaves_the_others(self) -> None:
+        out = self.measure(["sinklab: error: unknown preset", own(200)], [peer(100)], "--rows", "p:fp32:1", "q:fp32:1", "--rounds", 1)
+        self.assertEqual([row["preset"] for row in self.table(out)], ["q"])
+        self.assertIn("unknown preset", out)
+
+    def test_precision_that_the_machine_lacks(self) -> None:
+        out = self.measure([own(200), own(100)], [peer(100)], "--rows", "p:bf16:1", "p:fp32:1", "--rounds", 1)
+        self.assertEqual([row["precision"] for row in self.table(out)], ["fp32"])
+        self.assertIn("no unit for bf16", out)
+
+    def test_budget(self) -> None:
+        out = self.measure([own(300), own(300, sleep=60)], [peer(100)], "--rows", "p:fp32:1", "--compile-limit", 0, "--budget", 6)
+        self.assertEqual(self.table(out)[0]["ratio"], "3.00")
+        self.assertIn("Stopped after the 6 s", out)
+        raw = json.loads((self.root / "raw.json").read_text())
+        self.assertEqual(len(raw["rows"][0]["sinklab"]), 1)
+
+
+class WithoutPeer(SpeedTest):
+    def test_no_torch_prints_one_column_and_says_so(self) -> None:
+        python = self.program("python", [], torch=False)
+        executable, sys.executable = sys.executable, str(python)
+        self.addCleanup(setattr, sys, "executable", executable)
+        sinklab = self.program("sinklab", [own(300), own(100), own(200)])
+        sinklab.write_text(sinklab.read_text().replace(str(python), executable, 1))
+        code, out, err = self.run_speed("--sinklab", sinklab, "--rows", "p:fp32:2")
+        self.assertEqual(code, 0, err)
+        row, = self.table(out)
+        self.assertEqual(row["sinklab, tokens/s"], "200")
+        self.assertNotIn("ratio", row)
+        self.assertIn("no PyTorch here", out)
+        self.assertEqual({call[0] for call in self.calls()}, {"sinklab"})
+
+    def test_python_that_was_named_must_have_torch(self) -> None:
+        self.assert_one_line_error(self.run_speed("--sinklab", self.program("sinklab", [own(1)]), "--python",
+                                                  self.program("python", [], torch=False)), "cannot import torch", "No module named torch")
+
+    def test_not_built(self) -> None:
+        self.assert_one_line_error(self.run_speed("--sinklab", self.root / "none"), "none", "ninja -C build")
+
+    def test_sinklab_fails(self) -> None:
+        outcome = self.run_speed("--sinklab", self.program("sinklab", ["sinklab: error: out of memory"]), "--rows", "p:fp32:1")
+        self.assert_one_line_error(outcome, "out of memory")
+
+    def test_default_rows_fit_the_cores(self) -> None:
+        code, out, _ = self.run_speed("--sinklab", self.program("sinklab", [own(300, precision="bf16")]), "--python",
+                                      self.program("python", [peer(1)]), "--rounds", 1, "--compile-limit", 0)
+        self.assertEqual(code, 0)
+        self.assertIn("Rows of more than 4 threads are left out", out)
+        self.assertTrue(all(call[6] == "threads=2" for call in self.calls() if call[0] == "sinklab"))
+
+    def test_rows_are_checked(self) -> None:
+        for row in ("p", "p:fp32", "p:fp16:2", "p:fp32:0", "p:fp32:x", "p:fp32:2:", "p:fp32:2:n:m"):
+            code, _, err = self.run_speed("--rows", row)
+            self.assertEqual(code, 2)
+            self.assertIn("a row is PRESET:PRECISION:THREADS", err)
+
+    def test_damaged_raw_figures(self) -> None:
+        path = self.root / "raw.json"
+        for text in ("", "[]", '{"machine": {}, "rows": [], "notes": []}', '{"machine": {}, "rows": [1], "notes": [], "steps": 1}'):
+            path.write_text(text)
+            self.assert_one_line_error(self.run_speed("--table", path), "raw.json")
+
+
+if __name__ == "__main__":
+    unittest.main()
