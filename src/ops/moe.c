@@ -351,21 +351,27 @@ static void backward_block(void *ctx, int64_t index, int thread) {
     sl_grouped_product(&rows, operand(p, b.e, UP_BACK), 0, m->dim, dx, m->dim, true);
 }
 
-/* The three weight gradients [n, m] are cut into even blocks of at most SL_GROUPED_WGRAD_N x SL_GROUPED_WGRAD_M. */
+/* The three weight gradients [n, m] of an expert are cut into even blocks of at most `most` x SL_GROUPED_WGRAD_M. */
 static int64_t even_cut(int64_t n, int64_t most, int64_t unit) {
     return sl_round_up(div_up(n, div_up(n, most)), unit);
 }
 
-static int64_t cut_weight_gradients(pass *p) {
+static int64_t cut_into(pass *p, int64_t most) {
     const sl_moe *m = p->m;
     int64_t all = 0;
     for (int i = GATE; i <= DOWN; i++) {
         int64_t n = i == DOWN ? m->dim : m->ffn, wide = i == DOWN ? m->ffn : m->dim;
-        p->cut_n[i] = min64(even_cut(n, SL_GROUPED_WGRAD_N, block_unit(m)), SL_GROUPED_WGRAD_N);
+        p->cut_n[i] = min64(even_cut(n, most, block_unit(m)), most);
         p->cut_m[i] = even_cut(wide, SL_GROUPED_WGRAD_M, SL_BF16_NR);
         all += p->cuts[i] = div_up(n, p->cut_n[i]) * div_up(wide, p->cut_m[i]);
     }
     return all;
+}
+
+/* Low blocks pack x more often; only so where there would be few for the threads. Returns how many an expert has. */
+static int64_t cut_weight_gradients(pass *p) {
+    int64_t all = cut_into(p, SL_GROUPED_WGRAD_N);
+    return all * p->m->experts < 8 * sl_threads() ? cut_into(p, SL_GROUPED_WGRAD_N / 2) : all;
 }
 
 static void weight_block(void *ctx, int64_t item, int thread) {
