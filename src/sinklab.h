@@ -215,11 +215,14 @@ SL_API int sl_probe_add(sl_probe *p, const sl_model *m);
  *   value_norm_ratio     mean over blocks and kv heads
  *   gate_mean, gate_std  over all elements of all gated norms, the final one's too if it has a gate
  *   tokens               tokens measured
+ *   sink_dims            residual sink dimensions (mean |h_j| at least 5 times the median channel's),
+ *                        lowest first: [channel, layers in which it is one, largest such ratio]
  * "layers": array of L+1 objects. All have the residual figures: layer, max, max_no_token0, m2,
- * m2_dim, top1_permille, kurtosis_h, token0_norm_ratio. Those of blocks, 0..L-1, describe the block
- * that reads this layer: att0 and entropy (an array, per head), value_norm_ratio (mean over kv
- * heads), lambda_min, lambda_at_sink (mean over the block's norms of |weight| at the layer's own
- * m2_dim), gate_mean, gate_std, gate_channel_min, gate_channel_max (of the channels' means).
+ * m2_dim, top1_permille, kurtosis_h, token0_norm_ratio, sink_dims (at most 16: [channel, ratio]).
+ * Those of blocks, 0..L-1, describe the block that reads this layer: att0 and entropy (an array, per
+ * head), value_norm_ratio (mean over kv heads), value_norm_ratios (per kv head), lambda_min,
+ * lambda_at_sink (mean over the block's norms of |weight| at the layer's own m2_dim), gate_mean,
+ * gate_std, gate_channel_min, gate_channel_max (of the channels' means).
  * profile: also channel_mean_abs (mean |h_j| without token 0: its max/median is m2),
  * norm_weight_attn and norm_weight_ffn of blocks, norm_weight_final of layer L. */
 SL_API char *sl_probe_json(const sl_probe *p, const sl_model *m, bool profile);

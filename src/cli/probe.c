@@ -2,8 +2,11 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "cli/args.h"
+#include "cli/lists.h"
 #include "cli/load.h"
+#include "cli/probe_measures.h"
 #include "cli/verbs.h"
+#include "probe/dump.h"
 #include "probe/probe.h"
 
 #include <math.h>
@@ -13,7 +16,8 @@
 enum { MAX_BATCH = 16 };
 
 typedef struct {
-    const char *corpus;
+    const char *corpus, *measure_list, *folder, *what_list, *layer_list, *head_list;
+    unsigned measures, what; /* of the lists */
     int64_t windows;
     bool profile, json;
     char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
@@ -22,6 +26,10 @@ typedef struct {
     sl_dataset *data;
     sl_model *model;
     sl_probe *probe;
+    sl_detail *detail; /* NULL: no measures were asked for */
+    sl_dump *dump;     /* NULL: nor a dump */
+    bool *chosen;      /* of the dump: layers + 1 layers, then heads */
+    int32_t *in;       /* tokens of the pass */
     double loss;
 } probe_run;
 
@@ -41,6 +49,20 @@ static int64_t batch_of(int64_t windows) {
     return batch;
 }
 
+static int open_dump(probe_run *r) {
+    sl_shape s = sl_model_shape(r->model);
+    r->chosen = sl_alloc((size_t)(s.layers + 1 + s.heads), "the dump");
+    if (!r->chosen ||
+        (r->layer_list && sl_list_numbers("probe: --layers", r->layer_list, s.layers + 1, r->chosen) < 0) ||
+        (r->head_list && sl_list_numbers("probe: --heads", r->head_list, s.heads, r->chosen + s.layers + 1) < 0))
+        return -1;
+    sl_dump_options o = {.folder = r->folder, .checkpoint = r->dir, .corpus = r->config.data_corpus, .what = r->what,
+                         .windows = r->windows, .layer = r->layer_list ? r->chosen : NULL,
+                         .head = r->head_list ? r->chosen + s.layers + 1 : NULL};
+    r->dump = sl_dump_create(r->model, &o);
+    return r->dump ? 0 : -1;
+}
+
 static int open_all(probe_run *r) {
     r->data = sl_load_dataset(&r->config, r->vocab);
     if (!r->data)
@@ -56,28 +78,49 @@ static int open_all(probe_run *r) {
     if (!r->model || sl_model_load(r->model, r->dir, NULL) < 0)
         return -1;
     r->probe = sl_probe_create(r->model);
-    return r->probe ? 0 : -1;
+    return !r->probe || (r->folder && open_dump(r) < 0) ? -1 : 0;
 }
 
-/* The first validation windows, in order. */
-static int measure(probe_run *r) {
+/* Passes over the first validation windows, in order; add() takes each. */
+static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
     int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
-    int32_t *in = sl_alloc((size_t)(2 * batch * seq) * sizeof *in, "a batch");
-    if (!in)
+    if (!r->in && !(r->in = sl_alloc((size_t)(2 * batch * seq) * sizeof *r->in, "a batch")))
         return -1;
-    int32_t *target = in + batch * seq;
+    int32_t *in = r->in, *target = in + batch * seq;
     int rc = 0;
     for (int64_t first = 0; first < r->windows && rc == 0; first += batch) {
         double loss = 0;
         for (int64_t w = 0; w < batch; w++)
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-        rc = sl_model_forward(r->model, in, target, &loss, NULL) || sl_probe_add(r->probe, r->model)
-                 ? -1
-                 : 0;
-        r->loss += loss * (double)batch / (double)r->windows;
+        rc = sl_model_forward(r->model, in, target, &loss, NULL) || add(r) ? -1 : 0;
+        *mean_loss += loss * (double)batch / (double)r->windows;
     }
-    sl_free(in);
     return rc;
+}
+
+static int add_probe(probe_run *r) {
+    return sl_probe_add(r->probe, r->model) || (r->dump && sl_dump_add(r->dump, r->model, r->in)) ? -1 : 0;
+}
+static int add_detail(probe_run *r) { return sl_detail_add(r->detail, r->model); }
+
+/* The measures need the sink dimensions, so they take a pass of their own. */
+static int measure_detail(probe_run *r) {
+    int64_t layers = sl_model_shape(r->model).layers, dim = sl_model_shape(r->model).dim;
+    double ignored = 0, *scratch = sl_alloc((size_t)(2 * dim) * sizeof *scratch, "the measures");
+    sl_sink_dims *sinks = sl_alloc(((size_t)layers + 1) * sizeof *sinks, "the measures");
+    for (int64_t i = 0; scratch && sinks && i <= layers; i++)
+        sinks[i] = sl_probe_sink_dims(r->probe, i, scratch);
+    if (scratch && sinks)
+        r->detail = sl_detail_create(r->model, r->measures, r->windows, sinks);
+    sl_free(scratch);
+    sl_free(sinks);
+    return r->detail ? pass(r, add_detail, &ignored) : -1;
+}
+
+static int measure(probe_run *r) {
+    if (pass(r, add_probe, &r->loss) < 0)
+        return -1;
+    return r->measures ? measure_detail(r) : 0;
 }
 
 static void cell(int width, const json_t *x) {
@@ -154,35 +197,97 @@ static void print_summary(const json_t *o) {
     }
 }
 
-static int report(const probe_run *r) {
-    json_t *o = sl_probe_result(r->probe, r->model, r->profile);
-    if (!o)
-        return -1;
+static void print_sink_dims(const json_t *dims) {
+    const json_t *x;
+    size_t i;
+    printf("sink dimensions (mean |h| at least %g times the median; channel: layers, largest):",
+           SL_SINK_STRENGTH);
+    json_array_foreach(dims, i, x)
+        printf("%s %lld: %lld, %.3g", i ? ";" : "", (long long)json_integer_value(json_array_get(x, 0)),
+               (long long)json_integer_value(json_array_get(x, 1)), json_number_value(json_array_get(x, 2)));
+    puts(json_array_size(dims) ? "" : " none");
+}
+
+/* All figures as one object; NULL with a message. */
+static json_t *result(const probe_run *r, bool profile) {
+    json_t *o = sl_probe_result(r->probe, r->model, profile);
+    json_t *measures = o && r->detail ? sl_detail_result(r->detail) : NULL;
+    if (!o || (r->detail && !measures)) {
+        json_decref(o);
+        return NULL;
+    }
     json_object_set_new(o, "val_loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
     json_object_set_new(o, "windows", json_integer(r->windows));
     json_object_set_new(o, "checkpoint", json_string(r->dir));
+    if (measures)
+        json_object_set_new(o, "measures", measures);
+    return o;
+}
+
+static void print_tables(const probe_run *r, const json_t *o) {
+    printf("%s: %lld validation windows of %s, loss %.4f nats per token\n\n", r->dir, (long long)r->windows,
+           r->config.data_corpus, r->loss);
+    print_layers(json_object_get(o, "layers"));
+    puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
+    print_summary(o);
+    print_sink_dims(json_object_get(o, "sink_dims"));
+    sl_measures_print(json_object_get(o, "measures"));
+}
+
+/* Takes the channels and weights out again that only the dump, and --profile, want. */
+static void drop_profile(json_t *o) {
+    static const char *const keys[] = {"channel_mean_abs", "norm_weight_attn", "norm_weight_ffn", "norm_weight_final"};
+    json_t *layer;
+    size_t i;
+    json_array_foreach(json_object_get(o, "layers"), i, layer)
+        for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
+            json_object_del(layer, keys[k]);
+}
+
+static int report(const probe_run *r) {
+    int files = 0;
+    int64_t bytes = 0;
+    json_t *o = result(r, r->profile || r->dump);
+    if (!o || (r->dump && sl_dump_finish(r->dump, o, &files, &bytes) < 0)) {
+        json_decref(o);
+        return -1;
+    }
+    if (!r->profile)
+        drop_profile(o);
     if (r->json) {
         json_dumpf(o, stdout, JSON_REAL_PRECISION(7) | JSON_COMPACT);
         putchar('\n');
     } else {
-        printf("%s: %lld validation windows of %s, loss %.4f nats per token\n\n", r->dir,
-               (long long)r->windows, r->config.data_corpus, r->loss);
-        print_layers(json_object_get(o, "layers"));
-        puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
-        print_summary(o);
+        print_tables(r, o);
+        if (r->dump)
+            printf("\n%s: %d arrays, %.4g MB; manifest.json lists them\n", r->folder, files, (double)bytes / 1e6);
     }
     json_decref(o);
     return 0;
 }
 
+static int check_lists(probe_run *r) {
+    const char *alone = r->what_list ? "what" : r->layer_list ? "layers" : r->head_list ? "heads" : NULL;
+    if (!r->folder && alone)
+        return sl_fail_usage("probe: --%s says what to dump; give --dump FOLDER with it", alone);
+    if (r->measure_list && sl_list_names("probe: --measures", r->measure_list, sl_measure_table, &r->measures) < 0)
+        return -1;
+    return sl_list_names("probe: --what", r->what_list ? r->what_list : "residual,norms,gates,statistics",
+                         sl_dump_table, &r->what);
+}
+
 static int run(probe_run *r, const sl_args *args) {
-    if (sl_load_config(args, &r->config, r->dir, &r->vocab) < 0 ||
+    if (check_lists(r) < 0 || sl_load_config(args, &r->config, r->dir, &r->vocab) < 0 ||
         (r->corpus && set_corpus(&r->config, r->corpus) < 0))
         return -1;
     int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
+    sl_dump_free(r->dump);
+    sl_detail_free(r->detail);
     sl_probe_free(r->probe);
     sl_model_free(r->model);
     sl_dataset_close(r->data);
+    sl_free(r->chosen);
+    sl_free(r->in);
     return rc;
 }
 
@@ -192,22 +297,35 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
+        SL_FLAG_STR("measures", "LIST", &r.measure_list,
+                    "take these measures too: names from the list above with commas between, or all"),
+        SL_FLAG_STR("dump", "FOLDER", &r.folder, "write activations to this new folder as .npy files"),
+        SL_FLAG_STR("what", "LIST", &r.what_list,
+                    "what to dump, from the list above, or all; default residual,norms,gates,statistics"),
+        SL_FLAG_STR("layers", "LIST", &r.layer_list, "layers to dump, like 0,2,5-7; default: all"),
+        SL_FLAG_STR("heads", "LIST", &r.head_list, "query heads whose attention to dump; default: all"),
         SL_FLAG_BOOL("profile", &r.profile, "with --json: also every channel's mean and every norm weight"),
         SL_FLAG_BOOL("json", &r.json, "print one JSON object: the figures by name, and \"layers\""),
         SL_FLAG_END};
+    char about[4096] =
+        "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
+        "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
+        "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
+        "value norms and gates; then the figures of the whole model and the sink dimensions.";
+    sl_list_help(about, sizeof about, "Measures that --measures adds (defined in src/probe/detail.h):", sl_measure_table);
+    sl_list_help(about, sizeof about, "What --dump writes:", sl_dump_table);
     const sl_verb_spec spec = {
         .verb = "probe",
         .operands = "CHECKPOINT [key=value ...]",
-        .about = "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
-                 "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
-                 "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
-                 "value norms and gates; then the figures of the whole model.",
+        .about = about,
         .flags = flags,
         .min_positionals = 1,
         .max_positionals = 1,
         .overrides = true,
         .examples = "sinklab probe runs/baseline\n"
-                    "sinklab probe runs/baseline --windows 64 --json threads=2\n"};
+                    "sinklab probe runs/baseline --windows 64 --json threads=2\n"
+                    "sinklab probe runs/baseline --measures contribution,singular\n"
+                    "sinklab probe runs/baseline --windows 8 --dump acts --what residual,attention --layers 0-2\n"};
     sl_args args;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

@@ -21,13 +21,16 @@ static int64_t item_size(const char *descr) {
     return !strcmp(descr, "<f4") || !strcmp(descr, "<i4") ? 4 : !strcmp(descr, "<f8") ? 8 : 0;
 }
 
-int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *shape,
-                 const void *data) {
+int64_t sl_npy_bytes(const char *descr, int ndim, const int64_t *shape) {
     int64_t bytes = item_size(descr);
     bool ok = bytes > 0 && ndim >= 0 && ndim <= MAX_DIM;
     for (int i = 0; ok && i < ndim; i++)
         ok = shape[i] >= 0 && !__builtin_mul_overflow(bytes, shape[i], &bytes);
-    if (!ok)
+    return ok ? bytes : -1;
+}
+
+int sl_npy_begin(sl_writer *w, const char *path, const char *descr, int ndim, const int64_t *shape) {
+    if (sl_npy_bytes(descr, ndim, shape) < 0)
         return sl_fail("%s: cannot write an array of dtype %s with such a shape", path, descr);
 
     /* Version 1.0: magic, version, length of the rest of the header (16 bits), a Python dict,
@@ -47,9 +50,13 @@ int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *s
     h[8] = (char)((size - 10) & 255);
     h[9] = (char)((size - 10) >> 8);
 
+    return sl_writer_open(w, path) < 0 || sl_writer_put(w, h, (size_t)size) < 0 ? -1 : 0;
+}
+
+int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *shape, const void *data) {
     sl_writer w;
-    if (sl_writer_open(&w, path) < 0 || sl_writer_put(&w, h, (size_t)size) < 0 ||
-        sl_writer_put(&w, data, (size_t)bytes) < 0)
+    if (sl_npy_begin(&w, path, descr, ndim, shape) < 0 ||
+        sl_writer_put(&w, data, (size_t)sl_npy_bytes(descr, ndim, shape)) < 0)
         return -1;
     return sl_writer_finish(&w, NULL);
 }

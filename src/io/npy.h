@@ -2,12 +2,19 @@
 #ifndef SL_IO_NPY_H
 #define SL_IO_NPY_H
 
+#include "io/file.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
 /* Writes float32, int32 or float64 data; `descr` is "<f4", "<i4" or "<f8". */
 int sl_npy_write(const char *path, const char *descr, int ndim, const int64_t *shape,
                  const void *data);
+/* The same in pieces: creates the file with its header; all the data is then put into w, and w finished (io/file.h,
+ * which says what a failure leaves). `path` must stay until then. */
+int sl_npy_begin(sl_writer *w, const char *path, const char *descr, int ndim, const int64_t *shape);
+/* Bytes of such an array; -1 if the dtype is none of the three or the size does not fit. */
+int64_t sl_npy_bytes(const char *descr, int ndim, const int64_t *shape);
 /* Reads an integer array (i1 u1 i2 u2 i4 u4 i8 u8) of 1 or 2 dimensions as int32, allocated with
  * malloc. shape: 2 values, a 1-d array gives [1, n]. Fortran order, object dtype, a value outside
  * int32, a truncated or over-long file: an error naming the file. */

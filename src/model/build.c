@@ -137,4 +137,6 @@ void sl_model_build(sl_model *m, bool taps) {
     }
     if (taps)
         keep_gates(m);
+    if (taps && !b->training)
+        sl_model_keep_taps(m);
 }

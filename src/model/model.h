@@ -48,6 +48,25 @@ void sl_model_profile(sl_model *m, bool on); /* off by default; on: resets */
 int sl_model_profile_ops(const sl_model *m);
 sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 
+/* ---- taps beyond those of sinklab.h: what the parts of a block read. Only a model made for inference
+ * with taps has them: a training step pays nothing for them. */
+enum sl_tap {
+    SL_TAP_ATTN_NORM_IN, /* input of the norm before attention (layer = layers: of the final norm), [dim] */
+    SL_TAP_FFN_NORM_IN,  /* input of the norm before the feed-forward, [dim] */
+    SL_TAP_ATTN_GATE_IN, /* y, the input of that norm's gate (layer = layers: of the final norm's), [dim] */
+    SL_TAP_FFN_GATE_IN,
+    SL_TAP_CORE,         /* attention output, heads side by side, before any gate on it */
+    SL_TAP_OUT_IN,       /* input of the output projection: the same with its gate */
+    SL_TAP_DOWN_IN,      /* input of the down projection */
+    SL_TAPS
+};
+/* Columns of a tap; 0 if this model has no such tap at that layer. */
+int64_t sl_model_tap_width(const sl_model *m, int layer, enum sl_tap tap);
+/* The last pass's [batch*seq, width] into dst. false without it, or before a pass. */
+bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst);
+/* The matrix that reads SL_TAP_OUT_IN or SL_TAP_DOWN_IN, [dim, width]; NULL without it. */
+const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
+
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 

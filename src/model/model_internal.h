@@ -34,5 +34,7 @@ struct sl_model {
 /* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read
  * keeps its place to the end of a forward pass. Failure is left in m->program.failed. */
 void sl_model_build(sl_model *m, bool taps);
+/* Keeps what sl_model_tap() reads (taps.c). */
+void sl_model_keep_taps(sl_model *m);
 
 #endif

@@ -21,19 +21,18 @@ static int64_t row_floats(int64_t seq) { return (seq + 15) / 16 * 16; }
 
 int64_t sl_attention_thread_floats(int64_t seq) { return 2 * row_floats(seq); }
 
-/* Probabilities of one query over keys 0..n-1 into p. Returns the entropy: log p_k = scale*s_k - lse is
- * never above 0, so that all terms of -sum p log p have one sign and nothing cancels. */
-static double attention_row(const attention_job *j, const float *q, const float *keys, int64_t n,
-                            float *s, float *p) {
-    const sl_attention_rows *a = j->a;
+/* log p_k = scale*s_k - lse is never above 0, so that all terms of -sum p log p have one sign and nothing
+ * cancels. */
+double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, const float *q, const float *keys,
+                        int64_t n, float *s, float *p) {
     float lse;
     for (int64_t t = 0; t < n; t++)
-        s[t] = j->k->dot(a->head_dim, q, keys + t * a->ld);
+        s[t] = k->dot(a->head_dim, q, keys + t * a->ld);
     memcpy(p, s, (size_t)n * sizeof *p);
-    j->k->softmax_fwd(1, n, p, n, n, a->scale, &lse);
+    k->softmax_fwd(1, n, p, n, n, a->scale, &lse);
     for (int64_t t = 0; t < n; t++)
         s[t] = a->scale * s[t] - lse;
-    return -(double)j->k->dot(n, p, s);
+    return -(double)k->dot(n, p, s);
 }
 
 static void attention_item(void *ctx, int64_t item, int thread) {
@@ -46,7 +45,7 @@ static void attention_item(void *ctx, int64_t item, int thread) {
     float *s = j->rows + thread * sl_attention_thread_floats(a->seq), *p = s + row_floats(a->seq);
     double att0 = 0, entropy = 0;
     for (int64_t t = 1; t < a->seq; t++) {
-        entropy += attention_row(j, q + t * a->ld, keys, t + 1, s, p);
+        entropy += sl_attention_row(a, j->k, q + t * a->ld, keys, t + 1, s, p);
         att0 += p[0];
     }
     j->parts[2 * item] = att0 / (double)(a->seq - 1);

@@ -48,6 +48,23 @@ double sl_m2(int64_t n, const double *mean_abs, double *scratch, int64_t *dim);
 /* "First 1 per mille activation ratio" of MP: 1000 * (sum of the largest ceil(n/1000)) / (sum of all).
  * MP does not print its formula; this one gives 1000*ceil(n/1000)/n for a flat profile. scratch: n. */
 double sl_top1_permille(int64_t n, const double *mean_abs, double *scratch);
+/* The median of n values (of an even number the mean of the middle two), NaN if one is NaN or n is 0. Leaves them
+ * sorted in scratch, n values, unless one is NaN. */
+double sl_median(int64_t n, const double *x, double *scratch);
+
+/* The residual sink dimensions of a layer: channels j, lowest first, whose strength mean_abs_j / median_j mean_abs is at
+ * least SL_SINK_STRENGTH; the strongest where there are more than SL_SINK_DIMS. M2 is the largest strength. The repository
+ * that M2 comes from calls a sink what reaches 10 in models of 600 M parameters and more; at 5 a channel stands clear of the
+ * spread of channels in models of some millions, whose widths bound what is possible (kurtosis-H at most dim). */
+enum { SL_SINK_DIMS = 16 };
+#define SL_SINK_STRENGTH 5.0
+typedef struct {
+    int count;
+    int64_t dim[SL_SINK_DIMS];
+    double strength[SL_SINK_DIMS];
+} sl_sink_dims;
+sl_sink_dims sl_find_sink_dims(int64_t n, const double *mean_abs, double *scratch);
+
 /* kurtosis-H (arXiv 2405.19279): with s_j^2 = mean_t h_j^2, mean_j(s_j^4) / mean_j(s_j^2)^2. From 1 (all
  * channels alike) to n (one channel has everything). */
 double sl_kurtosis_h(int64_t n, const double *mean_sq);
@@ -71,6 +88,10 @@ typedef struct {
 /* Scratch of sl_attention_add: doubles for the windows' parts, floats for each thread. */
 int64_t sl_attention_parts(const sl_attention_rows *a);           /* doubles */
 int64_t sl_attention_thread_floats(int64_t seq);                  /* floats a thread */
+/* Probabilities of a query over its keys 0..n-1 (row t at keys + t*ld) into p; s: scratch of n. Returns their
+ * entropy in nats. */
+double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, const float *q, const float *keys,
+                        int64_t n, float *s, float *p);
 /* The probabilities are made row by row and never kept; parts and rows: scratch as above. */
 void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
                       float *rows);

@@ -3,7 +3,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "probe/measures.h"
+#include "probe/put.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,9 +32,19 @@ struct sl_probe {
 
 static int norms_of(const sl_probe *p, int64_t layer) { return layer == p->layers ? 1 : p->norms; }
 
-static sl_attention_rows attention_rows(const sl_probe *p) {
-    return (sl_attention_rows){.windows = p->batch, .seq = p->seq, .heads = p->heads,
-                               .kv_heads = p->kv_heads, .head_dim = p->head_dim};
+sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
+    sl_shape s = sl_model_shape(m);
+    sl_attention_rows rows = {.windows = s.batch, .seq = s.seq, .heads = s.heads, .kv_heads = s.kv_heads,
+                              .head_dim = s.head_dim};
+    if (layer < 0)
+        return rows;
+    sl_qkv_tap tap = sl_model_qkv(m, (int)layer);
+    rows.q = tap.q;
+    rows.k = tap.k;
+    rows.v = tap.v;
+    rows.ld = tap.ld;
+    rows.scale = tap.scale;
+    return rows;
 }
 
 static double *take(double **at, int64_t n) {
@@ -65,7 +75,7 @@ static void place(sl_probe *p) {
 }
 
 static int allocate(sl_probe *p) {
-    sl_attention_rows rows = attention_rows(p);
+    sl_attention_rows rows = sl_probe_attention_rows(p->model, -1);
     int64_t parts = sl_attention_parts(&rows);
     size_t scratch = (size_t)(parts > 2 * p->batch ? parts : 2 * p->batch);
     size_t values = (size_t)(p->batch * p->seq * p->dim);
@@ -134,13 +144,7 @@ int sl_probe_reset(sl_probe *p) {
 }
 
 static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
-    sl_qkv_tap tap = sl_model_qkv(m, (int)layer);
-    sl_attention_rows rows = attention_rows(p);
-    rows.q = tap.q;
-    rows.k = tap.k;
-    rows.v = tap.v;
-    rows.ld = tap.ld;
-    rows.scale = tap.scale;
+    sl_attention_rows rows = sl_probe_attention_rows(m, layer);
     sl_attention_add(&p->layer[layer].attention, p->kernels, &rows, p->parts, p->rows);
 }
 
@@ -164,29 +168,6 @@ int sl_probe_add(sl_probe *p, const sl_model *m) {
 }
 
 /* ---- result */
-
-static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-/* All return 0, or -1 when out of memory; the value is taken over. */
-static int put(json_t *o, const char *key, json_t *value) {
-    return json_object_set_new(o, key, value);
-}
-
-static int put_floats(json_t *o, const char *key, int64_t n, const float *x) {
-    json_t *a = json_array();
-    int rc = 0;
-    for (int64_t j = 0; j < n; j++)
-        rc |= json_array_append_new(a, real(x[j]));
-    return put(o, key, a) | rc;
-}
-
-static int put_doubles(json_t *o, const char *key, int64_t n, const double *x) {
-    json_t *a = json_array();
-    int rc = 0;
-    for (int64_t j = 0; j < n; j++)
-        rc |= json_array_append_new(a, real(x[j]));
-    return put(o, key, a) | rc;
-}
 
 /* What the top level takes from the layers. */
 typedef struct {
@@ -226,6 +207,44 @@ static void lambdas(const sl_probe *p, const sl_model *m, int64_t first, int64_t
     *at_dim = sum / count;
 }
 
+sl_sink_dims sl_probe_sink_dims(const sl_probe *p, int64_t layer, double *scratch) {
+    const sl_residual *r = &p->layer[layer].residual;
+    if (r->windows == 0 || r->seq == 1)
+        return (sl_sink_dims){0};
+    sl_residual_mean_abs(r, false, scratch);
+    return sl_find_sink_dims(r->dim, scratch, scratch + r->dim);
+}
+
+/* [[channel, strength], ...] */
+static int put_sink_dims(json_t *o, const sl_sink_dims *s) {
+    json_t *a = json_array();
+    int rc = 0;
+    for (int i = 0; i < s->count; i++)
+        rc |= json_array_append_new(a, json_pack("[I, o]", (json_int_t)s->dim[i], real(s->strength[i])));
+    return put(o, "sink_dims", a) | rc;
+}
+
+/* [[channel, layers in which it is a sink, largest strength], ...], lowest channel first. scratch: 2*dim */
+static int put_all_sink_dims(const sl_probe *p, json_t *o, double *scratch, double *strength) {
+    json_t *a = json_array();
+    int rc = 0;
+    int64_t *layers = sl_alloc((size_t)p->dim * sizeof *layers, "the probe's result");
+    for (int64_t i = 0; layers && i <= p->layers; i++) {
+        sl_sink_dims s = sl_probe_sink_dims(p, i, scratch);
+        for (int j = 0; j < s.count; j++) {
+            double *most = &strength[s.dim[j]];
+            *most = layers[s.dim[j]]++ && *most > s.strength[j] ? *most : s.strength[j];
+        }
+    }
+    for (int64_t j = 0; layers && j < p->dim; j++)
+        if (layers[j])
+            rc |= json_array_append_new(a, json_pack("[I, I, o]", (json_int_t)j, (json_int_t)layers[j],
+                                                     real(strength[j])));
+    rc |= layers ? 0 : -1;
+    sl_free(layers);
+    return put(o, "sink_dims", a) | rc;
+}
+
 static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, double *scratch,
                         bool profile) {
     const sl_residual *r = &p->layer[i].residual;
@@ -245,6 +264,8 @@ static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, dou
              put(o, "top1_permille", real(f.top1_permille)) |
              put(o, "kurtosis_h", real(f.kurtosis_h)) |
              put(o, "token0_norm_ratio", real(f.token0_norm_ratio));
+    sl_sink_dims sinks = sl_probe_sink_dims(p, i, scratch);
+    rc |= put_sink_dims(o, &sinks);
     if (profile) {
         sl_residual_mean_abs(r, false, scratch);
         rc |= put_doubles(o, "channel_mean_abs", p->dim, scratch);
@@ -262,6 +283,7 @@ static int put_attention(const sl_probe *p, json_t *o, int64_t i, double *att0, 
     for (int64_t h = 0; h < p->kv_heads; h++)
         value_ratio[h] = sl_attention_value_ratio(a, h);
     return put_doubles(o, "att0", p->heads, att0) | put_doubles(o, "entropy", p->heads, entropy) |
+           put_doubles(o, "value_norm_ratios", p->kv_heads, value_ratio) |
            put(o, "value_norm_ratio", real(mean(p->kv_heads, value_ratio)));
 }
 
@@ -350,6 +372,7 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
     s.value_ratio = mean(p->layers * p->kv_heads, value_ratio);
     s.gate = all_gates(p, gates);
     rc |= put_summary(p, o, &s);
+    rc |= put_all_sink_dims(p, o, doubles, doubles + 2 * p->dim);
     return put(o, "layers", layers) | rc;
 }
 

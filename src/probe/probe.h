@@ -5,11 +5,55 @@
 #define SL_PROBE_PROBE_H
 
 #include "model/model.h"
+#include "probe/measures.h"
 
 #include <jansson.h>
 
 /* What sl_probe_json() says, as an object; NULL with a message when out of memory. Files get it
  * with JSON_REAL_PRECISION(7). */
 json_t *sl_probe_result(const sl_probe *p, const sl_model *m, bool profile);
+
+/* The sink dimensions of layer 0..layers over what was added. scratch: 2*dim. */
+sl_sink_dims sl_probe_sink_dims(const sl_probe *p, int64_t layer, double *scratch);
+
+/* The attention of a block in the last pass; layer -1: its sizes only. */
+sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer);
+
+/* ---- the measures of probe/detail.h on a model made for inference with taps */
+enum sl_measure {
+    SL_MEASURE_CONTRIBUTION,
+    SL_MEASURE_NORMS,
+    SL_MEASURE_DYNAMICS,
+    SL_MEASURE_SINGULAR,
+    SL_MEASURE_OUTLIERS,
+    SL_MEASURE_GATES,
+    SL_MEASURES
+};
+typedef struct {
+    const char *name, *help;
+} sl_measure_info;
+extern const sl_measure_info sl_measure_table[]; /* SL_MEASURES rows and one with a NULL name */
+
+typedef struct sl_detail sl_detail;
+/* measures: bits 1 << sl_measure; windows: that will be added in all; sinks: of layers 0..layers, from a probe over the
+ * same windows. */
+sl_detail *sl_detail_create(const sl_model *m, unsigned measures, int64_t windows, const sl_sink_dims *sinks);
+void sl_detail_free(sl_detail *d);
+/* Adds the pass that m has just done. */
+int sl_detail_add(sl_detail *d, const sl_model *m);
+/* An object with one member a measure: an array over layers. Ends the adding. NULL with a message when out of memory.
+ *   contribution  blocks: head (array), projected
+ *   norms         layers 0..L (L: the final norm): attn and ffn (null without): in, out, the shares of the sink dimensions
+ *   dynamics      layers 0..L: dims, an array of {dim, strength, mean, constant_share, same_sign, across_sequences,
+ *                 across_positions}; over the first SL_DYNAMICS_WINDOWS windows
+ *   singular      blocks: token ({position, norm}: the row of greatest norm that leaves the block), and for the maps down (the
+ *                 down projection), block, chain (this block after all before): sigma, second, converged, cos_state (with the
+ *                 stream of that token), cos_update (with what the block added to it); null where there is no such map
+ *   outliers      layers 0..L, by class norm_attn, norm_ffn, q, k, v, attention_output, down_input: the figures of
+ *                 sl_outlier_figures
+ *   gates         layers 0..L: attn and ffn (null without a gate): elements, channels (correlations), bins: array of
+ *                 [lower edge of |y|, share of the elements, mean gate or null] */
+enum { SL_DYNAMICS_WINDOWS = 128 };
+json_t *sl_detail_result(sl_detail *d);
 
 #endif

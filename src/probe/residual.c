@@ -112,11 +112,15 @@ static bool sort_into(int64_t n, const double *x, double *sorted) {
     return true;
 }
 
+double sl_median(int64_t n, const double *x, double *scratch) {
+    if (n == 0 || !sort_into(n, x, scratch))
+        return NAN;
+    return (scratch[(n - 1) / 2] + scratch[n / 2]) / 2;
+}
+
 double sl_m2(int64_t n, const double *mean_abs, double *scratch, int64_t *dim) {
     *dim = -1;
-    if (n == 0 || !sort_into(n, mean_abs, scratch))
-        return NAN;
-    double median = (scratch[(n - 1) / 2] + scratch[n / 2]) / 2;
+    double median = sl_median(n, mean_abs, scratch);
     if (!(median > 0))
         return NAN;
     *dim = 0;

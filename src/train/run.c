@@ -187,8 +187,8 @@ static json_t *probe(run *r, bool profile) {
     return sl_probe_result(r->probe, r->model, profile);
 }
 
-static int write_probe(run *r, bool last) {
-    json_t *o = probe(r, last);
+/* Takes the probe over; NULL: it failed. */
+static int write_probe(run *r, json_t *o) {
     if (!o)
         return -1;
     json_object_set_new(o, "step", json_integer(r->state.step));
@@ -227,7 +227,8 @@ static void add_experts(const run *r, json_t *o, bool loads) {
     json_decref(layers);
 }
 
-static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated) {
+/* probed: NULL, or this step's probe. */
+static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated, const json_t *probed) {
     json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)r->state.step, "loss",
                           number(s->loss), "lr", number(s->lr), "grad_norm", number(s->grad_norm),
                           "tokens_per_s", number(rate), "gflops",
@@ -242,6 +243,8 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
         json_object_set_new(o, "val_loss", number(r->val_loss));
         json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val_loss)));
     }
+    if (probed)
+        json_object_set(o, "sink_dims", json_object_get(probed, "sink_dims"));
     return sl_rundir_line(&r->dir, r->dir.metrics, "metrics.jsonl", o);
 }
 
@@ -274,7 +277,14 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
         return -1;
     if (evaluated && !(r->val_loss >= r->state.best_val_loss))
         r->state.best_val_loss = r->val_loss;
-    if (write_metrics(r, s, rate, evaluated) || (due(step, c->train_probe_every, last) && write_probe(r, step == last)))
+    json_t *probed = NULL;
+    if (due(step, c->train_probe_every, last) && !(probed = probe(r, step == last)))
+        return -1;
+    if (write_metrics(r, s, rate, evaluated, probed)) {
+        json_decref(probed);
+        return -1;
+    }
+    if (probed && write_probe(r, probed))
         return -1;
     if ((due(step, c->train_checkpoint_every, last) || stop) && save(r))
         return -1;
@@ -367,7 +377,7 @@ static int start(run *r, const sl_run_options *o) {
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
     if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
         sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
-    return r->state.step == 0 && c->train_probe_every ? write_probe(r, false) : 0;
+    return r->state.step == 0 && c->train_probe_every ? write_probe(r, probe(r, false)) : 0;
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {

@@ -360,6 +360,70 @@ START_TEST(profile_has_channels_and_weights) {
 }
 END_TEST
 
+static double at(const json_t *a, size_t i) { return json_number_value(json_array_get(a, i)); }
+
+/* The entry of a channel in a list of sink dimensions, whose strengths (at `last`) must reach the bound; NULL: none. */
+static const json_t *sink(const json_t *dims, double channel, size_t last) {
+    const json_t *entry, *found = NULL;
+    size_t i;
+    json_array_foreach(dims, i, entry) {
+        ck_assert_double_ge(at(entry, last), SL_SINK_STRENGTH);
+        ck_assert(i == 0 || at(entry, 0) > at(json_array_get(dims, i - 1), 0));
+        found = at(entry, 0) == channel ? entry : found;
+    }
+    return found;
+}
+
+/* Embeddings carry channel 7 far above the others through all layers: it is a sink dimension of each, its strength that
+ * layer's M2. */
+START_TEST(a_planted_sink_dimension_is_found) {
+    fixture f;
+    middle(&f.v);
+    setup(&f, false);
+    sl_params *p = sl_model_params(f.m);
+    float *embed = p->w + p->tensor[sl_params_find(p, "model.embed_tokens.weight")].offset;
+    for (int64_t v = 0; v < f.v.vocab; v++)
+        embed[v * f.dim + 7] = 400;
+    add(&f);
+    json_t *o = sl_probe_result(f.p, f.m, false), *layers = json_object_get(o, "layers");
+    double most = 0;
+    for (size_t i = 0; i < json_array_size(layers); i++) {
+        const json_t *l = json_array_get(layers, i), *entry = sink(json_object_get(l, "sink_dims"), 7, 1);
+        ck_assert_double_eq(figure(l, "m2_dim"), 7);
+        ck_assert_ptr_nonnull(entry);
+        ck_assert_double_eq(at(entry, 1), figure(l, "m2"));
+        most = fmax(most, figure(l, "m2"));
+    }
+    const json_t *entry = sink(json_object_get(o, "sink_dims"), 7, 2);
+    ck_assert_ptr_nonnull(entry);
+    ck_assert_double_eq(at(entry, 1), (double)json_array_size(layers));
+    ck_assert_double_eq(at(entry, 2), most);
+    json_decref(o);
+    teardown(&f);
+}
+END_TEST
+
+START_TEST(value_norms_per_head) {
+    fixture f;
+    middle(&f.v);
+    setup(&f, false);
+    add(&f);
+    json_t *o = sl_probe_result(f.p, f.m, false);
+    for (int i = 0; i < f.v.config.model_layers; i++) {
+        sl_qkv_tap tap = sl_model_qkv(f.m, i);
+        const json_t *ratios = json_object_get(json_array_get(json_object_get(o, "layers"), (size_t)i),
+                                               "value_norm_ratios");
+        ck_assert_int_eq((int64_t)json_array_size(ratios), sl_config_kv_heads(&f.v.config));
+        for (int64_t h = 0; h < sl_config_kv_heads(&f.v.config); h++) {
+            double want = plain_value_ratio(&f, &tap, h);
+            ck_assert_double_le(fabs(at(ratios, (size_t)h) - want), 1e-12 * want);
+        }
+    }
+    json_decref(o);
+    teardown(&f);
+}
+END_TEST
+
 /* Before anything is added every figure is null, none is an invented number. */
 START_TEST(nothing_added_is_null) {
     fixture f;
@@ -387,6 +451,8 @@ static Suite *suite(void) {
     tcase_add_test(t, training_and_inference_models_have_the_same_taps);
     tcase_add_test(t, reset_forgets_and_other_windows_add_up);
     tcase_add_test(t, profile_has_channels_and_weights);
+    tcase_add_test(t, a_planted_sink_dimension_is_found);
+    tcase_add_test(t, value_norms_per_head);
     tcase_add_test(t, nothing_added_is_null);
     suite_add_tcase(s, t);
     return s;

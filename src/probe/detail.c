@@ -1,0 +1,263 @@
+/* The measures of detail.h on passes of a model: memory and adding. */
+#include "probe/detail_internal.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/threads.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const sl_measure_info sl_measure_table[] = {
+    {"contribution", "share of the attention output that comes through token 0, per head before the output projection "
+                     "and in all after it"},
+    {"norms", "share of the sink dimensions in the norm of each block norm's input and output"},
+    {"dynamics", "sink dimensions over sequences and positions: constant share, correlations"},
+    {"singular", "leading singular directions of each block (fitted linear map, chain of blocks, down projection) against "
+                 "the token of greatest norm (SINDER, arXiv 2407.16826)"},
+    {"outliers", "max, max/median, kurtosis and channel outliers of norm outputs, q, k, v, attention output, "
+                 "down-projection input"},
+    {"gates", "gate score of gated norms against |activation|: correlations and binned means"},
+    {NULL, NULL},
+};
+
+/* Tokens that a block map is fitted to: a few times its width, and enough for small ones. */
+static int64_t map_tokens(int64_t dim) { return 4096 + 4 * dim; }
+
+static const int64_t map_bytes_limit = (int64_t)4 << 30;
+
+/* ---- memory */
+
+void *detail_take(sl_detail *d, int64_t n, size_t size) {
+    if (d->blocks == d->block_capacity) {
+        int capacity = d->block_capacity ? 2 * d->block_capacity : 64;
+        void **grown = realloc(d->block, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            sl_fail("out of memory for the measures");
+            d->failed = true;
+            return NULL;
+        }
+        d->block = grown;
+        d->block_capacity = capacity;
+    }
+    void *p = sl_alloc((size_t)n * size, "the measures; give fewer --measures");
+    if (!p)
+        d->failed = true;
+    else
+        d->block[d->blocks++] = p;
+    return p;
+}
+
+static double *take_doubles(sl_detail *d, int64_t n) { return detail_take(d, n, sizeof(double)); }
+static float *take_floats(sl_detail *d, int64_t n) { return detail_take(d, n, sizeof(float)); }
+
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Columns of a class at a layer, 0 if it has none. */
+static int64_t class_width(const sl_detail *d, int64_t layer, enum detail_class c) {
+    const sl_shape *s = &d->shape;
+    bool block = layer < s->layers;
+    switch (c) {
+    case CLASS_NORM_ATTN:
+        return sl_model_tap_width(d->model, (int)layer, SL_TAP_ATTN_NORM_IN) ? s->dim : 0;
+    case CLASS_NORM_FFN:
+        return sl_model_tap_width(d->model, (int)layer, SL_TAP_FFN_NORM_IN) ? s->dim : 0;
+    case CLASS_Q:
+        return block ? s->heads * s->head_dim : 0;
+    case CLASS_K:
+    case CLASS_V:
+        return block ? s->kv_heads * s->head_dim : 0;
+    case CLASS_OUT:
+        return sl_model_tap_width(d->model, (int)layer, SL_TAP_OUT_IN);
+    default:
+        return sl_model_tap_width(d->model, (int)layer, SL_TAP_DOWN_IN);
+    }
+}
+
+static void take_layer(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    layer_detail *l = &d->layer[i];
+    bool block = i < s->layers;
+    if (detail_wants(d, SL_MEASURE_CONTRIBUTION) && block)
+        l->contribution.head = detail_take(d, s->heads, sizeof(sl_share));
+    for (int c = 0; detail_wants(d, SL_MEASURE_OUTLIERS) && c < CLASSES; c++) {
+        int64_t width = class_width(d, i, c);
+        if (width)
+            l->outliers[c] = (sl_outliers){.dim = width, .sum_sq = take_doubles(d, width),
+                                           .bins = detail_take(d, SL_OUTLIER_BINS, sizeof(uint64_t))};
+    }
+    for (int w = 0; detail_wants(d, SL_MEASURE_GATES) && w < 2; w++)
+        if (sl_model_tap_width(d->model, (int)i, SL_TAP_ATTN_GATE_IN + w))
+            l->gate[w] = (sl_gate_score){.dim = s->dim, .channel_y = take_doubles(d, s->dim),
+                                         .channel_gate = take_doubles(d, s->dim)};
+    if (detail_wants(d, SL_MEASURE_DYNAMICS))
+        l->sink = take_floats(d, d->sinks[i].count * d->kept_windows * s->seq);
+    if (detail_wants(d, SL_MEASURE_SINGULAR) && block) {
+        l->row = (extreme_row){.norm = -1, .state = take_floats(d, s->dim), .update = take_floats(d, s->dim)};
+        d->map[i] = (sl_block_map){.dim = s->dim, .gram = take_doubles(d, s->dim * s->dim),
+                                   .cross = take_doubles(d, s->dim * s->dim), .solved = take_doubles(d, s->dim)};
+    }
+}
+
+static void take_scratch(sl_detail *d) {
+    const sl_shape *s = &d->shape;
+    sl_contribution_rows c = {.rows = sl_probe_attention_rows(d->model, -1), .dim = s->dim};
+    int64_t widest = max64(s->dim, s->heads * s->head_dim);
+    for (int64_t i = 0; i < s->layers; i++)
+        widest = max64(widest, class_width(d, i, CLASS_DOWN));
+    d->a = take_floats(d, s->batch * s->seq * widest);
+    d->b = take_floats(d, s->batch * s->seq * widest);
+    d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
+    d->doubles = take_doubles(d, max64(sl_contribution_parts(&c), 3 * s->batch));
+    if (detail_wants(d, SL_MEASURE_OUTLIERS))
+        d->bins = detail_take(d, (int64_t)d->threads * SL_OUTLIER_BINS, sizeof *d->bins);
+    d->gate_parts = detail_take(d, sl_gate_score_parts(s->dim), sizeof *d->gate_parts);
+}
+
+static int check_map_size(const sl_shape *s) {
+    int64_t bytes = s->dim * s->dim * 2 * (int64_t)sizeof(double);
+    if (bytes <= map_bytes_limit / s->layers)
+        return 0;
+    return sl_fail("--measures singular would need %.0f GB for %lld blocks of width %lld; leave it out",
+                   (double)bytes * (double)s->layers / 1e9, (long long)s->layers, (long long)s->dim);
+}
+
+sl_detail *sl_detail_create(const sl_model *m, unsigned measures, int64_t windows, const sl_sink_dims *sinks) {
+    sl_shape s = sl_model_shape(m);
+    if (measures >> SL_MEASURE_SINGULAR & 1 && check_map_size(&s))
+        return NULL;
+    sl_detail *d = sl_alloc(sizeof *d, "the measures");
+    if (!d)
+        return NULL;
+    *d = (sl_detail){.model = m, .kernels = sl_kernels_select((enum sl_isa)sl_model_config(m)->isa),
+                     .measures = measures, .threads = sl_threads(), .shape = s};
+    d->kept_windows = windows < SL_DYNAMICS_WINDOWS ? windows : SL_DYNAMICS_WINDOWS;
+    d->layer = detail_take(d, s.layers + 1, sizeof *d->layer);
+    d->map = detail_take(d, s.layers, sizeof *d->map);
+    d->sinks = detail_take(d, s.layers + 1, sizeof *d->sinks);
+    if (!d->failed) {
+        memcpy(d->sinks, sinks, ((size_t)s.layers + 1) * sizeof *sinks);
+        for (int64_t i = 0; i <= s.layers && !d->failed; i++)
+            take_layer(d, i);
+        take_scratch(d);
+    }
+    if (d->failed) {
+        sl_detail_free(d);
+        return NULL;
+    }
+    return d;
+}
+
+void sl_detail_free(sl_detail *d) {
+    if (!d)
+        return;
+    for (int i = 0; i < d->blocks; i++)
+        sl_free(d->block[i]);
+    free(d->block);
+    sl_free(d);
+}
+
+/* ---- adding */
+
+static void add_contribution(sl_detail *d, int64_t i) {
+    bool gated = sl_model_tap(d->model, (int)i, SL_TAP_OUT_IN, d->b);
+    const float *w = sl_model_projection(d->model, (int)i, SL_TAP_OUT_IN);
+    if (!sl_model_tap(d->model, (int)i, SL_TAP_CORE, d->a) || !gated || !w)
+        return;
+    gated = memcmp(d->a, d->b, (size_t)(d->shape.batch * d->shape.seq * d->shape.heads * d->shape.head_dim) *
+                                   sizeof *d->a) != 0;
+    sl_contribution_rows c = {.rows = sl_probe_attention_rows(d->model, i), .core = d->a,
+                              .out_in = gated ? d->b : d->a, .w_out = w, .dim = d->shape.dim};
+    sl_contribution_add(&d->layer[i].contribution, d->kernels, &c, d->doubles, d->rows);
+}
+
+static void add_norms(sl_detail *d, int64_t i) {
+    layer_detail *l = &d->layer[i];
+    const sl_shape *s = &d->shape;
+    for (int w = 0; w < 2; w++) {
+        if (!sl_model_tap(d->model, (int)i, SL_TAP_ATTN_NORM_IN + w, d->a))
+            continue;
+        sl_share_add(&l->norm_in[w], d->kernels, s->batch, s->seq, s->dim, d->a, &d->sinks[i]);
+        sl_share_add(&l->norm_out[w], d->kernels, s->batch, s->seq, s->dim,
+                     sl_model_norm_output(d->model, (int)i, w), &d->sinks[i]);
+    }
+}
+
+static void add_dynamics(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    const float *h = sl_model_residual(d->model, (int)i);
+    int64_t left = d->kept_windows - d->windows, windows = left < s->batch ? left : s->batch;
+    for (int k = 0; windows > 0 && k < d->sinks[i].count; k++) {
+        float *to = d->layer[i].sink + (k * d->kept_windows + d->windows) * s->seq;
+        for (int64_t t = 0; t < windows * s->seq; t++)
+            to[t] = h[t * s->dim + d->sinks[i].dim[k]];
+    }
+}
+
+static void add_class(sl_detail *d, int64_t i, enum detail_class c, const float *x, int64_t ld) {
+    const sl_shape *s = &d->shape;
+    sl_outlier_rows rows = {x, s->batch, s->seq, d->layer[i].outliers[c].dim, ld};
+    if (rows.dim && x)
+        sl_outliers_add(&d->layer[i].outliers[c], &rows, d->doubles, d->bins);
+}
+
+static void add_outliers(sl_detail *d, int64_t i) {
+    for (int w = 0; w < 2; w++)
+        if (d->layer[i].outliers[CLASS_NORM_ATTN + w].dim)
+            add_class(d, i, CLASS_NORM_ATTN + w, sl_model_norm_output(d->model, (int)i, w), d->shape.dim);
+    if (i == d->shape.layers)
+        return;
+    sl_qkv_tap qkv = sl_model_qkv(d->model, (int)i);
+    add_class(d, i, CLASS_Q, qkv.q, qkv.ld);
+    add_class(d, i, CLASS_K, qkv.k, qkv.ld);
+    add_class(d, i, CLASS_V, qkv.v, qkv.ld);
+    for (int p = 0; p < 2; p++)
+        if (sl_model_tap(d->model, (int)i, SL_TAP_OUT_IN + p, d->a))
+            add_class(d, i, CLASS_OUT + p, d->a, d->layer[i].outliers[CLASS_OUT + p].dim);
+}
+
+static void add_gates(sl_detail *d, int64_t i) {
+    for (int w = 0; w < 2; w++)
+        if (d->layer[i].gate[w].dim && sl_model_tap(d->model, (int)i, SL_TAP_ATTN_GATE_IN + w, d->a) &&
+            sl_model_norm_gate(d->model, (int)i, w, d->b))
+            sl_gate_score_add(&d->layer[i].gate[w], d->shape.batch, d->shape.seq, d->a, d->b, d->gate_parts);
+}
+
+static void add_singular(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    const float *h = sl_model_residual(d->model, (int)i), *next = sl_model_residual(d->model, (int)i + 1);
+    extreme_row *row = &d->layer[i].row;
+    int64_t left = (map_tokens(s->dim) - d->map[i].tokens + s->seq - 1) / s->seq;
+    if (left > 0)
+        sl_block_map_add(&d->map[i], left < s->batch ? left : s->batch, s->seq, h, next);
+    for (int64_t t = 0; t < s->batch * s->seq; t++) {
+        double norm = sqrt(d->kernels->sumsq(s->dim, next + t * s->dim));
+        if (!(norm > row->norm))
+            continue;
+        row->norm = norm;
+        row->position = t % s->seq;
+        for (int64_t c = 0; c < s->dim; c++) {
+            row->state[c] = next[t * s->dim + c];
+            row->update[c] = next[t * s->dim + c] - h[t * s->dim + c];
+        }
+    }
+}
+
+int sl_detail_add(sl_detail *d, const sl_model *m) {
+    static void (*const add[SL_MEASURES])(sl_detail *, int64_t) = {add_contribution, add_norms,    add_dynamics,
+                                                                   add_singular,     add_outliers, add_gates};
+    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true};
+    if (m != d->model)
+        return sl_fail("the measures were made for another model");
+    if (sl_model_check_taps(m))
+        return -1;
+    if (sl_threads() > d->threads)
+        return sl_fail("the measures were made for %d threads and there are %d", d->threads, sl_threads());
+    for (int64_t i = 0; i <= d->shape.layers; i++)
+        for (int measure = 0; measure < SL_MEASURES; measure++)
+            if (detail_wants(d, measure) && (i < d->shape.layers || !of_blocks[measure]))
+                add[measure](d, i);
+    d->windows += d->shape.batch;
+    return 0;
+}

@@ -1,0 +1,51 @@
+/* What the two files of the detail probe share: its sums. */
+#ifndef SL_PROBE_DETAIL_INTERNAL_H
+#define SL_PROBE_DETAIL_INTERNAL_H
+
+#include "probe/detail.h"
+#include "probe/probe.h"
+
+enum detail_class { CLASS_NORM_ATTN, CLASS_NORM_FFN, CLASS_Q, CLASS_K, CLASS_V, CLASS_OUT, CLASS_DOWN, CLASSES };
+
+/* The row of greatest norm that leaves a block. */
+typedef struct {
+    double norm;
+    int64_t position;
+    float *state, *update; /* it, and what the block added to it */
+} extreme_row;
+
+/* Of layer i and the block that reads it; of the last layer: the final norm. [2]: attention, feed-forward. */
+typedef struct {
+    sl_contribution contribution;
+    sl_share norm_in[2], norm_out[2];
+    sl_outliers outliers[CLASSES];
+    sl_gate_score gate[2];
+    float *sink; /* per sink dimension: kept windows x seq */
+    extreme_row row;
+} layer_detail;
+
+struct sl_detail {
+    const sl_model *model;
+    const sl_kernels *kernels;
+    unsigned measures;
+    int threads; /* that there is scratch for */
+    sl_shape shape;
+    int64_t kept_windows, windows; /* of dynamics; added */
+    layer_detail *layer;           /* layers + 1 */
+    sl_block_map *map;             /* layers */
+    sl_sink_dims *sinks;           /* layers + 1 */
+    float *a, *b, *rows;           /* scratch: two taps; attention */
+    double *doubles;
+    uint64_t *bins;
+    sl_gate_sums *gate_parts;
+    void **block; /* all that was allocated */
+    int blocks, block_capacity;
+    bool failed;
+};
+
+static inline bool detail_wants(const sl_detail *d, enum sl_measure m) { return d->measures >> m & 1; }
+
+/* `n` items of `size` zero bytes that live as long as d; NULL and d->failed when memory is out. */
+void *detail_take(sl_detail *d, int64_t n, size_t size);
+
+#endif

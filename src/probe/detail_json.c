@@ -1,0 +1,144 @@
+/* The measures of detail.h as JSON. */
+#include "probe/detail_internal.h"
+
+#include "base/err.h"
+#include "probe/put.h"
+
+static const char *const parts[2] = {"attn", "ffn"};
+
+static json_t *contribution(sl_detail *d, int64_t i) {
+    const sl_contribution *c = &d->layer[i].contribution;
+    json_t *o = json_object(), *head = json_array();
+    for (int64_t h = 0; h < d->shape.heads; h++)
+        json_array_append_new(head, real(sl_share_of(c->head[h])));
+    put(o, "head", head);
+    put(o, "projected", real(sl_share_of(c->projected)));
+    return o;
+}
+
+static json_t *norms(sl_detail *d, int64_t i) {
+    json_t *o = json_object();
+    for (int w = 0; w < 2; w++) {
+        const layer_detail *l = &d->layer[i];
+        bool there = sl_model_tap_width(d->model, (int)i, SL_TAP_ATTN_NORM_IN + w) > 0;
+        put(o, parts[w], there ? json_pack("{s:o, s:o}", "in", real(sl_share_of(l->norm_in[w])), "out",
+                                           real(sl_share_of(l->norm_out[w])))
+                               : json_null());
+    }
+    return o;
+}
+
+static json_t *dynamics(sl_detail *d, int64_t i) {
+    int64_t windows = d->windows < d->kept_windows ? d->windows : d->kept_windows, seq = d->shape.seq;
+    double *scratch = detail_take(d, windows * seq + windows + seq, sizeof *scratch);
+    json_t *dims = json_array();
+    for (int k = 0; scratch && k < d->sinks[i].count; k++) {
+        sl_dynamics y = sl_dynamics_measure(windows, seq, d->layer[i].sink + k * d->kept_windows * seq, scratch);
+        json_array_append_new(dims, json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "dim",
+                                              (json_int_t)d->sinks[i].dim[k], "strength",
+                                              real(d->sinks[i].strength[k]), "mean", real(y.mean), "constant_share",
+                                              real(y.constant_share), "same_sign", real(y.same_sign),
+                                              "across_sequences", real(y.across_sequences), "across_positions",
+                                              real(y.across_positions)));
+    }
+    return json_pack("{s:o}", "dims", dims);
+}
+
+static json_t *direction(const sl_detail *d, int64_t i, const sl_linear *map, double *u, double *scratch) {
+    const extreme_row *row = &d->layer[i].row;
+    sl_singular s = sl_leading_singular(map, u, scratch);
+    return json_pack("{s:o, s:o, s:b, s:o, s:o}", "sigma", real(s.sigma), "second", real(s.second), "converged",
+                     s.converged, "cos_state", real(sl_alignment(map->rows, u, row->state)), "cos_update",
+                     real(sl_alignment(map->rows, u, row->update)));
+}
+
+/* Layers come in order: the maps of all earlier blocks are solved. */
+static json_t *singular(sl_detail *d, int64_t i) {
+    int64_t dim = d->shape.dim;
+    sl_matrix down = {sl_model_projection(d->model, (int)i, SL_TAP_DOWN_IN), dim,
+                      sl_model_tap_width(d->model, (int)i, SL_TAP_DOWN_IN)};
+    double *u = detail_take(d, 5 * dim + down.cols, sizeof *u);
+    json_t *o = json_object();
+    if (!u)
+        return o;
+    sl_linear matrix = sl_linear_matrix(&down), block = sl_linear_block(&d->map[i]);
+    sl_block_chain all = {d->map, i + 1, u + dim};
+    sl_linear chain = sl_linear_chain(&all);
+    bool solved = d->layer[i].row.norm >= 0 && sl_block_map_solve(&d->map[i]);
+    d->map[i].tokens = solved ? d->map[i].tokens : 0;
+    bool chained = solved;
+    for (int64_t b = 0; b < i; b++)
+        chained = chained && d->map[b].tokens > 0;
+    put(o, "token", json_pack("{s:I, s:o}", "position", (json_int_t)d->layer[i].row.position, "norm",
+                              real(d->layer[i].row.norm)));
+    put(o, "down", down.w ? direction(d, i, &matrix, u, u + 2 * dim) : json_null());
+    put(o, "block", solved ? direction(d, i, &block, u, u + 2 * dim) : json_null());
+    put(o, "chain", chained ? direction(d, i, &chain, u, u + 2 * dim) : json_null());
+    return o;
+}
+
+static json_t *outliers(sl_detail *d, int64_t i) {
+    static const char *const names[CLASSES] = {"norm_attn", "norm_ffn",         "q",         "k",
+                                               "v",         "attention_output", "down_input"};
+    json_t *o = json_object();
+    for (int c = 0; c < CLASSES; c++) {
+        const sl_outliers *sums = &d->layer[i].outliers[c];
+        double *scratch = sums->dim ? detail_take(d, 2 * sums->dim, sizeof *scratch) : NULL;
+        if (!scratch) {
+            put(o, names[c], json_null());
+            continue;
+        }
+        sl_outlier_figures f = sl_outliers_measure(sums, scratch);
+        put(o, names[c],
+            json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "max", real(f.max), "max_no_token0",
+                      real(f.max_no_token0), "max_over_median", real(f.max_over_median), "kurtosis", real(f.kurtosis),
+                      "kurtosis_h", real(f.kurtosis_h), "channel_max_over_median", real(f.channel_max_over_median),
+                      "channel", f.channel < 0 ? json_null() : json_integer(f.channel), "channels_over_6",
+                      real(f.channels_over_6)));
+    }
+    return o;
+}
+
+static json_t *gate_bins(const sl_gate_sums *s) {
+    json_t *a = json_array();
+    for (int b = 0; b < SL_GATE_BINS; b++)
+        json_array_append_new(a, json_pack("[f, o, o]", sl_gate_bin_edge(b), real(s->bin_count[b] / s->n),
+                                           real(s->bin_gate[b] / s->bin_count[b])));
+    return a;
+}
+
+static json_t *gates(sl_detail *d, int64_t i) {
+    json_t *o = json_object();
+    for (int w = 0; w < 2; w++) {
+        const sl_gate_score *g = &d->layer[i].gate[w];
+        put(o, parts[w], g->dim ? json_pack("{s:o, s:o, s:o}", "elements", real(sl_gate_score_elements(g)), "channels",
+                                            real(sl_gate_score_channels(g)), "bins", gate_bins(&g->sums))
+                                : json_null());
+    }
+    return o;
+}
+
+json_t *sl_detail_result(sl_detail *d) {
+    static json_t *(*const make[SL_MEASURES])(sl_detail *, int64_t) = {contribution, norms,    dynamics,
+                                                                       singular,     outliers, gates};
+    json_t *o = json_object();
+    bool ok = o != NULL;
+    for (int measure = 0; ok && measure < SL_MEASURES; measure++) {
+        bool of_blocks = measure == SL_MEASURE_CONTRIBUTION || measure == SL_MEASURE_SINGULAR;
+        json_t *layers = json_array();
+        if (!detail_wants(d, measure)) {
+            json_decref(layers);
+            continue;
+        }
+        for (int64_t i = 0; ok && i < d->shape.layers + !of_blocks; i++) {
+            json_t *l = make[measure](d, i);
+            ok = l && put(l, "layer", json_integer(i)) == 0 && json_array_append_new(layers, l) == 0;
+        }
+        ok = put(o, sl_measure_table[measure].name, layers) == 0 && ok;
+    }
+    if (ok && !d->failed)
+        return o;
+    json_decref(o);
+    sl_fail("out of memory for the measures' result; close other programs");
+    return NULL;
+}
