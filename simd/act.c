@@ -27,6 +27,36 @@ void SL_FN(silu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     V_EACH(n, silu_bwd_at, x, dy, dx);
 }
 
+SL_VEC void sigmoid_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vf rest, q = v_sigmoid_pair(v_load_n(x + i, c), &rest);
+    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), v_mul(q, rest)), c);
+}
+void SL_FN(sigmoid_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, sigmoid_bwd_at, x, dy, dx);
+}
+
+SL_VEC void tanh_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vf t = v_tanh(v_load_n(x + i, c));
+    v_store_n(dx + i, v_mul(v_load_n(dy + i, c), v_fnma(t, t, v_set1(1.0f))), c);
+}
+void SL_FN(tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, tanh_bwd_at, x, dy, dx);
+}
+
+SL_VEC void relu_at(int64_t i, int c, const float *x, float *y) {
+    vf a = v_load_n(x + i, c);
+    v_store_n(y + i, v_sel(v_lt(a, v_zero()), v_zero(), a), c);
+}
+void SL_FN(relu_fwd)(int64_t n, const float *x, float *y) { V_EACH(n, relu_at, x, y); }
+
+SL_VEC void relu_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
+    vm on = v_gt(v_load_n(x + i, c), v_zero());
+    v_store_n(dx + i, v_sel(on, v_load_n(dy + i, c), v_zero()), c);
+}
+void SL_FN(relu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
+    V_EACH(n, relu_bwd_at, x, dy, dx);
+}
+
 /* The gate over rows of T; its input b and the gradient dy are fp32 always. */
 #define GATE(T, suffix)                                                                            \
     SL_VEC void gate_fwd##suffix##_at(int64_t i, int c, float factor, const float *b, const T *y,  \
@@ -50,6 +80,28 @@ void SL_FN(silu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     }
 GATE(float, )
 GATE(sl_bf16, _bf16)
+
+SL_VEC void gate_mul_at(int64_t i, int c, float offset, const float *q, const float *y,
+                        float *out) {
+    v_store_n(out + i, v_mul(v_add(v_load_n(q + i, c), v_set1(offset)), v_load_n(y + i, c)), c);
+}
+void SL_FN(gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out) {
+    V_EACH(n, gate_mul_at, offset, q, y, out);
+}
+
+SL_VEC void clip_at(int64_t i, int c, float t, float *x) {
+    vf a = v_min(v_set1(t), v_load_n(x + i, c)); /* this order keeps NaN */
+    v_store_n(x + i, v_max(v_set1(-t), a), c);
+}
+void SL_FN(clip_fwd)(int64_t n, float t, float *x) { V_EACH(n, clip_at, t, x); }
+
+SL_VEC void clip_bwd_at(int64_t i, int c, float t, const float *y, float *dy) {
+    vm inside = v_lt(v_abs(v_load_n(y + i, c)), v_set1(t));
+    v_store_n(dy + i, v_sel(inside, v_load_n(dy + i, c), v_zero()), c);
+}
+void SL_FN(clip_bwd)(int64_t n, float t, const float *y, float *dy) {
+    V_EACH(n, clip_bwd_at, t, y, dy);
+}
 
 SL_VEC void add_at(int64_t i, int c, const float *x, float *y) {
     v_store_n(y + i, v_add(v_load_n(y + i, c), v_load_n(x + i, c)), c);

@@ -126,6 +126,26 @@ typedef struct sl_kernels {
     void (*layernorm_bwd_bf16)(int64_t rows, int64_t d, const sl_bf16 *dy, int64_t lddy, const float *x,
                           int64_t ldx, const float *w, const float *mean, const float *rstd,
                           float *dx, int64_t lddx, int add, float *dw);
+    /* A factor on each channel (simd/norm_scale.c): y = w * x, y may be x; dx (+)= w*dy, dx may be dy unless adding;
+     * dw += sum_rows dy*x. */
+    void (*channel_scale_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, const float *w,
+                              float *y, int64_t ldy);
+    void (*channel_scale_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy,
+                              const float *x, int64_t ldx, const float *w, float *dx, int64_t lddx,
+                              int add, float *dw);
+    /* DyT (arXiv 2503.10622) and Derf (arXiv 2512.10938), simd/norm_dyt.c: z = alpha*x (+ shift), y = w*f(z) + b with f
+     * tanh or erf; y may be x. b, db: NULL without a bias. Backward: dz = w*dy*f'(z), dx (+)= alpha*dz (dx may be dy
+     * unless adding), dw += sum_rows dy*f(z), db += sum_rows dy, *dalpha += sum dz*x, *dshift += sum dz. */
+    void (*dyt_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, float alpha, const float *w,
+                    const float *b, float *y, int64_t ldy);
+    void (*dyt_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x, int64_t ldx,
+                    float alpha, const float *w, float *dx, int64_t lddx, int add, float *dw, float *db,
+                    float *dalpha);
+    void (*derf_fwd)(int64_t rows, int64_t d, const float *x, int64_t ldx, float alpha, float shift,
+                     const float *w, const float *b, float *y, int64_t ldy);
+    void (*derf_bwd)(int64_t rows, int64_t d, const float *dy, int64_t lddy, const float *x, int64_t ldx,
+                     float alpha, float shift, const float *w, float *dx, int64_t lddx, int add, float *dw,
+                     float *db, float *dalpha, float *dshift);
 
     /* ---- elementwise (simd/act.c); outputs may be inputs of their type. The first five are simd/vec_math.h, whose
      * bounds they meet, and give the same bits in every tier. */
@@ -136,6 +156,10 @@ typedef struct sl_kernels {
     void (*erf)(int64_t n, const float *x, float *y);
     void (*silu_fwd)(int64_t n, const float *x, float *y);                     /* x*sigmoid(x) */
     void (*silu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* dx = dy*silu'(x) */
+    void (*sigmoid_bwd)(int64_t n, const float *x, const float *dy, float *dx); /* dy*q*(1-q) */
+    void (*tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx);    /* dy*(1-tanh^2) */
+    void (*relu_fwd)(int64_t n, const float *x, float *y);                     /* x > 0 ? x : 0; NaN stays */
+    void (*relu_bwd)(int64_t n, const float *x, const float *dy, float *dx);   /* x > 0 ? dy : 0 */
     sl_ffn_kernels ffn[SL_FFN_KINDS];
     /* GatedNorm's gate (arXiv 2601.22966): q = factor*sigmoid(b). fwd: out = q*y. bwd: dy = q*dout and
      * db = dout*y*q*(1-sigmoid(b)). */
@@ -145,6 +169,10 @@ typedef struct sl_kernels {
                      float *dy, float *db);
     void (*gate_bwd_bf16)(int64_t n, float factor, const float *b, const sl_bf16 *y,
                           const sl_bf16 *dout, float *dy, sl_bf16 *db);
+    /* Residual clipping, in place: x = min(max(x, -t), t), NaN stays; then dy = 0 where |y| >= t. t > 0. */
+    void (*clip_fwd)(int64_t n, float t, float *x);
+    void (*clip_bwd)(int64_t n, float t, const float *y, float *dy);
+    void (*gate_mul)(int64_t n, float offset, const float *q, const float *y, float *out); /* (q+offset)*y */
     void (*add)(int64_t n, const float *x, float *y);                          /* y += x */
     void (*sum)(int64_t n, const float *a, const float *b, float *y);          /* y = a + b */
     void (*scale)(int64_t n, float a, float *x);                               /* x *= a */

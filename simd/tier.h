@@ -9,8 +9,10 @@
     X(pack_f32) X(gemm_f32) X(to_bf16) X(from_bf16) \
     X(rmsnorm_fwd) X(rmsnorm_fwd_bf16) X(rmsnorm_bwd) X(rmsnorm_bwd_bf16) \
     X(layernorm_fwd) X(layernorm_fwd_bf16) X(layernorm_bwd) X(layernorm_bwd_bf16) \
+    X(channel_scale_fwd) X(channel_scale_bwd) X(dyt_fwd) X(dyt_bwd) X(derf_fwd) X(derf_bwd) \
     X(exp) X(log) X(sigmoid) X(tanh) X(erf) \
     X(silu_fwd) X(silu_bwd) X(gate_fwd) X(gate_fwd_bf16) X(gate_bwd) X(gate_bwd_bf16) \
+    X(sigmoid_bwd) X(tanh_bwd) X(relu_fwd) X(relu_bwd) X(gate_mul) X(clip_fwd) X(clip_bwd) \
     X(add) X(sum) X(scale) X(rope) X(rope_bf16) \
     X(softmax_fwd) X(softmax_bwd) X(softmax_fwd_bf16) X(softmax_bwd_bf16) X(scale_rows_bf16) X(dot_rows_bf16) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
     X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)

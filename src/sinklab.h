@@ -141,8 +141,8 @@ SL_API bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *d
 /* ---- training */
 typedef struct sl_optim sl_optim;
 
-/* AdamW (Loshchilov & Hutter, arXiv 1711.05101) for a training model, with the train.* keys of its
- * configuration. Weight decay applies to matrices, and to norm weights if train.decay_norms. */
+/* train.optimizer for a training model, with the train.* keys of its configuration. Weight decay is
+ * decoupled (arXiv 1711.05101) and applies to matrices, and to norm weights if train.decay_norms. */
 SL_API sl_optim *sl_optim_create(sl_model *m);
 SL_API void sl_optim_free(sl_optim *o);
 
@@ -156,7 +156,7 @@ typedef struct {
 typedef bool sl_apply_fn(void *ctx, double loss, double grad_norm);
 
 /* One step: forward and backward over `accumulate` batches (in, target: accumulate*batch*seq
- * tokens, batch after batch), clipping to train.clip_norm, AdamW with the learning rate of `step`
+ * tokens, batch after batch), clipping to train.clip_norm, the optimizer with the learning rate of `step`
  * (from 0). A loss or gradient that is not finite skips the step, and so does apply() == false;
  * apply NULL: always. */
 SL_API int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,

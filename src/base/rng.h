@@ -12,8 +12,9 @@ enum sl_stream {
     SL_STREAM_INIT = 1,     /* parameter initialisation; `sub` = index of a hash of the tensor name */
     SL_STREAM_SHUFFLE = 2,  /* order of training windows; `sub` = epoch */
     SL_STREAM_SAMPLE = 3,   /* text generation */
-    SL_STREAM_SYNTHETIC = 4,/* synthetic corpora */
+    SL_STREAM_SYNTHETIC = 4,/* synthetic corpora; `sub` = window */
     SL_STREAM_TEST = 5,     /* tests and benchmarks */
+    SL_STREAM_BOS = 6,      /* place of BOS in a window; `sub` = window */
 };
 
 typedef struct {

@@ -40,7 +40,7 @@ typedef struct {
     sl_optim *optim;
     int32_t *in, *target;
     double *step_s;           /* of each timed step */
-    double norm_s, update_s;  /* gradient norm, AdamW: sums over timed steps */
+    double norm_s, update_s;  /* gradient norm, optimizer: sums over timed steps */
     double loss;
     int64_t steps;
 } bench;
@@ -284,7 +284,7 @@ int sl_verb_bench(int argc, char **argv) {
     const sl_verb_spec spec = {
         .verb = "bench",
         .operands = "[PRESET ...] [key=value ...]",
-        .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, AdamW), median over "
+        .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, optimizer), median over "
                  "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
                  "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the "
                  "matrix products of bench-10m, beside OpenBLAS where it was found. Kernels one by one: the test runner's "

@@ -2,6 +2,8 @@
 #include "base/err.h"
 #include "cli/args.h"
 #include "cli/verbs.h"
+#include "data/dataset.h"
+#include "model/match.h"
 
 #include <string.h>
 
@@ -12,10 +14,26 @@ static bool is_file(const char *word) {
            (n > 4 && strcmp(word + n - 4, ".yml") == 0);
 }
 
+static int print_params(const sl_config *c, bool json) {
+    sl_tokenizer *t = sl_dataset_open_tokenizer(c);
+    int32_t vocab = t ? sl_tokenizer_vocab(t) : 0;
+    sl_match m;
+    sl_tokenizer_close(t);
+    if (!t || sl_match_count(c, vocab, &m))
+        return -1;
+    long long params = m.params, baseline = m.baseline, ffn = m.ffn;
+    if (json)
+        printf("{\"params\": %lld, \"baseline_params\": %lld, \"ffn\": %lld}\n", params, baseline, ffn);
+    else
+        printf("parameters   %lld\nbaseline     %lld\n%-12s %lld\n", params, baseline, sl_match_key(c), ffn);
+    return 0;
+}
+
 int sl_verb_config(int argc, char **argv) {
-    bool dump = false, json = false;
+    bool dump = false, json = false, params = false;
     const sl_flag flags[] = {
         SL_FLAG_BOOL("dump", &dump, "print the whole effective configuration as YAML"),
+        SL_FLAG_BOOL("params", &params, "print the model's parameters, its baseline's and the feed-forward's width"),
         SL_FLAG_BOOL("json", &json, "print JSON: the table, or an object of the values in force"),
         SL_FLAG_END};
     const sl_verb_spec spec = {
@@ -32,7 +50,8 @@ int sl_verb_config(int argc, char **argv) {
         .examples = "sinklab config\n"
                     "sinklab config model.norm train\n"
                     "sinklab config tiny.yaml model.norm=gated_norm train.lr=2e-3 --dump\n"
-                    "sinklab config tiny.yaml --json\n"};
+                    "sinklab config tiny.yaml --json\n"
+                    "sinklab config tiny.yaml model.match_params=true --params\n"};
     sl_args args;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
@@ -40,7 +59,7 @@ int sl_verb_config(int argc, char **argv) {
     bool file = args.positionals > 0 && is_file(args.positional[0]);
     const char *const *keys = args.positional + file;
     int n = args.positionals - file;
-    if (!file && !dump && args.overrides == 0)
+    if (!file && !dump && !params && args.overrides == 0)
         return sl_config_help(stdout, keys, n, json);
 
     sl_config c;
@@ -48,6 +67,10 @@ int sl_verb_config(int argc, char **argv) {
     if ((file && sl_config_read(&c, args.positional[0]) != 0) || sl_args_override(&args, &c) != 0 ||
         sl_config_check(&c) != 0)
         return -1;
+    if (params && (dump || n > 0))
+        return sl_fail_usage("config: --params prints counts only; leave out %s", dump ? "--dump" : keys[0]);
+    if (params)
+        return print_params(&c, json);
     if (dump && n > 0)
         return sl_fail_usage("config: --dump prints every key; leave out %s", keys[0]);
     return dump && !json ? sl_config_dump(&c, stdout) : sl_config_show(&c, stdout, keys, n, json);

@@ -8,14 +8,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-static int report(const sl_dataset *d, double loss, int64_t windows, int64_t seq, bool json) {
-    double bytes = sl_dataset_bytes_per_token(d, SL_VAL), bits = loss / log(2) / bytes;
+static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int64_t seq, bool json) {
+    double loss = l->all, bytes = sl_dataset_bytes_per_token(d, SL_VAL), bits = loss / log(2) / bytes;
     if (!isfinite(loss))
         return sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
     if (!json) {
         printf("loss             %.6f nats a token\nperplexity       %.4f\n", loss, exp(loss));
         if (bytes > 0)
             printf("bits per byte    %.6f\n", bits);
+        if (sl_dataset_has_marks(d))
+            printf("at triggers      %.6f\nelsewhere        %.6f\n", l->trigger, l->other);
         printf("tokens           %lld in %lld windows\n", (long long)(windows * seq), (long long)windows);
         return 0;
     }
@@ -25,6 +27,10 @@ static int report(const sl_dataset *d, double loss, int64_t windows, int64_t seq
                           "windows", (json_int_t)windows);
     if (!o)
         return sl_fail("out of memory for the result");
+    if (sl_dataset_has_marks(d)) {
+        json_object_set_new(o, "loss_trigger", isfinite(l->trigger) ? json_real(l->trigger) : json_null());
+        json_object_set_new(o, "loss_other", isfinite(l->other) ? json_real(l->other) : json_null());
+    }
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     putchar('\n');
     json_decref(o);
@@ -40,10 +46,10 @@ static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t 
     if (m && in && target && sl_model_load(m, dir, NULL) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
             windows = sl_dataset_windows(d, SL_VAL);
-        double loss;
-        rc = sl_evaluate(m, d, windows, in, target, &loss);
+        sl_losses losses;
+        rc = sl_evaluate(m, d, windows, in, target, &losses);
         if (rc == 0)
-            rc = report(d, loss, windows, c->model_seq, json);
+            rc = report(d, &losses, windows, c->model_seq, json);
     } else if (!in || !target)
         rc = sl_fail("out of memory for a batch");
     free(in), free(target);
@@ -57,7 +63,7 @@ int sl_verb_eval(int argc, char **argv) {
     bool json = false;
     const sl_flag flags[] = {
         SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
-        SL_FLAG_BOOL("json", &json, "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows"), SL_FLAG_END};
+        SL_FLAG_BOOL("json", &json, "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other"), SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "eval",
                                .operands = "CHECKPOINT [key=value ...]",
                                .about = "Loss of a checkpoint (its folder, or a run folder) on validation text, by "

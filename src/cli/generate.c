@@ -4,6 +4,7 @@
 #include "cli/args.h"
 #include "cli/load.h"
 #include "cli/verbs.h"
+#include "data/synthetic.h"
 #include "model/sample.h"
 
 #include <stdlib.h>
@@ -69,6 +70,8 @@ static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *
 }
 
 static int generate(const sl_config *c, const char *dir, int32_t vocab, options *o) {
+    if (sl_synthetic_named(c->data_corpus))
+        return sl_fail_usage("the checkpoint was trained on %s, whose tokens are no text", c->data_corpus);
     sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
     int32_t *prompt = NULL;
     int64_t n = 0;

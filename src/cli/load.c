@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "data/synthetic.h"
 #include "train/checkpoint.h"
 
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
@@ -15,17 +16,16 @@ int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], in
 }
 
 sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
-    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
-    if (!t) {
-        sl_fail_prefix("data.tokenizer");
+    sl_tokenizer *t = sl_dataset_open_tokenizer(c);
+    if (!t)
         return NULL;
-    }
     int32_t its = sl_tokenizer_vocab(t);
     sl_tokenizer_close(t);
     if (its == vocab)
         return sl_dataset_open(c);
     /* Before a large corpus is tokenized for nothing. */
-    sl_fail("the checkpoint has %d tokens, but data.tokenizer=%s has %d; give the one it was trained with", vocab,
-            c->data_tokenizer, its);
+    bool text = !sl_synthetic_named(c->data_corpus);
+    sl_fail("the checkpoint has %d tokens, but %s=%s has %d; give the one it was trained with", vocab,
+            text ? "data.tokenizer" : "data.corpus", text ? c->data_tokenizer : c->data_corpus, its);
     return NULL;
 }

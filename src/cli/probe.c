@@ -30,6 +30,7 @@ typedef struct {
     sl_dump *dump;     /* NULL: nor a dump */
     bool *chosen;      /* of the dump: layers + 1 layers, then heads */
     int32_t *in;       /* tokens of the pass */
+    uint8_t *mark; /* of the batch; NULL if the data has no marks */
     double loss;
 } probe_run;
 
@@ -86,12 +87,18 @@ static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
     int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
     if (!r->in && !(r->in = sl_alloc((size_t)(2 * batch * seq) * sizeof *r->in, "a batch")))
         return -1;
+    if (sl_dataset_has_marks(r->data) && !r->mark &&
+        !(r->mark = sl_alloc((size_t)(batch * seq), "a batch's marks")))
+        return -1;
     int32_t *in = r->in, *target = in + batch * seq;
     int rc = 0;
     for (int64_t first = 0; first < r->windows && rc == 0; first += batch) {
         double loss = 0;
-        for (int64_t w = 0; w < batch; w++)
+        for (int64_t w = 0; w < batch; w++) {
             sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
+            if (r->mark)
+                sl_dataset_mark(r->data, in + w * seq, r->mark + w * seq);
+        }
         rc = sl_model_forward(r->model, in, target, &loss, NULL) || add(r) ? -1 : 0;
         *mean_loss += loss * (double)batch / (double)r->windows;
     }
@@ -99,7 +106,7 @@ static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
 }
 
 static int add_probe(probe_run *r) {
-    return sl_probe_add(r->probe, r->model) || (r->dump && sl_dump_add(r->dump, r->model, r->in)) ? -1 : 0;
+    return sl_probe_add_marked(r->probe, r->model, r->mark) || (r->dump && sl_dump_add(r->dump, r->model, r->in)) ? -1 : 0;
 }
 static int add_detail(probe_run *r) { return sl_detail_add(r->detail, r->model); }
 
@@ -184,6 +191,8 @@ static void print_summary(const json_t *o) {
                 {"lambda_min", "smallest |norm weight| of the block norms"},
                 {"lambda_at_sink", "mean |norm weight| at channel m2_dim"},
                 {"att0", "mean attention of queries 1.. to token 0"},
+                {"att0_trigger", "the same of queries at triggers (synthetic tasks)"},
+                {"att0_other", "the same of all other queries"},
                 {"sink_rate", "share of heads whose mean attention to token 0 exceeds .3"},
                 {"attention_entropy", "mean entropy of the attention rows, nats"},
                 {"value_norm_ratio", "|value| of token 0 over the others'"},
@@ -191,6 +200,8 @@ static void print_summary(const json_t *o) {
                 {"gate_mean", "mean of the norm gates"}, {"gate_std", "their spread"},
                 {"tokens", "tokens measured"}};
     for (size_t i = 0; i < sizeof line / sizeof *line; i++) {
+        if (!json_object_get(o, line[i].key))
+            continue;
         printf("%-18s", line[i].key);
         cell(10, json_object_get(o, line[i].key));
         printf("   %s\n", line[i].help);
@@ -288,6 +299,7 @@ static int run(probe_run *r, const sl_args *args) {
     sl_dataset_close(r->data);
     sl_free(r->chosen);
     sl_free(r->in);
+    sl_free(r->mark);
     return rc;
 }
 

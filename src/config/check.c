@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "config/config.h"
+#include "data/synthetic.h"
 
 #include <string.h>
 
@@ -59,6 +60,13 @@ static int check_experts(const sl_config *c) {
     return 0;
 }
 
+static int check_match(const sl_config *c) {
+    if (c->model_match_params && !sl_config_has_ffn(c))
+        return sl_fail_usage("model.match_params changes the width of the feed-forward, and %s asks for none",
+                             c->model_ffn ? "model.ffn_kind = none" : "model.ffn = 0");
+    return 0;
+}
+
 /* Keeps sizes in bytes of all that a run holds, and counts of tokens, within 63 bits. */
 static int check_sizes(const sl_config *c) {
     const int64_t most = (int64_t)1 << 26;
@@ -94,15 +102,36 @@ static int check_training(const sl_config *c) {
     }
     if (c->train_betas[0] >= 1 || c->train_betas[1] >= 1)
         return sl_fail_usage("train.betas must both be below 1");
+    if (c->train_momentum >= 1 || c->train_muon_momentum >= 1)
+        return sl_fail_usage("train.%smomentum must be below 1", c->train_momentum >= 1 ? "" : "muon_");
     if (c->train_eps == 0)
         return sl_fail_usage(
             "train.eps must be above 0: a weight that never had a gradient would become NaN");
     return 0;
 }
 
+static int check_synthetic(const sl_config *c) {
+    const char *name = c->data_corpus + sizeof SL_SYNTHETIC_PREFIX - 1;
+    char quoted[SL_QUOTE_CHARS], list[256] = "";
+    for (const sl_choice *ch = sl_choices_synthetic; ch->name; ch++) {
+        if (strcmp(name, ch->name) == 0)
+            return strcmp(c->data_tokenizer, "bytes") == 0
+                       ? 0
+                       : sl_fail_usage("data.tokenizer does not apply to data.corpus=%s, which has tokens of its own; "
+                                       "leave it out", c->data_corpus);
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s%s", used ? ", " : "", SL_SYNTHETIC_PREFIX, ch->name);
+    }
+    return sl_fail_usage("data.corpus: unknown synthetic task %s; there are %s", sl_quote(quoted, c->data_corpus), list);
+}
+
 static int check_data(const sl_config *c) {
+    if (c->data_bos_place != SL_BOS_FIRST && !c->data_bos)
+        return sl_fail_usage("data.bos_place=%s needs data.bos=true", sl_choices_bos_place[c->data_bos_place].name);
     if (!c->data_corpus[0])
         return sl_fail_usage("data.corpus is empty; name a corpus, a file or a folder");
+    if (sl_synthetic_named(c->data_corpus))
+        return check_synthetic(c);
     bool bpe = strncmp(c->data_tokenizer, "bpe:", 4) == 0 && c->data_tokenizer[4];
     bool ids = strncmp(c->data_tokenizer, "ids:", 4) == 0 && c->data_tokenizer[4];
     if (!bpe && !ids && strcmp(c->data_tokenizer, "bytes") != 0) {
@@ -114,7 +143,8 @@ static int check_data(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_experts(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_experts(c) != 0 || check_match(c) != 0 ||
+        check_sizes(c) != 0 || check_training(c) != 0)
         return -1;
     return check_data(c);
 }

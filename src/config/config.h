@@ -29,15 +29,27 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
-extern const sl_choice sl_choices_norm[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_schedule[], sl_choices_guard[],
-    sl_choices_precision[], sl_choices_isa[], sl_choices_pin[];
+extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_base_norm[], sl_choices_gate_granularity[],
+    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
+    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
+    sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_isa[], sl_choices_pin[];
 
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
+enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
 enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
+enum { SL_GATE_ELEMENTWISE, SL_GATE_TENSORWISE };
+enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
+enum { SL_GATE_INNER_SILU, SL_GATE_INNER_RELU };
+enum {
+#define OPTIM(name, matrix, other, help) SL_OPTIM_##name,
+#include "train/optim.inc"
+#undef OPTIM
+};
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
+enum { SL_BOS_FIRST, SL_BOS_RANDOM };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
 
@@ -57,7 +69,15 @@ uint64_t sl_config_hash(const sl_config *c);
 enum { SL_DIFFERENCE_CHARS = 256 };
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
-/* Derived sizes. */
+/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a mixture
+ * of experts a mixture of as many. */
+void sl_config_baseline(sl_config *baseline, const sl_config *c);
+
+/* Derived sizes and values. */
+/* Threshold of residual clipping, 0 = none. */
+static inline double sl_config_clip(const sl_config *c) {
+    return c->model_clip * (c->model_clip_baseline > 0 ? c->model_clip_baseline : 1);
+}
 static inline int64_t sl_config_kv_heads(const sl_config *c) {
     return c->model_kv_heads ? c->model_kv_heads : c->model_heads;
 }

@@ -16,10 +16,34 @@ const sl_choice sl_choices_norm[] = {
 #include "ops/norm.inc"
 #undef NORM
     {NULL, NULL}};
+const sl_choice sl_choices_norm_place[] = {
+    [SL_PLACE_PRE] = {"pre", "h + f(norm(h)), the published baseline"},
+    [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
+    [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_base_norm[] = {
+#define NORM(name, help)
+#define BASE(name, help) {#name, help},
+#include "ops/norm.inc"
+#undef NORM
+    {NULL, NULL}};
+const sl_choice sl_choices_gate_granularity[] = {
+    [SL_GATE_ELEMENTWISE] = {"elementwise", "its own channel"},
+    [SL_GATE_TENSORWISE] = {"tensorwise", "all channels of the token (arXiv 2601.22966, ablation)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_gate_outer[] = {
+    [SL_GATE_SIGMOID] = {"sigmoid", "as published (arXiv 2601.22966)"},
+    [SL_GATE_TANH] = {"tanh", "ablation of the same paper"},
+    [SL_GATE_SILU] = {"silu", "ablation of the same paper"},
+    [SL_GATE_LINEAR] = {"identity", "the score itself; ablation of the same paper"},
+    {NULL, NULL}};
+const sl_choice sl_choices_gate_inner[] = {
+    [SL_GATE_INNER_SILU] = {"silu", "as published (arXiv 2601.22966)"},
+    [SL_GATE_INNER_RELU] = {"relu", "max(0, a)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_gate_init[] = {
-    [SL_GATE_HALF] = {"half", "the gate starts at about 1/2: W_up ~ N(0, init_std)"},
-    [SL_GATE_IDENTITY] = {"identity",
-                          "the gate starts at exactly 1: twice the sigmoid and W_up = 0"},
+    [SL_GATE_HALF] = {"half", "W_up ~ N(0, init_std): about 1/2 for sigmoid, about 0 for the others"},
+    [SL_GATE_IDENTITY] = {"identity", "exactly 1: W_up = 0, and 2 sigmoid(b) or 1 + activation(b)"},
     {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
@@ -36,6 +60,20 @@ const sl_choice sl_choices_balance[] = {
     [SL_BALANCE_NONE] = {"none", "nothing"},
     [SL_BALANCE_AUX] = {"aux", "a loss: experts times sum of load share times mean score (arXiv 2101.03961)"},
     [SL_BALANCE_BIAS] = {"bias", "a bias on the scores that choose, moved towards even loads (arXiv 2408.15664)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_bos_place[] = {
+    [SL_BOS_FIRST] = {"first", "at position 0"},
+    [SL_BOS_RANDOM] = {"random", "anywhere in the window; it is an input only, never to be predicted"},
+    {NULL, NULL}};
+const sl_choice sl_choices_synthetic[] = {
+#define SYNTHETIC(name, help) {#name, help},
+#include "data/synthetic.inc"
+#undef SYNTHETIC
+    {NULL, NULL}};
+const sl_choice sl_choices_optim[] = {
+#define OPTIM(name, matrix, other, help) {#name, help},
+#include "train/optim.inc"
+#undef OPTIM
     {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {
     [SL_SCHEDULE_COSINE] = {"cosine", "half a cosine from lr to min_lr_ratio times lr"},

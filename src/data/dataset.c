@@ -1,23 +1,31 @@
 #include "data/dataset.h"
 
 #include "base/err.h"
+#include "base/rng.h"
 #include "data/corpus.h"
 #include "data/permute.h"
+#include "data/synthetic.h"
 #include "data/token_cache.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
+/* Of a synthetic corpus: training windows before they would begin again, and those that validation has. */
+static const int64_t synthetic_windows[] = {(int64_t)1 << 40, 4096};
+/* Windows of validation: of no seed of training, and of numbers that training never comes to. */
+static const uint64_t val_sub = (uint64_t)1 << 63;
+
 struct sl_dataset {
+    sl_synthetic *synthetic; /* or NULL, and then: */
     sl_corpus corpus;
-    sl_tokenizer *tokenizer;
+    sl_tokenizer *tokenizer; /* a synthetic corpus has one too */
     sl_token_store store[2]; /* of texts */
     sl_tokens tokens[2];     /* [SL_TRAIN], [SL_VAL] */
     double bytes_per_token[2];
     uint64_t hash;
     int64_t seq;
-    bool bos;
+    bool bos, bos_first;
 };
 
 static const char *const split_name[] = {"training", "validation"};
@@ -92,11 +100,7 @@ static void measure(sl_dataset *d) {
     d->hash = XXH3_64bits(hash, sizeof hash);
 }
 
-static int open_all(sl_dataset *d, const sl_config *c) {
-    d->seq = c->model_seq;
-    d->bos = c->data_bos;
-    if (!(d->tokenizer = sl_tokenizer_open(c->data_tokenizer)))
-        return sl_fail_prefix("data.tokenizer");
+static int open_corpus(sl_dataset *d, const sl_config *c) {
     if (sl_corpus_open(&d->corpus, c->data_corpus))
         return -1;
     for (int s = SL_TRAIN; s <= SL_VAL; s++)
@@ -110,6 +114,55 @@ static int open_all(sl_dataset *d, const sl_config *c) {
     measure(d);
     return 0;
 }
+
+/* ---- Synthetic corpora ------------------------------------------------------------------------- */
+
+static sl_tokenizer *synthetic_tokenizer(const sl_synthetic *s) {
+    char spec[64];
+    snprintf(spec, sizeof spec, "ids:%d", sl_synthetic_symbols(s) + 1);
+    return sl_tokenizer_open(spec);
+}
+
+/* Any option shows in some of these sequences. */
+static int hash_synthetic(sl_dataset *d) {
+    enum { SEQUENCES = 64, TOKENS = 257 };
+    int32_t (*x)[2][TOKENS] = calloc(SEQUENCES, sizeof *x), start;
+    if (!x)
+        return sl_fail("out of memory");
+    for (int i = 0; i < SEQUENCES; i++) {
+        sl_rng r = sl_rng_make(0, SL_STREAM_SYNTHETIC, val_sub + (uint64_t)i);
+        sl_synthetic_draw(d->synthetic, &r, TOKENS, x[i][0], x[i][1], &start);
+    }
+    d->hash = XXH3_64bits(x, SEQUENCES * sizeof *x);
+    free(x);
+    return 0;
+}
+
+static int open_all(sl_dataset *d, const sl_config *c) {
+    d->seq = c->model_seq;
+    d->bos = c->data_bos;
+    d->bos_first = c->data_bos_place == SL_BOS_FIRST;
+    if (!sl_synthetic_named(c->data_corpus))
+        return (d->tokenizer = sl_dataset_open_tokenizer(c)) ? open_corpus(d, c) : -1;
+    if (!(d->synthetic = sl_synthetic_open(c)) || !(d->tokenizer = synthetic_tokenizer(d->synthetic)))
+        return -1;
+    return hash_synthetic(d);
+}
+
+sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c) {
+    if (sl_synthetic_named(c->data_corpus)) {
+        sl_synthetic *s = sl_synthetic_open(c);
+        sl_tokenizer *t = s ? synthetic_tokenizer(s) : NULL;
+        sl_synthetic_close(s);
+        return t;
+    }
+    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
+    if (!t)
+        sl_fail_prefix("data.tokenizer");
+    return t;
+}
+
+/* ---- Opening and closing ----------------------------------------------------------------------- */
 
 sl_dataset *sl_dataset_open(const sl_config *c) {
     sl_dataset *d = calloc(1, sizeof *d);
@@ -130,6 +183,7 @@ void sl_dataset_close(sl_dataset *d) {
     for (int s = 0; s < 2; s++)
         sl_token_store_free(&d->store[s]);
     sl_corpus_close(&d->corpus);
+    sl_synthetic_close(d->synthetic);
     sl_tokenizer_close(d->tokenizer);
     free(d);
 }
@@ -140,29 +194,79 @@ const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d) {
     return sl_tokenizer_has_text(d->tokenizer) ? d->tokenizer : NULL;
 }
 
-int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s) { return d->tokens[s].count; }
+int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s) {
+    return d->synthetic ? synthetic_windows[s] * d->seq : d->tokens[s].count;
+}
+
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s) { return d->bytes_per_token[s]; }
 uint64_t sl_dataset_hash(const sl_dataset *d) { return d->hash; }
 
 int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s) {
     int64_t n = d->tokens[s].count;
+    if (d->synthetic)
+        return synthetic_windows[s];
     return d->bos ? n / d->seq : n > 0 ? (n - 1) / d->seq : 0;
 }
 
-static void fill(const sl_dataset *d, enum sl_split s, int64_t window, int32_t *in, int32_t *target) {
+/* ---- Windows ----------------------------------------------------------------------------------- */
+
+/* n tokens of window number `window` of a text and the ones that follow them; *start: the first. */
+static void read_text(const sl_dataset *d, enum sl_split s, int64_t window, int64_t n, int32_t *in, int32_t *target,
+                      int32_t *start) {
     const sl_tokens *t = &d->tokens[s];
     int64_t first = window * d->seq;
-    for (int64_t i = 0; i < d->seq; i++)
-        target[i] = sl_tokens_at(t, first + i + !d->bos);
-    in[0] = d->bos ? sl_tokenizer_bos(d->tokenizer) : sl_tokens_at(t, first);
-    memcpy(in + 1, target, (size_t)(d->seq - 1) * sizeof *in);
+    for (int64_t i = 0; i < n; i++)
+        target[i] = sl_tokens_at(t, first + i + 1);
+    *start = sl_tokens_at(t, first);
+    in[0] = *start;
+    memcpy(in + 1, target, (size_t)(n - 1) * sizeof *in);
+}
+
+/* Puts BOS between the n tokens: at `place`, 0 .. n. Where answers are next tokens, the one that BOS comes between is
+ * wanted after BOS, and before it none is; else BOS gets the answer of a start. */
+static void insert_bos(const sl_dataset *d, int64_t n, int64_t place, int32_t start, int32_t *in, int32_t *target) {
+    memmove(in + place + 1, in + place, (size_t)(n - place) * sizeof *in);
+    memmove(target + place + 1, target + place, (size_t)(n - place) * sizeof *target);
+    in[place] = sl_tokenizer_bos(d->tokenizer);
+    target[place] = start;
+    if (place > 0 && (!d->synthetic || sl_synthetic_next_token(d->synthetic))) {
+        target[place] = target[place - 1];
+        target[place - 1] = -1;
+    }
+}
+
+/* window: of the text; seed and sub: of the random numbers of this window, where there are any. */
+static void fill(const sl_dataset *d, enum sl_split s, int64_t window, uint64_t seed, uint64_t sub, int32_t *in,
+                 int32_t *target) {
+    int64_t n = d->seq - d->bos, place = 0;
+    int32_t start;
+    if (d->synthetic) {
+        sl_rng r = sl_rng_make(seed, SL_STREAM_SYNTHETIC, sub);
+        sl_synthetic_draw(d->synthetic, &r, n, in, target, &start);
+    } else
+        read_text(d, s, window, n, in, target, &start);
+    if (!d->bos)
+        return;
+    if (!d->bos_first) {
+        sl_rng r = sl_rng_make(seed, SL_STREAM_BOS, sub);
+        place = (int64_t)sl_rng_below(&r, (uint64_t)d->seq);
+    }
+    insert_bos(d, n, place, start, in, target);
 }
 
 void sl_dataset_train_window(const sl_dataset *d, uint64_t seed, int64_t index, int32_t *in, int32_t *target) {
-    int64_t windows = sl_dataset_windows(d, SL_TRAIN);
-    fill(d, SL_TRAIN, sl_permute(seed, (uint64_t)(index / windows), windows, index % windows), in, target);
+    int64_t windows = sl_dataset_windows(d, SL_TRAIN), window = 0;
+    if (!d->synthetic)
+        window = sl_permute(seed, (uint64_t)(index / windows), windows, index % windows);
+    fill(d, SL_TRAIN, window, seed, (uint64_t)index, in, target);
 }
 
 void sl_dataset_val_window(const sl_dataset *d, int64_t index, int32_t *in, int32_t *target) {
-    fill(d, SL_VAL, index, in, target);
+    fill(d, SL_VAL, index, 0, val_sub + (uint64_t)index, in, target);
+}
+
+bool sl_dataset_has_marks(const sl_dataset *d) { return d->synthetic != NULL; }
+
+void sl_dataset_mark(const sl_dataset *d, const int32_t *in, uint8_t *mark) {
+    sl_synthetic_mark(d->synthetic, d->seq, in, mark);
 }

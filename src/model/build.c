@@ -13,19 +13,17 @@ static int matrix(sl_program *b, const char *prefix, const char *name, int64_t o
     return sl_program_param(b, prefix, name, out, in, SL_INIT_NORMAL, std, SL_DECAY_MATRIX, join);
 }
 
-static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
+/* Attention of in, added to residual (SL_NONE: alone). */
+static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     char prefix[64], label[64];
     int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.input_layernorm", (long long)i);
-    snprintf(label, sizeof label, "layers.%lld.attn.norm", (long long)i);
-    m->layer[i].norm[0] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
     int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
     matrix(b, prefix, "k_proj.weight", kv, d, false, true);
     matrix(b, prefix, "v_proj.weight", kv, d, false, true);
     snprintf(label, sizeof label, "layers.%lld.attn.qkv", (long long)i);
-    sl_buf qkv = sl_build_linear(b, label, m->layer[i].norm[0].out, d, q + 2 * kv, wq, SL_NONE);
+    sl_buf qkv = sl_build_linear(b, label, in, d, q + 2 * kv, wq, SL_NONE);
     m->layer[i].qkv = qkv;
     snprintf(label, sizeof label, "layers.%lld.attn.qk_norm", (long long)i);
     if (c->model_qk_norm)
@@ -37,7 +35,7 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
     sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv) : sl_build_attention(b, label, qkv);
     int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
     snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
-    return sl_build_linear(b, label, o, q, d, wo, x);
+    return sl_build_linear(b, label, o, q, d, wo, residual);
 }
 
 /* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
@@ -60,8 +58,11 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
         matrix(b, prefix, "down_proj.weight", d, f, true, true);
         first = e ? first : gate;
     }
+    /* Who adds a residual shares its gradient and must be the last to read it; where no norm stands before (post, fp32) it
+     * is what the shared experts read too. */
+    bool apart = shared && residual == x;
     snprintf(label, sizeof label, "layers.%lld.ffn.experts", (long long)i);
-    sl_buf out = sl_build_moe(b, label, x, residual, router, bias, first);
+    sl_buf out = sl_build_moe(b, label, x, apart ? SL_NONE : residual, router, bias, first);
     if (!shared)
         return out;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
@@ -73,30 +74,72 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, shared);
     int down = matrix(b, prefix, "down_proj.weight", d, shared, true, false);
     snprintf(label, sizeof label, "layers.%lld.ffn.shared.out", (long long)i);
-    return sl_build_linear(b, label, h, shared, d, down, out);
+    out = sl_build_linear(b, label, h, shared, d, down, out);
+    snprintf(label, sizeof label, "layers.%lld.ffn.shared.add", (long long)i);
+    return apart ? sl_build_add(b, label, out, residual) : out;
 }
 
-static sl_buf build_ffn(sl_model *m, sl_program *b, int64_t i, sl_buf x) {
+static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     char prefix[64], label[64];
     int64_t d = c->model_dim, f = c->model_ffn;
     bool gated = sl_ffn_gated[c->model_ffn_kind];
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.post_attention_layernorm", (long long)i);
-    snprintf(label, sizeof label, "layers.%lld.ffn.norm", (long long)i);
-    m->layer[i].norm[1] = sl_norm_builders[c->model_norm](b, label, x, prefix, false);
     if (c->model_experts)
-        return build_experts(b, i, m->layer[i].norm[1].out, x);
+        return build_experts(b, i, in, residual);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
     int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
     if (gated)
         matrix(b, prefix, "up_proj.weight", f, d, false, true);
     snprintf(label, sizeof label, "layers.%lld.ffn.in", (long long)i);
-    sl_buf in = sl_build_linear(b, label, m->layer[i].norm[1].out, d, gated ? 2 * f : f, first, SL_NONE);
+    sl_buf gate_up = sl_build_linear(b, label, in, d, gated ? 2 * f : f, first, SL_NONE);
     snprintf(label, sizeof label, "layers.%lld.ffn.act", (long long)i);
-    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, f);
+    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, gate_up, f);
     int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
     snprintf(label, sizeof label, "layers.%lld.ffn.out", (long long)i);
-    return sl_build_linear(b, label, h, f, d, down, x);
+    return sl_build_linear(b, label, h, f, d, down, residual);
+}
+
+static const char *const half_names[] = {[SL_NORM_ATTN] = "attn", [SL_NORM_FFN] = "ffn"};
+
+/* Norm of a block; `name` is its tensors' prefix in the layer, as Llama has it, or Gemma 2 where norms stand behind. */
+static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, const char *name,
+                              sl_buf x) {
+    char prefix[64], label[64];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.%s", (long long)i, name);
+    snprintf(label, sizeof label, "layers.%lld.%s.%s", (long long)i, half_names[half], what);
+    return sl_norm_builders[b->config->model_norm](b, label, x, prefix, half);
+}
+
+/* The norm behind a half of a block joins the residual stream: fp32. */
+static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
+    bool bf16 = b->bf16;
+    b->bf16 = false;
+    sl_norm_tap tap = block_norm(b, i, half, "out_norm",
+                                 half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
+    b->bf16 = bf16;
+    return tap;
+}
+
+/* One half of a block, with its norms where model.norm_place has them: the stream h becomes the returned one. */
+static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf h) {
+    const sl_config *c = b->config;
+    sl_norm_tap *tap = &m->layer[i].norm[half];
+    bool post = c->model_norm_place == SL_PLACE_POST, sandwich = c->model_norm_place == SL_PLACE_SANDWICH;
+    const char *name = half == SL_NORM_ATTN ? "input_layernorm"
+                       : sandwich           ? "pre_feedforward_layernorm"
+                                            : "post_attention_layernorm";
+    char label[64];
+    snprintf(label, sizeof label, "layers.%lld.%s.round", (long long)i, half_names[half]);
+    sl_buf in = post ? sl_build_operand(b, label, h) : (*tap = block_norm(b, i, half, "norm", name, h)).out;
+    sl_buf residual = sandwich ? SL_NONE : h;
+    sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);
+    snprintf(label, sizeof label, "layers.%lld.%s.add", (long long)i, half_names[half]);
+    if (sandwich)
+        x = sl_build_add(b, label, norm_behind(b, i, half, x).out, h);
+    snprintf(label, sizeof label, "layers.%lld.%s.clip", (long long)i, half_names[half]);
+    if (sl_config_clip(c) > 0)
+        sl_build_clip(b, label, x, sl_config_clip(c));
+    return post ? (*tap = norm_behind(b, i, half, x)).out : x;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
@@ -116,14 +159,16 @@ void sl_model_build(sl_model *m, bool taps) {
     int64_t layers = c->model_layers;
     int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
     sl_buf x = sl_build_embed(b, embed);
+    if (c->model_embed_scale)
+        x = sl_build_embed_scale(b, x);
     for (int64_t i = 0; i < layers; i++) {
         m->layer[i].residual = x;
-        x = build_attention(m, b, i, x);
+        x = build_half(m, b, i, SL_NORM_ATTN, x);
         if (sl_config_has_ffn(c))
-            x = build_ffn(m, b, i, x);
+            x = build_half(m, b, i, SL_NORM_FFN, x);
     }
     m->layer[layers].residual = x;
-    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", true);
+    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
     sl_build_head(b, m->layer[layers].norm[0].out, head, m->vocab);

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "model/match.h"
 #include "ops/gemm_bf16.h"
 #include "ops/moe.h"
 #include "ops/rowwise.h"
@@ -34,16 +35,23 @@ static bool rope_tables(sl_model *m, int64_t positions) {
     return true;
 }
 
-static bool allocate_params(sl_params *p, bool training) {
+static bool allocate_params(sl_params *p, int optimizer, bool training) {
     size_t bytes = (size_t)p->floats * sizeof(float);
-    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
-    p->w = sl_alloc_shared(bytes, "parameters");
-    if (training) {
-        p->g = sl_alloc_shared(bytes, "gradients");
-        p->m = sl_alloc(bytes, "optimizer moments");
-        p->v = sl_alloc(bytes, "optimizer moments");
+    bool second = false;
+    p->optimizer = optimizer;
+    for (int i = 0; i < p->count; i++) {
+        p->tensor[i].moments = sl_params_moments(optimizer, &p->tensor[i]);
+        second = second || p->tensor[i].moments == 2;
     }
-    return p->w && (!training || (p->g && p->m && p->v));
+    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
+    if (!(p->w = sl_alloc_shared(bytes, "parameters")))
+        return false;
+    if (!training)
+        return true;
+    p->g = sl_alloc_shared(bytes, "gradients");
+    p->m = sl_alloc(bytes, "optimizer moments");
+    p->v = second ? sl_alloc(bytes, "optimizer moments") : NULL;
+    return p->g && p->m && (!second || p->v);
 }
 
 /* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. */
@@ -58,7 +66,7 @@ static bool allocate(sl_model *m, bool training) {
     sl_program *b = &m->program;
     size_t thread = 0, shared = 0;
     m->arena_bytes = sl_program_plan(b);
-    if (b->failed || !allocate_params(&m->params, training))
+    if (b->failed || !allocate_params(&m->params, m->config.train_optimizer, training))
         return false;
     for (int i = 0; i < b->ops; i++) {
         thread = b->op[i].thread_bytes > thread ? b->op[i].thread_bytes : thread;
@@ -80,6 +88,9 @@ static bool allocate(sl_model *m, bool training) {
         if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
             return false;
     }
+    size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
+    if (m->config.norm_zero_centred && !(m->gain = sl_alloc(gains, "norm weights")))
+        return false;
     if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
         return false;
     for (int i = 0; i < b->buffers; i++)
@@ -109,10 +120,9 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
     return sl_config_check(c);
 }
 
-static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                        bool training, bool taps) {
-    if (check_sizes(c, vocab, batch, cache ? cache : seq))
-        return NULL;
+/* The parameter table and the program of *c, without memory for their values. */
+static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                         bool training, bool taps) {
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -120,7 +130,7 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
         sl_fail("out of memory for the model");
         return NULL;
     }
-    m->config = *c;
+    m->config = m->given = *c;
     m->vocab = vocab;
     m->taps = taps;
     m->layer = layer;
@@ -137,7 +147,30 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok)
         sl_model_build(m, taps);
-    if (!ok || m->program.failed || !allocate(m, training)) {
+    if (!ok || m->program.failed) {
+        sl_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
+    sl_model *m = compile(c, vocab, 1, 1, 0, false, false);
+    int64_t n = m ? m->params.params : -1;
+    sl_model_free(m);
+    return n;
+}
+
+static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
+                        bool training, bool taps) {
+    sl_config config = *c;
+    if (check_sizes(c, vocab, batch, cache ? cache : seq) || sl_match_params(&config, vocab))
+        return NULL;
+    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps);
+    if (!m)
+        return NULL;
+    m->given = *c;
+    if (!allocate(m, training)) {
         sl_model_free(m);
         return NULL;
     }
@@ -162,7 +195,7 @@ void sl_model_free(sl_model *m) {
         return;
     sl_params *p = &m->params;
     void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
-                     m->sin, m->tap};
+                     m->sin, m->tap, m->gain};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
     sl_gemm_bf16_work_free(m->exec.work);
@@ -181,15 +214,16 @@ int sl_model_init(sl_model *m, uint64_t seed) {
         const sl_tensor *t = &m->params.tensor[i];
         float *w = m->params.w + t->offset;
         sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
+        float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
         for (int64_t j = 0; j < t->size; j++)
-            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r))
-                                             : (t->init == SL_INIT_ONES ? 1.0f : 0.0f);
+            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;
     }
     return 0;
 }
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
+const sl_config *sl_model_config_given(const sl_model *m) { return &m->given; }
 int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
 
 sl_shape sl_model_shape(const sl_model *m) {
@@ -422,7 +456,15 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    return !n || n->weight == SL_NONE ? NULL : m->params.w + m->params.tensor[n->weight].offset;
+    if (!n || n->weight == SL_NONE)
+        return NULL;
+    const float *w = m->params.w + m->params.tensor[n->weight].offset;
+    if (!m->config.norm_zero_centred)
+        return w;
+    float *gain = m->gain + (2 * layer + which) * m->config.model_dim;
+    for (int64_t j = 0; j < m->config.model_dim; j++)
+        gain[j] = 1 + w[j];
+    return gain;
 }
 
 const float *sl_model_norm_output(const sl_model *m, int layer, int which) {

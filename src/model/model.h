@@ -11,7 +11,12 @@
 int sl_model_precision(const sl_config *c);
 
 sl_params *sl_model_params(sl_model *m);
+/* As it is built: model.ffn or model.expert_ffn is the width in force. The second is what sl_model_create was given
+ * (model.match_params changes the width). */
 const sl_config *sl_model_config(const sl_model *m);
+const sl_config *sl_model_config_given(const sl_model *m);
+/* Parameters of a model of this configuration with just this width; -1 with a message. */
+int64_t sl_model_count_params(const sl_config *c, int32_t vocab);
 
 /* Can `passes` batches of these tokens be run? Fails without a model, or of the other kind, with
  * more threads than the model has scratch for, or with a token (or target, NULL: none) beyond the

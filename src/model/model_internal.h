@@ -13,7 +13,7 @@ typedef struct {
 } layer_tap;
 
 struct sl_model {
-    sl_config config;
+    sl_config config, given; /* in force; as it was asked for */
     int32_t vocab;
     sl_params params;
     sl_program program;
@@ -23,6 +23,7 @@ struct sl_model {
     char *arena;
     void **buf;
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
+    float *gain; /* 1 + weight of zero-centred norms, for sl_model_norm_weight: [layers + 1][2][dim] */
     float *token_loss;
     bool taps, tapped; /* does it keep taps; do they hold a pass */
     int threads;       /* that there is scratch for */

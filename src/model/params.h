@@ -1,5 +1,5 @@
-/* The parameter table: every trainable tensor by name, in one flat block, with gradients and AdamW
- * moments in blocks of the same layout. Tensors declared with SL_JOIN follow the one before without a
+/* The parameter table: every trainable tensor by name, in one flat block, with gradients and the
+ * optimizer's moments in blocks of the same layout. Tensors declared with SL_JOIN follow the one before without a
  * gap, so that q, k, v (and gate, up) are one matrix to the engine and three tensors to a checkpoint. */
 #ifndef SL_MODEL_PARAMS_H
 #define SL_MODEL_PARAMS_H
@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS };
+enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE };
 enum sl_decay { SL_DECAY_MATRIX, SL_DECAY_NORM, SL_DECAY_NONE };
 
 typedef struct {
@@ -17,8 +17,9 @@ typedef struct {
     int64_t size;     /* product of shape */
     int64_t offset;   /* floats from the start of the block */
     enum sl_init init;
-    float init_std;   /* SL_INIT_NORMAL */
+    float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
     enum sl_decay decay;
+    int moments;      /* blocks of the optimizer's state that it uses: 1 is m, 2 are m and v */
 } sl_tensor;
 
 typedef struct {
@@ -26,9 +27,12 @@ typedef struct {
     int count;
     int64_t floats; /* length of each block, gaps included */
     int64_t params; /* sum of sizes */
-    float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference */
+    int optimizer;        /* SL_OPTIM_* that m and v belong to */
+    float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
 } sl_params;
 
+/* What the optimizer keeps of a tensor of this name and shape: the table is train/optim.inc. */
+int sl_params_moments(int optimizer, const sl_tensor *t);
 /* Index of a tensor by name, or -1. */
 int sl_params_find(const sl_params *p, const char *name);
 

@@ -293,7 +293,10 @@ static void combine_rows(void *ctx, int64_t index, int thread) {
     const float *residual = sl_buf_data(p->x, p->op->in[1]);
     for (int64_t r = index * rows.size, end = r + sl_block_rows(rows, index); r < end; r++) {
         float *out = sl_buf_data(p->x, p->op->out) + r * m->dim;
-        memcpy(out, residual + r * m->dim, (size_t)m->dim * sizeof *out);
+        if (residual)
+            memcpy(out, residual + r * m->dim, (size_t)m->dim * sizeof *out);
+        else
+            memset(out, 0, (size_t)m->dim * sizeof *out);
         for (int64_t s = r * m->top; s < (r + 1) * m->top; s++)
             if (p->t.place[s] >= 0)
                 m->k->add(m->dim, p->s.y + p->t.place[s] * m->dim, out);
@@ -398,6 +401,7 @@ static void weight_block(void *ctx, int64_t item, int thread) {
                      (down ? h : in) + j * element(m), down ? ldh : row_ld(m), dw + i * wide + j, wide, s.wgrad);
 }
 
+/* din may be dout, where the input is the residual too: dout is gathered before din is written. */
 static void backward(const sl_op *op, const sl_exec *x) {
     pass p = start(op, x, true);
     if (!p.m->bf16)

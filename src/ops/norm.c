@@ -5,3 +5,10 @@ const sl_norm_builder sl_norm_builders[] = {
 #include "ops/norm.inc"
 #undef NORM
 };
+
+const sl_norm_builder sl_base_builders[] = {
+#define NORM(name, help)
+#define BASE(name, help) sl_build_##name,
+#include "ops/norm.inc"
+#undef NORM
+};

@@ -2,30 +2,36 @@
 
 /* saved[0]: mean; saved[1]: 1 / standard deviation */
 
-static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in) {
-    int64_t d = op->dim_in, ld = x->info[op->out].ld;
-    float *mean = sl_buf_data(x, op->saved[0]) + first, *rstd = sl_buf_data(x, op->saved[1]) + first;
-    const float *w = sl_weight(op, x, 0);
-    if (x->info[op->out].bf16)
-        x->k->layernorm_fwd_bf16(n, d, in, d, w, op->eps, sl_bf16_row(x, op->out, first), ld, mean, rstd);
-    else
-        x->k->layernorm_fwd(n, d, in, d, w, op->eps, sl_buf_data(x, op->out) + first * ld, ld, mean, rstd);
+static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out) {
+    int64_t d = op->dim_in;
+    x->k->layernorm_fwd(n, d, in, d, sl_norm_gain(op, x), op->eps, out, d, sl_buf_data(x, op->saved[0]) + first,
+                        sl_buf_data(x, op->saved[1]) + first);
 }
 
-static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *din,
-                     float *dw) {
-    int64_t d = op->dim_in, ld = x->info[op->dout].ld;
-    const float *w = sl_weight(op, x, 0);
-    const float *mean = sl_buf_data(x, op->saved[0]) + first, *rstd = sl_buf_data(x, op->saved[1]) + first;
-    if (x->info[op->dout].bf16)
-        x->k->layernorm_bwd_bf16(n, d, sl_bf16_row(x, op->dout, first), ld, in, d, w, mean, rstd, din, d, op->acc, dw);
-    else
-        x->k->layernorm_bwd(n, d, sl_buf_data(x, op->dout) + first * ld, ld, in, d, w, mean, rstd, din, d, op->acc, dw);
+static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
+                     float *din, int add, float *const *g) {
+    int64_t d = op->dim_in;
+    x->k->layernorm_bwd(n, d, dout, d, in, d, sl_norm_gain(op, x), sl_buf_data(x, op->saved[0]) + first,
+                        sl_buf_data(x, op->saved[1]) + first, din, d, add, g[SL_NORM_WEIGHT]);
 }
 
-static const sl_row_norm layernorm = {2, forward, backward};
+static void forward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, sl_bf16 *out,
+                         int64_t ld) {
+    int64_t d = op->dim_in;
+    x->k->layernorm_fwd_bf16(n, d, in, d, sl_norm_gain(op, x), op->eps, out, ld, sl_buf_data(x, op->saved[0]) + first,
+                             sl_buf_data(x, op->saved[1]) + first);
+}
 
-sl_norm_tap sl_build_layernorm(sl_program *b, const char *label, sl_buf in, const char *prefix, bool final) {
-    (void)final;
-    return sl_build_row_norm(b, &layernorm, label, in, prefix);
+static void backward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,
+                          const float *in, float *din, int add, float *const *g) {
+    int64_t d = op->dim_in;
+    x->k->layernorm_bwd_bf16(n, d, dout, ld, in, d, sl_norm_gain(op, x), sl_buf_data(x, op->saved[0]) + first,
+                             sl_buf_data(x, op->saved[1]) + first, din, d, add, g[SL_NORM_WEIGHT]);
+}
+
+static const sl_row_norm layernorm = {2, forward, backward, forward_bf16, backward_bf16};
+
+sl_norm_tap sl_build_layernorm(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+    (void)site;
+    return sl_build_row_norm(b, &layernorm, label, in, prefix, NULL);
 }

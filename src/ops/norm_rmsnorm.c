@@ -2,29 +2,34 @@
 
 /* saved[0]: 1 / rms */
 
-static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in) {
-    int64_t d = op->dim_in, ld = x->info[op->out].ld;
-    float *rstd = sl_buf_data(x, op->saved[0]) + first;
-    const float *w = sl_weight(op, x, 0);
-    if (x->info[op->out].bf16)
-        x->k->rmsnorm_fwd_bf16(n, d, in, d, w, op->eps, sl_bf16_row(x, op->out, first), ld, rstd);
-    else
-        x->k->rmsnorm_fwd(n, d, in, d, w, op->eps, sl_buf_data(x, op->out) + first * ld, ld, rstd);
+static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out) {
+    int64_t d = op->dim_in;
+    x->k->rmsnorm_fwd(n, d, in, d, sl_norm_gain(op, x), op->eps, out, d, sl_buf_data(x, op->saved[0]) + first);
 }
 
-static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *din,
-                     float *dw) {
-    int64_t d = op->dim_in, ld = x->info[op->dout].ld;
-    const float *w = sl_weight(op, x, 0), *rstd = sl_buf_data(x, op->saved[0]) + first;
-    if (x->info[op->dout].bf16)
-        x->k->rmsnorm_bwd_bf16(n, d, sl_bf16_row(x, op->dout, first), ld, in, d, w, rstd, din, d, op->acc, dw);
-    else
-        x->k->rmsnorm_bwd(n, d, sl_buf_data(x, op->dout) + first * ld, ld, in, d, w, rstd, din, d, op->acc, dw);
+static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
+                     float *din, int add, float *const *g) {
+    int64_t d = op->dim_in;
+    x->k->rmsnorm_bwd(n, d, dout, d, in, d, sl_norm_gain(op, x), sl_buf_data(x, op->saved[0]) + first, din, d, add,
+                      g[SL_NORM_WEIGHT]);
 }
 
-static const sl_row_norm rmsnorm = {1, forward, backward};
+static void forward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, sl_bf16 *out,
+                         int64_t ld) {
+    int64_t d = op->dim_in;
+    x->k->rmsnorm_fwd_bf16(n, d, in, d, sl_norm_gain(op, x), op->eps, out, ld, sl_buf_data(x, op->saved[0]) + first);
+}
 
-sl_norm_tap sl_build_rmsnorm(sl_program *b, const char *label, sl_buf in, const char *prefix, bool final) {
-    (void)final;
-    return sl_build_row_norm(b, &rmsnorm, label, in, prefix);
+static void backward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,
+                          const float *in, float *din, int add, float *const *g) {
+    int64_t d = op->dim_in;
+    x->k->rmsnorm_bwd_bf16(n, d, dout, ld, in, d, sl_norm_gain(op, x), sl_buf_data(x, op->saved[0]) + first, din, d,
+                           add, g[SL_NORM_WEIGHT]);
+}
+
+static const sl_row_norm rmsnorm = {1, forward, backward, forward_bf16, backward_bf16};
+
+sl_norm_tap sl_build_rmsnorm(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+    (void)site;
+    return sl_build_row_norm(b, &rmsnorm, label, in, prefix, NULL);
 }

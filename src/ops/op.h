@@ -54,12 +54,14 @@ typedef struct {
     bool keeps_in, keeps_out; /* backward reads in[] / out */
 } sl_op_kind;
 
-enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 2 };
+enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 5 };
 
 struct sl_op {
     const sl_op_kind *kind;
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
     struct sl_moe *moe;       /* of a mixture of experts (moe.h); freed with the program */
+    const struct sl_act *act[2];    /* of a gate (gate.h): of its scores, of its hidden layer */
+    int64_t gates;            /* scores a row: dim_in or 1 */
     const sl_ffn_kernels *ffn;      /* of a feed-forward */
     char label[64];           /* e.g. "layers.3.attn.qkv" */
     sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
@@ -74,7 +76,8 @@ struct sl_op {
     int64_t dim_in, dim_out;  /* columns */
     int64_t heads, kv_heads, head_dim;
     const float *cos, *sin;   /* rotary tables [positions, head_dim/2] */
-    float eps, factor;        /* norm epsilon; gate factor (1 half, 2 identity) or attention scale */
+    float eps, factor;        /* norm epsilon; gate factor (q = factor act(b) + offset) or attention scale */
+    float offset;
     size_t thread_bytes, shared_bytes; /* scratch that it needs */
     double flops;             /* of one forward */
 };

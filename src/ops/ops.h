@@ -8,6 +8,9 @@
 /* x = E[token]: [rows, dim]. Parameter embed [vocab, dim]. */
 sl_buf sl_build_embed(sl_program *b, int embed);
 
+/* scale * x with one learned number, model.embed_scale, which starts at sqrt(dim). */
+sl_buf sl_build_embed_scale(sl_program *b, sl_buf x);
+
 /* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
  * starting there. */
 sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out,
@@ -28,9 +31,16 @@ sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
 sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);
 extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
-/* Mixture of gated experts (moe.h), added to the residual: router [experts, dim]; bias [experts] or SL_NONE; experts: the
+/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias [experts] or SL_NONE; experts: the
  * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
 sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts);
+
+/* On the residual stream (stream.c). x + residual, both fp32. */
+sl_buf sl_build_add(sl_program *b, const char *label, sl_buf x, sl_buf residual);
+/* x as an input of products: rounded where the program is bf16, else x itself. */
+sl_buf sl_build_operand(sl_program *b, const char *label, sl_buf x);
+/* Clamps x to [-threshold, threshold], in place; the gradient is 0 outside. */
+void sl_build_clip(sl_program *b, const char *label, sl_buf x, double threshold);
 
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
 void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);

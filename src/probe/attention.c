@@ -8,12 +8,13 @@
 typedef struct {
     const sl_attention_rows *a;
     const sl_kernels *k;
-    double *parts; /* per (window, head): att0, entropy; then per (window, kv head): v0, v_others */
+    double *parts; /* per (window, head): att0, entropy; then per (window, kv head): v0, v_others; then per (window,
+                      head): att0 of unmarked queries and of marked ones, sums */
     float *rows;
 } attention_job;
 
 int64_t sl_attention_parts(const sl_attention_rows *a) {
-    return 2 * a->windows * (a->heads + a->kv_heads);
+    return 2 * a->windows * (2 * a->heads + a->kv_heads);
 }
 
 /* Whole cache lines, so that threads do not share one. */
@@ -35,6 +36,10 @@ double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, const f
     return -(double)k->dot(n, p, s);
 }
 
+static double *marked_parts(const attention_job *j) {
+    return j->parts + 2 * j->a->windows * (j->a->heads + j->a->kv_heads);
+}
+
 static void attention_item(void *ctx, int64_t item, int thread) {
     const attention_job *j = ctx;
     const sl_attention_rows *a = j->a;
@@ -43,10 +48,13 @@ static void attention_item(void *ctx, int64_t item, int thread) {
     const float *q = a->q + window * a->seq * a->ld + head * a->head_dim;
     const float *keys = a->k + window * a->seq * a->ld + kv_head * a->head_dim;
     float *s = j->rows + thread * sl_attention_thread_floats(a->seq), *p = s + row_floats(a->seq);
-    double att0 = 0, entropy = 0;
+    double att0 = 0, entropy = 0, *apart = marked_parts(j) + 2 * item;
+    apart[0] = apart[1] = 0;
     for (int64_t t = 1; t < a->seq; t++) {
         entropy += sl_attention_row(a, j->k, q + t * a->ld, keys, t + 1, s, p);
         att0 += p[0];
+        if (a->mark)
+            apart[a->mark[window * a->seq + t]] += p[0];
     }
     j->parts[2 * item] = att0 / (double)(a->seq - 1);
     j->parts[2 * item + 1] = entropy / (double)(a->seq - 1);
@@ -74,6 +82,12 @@ static void fold(int64_t windows, int64_t n, const double *pairs, double *first,
         }
 }
 
+static void count_marks(sl_attention *s, const sl_attention_rows *a) {
+    for (int64_t i = 0; i < a->windows * a->seq; i++)
+        if (i % a->seq)
+            *(a->mark[i] ? &s->marked : &s->unmarked) += 1;
+}
+
 void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
                       float *rows) {
     attention_job job = {a, k, parts, rows};
@@ -81,11 +95,20 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
     sl_parallel(a->windows * a->kv_heads, value_item, &job);
     fold(a->windows, a->heads, parts, s->att0, s->entropy);
     fold(a->windows, a->kv_heads, parts + 2 * a->windows * a->heads, s->v0, s->v_others);
+    if (a->mark) {
+        fold(a->windows, a->heads, marked_parts(&job), s->att0_unmarked, s->att0_marked);
+        count_marks(s, a);
+    }
     s->windows += a->windows;
 }
 
 double sl_attention_att0(const sl_attention *s, int64_t head) {
     return s->att0[head] / (double)s->windows;
+}
+
+double sl_attention_att0_of(const sl_attention *s, int64_t head, bool marked) {
+    int64_t n = marked ? s->marked : s->unmarked;
+    return n ? (marked ? s->att0_marked : s->att0_unmarked)[head] / (double)n : NAN;
 }
 
 double sl_attention_entropy(const sl_attention *s, int64_t head) {

@@ -76,12 +76,16 @@ typedef struct {
     int64_t ld;
     float scale; /* scores = scale * q.k, causal */
     int64_t windows, seq, heads, kv_heads, head_dim; /* head h reads kv head h / (heads/kv_heads) */
+    const uint8_t *mark; /* NULL, or 0 or 1 of each row: queries that are told apart */
 } sl_attention_rows;
 
 /* Sums over the windows added, zero at the start. */
 typedef struct {
     int64_t windows;
     double *att0, *entropy;  /* per head: window means over queries 1.. */
+    /* Where marks are given: sums per head of the attention to token 0 of marked queries 1.., and of the others. */
+    double *att0_marked, *att0_unmarked;
+    int64_t marked, unmarked; /* queries */
     double *v0, *v_others;   /* per kv head: norm of token 0; window mean of the others' norms */
 } sl_attention;
 
@@ -99,6 +103,8 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
  * only to itself (Sink_1 of arXiv 2410.10781 and MP's first-token score count it; that adds 1/seq).
  * Uniform attention would give mean_{q>=1} 1/(q+1). NaN for one-token windows. */
 double sl_attention_att0(const sl_attention *s, int64_t head);
+/* The same over the marked queries, or over the others, alone; NaN if there were none. */
+double sl_attention_att0_of(const sl_attention *s, int64_t head, bool marked);
 /* Mean entropy of a head's attention rows, nats, queries 1..; uniform: mean of log(q+1). */
 double sl_attention_entropy(const sl_attention *s, int64_t head);
 /* |v| of token 0 over the mean |v| of the others, of a kv head (ratio of means over windows). Small where

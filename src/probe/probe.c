@@ -64,6 +64,7 @@ static void place(sl_probe *p) {
                                     .sum_sq = take(&d, p->dim), .max0 = f, .max = f + p->dim};
         f += 2 * p->dim;
         l->attention = (sl_attention){.att0 = take(&d, p->heads), .entropy = take(&d, p->heads),
+                                      .att0_marked = take(&d, p->heads), .att0_unmarked = take(&d, p->heads),
                                       .v0 = take(&d, p->kv_heads), .v_others = take(&d, p->kv_heads)};
         for (int n = 0; n < 2; n++)
             l->gate[n] = (sl_gate){.dim = p->dim, .sum = take(&d, p->dim),
@@ -80,7 +81,7 @@ static int allocate(sl_probe *p) {
     size_t scratch = (size_t)(parts > 2 * p->batch ? parts : 2 * p->batch);
     size_t values = (size_t)(p->batch * p->seq * p->dim);
     size_t layers = (size_t)p->layers + 1;
-    p->sum_doubles = layers * (size_t)(8 * p->dim + 2 * p->heads + 2 * p->kv_heads);
+    p->sum_doubles = layers * (size_t)(8 * p->dim + 4 * p->heads + 2 * p->kv_heads);
     p->sum_floats = layers * (size_t)(2 * p->dim);
     values += (size_t)sl_threads() * (size_t)sl_attention_thread_floats(p->seq);
     p->layer = sl_alloc(layers * sizeof *p->layer, "the probe");
@@ -143,12 +144,15 @@ int sl_probe_reset(sl_probe *p) {
     return 0;
 }
 
-static void add_block(sl_probe *p, const sl_model *m, int64_t layer) {
+static void add_block(sl_probe *p, const sl_model *m, int64_t layer, const uint8_t *mark) {
     sl_attention_rows rows = sl_probe_attention_rows(m, layer);
+    rows.mark = mark;
     sl_attention_add(&p->layer[layer].attention, p->kernels, &rows, p->parts, p->rows);
 }
 
-int sl_probe_add(sl_probe *p, const sl_model *m) {
+int sl_probe_add(sl_probe *p, const sl_model *m) { return sl_probe_add_marked(p, m, NULL); }
+
+int sl_probe_add_marked(sl_probe *p, const sl_model *m, const uint8_t *mark) {
     if (check(p, m) || sl_model_check_taps(m))
         return -1;
     if (sl_threads() > p->threads)
@@ -159,7 +163,7 @@ int sl_probe_add(sl_probe *p, const sl_model *m) {
         layer_sums *l = &p->layer[i];
         sl_residual_add(&l->residual, p->kernels, p->batch, sl_model_residual(m, (int)i), p->parts);
         if (i < p->layers)
-            add_block(p, m, i);
+            add_block(p, m, i, mark);
         for (int n = 0; n < norms_of(p, i); n++)
             if (sl_model_norm_gate(m, (int)i, n, p->gate_values))
                 sl_gate_add(&l->gate[n], p->batch * p->seq, p->gate_values);
@@ -287,6 +291,30 @@ static int put_attention(const sl_probe *p, json_t *o, int64_t i, double *att0, 
            put(o, "value_norm_ratio", real(mean(p->kv_heads, value_ratio)));
 }
 
+/* Attention to token 0 of marked queries and of the others: an object's mean over blocks and heads, and each head's. */
+static int put_marked(const sl_probe *p, json_t *o, json_t *layers) {
+    static const char *const names[] = {"att0_other", "att0_trigger"};
+    int rc = 0;
+    for (int marked = 0; marked < 2; marked++) {
+        double sum = 0;
+        for (int64_t i = 0; i < p->layers; i++) {
+            json_t *heads = json_array();
+            for (int64_t h = 0; h < p->heads; h++) {
+                double x = sl_attention_att0_of(&p->layer[i].attention, h, marked);
+                rc |= json_array_append_new(heads, real(x));
+                sum += x;
+            }
+            rc |= put(json_array_get(layers, (size_t)i), names[marked], heads);
+        }
+        rc |= put(o, names[marked], real(sum / (double)(p->layers * p->heads)));
+    }
+    return rc;
+}
+
+static bool has_marks(const sl_probe *p) {
+    return p->layer[0].attention.marked + p->layer[0].attention.unmarked > 0;
+}
+
 static int put_norms(const sl_probe *p, const sl_model *m, json_t *o, int64_t i, bool profile) {
     static const char *const names[] = {"norm_weight_attn", "norm_weight_ffn"};
     double least, at_sink;
@@ -372,6 +400,8 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
     s.value_ratio = mean(p->layers * p->kv_heads, value_ratio);
     s.gate = all_gates(p, gates);
     rc |= put_summary(p, o, &s);
+    if (has_marks(p))
+        rc |= put_marked(p, o, layers);
     rc |= put_all_sink_dims(p, o, doubles, doubles + 2 * p->dim);
     return put(o, "layers", layers) | rc;
 }

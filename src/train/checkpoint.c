@@ -109,10 +109,12 @@ static int verify(const char *dir) {
     return rc;
 }
 
-/* Reads (dst not NULL) or only checks the tensors of the table under a prefix. */
-static int read_block(const sl_st_file *f, const sl_params *p, const char *prefix, float *dst) {
+/* Reads (dst not NULL) or only checks the tensors of the table under a prefix, those with at least so many moments. */
+static int read_block(const sl_st_file *f, const sl_params *p, const char *prefix, int moments, float *dst) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
+        if (t->moments < moments)
+            continue;
         char name[sizeof t->name + 2];
         snprintf(name, sizeof name, "%s%s", prefix, t->name);
         int rc = dst ? sl_st_read_f32(f, name, t->ndim, t->shape, dst + t->offset)
@@ -142,14 +144,31 @@ static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p
     return 0;
 }
 
+/* Is the state that of the same optimizer? */
+static int check_kind(const char *dir, const parts *c, const sl_params *p) {
+    sl_config saved;
+    const sl_map *m = &c->map[SL_DONE_CONFIG_YAML];
+    sl_config_defaults(&saved);
+    if (sl_config_parse(&saved, (const char *)m->p, m->n, sl_done_name[SL_DONE_CONFIG_YAML]) < 0)
+        return sl_fail_prefix("%s", dir);
+    if (saved.train_optimizer == p->optimizer)
+        return 0;
+    return sl_fail("%s: holds the state of train.optimizer=%s: training cannot go on from it with %s", dir,
+                   sl_choices_optim[saved.train_optimizer].name, sl_choices_optim[p->optimizer].name);
+}
+
 static int check_optimizer(const char *dir, const parts *c, const sl_params *p) {
     if (!c->optimizer)
         return sl_fail("%s: saved without optimizer state: training cannot go on from it", dir);
-    if (read_block(c->optimizer, p, "m.", NULL) < 0 || read_block(c->optimizer, p, "v.", NULL) < 0)
+    if (check_kind(dir, c, p) < 0 || read_block(c->optimizer, p, "m.", 1, NULL) < 0 ||
+        read_block(c->optimizer, p, "v.", 2, NULL) < 0)
         return -1;
-    if (sl_st_count(c->optimizer) != 2 * p->count)
+    int needed = 0;
+    for (int i = 0; i < p->count; i++)
+        needed += p->tensor[i].moments;
+    if (sl_st_count(c->optimizer) != needed)
         return sl_fail("%s/optimizer.safetensors: %d tensors where %d are needed", dir,
-                       sl_st_count(c->optimizer), 2 * p->count);
+                       sl_st_count(c->optimizer), needed);
     return 0;
 }
 
@@ -158,14 +177,14 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
     bool moments = s && p->m;
     int rc = open_parts(dir, &c);
     if (rc == 0 &&
-        (read_block(c.model, p, "", NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
+        (read_block(c.model, p, "", 0, NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
          (moments && check_optimizer(dir, &c, p) < 0)))
         rc = -1;
     if (rc == 0) {
-        read_block(c.model, p, "", p->w);
+        read_block(c.model, p, "", 0, p->w);
         if (moments) {
-            read_block(c.optimizer, p, "m.", p->m);
-            read_block(c.optimizer, p, "v.", p->v);
+            read_block(c.optimizer, p, "m.", 1, p->m);
+            read_block(c.optimizer, p, "v.", 2, p->v);
         }
         if (s)
             *s = c.state;
@@ -179,9 +198,9 @@ static int load_foreign(const char *dir, sl_params *p) {
     if (sl_path(path, "%s/model.safetensors", dir) < 0)
         return -1;
     sl_st_file *f = sl_st_open(path);
-    int rc = !f || read_block(f, p, "", NULL) < 0 || refuse_extra(dir, f, p, true) < 0 ? -1 : 0;
+    int rc = !f || read_block(f, p, "", 0, NULL) < 0 || refuse_extra(dir, f, p, true) < 0 ? -1 : 0;
     if (rc == 0)
-        read_block(f, p, "", p->w);
+        read_block(f, p, "", 0, p->w);
     sl_st_close(f);
     return rc;
 }

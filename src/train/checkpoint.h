@@ -2,7 +2,7 @@
  *   model.safetensors      parameters, Hugging Face names (opens with transformers for a baseline)
  *   config.json            the architecture for transformers (model_type, hidden_size, ...)
  *   config.yaml            the effective sinklab configuration
- *   optimizer.safetensors  m.<name> and v.<name>
+ *   optimizer.safetensors  m.<name> and v.<name>, as far as train.optimizer keeps them (train/optim.inc)
  *   state.json             sl_train_state, format version
  *   DONE                   written last: size and XXH3-64 of each file above
  * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then
@@ -43,7 +43,7 @@ int sl_checkpoint_config(const char *dir, sl_config *c);
 /* The vocabulary: rows of the embedding matrix. */
 int sl_checkpoint_vocab(const char *dir, int32_t *vocab);
 /* Fills p->w (and *s, and p->m and p->v if p has them, when s is not NULL) after verifying DONE. A
- * missing or extra tensor, a wrong shape, a newer version, a wrong hash: an error that leaves p and
+ * missing or extra tensor, a wrong shape, a newer version, a wrong hash, the state of another optimizer: an error that leaves p and
  * *s as they were. */
 int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
 /* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read),

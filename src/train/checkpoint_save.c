@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "model/match.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_internal.h"
@@ -75,27 +76,32 @@ static int write_tensors(const char *dir, enum sl_done_file file, sl_st_entry *e
     return finish_file(&w, file, d);
 }
 
-/* Entries of a block (w, m or v) of the parameter table, names with a prefix. */
-static void fill_entries(const sl_params *p, const char *prefix, const float *block,
-                         sl_st_entry *e) {
+/* Entries of a block (w, m or v) of the parameter table, names with a prefix, for the tensors that have at least
+ * so many moments; their number. */
+static int fill_entries(const sl_params *p, const char *prefix, const float *block, int moments,
+                        sl_st_entry *e) {
+    int n = 0;
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
-        e[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
-        snprintf(e[i].meta.name, sizeof e[i].meta.name, "%s%s", prefix, t->name);
-        memcpy(e[i].meta.shape, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
+        if (t->moments < moments)
+            continue;
+        e[n] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = block + t->offset};
+        snprintf(e[n].meta.name, sizeof e[n].meta.name, "%s%s", prefix, t->name);
+        memcpy(e[n].meta.shape, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
+        n++;
     }
+    return n;
 }
 
 static int write_params(const char *dir, const sl_params *p, sl_done *d) {
     sl_st_entry *e = calloc((size_t)p->count * 2 + 1, sizeof *e);
     if (!e)
         return sl_fail("out of memory for a checkpoint's list of tensors");
-    fill_entries(p, "", p->w, e);
-    int rc = write_tensors(dir, SL_DONE_MODEL, e, p->count, d);
+    int rc = write_tensors(dir, SL_DONE_MODEL, e, fill_entries(p, "", p->w, 0, e), d);
     if (rc == 0 && p->m) {
-        fill_entries(p, "m.", p->m, e);
-        fill_entries(p, "v.", p->v, e + p->count);
-        rc = write_tensors(dir, SL_DONE_OPTIMIZER, e, 2 * p->count, d);
+        int n = fill_entries(p, "m.", p->m, 1, e);
+        n += fill_entries(p, "v.", p->v, 2, e + n);
+        rc = write_tensors(dir, SL_DONE_OPTIMIZER, e, n, d);
     }
     free(e);
     return rc;
@@ -118,7 +124,10 @@ static int write_config_json(const char *dir, const sl_config *c, const sl_param
     const sl_tensor *t = sl_checkpoint_tensor(p, SL_EMBEDDING);
     if (!t)
         return sl_fail("the model has no tensor %s; a checkpoint needs it", SL_EMBEDDING);
-    char *text = sl_hf_config_text(c, (int32_t)t->shape[0]);
+    sl_config built = *c;
+    if (sl_match_params(&built, (int32_t)t->shape[0]))
+        return -1;
+    char *text = sl_hf_config_text(&built, (int32_t)t->shape[0]);
     int rc = text ? write_text(dir, SL_DONE_CONFIG_JSON, text, strlen(text), d) : -1;
     free(text);
     return rc;
@@ -262,6 +271,6 @@ void sl_checkpoint_clean(const char *run_dir) {
 }
 
 int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
-    return m ? sl_checkpoint_save(run_dir, sl_model_config(m), sl_model_params(m), s, keep)
+    return m ? sl_checkpoint_save(run_dir, sl_model_config_given(m), sl_model_params(m), s, keep)
              : sl_fail("cannot save a model that is NULL; was its creation checked?");
 }

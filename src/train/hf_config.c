@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/text.h"
+#include "data/synthetic.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -21,7 +22,9 @@ static const struct {
 static const char *architecture(const sl_config *c) {
     bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
-                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0;
+                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
+                 c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
+                 !c->model_embed_scale && sl_config_clip(c) == 0;
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
                      c->model_balance != SL_BALANCE_BIAS;
@@ -45,8 +48,9 @@ static json_t *expert_keys(const sl_config *c) {
 
 char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     const char *arch = architecture(c);
-    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256. */
-    bool bytes = !strcmp(c->data_tokenizer, "bytes") && c->data_bos;
+    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last id. */
+    bool task = sl_synthetic_named(c->data_corpus);
+    bool known = c->data_bos && (task || !strcmp(c->data_tokenizer, "bytes"));
     json_t *v = json_pack(
         "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, "
         "s:n, "
@@ -64,7 +68,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
         "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
         sl_config_has_ffn(c) ? kinds[c->model_ffn_kind].act : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
-        bytes ? json_integer(256) : json_null(), "eos_token_id", "pad_token_id",
+        known ? json_integer(task ? vocab - 1 : 256) : json_null(), "eos_token_id", "pad_token_id",
         "initializer_range", c->model_init_std, "torch_dtype", "float32");
     json_t *more = expert_keys(c);
     if (json_object_update(v, more)) {

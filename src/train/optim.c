@@ -1,8 +1,7 @@
-#include "train/optim.h"
+#include "train/optim_kind.h"
 
 #include "base/err.h"
 #include "base/threads.h"
-#include "simd/kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,26 +9,25 @@
 
 enum { CHUNK = 16384 }; /* floats; four arrays of it fit L2 */
 
-typedef struct {
-    int64_t offset, n;
-    double decay;
-} chunk;
-
-struct sl_optim {
-    sl_model *model;
-    const sl_config *config; /* the model's, as are the next two */
-    const sl_kernels *k;
-    sl_params *p;
-    chunk *chunk;
-    int64_t chunks;
-    double *sumsq; /* of each chunk */
-    /* of the step in progress */
-    double lr, grad_scale, c1, c2;
+static const sl_optim_kind *const kinds[] = {
+#define OPTIM(name, matrix, other, help) &sl_optim_##name,
+#include "train/optim.inc"
+#undef OPTIM
 };
 
-static double decay_of(const sl_config *c, enum sl_decay d) {
-    bool on = d == SL_DECAY_MATRIX || (d == SL_DECAY_NORM && c->train_decay_norms);
+double sl_optim_decay(const sl_optim *o, const sl_tensor *t) {
+    const sl_config *c = o->config;
+    bool on = t->decay == SL_DECAY_MATRIX || (t->decay == SL_DECAY_NORM && c->train_decay_norms);
     return on ? c->train_weight_decay : 0;
+}
+
+static void cut(sl_optim *o) {
+    for (int i = 0; i < o->p->count; i++) {
+        const sl_tensor *t = &o->p->tensor[i];
+        for (int64_t at = 0; at < t->size; at += CHUNK)
+            o->chunk[o->chunks++] =
+                (sl_optim_chunk){i, t->offset + at, t->size - at < CHUNK ? t->size - at : CHUNK};
+    }
 }
 
 sl_optim *sl_optim_create(sl_model *m) {
@@ -44,34 +42,39 @@ sl_optim *sl_optim_create(sl_model *m) {
     for (int i = 0; i < p->count; i++)
         chunks += (p->tensor[i].size + CHUNK - 1) / CHUNK;
     if (o) {
-        *o = (sl_optim){
-            .model = m, .config = c, .k = sl_kernels_select((enum sl_isa)c->isa), .p = p};
+        *o = (sl_optim){.model = m, .config = c, .k = sl_kernels_select((enum sl_isa)c->isa), .p = p,
+                        .kind = kinds[p->optimizer], .threads = sl_threads()};
         o->chunk = malloc((size_t)(chunks + 1) * sizeof *o->chunk);
         o->sumsq = malloc((size_t)(chunks + 1) * sizeof *o->sumsq);
     }
-    if (!o || !o->chunk || !o->sumsq) {
-        sl_optim_free(o);
+    if (!o || !o->chunk || !o->sumsq)
         sl_fail("out of memory for the optimizer");
-        return NULL;
+    else if (!o->kind->create || o->kind->create(o) == 0) {
+        cut(o);
+        return o;
     }
-    for (int i = 0; i < p->count; i++) {
-        const sl_tensor *t = &p->tensor[i];
-        for (int64_t at = 0; at < t->size; at += CHUNK)
-            o->chunk[o->chunks++] = (chunk){t->offset + at, t->size - at < CHUNK ? t->size - at : CHUNK,
-                                            decay_of(c, t->decay)};
-    }
-    return o;
+    sl_optim_free(o);
+    return NULL;
 }
 
 void sl_optim_free(sl_optim *o) {
     if (!o)
         return;
+    if (o->kind->free)
+        o->kind->free(o);
     free(o->chunk);
     free(o->sumsq);
     free(o);
 }
 
 sl_model *sl_optim_model(const sl_optim *o) { return o ? o->model : NULL; }
+
+int sl_optim_check_threads(const sl_optim *o) {
+    return sl_threads() <= o->threads
+               ? 0
+               : sl_fail("the optimizer was made for %d threads and there are %d; call sl_threads_set before it is "
+                         "made", o->threads, sl_threads());
+}
 
 static void sumsq_item(void *ctx, int64_t i, int thread) {
     (void)thread;
@@ -87,24 +90,11 @@ double sl_optim_grad_norm(sl_optim *o) {
     return sqrt(sum);
 }
 
-static void step_item(void *ctx, int64_t i, int thread) {
-    (void)thread;
-    const sl_optim *o = ctx;
-    const chunk *c = &o->chunk[i];
-    const sl_params *p = o->p;
-    o->k->adamw(c->n, p->w + c->offset, p->g + c->offset, p->m + c->offset, p->v + c->offset,
-                (float)o->grad_scale, (float)o->lr, (float)o->config->train_betas[0],
-                (float)o->config->train_betas[1], (float)o->config->train_eps, (float)c->decay,
-                (float)o->c1, (float)o->c2);
-    memset(p->g + c->offset, 0, (size_t)c->n * sizeof(float));
-}
-
 void sl_optim_step(sl_optim *o, double lr, double grad_scale, int64_t step) {
     o->lr = lr;
     o->grad_scale = grad_scale;
-    o->c1 = 1 - pow(o->config->train_betas[0], (double)step);
-    o->c2 = 1 - pow(o->config->train_betas[1], (double)step);
-    sl_parallel(o->chunks, step_item, o);
+    o->step = step;
+    o->kind->step(o);
 }
 
 void sl_optim_zero_grad(sl_optim *o) {

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "model/match.h"
 #include "probe/probe.h"
 #include "simd/kernels.h"
 #include "train/checkpoint.h"
@@ -31,10 +32,11 @@ typedef struct {
     sl_rundir dir;
     sl_train_state state;
     int32_t *in, *target;  /* accumulate * batch * seq */
+    uint8_t *mark;         /* batch * seq; NULL if the data has no marks */
     int64_t skips_in_row;
     bool spiked;           /* the guard refused the last step */
     double peak_gflops;
-    double val_loss;       /* last one; NaN before */
+    sl_losses val;         /* last ones; NaN before */
     double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
     sl_progress progress;
 } run;
@@ -59,6 +61,8 @@ static int open_model(run *r) {
         return -1;
     r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
     r->target = malloc((size_t)step_tokens(c) * sizeof *r->target);
+    if (sl_dataset_has_marks(r->data) && !(r->mark = malloc((size_t)(c->train_batch * c->model_seq))))
+        return sl_fail("out of memory for a batch's marks");
     if (!r->in || !r->target)
         return sl_fail("out of memory for a batch of %lld tokens", (long long)step_tokens(c));
     return 0;
@@ -118,6 +122,7 @@ static void close_run(run *r) {
     sl_model_free(r->model);
     sl_dataset_close(r->data);
     free(r->in);
+    free(r->mark);
     free(r->target);
 }
 
@@ -166,7 +171,7 @@ static int judge_step(run *r, const sl_step_result *s) {
 
 static int evaluate(run *r) {
     return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target,
-                       &r->val_loss);
+                       &r->val);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -178,10 +183,13 @@ static json_t *probe(run *r, bool profile) {
     int64_t batch = r->config.train_batch, seq = r->config.model_seq, have = sl_dataset_windows(r->data, SL_VAL);
     sl_probe_reset(r->probe);
     for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
-        for (int64_t i = 0; i < batch; i++)
+        for (int64_t i = 0; i < batch; i++) {
             sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
+            if (r->mark)
+                sl_dataset_mark(r->data, r->in + i * seq, r->mark + i * seq);
+        }
         if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) ||
-            sl_probe_add(r->probe, r->model))
+            sl_probe_add_marked(r->probe, r->model, r->mark))
             return NULL;
     }
     return sl_probe_result(r->probe, r->model, profile);
@@ -227,6 +235,14 @@ static void add_experts(const run *r, json_t *o, bool loads) {
     json_decref(layers);
 }
 
+/* What tasks with marked positions are judged by. */
+static void put_marked(const run *r, json_t *o) {
+    if (!sl_dataset_has_marks(r->data))
+        return;
+    json_object_set_new(o, "val_loss_trigger", number(r->val.trigger));
+    json_object_set_new(o, "val_loss_other", number(r->val.other));
+}
+
 /* probed: NULL, or this step's probe. */
 static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated, const json_t *probed) {
     json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)r->state.step, "loss",
@@ -240,8 +256,9 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
         json_object_set_new(o, "skipped", json_true());
     add_experts(r, o, evaluated);
     if (evaluated) {
-        json_object_set_new(o, "val_loss", number(r->val_loss));
-        json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val_loss)));
+        json_object_set_new(o, "val_loss", number(r->val.all));
+        json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val.all)));
+        put_marked(r, o);
     }
     if (probed)
         json_object_set(o, "sink_dims", json_object_get(probed, "sink_dims"));
@@ -251,8 +268,8 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
 static void show(run *r, const sl_step_result *s, double rate) {
     double gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
     char val[32] = "";
-    if (!isnan(r->val_loss))
-        snprintf(val, sizeof val, " val %.4f", r->val_loss);
+    if (!isnan(r->val.all))
+        snprintf(val, sizeof val, " val %.4f", r->val.all);
     sl_progress_update(&r->progress, r->state.step,
                        "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss, val,
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
@@ -275,8 +292,8 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     bool evaluated = due(step, c->train_eval_every, last);
     if (evaluated && evaluate(r))
         return -1;
-    if (evaluated && !(r->val_loss >= r->state.best_val_loss))
-        r->state.best_val_loss = r->val_loss;
+    if (evaluated && !(r->val.all >= r->state.best_val_loss))
+        r->state.best_val_loss = r->val.all;
     json_t *probed = NULL;
     if (due(step, c->train_probe_every, last) && !(probed = probe(r, step == last)))
         return -1;
@@ -330,22 +347,28 @@ static int write_result(run *r, const char *status) {
     bool finished = strcmp(status, "finished") == 0;
     if (finished && evaluate(r))
         return -1;
-    double loss = finished ? r->val_loss : NAN;
+    double loss = finished ? r->val.all : NAN;
     json_t *p = finished ? probe(r, false) : json_null();
     if (!p)
         return -1;
     char hash[32], data[32];
+    sl_match match;
+    if (sl_match_count(&r->config, sl_dataset_vocab(r->data), &match))
+        return -1;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
     snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
-    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
                           (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)),
                           "best_val_loss", number(t->best_val_loss), "params",
-                          (json_int_t)sl_model_params(r->model)->params, "tokens", (json_int_t)t->tokens,
+                          (json_int_t)match.params, "baseline_params", (json_int_t)match.baseline, "ffn",
+                          (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens,
                           "skipped", (json_int_t)t->skipped, "seconds", number(t->train_seconds), "tokens_per_s",
                           number((double)t->tokens / t->train_seconds), "config_hash", hash, "data_hash", data,
                           "probe", p);
     if (!o)
         return sl_fail("out of memory for the result");
+    if (finished)
+        put_marked(r, o);
     return sl_rundir_write_json(&r->dir, "result.json", o);
 }
 
@@ -355,6 +378,15 @@ static void write_stopped(run *r) {
     snprintf(message, sizeof message, "%s", sl_error());
     if (write_result(r, "stopped"))
         sl_fail("%s", message);
+}
+
+/* " (baseline 1234, model.ffn 56)" where that was asked for. */
+static void describe_match(const run *r, char *text, size_t n) {
+    sl_match match;
+    *text = 0;
+    if (r->config.model_match_params && sl_match_count(&r->config, sl_dataset_vocab(r->data), &match) == 0)
+        snprintf(text, n, " (baseline %lld, %s %lld)", (long long)match.baseline, sl_match_key(&r->config),
+                 (long long)match.ffn);
 }
 
 static int start(run *r, const sl_run_options *o) {
@@ -370,8 +402,10 @@ static int start(run *r, const sl_run_options *o) {
     if (*dir)
         sl_checkpoint_clean(o->out);
     r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
-    sl_info("%s: %lld parameters, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
-            (long long)sl_model_params(r->model)->params, (long long)(c->train_steps * step_tokens(c)),
+    char matched[128];
+    describe_match(r, matched, sizeof matched);
+    sl_info("%s: %lld parameters%s, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
+            (long long)sl_model_params(r->model)->params, matched, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
             sl_kernels_select((enum sl_isa)c->isa)->tier,
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
@@ -381,7 +415,7 @@ static int start(run *r, const sl_run_options *o) {
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .dir = {.lock = -1}, .val_loss = NAN};
+    run r = {.config = *c, .dir = {.lock = -1}, .val = {NAN, NAN, NAN}};
     struct sigaction act = {.sa_handler = on_signal}, old[2];
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
@@ -429,14 +463,15 @@ int sl_train_dry_run(const sl_config *c) {
             seconds += (sl_now() - start) / TIMED;
     }
     double params = (double)sl_model_params(r.model)->params, tokens = (double)(c->train_steps * step_tokens(c));
-    double flops = sl_model_flops_per_token(r.model);
-    char eta[SL_DURATION_CHARS];
+    double flops = sl_model_flops_per_token(r.model), held = (sl_model_params(r.model)->v ? 16 : 12) * params;
+    char eta[SL_DURATION_CHARS], matched[128];
+    describe_match(&r, matched, sizeof matched);
     sl_format_duration(eta, seconds * (double)c->train_steps);
-    printf("parameters   %.0f\n", params);
+    printf("parameters   %.0f%s\n", params, matched);
     printf("tokens       %.0f (%.1f a parameter, %.2f passes over the training text)\n", tokens, tokens / params,
            tokens / (double)sl_dataset_tokens(r.data, SL_TRAIN));
     printf("memory       %.2f GiB: parameters, gradients, moments %.2f, activations %.2f\n",
-           gib(16 * params + (double)sl_model_activation_bytes(r.model)), gib(16 * params),
+           gib(held + (double)sl_model_activation_bytes(r.model)), gib(held),
            gib((double)sl_model_activation_bytes(r.model)));
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
     printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",

@@ -3,11 +3,12 @@
 #include "base/err.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,
                   int64_t step, sl_apply_fn *apply, void *ctx, sl_step_result *result) {
     sl_model *m = sl_optim_model(o);
-    if (sl_model_check_pass(m, false, in, target, accumulate))
+    if (sl_model_check_pass(m, false, in, target, accumulate) || sl_optim_check_threads(o))
         return -1;
     if (accumulate < 1 || step < 0)
         return sl_fail("sl_train_step: %lld batches in step %lld; the least are 1 and 0",
@@ -32,22 +33,50 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
     return 0;
 }
 
+typedef struct {
+    double loss[2]; /* of other positions, of marked ones */
+    int64_t count[2];
+} sums;
+
+/* Of one batch: n windows with targets. */
+static void add_losses(sums *s, const sl_dataset *d, int64_t n, int64_t seq, const int32_t *in, const int32_t *target,
+                       const float *loss, uint8_t *mark) {
+    for (int64_t w = 0; w < n; w++) {
+        if (sl_dataset_has_marks(d))
+            sl_dataset_mark(d, in + w * seq, mark);
+        for (int64_t t = 0, i = w * seq; t < seq; t++, i++)
+            if (target[i] >= 0) {
+                s->loss[mark[t]] += loss[i];
+                s->count[mark[t]]++;
+            }
+    }
+}
+
+static double mean(double sum, int64_t count) { return count ? sum / (double)count : NAN; }
+
 int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
-                double *loss) {
+                sl_losses *losses) {
     int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq,
             have = sl_dataset_windows(d, SL_VAL);
-    double sum = 0, mean;
+    sums s = {.loss = {0}};
+    float *loss = malloc((size_t)(batch * seq) * sizeof *loss);
+    uint8_t *mark = calloc((size_t)seq, 1);
+    int rc = loss && mark ? 0 : sl_fail("out of memory for the losses of a batch");
     windows = windows < have ? windows : have;
-    for (int64_t at = 0; at < windows; at += batch) {
+    for (int64_t at = 0; rc == 0 && at < windows; at += batch) {
         int64_t n = windows - at < batch ? windows - at : batch;
         for (int64_t i = 0; i < n; i++)
             sl_dataset_val_window(d, at + i, in + i * seq, target + i * seq);
         for (int64_t i = n * seq; i < batch * seq; i++)
             in[i] = 0, target[i] = -1; /* rows without a loss fill the last batch */
-        if (sl_model_forward(m, in, target, &mean, NULL))
-            return -1;
-        sum += mean * (double)n;
+        rc = sl_model_forward(m, in, target, NULL, loss);
+        if (rc == 0)
+            add_losses(&s, d, n, seq, in, target, loss, mark);
     }
-    *loss = windows ? sum / (double)windows : NAN;
-    return 0;
+    free(loss), free(mark);
+    bool marks = sl_dataset_has_marks(d);
+    *losses = (sl_losses){.all = mean(s.loss[0] + s.loss[1], s.count[0] + s.count[1]),
+                          .trigger = marks ? mean(s.loss[1], s.count[1]) : NAN,
+                          .other = marks ? mean(s.loss[0], s.count[0]) : NAN};
+    return rc;
 }

@@ -7,10 +7,16 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* *loss: mean over the first `windows` validation windows (all if fewer), in the model's own
- * batches. in, target: scratch of batch*seq values. */
+/* Mean losses over the targets of validation windows; NaN where there were none. */
+typedef struct {
+    double all;
+    double trigger, other; /* of marked positions and of all others (sl_dataset_mark); NaN without marks */
+} sl_losses;
+
+/* Over the first `windows` validation windows (all if fewer), in the model's own batches. in, target: scratch of
+ * batch*seq values. */
 int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
-                double *loss);
+                sl_losses *losses);
 
 typedef struct {
     const char *out;    /* run directory */

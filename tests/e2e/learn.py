@@ -35,6 +35,17 @@ class Learn(common.EndToEnd):
                                  "train.checkpoint_every=0", f"model.norm={norm}")
                 self.assertLess(common.lines(run / "metrics.jsonl")[-1]["loss"], 0.1)
 
+    def test_optimizers(self) -> None:
+        """Each learns one batch by heart with a rate of its own kind."""
+        rates = {"adamw": 1e-2, "sgd": 0.3, "muon": 1e-2}
+        for choice in self.json("config", "train.optimizer", "--json")[0]["choices"]:
+            with self.subTest(choice["value"]):
+                run = self.train(f"by-{choice['value']}", "train.overfit_one_batch=true", "train.steps=300",
+                                 f"train.lr={rates[choice['value']]}", "train.weight_decay=0", "train.eval_every=0",
+                                 "train.probe_every=0", "train.checkpoint_every=0",
+                                 f"train.optimizer={choice['value']}")
+                self.assertLess(common.lines(run / "metrics.jsonl")[-1]["loss"], 0.1)
+
     def test_accumulation(self) -> None:
         """Two passes of half the batch are one step of the whole, up to the order of sums."""
         args = ["train.steps=3", "train.warmup=1", "train.checkpoint_every=0", "train.eval_every=0", "train.probe_every=0"]

@@ -56,6 +56,22 @@ class Resume(common.EndToEnd):
         self.train(out, *ARGS, "--resume")
         self.assert_same_run(self.whole, out)
 
+    def test_optimizers_and_tasks(self) -> None:
+        """Each optimizer's state is in the checkpoint, and a task's place needs no state; to go on with another
+        optimizer is refused."""
+        table = self.json("config", "train.optimizer", "--json")[0]["choices"]
+        tasks = ["synthetic:backcopy", "synthetic:mean", "corpus.txt"]
+        for i, optimizer in enumerate(choice["value"] for choice in table):
+            with self.subTest(optimizer):
+                args = [f"train.steps={6 * UNIT}", f"train.optimizer={optimizer}", f"data.corpus={tasks[i % 3]}", "data.bos_place=random"]
+                whole, out = self.train(f"o-{optimizer}", *ARGS, *args), Path(f"i-{optimizer}")
+                self.interrupt(out, signal.SIGTERM, UNIT // 2, *args)
+                self.train(out, *ARGS, *args, "--resume")
+                self.assert_same_run(whole, out)
+                other = table[i - 1]["value"]
+                message = self.error("train", "t.yaml", "--out", out, *ARGS, *args, f"train.optimizer={other}", "--resume")
+                self.assertIn(f"train.optimizer: {optimizer} and {other}", message)
+
     def test_no_checkpoint_yet(self) -> None:
         """A run that died before its first checkpoint starts anew."""
         out = Path("early")

@@ -28,16 +28,31 @@ def tensor_shapes(c, vocab):
     opts = c.get("norm_opts", {})
     shapes = {"model.embed_tokens.weight": (vocab, d)}
 
+    place = c.get("norm_place", "pre")
+    gated = c["norm"] == "gated_norm"
+    base = opts.get("base", "rmsnorm") if gated else c["norm"]
+
     def norm(prefix, gated):
         shapes[prefix + ".weight"] = (d,)
+        if base in ("dyt", "derf"):
+            shapes[prefix + ".alpha"] = (1,)
+            if opts.get("beta", True):
+                shapes[prefix + ".bias"] = (d,)
+        if base == "derf":
+            shapes[prefix + ".shift"] = (1,)
+        if opts.get("preaffine"):
+            shapes[prefix + ".pre_affine"] = (d,)
         if gated:
+            scores = 1 if opts.get("granularity") == "tensorwise" else d
             shapes[prefix + ".gate_down.weight"] = (opts["rank"], d)
-            shapes[prefix + ".gate_up.weight"] = (d, opts["rank"])
+            shapes[prefix + ".gate_up.weight"] = (scores, opts["rank"])
 
-    gated = c["norm"] == "gated_norm"
+    if c.get("embed_scale"):
+        shapes["model.embed_scale"] = (1,)
     for i in range(c["layers"]):
         p = f"model.layers.{i}."
-        norm(p + "input_layernorm", gated)
+        if place != "post":
+            norm(p + "input_layernorm", gated)
         shapes[p + "self_attn.q_proj.weight"] = (q, d)
         shapes[p + "self_attn.k_proj.weight"] = (kv, d)
         shapes[p + "self_attn.v_proj.weight"] = (kv, d)
@@ -46,6 +61,10 @@ def tensor_shapes(c, vocab):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
         norm(p + "post_attention_layernorm", gated)
+        if place == "sandwich":
+            norm(p + "pre_feedforward_layernorm", gated)
+        if place != "pre":
+            norm(p + "post_feedforward_layernorm", gated)
         experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
         widths = {"mlp": c["ffn"]} if not experts else {}
         if experts:
@@ -75,17 +94,41 @@ def layernorm(x, w, eps):
     return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
 
+def base_norm(kind, opts, p, prefix, x):
+    w, eps = p[prefix + ".weight"], opts.get("eps", 1e-6)
+    if opts.get("zero_centred"):
+        w = 1 + w
+    if opts.get("preaffine"):
+        x = p[prefix + ".pre_affine"] * x
+    if kind == "none":
+        return w * x
+    if kind == "layernorm":
+        return layernorm(x, w, eps)
+    if kind == "rmsnorm":
+        return rmsnorm(x, w, eps)
+    bias = p.get(prefix + ".bias", torch.zeros_like(w))
+    if kind == "dyt":
+        return w * torch.tanh(p[prefix + ".alpha"] * x) + bias
+    assert kind == "derf", kind
+    return w * torch.erf(p[prefix + ".alpha"] * x + p[prefix + ".shift"]) + bias
+
+
 def block_norm(c, p, prefix, x):
     opts = c.get("norm_opts", {})
-    eps = opts.get("eps", 1e-6)
-    w = p[prefix + ".weight"]
-    y = layernorm(x, w, eps) if c["norm"] == "layernorm" else rmsnorm(x, w, eps)
+    if c["norm"] != "gated_norm":
+        return base_norm(c["norm"], opts, p, prefix, x)
+    y = base_norm(opts.get("base", "rmsnorm"), opts, p, prefix, x)
     down = p.get(prefix + ".gate_down.weight")
     if down is None:
         return y
-    b = F.silu(y @ down.T) @ p[prefix + ".gate_up.weight"].T
-    top = 2.0 if opts.get("init", "half") == "identity" else 1.0
-    return top * torch.sigmoid(b) * y
+    inner = {"silu": F.silu, "relu": F.relu}[opts.get("inner", "silu")]
+    b = inner(y @ down.T) @ p[prefix + ".gate_up.weight"].T
+    outer = opts.get("outer", "sigmoid")
+    act = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "silu": F.silu, "identity": lambda v: v}[outer]
+    q = act(b)
+    if opts.get("init", "half") == "identity":
+        q = 2 * q if outer == "sigmoid" else 1 + q
+    return q * y
 
 
 def rope(x, base):
@@ -157,21 +200,46 @@ def experts(c, p, prefix, x, training):
     return y.view_as(x), loss, count
 
 
+def clip(c, h):
+    t = c.get("clip", 0) * (c.get("clip_baseline", 0) or 1)
+    return h.clamp(-t, t) if t else h
+
+
+def feed_forward(c, p, prefix, x, training):
+    """As experts()."""
+    if c.get("experts"):
+        return experts(c, p, prefix, x, training)
+    return mlp(c, p, prefix, x), 0, None
+
+
 def run(c, p, tokens, training):
     """Logits, the routers' losses, and {name of a bias: choices of its experts}."""
+    place = c.get("norm_place", "pre")
     h = p["model.embed_tokens.weight"][tokens]
     loss, counts = torch.zeros((), dtype=h.dtype), {}
+    if c.get("embed_scale"):
+        h = p["model.embed_scale"] * h
     for i in range(c["layers"]):
         l = f"model.layers.{i}."
-        h = h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
-        x = block_norm(c, p, l + "post_attention_layernorm", h)
-        if c.get("experts"):
-            y, extra, count = experts(c, p, l + "mlp", x, training)
-            loss = loss + extra
-            counts[l + "mlp.gate.e_score_correction_bias"] = count
+        if place == "post":
+            h = clip(c, h + attention(c, p, l + "self_attn", h))
+            h = block_norm(c, p, l + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", h, training)
+            h = block_norm(c, p, l + "post_feedforward_layernorm", clip(c, h + x))
+        elif place == "sandwich":
+            x = attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
+            h = clip(c, h + block_norm(c, p, l + "post_attention_layernorm", x))
+            x = block_norm(c, p, l + "pre_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
+            h = clip(c, h + block_norm(c, p, l + "post_feedforward_layernorm", x))
         else:
-            y = mlp(c, p, l + "mlp", x)
-        h = h + y
+            h = clip(c, h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h)))
+            x = block_norm(c, p, l + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
+            h = clip(c, h + x)
+        loss = loss + extra
+        if count is not None:
+            counts[l + "mlp.gate.e_score_correction_bias"] = count
     h = block_norm(c, p, "model.norm", h)
     head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
     return h @ head.T, loss, counts

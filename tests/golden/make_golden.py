@@ -49,6 +49,26 @@ CASES = {
     "gated_identity_final": (43, {"model.norm": "gated_norm", "model.norm_opts.rank": 3,
                                   "model.norm_opts.init": "identity", "model.dim": 32,
                                   "model.heads": 2, "model.norm_opts.gate_final": True}),
+    "none": (31, {"model.norm": "none", "model.norm_opts.preaffine": True, "model.layers": 1}),
+    "preaffine": (37, {"model.norm_opts.preaffine": True, "model.qk_norm": True}),
+    "zero_centred": (37, {"model.norm": "layernorm", "model.norm_opts.zero_centred": True,
+                          "model.norm_opts.preaffine": True, "train.decay_norms": True}),
+    "dyt": (37, {"model.norm": "dyt"}),
+    "dyt_embed_scale": (33, {"model.norm": "dyt", "model.norm_opts.beta": False,
+                             "model.embed_scale": True, "train.decay_norms": True}),
+    "derf": (35, {"model.norm": "derf", "model.layers": 1}),
+    "gated_dyt": (33, {"model.norm": "gated_norm", "model.norm_opts.base": "dyt",
+                       "model.norm_opts.rank": 3, "model.norm_opts.gate_final": True}),
+    "gated_tensorwise": (31, {"model.norm": "gated_norm", "model.norm_opts.base": "layernorm",
+                              "model.norm_opts.rank": 4, "model.norm_opts.granularity": "tensorwise",
+                              "model.norm_opts.outer": "tanh", "model.norm_opts.inner": "relu"}),
+    "gated_silu_identity": (33, {"model.norm": "gated_norm", "model.norm_opts.rank": 3,
+                                 "model.norm_opts.outer": "silu", "model.norm_opts.init": "identity",
+                                 "model.layers": 1}),
+    "post": (33, {"model.norm_place": "post"}),
+    "sandwich_clip": (33, {"model.norm_place": "sandwich", "model.clip": 0.5,
+                           "model.clip_baseline": 3.0, "model.norm": "dyt"}),
+    "clip": (35, {"model.clip": 1.5, "model.layers": 1}),
     "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
                          "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
     "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
@@ -95,7 +115,9 @@ def random_parameters(c, vocab, gen):
         if name.endswith("correction_bias"):
             x = 0.1 * x
         elif len(shape) == 1:
-            x = 1 + 0.3 * x
+            from_zero = name.endswith((".bias", ".shift")) or (
+                name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
+            x = (0 if from_zero else 1) + 0.3 * x
         elif name == "model.embed_tokens.weight":
             x = (0.3 if c.get("tie_embeddings") else 0.7) * x
         elif name.endswith("gate_up.weight"):

@@ -140,6 +140,23 @@ static void ref_gate_bwd(const double in[3], struct value out[2]) { /* b, y, dou
     out[0] = times(sigmoid(in[0]), GATE_FACTOR * in[2]);
     out[1] = times(times(sigmoid_slope(in[0]), in[1]), GATE_FACTOR * in[2]);
 }
+static void ref_sigmoid_bwd(const double in[3], struct value out[2]) { /* x, dy */
+    double q = d_sigmoid(in[0]), t = d_sigmoid(-in[0]);
+    struct value slope = {q * t, t * sigmoid_error(in[0]) + q * complement_error(in[0]) + 2 * U * q * t};
+    out[0] = times(slope, in[1]);
+}
+/* 1 - t^2 with t off by 2 ulp, at most 4 u |t|, and one rounding. */
+static void ref_tanh_bwd(const double in[3], struct value out[2]) {
+    double t = tanh(in[0]), slope = 1 / (cosh(in[0]) * cosh(in[0]));
+    out[0] = times((struct value){slope, 8 * U * t * t + U * slope + TINY}, in[1]);
+}
+static void ref_relu_fwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] < 0 ? 0 : in[0]); }
+static void ref_relu_bwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] > 0 ? in[1] : 0); }
+static struct value gate_mul(double q, double offset, double y) {
+    return times((struct value){q + offset, U * fabs(q + offset)}, y);
+}
+static void ref_gate_mul(const double in[3], struct value out[2]) { out[0] = gate_mul(in[0], 0, in[1]); }
+static void ref_gate_mul1(const double in[3], struct value out[2]) { out[0] = gate_mul(in[0], 1, in[1]); }
 static void ref_add(const double in[3], struct value out[2]) {
     out[0] = exactly((double)(float)(in[0] + in[1]));
 }
@@ -191,6 +208,12 @@ static void call_gate_bwd(const sl_kernels *t, const k_case *c) {
 static void call_gate_bwd_bf16(const sl_kernels *t, const k_case *c) {
     t->gate_bwd_bf16(N(c), GATE_FACTOR, P(0), H(1), H(2), P(3), H(4));
 }
+static void call_sigmoid_bwd(const sl_kernels *t, const k_case *c) { t->sigmoid_bwd(N(c), P(0), P(1), P(2)); }
+static void call_tanh_bwd(const sl_kernels *t, const k_case *c) { t->tanh_bwd(N(c), P(0), P(1), P(2)); }
+static void call_relu_fwd(const sl_kernels *t, const k_case *c) { t->relu_fwd(N(c), P(0), P(1)); }
+static void call_relu_bwd(const sl_kernels *t, const k_case *c) { t->relu_bwd(N(c), P(0), P(1), P(2)); }
+static void call_gate_mul(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 0, P(0), P(1), P(2)); }
+static void call_gate_mul1(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 1, P(0), P(1), P(2)); }
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
 static void call_sum(const sl_kernels *t, const k_case *c) { t->sum(N(c), P(0), P(1), P(2)); }
 static void call_scale(const sl_kernels *t, const k_case *c) {
@@ -207,6 +230,12 @@ static const struct elementwise
     silu_fwd = {{"x"}, {"y"}, call_silu_fwd, ref_silu_fwd, K_ALL, 4, 8, 0, NULL},
     silu_bwd = {{"x", "dy"}, {"dx"}, call_silu_bwd, ref_silu_bwd, K_ALL, 7, 12, 0, NULL},
     sum_of_two = {{"a", "b"}, {"y"}, call_sum, ref_add, K_ALL, 1, 12, 0, NULL},
+    sigmoid_bwd = {{"x", "dy"}, {"dx"}, call_sigmoid_bwd, ref_sigmoid_bwd, K_ALL, 6, 12, 0, NULL},
+    tanh_bwd = {{"x", "dy"}, {"dx"}, call_tanh_bwd, ref_tanh_bwd, K_ALL, 4, 12, 0, NULL},
+    relu_fwd = {{"x"}, {"y"}, call_relu_fwd, ref_relu_fwd, K_ALL, 1, 8, 0, NULL},
+    relu_bwd = {{"x", "dy"}, {"dx"}, call_relu_bwd, ref_relu_bwd, K_ALL, 1, 12, 0, NULL},
+    gate_mul_0 = {{"q", "y"}, {"out"}, call_gate_mul, ref_gate_mul, K_ALL, 2, 12, 0, NULL},
+    gate_mul_1 = {{"q", "y"}, {"out"}, call_gate_mul1, ref_gate_mul1, K_ALL, 2, 12, 0, NULL},
     gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0, NULL},
     gate_fwd_bf16 = {{"b", "y"}, {"out"}, call_gate_fwd_bf16, ref_gate_fwd, K_ALL, 4, 8, 0, "fbb"},
     gate_bwd = {{"b", "y", "dout"}, {"dy", "db"}, call_gate_bwd, ref_gate_bwd, K_ALL, 8, 20, 0, NULL},
@@ -317,6 +346,7 @@ static void identity(k_case *c, const char *what,
     k_identity(c, what, slope[1], Z_SLOPE(f(a, Z_STEP(b))), 10);
 }
 
+static double complex z_tanh_times(double complex x, double complex dy) { return ctanh(x) * dy; }
 #define FFN(name, gated, act, ...)                                                                 \
     static double complex kind_##name(double complex gate, double complex up) {                    \
         return gated ? z_##act(gate) * up : z_##act(gate);                                         \
@@ -336,6 +366,10 @@ static void check_identities(k_case *c) {
         struct value v[2];
         ref_silu_bwd((const double[3]){x[0], 1, 0}, v);
         k_identity(c, "silu'", v[0].want, Z_SLOPE(z_silu(Z_STEP(x[0]))), 10);
+        ref_sigmoid_bwd((const double[3]){x[0], 1, 0}, v);
+        k_identity(c, "sigmoid'", v[0].want, Z_SLOPE(z_sigmoid(Z_STEP(x[0]))), 10);
+        ref_tanh_bwd(x, v);
+        identity(c, "tanh'", z_tanh_times, (const double[2]){v[0].want, tanh(x[0])}, x[0], x[1]);
 #define FFN(name, gated, ...)                                                                      \
     ref_##name##_bwd((const double[3]){x[0], gated ? x[1] : 1, 1}, v);                             \
     identity(c, #name "'", kind_##name, (const double[2]){v[0].want, gated ? v[1].want : 0}, x[0], \
@@ -365,6 +399,11 @@ static void check_gate_fwd(k_case *c) { check(c, &gate_fwd); }
 static void check_gate_fwd_bf16(k_case *c) { check(c, &gate_fwd_bf16); }
 static void check_gate_bwd_bf16(k_case *c) { check(c, &gate_bwd_bf16); }
 static void check_silu_bwd(k_case *c) { check_identities(c), check(c, &silu_bwd); }
+static void check_sigmoid_bwd(k_case *c) { check_identities(c), check(c, &sigmoid_bwd); }
+static void check_tanh_bwd(k_case *c) { check_identities(c), check(c, &tanh_bwd); }
+static void check_relu_fwd(k_case *c) { check(c, &relu_fwd); }
+static void check_relu_bwd(k_case *c) { check(c, &relu_bwd); }
+static void check_gate_mul(k_case *c) { check(c, &gate_mul_0), check(c, &gate_mul_1); }
 static void check_gate_bwd(k_case *c) { check_identities(c), check(c, &gate_bwd); }
 
 /* ---- in place by nature: y += x, x *= a; one rounding, so exact (binary64 rounds innocuously) */
@@ -384,6 +423,47 @@ static void check_add(k_case *c) {
                                           (double)((float *)y->init)[j], 0},
                         v);
                 k_want(y, j, v[0].want, 0);
+            }
+            k_run(c);
+        }
+}
+
+static const float thresholds[] = {1e-30f, 0.25f, 1, 3, 1e30f, INFINITY};
+
+static void call_clip_fwd(const sl_kernels *t, const k_case *c) { t->clip_fwd(N(c), *(const float *)c->arg, P(0)); }
+static void call_clip_bwd(const sl_kernels *t, const k_case *c) { t->clip_bwd(N(c), *(const float *)c->arg, P(0), P(1)); }
+
+static void check_clip_fwd(k_case *c) {
+    for (int i = 0; i < K_COUNTS; i++)
+        for (enum k_data kind = 0; kind < K_KINDS; kind++) {
+            int64_t n = k_count(c, i);
+            float t = thresholds[k_range(c, 0, 5)];
+            k_begin(c, call_clip_fwd, &t, "n=%d t=%g %s", (int)n, (double)t, k_data_name(kind));
+            k_buf *x = k_add(c, "x", K_F32, K_INOUT, 1, n, n);
+            k_fill(c, x, kind);
+            for (int64_t j = 0; j < n; j++) {
+                double a = (double)((float *)x->init)[j];
+                k_want(x, j, fabs(a) > (double)t ? copysign((double)t, a) : a, 0);
+            }
+            k_run(c);
+        }
+}
+
+/* y is what the forward kernel leaves, so that elements lie on the threshold itself. */
+static void check_clip_bwd(k_case *c) {
+    for (int i = 0; i < K_COUNTS; i++)
+        for (enum k_data kind = 0; kind < K_KINDS; kind++) {
+            int64_t n = k_count(c, i);
+            float t = thresholds[k_range(c, 0, 5)];
+            k_begin(c, call_clip_bwd, &t, "n=%d t=%g %s", (int)n, (double)t, k_data_name(kind));
+            k_buf *y = k_add(c, "y", K_F32, K_IN, 1, n, n), *dy = k_add(c, "dy", K_F32, K_INOUT, 1, n, n);
+            k_fill(c, y, kind);
+            k_fill_normal(c, dy, 0, 1);
+            for (int64_t j = 0; j < n; j++) {
+                float *a = (float *)y->init + j;
+                if (fabsf(*a) > t)
+                    *a = copysignf(t, *a);
+                k_want(dy, j, fabsf(*a) < t ? (double)((float *)dy->init)[j] : 0, 0);
             }
             k_run(c);
         }
@@ -439,12 +519,34 @@ static void bench_sum(k_case *c) { bench(c, &sum_of_two); }
 static void bench_gate_fwd_bf16(k_case *c) { bench(c, &gate_fwd_bf16); }
 static void bench_gate_bwd_bf16(k_case *c) { bench(c, &gate_bwd_bf16); }
 static void bench_gate_fwd(k_case *c) { bench(c, &gate_fwd); }
+static void bench_sigmoid_bwd(k_case *c) { bench(c, &sigmoid_bwd); }
+static void bench_tanh_bwd(k_case *c) { bench(c, &tanh_bwd); }
+static void bench_relu_fwd(k_case *c) { bench(c, &relu_fwd); }
+static void bench_relu_bwd(k_case *c) { bench(c, &relu_bwd); }
+static void bench_gate_mul(k_case *c) { bench(c, &gate_mul_1); }
 static void bench_gate_bwd(k_case *c) { bench(c, &gate_bwd); }
 
 static void bench_add(k_case *c) {
     k_begin(c, call_add, NULL, "n=%d", BENCH_N);
     k_fill_normal(c, k_add(c, "x", K_F32, K_IN, 1, BENCH_N, BENCH_N), 0, 1e-6);
     k_add(c, "y", K_F32, K_INOUT, 1, BENCH_N, BENCH_N);
+    c->bytes = 12 * BENCH_N;
+    c->flops = BENCH_N;
+}
+
+static void bench_clip_fwd(k_case *c) {
+    static const float t = 1;
+    k_begin(c, call_clip_fwd, &t, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "x", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
+    c->bytes = 8 * BENCH_N;
+    c->flops = 2 * BENCH_N;
+}
+
+static void bench_clip_bwd(k_case *c) {
+    static const float t = 1;
+    k_begin(c, call_clip_bwd, &t, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "y", K_F32, K_IN, 1, BENCH_N, BENCH_N), 0, 1);
+    k_fill_normal(c, k_add(c, "dy", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
     c->bytes = 12 * BENCH_N;
     c->flops = BENCH_N;
 }
@@ -465,6 +567,11 @@ const k_kernel k_act[] = {
     K_KERNEL(erf, check_erf, bench_erf, K_SAME_BITS),
     K_KERNEL(silu_fwd, check_silu_fwd, bench_silu_fwd, 0),
     K_KERNEL(silu_bwd, check_silu_bwd, bench_silu_bwd, 0),
+    K_KERNEL(sigmoid_bwd, check_sigmoid_bwd, bench_sigmoid_bwd, 0),
+    K_KERNEL(tanh_bwd, check_tanh_bwd, bench_tanh_bwd, 0),
+    K_KERNEL(relu_fwd, check_relu_fwd, bench_relu_fwd, 0),
+    K_KERNEL(relu_bwd, check_relu_bwd, bench_relu_bwd, 0),
+    K_KERNEL(gate_mul, check_gate_mul, bench_gate_mul, 0),
 #define ROW(kind, way)                                                                             \
     {#kind "_" #way, offsetof(sl_kernels, ffn[SL_FFN_##kind].way), check_##kind##_##way,           \
      bench_##kind##_##way, 0},
@@ -475,6 +582,8 @@ const k_kernel k_act[] = {
     K_KERNEL(gate_fwd_bf16, check_gate_fwd_bf16, bench_gate_fwd_bf16, 0),
     K_KERNEL(gate_bwd, check_gate_bwd, bench_gate_bwd, 0),
     K_KERNEL(gate_bwd_bf16, check_gate_bwd_bf16, bench_gate_bwd_bf16, 0),
+    K_KERNEL(clip_fwd, check_clip_fwd, bench_clip_fwd, 0),
+    K_KERNEL(clip_bwd, check_clip_bwd, bench_clip_bwd, 0),
     K_KERNEL(add, check_add, bench_add, 0),
     K_KERNEL(sum, check_sum, bench_sum, 0),
     K_KERNEL(scale, check_scale, bench_scale, 0),

@@ -1,6 +1,7 @@
 #include "kern.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 enum { NR = SL_BF16_NR, MAX_K = 1152 };
@@ -288,7 +289,54 @@ static void gemm_case(k_case *c, struct gemm g, int64_t used, enum k_data kind) 
         check_cuts(c, &g, out);
 }
 
+/* Tile state belongs to a thread: threads with other shapes, and so other tile configurations, side by side give the
+ * bits that each gives alone. */
+enum { THREADS = 4, SIDE_K = 96, SIDE_CALLS = 2000 };
+
+typedef struct {
+    const sl_kernels *k;
+    const sl_bf16 *a, *panel;
+    int64_t m, n;
+    float want[40 * NR];
+    int wrong;
+} side;
+
+static void *run_side(void *arg) {
+    side *s = arg;
+    float got[40 * NR];
+    for (int i = 0; i < SIDE_CALLS; i++) {
+        s->k->gemm_bf16(s->m, s->n, SIDE_K, s->a, SIDE_K, s->panel, got, s->n, 0);
+        s->wrong |= memcmp(got, s->want, (size_t)(s->m * s->n) * sizeof *got) != 0;
+    }
+    return NULL;
+}
+
+static void check_threads(k_case *c) {
+    static const int64_t m[THREADS] = {40, 5, 17, 32}, n[THREADS] = {32, 32, 7, 19};
+    static _Alignas(64) sl_bf16 a[40 * SIDE_K], panel[SIDE_K * NR];
+    static side s[THREADS];
+    pthread_t id[THREADS];
+    int started = 0;
+    for (int i = 0; i < 40 * SIDE_K; i++)
+        a[i] = (sl_bf16)(0x3f80 + k_range(c, 0, 127));
+    for (int i = 0; i < SIDE_K * NR; i++)
+        panel[i] = (sl_bf16)(0x3f80 + k_range(c, 0, 127));
+    for (int t = 0; t < THREADS; t++) {
+        s[t] = (side){.k = c->k, .a = a, .panel = panel, .m = m[t], .n = n[t]};
+        c->k->gemm_bf16(m[t], n[t], SIDE_K, a, SIDE_K, panel, s[t].want, n[t], 0);
+    }
+    while (started < THREADS && pthread_create(&id[started], NULL, run_side, &s[started]) == 0)
+        started++;
+    for (int t = 0; t < started; t++)
+        pthread_join(id[t], NULL);
+    for (int t = 0; t < THREADS; t++)
+        if (t >= started || s[t].wrong)
+            k_fail(c, t >= started ? "thread %d did not start" : "thread %d has other bits beside others than alone", t);
+}
+
 static void check_gemm_bf16(k_case *c) {
+    check_threads(c);
+
     static const enum k_data kinds[] = {K_NORMAL, K_WIDE, K_DENORMAL, K_POSINF, K_NAN};
     for (int64_t n = 0; n <= NR; n++) /* every width, rows about the blocks of 4, 12, 16 and 32 */
         for (int64_t m = 0; m <= 34; m += k_range(c, 1, 4))

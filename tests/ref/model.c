@@ -51,61 +51,141 @@ static ref_c *project(const ref_model *m, const char *prefix, const char *name, 
     return y;
 }
 
-/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ...
- */
-static void norm_rmsnorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... w: the
+ * weight, or 1 + it. */
+enum site { ATTN, FFN, FINAL };
+
+static void norm_rmsnorm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                          ref_c *y) {
-    (void) final;
-    int64_t d = m->config->model_dim;
-    ref_rmsnorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
+    (void)prefix, (void)site;
+    ref_rmsnorm(rows_of(m), m->config->model_dim, x, w, m->config->norm_eps, y);
 }
 
-static void norm_layernorm(const ref_model *m, const char *prefix, bool final, const ref_c *x,
+static void norm_layernorm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                            ref_c *y) {
-    (void) final;
-    int64_t d = m->config->model_dim;
-    ref_layernorm(rows_of(m), d, x, vector(m, prefix, ".weight", d), m->config->norm_eps, y);
+    (void)prefix, (void)site;
+    ref_layernorm(rows_of(m), m->config->model_dim, x, w, m->config->norm_eps, y);
 }
 
-static void norm_gated(const ref_model *m, const char *prefix, bool final, const ref_c *x,
-                       ref_c *y) {
-    int64_t d = m->config->model_dim, r = m->config->norm_rank;
-    norm_rmsnorm(m, prefix, final, x, y);
-    if (!final || m->config->norm_gate_final)
-        ref_gate(rows_of(m), d, r, matrix(m, prefix, ".gate_down.weight", r, d),
-                 matrix(m, prefix, ".gate_up.weight", d, r),
-                 m->config->norm_init == SL_GATE_IDENTITY ? 2 : 1, y);
+static void norm_none(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                      ref_c *y) {
+    (void)prefix, (void)site;
+    memcpy(y, x, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *y);
+    ref_scale_channels(rows_of(m), m->config->model_dim, w, y);
 }
+
+static void norm_dyt(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                     ref_c *y) {
+    int64_t d = m->config->model_dim;
+    (void)site;
+    ref_dyt(rows_of(m), d, x, false, *vector(m, prefix, ".alpha", 1), 0, w,
+            m->config->norm_beta ? vector(m, prefix, ".bias", d) : NULL, y);
+}
+
+static void norm_derf(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                      ref_c *y) {
+    int64_t d = m->config->model_dim;
+    (void)site;
+    ref_dyt(rows_of(m), d, x, true, *vector(m, prefix, ".alpha", 1), *vector(m, prefix, ".shift", 1), w,
+            m->config->norm_beta ? vector(m, prefix, ".bias", d) : NULL, y);
+}
+
+static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                       ref_c *y);
 
 static const struct {
     const char *name;
-    void (*norm)(const ref_model *, const char *prefix, bool final, const ref_c *x, ref_c *y);
+    void (*norm)(const ref_model *, const char *prefix, enum site site, const ref_c *w, const ref_c *x, ref_c *y);
 } norms[] = {
     {"rmsnorm", norm_rmsnorm},
     {"layernorm", norm_layernorm},
+    {"none", norm_none},
+    {"dyt", norm_dyt},
+    {"derf", norm_derf},
     {"gated_norm", norm_gated},
 };
 
-static ref_c *normed(const ref_model *m, const char *prefix, bool final, const ref_c *x) {
-    const char *name = sl_choices_norm[m->config->model_norm].name;
-    ref_c *y = ref_alloc(rows_of(m) * m->config->model_dim);
+static void apply_norm(const ref_model *m, const char *name, const char *prefix, enum site site, const ref_c *w,
+                       const ref_c *x, ref_c *y) {
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         if (strcmp(norms[i].name, name) == 0) {
-            norms[i].norm(m, prefix, final, x, y);
-            return y;
+            norms[i].norm(m, prefix, site, w, x, y);
+            return;
         }
     die("norm %s has no row in tests/ref/model.c", name);
 }
 
-/* ---- the two halves of a block; both add to h */
+static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
+                       ref_c *y) {
+    const sl_config *c = m->config;
+    ref_gate_kind kind = {c->norm_rank, c->norm_granularity == SL_GATE_TENSORWISE ? 1 : c->model_dim,
+                          sl_choices_gate_outer[c->norm_outer].name, sl_choices_gate_inner[c->norm_inner].name,
+                          c->norm_init == SL_GATE_IDENTITY};
+    apply_norm(m, sl_choices_base_norm[c->norm_base].name, prefix, site, w, x, y);
+    if (site != FINAL || c->norm_gate_final)
+        ref_gate(rows_of(m), c->model_dim, &kind, matrix(m, prefix, ".gate_down.weight", kind.rank, c->model_dim),
+                 matrix(m, prefix, ".gate_up.weight", kind.gates, kind.rank), y);
+}
+
+static ref_c *normed(const ref_model *m, const char *prefix, enum site site, const ref_c *x) {
+    int64_t d = m->config->model_dim, n = rows_of(m) * d;
+    ref_c *in = ref_alloc(n), *y = ref_alloc(n), *w = ref_alloc(d);
+    memcpy(in, x, (size_t)n * sizeof *in);
+    memcpy(w, vector(m, prefix, ".weight", d), (size_t)d * sizeof *w);
+    for (int64_t j = 0; m->config->norm_zero_centred && j < d; j++)
+        w[j] += 1;
+    if (m->config->norm_preaffine)
+        ref_scale_channels(rows_of(m), d, vector(m, prefix, ".pre_affine", d), in);
+    apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    free(in);
+    free(w);
+    return y;
+}
+
+/* ---- the two halves of a block; both change h */
+
+/* Input of a half: the norm before it, or h itself. */
+static ref_c *half_input(const ref_model *m, const char *layer, enum site site, const ref_c *h) {
+    char norm[128];
+    const char *name = site == ATTN                                        ? "input_layernorm"
+                       : m->config->model_norm_place == SL_PLACE_SANDWICH ? "pre_feedforward_layernorm"
+                                                                           : "post_attention_layernorm";
+    snprintf(norm, sizeof norm, "%s%s", layer, name);
+    if (m->config->model_norm_place != SL_PLACE_POST)
+        return normed(m, norm, site, h);
+    ref_c *x = ref_alloc(rows_of(m) * m->config->model_dim);
+    memcpy(x, h, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *x);
+    return x;
+}
+
+/* h = what h and the output of the half become. */
+static void half_output(const ref_model *m, const char *layer, enum site site, const ref_c *out, ref_c *h) {
+    int64_t n = rows_of(m) * m->config->model_dim;
+    double most = sl_config_clip(m->config);
+    char norm[128];
+    snprintf(norm, sizeof norm, "%s%s", layer, site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
+    ref_c *x = NULL;
+    if (m->config->model_norm_place == SL_PLACE_SANDWICH)
+        x = normed(m, norm, site, out);
+    ref_add(n, x ? x : out, h);
+    for (int64_t k = 0; most > 0 && k < n; k++)
+        if (fabs(creal(h[k])) > most)
+            h[k] = copysign(most, creal(h[k]));
+    free(x);
+    if (m->config->model_norm_place != SL_PLACE_POST)
+        return;
+    x = normed(m, norm, site, h);
+    memcpy(h, x, (size_t)n * sizeof *h);
+    free(x);
+}
+
 static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, hd = sl_config_head_dim(c);
     int64_t heads = c->model_heads, kv_heads = sl_config_kv_heads(c);
-    char prefix[128], norm[128];
-    snprintf(norm, sizeof norm, "%sinput_layernorm", layer);
+    char prefix[128];
     snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
-    ref_c *x = normed(m, norm, false, h);
+    ref_c *x = half_input(m, layer, ATTN, h);
     ref_c *q = project(m, prefix, "q_proj.weight", d, heads * hd, x);
     ref_c *k = project(m, prefix, "k_proj.weight", d, kv_heads * hd, x);
     ref_c *v = project(m, prefix, "v_proj.weight", d, kv_heads * hd, x);
@@ -120,22 +200,22 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
     ref_c *mix = ref_alloc(rows * heads * hd);
     ref_attention(rows, m->seq, heads, kv_heads, hd, q, k, v, mix);
     ref_c *out = project(m, prefix, "o_proj.weight", heads * hd, d, mix);
-    ref_add(rows * d, out, h);
+    half_output(m, layer, ATTN, out, h);
     ref_c *all[] = {x, q, k, v, mix, out};
     for (int i = 0; i < 6; i++)
         free(all[i]);
 }
 
-/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to h. */
+/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to sum. */
 static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
-                       int64_t experts, ref_c *h) {
+                       int64_t experts, ref_c *sum) {
     int64_t rows = rows_of(m), d = m->config->model_dim;
     ref_c *gate = project(m, prefix, "gate_proj.weight", d, f, x), *up = project(m, prefix, "up_proj.weight", d, f, x);
     ref_ffn(m->config->model_ffn_kind, rows * f, gate, up, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < d; j++)
-            h[i * d + j] += out[i * d + j] * (weight ? weight[i * experts] : 1);
+            sum[i * d + j] += out[i * d + j] * (weight ? weight[i * experts] : 1);
     ref_c *all[] = {gate, up, out};
     for (int i = 0; i < 3; i++)
         free(all[i]);
@@ -148,8 +228,7 @@ static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
     int64_t parts = top + c->model_shared_experts, f = c->model_expert_ffn ? c->model_expert_ffn : c->model_ffn / parts;
     const char *balance = sl_choices_balance[c->model_balance].name;
     char prefix[128];
-    snprintf(prefix, sizeof prefix, "%spost_attention_layernorm", layer);
-    ref_c *x = normed(m, prefix, false, h), *weight = ref_alloc(rows * experts), aux, z;
+    ref_c *x = half_input(m, layer, FFN, h), *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
     snprintf(prefix, sizeof prefix, "%smlp.gate.", layer);
     ref_c *logits = project(m, prefix, "weight", d, experts, x);
     const ref_c *bias = strcmp(balance, "bias") == 0 ? vector(m, prefix, "e_score_correction_bias", experts) : NULL;
@@ -158,12 +237,14 @@ static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
               share > 0 ? (int64_t)ceil(share) : rows, weight, &aux, &z);
     for (int64_t e = 0; e < experts; e++) {
         snprintf(prefix, sizeof prefix, "%smlp.experts.%lld.", layer, (long long)e);
-        add_expert(m, prefix, f, x, weight + e, experts, h);
+        add_expert(m, prefix, f, x, weight + e, experts, out);
     }
     snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
     if (c->model_shared_experts)
-        add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, h);
+        add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, out);
+    half_output(m, layer, FFN, out, h);
     free(x);
+    free(out);
     free(weight);
     free(logits);
     return (strcmp(balance, "aux") == 0 ? c->model_balance_coef * aux : 0) + c->model_router_z_loss * z;
@@ -172,10 +253,9 @@ static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
-    char prefix[128], norm[128];
-    snprintf(norm, sizeof norm, "%spost_attention_layernorm", layer);
+    char prefix[128];
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
-    ref_c *x = normed(m, norm, false, h);
+    ref_c *x = half_input(m, layer, FFN, h);
     static const bool gated[] = {
 #define FFN(name, gated, ...) gated,
 #include "simd/ffn.inc"
@@ -186,7 +266,7 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
     ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
-    ref_add(rows * d, out, h);
+    half_output(m, layer, FFN, out, h);
     ref_c *all[] = {x, up, gate, out};
     for (int i = 0; i < 4; i++)
         free(all[i]);
@@ -199,6 +279,9 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     ref_c *h = ref_alloc(rows * d);
     *router_loss = 0;
     ref_embedding(rows, d, in, matrix(m, "model.embed_tokens", ".weight", m->vocab, d), h);
+    if (c->model_embed_scale)
+        for (int64_t i = 0; i < rows * d; i++)
+            h[i] *= *vector(m, "model.embed_scale", "", 1);
     for (int64_t i = 0; i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
@@ -208,7 +291,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
         else if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
-    ref_c *x = normed(m, "model.norm", true, h);
+    ref_c *x = normed(m, "model.norm", FINAL, h);
     const char *head = c->model_tie_embeddings ? "model.embed_tokens" : "lm_head";
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 ref_c *ref_alloc(int64_t n) {
     ref_c *p = calloc(n > 0 ? (size_t)n : 1, sizeof *p);
@@ -62,15 +63,50 @@ void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, doub
     }
 }
 
-void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up,
-              double factor, ref_c *y) {
-    ref_c *a = ref_alloc(rows * rank), *b = ref_alloc(rows * d);
+void ref_scale_channels(int64_t rows, int64_t d, const ref_c *w, ref_c *y) {
+    for (int64_t i = 0; i < rows * d; i++)
+        y[i] *= w[i % d];
+}
+
+static ref_c erf_of(ref_c z) {
+    double r = creal(z);
+    return erf(r) + I * (cimag(z) * 2 / sqrt(M_PI) * exp(-r * r));
+}
+
+void ref_dyt(int64_t rows, int64_t d, const ref_c *x, bool erf_form, ref_c alpha, ref_c shift, const ref_c *w,
+             const ref_c *bias, ref_c *y) {
+    for (int64_t i = 0; i < rows * d; i++) {
+        ref_c z = alpha * x[i] + shift;
+        y[i] = w[i % d] * (erf_form ? erf_of(z) : ctanh(z)) + (bias ? bias[i % d] : 0);
+    }
+}
+
+static ref_c activation(const char *name, ref_c x) {
+    if (strcmp(name, "sigmoid") == 0)
+        return sigmoid(x);
+    if (strcmp(name, "tanh") == 0)
+        return ctanh(x);
+    if (strcmp(name, "silu") == 0)
+        return silu(x);
+    if (strcmp(name, "relu") == 0)
+        return creal(x) > 0 ? x : 0;
+    if (strcmp(name, "identity") == 0)
+        return x;
+    fprintf(stderr, "reference: no activation %s\n", name);
+    abort();
+}
+
+void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *down, const ref_c *up, ref_c *y) {
+    int64_t rank = kind->rank, gates = kind->gates;
+    bool sigmoidal = strcmp(kind->outer, "sigmoid") == 0;
+    double factor = kind->identity && sigmoidal ? 2 : 1, offset = kind->identity && !sigmoidal ? 1 : 0;
+    ref_c *a = ref_alloc(rows * rank), *b = ref_alloc(rows * gates);
     ref_linear(rows, d, rank, y, down, a);
     for (int64_t i = 0; i < rows * rank; i++)
-        a[i] = silu(a[i]);
-    ref_linear(rows, rank, d, a, up, b);
+        a[i] = activation(kind->inner, a[i]);
+    ref_linear(rows, rank, gates, a, up, b);
     for (int64_t i = 0; i < rows * d; i++)
-        y[i] *= factor * sigmoid(b[i]);
+        y[i] *= factor * activation(kind->outer, b[i / d * gates + (gates > 1 ? i % d : 0)]) + offset;
     free(a);
     free(b);
 }

@@ -27,9 +27,20 @@ void ref_add(int64_t n, const ref_c *x, ref_c *y);
 void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
 /* y = w (x - mean) / sqrt(var + eps), biased variance, no bias (arXiv 1607.06450). y may be x. */
 void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
-/* y *= factor sigmoid(W_up silu(W_down y)), W_down [rank, d], W_up [d, rank] (arXiv 2601.22966). */
-void ref_gate(int64_t rows, int64_t d, int64_t rank, const ref_c *down, const ref_c *up,
-              double factor, ref_c *y);
+/* y_j *= w_j in each row. */
+void ref_scale_channels(int64_t rows, int64_t d, const ref_c *w, ref_c *y);
+/* y = w f(alpha x + shift) + bias, f erf or tanh; bias may be NULL (arXiv 2503.10622, 2512.10938). Imaginary parts must be
+ * infinitesimal for erf. */
+void ref_dyt(int64_t rows, int64_t d, const ref_c *x, bool erf_form, ref_c alpha, ref_c shift, const ref_c *w,
+             const ref_c *bias, ref_c *y);
+/* y *= outer(W_up inner(W_down y)) with W_down [rank, d] and W_up [gates, rank], gates = d or 1 for the whole row
+ * (arXiv 2601.22966). identity: 2 sigmoid, or 1 + the other activations. */
+typedef struct {
+    int64_t rank, gates;
+    const char *outer, *inner; /* names of the choices of model.norm_opts */
+    bool identity;
+} ref_gate_kind;
+void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *down, const ref_c *up, ref_c *y);
 /* Turns pairs (j, j + hd/2) of each head by position / base^(2j/hd), position = row % seq
  * (arXiv 2104.09864, half-split). In place. */
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x);

@@ -29,3 +29,21 @@ double ref_ratio(int64_t n, const float *got, const double *want, double toleran
     }
     return worst;
 }
+
+static double scalars_rms(const sl_params *table, const double *want) {
+    double sum = 0, n = 0;
+    for (int i = 0; i < table->count; i++)
+        if (table->tensor[i].size == 1) {
+            sum += want[table->tensor[i].offset] * want[table->tensor[i].offset];
+            n++;
+        }
+    return sqrt(sum / n);
+}
+
+double ref_gradient_ratio(const sl_params *table, int t, const float *got, const double *want, double relative) {
+    int64_t at = table->tensor[t].offset;
+    if (table->tensor[t].size > 1)
+        return ref_ratio(table->tensor[t].size, got + at, want + at, REF_GRADIENT * relative);
+    double ratio = fabs(got[at] - want[at]) / (REF_GRADIENT * relative * scalars_rms(table, want));
+    return isnan(ratio) ? INFINITY : ratio;
+}

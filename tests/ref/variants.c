@@ -1,59 +1,105 @@
 #include "ref/variants.h"
 
+#include "base/err.h"
 #include "base/rng.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    int norm;
-    int init; /* SL_GATE_* */
-    bool gate_final;
-} norm_choice;
+/* Norms beyond the plain row of each of the table: what they change in a configuration, as for sinklab's command
+ * line. */
+static const struct {
+    const char *name, *changes[6];
+} special[] = {
+    {"gated identity final", {"norm=gated_norm", "norm_opts.init=identity", "norm_opts.gate_final=true"}},
+    {"gated none", {"norm=gated_norm", "norm_opts.base=none", "norm_opts.gate_final=true"}},
+    {"gated relu", {"norm=gated_norm", "norm_opts.inner=relu"}},
+    {"gated tanh", {"norm=gated_norm", "norm_opts.outer=tanh"}},
+    {"gated silu identity", {"norm=gated_norm", "norm_opts.outer=silu", "norm_opts.init=identity"}},
+    {"gated identity-activation layernorm", {"norm=gated_norm", "norm_opts.outer=identity", "norm_opts.base=layernorm"}},
+    {"gated tensorwise", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.gate_final=true",
+                          "norm_opts.init=identity"}},
+    {"gated tensorwise tanh identity", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.outer=tanh",
+                                        "norm_opts.init=identity", "norm_opts.preaffine=true"}},
+    {"preaffine", {"norm_opts.preaffine=true"}},
+    {"preaffine layernorm", {"norm=layernorm", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
+    {"gated preaffine", {"norm=gated_norm", "norm_opts.preaffine=true"}},
+    {"dyt embed scale", {"norm=dyt", "norm_opts.beta=false", "embed_scale=true"}},
+    {"gated dyt", {"norm=gated_norm", "norm_opts.base=dyt", "norm_opts.gate_final=true"}},
+    {"derf preaffine", {"norm=derf", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
+    {"post", {"norm_place=post"}},
+    {"post dyt gated", {"norm_place=post", "norm=gated_norm", "norm_opts.base=dyt"}},
+    {"sandwich", {"norm_place=sandwich"}},
+    {"sandwich gated preaffine", {"norm_place=sandwich", "norm=gated_norm", "norm_opts.preaffine=true"}},
+    {"clip", {"clip=0.5"}},
+    {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
+    {"zero-centred", {"norm_opts.zero_centred=true"}},
+    {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
+};
+enum { SPECIALS = sizeof special / sizeof *special };
 
-/* Choice i of norms, false past the last. */
-static bool pick_norm(int i, norm_choice *out) {
-    for (int n = 0; sl_choices_norm[n].name; n++) {
-        bool gated = strncmp(sl_choices_norm[n].name, "gated_", 6) == 0;
-        int choices = gated ? 2 : 1;
-        if (i < choices) {
-            *out = (norm_choice){n, i ? SL_GATE_IDENTITY : SL_GATE_HALF, i != 0};
-            return true;
-        }
-        i -= choices;
+static int norms(void) {
+    int n = 0;
+    while (sl_choices_norm[n].name)
+        n++;
+    return n;
+}
+
+static void change(sl_config *c, const char *assignment) {
+    char text[128];
+    snprintf(text, sizeof text, "model.%s", assignment);
+    if (sl_config_override(c, text) != 0) {
+        fprintf(stderr, "reference variants: %s\n", sl_error());
+        abort();
     }
-    return false;
+}
+
+/* Norm i: the rows of the table, then the special ones. */
+static bool set_norm(int i, sl_config *c, const char **name) {
+    if (i < norms()) {
+        c->model_norm = i;
+        *name = sl_choices_norm[i].name;
+        return true;
+    }
+    i -= norms();
+    if (i >= SPECIALS)
+        return false;
+    *name = special[i].name;
+    for (int k = 0; special[i].changes[k]; k++)
+        change(c, special[i].changes[k]);
+    return true;
 }
 
 enum { OPTION_QK_NORM = 1, OPTION_GQA = 2, OPTION_TIED = 4, OPTIONS = 8 };
 
 static bool build(int norm, int ffn, int options, ref_variant *v) {
-    norm_choice choice;
-    if (!pick_norm(norm, &choice))
-        return false;
+    const char *name;
     sl_config *c = &v->config;
     sl_config_defaults(c);
-    c->model_norm = choice.norm;
-    c->norm_init = choice.init;
-    c->norm_gate_final = choice.gate_final;
     c->norm_eps = 0.01;
+    if (!set_norm(norm, c, &name))
+        return false;
     c->model_ffn_kind = ffn;
     c->model_qk_norm = options & OPTION_QK_NORM;
     c->model_tie_embeddings = options & OPTION_TIED;
     c->precision = SL_PRECISION_FP32;
-    snprintf(v->name, sizeof v->name, "%s%s %s%s%s%s", sl_choices_norm[choice.norm].name,
-             choice.gate_final ? " identity, final gate" : "",
-             sl_choices_ffn[ffn].name,
+    snprintf(v->name, sizeof v->name, "%s %s%s%s%s", name, sl_choices_ffn[ffn].name,
              options & OPTION_QK_NORM ? " qk_norm" : "", options & OPTION_GQA ? " gqa" : "",
              options & OPTION_TIED ? " tied" : "");
     return true;
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
+    /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with each
+     * special one. */
+    enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4 };
+    int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
-    int options = plain ? 0 : (i - 1) % OPTIONS, kinds = plain ? 0 : (i - 1) / OPTIONS;
-    if (!build(kinds / SL_FFN_KINDS, plain ? SL_FFN_NONE : kinds % SL_FFN_KINDS, options, v))
+    int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
+    int pick = plain ? 0 : k < ALL ? k : 7 * k % ALL, options = pick % OPTIONS;
+    if (!build(norm, plain ? SL_FFN_NONE : pick / OPTIONS, options, v))
         return false;
     sl_config *c = &v->config;
     if (plain)
@@ -88,8 +134,10 @@ static void wide(ref_variant *v) {
 bool ref_variant_middle(int i, ref_variant *v) {
     if (i == 0)
         return wide(v), true;
-    bool on = --i % 2;
-    if (!build(i / 2, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
+    /* The table's norms with all other options on and off, every other special one with either. */
+    int table = 2 * norms(), rest = --i - table;
+    bool on = rest < 0 ? i % 2 : rest % 2;
+    if (!build(rest < 0 ? i / 2 : norms() + 2 * rest, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
         return false;
     sl_config *c = &v->config;
     c->model_layers = 2;
@@ -110,15 +158,21 @@ static const struct {
     int64_t experts, top, ffn, shared;
     int router, balance;
     double z, capacity;
+    int place;
+    double clip;
 } mixtures[] = {
-    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0},
-    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0},
-    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0},
-    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8},
-    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1},
-    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0},
-    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0},
-    {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2},
+    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_PRE, 0},
+    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8, SL_PLACE_PRE, 0},
+    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1, SL_PLACE_PRE, 0},
+    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0, SL_PLACE_PRE, 0},
+    {"post, shared", 4, 2, 9, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_POST, 0},
+    {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0},
+    {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75},
+    {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0},
+    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
+    {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
 };
 
 bool ref_variant_moe(int i, ref_variant *v) {
@@ -137,6 +191,8 @@ bool ref_variant_moe(int i, ref_variant *v) {
     c->model_balance_coef = 0.5;
     c->model_router_z_loss = mixtures[i].z;
     c->model_expert_capacity = mixtures[i].capacity;
+    c->model_norm_place = mixtures[i].place;
+    c->model_clip = mixtures[i].clip;
     c->model_layers = 2;
     c->model_dim = large ? 70 : 8;
     c->model_heads = 2;
@@ -154,7 +210,7 @@ void ref_randomise(sl_params *p, uint64_t seed) {
         sl_rng r = sl_rng_make(seed, SL_STREAM_TEST, sl_hash64(t->name, strlen(t->name)));
         bool embedding = strstr(t->name, "embed_tokens") != NULL;
         double std = embedding ? 0.5 : t->ndim == 1 ? 0.3 : 1.2 / sqrt((double)t->shape[1]);
-        double mean = t->ndim == 1;
+        double mean = t->ndim == 1 && t->init != SL_INIT_ZEROS;
         for (int64_t k = 0; k < t->size; k++)
             p->w[t->offset + k] = (float)(mean + std * sl_rng_normal(&r));
     }

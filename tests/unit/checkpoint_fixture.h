@@ -38,6 +38,7 @@ static inline void fixture_make(fixture *f) {
         x->shape[1] = t[i].shape[1];
         x->size = x->shape[0] * (x->ndim == 2 ? x->shape[1] : 1);
         x->offset = t[i].offset;
+        x->moments = sl_params_moments(SL_OPTIM_adamw, x);
         f->p.params += x->size;
     }
     f->p.tensor = f->tensor;

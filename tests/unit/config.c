@@ -184,7 +184,10 @@ START_TEST(scalars) {
 }
 END_TEST
 
-#define NORMS "one of rmsnorm, layernorm, gated_norm"
+#define NORMS "one of rmsnorm, layernorm, none, dyt, derf, gated_norm"
+#define NORM_OPTS                                                                                  \
+    "eps, zero_centred, preaffine, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
+    "granularity, outer, inner, init, gate_final"
 static const struct {
     const char *text, *message;
 } mistakes[] = {
@@ -192,10 +195,9 @@ static const struct {
      "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, seed, threads, pin, isa"},
     {"model:\n  norm_opts:\n    rnak: 4\n",
      "t.yaml:3: unknown key \"model.norm_opts.rnak\"; did you mean model.norm_opts.rank? keys of "
-     "model.norm_opts: eps, rank, init, gate_final"},
+     "model.norm_opts: " NORM_OPTS},
     {"model.norm_opts.zzzzzzzzzzzzzzzz: 4\n",
-     "t.yaml:1: unknown key \"model.norm_opts.zzzzzzzzzzzzzzzz\"; keys of model.norm_opts: eps, "
-     "rank, init, gate_final"},
+     "t.yaml:1: unknown key \"model.norm_opts.zzzzzzzzzzzzzzzz\"; keys of model.norm_opts: " NORM_OPTS},
     {"lr: 1\n",
      "t.yaml:1: unknown key \"lr\"; did you mean train.lr? keys: model, data, train, precision, "
      "seed, threads, pin, isa"},
@@ -247,10 +249,10 @@ static const struct {
     {"data: {bos: true}\nmodel: {dim: 1}\ndata: {bos: true}\n",
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
-                   "kv_heads, head_dim, ffn, norm, "
+                   "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
                    "norm_opts, attention, ffn_kind, experts, experts_per_token, expert_ffn, "
                    "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
-                   "expert_capacity, qk_norm, rope_base, tie_embeddings, seq, "
+                   "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, tie_embeddings, seq, "
                    "init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, isa; "
               "found a list"},

@@ -89,8 +89,7 @@ static double worst;
 static void compare_all(const fixture *f, const char *tier, const float *g, const double *want) {
     for (int i = 0; i < f->table.count; i++) {
         const sl_tensor *t = f->table.tensor + i;
-        double ratio =
-            ref_ratio(t->size, g + t->offset, want + t->offset, REF_GRADIENT * f->relative);
+        double ratio = ref_gradient_ratio(&f->table, i, g, want, f->relative);
         worst = fmax(worst, ratio);
         ck_assert_msg(ratio <= 1, "%s, %s: gradient of %s: error is %.3g times the tolerance",
                       f->v.name, tier, t->name, ratio);

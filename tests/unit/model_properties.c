@@ -41,8 +41,8 @@ static void teardown(fixture *f) {
     sl_model_free(f->m);
 }
 
-/* fn for each tiny variant that differs in more than one option from the last, each middle one, and each with experts.
- */
+/* fn for each variant with experts, tiny ones that differ in more than one option from the last, and every third middle
+ * one. */
 static void for_each_model(void (*fn)(fixture *)) {
     fixture f;
     for (int i = 0; ref_variant_moe(i, &f.v); i++) {
@@ -55,7 +55,7 @@ static void for_each_model(void (*fn)(fixture *)) {
         fn(&f);
         teardown(&f);
     }
-    for (int i = 0; ref_variant_middle(i, &f.v); i++) {
+    for (int i = 0; ref_variant_middle(i, &f.v); i += 3) {
         setup(&f);
         fn(&f);
         teardown(&f);
@@ -257,6 +257,101 @@ static void untrained(fixture *f) {
 START_TEST(test_untrained) { for_each_model(untrained); }
 END_TEST
 
+static void starts_at(sl_model *m, const char *name, double value) {
+    const sl_params *p = sl_model_params(m);
+    int t = sl_params_find(p, name);
+    ck_assert_msg(t >= 0, "no tensor %s", name);
+    for (int64_t j = 0; j < p->tensor[t].size; j++)
+        ck_assert_msg(p->w[p->tensor[t].offset + j] == (float)value, "%s starts at %g, not %g", name,
+                      (double)p->w[p->tensor[t].offset + j], value);
+}
+
+START_TEST(test_starts_of_norms) {
+    static const char *const keys[] = {"model.norm=derf", "model.norm_opts.alpha_attn=0.8", "model.norm_opts.alpha_ffn=0.3",
+                                       "model.norm_opts.alpha_final=0.2", "model.norm_opts.preaffine=true",
+                                       "model.embed_scale=true", "model.dim=36", "model.layers=1"};
+    sl_config c;
+    for (int zero_centred = 0; zero_centred < 2; zero_centred++) {
+        sl_config_defaults(&c);
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            ck_assert_int_eq(sl_config_override(&c, keys[i]), 0);
+        c.norm_zero_centred = zero_centred;
+        sl_model *m = sl_model_create(&c, 19, 1, 4, false, false);
+        ck_assert_msg(m != NULL, "%s", sl_error());
+        sl_model_init(m, 1);
+        starts_at(m, "model.layers.0.input_layernorm.alpha", 0.8);
+        starts_at(m, "model.layers.0.post_attention_layernorm.alpha", 0.3);
+        starts_at(m, "model.norm.alpha", 0.2);
+        starts_at(m, "model.norm.shift", 0);
+        starts_at(m, "model.norm.bias", 0);
+        starts_at(m, "model.norm.pre_affine", 1);
+        starts_at(m, "model.norm.weight", zero_centred ? 0 : 1);
+        starts_at(m, "model.embed_scale", 6);
+        const float *gain = sl_model_norm_weight(m, 0, 1); /* what probes see: the gain */
+        ck_assert(gain && gain[0] == 1 && gain[35] == 1);
+        sl_model_free(m);
+    }
+}
+END_TEST
+
+/* A gate that starts as the identity leaves the base norm's output as it is, to the bit. */
+static void gate_starts_open(int outer, int granularity) {
+    enum { VOCAB = 19, BATCH = 2, SEQ = 7 };
+    float logits[2][BATCH * SEQ * VOCAB];
+    int32_t in[BATCH * SEQ];
+    sl_config c;
+    sl_config_defaults(&c);
+    c.model_layers = 2, c.model_dim = 24, c.model_heads = 2, c.model_ffn = 20, c.norm_rank = 3;
+    c.precision = SL_PRECISION_FP32;
+    c.norm_outer = outer, c.norm_granularity = granularity, c.norm_init = SL_GATE_IDENTITY, c.norm_gate_final = true;
+    ref_random_tokens(BATCH * SEQ, VOCAB, 1, in);
+    for (int gated = 0; gated < 2; gated++) {
+        ck_assert_int_eq(sl_config_override(&c, gated ? "model.norm=gated_norm" : "model.norm=rmsnorm"), 0);
+        sl_model *m = sl_model_create(&c, VOCAB, BATCH, SEQ, false, false);
+        ck_assert_msg(m != NULL, "%s", sl_error());
+        sl_model_init(m, 1);
+        ck_assert_int_eq(sl_model_logits(m, in, logits[gated]), 0);
+        sl_model_free(m);
+    }
+    ck_assert_mem_eq(logits[0], logits[1], sizeof logits[0]);
+}
+
+START_TEST(test_gate_starts_open) {
+    for (int outer = SL_GATE_SIGMOID; outer <= SL_GATE_LINEAR; outer++)
+        for (int granularity = SL_GATE_ELEMENTWISE; granularity <= SL_GATE_TENSORWISE; granularity++)
+            gate_starts_open(outer, granularity);
+}
+END_TEST
+
+/* RMSNorm of pre_affine * x does not change when pre_affine grows by a factor (eps apart), so the gradient of pre_affine
+ * stands at right angles to it: |<p, dp>| is rounding, and eps / mean square (1e-6 here) of the terms. */
+START_TEST(test_preaffine_is_scale_free) {
+    fixture f = {0};
+    ck_assert(ref_variant_middle(1, &f.v));
+    f.v.config.norm_preaffine = true;
+    f.v.config.norm_eps = 1e-7;
+    setup(&f);
+    sl_params *p = sl_model_params(f.m);
+    memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
+    sl_model_forward_backward(f.m, f.in, f.target, 1);
+    int found = 0;
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = p->tensor + i;
+        double product = 0, size = 0;
+        if (!strstr(t->name, "pre_affine"))
+            continue;
+        for (int64_t j = t->offset; j < t->offset + t->size; j++) {
+            product += (double)p->w[j] * p->g[j];
+            size += fabs((double)p->w[j] * p->g[j]);
+        }
+        found++;
+        ck_assert_msg(size > 0 && fabs(product) <= 1e-4 * size, "%s: %.3g of %.3g", t->name, product, size);
+    }
+    ck_assert_int_eq(found, 5);
+    teardown(&f);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("model_properties");
     TCase *tc = tcase_create("model_properties");
@@ -267,6 +362,9 @@ int main(void) {
     tcase_add_test(tc, test_inference_equal);
     tcase_add_test(tc, test_decoding);
     tcase_add_test(tc, test_untrained);
+    tcase_add_test(tc, test_starts_of_norms);
+    tcase_add_test(tc, test_gate_starts_open);
+    tcase_add_test(tc, test_preaffine_is_scale_free);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

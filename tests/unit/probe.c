@@ -304,6 +304,30 @@ START_TEST(heads_that_attend_to_token_0_only) {
 }
 END_TEST
 
+/* Marked queries attend to token 0 only, the others evenly; query 0 never counts. */
+START_TEST(marked_queries_apart) {
+    enum { SEQ = 8, ROWS = 2 * SEQ };
+    static const uint8_t mark[ROWS] = {1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0};
+    double marked[H] = {0}, unmarked[H] = {0}, even = 0;
+    attention_fixture a = attention_new(2, SEQ, floats(ROWS * LD));
+    ck_assert_double_nan(sl_attention_att0_of(&a.sums, 0, true));
+    a.rows.mark = mark;
+    a.sums.att0_marked = marked;
+    a.sums.att0_unmarked = unmarked;
+    for (int t = 0; t < ROWS; t++) {
+        a.qkv[t * LD] = mark[t] ? 40 : 0;
+        a.qkv[t * LD + H * HD] = t % SEQ ? 0 : 40;
+        even += t % SEQ && !mark[t] ? 1.0 / (t % SEQ + 1) / 11 : 0;
+    }
+    attention_add(&a);
+    ck_assert(a.sums.marked == 3 && a.sums.unmarked == 11);
+    ck_assert_double_eq(sl_attention_att0_of(&a.sums, 0, true), 1);
+    ck_close(sl_attention_att0_of(&a.sums, 0, false), even, 4 * (double)FLT_EPSILON);
+    ck_close((3 + 11 * even) / 14, sl_attention_att0(&a.sums, 0), 4 * (double)FLT_EPSILON);
+    attention_free(&a);
+}
+END_TEST
+
 START_TEST(sink_rate_is_strictly_above_three_tenths) {
     double x[4] = {.3, .30001, .9, 0}, broken[2] = {.9, NAN};
     ck_assert_double_eq(sl_sink_rate(4, x), .5);
@@ -464,6 +488,7 @@ static Suite *suite(void) {
     tcase_add_test(t, one_token_windows_and_nan_are_told_apart_from_figures);
     tcase_add_test(t, uniform_attention);
     tcase_add_test(t, heads_that_attend_to_token_0_only);
+    tcase_add_test(t, marked_queries_apart);
     tcase_add_test(t, sink_rate_is_strictly_above_three_tenths);
     tcase_add_test(t, value_norms_of_token_0);
     tcase_add_test(t, random_attention_agrees_with_plain_softmax);

@@ -250,7 +250,7 @@ START_TEST(figures_agree_with_plain_loops) {
     fixture f;
     for (int i = 0; ref_variant_tiny(i, &f.v); i += 3) /* 3 and the 16 options of a norm are coprime */
         check_variant(&f);
-    for (int i = 1; ref_variant_middle(i, &f.v); i++)
+    for (int i = 1; ref_variant_middle(i, &f.v); i += 3)
         check_variant(&f);
 }
 END_TEST
@@ -273,9 +273,12 @@ static char *result_text(fixture *f) {
     return text;
 }
 
-/* The last middle variant: gated norms, final gate, grouped queries. */
+/* The last middle variant whose final norm is gated too. */
 static void middle(ref_variant *v) {
-    for (int i = 1; ref_variant_middle(i, v); i++) {}
+    ref_variant next;
+    for (int i = 1; ref_variant_middle(i, &next); i++)
+        if (next.config.norm_gate_final)
+            *v = next;
 }
 
 static char *run(int threads, bool training) {
