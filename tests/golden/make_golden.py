@@ -93,6 +93,15 @@ CASES = {
                               "model.experts_per_token": 1, "model.expert_ffn": 10,
                               "model.router": "sigmoid", "model.balance": "aux",
                               "model.balance_coef": 0.2, "model.expert_capacity": 0.75}),
+    "experts_post_shared": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4,
+                                 "model.experts_per_token": 2, "model.expert_ffn": 7,
+                                 "model.shared_experts": 1, "model.router": "softmax",
+                                 "model.balance": "aux", "model.balance_coef": 0.3,
+                                 "model.norm_place": "post", "model.clip": 2.0}),
+    "experts_sandwich": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4,
+                              "model.experts_per_token": 2, "model.expert_ffn": 7,
+                              "model.router": "sigmoid", "model.balance": "none",
+                              "model.norm_place": "sandwich"}),
 }
 
 
