@@ -14,6 +14,63 @@
 
 typedef uint16_t sl_bf16; /* upper half of an IEEE binary32, rounded to nearest even */
 
+/* ---- attention kinds (simd/attention.c), the rows of simd/attention.inc: a tile of raw scores s to weights p.
+ * Row i of the tile is of one query (of the transposed tiles of bwd_bf16: of one key) and sees the columns from
+ * max(0, lo + i) up to, not including, min(n, hi + i); what it does not see is 0 in every result and never read.
+ * p = f(scale*s), with z = scale*s, of what a query sees:
+ *   softmax   exp(z) / (sum exp(z) + exp(extra))     stat = log of that sum; ds = p (dp - delta)
+ *   clipped   q = softmax(z), p = min(max(a q + b, 0), 1), with gradients only between the two; stat as above
+ *   sigmoid   1 / (1 + exp(-z - a))                  stat = 0;          ds = p (1 - p) dp
+ *   relu      max(z, 0) / columns that it sees       stat = 1/columns;  ds = dp stat where z > 0
+ * delta is that of the query: sum_j p_j dp_j, which is dout . out. The clipped softmax has one of its own,
+ * sum_j q_j g_j with g the gradient of q; it finds it itself in bwd, and adds it up in delta_bf16. A query of the
+ * softmax sees at least one column or has an extra. extra: one logit a row, or NULL; the softmax alone has it. */
+typedef struct {
+    int64_t lo, hi;
+} sl_band;
+typedef struct {
+    sl_band band;
+    float scale, a, b;
+} sl_attend;
+/* In place; stat: one value a row. */
+typedef void sl_attention_fwd(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a,
+                              const float *extra, float *stat);
+/* From raw scores and stat again: p over s, and ds*scale (the gradient of the raw scores) over dp. */
+typedef void sl_attention_bwd(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,
+                              const float *stat, const float *delta);
+/* The same for bf16 products. Logarithms in stat are of base 2. Rows of p and ds are operands: zero up to
+ * sl_bf16_kpad(n), ldp >= that. Before it is rounded to bf16, an exponential has a relative error of a few u and
+ * 2^-18, and is held above 2^-125.5. fwd: the weights are inverse[i] * p, p = exp(z - max z) for the softmax;
+ * bwd: a row is a key, a column a query, stat and delta go by columns; ds is the gradient of z, not of s. */
+typedef void sl_attention_fwd_bf16(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,
+                                   const float *extra, sl_bf16 *p, int64_t ldp, float *inverse, float *stat);
+typedef void sl_attention_bwd_bf16(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,
+                                   const sl_attend *a, const float *stat, const float *delta, sl_bf16 *p,
+                                   sl_bf16 *ds, int64_t ldp);
+/* delta[column] += its sum over the rows */
+typedef void sl_attention_delta_bf16(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,
+                                     const sl_attend *a, const float *stat, float *delta);
+typedef struct {
+    sl_attention_fwd *fwd;
+    sl_attention_bwd *bwd;
+    sl_attention_fwd_bf16 *fwd_bf16;
+    sl_attention_bwd_bf16 *bwd_bf16;
+    sl_attention_delta_bf16 *delta_bf16; /* NULL in every tier: delta is dout . out */
+} sl_attention_kernels;
+#define SL_ATTENTION_ROWS(X) X(softmax) X(clipped) X(sigmoid) X(relu)
+enum sl_attention_rows {
+#define ROWS(name) SL_ROWS_##name,
+    SL_ATTENTION_ROWS(ROWS)
+#undef ROWS
+    SL_ROWS_KINDS
+};
+enum sl_attention_kind {
+#define ATTENTION(name, ...) SL_ATTENTION_##name,
+#include "simd/attention.inc"
+#undef ATTENTION
+    SL_ATTENTION_KINDS
+};
+
 /* ---- feed-forward kinds (simd/ffn.c), the rows of simd/ffn.inc. fwd: y = act(gate)*up, or act(gate) where
  * the kind is not gated; bwd: dgate and dup from dy. up is not read, and dup not written, where the kind is
  * not gated. Rows are all fp32 or all bf16; outputs may be inputs. */
@@ -35,10 +92,6 @@ enum sl_ffn {
 #undef FFN
     SL_FFN_KINDS
 };
-/* Row i sees columns from max(0, lo + i) up to, not including, min(n, hi + i): causal, or a sliding window. */
-typedef struct {
-    int64_t lo, hi;
-} sl_band;
 
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
@@ -184,31 +237,9 @@ typedef struct sl_kernels {
     void (*rope_bf16)(int64_t heads, int64_t hd, const float *cos, const float *sin, float sign,
                       sl_bf16 *x);
 
-    /* ---- attention rows (simd/softmax.c). Row i of the tile holds raw scores for n keys of which
-     * the first min(n, valid0 + i) are visible (causal); at least one is. */
-    /* P = softmax(scale*s) over the visible keys, 0 elsewhere, in place; lse[i] = log sum exp. */
-    void (*softmax_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, int64_t valid0, float scale,
-                        float *lse);
-    /* From raw scores again: p = exp(scale*s - lse[i]) (written over s), dp := p*(dp - delta[i])*scale
-     * (= gradient of the raw scores, written over dp); both 0 where not visible. */
-    void (*softmax_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, int64_t valid0,
-                        float scale, const float *lse, const float *delta);
+    /* ---- attention (simd/attention.c) */
+    sl_attention_kernels attention[SL_ROWS_KINDS];
     float (*dot)(int64_t n, const float *x, const float *y);
-
-    /* ---- attention rows of bf16 products (simd/attention_bf16.c). Row i holds raw scores in n columns, of
-     * which the band's are visible (sl_band). Logarithms are of base 2. Results are rounded to nearest even
-     * (where the unit's own conversion is used, subnormal ones to 0), after relative errors of a few u and 2^-18
-     * from a short exponential; results below 2^-125 may be off by 2^-125. Rows of p and ds are operands: zero in
-     * every column up to sl_bf16_kpad(n) that is not visible; ldp >= sl_bf16_kpad(n). */
-    /* p = exp(scale*s - m), m = max scale*s of the row, not divided by its sum; inverse[i] = 1/sum p,
-     * lse[i] = log2 sum exp(scale*s). At least one column of each row is visible. */
-    void (*softmax_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, sl_band band, float scale,
-                             sl_bf16 *p, int64_t ldp, float *inverse, float *lse);
-    /* Of a transposed tile, a row a key and a column a query: p = exp(scale*s) / 2^lse[column], ds = p * (dp -
-     * delta[column]), the gradient of scale*s. s and dp have the stride lds, p and ds ldp. */
-    void (*softmax_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds, sl_band band,
-                             float scale, const float *lse, const float *delta, sl_bf16 *p, sl_bf16 *ds,
-                             int64_t ldp);
     /* y = factor[i*step] * x for row i, rounded; step is 1, or 0: one factor for all. */
     void (*scale_rows_bf16)(int64_t rows, int64_t n, const float *x, int64_t ldx, const float *factor, int64_t step,
                             sl_bf16 *y, int64_t ldy);

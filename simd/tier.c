@@ -1,5 +1,7 @@
 #include "simd/tier.h"
 
+#include <stddef.h>
+
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
 #define ENTRY(name) .name = SL_FN(name),
@@ -17,5 +19,16 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
     {SL_FN(name##_fwd), SL_FN(name##_bwd), SL_FN(name##_fwd_bf16), SL_FN(name##_bwd_bf16)},
 #include "simd/ffn.inc"
 #undef FFN
+    },
+    .attention = {
+#define DELTA_softmax NULL
+#define DELTA_sigmoid NULL
+#define DELTA_relu NULL
+#define DELTA_clipped SL_FN(attend_clipped_delta_bf16)
+#define ROWS(rows)                                                                                 \
+    {SL_FN(attend_##rows##_fwd), SL_FN(attend_##rows##_bwd), SL_FN(attend_##rows##_fwd_bf16),      \
+     SL_FN(attend_##rows##_bwd_bf16), DELTA_##rows},
+        SL_ATTENTION_ROWS(ROWS)
+#undef ROWS
     },
     SL_KERNELS(ENTRY) SL_UNIT_KERNELS(UNIT_ENTRY)};

@@ -14,7 +14,7 @@
     X(silu_fwd) X(silu_bwd) X(gate_fwd) X(gate_fwd_bf16) X(gate_bwd) X(gate_bwd_bf16) \
     X(sigmoid_bwd) X(tanh_bwd) X(relu_fwd) X(relu_bwd) X(gate_mul) X(clip_fwd) X(clip_bwd) \
     X(add) X(sum) X(scale) X(rope) X(rope_bf16) \
-    X(softmax_fwd) X(softmax_bwd) X(softmax_fwd_bf16) X(softmax_bwd_bf16) X(scale_rows_bf16) X(dot_rows_bf16) X(dot) X(xent) X(adamw) X(sumsq) X(abs_stats) \
+    X(dot) X(scale_rows_bf16) X(dot_rows_bf16) X(xent) X(adamw) X(sumsq) X(abs_stats) \
     X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
 /* Kernels on a bf16 unit, where there is one. */
 #define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
@@ -44,6 +44,15 @@ SL_UNIT_KERNELS(SL_DECLARE)
     sl_ffn_bwd_bf16 SL_FN(name##_bwd_bf16);
 #include "simd/ffn.inc"
 #undef FFN
+
+#define SL_DECLARE(name)                                                                           \
+    sl_attention_fwd SL_FN(attend_##name##_fwd);                                                            \
+    sl_attention_bwd SL_FN(attend_##name##_bwd);                                                            \
+    sl_attention_fwd_bf16 SL_FN(attend_##name##_fwd_bf16);                                                  \
+    sl_attention_bwd_bf16 SL_FN(attend_##name##_bwd_bf16);
+SL_ATTENTION_ROWS(SL_DECLARE)
+#undef SL_DECLARE
+sl_attention_delta_bf16 SL_FN(attend_clipped_delta_bf16);
 
 /* Micro-tile of gemm_f32: rows, and vectors across. */
 #if defined SL_TIER_AVX512 || defined SL_TIER_AVX512BF16

@@ -31,7 +31,7 @@ typedef struct {
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_base_norm[], sl_choices_gate_granularity[],
     sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
+    sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[], sl_choices_pin[];
 
@@ -40,6 +40,12 @@ enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
 enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
+enum {
+    SL_ATTENTION_GATE_NONE,
+    SL_ATTENTION_GATE_ELEMENTWISE,
+    SL_ATTENTION_GATE_HEADWISE,
+    SL_ATTENTION_GATE_VALUE
+};
 enum { SL_GATE_ELEMENTWISE, SL_GATE_TENSORWISE };
 enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
 enum { SL_GATE_INNER_SILU, SL_GATE_INNER_RELU };

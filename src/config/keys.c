@@ -45,7 +45,17 @@ const sl_choice sl_choices_gate_init[] = {
     [SL_GATE_HALF] = {"half", "W_up ~ N(0, init_std): about 1/2 for sigmoid, about 0 for the others"},
     [SL_GATE_IDENTITY] = {"identity", "exactly 1: W_up = 0, and 2 sigmoid(b) or 1 + activation(b)"},
     {NULL, NULL}};
-const sl_choice sl_choices_attention[] = {{"softmax", "causal softmax attention"}, {NULL, NULL}};
+const sl_choice sl_choices_attention[] = {
+#define ATTENTION(name, rows, extra, a, b, help) {#name, help},
+#include "simd/attention.inc"
+#undef ATTENTION
+    {NULL, NULL}};
+const sl_choice sl_choices_attention_gate[] = {
+    [SL_ATTENTION_GATE_NONE] = {"none", "no gate"},
+    [SL_ATTENTION_GATE_ELEMENTWISE] = {"elementwise", "sigmoid(x W) on each element of the heads' outputs, before o_proj"},
+    [SL_ATTENTION_GATE_HEADWISE] = {"headwise", "one sigmoid(x W) for each head's output, before o_proj"},
+    [SL_ATTENTION_GATE_VALUE] = {"value", "sigmoid(x W) on each element of the values"},
+    {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
 #define FFN(name, gated, act, hf, help) {#name, help},
 #include "simd/ffn.inc"

@@ -31,8 +31,12 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, 
     snprintf(label, sizeof label, "layers.%lld.attn.rope", (long long)i);
     if (m->cos)
         sl_build_rope(b, label, qkv, m->cos, m->sin);
+    sl_build_value_gate(b, prefix, i, m->layer[i].norm[0].out, qkv);
     snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
-    sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv) : sl_build_attention(b, label, qkv);
+    sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv, prefix)
+                    : sl_build_attention(b, label, qkv, prefix);
+    m->layer[i].attention_op = b->ops - 1;
+    o = sl_build_output_gate(b, prefix, i, m->layer[i].norm[0].out, o);
     int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
     snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
     return sl_build_linear(b, label, o, q, d, wo, residual);
@@ -111,10 +115,10 @@ static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, 
 }
 
 /* The norm behind a half of a block joins the residual stream: fp32. */
-static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
+static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, sl_buf x) {
     bool bf16 = b->bf16;
     b->bf16 = false;
-    sl_norm_tap tap = block_norm(b, i, half, "out_norm",
+    sl_norm_tap tap = block_norm(b, i, half, what,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
     return tap;
@@ -135,11 +139,11 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
     sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);
     snprintf(label, sizeof label, "layers.%lld.%s.add", (long long)i, half_names[half]);
     if (sandwich)
-        x = sl_build_add(b, label, norm_behind(b, i, half, x).out, h);
+        x = sl_build_add(b, label, norm_behind(b, i, half, "out_norm", x).out, h);
     snprintf(label, sizeof label, "layers.%lld.%s.clip", (long long)i, half_names[half]);
     if (sl_config_clip(c) > 0)
         sl_build_clip(b, label, x, sl_config_clip(c));
-    return post ? (*tap = norm_behind(b, i, half, x)).out : x;
+    return post ? (*tap = norm_behind(b, i, half, "norm", x)).out : x;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */

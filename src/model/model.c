@@ -7,6 +7,7 @@
 #include "base/threads.h"
 #include "model/match.h"
 #include "ops/gemm_bf16.h"
+#include "ops/attention_extra.h"
 #include "ops/moe.h"
 #include "ops/rowwise.h"
 
@@ -452,6 +453,19 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     sl_buf qkv = m->layer[layer].qkv;
     const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
+}
+
+sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
+    const sl_op *op = &m->program.op[m->layer[layer].attention_op];
+    return (sl_attention_tap){op->attention, op->attend, op->window, op->extra != NULL};
+}
+
+float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {
+    const sl_op *op = &m->program.op[m->layer[layer].attention_op];
+    if (!op->extra)
+        return 0;
+    sl_extra e = sl_extra_of_head(op, &m->exec, 0, head, false);
+    return op->extra->logit(&e, q);
 }
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {

@@ -56,7 +56,8 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 /* ---- taps beyond those of sinklab.h: what the parts of a block read. Only a model made for inference
  * with taps has them: a training step pays nothing for them. */
 enum sl_tap {
-    SL_TAP_ATTN_NORM_IN, /* input of the norm before attention (layer = layers: of the final norm), [dim] */
+    SL_TAP_ATTN_NORM_IN, /* input of the norm before attention (layer = layers: of the final norm), [dim]; norm_place
+                          * post: of the norm behind it, and so below */
     SL_TAP_FFN_NORM_IN,  /* input of the norm before the feed-forward, [dim] */
     SL_TAP_ATTN_GATE_IN, /* y, the input of that norm's gate (layer = layers: of the final norm's), [dim] */
     SL_TAP_FFN_GATE_IN,
@@ -79,5 +80,15 @@ int sl_model_check_taps(const sl_model *m);
  * attention. */
 double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
+
+/* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */
+typedef struct {
+    const sl_attention_kernels *kind;
+    sl_attend attend; /* no band yet */
+    int64_t window;   /* positions that a query sees at most */
+    bool extra;       /* something joins the keys */
+} sl_attention_tap;
+sl_attention_tap sl_model_attention(const sl_model *m, int layer);
+float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q);
 
 #endif

@@ -46,7 +46,7 @@ sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label) {
     static _Thread_local sl_op sink; /* takes the writes of a builder that ran out of memory */
     sl_op *op = grow(b, (void **)&b->op, b->ops, &b->op_capacity, sizeof *b->op) ? &b->op[b->ops++] : &sink;
     *op = (sl_op){.kind = kind, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE,
-                  .temp = SL_NONE, .din = SL_NONE, .dout = SL_NONE, .factor = 1};
+                  .temp = SL_NONE, .din = SL_NONE, .din1 = SL_NONE, .dout = SL_NONE, .factor = 1};
     snprintf(op->label, sizeof op->label, "%s", label);
     for (int i = 0; i < SL_OP_INPUTS; i++)
         op->in[i] = SL_NONE;
@@ -105,7 +105,10 @@ static int assign_gradients(sl_program *b) {
         sl_op *op = &b->op[i];
         if (op->out != SL_NONE)
             op->dout = grad[op->out];
-        if (op->in[1] != SL_NONE)
+        if (op->second)
+            grad[op->in[1]] = op->din1 = like(b, b->buffer[op->in[1]].rows, b->buffer[op->in[1]].cols,
+                                              b->buffer[op->in[1]].bf16);
+        else if (op->in[1] != SL_NONE)
             grad[op->in[1]] = op->dout;
         if (op->in[0] == SL_NONE)
             continue;
@@ -135,6 +138,8 @@ static void lifetimes(sl_program *b) {
             continue;
         if (op->kind->keeps_in)
             use(b, op->in[0], back);
+        if (op->second)
+            use(b, op->in[1], back), use(b, op->din1, back);
         if (op->kind->keeps_out)
             use(b, op->out, back);
         use(b, op->din, back), use(b, op->dout, back), use(b, op->temp, back);

@@ -52,6 +52,30 @@ static void add_block(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64
     }
 }
 
+/* Adds to what is there, in fp32. */
+static void accumulate_block(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
+                             int64_t ldc, int thread) {
+    (void)thread;
+    const destination *d = ctx;
+    float sum[GROUP * SL_BF16_NR];
+    for (int64_t i = 0; i < rows; i++) {
+        sl_bf16 *y = sl_bf16_row(d->x, d->y, d->row0 + row0 + i) + col0;
+        d->x->k->from_bf16(cols, y, sum);
+        d->x->k->add(cols, c + i * ldc, sum);
+        d->x->k->to_bf16(cols, sum, y);
+    }
+}
+
+/* din = dout W, or += where it holds a gradient already. */
+static void input_gradient(const sl_op *op, const sl_exec *x, sl_buf dout) {
+    destination d = {.x = x, .y = op->din};
+    sl_gemm_bf16(x->k, x->work,
+                 &(sl_gemm_bf16_args){.m = op->rows, .n = op->dim_in, .k = op->dim_out, .a = sl_buf_bf16(x, dout),
+                                      .lda = x->info[dout].ld, .b = sl_buf_bf16(x, op->saved[1]),
+                                      .epilogue = op->acc ? accumulate_block : store_block, .ctx = &d,
+                                      .group = GROUP});
+}
+
 void sl_product_bf16(const sl_exec *x, int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda, sl_buf panels,
                      sl_buf y, int64_t row0) {
     destination d = {.x = x, .y = y, .row0 = row0};
@@ -94,7 +118,7 @@ static void backward(const sl_op *op, const sl_exec *x) {
     int64_t ld = x->info[dout].ld;
     sl_gemm_bf16_wgrad(x->k, x->work, op->rows, op->dim_out, op->dim_in, sl_buf_bf16(x, dout), ld,
                        sl_buf_bf16(x, op->in[0]), x->info[op->in[0]].ld, sl_weight_grad(op, x, 0), op->dim_in, 1);
-    sl_product_bf16(x, op->rows, op->dim_in, op->dim_out, sl_buf_bf16(x, dout), ld, op->saved[1], op->din, 0);
+    input_gradient(op, x, dout);
 }
 
 const sl_op_kind sl_linear_bf16 = {"linear", forward, backward, true, false};

@@ -127,6 +127,7 @@ static void choose_block(void *ctx, int64_t block, int thread) {
     sl_blocks blocks = sl_row_blocks(m->rows);
     double *sums = r->s->sums + block * (m->experts + 1);
     const float *bias = m->bias == SL_NONE ? NULL : r->x->p->w + r->x->p->tensor[m->bias].offset;
+    const sl_attend every = {.band = {-TILE, m->experts}, .scale = 1}; /* a row sees all experts */
     memset(sums, 0, (size_t)(m->experts + 1) * sizeof *sums);
     for (int64_t row = block * blocks.size, end = row + sl_block_rows(blocks, block); row < end; row += TILE) {
         int64_t n = min64(TILE, end - row);
@@ -137,7 +138,7 @@ static void choose_block(void *ctx, int64_t block, int thread) {
         if (m->sigmoid)
             m->k->sigmoid(n * m->experts, score, score);
         else
-            m->k->softmax_fwd(n, m->experts, score, m->experts, m->experts, 1, r->t->lse + row);
+            m->k->attention[SL_ROWS_softmax].fwd(n, m->experts, score, m->experts, &every, NULL, r->t->lse + row);
         for (int64_t i = row; i < row + n; i++) {
             choose_row(r, i, bias);
             add_sums(r, i, sums);

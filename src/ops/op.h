@@ -63,12 +63,18 @@ struct sl_op {
     const struct sl_act *act[2];    /* of a gate (gate.h): of its scores, of its hidden layer */
     int64_t gates;            /* scores a row: dim_in or 1 */
     const sl_ffn_kernels *ffn;      /* of a feed-forward */
+    const sl_attention_kernels *attention; /* of attention, */
+    const struct sl_extra_kind *extra;     /* NULL: nothing joins the keys (attention_extra.h), */
+    sl_attend attend;                      /* its constants, */
+    int64_t window;                        /* and how many positions a query sees at most */
     char label[64];           /* e.g. "layers.3.attn.qkv" */
     sl_buf in[SL_OP_INPUTS];  /* in[0] the input; in[1] a residual that is added to the output */
     sl_buf out;               /* may equal in[0]: in place */
     sl_buf saved[SL_OP_SAVED];/* written by forward, read by backward */
     sl_buf temp;              /* used by backward alone */
-    sl_buf din, dout;         /* gradients of in[0] and out; that of in[1] is dout itself */
+    sl_buf din, dout;         /* gradients of in[0] and out; that of in[1] is dout itself, */
+    sl_buf din1;              /* but where in[1] is no residual: */
+    bool second;              /* in[1] is read going back too, has no other reader, and a gradient of its own */
     bool acc;                 /* din already holds a gradient: add */
     int param[SL_OP_PARAMS];  /* indices of parameter tensors */
     int64_t rows;             /* of in and out: batch * seq */

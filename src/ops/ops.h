@@ -22,10 +22,15 @@ sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf x, int64_t dim_i
 void sl_build_qk_norm(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
 /* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split. */
 void sl_build_rope(sl_program *b, const char *label, sl_buf qkv, const float *cos, const float *sin);
-/* Causal softmax attention over rows [q heads | k kv_heads | v kv_heads]; returns [rows, heads*head_dim]. */
-sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv);
+/* Causal attention of the configured kind over rows [q heads | k kv_heads | v kv_heads]; returns [rows,
+ * heads*head_dim]. prefix: of the tensors of its own that a kind may have. */
+sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
+/* The configured gate from the block's normed input x, if there is one: that of values on the v part of qkv, in place;
+ * the others on heads' outputs o, whose result is returned (o itself without a gate). */
+void sl_build_value_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf qkv);
+sl_buf sl_build_output_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf o);
 /* The same for one new position a window, with keys and values of earlier ones in a cache. */
-sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv);
+sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
 
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
 sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);

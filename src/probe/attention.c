@@ -2,8 +2,9 @@
 
 #include "base/threads.h"
 
+#include <float.h>
 #include <math.h>
-#include <string.h>
+#include <stddef.h>
 
 typedef struct {
     const sl_attention_rows *a;
@@ -22,17 +23,21 @@ static int64_t row_floats(int64_t seq) { return (seq + 15) / 16 * 16; }
 
 int64_t sl_attention_thread_floats(int64_t seq) { return 2 * row_floats(seq); }
 
-/* log p_k = scale*s_k - lse is never above 0, so that all terms of -sum p log p have one sign and nothing
- * cancels. */
-double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, const float *q, const float *keys,
-                        int64_t n, float *s, float *p) {
-    float lse;
+/* Weights of one query over keys 0..n-1 into p. Returns -sum p log p: no weight is above 1, so that all terms have one
+ * sign and nothing cancels. */
+double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, int64_t head, const float *q,
+                        const float *keys, int64_t n, float *s, float *p) {
+    const sl_attention_kernels *kind = a->kind ? a->kind : &k->attention[SL_ROWS_softmax];
+    sl_attend attend = a->attend;
+    attend.scale = a->scale;
+    attend.band = (sl_band){a->window && a->window < n ? n - a->window : 0, n};
+    float stat, extra = a->extra ? a->extra(a->ctx, a->layer, head, q) : 0;
+    for (int64_t t = attend.band.lo; t < n; t++)
+        p[t] = k->dot(a->head_dim, q, keys + t * a->ld);
+    kind->fwd(1, n, p, n, &attend, a->extra ? &extra : NULL, &stat);
     for (int64_t t = 0; t < n; t++)
-        s[t] = k->dot(a->head_dim, q, keys + t * a->ld);
-    memcpy(p, s, (size_t)n * sizeof *p);
-    k->softmax_fwd(1, n, p, n, n, a->scale, &lse);
-    for (int64_t t = 0; t < n; t++)
-        s[t] = a->scale * s[t] - lse;
+        s[t] = p[t] < FLT_MIN ? FLT_MIN : p[t]; /* 0 log 0 = 0; a NaN stays */
+    k->log(n, s, s);
     return -(double)k->dot(n, p, s);
 }
 
@@ -51,7 +56,7 @@ static void attention_item(void *ctx, int64_t item, int thread) {
     double att0 = 0, entropy = 0, *apart = marked_parts(j) + 2 * item;
     apart[0] = apart[1] = 0;
     for (int64_t t = 1; t < a->seq; t++) {
-        entropy += sl_attention_row(a, j->k, q + t * a->ld, keys, t + 1, s, p);
+        entropy += sl_attention_row(a, j->k, head, q + t * a->ld, keys, t + 1, s, p);
         att0 += p[0];
         if (a->mark)
             apart[a->mark[window * a->seq + t]] += p[0];

@@ -33,7 +33,7 @@ static void add_head(const job *j, int64_t window, int64_t head, float *scratch,
     float *p = scratch + sl_attention_thread_floats(a->seq) / 2;
     part[0] = part[1] = 0;
     for (int64_t t = 1; t < a->seq; t++) {
-        sl_attention_row(a, j->k, q + t * a->ld, keys, t + 1, scratch, p);
+        sl_attention_row(a, j->k, head, q + t * a->ld, keys, t + 1, scratch, p);
         p0[t] = p[0];
         part[0] += p[0] * value;
         part[1] += sqrt(j->k->sumsq(a->head_dim, j->c->core + (first + t) * width + head * a->head_dim));

@@ -261,7 +261,8 @@ static void map_row(void *ctx, int64_t t, int thread) {
     const float *q = a->q + (j->window * a->seq + t) * a->ld + j->head * a->head_dim;
     const float *keys = a->k + j->window * a->seq * a->ld + kv * a->head_dim;
     float *row = j->d->data + t * a->seq, *s = j->d->rows + thread * sl_attention_thread_floats(a->seq);
-    sl_attention_row(a, sl_kernels_select((enum sl_isa)sl_model_config(j->d->model)->isa), q, keys, t + 1, s, row);
+    sl_attention_row(a, sl_kernels_select((enum sl_isa)sl_model_config(j->d->model)->isa), j->head, q, keys, t + 1, s,
+                     row);
     memset(row + t + 1, 0, (size_t)(a->seq - t - 1) * sizeof *row);
 }
 

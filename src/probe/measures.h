@@ -75,6 +75,14 @@ typedef struct {
     const float *q, *k, *v; /* row t: heads (kv_heads) x head_dim floats at q + t*ld, ... */
     int64_t ld;
     float scale; /* scores = scale * q.k, causal */
+    /* How scores become weights; kind NULL: softmax over the whole window. extra: the logit that joins those of the
+     * keys, of query q of a head; NULL: nothing does. */
+    const sl_attention_kernels *kind;
+    sl_attend attend;
+    int64_t window; /* positions that a query sees at most; 0: all */
+    float (*extra)(const void *ctx, int layer, int64_t head, const float *q);
+    const void *ctx;
+    int layer;
     int64_t windows, seq, heads, kv_heads, head_dim; /* head h reads kv head h / (heads/kv_heads) */
     const uint8_t *mark; /* NULL, or 0 or 1 of each row: queries that are told apart */
 } sl_attention_rows;
@@ -92,10 +100,10 @@ typedef struct {
 /* Scratch of sl_attention_add: doubles for the windows' parts, floats for each thread. */
 int64_t sl_attention_parts(const sl_attention_rows *a);           /* doubles */
 int64_t sl_attention_thread_floats(int64_t seq);                  /* floats a thread */
-/* Probabilities of a query over its keys 0..n-1 (row t at keys + t*ld) into p; s: scratch of n. Returns their
- * entropy in nats. */
-double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, const float *q, const float *keys,
-                        int64_t n, float *s, float *p);
+/* Weights of query q of a head over its keys 0..n-1 (row t at keys + t*ld) into p; s: scratch of n. Returns
+ * -sum p log p in nats, their entropy where they sum to 1. */
+double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, int64_t head, const float *q,
+                        const float *keys, int64_t n, float *s, float *p);
 /* The probabilities are made row by row and never kept; parts and rows: scratch as above. */
 void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
                       float *rows);
@@ -105,7 +113,7 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
 double sl_attention_att0(const sl_attention *s, int64_t head);
 /* The same over the marked queries, or over the others, alone; NaN if there were none. */
 double sl_attention_att0_of(const sl_attention *s, int64_t head, bool marked);
-/* Mean entropy of a head's attention rows, nats, queries 1..; uniform: mean of log(q+1). */
+/* Mean of -sum p log p over a head's attention rows, nats, queries 1.. (the entropy where rows sum to 1); uniform: mean of log(q+1). */
 double sl_attention_entropy(const sl_attention *s, int64_t head);
 /* |v| of token 0 over the mean |v| of the others, of a kv head (ratio of means over windows). Small where
  * token 0 is an attention sink (arXiv 2410.10781, 2402.17762). */

@@ -32,6 +32,10 @@ struct sl_probe {
 
 static int norms_of(const sl_probe *p, int64_t layer) { return layer == p->layers ? 1 : p->norms; }
 
+static float extra(const void *model, int layer, int64_t head, const float *q) {
+    return sl_model_attention_extra(model, layer, head, q);
+}
+
 sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
     sl_shape s = sl_model_shape(m);
     sl_attention_rows rows = {.windows = s.batch, .seq = s.seq, .heads = s.heads, .kv_heads = s.kv_heads,
@@ -44,6 +48,13 @@ sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
     rows.v = tap.v;
     rows.ld = tap.ld;
     rows.scale = tap.scale;
+    sl_attention_tap how = sl_model_attention(m, (int)layer);
+    rows.kind = how.kind;
+    rows.attend = how.attend;
+    rows.window = how.window;
+    rows.extra = how.extra ? extra : NULL;
+    rows.ctx = m;
+    rows.layer = (int)layer;
     return rows;
 }
 

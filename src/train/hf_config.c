@@ -22,6 +22,7 @@ static const struct {
 static const char *architecture(const sl_config *c) {
     bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
+                 c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
                  c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
                  !c->model_embed_scale && sl_config_clip(c) == 0;

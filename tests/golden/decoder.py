@@ -57,6 +57,15 @@ def tensor_shapes(c, vocab):
         shapes[p + "self_attn.k_proj.weight"] = (kv, d)
         shapes[p + "self_attn.v_proj.weight"] = (kv, d)
         shapes[p + "self_attn.o_proj.weight"] = (d, q)
+        own = {"sink_logit": {"sinks": (c["heads"],)}, "k_bias": {"bias_k": (kv // hd, hd)},
+               "kv_bias": {"bias_k": (kv // hd, hd), "bias_v": (kv // hd, hd)}}
+        for name, shape in own.get(c.get("attention"), {}).items():
+            shapes[p + "self_attn." + name] = shape
+        width = {"elementwise": q, "headwise": c["heads"], "value": kv}
+        gate = c.get("attention_opts", {}).get("gate", "none")
+        if gate != "none":
+            name = "v_gate_proj" if gate == "value" else "gate_proj"
+            shapes[f"{p}self_attn.{name}.weight"] = (width[gate], d)
         if c.get("qk_norm"):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
@@ -141,6 +150,32 @@ def rope(x, base):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def mix(c, p, prefix, q, s, seen, v, group):
+    """Scores s [B, heads, T, T] (a row a query) to the weighted values; `seen` says which keys count."""
+    kind, opts = c.get("attention", "softmax"), c.get("attention_opts", {})
+    if kind == "sigmoid":
+        bias = -opts.get("sigmoid_bias", 1.0) * math.log(c["seq"])
+        return (torch.sigmoid(s + bias) * seen) @ v
+    if kind == "relu":
+        return (torch.relu(s) * seen / seen.sum(-1, keepdim=True)) @ v
+    s = s.masked_fill(~seen, -math.inf)
+    if kind == "clipped_softmax":
+        gamma = -opts.get("clip_alpha", 3.0) / c["seq"]
+        return (((opts.get("clip_zeta", 1.0) - gamma) * s.softmax(-1) + gamma).clamp(0, 1) * seen) @ v
+    column = {"softmax1": lambda: torch.zeros_like(s[..., :1]),
+              "sink_logit": lambda: p[prefix + ".sinks"][:, None, None].expand_as(s[..., :1])}.get(kind)
+    if kind in ("k_bias", "kv_bias"):
+        key = p[prefix + ".bias_k"][group]  # [heads, hd]
+        column = lambda: torch.einsum("bhtd,hd->bht", q, key)[..., None] / math.sqrt(q.shape[-1])
+    if not column:
+        return s.softmax(-1) @ v
+    w = torch.cat([s, column()], -1).softmax(-1)  # one more column, whose value is zero or learned
+    o = w[..., :-1] @ v
+    if kind == "kv_bias":
+        o = o + w[..., -1:] * p[prefix + ".bias_v"][group][:, None]
+    return o
+
+
 def attention(c, p, prefix, x):
     B, T, _ = x.shape
     heads, kv_heads = c["heads"], c.get("kv_heads") or c["heads"]
@@ -148,7 +183,15 @@ def attention(c, p, prefix, x):
     def split(name, n):
         return (x @ p[f"{prefix}.{name}_proj.weight"].T).view(B, T, n, -1).transpose(1, 2)
 
+    opts = c.get("attention_opts", {})
+    gate, floor = opts.get("gate", "none"), opts.get("gate_floor", 0.0)
+
+    def gate_of(name):
+        return floor + (1 - floor) * torch.sigmoid(x @ p[f"{prefix}.{name}.weight"].T)
+
     q, k, v = split("q", heads), split("k", kv_heads), split("v", kv_heads)
+    if gate == "value":
+        v = v * gate_of("v_gate_proj").view(B, T, kv_heads, -1).transpose(1, 2)
     if c.get("qk_norm"):
         eps = c.get("norm_opts", {}).get("eps", 1e-6)
         q = rmsnorm(q, p[prefix + ".q_norm.weight"], eps)
@@ -158,9 +201,15 @@ def attention(c, p, prefix, x):
         q, k = rope(q, base), rope(k, base)
     group = torch.arange(heads) // (heads // kv_heads)  # query head h reads key head h // group size
     s = q @ k[:, group].transpose(-1, -2) / math.sqrt(q.shape[-1])
-    s = s.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf)
-    o = s.softmax(-1) @ v[:, group]
-    return o.transpose(1, 2).reshape(B, T, -1) @ p[prefix + ".o_proj.weight"].T
+    seen = torch.ones(T, T, dtype=torch.bool).tril()
+    if opts.get("window"):
+        seen &= ~torch.ones(T, T, dtype=torch.bool).tril(-opts["window"])
+    o = mix(c, p, prefix, q, s, seen, v[:, group], group).transpose(1, 2)
+    if gate == "elementwise":
+        o = o * gate_of("gate_proj").view(B, T, heads, -1)
+    if gate == "headwise":
+        o = o * gate_of("gate_proj")[..., None]
+    return o.reshape(B, T, -1) @ p[prefix + ".o_proj.weight"].T
 
 
 def mlp(c, p, prefix, x):

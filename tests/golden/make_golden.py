@@ -80,6 +80,18 @@ CASES = {
                          "model.heads": 2, "model.norm_opts.eps": 1e-6}),
     "head_dim": (53, {"model.dim": 37, "model.heads": 4, "model.kv_heads": 2, "model.head_dim": 6,
                       "model.ffn": 31}),
+    "softmax1_window": (37, {"model.attention": "softmax1", "model.attention_opts.window": 5}),
+    "sink_logit": (37, {"model.attention": "sink_logit", "model.heads": 6, "model.kv_heads": 2}),
+    "k_bias": (37, {"model.attention": "k_bias", "model.heads": 6, "model.kv_heads": 2, "model.layers": 1}),
+    "kv_bias_window": (37, {"model.attention": "kv_bias", "model.heads": 6, "model.kv_heads": 2,
+                            "model.attention_opts.window": 7}),
+    "sigmoid_value_gate": (37, {"model.attention": "sigmoid", "model.attention_opts.sigmoid_bias": 0.5,
+                                "model.attention_opts.gate": "value"}),
+    "relu_headwise": (37, {"model.attention": "relu", "model.attention_opts.gate": "headwise",
+                           "model.attention_opts.window": 6}),
+    "clipped_elementwise": (37, {"model.attention": "clipped_softmax", "model.attention_opts.clip_alpha": 0.6,
+                                 "model.attention_opts.clip_zeta": 1.2, "model.attention_opts.gate": "elementwise",
+                                 "model.attention_opts.gate_floor": 0.5}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
@@ -142,8 +154,12 @@ def train(c, p, tokens, targets):
     t = c["train"]
     p = {n: x.clone().requires_grad_(not n.endswith("correction_bias")) for n, x in p.items()}
     learned = [x for x in p.values() if x.requires_grad]
-    decayed = [x for x in learned if x.ndim == 2 or t.get("decay_norms")]
-    others = [x for x in learned if x.ndim == 1 and not t.get("decay_norms")]
+
+    def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases never
+        return not (".bias_" in name or ".sinks" in name) and (x.ndim == 2 or bool(t.get("decay_norms")))
+
+    decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]
+    others = [x for n, x in p.items() if x.requires_grad and not decays(n, x)]
     opt = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": t["weight_decay"]},
          {"params": others, "weight_decay": 0.0}],

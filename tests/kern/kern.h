@@ -87,7 +87,7 @@ typedef struct {
 
 /* One table a source file of simd/, ended by a row without a name. */
 extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_norm[], k_norm_scale[], k_norm_dyt[], k_act[], k_rope[],
-    k_softmax[], k_attention_bf16[],
+    k_attention[],
     k_xent[], k_optim[], k_stats[];
 
 /* ---- describing a call */

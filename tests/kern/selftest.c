@@ -122,7 +122,7 @@ static const struct {
 };
 
 static const k_kernel *find(const char *name) {
-    const k_kernel *const lists[] = {k_act, k_norm, k_softmax};
+    const k_kernel *const lists[] = {k_act, k_norm, k_attention};
     for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
         for (const k_kernel *k = lists[l]; k->name; k++)
             if (strcmp(k->name, name) == 0)

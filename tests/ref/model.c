@@ -115,6 +115,36 @@ static void apply_norm(const ref_model *m, const char *name, const char *prefix,
     die("norm %s has no row in tests/ref/model.c", name);
 }
 
+/* ---- attention kinds */
+ref_attend ref_model_attend(const ref_model *m, const char *prefix) {
+    const sl_config *c = m->config;
+    int64_t kv = sl_config_kv_heads(c), hd = sl_config_head_dim(c);
+    ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .window = c->attention_window};
+    if (strcmp(a.kind, "sink_logit") == 0)
+        a.sinks = vector(m, prefix, "sinks", c->model_heads);
+    if (strcmp(a.kind, "k_bias") == 0 || strcmp(a.kind, "kv_bias") == 0)
+        a.key = matrix(m, prefix, "bias_k", kv, hd);
+    if (strcmp(a.kind, "kv_bias") == 0)
+        a.value = matrix(m, prefix, "bias_v", kv, hd);
+    if (strcmp(a.kind, "sigmoid") == 0)
+        a.a = -c->attention_sigmoid_bias * log((double)c->model_seq);
+    if (strcmp(a.kind, "clipped_softmax") == 0) {
+        a.b = -c->attention_clip_alpha / (double)c->model_seq;
+        a.a = c->attention_clip_zeta - a.b;
+    }
+    return a;
+}
+
+/* y [rows, n] gated from x, one gate value for `group` elements, where the configured gate is this one. */
+static void attention_gate(const ref_model *m, const char *prefix, const char *gate, const char *name, int64_t n,
+                           int64_t group, const ref_c *x, ref_c *y) {
+    if (strcmp(sl_choices_attention_gate[m->config->attention_gate].name, gate) != 0)
+        return;
+    ref_c *g = project(m, prefix, name, m->config->model_dim, n / group, x);
+    ref_attention_gate(rows_of(m), n, group, m->config->attention_gate_floor, g, y);
+    free(g);
+}
+
 static void norm_gated(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                        ref_c *y) {
     const sl_config *c = m->config;
@@ -198,7 +228,11 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         ref_rope(rows, m->seq, kv_heads, hd, c->model_rope_base, k);
     }
     ref_c *mix = ref_alloc(rows * heads * hd);
-    ref_attention(rows, m->seq, heads, kv_heads, hd, q, k, v, mix);
+    ref_attend how = ref_model_attend(m, prefix);
+    attention_gate(m, prefix, "value", "v_gate_proj.weight", kv_heads * hd, 1, x, v);
+    ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix);
+    attention_gate(m, prefix, "elementwise", "gate_proj.weight", heads * hd, 1, x, mix);
+    attention_gate(m, prefix, "headwise", "gate_proj.weight", heads * hd, hd, x, mix);
     ref_c *out = project(m, prefix, "o_proj.weight", heads * hd, d, mix);
     half_output(m, layer, ATTN, out, h);
     ref_c *all[] = {x, q, k, v, mix, out};

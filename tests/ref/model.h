@@ -32,4 +32,7 @@ ref_c *ref_from_float(int64_t n, const float *w);
 double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
                        const double *direction);
 
+/* The attention of the block whose tensors are named <prefix>...: "model.layers.0.self_attn." */
+ref_attend ref_model_attend(const ref_model *m, const char *prefix);
+
 #endif

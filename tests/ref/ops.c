@@ -126,39 +126,69 @@ void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base,
         }
 }
 
-/* One query against n keys and values of a head, rows ld apart; p: n values of scratch. */
-static void attend(int64_t n, int64_t hd, int64_t ld, const ref_c *q, const ref_c *k,
-                   const ref_c *v, ref_c *p, ref_c *y) {
-    double top = -INFINITY;
-    for (int64_t s = 0; s < n; s++) {
-        p[s] = 0;
-        for (int64_t j = 0; j < hd; j++)
-            p[s] += q[j] * k[s * ld + j];
-        p[s] /= sqrt((double)hd);
-        top = fmax(top, creal(p[s]));
-    }
+static ref_c dot(int64_t n, const ref_c *x, const ref_c *y) {
     ref_c sum = 0;
-    for (int64_t s = 0; s < n; s++)
-        sum += p[s] = cexp(p[s] - top);
-    for (int64_t j = 0; j < hd; j++) {
-        y[j] = 0;
-        for (int64_t s = 0; s < n; s++)
-            y[j] += p[s] * v[s * ld + j];
-        y[j] /= sum;
-    }
+    for (int64_t j = 0; j < n; j++)
+        sum += x[j] * y[j];
+    return sum;
 }
 
-void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd,
+/* n scores to weights. extra: a logit beside them, NULL for none; its weight is returned. */
+static ref_c softmax(int64_t n, const ref_c *extra, ref_c *p) {
+    double top = extra ? creal(*extra) : -INFINITY;
+    for (int64_t s = 0; s < n; s++)
+        top = fmax(top, creal(p[s]));
+    ref_c own = extra ? cexp(*extra - top) : 0, sum = own;
+    for (int64_t s = 0; s < n; s++)
+        sum += p[s] = cexp(p[s] - top);
+    for (int64_t s = 0; s < n; s++)
+        p[s] /= sum;
+    return own / sum;
+}
+
+ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p) {
+    if (strcmp(a->kind, "sigmoid") != 0 && strcmp(a->kind, "relu") != 0) {
+        ref_c own = softmax(n, extra, p);
+        for (int64_t s = 0; s < n && strcmp(a->kind, "clipped_softmax") == 0; s++) {
+            ref_c y = a->a * p[s] + a->b;
+            p[s] = creal(y) <= 0 ? 0 : creal(y) >= 1 ? 1 : y;
+        }
+        return own;
+    }
+    for (int64_t s = 0; s < n; s++)
+        p[s] = *a->kind == 's' ? sigmoid(p[s] + a->a) : creal(p[s]) > 0 ? p[s] / (double)n : 0;
+    return 0;
+}
+
+void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y) {
-    ref_c *p = ref_alloc(seq);
+    ref_c *p = ref_alloc(seq), extra = 0;
+    bool has_extra = a->sinks || a->key || strcmp(a->kind, "softmax1") == 0;
     int64_t ld = kv_heads * hd;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t h = 0; h < heads; h++) {
-            int64_t at = i * heads * hd + h * hd;
-            int64_t first = (i - i % seq) * ld + h / (heads / kv_heads) * hd;
-            attend(i % seq + 1, hd, ld, q + at, k + first, v + first, p, y + at);
+            int64_t at = i * heads * hd + h * hd, kv = h / (heads / kv_heads), last = i % seq;
+            int64_t first = a->window && last >= a->window ? last - a->window + 1 : 0, n = last - first + 1;
+            int64_t row = (i - last + first) * ld + kv * hd;
+            for (int64_t s = 0; s < n; s++)
+                p[s] = dot(hd, q + at, k + row + s * ld) / sqrt((double)hd);
+            if (a->sinks)
+                extra = a->sinks[h];
+            if (a->key)
+                extra = dot(hd, q + at, a->key + kv * hd) / sqrt((double)hd);
+            ref_c own = ref_attention_weights(a, n, has_extra ? &extra : NULL, p);
+            for (int64_t j = 0; j < hd; j++) {
+                y[at + j] = a->value ? own * a->value[kv * hd + j] : 0;
+                for (int64_t s = 0; s < n; s++)
+                    y[at + j] += p[s] * v[row + s * ld + j];
+            }
         }
     free(p);
+}
+
+void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, const ref_c *g, ref_c *y) {
+    for (int64_t i = 0; i < rows * n; i++)
+        y[i] *= floor + (1 - floor) * sigmoid(g[i / n * (n / group) + i % n / group]);
 }
 
 static ref_c gelu(ref_c x) {

@@ -44,10 +44,23 @@ void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *d
 /* Turns pairs (j, j + hd/2) of each head by position / base^(2j/hd), position = row % seq
  * (arXiv 2104.09864, half-split). In place. */
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x);
-/* Causal softmax attention in windows of seq rows, scores scaled by 1/sqrt(hd); query head h reads
- * key head h / (heads / kv_heads). q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
-void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd,
+/* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
+ * all). a, b: bias of sigmoid; zeta - gamma and gamma of clipped_softmax. sinks [heads], key, value [kv_heads, hd]:
+ * learned tensors of the kinds that have them. */
+typedef struct {
+    const char *kind;
+    int64_t window;
+    double a, b;
+    const ref_c *sinks, *key, *value;
+} ref_attend;
+/* n scores to weights, in place; extra: the logit that joins them, NULL for none. Returns the weight of the extra. */
+ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p);
+/* Causal, in windows of seq rows, scores scaled by 1/sqrt(hd); query head h reads key head h / (heads / kv_heads).
+ * q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
+void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
+/* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */
+void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, const ref_c *g, ref_c *y);
 /* Mixture of experts: y[i] = sum_e weight[i, e] expert_e(x[i]), weights from the router's products [rows, experts]:
  * scores softmax or sigmoid; the `top` largest of score + bias (NULL: 0) are chosen by their real parts, so that the choice
  * is held fixed in a derivative; weights score / (sum of the chosen + 1e-20), for top = 1 the score; an expert takes its

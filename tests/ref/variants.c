@@ -91,6 +91,38 @@ static bool build(int norm, int ffn, int options, ref_variant *v) {
     return true;
 }
 
+/* How many norms with options of their own there are behind those of the table. */
+static int specials(void) {
+    ref_variant v;
+    int n = 0;
+    while (build(norms() + n, 0, 0, &v))
+        n++;
+    return n;
+}
+
+/* Attention variant i over the plain rest: each kind without and with a window, then each gate, plain and with a floor,
+ * a window and another kind. False past the last. */
+static bool attend(int i, ref_variant *v) {
+    int kinds = SL_ATTENTION_KINDS, kind = i / 2 % kinds, gate = 0, on = i % 2;
+    if (i >= 2 * kinds) {
+        gate = 1 + (i - 2 * kinds) / 2;
+        kind = on ? gate : 0;
+        if (!sl_choices_attention_gate[gate].name)
+            return false;
+    }
+    build(0, 0, 0, v);
+    sl_config *c = &v->config;
+    c->model_attention = kind;
+    c->attention_gate = gate;
+    c->attention_gate_floor = on ? 0.5 : 0;
+    c->attention_window = on ? 3 : 0;
+    c->attention_clip_alpha = 0.5;
+    c->attention_clip_zeta = 1.1;
+    snprintf(v->name, sizeof v->name, "%s, gate %s%s", sl_choices_attention[kind].name,
+             sl_choices_attention_gate[gate].name, on ? ", window, floor, gqa" : "");
+    return true;
+}
+
 bool ref_variant_tiny(int i, ref_variant *v) {
     /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with each
      * special one. */
@@ -99,8 +131,13 @@ bool ref_variant_tiny(int i, ref_variant *v) {
     bool plain = i == 0;
     int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
     int pick = plain ? 0 : k < ALL ? k : 7 * k % ALL, options = pick % OPTIONS;
-    if (!build(norm, plain ? SL_FFN_NONE : pick / OPTIONS, options, v))
-        return false;
+    if (k >= table + specials()) {
+        options = (k - table - specials()) % 2 ? OPTION_GQA : 0;
+        if (!attend(k - table - specials(), v))
+            return false;
+    } else {
+        build(norm, plain ? SL_FFN_NONE : pick / OPTIONS, options, v);
+    }
     sl_config *c = &v->config;
     if (plain)
         snprintf(v->name, sizeof v->name, "attention only, no positions");
@@ -134,12 +171,16 @@ static void wide(ref_variant *v) {
 bool ref_variant_middle(int i, ref_variant *v) {
     if (i == 0)
         return wide(v), true;
-    /* The table's norms with all other options on and off, every other special one with either. */
-    int table = 2 * norms(), rest = --i - table;
+    /* The table's norms with all other options on and off, every other special one with either, then attention. */
+    int table = 2 * norms(), rest = --i - table, picked = (specials() + 1) / 2;
     bool on = rest < 0 ? i % 2 : rest % 2;
-    if (!build(rest < 0 ? i / 2 : norms() + 2 * rest, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v))
+    if (rest < picked)
+        build(rest < 0 ? i / 2 : norms() + 2 * rest, i % SL_FFN_KINDS, on ? OPTIONS - 1 : 0, v);
+    else if (!attend(rest - picked, v))
         return false;
     sl_config *c = &v->config;
+    if (c->attention_window)
+        c->attention_window = 70;
     c->model_layers = 2;
     c->model_dim = 70;
     c->model_heads = 6;

@@ -17,7 +17,7 @@ typedef struct {
 
 /* Variant i = 0, 1, ...: first one without feed-forward and position embedding, then the product of
  * feed-forward x QK-norm x grouped-query attention x tied head with the first norm of the table, then the other norms with
- * four of those combinations each, then norms with options of their own, with one each. False past the last. A few thousand parameters each. */
+ * four of those combinations each, then norms with options of their own, with one each, then every kind of attention without and with a window, and every gate. False past the last. A few thousand parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
 /* The same norms (of the special ones every other) at a size at which sums, rows and windows cross the blocks of the
  * engine (384 and 64), each of the table with all other options on and off, the feed-forward kinds in turn; first of all

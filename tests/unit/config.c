@@ -250,7 +250,7 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
-                   "norm_opts, attention, ffn_kind, experts, experts_per_token, expert_ffn, "
+                   "norm_opts, attention, attention_opts, ffn_kind, experts, experts_per_token, expert_ffn, "
                    "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
                    "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, tie_embeddings, seq, "
                    "init_std; found a single value"},

@@ -590,7 +590,7 @@ static void check_model(const ref_variant *v) {
         ck_assert(json_is_real(value_at(o, "contribution", i, "projected", NULL)));
         ck_assert_uint_eq(json_array_size(value_at(o, "contribution", i, "head", NULL)),
                           (size_t)v->config.model_heads);
-        ck_assert(json_is_real(value_at(o, "norms", i, "attn", "out")));
+        ck_assert_msg(json_is_real(value_at(o, "norms", i, "attn", "out")), "%s", v->name);
         ck_assert(json_is_real(value_at(o, "norms", i, "ffn", "in")) == ffn);
         ck_assert_uint_eq(json_array_size(value_at(o, "dynamics", i, "dims", NULL)), 2);
         ck_assert(json_is_real(value_at(o, "singular", i, "block", "cos_state")));

@@ -3,6 +3,8 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "probe/probe.h"
+#include "ref/model.h"
+#include "ref/ops.h"
 #include "ref/variants.h"
 
 #include <check.h>
@@ -145,24 +147,29 @@ static double dot(int64_t n, const float *x, const float *y) {
 }
 
 /* Sums over queries 1.. of one head of one window. */
-static void plain_head(const fixture *f, const sl_qkv_tap *t, int64_t window, int64_t head, double *att0,
+static void plain_head(const fixture *f, const sl_qkv_tap *t, const ref_attend *a, int64_t window, int64_t head, double *att0,
                        double *entropy) {
     const sl_config *c = &f->v.config;
     int64_t hd = sl_config_head_dim(c), kv = head / (c->model_heads / sl_config_kv_heads(c));
     const float *q = t->q + window * f->v.seq * t->ld + head * hd;
     const float *k = t->k + window * f->v.seq * t->ld + kv * hd;
-    double p[256];
+    ref_c p[256], extra = 0;
+    bool has_extra = a->sinks || a->key || strcmp(a->kind, "softmax1") == 0;
     for (int64_t i = 1; i < f->v.seq; i++) {
-        double sum = 0, top = -INFINITY;
-        for (int64_t j = 0; j <= i; j++) {
-            p[j] = t->scale * dot(hd, q + i * t->ld, k + j * t->ld);
-            top = fmax(top, p[j]);
+        int64_t first = a->window && i >= a->window ? i - a->window + 1 : 0, n = i - first + 1;
+        for (int64_t j = first; j <= i; j++)
+            p[j - first] = t->scale * dot(hd, q + i * t->ld, k + j * t->ld);
+        if (a->sinks)
+            extra = a->sinks[head];
+        if (a->key) {
+            extra = 0;
+            for (int64_t e = 0; e < hd; e++)
+                extra += t->scale * q[i * t->ld + e] * a->key[kv * hd + e];
         }
-        for (int64_t j = 0; j <= i; j++)
-            sum += p[j] = exp(p[j] - top);
-        *att0 += p[0] / sum;
-        for (int64_t j = 0; j <= i; j++)
-            *entropy -= p[j] > 0 ? p[j] / sum * log(p[j] / sum) : 0;
+        ref_attention_weights(a, n, has_extra ? &extra : NULL, p);
+        *att0 += first == 0 ? creal(p[0]) : 0;
+        for (int64_t j = 0; j < n; j++)
+            *entropy -= creal(p[j]) > 0 ? creal(p[j]) * log(creal(p[j])) : 0;
     }
 }
 
@@ -184,12 +191,18 @@ static void check_attention(const fixture *f, const json_t *o) {
     double queries = (double)(f->v.batch * (f->v.seq - 1)), sums[4] = {0}, sinks = 0;
     double heads = (double)(c->model_layers * c->model_heads);
     double kv_heads = (double)(c->model_layers * sl_config_kv_heads(c));
+    const sl_params *params = sl_model_params(f->m);
+    ref_c *weights = ref_from_float(params->floats, params->w);
+    ref_model ref = {c, params, weights, f->v.vocab, f->v.batch, f->v.seq};
     for (int i = 0; i < c->model_layers; i++) {
         sl_qkv_tap tap = sl_model_qkv(f->m, i);
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "model.layers.%d.self_attn.", i);
+        ref_attend how = ref_model_attend(&ref, prefix);
         for (int64_t h = 0; h < c->model_heads; h++) {
             double att0 = 0, entropy = 0;
             for (int64_t w = 0; w < f->v.batch; w++)
-                plain_head(f, &tap, w, h, &att0, &entropy);
+                plain_head(f, &tap, &how, w, h, &att0, &entropy);
             sums[0] += att0 / queries / heads;
             sums[1] += entropy / queries / heads;
             sinks += att0 / queries > .3;
@@ -197,6 +210,7 @@ static void check_attention(const fixture *f, const json_t *o) {
         for (int64_t h = 0; h < sl_config_kv_heads(c); h++)
             sums[2] += plain_value_ratio(f, &tap, h) / kv_heads;
     }
+    free(weights);
     expect(f, o, "att0", sums[0], tolerance);
     expect(f, o, "attention_entropy", sums[1], 2 * tolerance);
     expect(f, o, "value_norm_ratio", sums[2], 1e-12);
