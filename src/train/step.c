@@ -28,6 +28,7 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
         sl_optim_zero_grad(o);
     else
         sl_optim_step(o, r.lr, scale, step + 1);
+    sl_model_end_step(m, !r.skipped);
     *result = r;
     return 0;
 }
