@@ -71,6 +71,15 @@ const sl_choice sl_choices_ffn[] = {
 #undef FFN
     [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
     {NULL, NULL}};
+const sl_choice sl_choices_router[] = {
+    [SL_ROUTER_SOFTMAX] = {"softmax", "softmax over all experts (arXiv 2101.03961)"},
+    [SL_ROUTER_SIGMOID] = {"sigmoid", "each expert's own sigmoid (DeepSeek-V3, arXiv 2412.19437)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_balance[] = {
+    [SL_BALANCE_NONE] = {"none", "nothing"},
+    [SL_BALANCE_AUX] = {"aux", "a loss: experts times sum of load share times mean score (arXiv 2101.03961)"},
+    [SL_BALANCE_BIAS] = {"bias", "a bias on the scores that choose, moved towards even loads (arXiv 2408.15664)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_bos_place[] = {
     [SL_BOS_FIRST] = {"first", "at position 0"},
     [SL_BOS_RANDOM] = {"random", "anywhere in the window; it is an input only, never to be predicted"},

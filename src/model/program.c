@@ -214,7 +214,7 @@ size_t sl_program_plan(sl_program *b) {
 
 void sl_program_free(sl_program *b) {
     for (int i = 0; i < b->ops; i++)
-        free(b->op[i].nullify);
+        free(b->op[i].nullify), free(b->op[i].moe);
     free(b->op);
     free(b->buffer);
     free(b->keep);

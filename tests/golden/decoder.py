@@ -76,10 +76,20 @@ def tensor_shapes(c, vocab):
             norm(p + "pre_feedforward_layernorm", gated)
         if place != "pre":
             norm(p + "post_feedforward_layernorm", gated, place != "sandwich")
-        if FFN[c["ffn_kind"]][0]:
-            shapes[p + "mlp.gate_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.up_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.down_proj.weight"] = (d, c["ffn"])
+        experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
+        widths = {"mlp": c["ffn"]} if not experts else {}
+        if experts:
+            shapes[p + "mlp.gate.weight"] = (experts, d)
+            if c["balance"] == "bias":
+                shapes[p + "mlp.gate.e_score_correction_bias"] = (experts,)
+            widths = {f"mlp.experts.{e}": c["expert_ffn"] for e in range(experts)}
+            if shared:
+                widths["mlp.shared_experts"] = shared * c["expert_ffn"]
+        for name, f in widths.items():
+            if FFN[c["ffn_kind"]][0]:
+                shapes[p + name + ".gate_proj.weight"] = (f, d)
+            shapes[p + name + ".up_proj.weight"] = (f, d)
+            shapes[p + name + ".down_proj.weight"] = (d, f)
     norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
@@ -237,14 +247,53 @@ def mlp(c, p, prefix, x):
     return h @ p[prefix + ".down_proj.weight"].T
 
 
+def experts(c, p, prefix, x, training):
+    """Output, the router's losses times their coefficients, and how often each expert was chosen."""
+    flat = x.reshape(-1, x.shape[-1])
+    n, E, k = flat.shape[0], c["experts"], c["experts_per_token"]
+    z = flat @ p[prefix + ".gate.weight"].T
+    score = torch.sigmoid(z) if c["router"] == "sigmoid" else z.softmax(-1)
+    bias = p.get(prefix + ".gate.e_score_correction_bias")
+    chosen = (score if bias is None else score + bias.detach()).topk(k, -1).indices
+    hit = torch.zeros_like(score).scatter(-1, chosen, 1.0)
+    weight = score * hit
+    if k > 1:
+        weight = weight / weight.sum(-1, keepdim=True)
+    count = hit.sum(0)
+    aux = E * (count / (n * k) * (score / score.sum(-1, keepdim=True)).mean(0)).sum()
+    loss = c.get("router_z_loss", 0) * (z.logsumexp(-1) ** 2).mean()
+    if c["balance"] == "aux":
+        loss = loss + c["balance_coef"] * aux
+    factor = c.get("expert_capacity", 0)
+    if training and factor:
+        hit = hit * (hit.cumsum(0) <= math.ceil(factor * n * k / E))
+    y = torch.zeros_like(flat)
+    for e in range(E):
+        rows = hit[:, e].nonzero()[:, 0]
+        out = mlp(c, p, f"{prefix}.experts.{e}", flat[rows]) * weight[rows, e][:, None]
+        y = y.index_add(0, rows, out)
+    if c.get("shared_experts"):
+        y = y + mlp(c, p, prefix + ".shared_experts", flat)
+    return y.view_as(x), loss, count
+
+
 def clip(c, h):
     t = c.get("clip", 0) * (c.get("clip_baseline", 0) or 1)
     return h.clamp(-t, t) if t else h
 
 
-def logits(c, p, tokens):
+def feed_forward(c, p, prefix, x, training):
+    """As experts()."""
+    if c.get("experts"):
+        return experts(c, p, prefix, x, training)
+    return mlp(c, p, prefix, x), 0, None
+
+
+def run(c, p, tokens, training):
+    """Logits, the routers' losses, and {name of a bias: choices of its experts}."""
     place = c.get("norm_place", "pre")
     h = p["model.embed_tokens.weight"][tokens]
+    loss, counts = torch.zeros((), dtype=h.dtype), {}
     if c.get("embed_scale"):
         h = p["model.embed_scale"] * h
     for i in range(c["layers"]):
@@ -252,18 +301,29 @@ def logits(c, p, tokens):
         if place == "post":
             h = clip(c, h + attention(c, p, l + "self_attn", h))
             h = block_norm(c, p, l + "post_attention_layernorm", h)
-            h = clip(c, h + mlp(c, p, l + "mlp", h))
-            h = block_norm(c, p, l + "post_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", h, training)
+            h = block_norm(c, p, l + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
             x = attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
             h = clip(c, h + block_norm(c, p, l + "post_attention_layernorm", x))
-            x = mlp(c, p, l + "mlp", block_norm(c, p, l + "pre_feedforward_layernorm", h))
+            x = block_norm(c, p, l + "pre_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
             h = clip(c, h + block_norm(c, p, l + "post_feedforward_layernorm", x))
         else:
             h = clip(c, h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h)))
-            h = clip(c, h + mlp(c, p, l + "mlp", block_norm(c, p, l + "post_attention_layernorm", h)))
+            x = block_norm(c, p, l + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
+            h = clip(c, h + x)
+        loss = loss + extra
+        if count is not None:
+            counts[l + "mlp.gate.e_score_correction_bias"] = count
     h = block_norm(c, p, "model.norm", h)
-    return h @ p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"].T
+    head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
+    return h @ head.T, loss, counts
+
+
+def logits(c, p, tokens):
+    return run(c, p, tokens, False)[0]
 
 
 def token_losses(lg, targets):

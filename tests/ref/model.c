@@ -318,6 +318,50 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
+/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to sum. */
+static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
+                       int64_t experts, ref_c *sum) {
+    int64_t rows = rows_of(m), d = m->config->model_dim;
+    ref_c *gate = project(m, prefix, "gate_proj.weight", d, f, x), *up = project(m, prefix, "up_proj.weight", d, f, x);
+    ref_ffn(m->config->model_ffn_kind, rows * f, gate, up, up);
+    ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < d; j++)
+            sum[i * d + j] += out[i * d + j] * (weight ? weight[i * experts] : 1);
+    ref_c *all[] = {gate, up, out};
+    for (int i = 0; i < 3; i++)
+        free(all[i]);
+}
+
+/* Returns the router's losses times their coefficients. */
+static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
+    const sl_config *c = m->config;
+    int64_t rows = rows_of(m), d = c->model_dim, experts = c->model_experts, top = c->model_experts_per_token;
+    int64_t parts = top + c->model_shared_experts, f = c->model_expert_ffn ? c->model_expert_ffn : c->model_ffn / parts;
+    const char *balance = sl_choices_balance[c->model_balance].name;
+    char prefix[128];
+    ref_c *x = half_input(m, layer, FFN, h), *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
+    snprintf(prefix, sizeof prefix, "%smlp.gate.", layer);
+    ref_c *logits = project(m, prefix, "weight", d, experts, x);
+    const ref_c *bias = strcmp(balance, "bias") == 0 ? vector(m, prefix, "e_score_correction_bias", experts) : NULL;
+    double share = c->model_expert_capacity * (double)(rows * top) / (double)experts;
+    ref_route(rows, experts, top, strcmp(sl_choices_router[c->model_router].name, "sigmoid") == 0, logits, bias,
+              share > 0 ? (int64_t)ceil(share) : rows, weight, &aux, &z);
+    for (int64_t e = 0; e < experts; e++) {
+        snprintf(prefix, sizeof prefix, "%smlp.experts.%lld.", layer, (long long)e);
+        add_expert(m, prefix, f, x, weight + e, experts, out);
+    }
+    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
+    if (c->model_shared_experts)
+        add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, out);
+    half_output(m, layer, FFN, out, h);
+    free(x);
+    free(out);
+    free(weight);
+    free(logits);
+    return (strcmp(balance, "aux") == 0 ? c->model_balance_coef * aux : 0) + c->model_router_z_loss * z;
+}
+
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
@@ -340,11 +384,12 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
-ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
-                     ref_c *token_loss, ref_c *logits) {
+static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
+                      ref_c *logits, ref_c *router_loss) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim;
     ref_c *h = ref_alloc(rows * d);
+    *router_loss = 0;
     ref_embedding(rows, d, in, matrix(m, "model.embed_tokens", ".weight", m->vocab, d), h);
     if (c->model_embed_scale)
         for (int64_t i = 0; i < rows * d; i++)
@@ -353,7 +398,9 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
         attention_block(m, layer, h);
-        if (sl_config_has_ffn(c))
+        if (c->model_experts > 0)
+            *router_loss += experts_block(m, layer, h);
+        else if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
     ref_c *x = normed(m, "model.norm", FINAL, c->model_sink_nullify_final, h);
@@ -376,6 +423,17 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
     return sum / (double)n;
 }
 
+ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
+                     ref_c *token_loss, ref_c *logits) {
+    ref_c router_loss;
+    return evaluate(m, in, target, token_loss, logits, &router_loss);
+}
+
+ref_c ref_model_objective(const ref_model *m, const int32_t *in, const int32_t *target) {
+    ref_c router_loss, loss = evaluate(m, in, target, NULL, NULL, &router_loss);
+    return loss + router_loss;
+}
+
 ref_c *ref_from_float(int64_t n, const float *w) {
     ref_c *z = ref_alloc(n);
     for (int64_t i = 0; i < n; i++)
@@ -390,7 +448,7 @@ double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *tar
     for (int64_t i = 0; i < m->table->floats; i++)
         w[i] = m->w[i] + I * (REF_STEP * direction[i]);
     stepped.w = w;
-    double slope = cimag(ref_model_loss(&stepped, in, target, NULL, NULL)) / REF_STEP;
+    double slope = cimag(ref_model_objective(&stepped, in, target)) / REF_STEP;
     free(w);
     return slope;
 }

@@ -207,6 +207,57 @@ bool ref_variant_middle(int i, ref_variant *v) {
     return true;
 }
 
+static const struct {
+    const char *name;
+    int64_t experts, top, ffn, shared;
+    int router, balance;
+    double z, capacity;
+    int place;
+    double clip;
+} mixtures[] = {
+    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_PRE, 0},
+    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8, SL_PLACE_PRE, 0},
+    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1, SL_PLACE_PRE, 0},
+    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0, SL_PLACE_PRE, 0},
+    {"post, shared", 4, 2, 9, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_POST, 0},
+    {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0},
+    {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75},
+    {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0},
+    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
+    {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
+};
+
+bool ref_variant_moe(int i, ref_variant *v) {
+    if (i >= (int)(sizeof mixtures / sizeof *mixtures))
+        return false;
+    bool large = mixtures[i].ffn > 100;
+    build(i % 2 ? 0 : 1, i % 3, i % 3 ? 0 : OPTION_QK_NORM, v); /* the first three kinds are gated */
+    sl_config *c = &v->config;
+    snprintf(v->name, sizeof v->name, "experts: %s", mixtures[i].name);
+    c->model_experts = mixtures[i].experts;
+    c->model_experts_per_token = mixtures[i].top;
+    c->model_expert_ffn = mixtures[i].ffn;
+    c->model_shared_experts = mixtures[i].shared;
+    c->model_router = mixtures[i].router;
+    c->model_balance = mixtures[i].balance;
+    c->model_balance_coef = 0.5;
+    c->model_router_z_loss = mixtures[i].z;
+    c->model_expert_capacity = mixtures[i].capacity;
+    c->model_norm_place = mixtures[i].place;
+    c->model_clip = mixtures[i].clip;
+    c->model_layers = 2;
+    c->model_dim = large ? 70 : 8;
+    c->model_heads = 2;
+    c->model_head_dim = large ? 14 : 4;
+    c->model_rope_base = 100;
+    v->vocab = large ? 151 : 11;
+    v->batch = c->train_batch = 2;
+    v->seq = c->model_seq = large ? 131 : 5;
+    return true;
+}
+
 void ref_randomise(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;
