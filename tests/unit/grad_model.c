@@ -8,8 +8,8 @@
 #include "ref/tolerance.h"
 #include "ref/variants.h"
 #include "simd/kernels.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,9 +172,5 @@ int main(void) {
     tcase_add_test(tc, test_every_parameter);
     tcase_add_test(tc, test_directional);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }
