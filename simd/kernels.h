@@ -55,7 +55,7 @@ typedef struct {
     sl_attention_bwd *bwd;
     sl_attention_fwd_bf16 *fwd_bf16;
     sl_attention_bwd_bf16 *bwd_bf16;
-    sl_attention_delta_bf16 *delta_bf16; /* NULL in every tier: delta is dout . out */
+    sl_attention_delta_bf16 *delta_bf16; /* NULL for the rows whose delta is dout . out */
 } sl_attention_kernels;
 #define SL_ATTENTION_ROWS(X) X(softmax) X(clipped) X(sigmoid) X(relu)
 enum sl_attention_rows {
@@ -201,7 +201,8 @@ typedef struct sl_kernels {
                      float *db, float *dalpha, float *dshift);
 
     /* ---- elementwise (simd/act.c); outputs may be inputs of their type. The first five are simd/vec_math.h, whose
-     * bounds they meet, and give the same bits in every tier. */
+     * bounds they meet, and give the same bits in every tier; exp and erf, inlined wherever they are needed, are here to
+     * be tested and timed by themselves. */
     void (*exp)(int64_t n, const float *x, float *y);
     void (*log)(int64_t n, const float *x, float *y);
     void (*sigmoid)(int64_t n, const float *x, float *y);

@@ -63,7 +63,10 @@ int sl_verb_eval(int argc, char **argv) {
     bool json = false;
     const sl_flag flags[] = {
         SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
-        SL_FLAG_BOOL("json", &json, "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other"), SL_FLAG_END};
+        SL_FLAG_BOOL("json", &json,
+                     "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also "
+                     "loss_trigger, loss_other"),
+        SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "eval",
                                .operands = "CHECKPOINT [key=value ...]",
                                .about = "Loss of a checkpoint (its folder, or a run folder) on validation text, by "

@@ -31,12 +31,12 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, 
     snprintf(label, sizeof label, "layers.%lld.attn.rope", (long long)i);
     if (m->cos)
         sl_build_rope(b, label, qkv, m->cos, m->sin);
-    sl_build_value_gate(b, prefix, i, m->layer[i].norm[0].out, qkv);
+    sl_build_value_gate(b, prefix, i, in, qkv);
     snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
     sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv, prefix)
                     : sl_build_attention(b, label, qkv, prefix);
     m->layer[i].attention_op = b->ops - 1;
-    o = sl_build_output_gate(b, prefix, i, m->layer[i].norm[0].out, o);
+    o = sl_build_output_gate(b, prefix, i, in, o);
     int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
     snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
     return sl_build_linear(b, label, o, q, d, wo, residual);

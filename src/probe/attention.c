@@ -23,8 +23,8 @@ static int64_t row_floats(int64_t seq) { return (seq + 15) / 16 * 16; }
 
 int64_t sl_attention_thread_floats(int64_t seq) { return 2 * row_floats(seq); }
 
-/* Weights of one query over keys 0..n-1 into p. Returns -sum p log p: no weight is above 1, so that all terms have one
- * sign and nothing cancels. */
+/* Weights of one query over keys 0..n-1 into p. Returns -sum p log p. Where no weight is above 1 (all kinds but relu)
+ * its terms have one sign and nothing cancels. */
 double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, int64_t head, const float *q,
                         const float *keys, int64_t n, float *s, float *p) {
     const sl_attention_kernels *kind = a->kind ? a->kind : &k->attention[SL_ROWS_softmax];

@@ -1,6 +1,6 @@
 /* The measurements, over plain arrays. A window is `seq` consecutive rows; its position 0 is "token 0": the
- * BOS token with data.bos, and else whatever token the window starts with (the causal mask makes it special
- * all the same: every query sees it). All means run over every window added. Adding is spread over
+ * BOS token with data.bos and data.bos_place first, and else whatever token the window starts with (the causal
+ * mask makes it special all the same: every query sees it). All means run over every window added. Adding is spread over
  * threads by shape and folded in fixed order, so results are bit-equal for any number of threads. A NaN
  * in the activations makes the figures that depend on it NaN.
  *

@@ -3,8 +3,8 @@
 #include "io/safetensors.h"
 #include "model/model.h"
 #include "train/checkpoint.h"
+#include "unit/suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,9 +72,5 @@ int main(void) {
     tcase_add_test(tc, test_qwen3);
     tcase_add_test(tc, test_qwen3_moe);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,8 +1,8 @@
 /* cli/args: flags, operands, overrides, and one message a mistake. */
 #include "cli/args.h"
 #include "base/err.h"
+#include "suite.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -138,9 +138,5 @@ int main(void) {
     tcase_add_loop_test(t, messages, 0, sizeof mistakes / sizeof *mistakes);
     tcase_add_test(t, overrides_reach_the_configuration);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -2,6 +2,7 @@
 #include "data/bin.h"
 #include "base/err.h"
 #include "scratch.h"
+#include "suite.h"
 
 #include <errno.h>
 
@@ -172,9 +173,5 @@ int main(void) {
     tcase_add_test(t, full_disk_leaves_the_old_bin);
     tcase_add_test(t, missing_and_odd_files);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

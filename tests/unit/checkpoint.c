@@ -3,10 +3,10 @@
 
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "suite.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
 
-#include <check.h>
 #include <jansson.h>
 #include <sys/stat.h>
 
@@ -466,9 +466,5 @@ int main(void) {
     tcase_add_loop_test(t, foreign_configs, 0, sizeof hf / sizeof hf[0]);
     tcase_add_test(t, foreign_folder);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -3,8 +3,8 @@
 #include "checkpoint_fixture.h"
 
 #include "io/file.h"
+#include "suite.h"
 
-#include <check.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -327,9 +327,5 @@ int main(void) {
     tcase_add_loop_test(t, every_failing_call, 0, sizeof plans / sizeof plans[0]);
     tcase_add_loop_test(t, power_cut_at_any_call, 0, 2);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

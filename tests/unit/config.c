@@ -2,8 +2,8 @@
  * JSON help, so that a new key is covered without a new line here. */
 #include "config/config.h"
 #include "base/err.h"
+#include "suite.h"
 
-#include <check.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -547,9 +547,5 @@ int main(void) {
     tcase_add_test(t, hash_sees_what_decides);
     tcase_add_test(t, help_is_narrow_and_filtered);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -3,8 +3,8 @@
 
 #include "base/threads.h"
 #include "scratch.h"
+#include "suite.h"
 
-#include <check.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 
@@ -300,9 +300,5 @@ int main(void) {
     tcase_add_test(t, this_machine);
     tcase_add_test(t, measurements);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

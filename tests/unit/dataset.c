@@ -6,6 +6,7 @@
 #include "data/permute.h"
 #include "data/token_array.h"
 #include "scratch.h"
+#include "suite.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -458,9 +459,5 @@ int main(void) {
     tcase_add_test(t, too_short);
     tcase_add_test(t, vocabulary_mismatch);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

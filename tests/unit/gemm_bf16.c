@@ -3,8 +3,8 @@
 #include "ops/gemm_bf16.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -257,9 +257,5 @@ int main(void) {
     tcase_add_loop_test(t, products, 0, TIERS * SHAPES);
     tcase_add_test(t, strides);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -1,7 +1,7 @@
 /* base/log: what arrives on stderr, as a file and as a terminal. */
 #include "base/log.h"
+#include "suite.h"
 
-#include <check.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
@@ -190,9 +190,5 @@ int main(void) {
     tcase_add_test(t, bar_fits_the_line);
     tcase_add_test(t, eta_counts_only_this_run);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -5,6 +5,7 @@
 #include "model/match.h"
 #include "model/model.h"
 #include "scratch.h"
+#include "suite.h"
 #include "train/checkpoint.h"
 
 #include <jansson.h>
@@ -190,9 +191,5 @@ int main(void) {
     tcase_add_test(t, checkpoints);
     tcase_add_test(t, impossible);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -12,8 +12,8 @@
 #include "ref/ops.h"
 #include "ref/variants.h"
 #include "simd/kernels.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,9 +195,5 @@ int main(void) {
     tcase_add_test(t, gradients_near_fp32);
     tcase_add_test(t, without_a_unit);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

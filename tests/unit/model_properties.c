@@ -6,8 +6,8 @@
 #include "model/model.h"
 #include "ref/tolerance.h"
 #include "ref/variants.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -366,9 +366,5 @@ int main(void) {
     tcase_add_test(tc, test_gate_starts_open);
     tcase_add_test(tc, test_preaffine_is_scale_free);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

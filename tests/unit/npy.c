@@ -2,8 +2,8 @@
 
 #include "base/err.h"
 #include "scratch.h"
+#include "suite.h"
 
-#include <check.h>
 #include <stdint.h>
 
 /* A version 1.0 file with this header dict and these data bytes. */
@@ -192,9 +192,5 @@ int main(void) {
     tcase_add_test(t, values_outside_int32_are_refused);
     tcase_add_test(t, truncation_and_versions);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

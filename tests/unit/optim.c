@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "scratch.h"
+#include "suite.h"
 #include "train/checkpoint.h"
 #include "train/optim.h"
 #include "train/train.h"
@@ -335,9 +336,5 @@ int main(void) {
     tcase_add_loop_test(c, whose_state, 0, optimizers);
     tcase_add_test(c, momentum_below_one);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

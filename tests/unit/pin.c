@@ -4,9 +4,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model.h"
+#include "suite.h"
 #include "train/optim.h"
 
-#include <check.h>
 #include <omp.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -203,9 +203,5 @@ int main(void) {
     tcase_add_test(t, too_large);
     tcase_add_test(t, pages_have_nodes);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -7,8 +7,8 @@
 #include "probe/detail.h"
 #include "probe/probe.h"
 #include "ref/variants.h"
+#include "suite.h"
 
-#include <check.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -665,9 +665,5 @@ static Suite *suite(void) {
 
 int main(void) {
     sl_threads_set(2);
-    SRunner *r = srunner_create(suite());
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(suite());
 }

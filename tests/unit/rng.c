@@ -1,7 +1,7 @@
 /* base/rng: known answers, and that streams, ranges and moments are what the header promises. */
 #include "base/rng.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,9 +113,5 @@ int main(void) {
     tcase_add_test(t, below_is_in_range_and_even);
     tcase_add_test(t, hash_known_answers);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -2,8 +2,8 @@
 
 #include "base/err.h"
 #include "scratch.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdint.h>
 
@@ -277,9 +277,5 @@ int main(void) {
     tcase_add_test(t, every_truncation_is_refused);
     tcase_add_test(t, unreadable_paths);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

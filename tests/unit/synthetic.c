@@ -3,6 +3,7 @@
 #include "data/dataset.h"
 #include "data/synthetic.h"
 #include "scratch.h"
+#include "suite.h"
 
 #include <math.h>
 
@@ -436,9 +437,5 @@ int main(void) {
     tcase_add_test(t, mistakes);
     tcase_add_test(t, help_names_all);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

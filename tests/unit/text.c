@@ -1,7 +1,7 @@
 /* base/text: numbers, quoting, spelling, wrapping. */
 #include "base/text.h"
+#include "suite.h"
 
-#include <check.h>
 #include <float.h>
 #include <locale.h>
 #include <stdlib.h>
@@ -170,9 +170,5 @@ int main(void) {
     tcase_add_test(t, nearest);
     tcase_add_test(t, wrapping);
     suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

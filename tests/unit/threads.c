@@ -1,8 +1,8 @@
 /* sl_parallel: every item once, whatever the numbers of items and threads; nobody waits for a slow item. */
 #include "base/clock.h"
 #include "base/threads.h"
+#include "suite.h"
 
-#include <check.h>
 #include <stdatomic.h>
 
 enum { MOST = 1000 };
@@ -61,9 +61,5 @@ int main(void) {
     tcase_add_test(t, every_item_once);
     tcase_add_test(t, slow_item_holds_nobody_up);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

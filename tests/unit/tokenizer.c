@@ -6,6 +6,7 @@
 #include "data/bpe.h"
 #include "data/split.h"
 #include "scratch.h"
+#include "suite.h"
 
 #include <jansson.h>
 
@@ -441,9 +442,5 @@ int main(void) {
     tcase_add_loop_test(t, bad_json_is_refused, 0, sizeof bad_json / sizeof *bad_json);
     tcase_add_test(t, truncated_model_is_refused);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }
