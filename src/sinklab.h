@@ -188,7 +188,9 @@ enum { SL_DIR_CHARS = 4096 };
 SL_API int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c,
                               int32_t *vocab);
 /* Weights from a folder that sl_checkpoint_open gave, every size and hash checked. s not NULL: also
- * the state and, into a training model, the optimizer moments: training then goes on bit for bit. */
+ * the state and, into a training model, the optimizer moments: training then goes on bit for bit. With
+ * model.sink_nullify from a folder that was trained without it, a model made for inference is loaded but runs no pass:
+ * the verbs eval and probe measure what it lacks. */
 SL_API int sl_model_load(sl_model *m, const char *dir, sl_train_state *s);
 
 /* ---- probe: sink and outlier measurements on a model with taps */

@@ -20,16 +20,18 @@
 
 typedef struct {
     const char *name, *help;
-    int64_t layers, dim, heads, ffn, vocab, seq, batch;
+    int64_t layers, dim, heads, ffn, vocab, seq, batch, experts;
 } preset;
 
 static const preset presets[] = {
-    {"bench-1m", "4 layers, d 128, 4 heads, ffn 352, vocabulary 256, window 256, batch 32", 4, 128, 4, 352, 256, 256, 32},
+    {"bench-1m", "4 layers, d 128, 4 heads, ffn 352, vocabulary 256, window 256, batch 32", 4, 128, 4, 352, 256, 256, 32, 0},
     {"bench-10m", "6 layers, d 384, 6 heads, ffn 1024, vocabulary 256, window 256, batch 16", 6, 384, 6, 1024, 256, 256,
-     16},
+     16, 0},
     {"bench-100m", "12 layers, d 768, 12 heads, ffn 2048, vocabulary 8192, window 512, batch 8", 12, 768, 12, 2048, 8192,
-     512, 8},
-    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}};
+     512, 8, 0},
+    {"bench-moe", "bench-10m with 8 experts of width 512 in place of each feed-forward, 2 a token: as many active parameters",
+     6, 384, 6, 1024, 256, 256, 16, 8},
+    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}};
 
 typedef struct {
     const preset *preset;
@@ -55,6 +57,7 @@ static void apply_preset(const preset *p, sl_config *c) {
     c->model_ffn = p->ffn;
     c->model_seq = p->seq;
     c->train_batch = p->batch;
+    c->model_experts = p->experts;
 }
 
 static int open_bench(bench *b) {
@@ -92,6 +95,7 @@ static void time_steps(bench *b, bool profile) {
         double t1 = sl_now(), norm = sl_optim_grad_norm(b->optim), t2 = sl_now();
         double scale = norm > b->config.train_clip_norm ? b->config.train_clip_norm / norm : 1;
         sl_optim_step(b->optim, b->config.train_lr, scale, i + WARMUP + 1);
+        sl_model_end_step(b->model, true);
         double t3 = sl_now();
         if (i < 0)
             continue;
@@ -282,7 +286,7 @@ int sl_verb_bench(int argc, char **argv) {
         .operands = "[PRESET ...] [key=value ...]",
         .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, optimizer), median over "
                  "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
-                 "batch 16; the default), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the "
+                 "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the "
                  "matrix products of bench-10m, beside OpenBLAS where it was found. Kernels one by one: the test runner's "
                  "`kern bench`.",
         .flags = flags,

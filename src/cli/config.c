@@ -21,9 +21,11 @@ static int print_params(const sl_config *c, bool json) {
     sl_tokenizer_close(t);
     if (!t || sl_match_count(c, vocab, &m))
         return -1;
-    printf(json ? "{\"params\": %lld, \"baseline_params\": %lld, \"ffn\": %lld}\n"
-                : "parameters   %lld\nbaseline     %lld\nmodel.ffn    %lld\n",
-           (long long)m.params, (long long)m.baseline, (long long)m.ffn);
+    long long params = m.params, baseline = m.baseline, ffn = m.ffn;
+    if (json)
+        printf("{\"params\": %lld, \"baseline_params\": %lld, \"ffn\": %lld}\n", params, baseline, ffn);
+    else
+        printf("parameters   %lld\nbaseline     %lld\n%-12s %lld\n", params, baseline, sl_match_key(c), ffn);
     return 0;
 }
 

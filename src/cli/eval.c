@@ -43,7 +43,7 @@ static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t 
     size_t bytes = (size_t)(c->train_batch * c->model_seq) * sizeof(int32_t);
     int32_t *in = malloc(bytes), *target = malloc(bytes);
     int rc = -1;
-    if (m && in && target && sl_model_load(m, dir, NULL) == 0) {
+    if (m && in && target && sl_model_load(m, dir, NULL) == 0 && sl_measure_states(m, d, in, target) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
             windows = sl_dataset_windows(d, SL_VAL);
         sl_losses losses;

@@ -8,6 +8,7 @@
 #include "cli/verbs.h"
 #include "probe/dump.h"
 #include "probe/probe.h"
+#include "train/train.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -78,6 +79,10 @@ static int open_all(probe_run *r) {
                                true);
     if (!r->model || sl_model_load(r->model, r->dir, NULL) < 0)
         return -1;
+    int64_t tokens = sl_model_shape(r->model).batch * r->config.model_seq;
+    if (!(r->in = sl_alloc((size_t)(2 * tokens) * sizeof *r->in, "a batch")) ||
+        sl_measure_states(r->model, r->data, r->in, r->in + tokens) < 0)
+        return -1;
     r->probe = sl_probe_create(r->model);
     return !r->probe || (r->folder && open_dump(r) < 0) ? -1 : 0;
 }
@@ -85,8 +90,6 @@ static int open_all(probe_run *r) {
 /* Passes over the first validation windows, in order; add() takes each. */
 static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
     int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
-    if (!r->in && !(r->in = sl_alloc((size_t)(2 * batch * seq) * sizeof *r->in, "a batch")))
-        return -1;
     if (sl_dataset_has_marks(r->data) && !r->mark &&
         !(r->mark = sl_alloc((size_t)(batch * seq), "a batch's marks")))
         return -1;

@@ -2,11 +2,12 @@
 
 #include <string.h>
 
-/* The keys of section model that a variant and its baseline share: sizes, and how positions are told. Every other
- * one makes a variant, so that a new variant's key needs no mention here. */
+/* The keys of section model that a variant and its baseline share: sizes, those of experts too, and how positions
+ * are told. Every other one makes a variant, so that a new variant's key needs no mention here. */
 static const char *const shared[] = {"model.layers",   "model.dim",  "model.heads", "model.kv_heads",
                                      "model.head_dim", "model.ffn",  "model.seq",   "model.tie_embeddings",
-                                     "model.rope_base"};
+                                     "model.rope_base", "model.experts", "model.experts_per_token",
+                                     "model.expert_ffn", "model.shared_experts"};
 
 static bool is_shared(const char *name) {
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)

@@ -35,6 +35,38 @@ static int check_norm(const sl_config *c) {
     return 0;
 }
 
+static int check_nullify(const sl_config *c) {
+    if (c->model_sink_nullify > c->model_dim)
+        return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
+                             (ll)c->model_sink_nullify, (ll)c->model_dim);
+    return 0;
+}
+
+static int check_experts(const sl_config *c) {
+    static const bool gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+    };
+    int64_t parts = c->model_experts_per_token + c->model_shared_experts;
+    if (c->model_experts == 0)
+        return 0;
+    if (c->model_experts_per_token > c->model_experts)
+        return sl_fail_usage("model.experts_per_token = %lld is more than model.experts = %lld",
+                             (ll)c->model_experts_per_token, (ll)c->model_experts);
+    if (!sl_config_has_ffn(c))
+        return sl_fail_usage("model.experts = %lld take the place of a feed-forward, and %s has none",
+                             (ll)c->model_experts, c->model_ffn ? "model.ffn_kind: none" : "model.ffn = 0");
+    if (!gated[c->model_ffn_kind])
+        return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
+    if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
+        return sl_fail_usage("model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one "
+                             "or set model.expert_ffn", (ll)c->model_ffn, (ll)parts);
+    if (c->model_router_z_loss > 0 && c->model_router != SL_ROUTER_SOFTMAX)
+        return sl_fail_usage("model.router_z_loss needs model.router: softmax: it keeps the log of its sum small");
+    return 0;
+}
+
 static int check_match(const sl_config *c) {
     if (c->model_match_params && !sl_config_has_ffn(c))
         return sl_fail_usage("model.match_params changes the width of the feed-forward, and %s asks for none",
@@ -118,7 +150,8 @@ static int check_data(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
+        check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
         return -1;
     return check_data(c);
 }

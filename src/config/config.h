@@ -29,15 +29,19 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
-extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_base_norm[], sl_choices_gate_granularity[],
+extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
+    sl_choices_base_norm[], sl_choices_gate_granularity[],
     sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
-    sl_choices_attention_gate[],
-    sl_choices_ffn[], sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[],
-    sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[], sl_choices_isa[],
-    sl_choices_pin[];
+    sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
+    sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_isa[], sl_choices_pin[];
 
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
+enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
+enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN };
+enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
+enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };
 enum {
     SL_ATTENTION_GATE_NONE,
@@ -74,7 +78,8 @@ uint64_t sl_config_hash(const sl_config *c);
 enum { SL_DIFFERENCE_CHARS = 256 };
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
-/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates. */
+/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a mixture
+ * of experts a mixture of as many. */
 void sl_config_baseline(sl_config *baseline, const sl_config *c);
 
 /* Derived sizes and values. */
@@ -90,6 +95,11 @@ static inline bool sl_config_has_ffn(const sl_config *c) {
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;
+}
+/* Hidden width of one expert. */
+static inline int64_t sl_config_expert_ffn(const sl_config *c) {
+    return c->model_expert_ffn ? c->model_expert_ffn
+                               : c->model_ffn / (c->model_experts_per_token + c->model_shared_experts);
 }
 
 #endif

@@ -21,6 +21,15 @@ const sl_choice sl_choices_norm_place[] = {
     [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
     [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
     {NULL, NULL}};
+const sl_choice sl_choices_nullify_mode[] = {
+    [SL_NULLIFY_BOTH] = {"both", "the norm reads a stream without them (norms without statistics: the same as output)"},
+    [SL_NULLIFY_OUTPUT] = {"output", "statistics of the whole row, only what is divided by them lacks them"},
+    [SL_NULLIFY_DENOMINATOR] = {"denominator", "only the statistics lack them; they themselves pass"},
+    {NULL, NULL}};
+const sl_choice sl_choices_nullify_value[] = {
+    [SL_NULLIFY_ZERO] = {"zero", "0"},
+    [SL_NULLIFY_MEAN] = {"mean", "the channel's running mean"},
+    {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(name, help)
 #define BASE(name, help) {#name, help},
@@ -61,6 +70,15 @@ const sl_choice sl_choices_ffn[] = {
 #include "simd/ffn.inc"
 #undef FFN
     [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
+    {NULL, NULL}};
+const sl_choice sl_choices_router[] = {
+    [SL_ROUTER_SOFTMAX] = {"softmax", "softmax over all experts (arXiv 2101.03961)"},
+    [SL_ROUTER_SIGMOID] = {"sigmoid", "each expert's own sigmoid (DeepSeek-V3, arXiv 2412.19437)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_balance[] = {
+    [SL_BALANCE_NONE] = {"none", "nothing"},
+    [SL_BALANCE_AUX] = {"aux", "a loss: experts times sum of load share times mean score (arXiv 2101.03961)"},
+    [SL_BALANCE_BIAS] = {"bias", "a bias on the scores that choose, moved towards even loads (arXiv 2408.15664)"},
     {NULL, NULL}};
 const sl_choice sl_choices_bos_place[] = {
     [SL_BOS_FIRST] = {"first", "at position 0"},

@@ -42,11 +42,54 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, 
     return sl_build_linear(b, label, o, q, d, wo, residual);
 }
 
+/* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
+static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual) {
+    const sl_config *c = b->config;
+    char prefix[80], label[64];
+    int64_t d = c->model_dim, f = sl_config_expert_ffn(c), shared = c->model_shared_experts * f;
+    int bias = SL_NONE, first = SL_NONE;
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
+    int router = matrix(b, prefix, "weight", c->model_experts, d, false, false);
+    if (c->model_balance == SL_BALANCE_BIAS) {
+        bias = sl_program_param(b, prefix, "e_score_correction_bias", c->model_experts, 0, SL_INIT_ZEROS, 0,
+                                SL_DECAY_NONE, false);
+        b->params->params -= c->model_experts; /* not learned */
+    }
+    for (int64_t e = 0; e < c->model_experts; e++) {
+        snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.experts.%lld", (long long)i, (long long)e);
+        int gate = matrix(b, prefix, "gate_proj.weight", f, d, false, e > 0);
+        matrix(b, prefix, "up_proj.weight", f, d, false, true);
+        matrix(b, prefix, "down_proj.weight", d, f, true, true);
+        first = e ? first : gate;
+    }
+    /* Who adds a residual shares its gradient and must be the last to read it; where no norm stands before (post, fp32) it
+     * is what the shared experts read too. */
+    bool apart = shared && residual == x;
+    snprintf(label, sizeof label, "layers.%lld.ffn.experts", (long long)i);
+    sl_buf out = sl_build_moe(b, label, x, apart ? SL_NONE : residual, router, bias, first);
+    if (!shared)
+        return out;
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
+    int gate = matrix(b, prefix, "gate_proj.weight", shared, d, false, false);
+    matrix(b, prefix, "up_proj.weight", shared, d, false, true);
+    snprintf(label, sizeof label, "layers.%lld.ffn.shared.in", (long long)i);
+    sl_buf in = sl_build_linear(b, label, x, d, 2 * shared, gate, SL_NONE);
+    snprintf(label, sizeof label, "layers.%lld.ffn.shared.act", (long long)i);
+    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, shared);
+    int down = matrix(b, prefix, "down_proj.weight", d, shared, true, false);
+    snprintf(label, sizeof label, "layers.%lld.ffn.shared.out", (long long)i);
+    out = sl_build_linear(b, label, h, shared, d, down, out);
+    snprintf(label, sizeof label, "layers.%lld.ffn.shared.add", (long long)i);
+    return apart ? sl_build_add(b, label, out, residual) : out;
+}
+
 static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     char prefix[64], label[64];
     int64_t d = c->model_dim, f = c->model_ffn;
     bool gated = sl_ffn_gated[c->model_ffn_kind];
+    if (c->model_experts)
+        return build_experts(b, i, in, residual);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
     int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
     if (gated)
@@ -71,13 +114,16 @@ static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, 
     return sl_norm_builders[b->config->model_norm](b, label, x, prefix, half);
 }
 
-/* The norm behind a half of a block joins the residual stream: fp32. */
+/* The norm behind a half of a block joins the residual stream: fp32. In a sandwich it reads the half alone, not the
+ * stream, so that there are no sink channels to replace. */
 static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, sl_buf x) {
-    bool bf16 = b->bf16;
+    bool bf16 = b->bf16, nullify = b->nullify;
     b->bf16 = false;
+    b->nullify = nullify && b->config->model_norm_place == SL_PLACE_POST;
     sl_norm_tap tap = block_norm(b, i, half, what,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
+    b->nullify = nullify;
     return tap;
 }
 
@@ -118,6 +164,7 @@ void sl_model_build(sl_model *m, bool taps) {
     sl_program *b = &m->program;
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
+    b->nullify = c->model_sink_nullify > 0;
     int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
     sl_buf x = sl_build_embed(b, embed);
     if (c->model_embed_scale)
@@ -129,6 +176,7 @@ void sl_model_build(sl_model *m, bool taps) {
             x = build_half(m, b, i, SL_NORM_FFN, x);
     }
     m->layer[layers].residual = x;
+    b->nullify = b->nullify && c->model_sink_nullify_final;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);

@@ -6,12 +6,21 @@
 #include <stdlib.h>
 
 static const double tolerance = 0.001;
-enum { WIDEST = 1 << 20 }; /* as model.ffn */
+enum { WIDEST = 1 << 20 }; /* as model.ffn and model.expert_ffn */
+
+const char *sl_match_key(const sl_config *c) { return c->model_experts ? "model.expert_ffn" : "model.ffn"; }
+
+static void set_width(sl_config *c, int64_t ffn) {
+    if (c->model_experts)
+        c->model_expert_ffn = ffn;
+    else
+        c->model_ffn = ffn;
+}
 
 /* -1 with a message. */
 static int64_t count(const sl_config *c, int32_t vocab, int64_t ffn) {
     sl_config with = *c;
-    with.model_ffn = ffn;
+    set_width(&with, ffn);
     return sl_model_count_params(&with, vocab);
 }
 
@@ -48,11 +57,11 @@ int sl_match_params(sl_config *c, int32_t vocab) {
         ffn--, n = below;
     double off = (double)llabs(n - want) / (double)want;
     if (off > tolerance)
-        return sl_fail_usage("model.match_params: the nearest width, model.ffn=%lld, gives %lld parameters, off by "
+        return sl_fail_usage("model.match_params: the nearest width, %s=%lld, gives %lld parameters, off by "
                              "%.2f %% from the baseline's %lld (0.1 %% is allowed); use a larger model, or that "
-                             "model.ffn with model.match_params=false",
-                             (long long)ffn, (long long)n, 100 * off, (long long)want);
-    c->model_ffn = ffn;
+                             "width with model.match_params=false",
+                             sl_match_key(c), (long long)ffn, (long long)n, 100 * off, (long long)want);
+    set_width(c, ffn);
     return 0;
 }
 
@@ -62,6 +71,6 @@ int sl_match_count(const sl_config *c, int32_t vocab, sl_match *match) {
         return -1;
     *match = (sl_match){.params = sl_model_count_params(&matched, vocab),
                         .baseline = count_baseline(c, vocab),
-                        .ffn = matched.model_ffn};
+                        .ffn = c->model_experts ? sl_config_expert_ffn(&matched) : matched.model_ffn};
     return match->params < 0 || match->baseline < 0 ? -1 : 0;
 }

@@ -7,10 +7,12 @@
 
 typedef struct {
     int64_t params, baseline; /* parameters of the model and of its baseline */
-    int64_t ffn;              /* width of the model's feed-forward */
+    int64_t ffn;              /* width of the model's feed-forward; of mixtures that of one expert */
 } sl_match;
 
-/* Sets c->model_ffn to the matched width if c->model_match_params, else changes nothing; c has passed
+/* The key of the width that is changed: model.ffn, of mixtures model.expert_ffn. */
+const char *sl_match_key(const sl_config *c);
+/* Sets that key of *c to the matched width if c->model_match_params, else changes nothing; c has passed
  * sl_config_check. Fails where no width comes within 0.1 % (a model so small that one column of the feed-forward is
  * more than that): a study that asks for equal counts must not go on without. */
 int sl_match_params(sl_config *c, int32_t vocab);

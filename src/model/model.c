@@ -8,6 +8,8 @@
 #include "model/match.h"
 #include "ops/gemm_bf16.h"
 #include "ops/attention_extra.h"
+#include "ops/moe.h"
+#include "ops/nullify.h"
 #include "ops/rowwise.h"
 
 #include <math.h>
@@ -253,6 +255,9 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
         return sl_fail("the model was made for %d threads and there are %d; call sl_threads_set "
                        "before it is made",
                        m->threads, sl_threads());
+    if (m->params.state_missing)
+        return sl_fail("the checkpoint was trained without model.sink_nullify and holds no channel means; eval and probe "
+                       "measure them, nothing else does");
     for (int64_t i = 0, n = passes * m->program.batch * m->program.seq; i < n; i++) {
         if (in[i] < 0 || in[i] >= m->vocab)
             return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i],
@@ -340,6 +345,56 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
     return 0;
 }
 
+/* ---- what steps leave behind: running means of channels, loads and biases of experts */
+
+static void end_means(sl_model *m, bool applied) {
+    for (int i = 0; i < m->program.ops; i++)
+        if (m->program.op[i].nullify)
+            sl_nullify_end_step(&m->program.op[i], &m->exec, applied);
+}
+
+void sl_model_end_step(sl_model *m, bool applied) {
+    end_means(m, applied);
+    for (int i = 0; i < m->program.ops; i++)
+        if (m->program.op[i].moe)
+            sl_moe_end_step(&m->program.op[i], &m->exec, applied);
+}
+
+void sl_model_measure_states(sl_model *m, bool on) {
+    sl_params *p = &m->params;
+    end_means(m, !on);
+    for (int i = 0; on && i < p->count; i++)
+        if (p->tensor[i].state)
+            memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
+    for (int i = 0; i < m->program.ops; i++)
+        if (m->program.op[i].nullify)
+            m->program.op[i].nullify->collect = on;
+    if (on)
+        p->state_missing = false;
+}
+
+bool sl_model_states_missing(const sl_model *m) { return m->params.state_missing; }
+
+double sl_model_router_loss(const sl_model *m) {
+    double sum = 0;
+    for (int i = 0; i < m->program.ops; i++)
+        sum += m->program.op[i].moe ? m->program.op[i].moe->extra : 0;
+    return sum;
+}
+
+bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load) {
+    for (int op = 0; op < m->program.ops; op++) {
+        const sl_moe *e = m->program.op[op].moe;
+        if (!e || i-- > 0)
+            continue;
+        double passes = e->last.passes ? (double)e->last.passes : 1;
+        *load = (sl_expert_load){.experts = e->experts, .choices = e->last.choices, .dropped = e->last.dropped,
+                                 .count = e->last.count, .aux_loss = e->last.aux / passes,
+                                 .z_loss = e->last.z / passes};
+        return true;
+    }
+    return false;
+}
 /* ---- profile */
 
 void sl_model_profile(sl_model *m, bool on) {
@@ -472,6 +527,9 @@ double sl_model_flops_per_token(const sl_model *m) {
     for (int i = 0; i < m->params.count; i++)
         if (m->params.tensor[i].ndim == 2)
             matrices += (double)m->params.tensor[i].size;
+    if (c->model_experts)
+        matrices -= (double)(c->model_layers * (c->model_experts - c->model_experts_per_token)) * 3 *
+                    (double)c->model_dim * (double)sl_config_expert_ffn(c);
     if (!c->model_tie_embeddings)
         matrices -= (double)m->vocab * (double)c->model_dim;
     double attention = (double)(c->model_layers * m->program.seq * c->model_heads * sl_config_head_dim(c));

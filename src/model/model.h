@@ -11,11 +11,11 @@
 int sl_model_precision(const sl_config *c);
 
 sl_params *sl_model_params(sl_model *m);
-/* As it is built: model.ffn is the width in force. The second is what sl_model_create was given (model.match_params
- * changes the width). */
+/* As it is built: model.ffn or model.expert_ffn is the width in force. The second is what sl_model_create was given
+ * (model.match_params changes the width). */
 const sl_config *sl_model_config(const sl_model *m);
 const sl_config *sl_model_config_given(const sl_model *m);
-/* Parameters of a model of this configuration with just this model.ffn; -1 with a message. */
+/* Parameters of a model of this configuration with just this width; -1 with a message. */
 int64_t sl_model_count_params(const sl_config *c, int32_t vocab);
 
 /* Can `passes` batches of these tokens be run? Fails without a model, or of the other kind, with
@@ -27,6 +27,28 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
  * the loss. */
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
                                  float scale);
+
+/* ---- what steps leave behind */
+/* Ends a step of one or more passes: if it was applied, running means of channels (ops/nullify.h) take in its own, and
+ * biases of balance: bias are updated. Begins new sums. */
+void sl_model_end_step(sl_model *m, bool applied);
+/* Passes of a model made for inference measure the running means anew: true begins it, from a model without them, and
+ * false ends it. */
+void sl_model_measure_states(sl_model *m, bool on);
+/* A checkpoint without states of this model was loaded (it was trained without model.sink_nullify). */
+bool sl_model_states_missing(const sl_model *m);
+
+/* ---- mixture of experts */
+/* Of the last training pass: losses of the routers times their coefficients, which its gradients include and its loss
+ * does not. */
+double sl_model_router_loss(const sl_model *m);
+typedef struct {
+    int64_t experts, choices, dropped; /* of tokens by experts, over the passes of the step */
+    const int64_t *count;              /* choices of each expert, the dropped ones included */
+    double aux_loss, z_loss;           /* means over the passes, without their coefficients */
+} sl_expert_load;
+/* What the i-th mixture of the model did in the last ended step; false past the last one. */
+bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load);
 
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {
@@ -62,7 +84,8 @@ const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 
-/* FLOP of one token, forward and backward: 6 x matrix parameters + causal attention. */
+/* FLOP of one token, forward and backward: 6 x matrix parameters that it meets (of experts: the chosen ones) + causal
+ * attention. */
 double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
 

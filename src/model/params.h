@@ -19,6 +19,7 @@ typedef struct {
     enum sl_init init;
     float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
     enum sl_decay decay;
+    bool state;       /* no gradient: the run itself sets it (sl_program_state) */
     int moments;      /* blocks of the optimizer's state that it uses: 1 is m, 2 are m and v */
 } sl_tensor;
 
@@ -26,7 +27,8 @@ typedef struct {
     sl_tensor *tensor;
     int count;
     int64_t floats; /* length of each block, gaps included */
-    int64_t params; /* sum of sizes */
+    int64_t params; /* sum of sizes, those of states left out */
+    bool state_missing;   /* a checkpoint without the states was loaded: they must be measured before a pass */
     int optimizer;        /* SL_OPTIM_* that m and v belong to */
     float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
 } sl_params;

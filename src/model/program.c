@@ -77,6 +77,15 @@ int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_
     return p->count++;
 }
 
+int sl_program_state(sl_program *b, const char *prefix, const char *name, int64_t n) {
+    int i = sl_program_param(b, prefix, name, n, 0, SL_INIT_ZEROS, 0, SL_DECAY_NONE, false);
+    if (b->failed)
+        return 0;
+    b->params->tensor[i].state = true;
+    b->params->params -= n;
+    return i;
+}
+
 void sl_program_keep(sl_program *b, sl_buf v) {
     if (grow(b, (void **)&b->keep, b->keeps, &b->keep_capacity, sizeof *b->keep))
         b->keep[b->keeps++] = v;
@@ -204,6 +213,8 @@ size_t sl_program_plan(sl_program *b) {
 }
 
 void sl_program_free(sl_program *b) {
+    for (int i = 0; i < b->ops; i++)
+        free(b->op[i].nullify), free(b->op[i].moe);
     free(b->op);
     free(b->buffer);
     free(b->keep);

@@ -12,6 +12,7 @@ typedef struct {
     int64_t batch, seq;
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
+    bool nullify; /* norms that are built now replace sink channels (ops/nullify.h) */
     int64_t cache; /* > 0: one-position decoding with a key/value cache of this many positions */
 
     sl_op *op;
@@ -32,6 +33,8 @@ sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label);
 /* Declares a parameter tensor; join: directly behind the last one. Returns its index. */
 int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_t rows, int64_t cols,
                      enum sl_init init, double std, enum sl_decay decay, bool join);
+/* Declares a tensor [n] of zeros that no gradient reaches: checkpoints hold it, sizes of models leave it out. */
+int sl_program_state(sl_program *b, const char *prefix, const char *name, int64_t n);
 void sl_program_keep(sl_program *b, sl_buf v);
 
 /* Assigns gradient buffers (training), lifetimes and offsets. Returns the arena's bytes. */

@@ -1,6 +1,7 @@
 /* The frame of norms that treat each row by itself: threads, conversion of rows, sums of the parameters' gradients, and
  * what works with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is
- * stored as its distance from 1 (zero_centred). Such a norm is two row functions and a builder. */
+ * stored as its distance from 1 (zero_centred), and sink channels that are replaced (nullify.h). Such a norm is two row
+ * functions and a builder. */
 #ifndef SL_OPS_NORM_ROWS_H
 #define SL_OPS_NORM_ROWS_H
 
@@ -18,7 +19,10 @@ enum {
 _Static_assert((int)SL_NORM_PARAMS <= (int)SL_OP_PARAMS, "an operation has room for a norm's parameters");
 
 typedef struct sl_row_norm {
-    int statistics; /* floats that it saves a row: saved[0..statistics-1], each [rows]; at most 3 */
+    /* Floats that it saves a row: saved[0..statistics-1], each [rows]. None: each output is a function of its input alone;
+     * 1: y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps); 2: y = gain (x - m) r, saved[0] is the mean m and saved[1]
+     * is r = 1/sqrt(mean (x - m)^2 + eps). */
+    int statistics;
     /* out[n, dim_in] from in; rows first..first+n-1 of the batch. */
     void (*forward)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out);
     /* din[n, dim_in] (+)= (add), g[p] += over the rows for each parameter p that the norm has. din is not dout. */

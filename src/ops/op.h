@@ -59,6 +59,8 @@ enum { SL_OP_INPUTS = 2, SL_OP_SAVED = 5, SL_OP_PARAMS = 5 };
 struct sl_op {
     const sl_op_kind *kind;
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
+    struct sl_nullify *nullify;     /* and its sink channels (nullify.h), or NULL */
+    struct sl_moe *moe;       /* of a mixture of experts (moe.h); freed with the program */
     const struct sl_act *act[2];    /* of a gate (gate.h): of its scores, of its hidden layer */
     int64_t gates;            /* scores a row: dim_in or 1 */
     const sl_ffn_kernels *ffn;      /* of a feed-forward */

@@ -36,6 +36,10 @@ sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv, c
 sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);
 extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
+/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias [experts] or SL_NONE; experts: the
+ * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
+sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts);
+
 /* On the residual stream (stream.c). x + residual, both fp32. */
 sl_buf sl_build_add(sl_program *b, const char *label, sl_buf x, sl_buf residual);
 /* x as an input of products: rounded where the program is bf16, else x itself. */

@@ -109,11 +109,23 @@ static int verify(const char *dir) {
     return rc;
 }
 
+/* A model made for inference may do without the states of a run (sl_program_state): they can be measured anew. */
+static bool absent_state(const sl_st_file *f, const sl_params *p, const sl_tensor *t) {
+    return t->state && !p->m && !sl_st_find(f, t->name);
+}
+
+static bool lacks_states(const sl_st_file *f, const sl_params *p) {
+    for (int i = 0; i < p->count; i++)
+        if (absent_state(f, p, &p->tensor[i]))
+            return true;
+    return false;
+}
+
 /* Reads (dst not NULL) or only checks the tensors of the table under a prefix, those with at least so many moments. */
 static int read_block(const sl_st_file *f, const sl_params *p, const char *prefix, int moments, float *dst) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
-        if (t->moments < moments)
+        if (t->moments < moments || absent_state(f, p, t))
             continue;
         char name[sizeof t->name + 2];
         snprintf(name, sizeof name, "%s%s", prefix, t->name);
@@ -133,10 +145,17 @@ static bool redundant(const char *name) {
            !strcmp(name, "lm_head.weight"); /* of a tied model; else it is in the table */
 }
 
+/* States of a run whose intervention is off now. */
+static bool unused_state(const sl_params *p, const char *name) {
+    static const char state[] = ".channel_mean";
+    size_t n = strlen(name);
+    return !p->m && n > sizeof state && !strcmp(name + n - (sizeof state - 1), state);
+}
+
 static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p, bool foreign) {
     for (int i = 0; i < sl_st_count(f); i++) {
         const char *name = sl_st_at(f, i)->name;
-        if (!sl_checkpoint_tensor(p, name) && !(foreign && redundant(name)))
+        if (!sl_checkpoint_tensor(p, name) && !unused_state(p, name) && !(foreign && redundant(name)))
             return sl_fail("%s/model.safetensors: tensor %s is not one of this model; does the "
                            "configuration belong to it?",
                            dir, name);
@@ -182,6 +201,7 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
         rc = -1;
     if (rc == 0) {
         read_block(c.model, p, "", 0, p->w);
+        p->state_missing = lacks_states(c.model, p);
         if (moments) {
             read_block(c.optimizer, p, "m.", 1, p->m);
             read_block(c.optimizer, p, "v.", 2, p->v);
@@ -199,8 +219,10 @@ static int load_foreign(const char *dir, sl_params *p) {
         return -1;
     sl_st_file *f = sl_st_open(path);
     int rc = !f || read_block(f, p, "", 0, NULL) < 0 || refuse_extra(dir, f, p, true) < 0 ? -1 : 0;
-    if (rc == 0)
+    if (rc == 0) {
         read_block(f, p, "", 0, p->w);
+        p->state_missing = lacks_states(f, p);
+    }
     sl_st_close(f);
     return rc;
 }

@@ -25,10 +25,26 @@ static const char *architecture(const sl_config *c) {
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
                  c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
-                 !c->model_embed_scale && sl_config_clip(c) == 0;
+                 !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0;
+    /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
+    bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
+                     c->model_balance != SL_BALANCE_BIAS;
+    if (c->model_experts)
+        return known && qwen3_moe ? "Qwen3MoeForCausalLM" : "SinklabForCausalLM";
     return !known             ? "SinklabForCausalLM"
            : c->model_qk_norm ? "Qwen3ForCausalLM"
                               : "LlamaForCausalLM";
+}
+
+/* Qwen3-MoE's keys, of our other mixtures too. */
+static json_t *expert_keys(const sl_config *c) {
+    if (c->model_experts == 0)
+        return json_object();
+    return json_pack("{s:I, s:I, s:I, s:b, s:f, s:i, s:[]}", "num_experts", (json_int_t)c->model_experts,
+                     "num_experts_per_tok", (json_int_t)c->model_experts_per_token, "moe_intermediate_size",
+                     (json_int_t)sl_config_expert_ffn(c), "norm_topk_prob", c->model_experts_per_token > 1,
+                     "router_aux_loss_coef", c->model_balance == SL_BALANCE_AUX ? c->model_balance_coef : 0,
+                     "decoder_sparse_step", 1, "mlp_only_layers");
 }
 
 char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
@@ -41,9 +57,10 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         "s:n, "
         "s:n, s:f, s:s}",
         "architectures", arch, "model_type",
-        *arch == 'L'   ? "llama"
-        : *arch == 'Q' ? "qwen3"
-                       : "sinklab",
+        *arch == 'L'       ? "llama"
+        : *arch != 'Q'     ? "sinklab"
+        : c->model_experts ? "qwen3_moe"
+                           : "qwen3",
         "hidden_size", (json_int_t)c->model_dim, "intermediate_size",
         (json_int_t)(sl_config_has_ffn(c) ? c->model_ffn : 0),
         "num_hidden_layers", (json_int_t)c->model_layers, "num_attention_heads",
@@ -54,6 +71,12 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         sl_config_has_ffn(c) ? kinds[c->model_ffn_kind].act : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
         known ? json_integer(task ? vocab - 1 : 256) : json_null(), "eos_token_id", "pad_token_id",
         "initializer_range", c->model_init_std, "torch_dtype", "float32");
+    json_t *more = expert_keys(c);
+    if (json_object_update(v, more)) {
+        json_decref(v);
+        v = NULL;
+    }
+    json_decref(more);
     char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
     json_decref(v);
     if (!text)
@@ -90,16 +113,35 @@ static int number(const source *s, const json_t *v, const char *key, double fall
     return 0;
 }
 
+/* Every layer is a mixture; weights are scaled to sum 1 exactly where ours are. */
+static int read_experts(const source *s, sl_config *c) {
+    const json_t *scaled = json_object_get(s->v, "norm_topk_prob"), *dense = json_object_get(s->v, "mlp_only_layers");
+    /* transformers 4 writes num_experts, transformers 5 num_local_experts. */
+    const char *experts = json_object_get(s->v, "num_experts") ? "num_experts" : "num_local_experts";
+    int64_t step = 1;
+    if (whole(s, experts, -1, &c->model_experts) < 0 ||
+        whole(s, "num_experts_per_tok", -1, &c->model_experts_per_token) < 0 ||
+        whole(s, "moe_intermediate_size", -1, &c->model_expert_ffn) < 0 || whole(s, "decoder_sparse_step", 1, &step) < 0)
+        return -1;
+    if (c->model_experts == 0 || c->model_expert_ffn == 0 || step != 1 || json_array_size(dense) > 0)
+        return sl_fail("%s: num_experts, moe_intermediate_size, decoder_sparse_step, mlp_only_layers: only mixtures in "
+                       "every layer are supported", s->name);
+    if (json_is_true(scaled) != (c->model_experts_per_token > 1))
+        return sl_fail("%s: norm_topk_prob: only true is supported (false with one expert a token)", s->name);
+    return 0;
+}
+
 static int read_architecture(const source *s, sl_config *c) {
     char quoted[SL_QUOTE_CHARS];
     const json_t *list = json_object_get(s->v, "architectures");
     const char *arch = json_string_value(json_array_get(list, 0));
-    if (!arch || (strcmp(arch, "LlamaForCausalLM") && strcmp(arch, "Qwen3ForCausalLM")))
-        return sl_fail(
-            "%s: architectures: %s is not supported; LlamaForCausalLM and Qwen3ForCausalLM are",
-            s->name, arch ? sl_quote(quoted, arch) : "none given, which");
+    bool moe = arch && !strcmp(arch, "Qwen3MoeForCausalLM");
+    if (!arch || (!moe && strcmp(arch, "LlamaForCausalLM") && strcmp(arch, "Qwen3ForCausalLM")))
+        return sl_fail("%s: architectures: %s is not supported; LlamaForCausalLM, Qwen3ForCausalLM and "
+                       "Qwen3MoeForCausalLM are",
+                       s->name, arch ? sl_quote(quoted, arch) : "none given, which");
     c->model_qk_norm = *arch == 'Q';
-    return 0;
+    return moe ? read_experts(s, c) : 0;
 }
 
 /* transformers 4 writes rope_theta and rope_scaling, transformers 5 both within rope_parameters. */

@@ -205,6 +205,36 @@ static int write_probe(run *r, json_t *o) {
 
 static double train_seconds(const run *r) { return sl_now() - r->started - r->paused; }
 
+/* Of mixtures: losses, the most loaded expert over the mean one (of all layers), the share of choices dropped; with
+ * loads each expert's share of the choices, layer by layer. */
+static void add_experts(const run *r, json_t *o, bool loads) {
+    json_t *layers = json_array();
+    double aux = 0, z = 0, dropped = 0, most = 0;
+    sl_expert_load l;
+    int n = 0;
+    for (; sl_model_expert_load(r->model, n, &l) && l.choices; n++) {
+        json_t *shares = json_array();
+        for (int64_t e = 0; e < l.experts; e++) {
+            double share = (double)l.count[e] / (double)l.choices;
+            most = fmax(most, share * (double)l.experts);
+            json_array_append_new(shares, number(share));
+        }
+        json_array_append_new(layers, shares);
+        aux += l.aux_loss;
+        z += l.z_loss;
+        dropped += (double)l.dropped / (double)l.choices;
+    }
+    if (n > 0) {
+        json_object_set_new(o, "aux_loss", number(aux / n));
+        json_object_set_new(o, "z_loss", r->config.model_router == SL_ROUTER_SOFTMAX ? number(z / n) : json_null());
+        json_object_set_new(o, "expert_max_load", number(most));
+        json_object_set_new(o, "expert_dropped", number(dropped / n));
+    }
+    if (n > 0 && loads)
+        json_object_set(o, "expert_load", layers);
+    json_decref(layers);
+}
+
 /* What tasks with marked positions are judged by. */
 static void put_marked(const run *r, json_t *o) {
     if (!sl_dataset_has_marks(r->data))
@@ -224,6 +254,7 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
         return sl_fail("out of memory for the metrics");
     if (s->skipped)
         json_object_set_new(o, "skipped", json_true());
+    add_experts(r, o, evaluated);
     if (evaluated) {
         json_object_set_new(o, "val_loss", number(r->val.all));
         json_object_set_new(o, "val_bits_per_byte", number(bits_per_byte(r, r->val.all)));
@@ -354,7 +385,8 @@ static void describe_match(const run *r, char *text, size_t n) {
     sl_match match;
     *text = 0;
     if (r->config.model_match_params && sl_match_count(&r->config, sl_dataset_vocab(r->data), &match) == 0)
-        snprintf(text, n, " (baseline %lld, model.ffn %lld)", (long long)match.baseline, (long long)match.ffn);
+        snprintf(text, n, " (baseline %lld, %s %lld)", (long long)match.baseline, sl_match_key(&r->config),
+                 (long long)match.ffn);
 }
 
 static int start(run *r, const sl_run_options *o) {

@@ -1,6 +1,7 @@
 #include "train/train.h"
 
 #include "base/err.h"
+#include "base/log.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
         sl_optim_zero_grad(o);
     else
         sl_optim_step(o, r.lr, scale, step + 1);
+    sl_model_end_step(m, !r.skipped);
     *result = r;
     return 0;
 }
@@ -77,5 +79,23 @@ int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, 
     *losses = (sl_losses){.all = mean(s.loss[0] + s.loss[1], s.count[0] + s.count[1]),
                           .trigger = marks ? mean(s.loss[1], s.count[1]) : NAN,
                           .other = marks ? mean(s.loss[0], s.count[0]) : NAN};
+    return rc;
+}
+
+int sl_measure_states(sl_model *m, const sl_dataset *d, int32_t *in, int32_t *target) {
+    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq, at = 0;
+    int rc = 0;
+    if (!sl_model_states_missing(m))
+        return 0;
+    sl_model_measure_states(m, true);
+    while (rc == 0 && at < SL_MEASURED_WINDOWS) {
+        for (int64_t i = 0; i < batch; i++, at++)
+            sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, at, in + i * seq, target + i * seq);
+        rc = sl_model_forward(m, in, NULL, NULL, NULL);
+    }
+    sl_model_measure_states(m, false);
+    if (rc == 0)
+        sl_info("model.sink_nullify: the checkpoint holds no channel means; taken from %lld windows of the training text",
+                (long long)at);
     return rc;
 }

@@ -18,6 +18,11 @@ typedef struct {
 int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
                 sl_losses *losses);
 
+/* Where the loaded checkpoint has no channel means for model.sink_nullify, measures them: on the first
+ * SL_MEASURED_WINDOWS windows of the training order (in whole batches), with nothing replaced. in, target: as above. */
+enum { SL_MEASURED_WINDOWS = 64 };
+int sl_measure_states(sl_model *m, const sl_dataset *d, int32_t *in, int32_t *target);
+
 typedef struct {
     const char *out;    /* run directory */
     bool resume;

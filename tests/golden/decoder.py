@@ -32,8 +32,10 @@ def tensor_shapes(c, vocab):
     gated = c["norm"] == "gated_norm"
     base = opts.get("base", "rmsnorm") if gated else c["norm"]
 
-    def norm(prefix, gated):
+    def norm(prefix, gated, nullify=True):
         shapes[prefix + ".weight"] = (d,)
+        if c.get("sink_nullify") and nullify:
+            shapes[prefix + ".channel_mean"] = (d,)
         if base in ("dyt", "derf"):
             shapes[prefix + ".alpha"] = (1,)
             if opts.get("beta", True):
@@ -69,16 +71,26 @@ def tensor_shapes(c, vocab):
         if c.get("qk_norm"):
             shapes[p + "self_attn.q_norm.weight"] = (hd,)
             shapes[p + "self_attn.k_norm.weight"] = (hd,)
-        norm(p + "post_attention_layernorm", gated)
+        norm(p + "post_attention_layernorm", gated, place != "sandwich")
         if place == "sandwich":
             norm(p + "pre_feedforward_layernorm", gated)
         if place != "pre":
-            norm(p + "post_feedforward_layernorm", gated)
-        if FFN[c["ffn_kind"]][0]:
-            shapes[p + "mlp.gate_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.up_proj.weight"] = (c["ffn"], d)
-        shapes[p + "mlp.down_proj.weight"] = (d, c["ffn"])
-    norm("model.norm", gated and opts.get("gate_final", False))
+            norm(p + "post_feedforward_layernorm", gated, place != "sandwich")
+        experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
+        widths = {"mlp": c["ffn"]} if not experts else {}
+        if experts:
+            shapes[p + "mlp.gate.weight"] = (experts, d)
+            if c["balance"] == "bias":
+                shapes[p + "mlp.gate.e_score_correction_bias"] = (experts,)
+            widths = {f"mlp.experts.{e}": c["expert_ffn"] for e in range(experts)}
+            if shared:
+                widths["mlp.shared_experts"] = shared * c["expert_ffn"]
+        for name, f in widths.items():
+            if FFN[c["ffn_kind"]][0]:
+                shapes[p + name + ".gate_proj.weight"] = (f, d)
+            shapes[p + name + ".up_proj.weight"] = (f, d)
+            shapes[p + name + ".down_proj.weight"] = (d, f)
+    norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
     return shapes
@@ -93,11 +105,37 @@ def layernorm(x, w, eps):
     return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
 
-def base_norm(kind, opts, p, prefix, x):
+norm_inputs = {}  # prefix of each norm with running means -> channel means of its last input
+
+
+def replaced(c, p, prefix, x):
+    """x with the channels of largest |running mean| set to 0 or to that mean."""
+    mean = p[prefix + ".channel_mean"].detach()
+    channels = mean.abs().argsort(descending=True)[: c["sink_nullify"]]
+    y = x.clone()
+    y[..., channels] = mean[channels] if c.get("sink_nullify_value") == "mean" else 0.0
+    return y
+
+
+def norm_rows(c, p, prefix, x):
+    """What is normalised, and what the statistics are taken from."""
+    norm_inputs[prefix] = x.detach().reshape(-1, x.shape[-1]).mean(0)
+    y, mode = replaced(c, p, prefix, x), c.get("sink_nullify_mode", "both")
+    return (x if mode == "denominator" else y), (x if mode == "output" else y)
+
+
+def base_norm(c, kind, opts, p, prefix, x):
     w, eps = p[prefix + ".weight"], opts.get("eps", 1e-6)
     if opts.get("zero_centred"):
         w = 1 + w
-    if opts.get("preaffine"):
+    if prefix + ".channel_mean" in p:
+        x, whole = norm_rows(c, p, prefix, x)
+        pre = p[prefix + ".pre_affine"] if opts.get("preaffine") else 1.0
+        x, whole = pre * x, pre * whole
+        if kind in ("rmsnorm", "layernorm"):
+            m = whole.mean(-1, keepdim=True) if kind == "layernorm" else 0.0
+            return w * (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
+    elif opts.get("preaffine"):
         x = p[prefix + ".pre_affine"] * x
     if kind == "none":
         return w * x
@@ -115,8 +153,8 @@ def base_norm(kind, opts, p, prefix, x):
 def block_norm(c, p, prefix, x):
     opts = c.get("norm_opts", {})
     if c["norm"] != "gated_norm":
-        return base_norm(c["norm"], opts, p, prefix, x)
-    y = base_norm(opts.get("base", "rmsnorm"), opts, p, prefix, x)
+        return base_norm(c, c["norm"], opts, p, prefix, x)
+    y = base_norm(c, opts.get("base", "rmsnorm"), opts, p, prefix, x)
     down = p.get(prefix + ".gate_down.weight")
     if down is None:
         return y
@@ -209,14 +247,53 @@ def mlp(c, p, prefix, x):
     return h @ p[prefix + ".down_proj.weight"].T
 
 
+def experts(c, p, prefix, x, training):
+    """Output, the router's losses times their coefficients, and how often each expert was chosen."""
+    flat = x.reshape(-1, x.shape[-1])
+    n, E, k = flat.shape[0], c["experts"], c["experts_per_token"]
+    z = flat @ p[prefix + ".gate.weight"].T
+    score = torch.sigmoid(z) if c["router"] == "sigmoid" else z.softmax(-1)
+    bias = p.get(prefix + ".gate.e_score_correction_bias")
+    chosen = (score if bias is None else score + bias.detach()).topk(k, -1).indices
+    hit = torch.zeros_like(score).scatter(-1, chosen, 1.0)
+    weight = score * hit
+    if k > 1:
+        weight = weight / weight.sum(-1, keepdim=True)
+    count = hit.sum(0)
+    aux = E * (count / (n * k) * (score / score.sum(-1, keepdim=True)).mean(0)).sum()
+    loss = c.get("router_z_loss", 0) * (z.logsumexp(-1) ** 2).mean()
+    if c["balance"] == "aux":
+        loss = loss + c["balance_coef"] * aux
+    factor = c.get("expert_capacity", 0)
+    if training and factor:
+        hit = hit * (hit.cumsum(0) <= math.ceil(factor * n * k / E))
+    y = torch.zeros_like(flat)
+    for e in range(E):
+        rows = hit[:, e].nonzero()[:, 0]
+        out = mlp(c, p, f"{prefix}.experts.{e}", flat[rows]) * weight[rows, e][:, None]
+        y = y.index_add(0, rows, out)
+    if c.get("shared_experts"):
+        y = y + mlp(c, p, prefix + ".shared_experts", flat)
+    return y.view_as(x), loss, count
+
+
 def clip(c, h):
     t = c.get("clip", 0) * (c.get("clip_baseline", 0) or 1)
     return h.clamp(-t, t) if t else h
 
 
-def logits(c, p, tokens):
+def feed_forward(c, p, prefix, x, training):
+    """As experts()."""
+    if c.get("experts"):
+        return experts(c, p, prefix, x, training)
+    return mlp(c, p, prefix, x), 0, None
+
+
+def run(c, p, tokens, training):
+    """Logits, the routers' losses, and {name of a bias: choices of its experts}."""
     place = c.get("norm_place", "pre")
     h = p["model.embed_tokens.weight"][tokens]
+    loss, counts = torch.zeros((), dtype=h.dtype), {}
     if c.get("embed_scale"):
         h = p["model.embed_scale"] * h
     for i in range(c["layers"]):
@@ -224,18 +301,29 @@ def logits(c, p, tokens):
         if place == "post":
             h = clip(c, h + attention(c, p, l + "self_attn", h))
             h = block_norm(c, p, l + "post_attention_layernorm", h)
-            h = clip(c, h + mlp(c, p, l + "mlp", h))
-            h = block_norm(c, p, l + "post_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", h, training)
+            h = block_norm(c, p, l + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
             x = attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
             h = clip(c, h + block_norm(c, p, l + "post_attention_layernorm", x))
-            x = mlp(c, p, l + "mlp", block_norm(c, p, l + "pre_feedforward_layernorm", h))
+            x = block_norm(c, p, l + "pre_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
             h = clip(c, h + block_norm(c, p, l + "post_feedforward_layernorm", x))
         else:
             h = clip(c, h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h)))
-            h = clip(c, h + mlp(c, p, l + "mlp", block_norm(c, p, l + "post_attention_layernorm", h)))
+            x = block_norm(c, p, l + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
+            h = clip(c, h + x)
+        loss = loss + extra
+        if count is not None:
+            counts[l + "mlp.gate.e_score_correction_bias"] = count
     h = block_norm(c, p, "model.norm", h)
-    return h @ p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"].T
+    head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
+    return h @ head.T, loss, counts
+
+
+def logits(c, p, tokens):
+    return run(c, p, tokens, False)[0]
 
 
 def token_losses(lg, targets):

@@ -5,8 +5,10 @@ Needs torch, safetensors, PyYAML; the tests need none of them. Everything is com
 parameters that float16 holds exactly, and rounded once when stored:
   w.<name>     F16  parameters, random and far from their initialisation so that every term counts
   tokens, targets   I32 [batch, seq]
-  loss         F64 [1]; token_loss F64 [batch, seq]; logits F32 [batch, seq, vocab]
-  g.<name>     F32  gradient of the loss
+  loss         F64 [1]  mean cross-entropy; train_loss F64 [1] (of experts) the same of a
+                training pass, where an expert's capacity counts
+  token_loss F64 [batch, seq]; logits F32 [batch, seq, vocab]
+  g.<name>     F32  gradient of train_loss plus the routers' losses
   step_loss    F64 [6]  loss before each of 5 AdamW steps on the same batch, and after the last
   step_norm    F64 [5]  global gradient norm before clipping
   f.<name>     F32  parameters after the 5 steps
@@ -67,6 +69,12 @@ CASES = {
     "sandwich_clip": (33, {"model.norm_place": "sandwich", "model.clip": 0.5,
                            "model.clip_baseline": 3.0, "model.norm": "dyt"}),
     "clip": (35, {"model.clip": 1.5, "model.layers": 1}),
+    "nullify_both": (37, {"model.sink_nullify": 3, "model.sink_nullify_value": "mean",
+                          "model.sink_nullify_final": True}),
+    "nullify_output": (35, {"model.sink_nullify": 2, "model.sink_nullify_mode": "output",
+                            "model.norm": "layernorm", "model.norm_place": "post"}),
+    "nullify_denominator": (33, {"model.sink_nullify": 2, "model.sink_nullify_mode": "denominator",
+                                 "model.norm_opts.preaffine": True, "model.norm_place": "sandwich"}),
     "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
                          "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
     "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
@@ -92,6 +100,26 @@ CASES = {
                                  "model.attention_opts.gate_floor": 0.5}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
+    "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
+                           "model.expert_ffn": 11, "model.router": "softmax", "model.balance": "aux",
+                           "model.balance_coef": 0.3, "model.router_z_loss": 0.1}),
+    "experts_bias_shared": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 5,
+                                 "model.experts_per_token": 3, "model.expert_ffn": 9,
+                                 "model.shared_experts": 2, "model.router": "sigmoid",
+                                 "model.balance": "bias", "model.balance_rate": 0.02}),
+    "experts_capacity": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 6,
+                              "model.experts_per_token": 1, "model.expert_ffn": 10,
+                              "model.router": "sigmoid", "model.balance": "aux",
+                              "model.balance_coef": 0.2, "model.expert_capacity": 0.75}),
+    "experts_post_shared": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4,
+                                 "model.experts_per_token": 2, "model.expert_ffn": 7,
+                                 "model.shared_experts": 1, "model.router": "softmax",
+                                 "model.balance": "aux", "model.balance_coef": 0.3,
+                                 "model.norm_place": "post", "model.clip": 2.0}),
+    "experts_sandwich": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4,
+                              "model.experts_per_token": 2, "model.expert_ffn": 7,
+                              "model.router": "sigmoid", "model.balance": "none",
+                              "model.norm_place": "sandwich"}),
 }
 
 
@@ -111,8 +139,10 @@ def random_parameters(c, vocab, gen):
     out = {}
     for name, shape in decoder.tensor_shapes(c, vocab).items():
         x = torch.randn(shape, generator=gen, dtype=torch.float64)
-        if len(shape) == 1:
-            from_zero = name.endswith((".bias", ".shift")) or (
+        if name.endswith("correction_bias"):
+            x = 0.1 * x
+        elif len(shape) == 1:
+            from_zero = name.endswith((".bias", ".shift", ".channel_mean")) or (
                 name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
             x = (0 if from_zero else 1) + 0.3 * x
         elif name == "model.embed_tokens.weight":
@@ -128,12 +158,14 @@ def random_parameters(c, vocab, gen):
 def train(c, p, tokens, targets):
     """STEPS steps of AdamW by torch.optim in float64. Returns losses, gradient norms, parameters."""
     t = c["train"]
-    p = {n: x.clone().requires_grad_() for n, x in p.items()}
+    p = {n: x.clone().requires_grad_(not n.endswith(("correction_bias", "channel_mean"))) for n, x in p.items()}
+    learned = [x for x in p.values() if x.requires_grad]
+
     def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases never
         return not (".bias_" in name or ".sinks" in name) and (x.ndim == 2 or bool(t.get("decay_norms")))
 
-    decayed = [x for n, x in p.items() if decays(n, x)]
-    others = [x for n, x in p.items() if not decays(n, x)]
+    decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]
+    others = [x for n, x in p.items() if x.requires_grad and not decays(n, x)]
     opt = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": t["weight_decay"]},
          {"params": others, "weight_decay": 0.0}],
@@ -141,17 +173,23 @@ def train(c, p, tokens, targets):
     losses, norms = [], []
     for _ in range(STEPS):
         opt.zero_grad()
-        loss = decoder.mean_loss(decoder.logits(c["model"], p, tokens), targets)
-        loss.backward()
-        norm = torch.sqrt(sum((x.grad**2).sum() for x in p.values()))
+        lg, extra, counts = decoder.run(c["model"], p, tokens, True)
+        loss = decoder.mean_loss(lg, targets)
+        (loss + extra).backward()
+        norm = torch.sqrt(sum((x.grad**2).sum() for x in learned))
         if t["clip_norm"] > 0 and norm > t["clip_norm"]:
-            for x in p.values():
+            for x in learned:
                 x.grad *= t["clip_norm"] / norm
         opt.step()
+        for prefix, mean in decoder.norm_inputs.items():
+            p[prefix + ".channel_mean"].lerp_(mean, 0.01)
+        for name in p.keys() & counts.keys():
+            away = counts[name].mean() - counts[name]
+            p[name] += c["model"]["balance_rate"] * torch.sign(away)
         losses.append(loss.item())
         norms.append(norm.item())
     with torch.no_grad():
-        losses.append(decoder.mean_loss(decoder.logits(c["model"], p, tokens), targets).item())
+        losses.append(decoder.mean_loss(decoder.run(c["model"], p, tokens, True)[0], targets).item())
     return losses, norms, {n: x.detach() for n, x in p.items()}
 
 
@@ -160,6 +198,7 @@ def make_case(name):
     c = build_config(changes)
     gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     p = random_parameters(c["model"], vocab, gen)
+    decoder.norm_inputs.clear()
     shape = (c["train"]["batch"], c["model"]["seq"])
     tokens = torch.randint(vocab, shape, generator=gen)
     targets = torch.randint(vocab, shape, generator=gen)
@@ -170,7 +209,9 @@ def make_case(name):
     leaf = {n: x.clone().requires_grad_() for n, x in p.items()}
     lg = decoder.logits(c["model"], leaf, tokens)
     loss = decoder.mean_loss(lg, targets)
-    loss.backward()
+    trained, extra, _ = decoder.run(c["model"], leaf, tokens, True)
+    train_loss = decoder.mean_loss(trained, targets)
+    (train_loss + extra).backward()
     step_loss, step_norm, final = train(c, p, tokens, targets)
 
     f32, f64 = np.float32, np.float64
@@ -179,9 +220,12 @@ def make_case(name):
            "token_loss": decoder.token_losses(lg, targets).detach().numpy().astype(f64),
            "logits": lg.detach().numpy().astype(f32),
            "step_loss": np.array(step_loss, f64), "step_norm": np.array(step_norm, f64)}
+    if c["model"].get("experts"):
+        out["train_loss"] = np.array([train_loss.item()], f64)
     for n in p:
         out["w." + n] = p[n].numpy().astype(np.float16)
-        out["g." + n] = leaf[n].grad.numpy().astype(f32)
+        grad = leaf[n].grad if leaf[n].grad is not None else torch.zeros_like(p[n])  # a bias, a running mean have none
+        out["g." + n] = grad.numpy().astype(f32)
         out["f." + n] = final[n].numpy().astype(f32)
     return c, out
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes transformers/llama and transformers/qwen3: tiny random checkpoints saved by transformers itself, with
+"""Writes transformers/llama, qwen3 and qwen3_moe: tiny random checkpoints saved by transformers itself, with
 its logits for some tokens in expected.safetensors (tokens I32, logits F32 [windows, positions, vocab]).
 
 Needs torch and transformers; the test that reads the folders needs neither. Parameters are spread far
@@ -10,7 +10,7 @@ import pathlib
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -23,6 +23,10 @@ MODELS = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(
         **COMMON, head_dim=12, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        **COMMON, head_dim=8, rms_norm_eps=1e-6, tie_word_embeddings=True, num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, decoder_sparse_step=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
 }
 
 
@@ -30,9 +34,11 @@ def main():
     ap = argparse.ArgumentParser(description="Write the transformers checkpoints (see the head of this file).")
     here = pathlib.Path(__file__).resolve().parent
     ap.add_argument("--out", type=pathlib.Path, default=here / "transformers", help="folder to write to")
+    ap.add_argument("model", nargs="*", help=f"of: {' '.join(MODELS)} (default: all)")
     args = ap.parse_args()
     torch.set_num_threads(1)
-    for name, make in MODELS.items():
+    for name in args.model or MODELS:
+        make = MODELS[name]
         torch.manual_seed(20)
         model = make().eval()
         with torch.no_grad():

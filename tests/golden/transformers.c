@@ -61,12 +61,16 @@ END_TEST
 START_TEST(test_qwen3) { check_folder(TRANSFORMERS_DIR "/qwen3", true); }
 END_TEST
 
+START_TEST(test_qwen3_moe) { check_folder(TRANSFORMERS_DIR "/qwen3_moe", true); }
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("transformers");
     TCase *tc = tcase_create("transformers");
     tcase_set_timeout(tc, 0);
     tcase_add_test(tc, test_llama);
     tcase_add_test(tc, test_qwen3);
+    tcase_add_test(tc, test_qwen3_moe);
     suite_add_tcase(s, tc);
     return run_suite(s);
 }

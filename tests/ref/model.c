@@ -157,16 +157,94 @@ static void norm_gated(const ref_model *m, const char *prefix, enum site site, c
                  matrix(m, prefix, ".gate_up.weight", kind.gates, kind.rank), y);
 }
 
-static ref_c *normed(const ref_model *m, const char *prefix, enum site site, const ref_c *x) {
+/* ---- sink channels replaced at a norm's input (model.sink_nullify) */
+
+static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
+    int64_t d = m->config->model_dim;
+    const ref_c *mean = vector(m, prefix, ".channel_mean", d);
+    bool *taken = calloc((size_t)d, sizeof *taken);
+    for (int64_t k = 0; k < m->config->model_sink_nullify; k++) {
+        int64_t most = -1;
+        for (int64_t j = 0; j < d; j++)
+            if (!taken[j] && creal(mean[j]) != 0 && (most < 0 || fabs(creal(mean[j])) > fabs(creal(mean[most]))))
+                most = j;
+        if (most < 0)
+            break;
+        taken[most] = true;
+        for (int64_t i = 0; i < rows_of(m); i++)
+            x[i * d + most] = m->config->model_sink_nullify_value == SL_NULLIFY_MEAN ? creal(mean[most]) : 0;
+    }
+    free(taken);
+}
+
+/* rows a become (a - mean(b)) r(b) with the statistics of RMSNorm or LayerNorm. */
+static void divide_by(const ref_model *m, bool centred, const ref_c *b, ref_c *a) {
+    int64_t d = m->config->model_dim;
+    for (int64_t i = 0; i < rows_of(m); i++, a += d, b += d) {
+        ref_c mean = 0, square = 0;
+        for (int64_t j = 0; centred && j < d; j++)
+            mean += b[j] / (double)d;
+        for (int64_t j = 0; j < d; j++)
+            square += (b[j] - mean) * (b[j] - mean) / (double)d;
+        for (int64_t j = 0; j < d; j++)
+            a[j] = (a[j] - mean) / csqrt(square + m->config->norm_eps);
+    }
+}
+
+static int choice(const sl_choice *list, const char *name) {
+    int i = 0;
+    while (strcmp(list[i].name, name) != 0)
+        i++;
+    return i;
+}
+
+/* The norm of x with sink channels replaced in what is normalised, a, and what the statistics are of, b: division by
+ * hand, and then a norm that does not divide. Without statistics there is only a. */
+static void nullified_norm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *pre,
+                           const ref_c *x, ref_c *y) {
+    sl_config c = *m->config;
+    ref_model with = *m;
+    int64_t d = c.model_dim, n = rows_of(m) * d;
+    bool gated = strcmp(sl_choices_norm[c.model_norm].name, "gated_norm") == 0;
+    const char *base = gated ? sl_choices_base_norm[c.norm_base].name : sl_choices_norm[c.model_norm].name;
+    bool centred = strcmp(base, "layernorm") == 0, divides = centred || strcmp(base, "rmsnorm") == 0;
+    ref_c *a = ref_alloc(n), *b = ref_alloc(n);
+    memcpy(a, x, (size_t)n * sizeof *a);
+    memcpy(b, x, (size_t)n * sizeof *b);
+    if (c.model_sink_nullify_mode != SL_NULLIFY_DENOMINATOR)
+        replace_channels(m, prefix, a);
+    if (c.model_sink_nullify_mode != SL_NULLIFY_OUTPUT)
+        replace_channels(m, prefix, b);
+    if (pre) {
+        ref_scale_channels(rows_of(m), d, pre, a);
+        ref_scale_channels(rows_of(m), d, pre, b);
+    }
+    if (divides) {
+        divide_by(m, centred, b, a);
+        c.model_norm = gated ? c.model_norm : choice(sl_choices_norm, "none");
+        c.norm_base = choice(sl_choices_base_norm, "none");
+        with.config = &c;
+    }
+    apply_norm(&with, sl_choices_norm[c.model_norm].name, prefix, site, w, a, y);
+    free(a);
+    free(b);
+}
+
+static ref_c *normed(const ref_model *m, const char *prefix, enum site site, bool nullify, const ref_c *x) {
     int64_t d = m->config->model_dim, n = rows_of(m) * d;
     ref_c *in = ref_alloc(n), *y = ref_alloc(n), *w = ref_alloc(d);
+    const ref_c *pre = m->config->norm_preaffine ? vector(m, prefix, ".pre_affine", d) : NULL;
     memcpy(in, x, (size_t)n * sizeof *in);
     memcpy(w, vector(m, prefix, ".weight", d), (size_t)d * sizeof *w);
     for (int64_t j = 0; m->config->norm_zero_centred && j < d; j++)
         w[j] += 1;
-    if (m->config->norm_preaffine)
-        ref_scale_channels(rows_of(m), d, vector(m, prefix, ".pre_affine", d), in);
-    apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    if (nullify && m->config->model_sink_nullify > 0) {
+        nullified_norm(m, prefix, site, w, pre, x, y);
+    } else {
+        if (pre)
+            ref_scale_channels(rows_of(m), d, pre, in);
+        apply_norm(m, sl_choices_norm[m->config->model_norm].name, prefix, site, w, in, y);
+    }
     free(in);
     free(w);
     return y;
@@ -182,7 +260,7 @@ static ref_c *half_input(const ref_model *m, const char *layer, enum site site, 
                                                                            : "post_attention_layernorm";
     snprintf(norm, sizeof norm, "%s%s", layer, name);
     if (m->config->model_norm_place != SL_PLACE_POST)
-        return normed(m, norm, site, h);
+        return normed(m, norm, site, true, h);
     ref_c *x = ref_alloc(rows_of(m) * m->config->model_dim);
     memcpy(x, h, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *x);
     return x;
@@ -196,7 +274,7 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     snprintf(norm, sizeof norm, "%s%s", layer, site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
     ref_c *x = NULL;
     if (m->config->model_norm_place == SL_PLACE_SANDWICH)
-        x = normed(m, norm, site, out);
+        x = normed(m, norm, site, false, out);
     ref_add(n, x ? x : out, h);
     for (int64_t k = 0; most > 0 && k < n; k++)
         if (fabs(creal(h[k])) > most)
@@ -204,7 +282,7 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     free(x);
     if (m->config->model_norm_place != SL_PLACE_POST)
         return;
-    x = normed(m, norm, site, h);
+    x = normed(m, norm, site, true, h);
     memcpy(h, x, (size_t)n * sizeof *h);
     free(x);
 }
@@ -240,6 +318,50 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
+/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to sum. */
+static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
+                       int64_t experts, ref_c *sum) {
+    int64_t rows = rows_of(m), d = m->config->model_dim;
+    ref_c *gate = project(m, prefix, "gate_proj.weight", d, f, x), *up = project(m, prefix, "up_proj.weight", d, f, x);
+    ref_ffn(m->config->model_ffn_kind, rows * f, gate, up, up);
+    ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < d; j++)
+            sum[i * d + j] += out[i * d + j] * (weight ? weight[i * experts] : 1);
+    ref_c *all[] = {gate, up, out};
+    for (int i = 0; i < 3; i++)
+        free(all[i]);
+}
+
+/* Returns the router's losses times their coefficients. */
+static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
+    const sl_config *c = m->config;
+    int64_t rows = rows_of(m), d = c->model_dim, experts = c->model_experts, top = c->model_experts_per_token;
+    int64_t parts = top + c->model_shared_experts, f = c->model_expert_ffn ? c->model_expert_ffn : c->model_ffn / parts;
+    const char *balance = sl_choices_balance[c->model_balance].name;
+    char prefix[128];
+    ref_c *x = half_input(m, layer, FFN, h), *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
+    snprintf(prefix, sizeof prefix, "%smlp.gate.", layer);
+    ref_c *logits = project(m, prefix, "weight", d, experts, x);
+    const ref_c *bias = strcmp(balance, "bias") == 0 ? vector(m, prefix, "e_score_correction_bias", experts) : NULL;
+    double share = c->model_expert_capacity * (double)(rows * top) / (double)experts;
+    ref_route(rows, experts, top, strcmp(sl_choices_router[c->model_router].name, "sigmoid") == 0, logits, bias,
+              share > 0 ? (int64_t)ceil(share) : rows, weight, &aux, &z);
+    for (int64_t e = 0; e < experts; e++) {
+        snprintf(prefix, sizeof prefix, "%smlp.experts.%lld.", layer, (long long)e);
+        add_expert(m, prefix, f, x, weight + e, experts, out);
+    }
+    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
+    if (c->model_shared_experts)
+        add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, out);
+    half_output(m, layer, FFN, out, h);
+    free(x);
+    free(out);
+    free(weight);
+    free(logits);
+    return (strcmp(balance, "aux") == 0 ? c->model_balance_coef * aux : 0) + c->model_router_z_loss * z;
+}
+
 static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
@@ -262,11 +384,12 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
-ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
-                     ref_c *token_loss, ref_c *logits) {
+static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
+                      ref_c *logits, ref_c *router_loss) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim;
     ref_c *h = ref_alloc(rows * d);
+    *router_loss = 0;
     ref_embedding(rows, d, in, matrix(m, "model.embed_tokens", ".weight", m->vocab, d), h);
     if (c->model_embed_scale)
         for (int64_t i = 0; i < rows * d; i++)
@@ -275,10 +398,12 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
         attention_block(m, layer, h);
-        if (sl_config_has_ffn(c))
+        if (c->model_experts > 0)
+            *router_loss += experts_block(m, layer, h);
+        else if (sl_config_has_ffn(c))
             ffn_block(m, layer, h);
     }
-    ref_c *x = normed(m, "model.norm", FINAL, h);
+    ref_c *x = normed(m, "model.norm", FINAL, c->model_sink_nullify_final, h);
     const char *head = c->model_tie_embeddings ? "model.embed_tokens" : "lm_head";
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);
@@ -298,6 +423,17 @@ ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *targe
     return sum / (double)n;
 }
 
+ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
+                     ref_c *token_loss, ref_c *logits) {
+    ref_c router_loss;
+    return evaluate(m, in, target, token_loss, logits, &router_loss);
+}
+
+ref_c ref_model_objective(const ref_model *m, const int32_t *in, const int32_t *target) {
+    ref_c router_loss, loss = evaluate(m, in, target, NULL, NULL, &router_loss);
+    return loss + router_loss;
+}
+
 ref_c *ref_from_float(int64_t n, const float *w) {
     ref_c *z = ref_alloc(n);
     for (int64_t i = 0; i < n; i++)
@@ -306,15 +442,13 @@ ref_c *ref_from_float(int64_t n, const float *w) {
 }
 
 double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
-                       const double *direction, double *loss) {
+                       const double *direction) {
     ref_model stepped = *m;
     ref_c *w = ref_alloc(m->table->floats);
     for (int64_t i = 0; i < m->table->floats; i++)
         w[i] = m->w[i] + I * (REF_STEP * direction[i]);
     stepped.w = w;
-    ref_c value = ref_model_loss(&stepped, in, target, NULL, NULL);
+    double slope = cimag(ref_model_objective(&stepped, in, target)) / REF_STEP;
     free(w);
-    if (loss)
-        *loss = creal(value);
-    return cimag(value) / REF_STEP;
+    return slope;
 }

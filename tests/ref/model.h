@@ -16,18 +16,21 @@ typedef struct {
     int64_t batch, seq;
 } ref_model;
 
-/* Mean cross-entropy over targets >= 0. token_loss: batch*seq values or NULL; logits:
+/* Mean cross-entropy over targets >= 0, as a training pass (of experts with a capacity). token_loss: batch*seq values or NULL; logits:
  * batch*seq*vocab or NULL. A tensor that is missing or of another shape ends the program: the table
  * is part of what is tested. */
 ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
                      ref_c *token_loss, ref_c *logits);
 
+/* What the gradient is of: the same plus the routers' losses times their coefficients. */
+ref_c ref_model_objective(const ref_model *m, const int32_t *in, const int32_t *target);
+
 /* n floats as complex numbers, allocated. */
 ref_c *ref_from_float(int64_t n, const float *w);
 
-/* Derivative of the loss along direction (table->floats values), and, unless NULL, the loss. */
+/* Derivative of the objective along direction (table->floats values). */
 double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
-                       const double *direction, double *loss);
+                       const double *direction);
 
 /* The attention of the block whose tensors are named <prefix>...: "model.layers.0.self_attn." */
 ref_attend ref_model_attend(const ref_model *m, const char *prefix);

@@ -197,6 +197,61 @@ static ref_c gelu(ref_c x) {
 }
 static ref_c relu2(ref_c x) { return creal(x) > 0 ? x * x : 0; }
 
+/* Marks in `chosen` the `top` largest of the real parts, of equals the first. */
+static void choose(int64_t experts, int64_t top, const ref_c *score, const ref_c *bias, bool *chosen) {
+    for (int64_t j = 0; j < top; j++) {
+        int64_t best = -1;
+        double most = 0;
+        for (int64_t e = 0; e < experts; e++) {
+            double v = creal(score[e]) + (bias ? creal(bias[e]) : 0);
+            if (!chosen[e] && (best < 0 || v > most))
+                best = e, most = v;
+        }
+        chosen[best] = true;
+    }
+}
+
+/* Scores of one row, their sum, and the log of the sum of exponentials. */
+static void route_scores(int64_t experts, bool use_sigmoid, const ref_c *logits, ref_c *score, ref_c *sum, ref_c *lse) {
+    double top = creal(logits[0]);
+    ref_c exps = 0;
+    for (int64_t e = 1; e < experts; e++)
+        top = fmax(top, creal(logits[e]));
+    for (int64_t e = 0; e < experts; e++)
+        exps += cexp(logits[e] - top);
+    *lse = clog(exps) + top;
+    *sum = 0;
+    for (int64_t e = 0; e < experts; e++)
+        *sum += score[e] = use_sigmoid ? sigmoid(logits[e]) : cexp(logits[e] - top) / exps;
+}
+
+void ref_route(int64_t rows, int64_t experts, int64_t top, bool use_sigmoid, const ref_c *logits, const ref_c *bias,
+               int64_t capacity, ref_c *weight, ref_c *aux, ref_c *z) {
+    ref_c *score = ref_alloc(experts), *share = ref_alloc(experts), sum, lse;
+    double *count = calloc((size_t)experts, sizeof *count);
+    *aux = *z = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        bool *chosen = calloc((size_t)experts, sizeof *chosen);
+        ref_c picked = 1e-20;
+        route_scores(experts, use_sigmoid, logits + i * experts, score, &sum, &lse);
+        choose(experts, top, score, bias, chosen);
+        for (int64_t e = 0; e < experts; e++) {
+            share[e] += score[e] / sum;
+            picked += chosen[e] ? score[e] : 0;
+        }
+        for (int64_t e = 0; e < experts; e++)
+            weight[i * experts + e] =
+                chosen[e] && ++count[e] <= (double)capacity ? (top > 1 ? score[e] / picked : score[e]) : 0;
+        *z += lse * lse / (double)rows;
+        free(chosen);
+    }
+    for (int64_t e = 0; e < experts; e++)
+        *aux += (double)experts * count[e] / (double)(rows * top) * share[e] / (double)rows;
+    free(score);
+    free(share);
+    free(count);
+}
+
 void ref_ffn(int kind, int64_t n, const ref_c *gate, const ref_c *up, ref_c *y) {
     static ref_c (*const act[])(ref_c) = {
 #define FFN(name, gated, act, ...) act,

@@ -61,6 +61,13 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
 /* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */
 void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, const ref_c *g, ref_c *y);
+/* Mixture of experts: y[i] = sum_e weight[i, e] expert_e(x[i]), weights from the router's products [rows, experts]:
+ * scores softmax or sigmoid; the `top` largest of score + bias (NULL: 0) are chosen by their real parts, so that the choice
+ * is held fixed in a derivative; weights score / (sum of the chosen + 1e-20), for top = 1 the score; an expert takes its
+ * first `capacity` rows, the others weigh 0. aux: experts sum_e (share of the choices) (mean share of the scores); z: mean
+ * of (log sum exp)^2. */
+void ref_route(int64_t rows, int64_t experts, int64_t top, bool sigmoid, const ref_c *logits, const ref_c *bias,
+               int64_t capacity, ref_c *weight, ref_c *aux, ref_c *z);
 /* A row of simd/ffn.inc: y = act(gate) * up, or act(gate) if up is NULL. y may be either. */
 void ref_ffn(int kind, int64_t n, const ref_c *gate, const ref_c *up, ref_c *y);
 /* loss[i] = log sum_j exp(logits[i, j]) - logits[i, target[i]]; 0 where target[i] < 0. */

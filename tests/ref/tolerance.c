@@ -8,6 +8,8 @@ double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens) {
     double longest = larger((double)vocab, tokens);
     longest = larger(longest, c->model_dim);
     longest = larger(longest, c->model_ffn);
+    if (c->model_experts)
+        longest = larger(longest, sl_config_expert_ffn(c));
     longest = larger(longest, c->model_heads * sl_config_head_dim(c));
     double stages = 2 * (9 * (double)c->model_layers + 3);
     return 0x1p-24 * sqrt(stages * longest / 2);

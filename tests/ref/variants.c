@@ -11,7 +11,7 @@
 /* Norms beyond the plain row of each of the table: what they change in a configuration, as for sinklab's command
  * line. */
 static const struct {
-    const char *name, *changes[6];
+    const char *name, *changes[7];
 } special[] = {
     {"gated identity final", {"norm=gated_norm", "norm_opts.init=identity", "norm_opts.gate_final=true"}},
     {"gated none", {"norm=gated_norm", "norm_opts.base=none", "norm_opts.gate_final=true"}},
@@ -38,6 +38,19 @@ static const struct {
     {"sandwich gated preaffine", {"norm_place=sandwich", "norm=gated_norm", "norm_opts.preaffine=true"}},
     {"clip", {"clip=0.5"}},
     {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
+    {"nullify", {"sink_nullify=2"}},
+    {"nullify mean layernorm", {"sink_nullify=2", "sink_nullify_value=mean", "norm=layernorm", "sink_nullify_final=true"}},
+    {"nullify output", {"sink_nullify=3", "sink_nullify_mode=output", "sink_nullify_value=mean"}},
+    {"nullify output layernorm", {"sink_nullify=1", "sink_nullify_mode=output", "norm=layernorm",
+                                  "sink_nullify_final=true"}},
+    {"nullify denominator", {"sink_nullify=2", "sink_nullify_mode=denominator", "sink_nullify_value=mean"}},
+    {"nullify denominator layernorm preaffine", {"sink_nullify=2", "sink_nullify_mode=denominator", "norm=layernorm",
+                                                 "norm_opts.preaffine=true", "sink_nullify_final=true",
+                                                 "norm_opts.zero_centred=true"}},
+    {"nullify output gated preaffine post", {"sink_nullify=2", "sink_nullify_mode=output", "norm=gated_norm",
+                                             "norm_opts.preaffine=true", "sink_nullify_value=mean", "norm_place=post"}},
+    {"nullify output dyt sandwich", {"sink_nullify=2", "sink_nullify_mode=output", "norm=dyt", "norm_place=sandwich"}},
+    {"nullify denominator sandwich", {"sink_nullify=1", "sink_nullify_mode=denominator", "norm_place=sandwich"}},
     {"zero-centred", {"norm_opts.zero_centred=true"}},
     {"zero-centred none", {"norm=none", "norm_opts.zero_centred=true"}},
 };
@@ -194,6 +207,57 @@ bool ref_variant_middle(int i, ref_variant *v) {
     v->vocab = 301;
     v->batch = c->train_batch = 3;
     v->seq = c->model_seq = 131;
+    return true;
+}
+
+static const struct {
+    const char *name;
+    int64_t experts, top, ffn, shared;
+    int router, balance;
+    double z, capacity;
+    int place;
+    double clip;
+} mixtures[] = {
+    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0, SL_PLACE_PRE, 0},
+    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_PRE, 0},
+    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8, SL_PLACE_PRE, 0},
+    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1, SL_PLACE_PRE, 0},
+    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0, SL_PLACE_PRE, 0},
+    {"post, shared", 4, 2, 9, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_POST, 0},
+    {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0},
+    {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75},
+    {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0},
+    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
+    {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
+};
+
+bool ref_variant_moe(int i, ref_variant *v) {
+    if (i >= (int)(sizeof mixtures / sizeof *mixtures))
+        return false;
+    bool large = mixtures[i].ffn > 100;
+    build(i % 2 ? 0 : 1, i % 3, i % 3 ? 0 : OPTION_QK_NORM, v); /* the first three kinds are gated */
+    sl_config *c = &v->config;
+    snprintf(v->name, sizeof v->name, "experts: %s", mixtures[i].name);
+    c->model_experts = mixtures[i].experts;
+    c->model_experts_per_token = mixtures[i].top;
+    c->model_expert_ffn = mixtures[i].ffn;
+    c->model_shared_experts = mixtures[i].shared;
+    c->model_router = mixtures[i].router;
+    c->model_balance = mixtures[i].balance;
+    c->model_balance_coef = 0.5;
+    c->model_router_z_loss = mixtures[i].z;
+    c->model_expert_capacity = mixtures[i].capacity;
+    c->model_norm_place = mixtures[i].place;
+    c->model_clip = mixtures[i].clip;
+    c->model_layers = 2;
+    c->model_dim = large ? 70 : 8;
+    c->model_heads = 2;
+    c->model_head_dim = large ? 14 : 4;
+    c->model_rope_base = 100;
+    v->vocab = large ? 151 : 11;
+    v->batch = c->train_batch = 2;
+    v->seq = c->model_seq = large ? 131 : 5;
     return true;
 }
 

@@ -24,6 +24,10 @@ bool ref_variant_tiny(int i, ref_variant *v);
  * one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
+/* Mixtures of experts: every router, balance, number of experts a token, shared experts, capacity and z-loss, each
+ * placement of the norms, clipping; first tiny ones, then two that cross the engine's blocks. */
+bool ref_variant_moe(int i, ref_variant *v);
+
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
  * N(0, 1), vectors that start at 1 or so 1 + 0.3 N(0, 1), those that start at 0 0.3 N(0, 1). A function of seed and the tensor's name. */
 void ref_randomise(sl_params *p, uint64_t seed);

@@ -286,6 +286,8 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.norm_opts.zero_centred=true", NULL}, "SinklabForCausalLM"},
                  {{"model.embed_scale=true", NULL}, "SinklabForCausalLM"},
                  {{"model.clip=1", NULL}, "SinklabForCausalLM"},
+                 {{"model.sink_nullify=1", NULL}, "SinklabForCausalLM"},
+                 {{"model.sink_nullify_mode=output", "model.sink_nullify_final=true"}, "LlamaForCausalLM"},
                  {{"model.clip_baseline=7", "model.norm_opts.base=dyt"}, "LlamaForCausalLM"},
                  {{"model.ffn_kind=gelu", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn=0", NULL}, "SinklabForCausalLM"},

@@ -250,7 +250,10 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
-                   "norm_opts, attention, attention_opts, ffn_kind, qk_norm, rope_base, clip, clip_baseline, embed_scale, tie_embeddings, seq, "
+                   "norm_opts, attention, attention_opts, ffn_kind, experts, experts_per_token, expert_ffn, "
+                   "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
+                   "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, sink_nullify, "
+                   "sink_nullify_mode, sink_nullify_value, sink_nullify_final, tie_embeddings, seq, "
                    "init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, seed, threads, pin, isa; "
               "found a list"},
@@ -385,6 +388,20 @@ static const struct {
     {"data: {corpus: ''}", "data.corpus is empty; name a corpus, a file or a folder"},
     {"data: {tokenizer: words}", "data.tokenizer: \"words\" is not bytes, bpe:FILE or ids:VOCABULARY[:BOS]"},
     {"data: {tokenizer: 'bpe:'}", "data.tokenizer: \"bpe:\" is not bytes, bpe:FILE or ids:VOCABULARY[:BOS]"},
+    {"model: {experts: 4, experts_per_token: 5}",
+     "model.experts_per_token = 5 is more than model.experts = 4"},
+    {"model: {experts: 4, ffn: 0}",
+     "model.experts = 4 take the place of a feed-forward, and model.ffn = 0 has none"},
+    {"model: {experts: 4, ffn_kind: gelu}",
+     "model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0"},
+    {"model: {experts: 4, ffn_kind: none}",
+     "model.experts = 4 take the place of a feed-forward, and model.ffn_kind: none has none"},
+    {"model: {experts: 4, experts_per_token: 3}",
+     "model.ffn = 1024 is not a multiple of experts_per_token + shared_experts = 3; change one or set "
+     "model.expert_ffn"},
+    {"model: {experts: 4, router: sigmoid, router_z_loss: 0.1}",
+     "model.router_z_loss needs model.router: softmax: it keeps the log of its sum small"},
+    {"model: {experts: 4, experts_per_token: 3, expert_ffn: 10, router_z_loss: 0.1}", NULL},
     {"model: {dim: 100, heads: 3, head_dim: 64, kv_heads: 1}", NULL},
     {"model: {norm_opts: {rank: 500}}", NULL},
     {"train: {steps: 0}", NULL},

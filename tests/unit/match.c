@@ -10,8 +10,9 @@
 
 #include <jansson.h>
 
-enum { VOCAB = 257, FFN = 512 };
+enum { VOCAB = 257, FFN = 512, EXPERTS = 4, PARTS = 3 };
 static sl_config config;
+static bool mixture; /* variants of a mixture of experts, two and a shared one for each token */
 
 static void defaults(void) {
     sl_config_defaults(&config);
@@ -20,17 +21,27 @@ static void defaults(void) {
     config.model_heads = 4;
     config.model_ffn = FFN;
     config.model_match_params = true;
+    if (!mixture)
+        return;
+    config.model_experts = EXPERTS;
+    config.model_shared_experts = 1;
+    config.model_ffn = FFN * PARTS;
 }
 
 static int64_t count(const sl_config *c, int64_t ffn) {
     sl_config with = *c;
-    with.model_ffn = ffn;
+    if (mixture)
+        with.model_expert_ffn = ffn;
+    else
+        with.model_ffn = ffn;
     return sl_model_count_params(&with, VOCAB);
 }
 
 /* The plain model's parameters, counted by hand. */
 static int64_t plain(void) {
     int64_t d = config.model_dim, block = 4 * d * d + 3 * d * FFN + 2 * d;
+    if (mixture)
+        block += EXPERTS * 3 * d * FFN + EXPERTS * d; /* the shared one is counted already; the router */
     return 2 * VOCAB * d + 2 * block + d;
 }
 
@@ -47,14 +58,17 @@ static void check_matched(const char *what) {
     sl_model *model = sl_model_create(&config, VOCAB, 1, 8, false, false);
     ck_assert_msg(model != NULL, "%s: %s", what, sl_error());
     ck_assert_int_eq(sl_model_params(model)->params, m.params);
-    ck_assert_int_eq(sl_model_config(model)->model_ffn, m.ffn);
-    ck_assert_int_eq(sl_model_config_given(model)->model_ffn, FFN);
+    const sl_config *built = sl_model_config(model), *given = sl_model_config_given(model);
+    ck_assert_int_eq(mixture ? built->model_expert_ffn : built->model_ffn, m.ffn);
+    ck_assert_int_eq(mixture ? given->model_ffn / PARTS : given->model_ffn, FFN);
+    ck_assert_int_eq(given->model_expert_ffn, 0);
     sl_model_free(model);
 }
 
 /* Every choice and every switch of section model, whatever there is. */
 START_TEST(every_variant) {
     int variants = 0;
+    mixture = _i;
     for (const sl_key *k = sl_keys; k->name; k++) {
         bool yes = k->type == SL_KEY_BOOL;
         if (strncmp(k->name, "model.", 6) || (!yes && k->type != SL_KEY_ENUM) || !strcmp(k->name, "model.match_params") ||
@@ -73,7 +87,25 @@ START_TEST(every_variant) {
                 break;
         }
     }
+    mixture = false;
     ck_assert_int_ge(variants, 8);
+}
+END_TEST
+
+/* Four experts and the shared one pay for the gates: a column of each costs 5*2*3*192, the gates are 24576. */
+START_TEST(known_width_of_experts) {
+    sl_match m;
+    mixture = true;
+    defaults();
+    ck_assert_int_eq(sl_config_override(&config, "model.norm=gated_norm"), 0);
+    ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), 0);
+    ck_assert_int_eq(m.ffn, FFN - 4);
+    ck_assert_str_eq(sl_match_key(&config), "model.expert_ffn");
+    config.model_dim = 24; /* a column is more than 0.1 % */
+    config.model_ffn = 15;
+    ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), -1);
+    ck_error("model.match_params: the nearest width, model.expert_ffn=");
+    mixture = false;
 }
 END_TEST
 
@@ -153,7 +185,8 @@ int main(void) {
     Suite *s = suite_create("match");
     TCase *t = tcase_create("match");
     tcase_add_checked_fixture(t, scratch_make, scratch_remove);
-    tcase_add_test(t, every_variant);
+    tcase_add_loop_test(t, every_variant, 0, 2);
+    tcase_add_test(t, known_width_of_experts);
     tcase_add_test(t, known_widths);
     tcase_add_test(t, checkpoints);
     tcase_add_test(t, impossible);

@@ -1,0 +1,77 @@
+"""Sink channels replaced at the norms: in training, and on checkpoints that were trained without."""
+
+import json
+import signal
+from pathlib import Path
+
+import common
+from common import UNIT
+
+MODES = ("both", "output", "denominator")
+
+
+class Nullify(common.EndToEnd):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.plain = cls().train("plain", "train.steps=60")
+
+    def loss(self, *args: object) -> tuple[float, str]:
+        """Loss by eval, and what it said."""
+        p = self.sinklab("eval", *args, "--json")
+        return json.loads(p.stdout)["loss"], p.stderr.decode()
+
+    def test_finished_checkpoint(self) -> None:
+        """Each mode changes the loss its own way; means come from one pass over the training text, and any number of
+        threads gives the same."""
+        losses = {}
+        for mode in MODES:
+            args = [self.plain, "model.sink_nullify=4", f"model.sink_nullify_mode={mode}"]
+            losses[mode], said = self.loss(*args)
+            self.assertIn("holds no channel means; taken from 64 windows of the training text", said)
+            self.assertEqual(losses[mode], self.loss(*args, "threads=3")[0])
+            self.assertNotEqual(losses[mode], self.loss(*args, "model.sink_nullify_value=mean")[0])
+        plain, said = self.loss(self.plain)
+        self.assertEqual(said, "")
+        self.assertEqual(len({plain, *losses.values()}), 4)
+        self.assertGreater(losses["both"], plain)
+        probe = self.json("probe", self.plain, "model.sink_nullify=4", "--json")
+        validation = self.loss(self.plain, "model.sink_nullify=4", "--windows", 32)[0]
+        self.assertAlmostEqual(probe["val_loss"], validation, places=4)  # sums of other batches
+
+    def test_nothing_measures_elsewhere(self) -> None:
+        message = self.error("generate", self.plain, "model.sink_nullify=4")
+        self.assertIn("trained without model.sink_nullify and holds no channel means; eval and probe measure", message)
+        message = self.error("train", "t.yaml", "--out", "dyt", "model.norm=dyt", "model.sink_nullify=1",
+                             "model.sink_nullify_mode=denominator", code=2)
+        self.assertIn("model.sink_nullify_mode=denominator needs a norm that divides", message)
+        self.assertFalse(Path("dyt").exists())
+        message = self.error("eval", self.plain, "model.sink_nullify=40", code=2)
+        self.assertEqual(message, "model.sink_nullify = 40 channels are more than model.dim = 32")
+
+    def test_trained_with(self) -> None:
+        """The means are in the checkpoint: nothing is measured, and the intervention can be changed or left out."""
+        run = self.train("with", "model.sink_nullify=2", "model.sink_nullify_final=true", "train.steps=60")
+        own, said = self.loss(run)
+        self.assertEqual(said, "")
+        for change in ("model.sink_nullify=0", "model.sink_nullify=5", "model.sink_nullify_mode=output",
+                       "model.sink_nullify_final=false"):
+            other, said = self.loss(run, change)
+            self.assertEqual(said, "", change)
+            self.assertNotEqual(own, other, change)
+        self.assertTrue(self.sinklab("generate", run, "--prompt", "the ", "--tokens", 8).stdout)
+
+    def test_resume(self) -> None:
+        args = [f"train.steps={6 * UNIT}", "model.sink_nullify=3", "model.sink_nullify_value=mean",
+                "model.sink_nullify_mode=denominator", f"train.checkpoint_every={UNIT}"]
+        whole, out = self.train("whole", *args), Path("parts")
+        p = self.start(out, *args)
+        self.wait_for_steps(p, out, UNIT // 2)
+        p.send_signal(signal.SIGTERM)
+        self.assertEqual(p.wait(60), 1)
+        self.train(out, *args, "--resume")
+        self.assert_same_run(whole, out)
+
+
+if __name__ == "__main__":
+    common.main()

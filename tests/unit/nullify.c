@@ -1,0 +1,178 @@
+/* The running means of channels behind model.sink_nullify, and what each mode keeps and replaces. Gradients: grad_model;
+ * values: golden. */
+#include "base/err.h"
+#include "model/model.h"
+#include "ref/variants.h"
+#include "suite.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DIM = 8, SEQ = 5, BATCH = 2, ROWS = SEQ * BATCH, VOCAB = 11, K = 2 };
+#define MEANS "model.layers.0.input_layernorm.channel_mean"
+
+static int32_t in[2 * ROWS], target[2 * ROWS];
+
+static sl_model *create(const char *const *changes, bool training) {
+    ref_variant v;
+    ck_assert(ref_variant_tiny(1, &v));
+    for (int i = 0; changes && changes[i]; i++)
+        ck_assert_msg(sl_config_override(&v.config, changes[i]) == 0, "%s", sl_error());
+    sl_model *m = sl_model_create(&v.config, VOCAB, BATCH, SEQ, training, true);
+    ck_assert_msg(m != NULL, "%s", sl_error());
+    ref_randomise(sl_model_params(m), 3);
+    ref_random_tokens(2 * ROWS, VOCAB, 1, in);
+    ref_random_tokens(2 * ROWS, VOCAB, 2, target);
+    return m;
+}
+
+static float *values(sl_model *m, const char *name) {
+    sl_params *p = sl_model_params(m);
+    int t = sl_params_find(p, name);
+    ck_assert_msg(t >= 0, "no tensor %s", name);
+    return p->w + p->tensor[t].offset;
+}
+
+static void clear_means(sl_model *m) {
+    sl_params *p = sl_model_params(m);
+    for (int i = 0; i < p->count; i++)
+        if (p->tensor[i].state)
+            memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
+}
+
+/* Means of the channels of h_0 over `passes` batches: what the first norm reads. */
+static void input_means(sl_model *m, int passes, double mean[DIM]) {
+    memset(mean, 0, DIM * sizeof *mean);
+    for (int i = 0; i < passes; i++) {
+        ck_assert(sl_model_forward(m, in + i * ROWS, NULL, NULL, NULL) == 0);
+        const float *h = sl_model_residual(m, 0);
+        for (int k = 0; k < ROWS * DIM; k++)
+            mean[k % DIM] += (double)h[k] / (ROWS * passes);
+    }
+}
+
+static bool never(void *ctx, double loss, double grad_norm) {
+    (void)ctx, (void)loss, (void)grad_norm;
+    return false;
+}
+
+static void step(sl_model *m, int accumulate, sl_apply_fn *apply) {
+    sl_step_result r;
+    sl_optim *o = sl_optim_create(m);
+    ck_assert(o != NULL);
+    sl_optim_zero_grad(o);
+    ck_assert_msg(sl_train_step(o, in, target, accumulate, 0, apply, NULL, &r) == 0, "%s", sl_error());
+    sl_optim_free(o);
+}
+
+static const char *const on[] = {"model.sink_nullify=2", "train.lr=0", NULL};
+static const char *const off[] = {"train.lr=0", NULL};
+
+/* The first step's means are those of its rows, all passes of it; later steps move them by a hundredth of the way; a pass
+ * for evaluation and a skipped step leave them. A sum of 20 floats errs by 20 roundings at most. */
+START_TEST(means_run) {
+    sl_model *m = create(on, true);
+    float *mean = values(m, MEANS), before[DIM];
+    double want[DIM];
+    clear_means(m);
+    input_means(m, 2, want);
+    step(m, 2, never);
+    for (int j = 0; j < DIM; j++)
+        ck_assert(mean[j] == 0);
+    step(m, 2, NULL);
+    for (int j = 0; j < DIM; j++)
+        ck_assert_msg(fabs(mean[j] - want[j]) <= 0x1p-18, "channel %d: %.9g, want %.9g", j, (double)mean[j], want[j]);
+    memcpy(before, mean, sizeof before);
+    input_means(m, 1, want);
+    ck_assert(memcmp(before, mean, sizeof before) == 0);
+    step(m, 1, NULL);
+    for (int j = 0; j < DIM; j++) {
+        double moved = before[j] + 0.01 * (want[j] - before[j]);
+        ck_assert_msg(fabs(mean[j] - moved) <= 0x1p-18 && fabs(want[j] - before[j]) > 0x1p-10, "channel %d: %.9g, want %.9g",
+                      j, (double)mean[j], moved);
+    }
+    sl_model_free(m);
+}
+END_TEST
+
+/* No running mean, nothing replaced: the same bits as without the intervention. */
+START_TEST(nothing_without_means) {
+    sl_model *m = create(on, true), *plain = create(off, true);
+    clear_means(m);
+    ck_assert(sl_model_forward_backward(m, in, target, 1) == sl_model_forward_backward(plain, in, target, 1));
+    sl_model_free(m), sl_model_free(plain);
+}
+END_TEST
+
+/* Parameters are counted without the means. */
+START_TEST(means_are_no_parameters) {
+    sl_model *m = create(on, false), *plain = create(off, false);
+    ck_assert_int_eq(sl_model_params(m)->params, sl_model_params(plain)->params);
+    ck_assert_int_eq(sl_model_params(m)->count, sl_model_params(plain)->count + 4);
+    sl_model_free(m), sl_model_free(plain);
+}
+END_TEST
+
+/* Output of the first norm, with the two largest |means| at channels 6 and 1. */
+static void first_norm(const char *mode, float out[ROWS * DIM]) {
+    const char *const changes[] = {mode ? mode : "model.sink_nullify=0", mode ? "model.sink_nullify=2" : NULL, NULL};
+    sl_model *m = create(changes, false);
+    for (int j = 0; mode && j < DIM; j++)
+        values(m, MEANS)[j] = j == 6 ? -3 : j == 1 ? 2 : 1;
+    ck_assert(sl_model_forward(m, in, NULL, NULL, NULL) == 0);
+    memcpy(out, sl_model_norm_output(m, 0, 0), ROWS * DIM * sizeof *out);
+    sl_model_free(m);
+}
+
+/* With RMSNorm, y plain, b without the channels in numerator and denominator: "output" is y but 0 at the channels;
+ * "denominator" is b elsewhere, and at the channels y scaled by what the others grew by. */
+START_TEST(modes) {
+    float plain[ROWS * DIM], both[ROWS * DIM], output[ROWS * DIM], denominator[ROWS * DIM];
+    first_norm(NULL, plain);
+    first_norm("model.sink_nullify_mode=both", both);
+    first_norm("model.sink_nullify_mode=output", output);
+    first_norm("model.sink_nullify_mode=denominator", denominator);
+    for (int i = 0; i < ROWS * DIM; i++) {
+        int j = i % DIM, other = i - j + 3;
+        bool sink = j == 6 || j == 1;
+        ck_assert(output[i] == (sink ? 0 : plain[i]));
+        ck_assert(sink ? both[i] == 0 : fabsf(both[i]) > fabsf(plain[i]) && both[i] == denominator[i]);
+        double grown = (double)plain[i] * both[other] / plain[other];
+        ck_assert_msg(fabs(denominator[i] - grown) <= 0x1p-20 * fabs(grown), "%d: %.9g, want %.9g", i,
+                      (double)denominator[i], grown);
+    }
+}
+END_TEST
+
+START_TEST(refused) {
+    static const struct {
+        const char *change[4], *message;
+    } cases[] = {
+        {{"model.sink_nullify=9", NULL}, "model.sink_nullify = 9 channels are more than model.dim = 8"},
+        {{"model.sink_nullify=1", "model.norm=dyt", "model.sink_nullify_mode=denominator", NULL},
+         "model.sink_nullify_mode=denominator needs a norm that divides"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ref_variant v;
+        ck_assert(ref_variant_tiny(1, &v));
+        for (int k = 0; cases[i].change[k]; k++)
+            ck_assert(sl_config_override(&v.config, cases[i].change[k]) == 0);
+        ck_assert(sl_model_create(&v.config, VOCAB, BATCH, SEQ, true, false) == NULL);
+        ck_assert_msg(strstr(sl_error(), cases[i].message) == sl_error(), "%s", sl_error());
+    }
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("nullify");
+    TCase *t = tcase_create("nullify");
+    tcase_add_test(t, means_run);
+    tcase_add_test(t, nothing_without_means);
+    tcase_add_test(t, means_are_no_parameters);
+    tcase_add_test(t, modes);
+    tcase_add_test(t, refused);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
