@@ -442,15 +442,13 @@ ref_c *ref_from_float(int64_t n, const float *w) {
 }
 
 double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
-                       const double *direction, double *loss) {
+                       const double *direction) {
     ref_model stepped = *m;
     ref_c *w = ref_alloc(m->table->floats);
     for (int64_t i = 0; i < m->table->floats; i++)
         w[i] = m->w[i] + I * (REF_STEP * direction[i]);
     stepped.w = w;
-    ref_c value = ref_model_objective(&stepped, in, target);
+    double slope = cimag(ref_model_objective(&stepped, in, target)) / REF_STEP;
     free(w);
-    if (loss)
-        *loss = creal(value);
-    return cimag(value) / REF_STEP;
+    return slope;
 }

@@ -28,9 +28,9 @@ ref_c ref_model_objective(const ref_model *m, const int32_t *in, const int32_t *
 /* n floats as complex numbers, allocated. */
 ref_c *ref_from_float(int64_t n, const float *w);
 
-/* Derivative of the objective along direction (table->floats values), and, unless NULL, the objective. */
+/* Derivative of the objective along direction (table->floats values). */
 double ref_model_slope(const ref_model *m, const int32_t *in, const int32_t *target,
-                       const double *direction, double *loss);
+                       const double *direction);
 
 /* The attention of the block whose tensors are named <prefix>...: "model.layers.0.self_attn." */
 ref_attend ref_model_attend(const ref_model *m, const char *prefix);

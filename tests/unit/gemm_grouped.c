@@ -1,8 +1,8 @@
 /* Products of groups against sums in double over the same operands, on every tier of this machine; fp32 and bf16. */
 #include "ops/gemm_grouped.h"
 #include "base/rng.h"
+#include "suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,9 +146,5 @@ int main(void) {
     tcase_add_loop_test(tc, products, 0, 2 * TIERS);
     tcase_add_loop_test(tc, weight_gradients, 0, 2 * TIERS);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

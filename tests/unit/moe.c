@@ -4,9 +4,9 @@
 #include "base/threads.h"
 #include "model/model.h"
 #include "ref/variants.h"
+#include "suite.h"
 #include "train/optim.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,9 +168,5 @@ int main(void) {
     tcase_add_loop_test(tc, not_a_number, 0, 2);
     tcase_add_test(tc, counts);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

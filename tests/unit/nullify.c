@@ -3,9 +3,9 @@
 #include "base/err.h"
 #include "model/model.h"
 #include "ref/variants.h"
+#include "suite.h"
 #include "train/train.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,9 +174,5 @@ int main(void) {
     tcase_add_test(t, modes);
     tcase_add_test(t, refused);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }
