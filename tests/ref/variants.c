@@ -119,13 +119,15 @@ static int specials(void) {
 /* Attention variant i over the plain rest: each kind without and with a window, then each gate, plain and with a floor,
  * a window and another kind. False past the last. */
 static bool attend(int i, ref_variant *v) {
-    int kinds = SL_ATTENTION_KINDS, kind = i / 2 % kinds, gate = 0, on = i % 2;
+    int kinds = SL_ATTENTION_KINDS, kind = i / 2 % kinds, gate = 0, gates = 0, on = i % 2;
+    while (sl_choices_attention_gate[gates].name)
+        gates++;
     if (i >= 2 * kinds) {
         gate = 1 + (i - 2 * kinds) / 2;
         kind = on ? gate : 0;
-        if (!sl_choices_attention_gate[gate].name)
-            return false;
     }
+    if (gate >= gates)
+        return false;
     build(0, 0, 0, v);
     sl_config *c = &v->config;
     c->model_attention = kind;
