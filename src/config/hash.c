@@ -11,6 +11,7 @@ static const char *const undecisive[] = {"threads",
                                          "isa",
                                          "train.eval_every",
                                          "train.probe_every",
+                                         "train.probe_log",
                                          "train.checkpoint_every",
                                          "train.keep_checkpoints"};
 

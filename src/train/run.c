@@ -283,6 +283,17 @@ static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
 
+/* Whether the step is the first one at or above 10^(k / a_decade) for some k. */
+static bool due_log(int64_t step, int64_t a_decade) {
+    double n = (double)a_decade;
+    return a_decade > 0 && (step == 1 || floor(n * log10((double)step)) > floor(n * log10((double)(step - 1))));
+}
+
+static bool probe_due(const run *r) {
+    const sl_config *c = &r->config;
+    return due(r->state.step, c->train_probe_every, c->train_steps) || due_log(r->state.step, c->train_probe_log);
+}
+
 /* What follows step number state.step: evaluation, probe, checkpoint as configured, or as it is the last one of
  * this process. Its time is not training time. */
 static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
@@ -295,7 +306,7 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     if (evaluated && !(r->val.all >= r->state.best_val_loss))
         r->state.best_val_loss = r->val.all;
     json_t *probed = NULL;
-    if (due(step, c->train_probe_every, last) && !(probed = probe(r, step == last)))
+    if (probe_due(r) && !(probed = probe(r, step == last)))
         return -1;
     if (write_metrics(r, s, rate, evaluated, probed)) {
         json_decref(probed);
@@ -411,7 +422,7 @@ static int start(run *r, const sl_run_options *o) {
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
     if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
         sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
-    return r->state.step == 0 && c->train_probe_every ? write_probe(r, probe(r, false)) : 0;
+    return r->state.step == 0 && (c->train_probe_every || c->train_probe_log) ? write_probe(r, probe(r, false)) : 0;
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {

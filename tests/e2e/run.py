@@ -81,6 +81,10 @@ class Run(common.EndToEnd):
         older = self.json("eval", common.complete(self.run_dir)[0], "--json")
         self.assertNotEqual(older["loss"], every["loss"])
 
+    def test_probes_on_a_log_scale(self) -> None:
+        run = self.train("log", "train.steps=30", "train.probe_every=0", "train.probe_log=3")
+        self.assertEqual([p["step"] for p in common.lines(run / "probe.jsonl")], [0, 1, 3, 5, 10, 22, 30])
+
     def test_probe(self) -> None:
         p = self.json("probe", self.run_dir, "--json")
         self.assertLessEqual(PROBE_FIGURES, set(p))
