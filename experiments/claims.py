@@ -160,7 +160,7 @@ def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions:
     check_keys(what, row, ("arm", modes[0]))
     if arms is not None:
         one_of(what, "arm", row["arm"], arms)
-    if not isinstance(row[modes[0]], list):
+    if not isinstance(row[modes[0]], list) or not row[modes[0]]:
         raise ClaimError(f"{what}: {modes[0]}: a list of conditions is wanted")
     return Gate(name, str(row["arm"]), modes[0], tuple(parse_condition(what, c, interventions) for c in row[modes[0]]))
 
@@ -325,7 +325,7 @@ def decide(claim: Claim, row: Mapping[str, Any], failed: Sequence[str]) -> tuple
         if significant:
             return SHOWN, "equivalent within the margin"
         return (OPPOSITE, "they differ by more than the margin") if row["p_beyond_holm"] < paired.LEVEL else (
-            NOT_SHOWN, "the interval reaches beyond the margin" if abs(mean) < row["limit"] else "the mean is beyond the margin")
+            NOT_SHOWN, f"they may differ by more than the margin: Holm p {row['p_holm']:.2g}")
     if significant and abs(mean) >= row["limit"]:
         claimed = mean < 0 if claim.expect == "lower" else mean > 0
         return (SHOWN, f"{claim.expect}, as claimed") if claimed else (OPPOSITE, f"not {claim.expect}: the other way")

@@ -43,7 +43,7 @@ TRAINING = (
     Metric("seconds", "seconds", "of training", "s", "lower"),
     Metric("diverged", "diverged", "1 where the guard stopped the run, else 0", "", "lower", binary=True),
 )
-# Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of a changed model.
+# Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of the changed model.
 PROBE = (
     Metric("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
     Metric("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
@@ -70,6 +70,7 @@ PROBE = (
     Metric("gate_mean", "mean gate", "of the norms' gates"),
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "att0_over_uniform")  # places, and what is made of the final probe only
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
     Metric("contribution.head", "contribution of token 0, heads", "share of a head's output that comes through token 0"),
@@ -124,7 +125,7 @@ def spelled_out(metric: Metric) -> Iterator[Metric]:
 def table() -> dict[str, Metric]:
     rows = [*TRAINING, *PROBE, ONSET]
     rows += [replace(row, name=f"peak.{row.name}", label=f"peak {row.label}", better="none",
-                     meaning=f"largest over training: {row.meaning}") for row in PROBE]
+                     meaning=f"largest over training: {row.meaning}") for row in PROBE if row.name not in NO_PEAK]
     for measure in MEASURES:
         for row in spelled_out(measure):
             rows += [replace(row, meaning=f"{row.meaning}; mean over layers"),

@@ -82,7 +82,7 @@ def make(root: Path, study: Study = STUDY, seeds: int = 5, of: Callable[..., dic
                 found = of(arm, seed, point)
                 if found is not None:
                     write_outcome(root / "store" / name, found, runs)
-    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "file_hash": "12ab", "profile": "quick", "runs": planned}
+    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "sha256": "12ab", "profile": "quick", "runs": planned}
     return plan, root / "store"
 
 
