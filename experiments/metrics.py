@@ -108,7 +108,8 @@ MEASURES = (
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
 )
 # An intervention's own; its probe figures and losses come from the tables above.
-LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token", "lower")
+LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
+                     "lower")
 LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
 ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never", "steps")
 
@@ -117,7 +118,8 @@ def spelled_out(metric: Metric) -> Iterator[Metric]:
     """The metrics that a row stands for: one for each word of its braces."""
     braces = re.search(r"\{(.+)\}", metric.name)
     for word in braces[1].split(",") if braces else ():
-        yield replace(metric, name=metric.name.replace(braces[0], word), label=metric.label.replace("{}", word.replace("_", " ")))
+        yield replace(metric, name=metric.name.replace(braces[0], word),
+                      label=metric.label.replace("{}", word.replace("_", " ")))
     if not braces:
         yield metric
 

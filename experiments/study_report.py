@@ -2,7 +2,8 @@
 all studies' claims.
 
     report(study, plan, store, out)   study: the parsed study.yaml; plan, store: see study_results.py; out: a folder
-    overview(folders, path)           folders: such `out`s, of any studies and profiles; path: the page, .json and .csv beside it
+    overview(folders, path)           folders: such `out`s, of any studies and profiles; path: the page, with .json and
+                                      .csv beside it
 
 Runs that are not there yet, failed or diverged are said and counted; what can be judged without them is.
 """
@@ -119,9 +120,13 @@ def small(*lines: str) -> str:
     return "".join(f"<small>{escape(line)}</small>" for line in lines if line)
 
 
+def plus_minus(mean: float, sd: float) -> str:
+    return show(mean) + (f" {PLUS_MINUS} {sd:.2g}" if math.isfinite(sd) else "")
+
+
 def mean_sd(values: Sequence[float]) -> str:
     s = paired.sample(values)
-    return show(s.mean) + (f" {PLUS_MINUS} {s.sd:.2g}" if math.isfinite(s.sd) else "")
+    return plus_minus(s.mean, s.sd)
 
 
 CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd over seeds", "pairs", "Holm p")
@@ -152,9 +157,11 @@ def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def claims_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     if not verdicts:
         return "<p>The study makes no claims.</p>"
-    out = ['<table class="claims"><thead><tr>', *(f'<th scope="col">{name}</th>' for name in CLAIM_COLUMNS), "</tr></thead><tbody>"]
+    out = ['<table class="claims"><thead><tr>', *(f'<th scope="col">{name}</th>' for name in CLAIM_COLUMNS),
+           "</tr></thead><tbody>"]
     for v in verdicts:
-        cells = "".join(f'<td class="{kind}" data-label="{escape(label)}">{cell}</td>' for kind, label, cell in claim_cells(v))
+        cells = "".join(f'<td class="{kind}" data-label="{escape(label)}">{cell}</td>'
+                        for kind, label, cell in claim_cells(v))
         out.append(f'<tr><th scope="row">{escape(v["text"])}{small(v["source"], v["id"])}</th>{cells}</tr>')
     return "".join([*out, "</tbody></table>"])
 
@@ -276,8 +283,7 @@ def sweep_section(results: Results) -> str:
 def sweep_table(results: Results, choice: Choice) -> str:
     keys = list(dict.fromkeys(key for point in choice.points for key in point["point"]))
     rows = [[str(at), *(f"<code>{escape(point['point'].get(key, DASH))}</code>" for key in keys),
-             show(point["mean"]) + (f" {PLUS_MINUS} {point['sd']:.2g}" if math.isfinite(point["sd"]) else ""),
-             f"{point['n']} of {point['planned']}", str(point["diverged"] or DASH),
+             plus_minus(point["mean"], point["sd"]), f"{point['n']} of {point['planned']}", str(point["diverged"] or DASH),
              "speaks for the arm" if point["key"] == choice.taken else ""] for at, point in enumerate(choice.points, start=1)]
     best = [at for at, point in enumerate(choice.points) if point["key"] == choice.taken]
     return (f"<h3>{escape(choice.arm)}</h3>" + html_table(
@@ -308,7 +314,7 @@ def gates_section(gates: Sequence[Mapping[str, Any]]) -> str:
     for gate in gates:
         for c in gate["conditions"]:
             wants = f"gate {c['gate']}" if "gate" in c else f"{c['metric']} {claims.TESTS[c['test']][0]} {c['limit']:g}"
-            there = "" if "gate" in c else show(c["mean"]) + (f" {PLUS_MINUS} {c['sd']:.2g}" if math.isfinite(c["sd"]) else "")
+            there = "" if "gate" in c else plus_minus(c["mean"], c["sd"])
             met = "met" if gate["met"] else "failed"
             rows.append([escape(gate["name"]), escape(gate["arm"]), escape(wants), there, "yes" if c["met"] else "no",
                          f'<span class="verdict {"shown" if gate["met"] else "gate-failed"}">{met}</span>'
@@ -430,8 +436,8 @@ def report(study: Mapping[str, Any], plan: Mapping[str, Any], store: Path, out: 
     record = judged(results)
     write_text(out / "verdicts.json", json.dumps(finite(record), indent=1, ensure_ascii=False) + "\n")
     write_rows(out / "runs.csv", partial(write_csv, results))
-    write_text(out / "report.html", page(results, record))
     pictures(results, record, out)
+    write_text(out / "report.html", page(results, record))  # last: with it everything is there
     return record
 
 
@@ -456,8 +462,8 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
 # ---- all studies
 
 
-OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metric", "arms", "scale", "expect", "margin",
-                    "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
+OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metric", "arms", "scale", "expect",
+                    "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
                     "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean", "second_sd",
                     "seeds_needed", "page")
 
@@ -515,7 +521,8 @@ def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequen
     for folder, record in found:
         runs = record["runs"]
         state = ", ".join(f"{n} {name}" for name, n in runs.items() if n)
-        body += [f'<h2><a href="{escape(link(folder, path))}">{escape(record["title"])}</a></h2>', f"<p>{escape(record['question'])}</p>",
+        body += [f'<h2><a href="{escape(link(folder, path))}">{escape(record["title"])}</a></h2>',
+                 f"<p>{escape(record['question'])}</p>",
                  f"<p><small>Study {escape(record['study'])}, profile {escape(record['profile'])}; runs: {state}; "
                  f"{escape(machine_text(record))}; {show(record['core_hours'])} core-hours</small></p>",
                  claims_table(record["claims"])]

@@ -197,8 +197,8 @@ class Results:
             settings = [level.get("set") or {} if "set" in level else level for level in levels.values()]
             keys = {key for level in settings for key in level}
             numbers = [number_of(next(iter(level.values()), None)) for level in settings]
-            plain = len(keys) == 1 and all(map(math.isfinite, numbers))
-            out.append((f"{name} ({next(iter(keys))})" if plain else name, list(levels), numbers if plain else None))
+            numeric = len(keys) == 1 and all(map(math.isfinite, numbers))
+            out.append((f"{name} ({next(iter(keys))})" if numeric else name, list(levels), numbers if numeric else None))
         return out
 
     def grid_arms(self) -> dict[tuple[str, ...], str]:

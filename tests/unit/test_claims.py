@@ -306,8 +306,14 @@ class Verdicts(unittest.TestCase):
 
     def test_no_ratio(self) -> None:
         row = judge([0.25, 0.0, 0.5], [0.1, 0.0, 0.2], metric="sink_rate")
-        self.check(row, claims.NOT_SHOWN, "have no ratio", "scale: difference")
+        self.check(row, claims.NOT_SHOWN, "would mislead: a: a ratio wants", "scale: difference")
         self.assertEqual((row["n"], row["lost"][0]["why"]), (2, "a: a ratio wants values above 0, this is 0"))
+
+    def test_figures_that_some_runs_have_no(self) -> None:
+        """No onset means never: the seeds in which both arms have one are the alike ones."""
+        row = judge([100, 200, 300], [200, 401, math.nan], metric="onset.m2", expect="higher")
+        self.check(row, claims.NOT_SHOWN, "would mislead: b: no onset.m2 recorded", "a metric that all runs have")
+        self.assertLess(row["p_holm"], 0.05)
 
     def test_diverging(self) -> None:
         keys = {"metric": "diverged", "scale": "difference", "expect": "higher", "margin": 0.5}
