@@ -42,6 +42,8 @@ class Claim:
     expect: str
     margin: float
     gate: tuple[str, ...]
+    unit: str
+    binary: bool
 
     @property
     def limit(self) -> float:
@@ -107,9 +109,10 @@ def one_of(what: str, key: str, value: Any, allowed: Collection[str]) -> str:
                      + (f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed) or 'none'}"))
 
 
-def check_metric(what: str, name: Any, interventions: Sequence[str]) -> str:
-    if isinstance(name, str) and metrics.known(name, interventions):
-        return name
+def check_metric(what: str, name: Any, interventions: Sequence[str]) -> metrics.Metric:
+    found = metrics.find(str(name), interventions)
+    if found:
+        return found
     near = metrics.nearest(str(name), interventions)
     raise ClaimError(f"{what}: metric: {name!r} is not known; "
                      + (f"nearest: {', '.join(near)}" if near else "experiments/metrics.py has the names"))
@@ -136,21 +139,17 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, interventions: 
     for arm in two if arms is not None else ():
         one_of(what, "arms", arm, arms or ())
     gate = [row["gate"]] if isinstance(row.get("gate"), str) else row.get("gate") or []
-    claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""),
-                  check_metric(what, row["metric"], interventions), (str(two[0]), str(two[1])),
+    metric = check_metric(what, row["metric"], interventions)
+    claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), metric.name, (str(two[0]), str(two[1])),
                   one_of(what, "scale", row["scale"], ("ratio", "difference")),
                   one_of(what, "expect", row["expect"], ("lower", "higher", "same")),
-                  check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates) for name in gate))
+                  check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates) for name in gate),
+                  metric.unit, metric.binary)
     if claim.margin <= 0:
         raise ClaimError(f"{what}: margin: above 0 is wanted, the smallest difference that matters")
-    if is_binary(claim) and (claim.scale, claim.expect == "same") != ("difference", False):
+    if claim.binary and (claim.scale, claim.expect == "same") != ("difference", False):
         raise ClaimError(f"{what}: {claim.metric} is 0 or 1: it takes scale: difference and expect: lower or higher")
     return claim
-
-
-def is_binary(claim: Claim) -> bool:
-    row = metrics.find(claim.metric)
-    return row is not None and row.binary
 
 
 def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions: Sequence[str]) -> Gate:
@@ -174,7 +173,7 @@ def parse_condition(what: str, row: Any, interventions: Sequence[str]) -> Condit
     if len(tests) != 1:
         raise ClaimError(f"{what}: a condition takes metric and one of {', '.join(TESTS)}, or it is another gate's name")
     check_keys(what, row, ("metric", tests[0]))
-    return Condition(check_metric(what, row["metric"], interventions), tests[0], check_number(what, tests[0], row[tests[0]]))
+    return Condition(check_metric(what, row["metric"], interventions).name, tests[0], check_number(what, tests[0], row[tests[0]]))
 
 
 def check_nesting(gates: Sequence[Gate]) -> None:
@@ -277,15 +276,14 @@ def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
     pairs, lost = pair(claim, arms)
     d = [p["difference"] for p in pairs]
     s = paired.sample(d)
-    binary = is_binary(claim)
-    low, high, method = (NAN, NAN, "") if binary else paired.bootstrap(d)
-    p, p_beyond, test, interval = test_of(claim, d, pairs, binary)
-    row = {"id": claim.id, "text": claim.text, "source": claim.source, "metric": claim.metric, "arms": list(claim.arms),
+    low, high, method = (NAN, NAN, "") if claim.binary else paired.bootstrap(d)
+    p, p_beyond, test, interval = test_of(claim, d, pairs)
+    row = {"id": claim.id, "text": claim.text, "source": claim.source, "metric": claim.metric, "unit": claim.unit, "arms": list(claim.arms),
            "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
            "pairs": pairs, "lost": lost, "n": s.n, "mean": s.mean, "sd": s.sd, "interval": interval,
-           "interval_method": "Newcombe" if binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
+           "interval_method": "Newcombe" if claim.binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
            "limit": claim.limit, "test": test, "p": p, "p_beyond": p_beyond, "level": level,
-           "seeds_needed": None if binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same", level)}
+           "seeds_needed": None if claim.binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same", level)}
     for side, arm in zip(("first", "second"), claim.arms):
         of = paired.sample(list(values(arms, arm, claim.metric).values()))
         row |= {f"{side}_n": of.n, f"{side}_mean": of.mean, f"{side}_sd": of.sd}
@@ -293,13 +291,12 @@ def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
     return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval)), "effect_bootstrap": [out(low), out(high)]}
 
 
-def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]],
-            binary: bool) -> tuple[float, float, str, list[float]]:
+def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> tuple[float, float, str, list[float]]:
     """p of the claim, p of the opposite of `same` (else NaN), the test's name and the 95 % interval."""
     s = paired.sample(d)
     if s.n < 2:
         return NAN, NAN, "", [NAN, NAN]
-    if binary:
+    if claim.binary:
         p, low, high = paired.shares([x["first"] for x in pairs], [x["second"] for x in pairs])
         return p, NAN, "Fisher", [low, high]
     interval = [s.mean - s.half_width, s.mean + s.half_width]

@@ -66,11 +66,11 @@ def picture(image: bytes, alt: str, caption: str) -> str:
             f"<figcaption>{caption}</figcaption></figure>")
 
 
-def document(title: str, body: Sequence[str]) -> str:
-    """A page that needs nothing from outside."""
+def document(title: str, body: Sequence[str], style: str = "") -> str:
+    """A page that needs nothing from outside; style: added to the common one."""
     return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
+            f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body>\n"
             + "\n".join(body) + "\n</body></html>\n")
 
 
