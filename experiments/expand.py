@@ -107,20 +107,21 @@ def settings_of(study: Study, profile: Profile, arm: Arm, point: Mapping[str, An
 
 def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     """The engine's whole configuration; and why parameters are not matched, if the study wants it and they can't be."""
-    match = study.data.get("match") and MATCH not in settings
+    keys, unmatched = [f"{key}={value}" for key, value in settings.items()], ""
     try:
-        keys = [f"{key}={value}" for key, value in settings.items()]
-        if match:
+        config = json.loads(engine("config", *keys, "--dump", "--json"))
+        if study.data.get("match") and MATCH not in settings:
             try:
-                engine("config", *keys, f"{MATCH}=true", "--params")
-                return json.loads(engine("config", *keys, f"{MATCH}=true", "--dump", "--json")), ""
+                counts = json.loads(engine("config", *keys, f"{MATCH}=true", "--params", "--json"))
+                # Where nothing changes it stays out, so that the run is the same as one of a study without it.
+                config[MATCH] = bool(config["model.experts"]) or counts["ffn"] != config["model.ffn"]
             except EngineError as error:
                 if not error.usage or MATCH not in str(error):
                     raise
-                return json.loads(engine("config", *keys, "--dump", "--json")), str(error)
-        return json.loads(engine("config", *keys, "--dump", "--json")), ""
+                unmatched = str(error)
     except EngineError as error:
         raise study.fail(place_of(study, arm, str(error)), f"arm {arm.name}: {error}") from None
+    return config, unmatched
 
 
 def place_of(study: Study, arm: Arm, message: str) -> tuple[str, ...]:
@@ -179,7 +180,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     measure = measures(study)
     for entry in entries:
         entry["outcome"] = outcome_path(entry["hash"], measure)
-    made.plan = {"study": study.name, "file": str(study.path), "sha256": store.sha256_file(study.path), "profile": profile.name,
+    made.plan = {"study": study.name, "file": str(study.path), "file_hash": store.sha256_file(study.path), "profile": profile.name,
                  "seeds": seeds, "set": dict(options.set), "measures": measure, "engine": engine.hash, "runs": entries}
     return made
 

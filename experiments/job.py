@@ -12,6 +12,7 @@ failed, and the file, if any, says why; 130: interrupted.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 
 import outcome
 import store
-from runs import number
+from runs import number, parse_json
 
 TRAINING_PROBE_WINDOWS = 16  # as in src/train/run.c
 STOPPED_BY_GUARD = "training stopped at step "  # how the engine's message begins
@@ -105,6 +106,17 @@ def taken(work: dict[str, Any], run: dict[str, Any]) -> list[str]:
     return found
 
 
+def seconds_before(folder: Path) -> float:
+    """What earlier attempts at the run spent on training, as far as its log goes."""
+    try:
+        last = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1:]
+    except OSError:
+        return 0.0
+    record = parse_json(last[0]) if last else None
+    seconds = number(record.get("seconds")) if isinstance(record, dict) else 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
 def train(work: dict[str, Any], name: str) -> dict[str, Any]:
     """What goes into trained.json."""
     run, folder = work["runs"][name], Path(work["store"], name)
@@ -114,7 +126,7 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
     command = ["train", str(folder / "settings.yaml"), *taken(work, run), f"threads={work['threads']}",
                "train.keep_checkpoints=1", "--out", str(folder)]
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
-    status, message = store.FINISHED, ""
+    status, message, before = store.FINISHED, "", seconds_before(folder)
     if store.read_json(folder / "result.json").get("status") != "finished":
         try:
             run_engine(work, folder / "train.log", *command, *resume)
@@ -123,8 +135,7 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
                 raise
             status, message = store.DIVERGED, str(error)
     figures = outcome.of_training(folder, run["config"]["model.seq"], status == store.DIVERGED)
-    return {"status": status, "message": message, "seconds": number(store.read_json(folder / "result.json").get("seconds")),
-            "threads": work["threads"], "metrics": figures}
+    return {"status": status, "message": message, "metrics": figures, "seconds": before}
 
 
 # ---- measuring what was trained
@@ -169,7 +180,7 @@ def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: 
 
 
 def keep(path: Path, make: Any, *args: Any) -> None:
-    """Writes what a step made; of a failure that, and the error goes on."""
+    """Writes what a step made, with the seconds that it and those before it took; of a failure its message."""
     start = time.monotonic()
     try:
         made = make(*args)
@@ -177,7 +188,7 @@ def keep(path: Path, make: Any, *args: Any) -> None:
         store.write_json(path, {"status": store.FAILED, "message": str(error), "metrics": {},
                                 "seconds": time.monotonic() - start})
         raise
-    store.write_json(path, made)
+    store.write_json(path, made | {"seconds": made.get("seconds", 0.0) + time.monotonic() - start})
 
 
 def report(work: dict[str, Any], name: str) -> None:

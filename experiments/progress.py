@@ -22,6 +22,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def label(arm: str, point: Mapping[str, Any]) -> str:
     return arm + (f" ({', '.join(f'{key}={value}' for key, value in point.items())})" if point else "")
 
@@ -45,8 +49,7 @@ class Watch:
         if self.there:
             print(f"{self.there} of {self.all} runs are there already", flush=True)
         if self.waiting:
-            threads = work["threads"]
-            print(f"{len(self.waiting)} runs, {slots} side by side, {threads} thread{'s' * (threads > 1)} each", flush=True)
+            print(f"{len(self.waiting)} runs, {slots} side by side, {threads(work['threads'])} each", flush=True)
 
     def look(self) -> None:
         for path, (run, name) in list(self.waiting.items()):

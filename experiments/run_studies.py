@@ -213,45 +213,48 @@ def tell_failures(work: dict[str, Any]) -> list[tuple[str, str]]:
 # ---- dry run
 
 
-def estimate(engine: Engine, run: expand.Run, threads: int, work: dict[str, Any]) -> tuple[int, float]:
-    """Parameters and seconds of a run's training, by a few steps of it. Takes no account of evaluations."""
-    import job
+class Estimates:
+    """What a run will take, by a few steps of each different model. Takes no account of evaluations and probes."""
 
-    nested = job.nested(run.config)
-    keys = [f"{key}={expand.text(value)}" for key, value in run.config.items() if engine.keys.get(key)]
-    del nested
-    said = engine("train", "/dev/null", *keys, f"threads={threads}", "--dry-run")
-    found = {line.split()[0]: line.split()[1] for line in said.splitlines()}
-    return int(found["parameters"]), float(found["tokens"]) / float(found["speed"])
+    def __init__(self, engine: Engine, threads: int) -> None:
+        self.engine, self.threads = engine, threads
+        self.known: dict[str, tuple[str, float]] = {}
+
+    def of(self, run: expand.Run) -> tuple[str, float]:
+        """The model's size in words, or why it can't be trained; and seconds."""
+        config = {key: value for key, value in run.config.items() if key not in studies.RUNNER_KEYS}
+        key = store.digest(config)
+        if key not in self.known:
+            keys = [f"{key}={expand.text(value)}" for key, value in config.items()]
+            try:
+                said = self.engine("train", "/dev/null", *keys, f"threads={self.threads}", "--dry-run")
+                found = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()}
+                self.known[key] = f"{found['parameters']:,.0f} parameters", found["tokens"] / found["speed"]
+            except expand.EngineError as error:
+                self.known[key] = f"can't be trained: {error}", 0.0
+        return self.known[key]
 
 
 def dry_run(options: argparse.Namespace, engine: Engine, made: Sequence[Expansion], work: dict[str, Any]) -> None:
     missing = missing_inputs(work)
-    if missing:
-        say(f"to be prepared first: {', '.join(missing)}")
-    known: dict[str, tuple[int, float]] = {}
-    left = 0.0
-    counted: set[str] = set()
+    estimates = Estimates(engine, work["threads"])
+    left: dict[str, float] = {}  # seconds, of each run that is to be trained
     for expansion in made:
         say(f"{expansion.study.name}, profile {expansion.profile.name}: {expansion.study.data['title']}")
-        rows = {}
+        groups: dict[str, list[dict[str, Any]]] = {}
         for entry in expansion.plan["runs"]:
-            rows.setdefault((entry["arm"], json.dumps(entry["point"])), []).append(entry)
-        for (arm, _), entries in rows.items():
-            todo = [e for e in entries if not done(work, f"{e['hash']}/trained.json")]
-            run = expansion.runs[entries[0]["hash"]]
-            key = store.digest({k: v for k, v in run.config.items() if k != "seed"})
-            if key not in known and not missing:
-                known[key] = estimate(engine, run, work["threads"], work)
-            params, seconds = known.get(key, (0, float("nan")))
-            new = {e["hash"] for e in todo} - counted
-            counted |= new
-            left += len(new) * seconds
-            say(f"  {label(entries[0])}: {params:,} parameters, seeds {','.join(str(e['seed']) for e in entries)}: "
-                f"{len(entries) - len(todo)} there, {len(todo)} to train" + (f", {progress.duration(seconds)} each" if todo else ""))
+            groups.setdefault(label(entry), []).append(entry)
+        for name, entries in groups.items():
+            todo = {e["hash"] for e in entries if not done(work, f"{e['hash']}/trained.json")}
+            size, seconds = ("size unknown", float("nan")) if missing else estimates.of(expansion.runs[entries[0]["hash"]])
+            left |= dict.fromkeys(todo, seconds)
+            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: "
+                f"{len(entries) - len(todo)} trained, {len(todo)} to train" + f" ({progress.duration(seconds)} each)" * bool(todo))
     slots = max(1, (options.cores or cores()) // work["threads"])
-    say(f"{len(counted)} runs to train, {slots} side by side with {work['threads']} thread{'s' * (work['threads'] > 1)} each: "
-        f"about {progress.duration(left / slots)}, without evaluations and probes")
+    if missing:
+        say(f"to be prepared first: {', '.join(missing)}; then --dry-run also tells sizes and times, and what is there already")
+    say(f"{len(left)} runs to train, {slots} side by side, {progress.threads(work['threads'])} each: "
+        f"about {progress.duration(sum(left.values()) / slots)}, without evaluations and probes")
 
 
 def label(entry: dict[str, Any]) -> str:
@@ -299,6 +302,8 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
     forget_failures(work)
     for expansion in made:
         store.write_json(Path(work["studies"][expansion.study.name]["out"], "plan.json"), expansion.plan)
+        for arm, why in {entry["arm"]: entry["unmatched"] for entry in expansion.plan["runs"] if entry["unmatched"]}.items():
+            say(f"note: {expansion.study.name}, {arm}: parameters are not matched: {why.removeprefix(expand.MATCH + ': ')}")
     path = options.runs / "store" / "workflow.json"
     store.write_json(path, work)
     log = options.runs / "store" / "workflow.log"
@@ -312,18 +317,18 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
         say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report it "
             "makes the page of what is there")
         return 130
-    bad = make_pages(options, work, path, start)
+    bad = make_pages(options, work, path, start) if code or options.report else []
     return conclude(options, work, failed, bad, code, log)
 
 
-def make_pages(options: argparse.Namespace, work: dict[str, Any], path: Path, start: float) -> list[str]:
-    """Pages that the workflow did not come to, since runs are missing; what failed of them."""
+def make_pages(options: argparse.Namespace, work: dict[str, Any], path: Path, since: float) -> list[str]:
+    """Those that are older than `since`: the workflow did not come to them, as runs are missing. Returns what failed."""
     bad = []
     wanted = [("report", name, Path(row["out"], "report.html")) for name, row in work["studies"].items()]
     if work["overview"]:
         wanted.append(("overview", "", Path(work["overview"])))
     for verb, name, page in wanted:
-        if page.exists() and page.stat().st_mtime >= start:
+        if page.exists() and page.stat().st_mtime >= since:
             continue
         log = options.runs / "store" / f"{verb}{'-' * bool(name)}{name}.log"
         if snakemaking.job(path, log, verb, *([name] if name else [])) != 0:

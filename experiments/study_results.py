@@ -1,7 +1,8 @@
 """The runs of a study as its report sees them: the plan's rows with what the store has of each.
 
-plan: {"study", "file", "file_hash", "profile", "runs": [{"arm", "seed", "point", "hash", "settings"}]}; the run directory
-of a row is store/HASH, with outcome.json: {"status", "message", "metrics", "seconds"}. A run that is not there yet has the
+plan: {"study", "file", "file_hash", "profile", "runs": [{"arm", "seed", "point", "hash", "outcome", "settings"}]}; the run
+directory of a row is store/HASH, and `outcome` the file there that has what this study measured on the run (other studies may
+measure otherwise): {"status", "message", "metrics", "seconds"}. A run that is not there yet has the
 status "missing".
 """
 
@@ -71,14 +72,15 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_row(planned: Mapping[str, Any], store: Path) -> Row:
     row = Row(str(planned["arm"]), int(planned["seed"]), dict(planned.get("point") or {}), str(planned["hash"]),
               dict(planned.get("settings") or {}), folder=store / str(planned["hash"]))
-    outcome = read_object(row.folder / "outcome.json")
+    path = store / str(planned.get("outcome") or f"{row.hash}/outcome.json")
+    outcome = read_object(path)
     if outcome.get("status") in STATUSES:
         row.status, row.message = outcome["status"], str(outcome.get("message") or "")
         found = outcome.get("metrics")
         row.metrics = {str(k): number(v) for k, v in found.items()} if isinstance(found, dict) else {}
         row.seconds = number(outcome.get("seconds"))
-    elif (row.folder / "outcome.json").exists():
-        row.message = "outcome.json is damaged"
+    elif path.exists():
+        row.message = f"{path.name} is damaged"
     row.env = read_object(row.folder / "env.json")
     return row
 
