@@ -228,8 +228,8 @@ class Estimates:
             keys = [f"{key}={expand.text(value)}" for key, value in config.items()]
             try:
                 said = self.engine("train", "/dev/null", *keys, f"threads={self.threads}", "--dry-run")
-                found = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()}
-                self.known[key] = f"{found['parameters']:,.0f} parameters", found["tokens"] / found["speed"]
+                found = {line.split()[0]: line.split()[1] for line in said.splitlines()}
+                self.known[key] = f"{int(found['parameters']):,} parameters", float(found["tokens"]) / float(found["speed"])
             except expand.EngineError as error:
                 self.known[key] = f"can't be trained: {error}", 0.0
         return self.known[key]
