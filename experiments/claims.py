@@ -160,7 +160,7 @@ def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions:
     check_keys(what, row, ("arm", modes[0]))
     if arms is not None:
         one_of(what, "arm", row["arm"], arms)
-    if not isinstance(row[modes[0]], list):
+    if not isinstance(row[modes[0]], list) or not row[modes[0]]:
         raise ClaimError(f"{what}: {modes[0]}: a list of conditions is wanted")
     return Gate(name, str(row["arm"]), modes[0], tuple(parse_condition(what, c, interventions) for c in row[modes[0]]))
 
@@ -173,7 +173,8 @@ def parse_condition(what: str, row: Any, interventions: Sequence[str]) -> Condit
     if len(tests) != 1:
         raise ClaimError(f"{what}: a condition takes metric and one of {', '.join(TESTS)}, or it is another gate's name")
     check_keys(what, row, ("metric", tests[0]))
-    return Condition(check_metric(what, row["metric"], interventions).name, tests[0], check_number(what, tests[0], row[tests[0]]))
+    return Condition(check_metric(what, row["metric"], interventions).name, tests[0],
+                     check_number(what, tests[0], row[tests[0]]))
 
 
 def check_nesting(gates: Sequence[Gate]) -> None:
@@ -201,27 +202,30 @@ def values(arms: Arms, arm: str, metric: str) -> dict[int, float]:
 
 
 def pair(claim: Claim, arms: Arms) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pairs with their differences on the scale of the statistics; and the pairs lost, each with one reason."""
+    """Pairs with their differences on the scale of the statistics; and the pairs lost, each with its first reason."""
     pairs, lost = [], []
     for seed in sorted(set().union(*(arms.get(arm, {}) for arm in claim.arms))):
         first, second = (value(arms.get(arm, {}).get(seed, {}), claim.metric) for arm in claim.arms)
-        why = next((why for arm, x in zip(claim.arms, (first, second)) if (why := why_lost(claim, arms, arm, seed, x))), "")
-        if why:
-            lost.append({"seed": seed, "why": why})
+        losses = [loss for arm, x in zip(claim.arms, (first, second)) if (loss := loss_of(claim, arms, arm, seed, x))]
+        if losses:
+            lost.append({"seed": seed} | losses[0])
         else:
             d = math.log(second / first) if claim.scale == "ratio" else second - first
             pairs.append({"seed": seed, "first": first, "second": second, "difference": d})
     return pairs, lost
 
 
-def why_lost(claim: Claim, arms: Arms, arm: str, seed: int, x: float) -> str:
+def loss_of(claim: Claim, arms: Arms, arm: str, seed: int, x: float) -> dict[str, Any] | None:
+    """Why a run gives no figure. `selects`: because of what the figure is, so that the pairs left are no fair sample."""
     run = arms.get(arm, {}).get(seed)
     if math.isfinite(x):
-        return f"{arm}: a ratio wants values above 0, this is {x:g}" if claim.scale == "ratio" and x <= 0 else ""
+        bad = claim.scale == "ratio" and x <= 0
+        return {"why": f"{arm}: a ratio wants values above 0, this is {x:g}", "selects": True} if bad else None
     if run is None:
-        return f"{arm}: not run with this seed" if arm in arms else f"{arm}: not in this profile"
+        return {"why": f"{arm}: not run with this seed" if arm in arms else f"{arm}: not in this profile", "selects": False}
     status = run.get("status", "missing")
-    return f"{arm}: " + {"finished": f"no {claim.metric} recorded", "missing": "not run yet"}.get(status, status)
+    words = {"finished": f"no {claim.metric} recorded", "missing": "not run yet"}.get(status, status)
+    return {"why": f"{arm}: {words}", "selects": status == "finished"}
 
 
 # ---- gates
@@ -278,8 +282,8 @@ def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
     s = paired.sample(d)
     low, high, method = (NAN, NAN, "") if claim.binary else paired.bootstrap(d)
     p, p_beyond, test, interval = test_of(claim, d, pairs)
-    row = {"id": claim.id, "text": claim.text, "source": claim.source, "metric": claim.metric, "unit": claim.unit, "arms": list(claim.arms),
-           "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
+    row = {"id": claim.id, "text": claim.text, "source": claim.source, "metric": claim.metric, "unit": claim.unit,
+           "arms": list(claim.arms), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
            "pairs": pairs, "lost": lost, "n": s.n, "mean": s.mean, "sd": s.sd, "interval": interval,
            "interval_method": "Newcombe" if claim.binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
            "limit": claim.limit, "test": test, "p": p, "p_beyond": p_beyond, "level": level,
@@ -318,14 +322,15 @@ def decide(claim: Claim, row: Mapping[str, Any], failed: Sequence[str]) -> tuple
         return GATE_FAILED, "; ".join(failed)
     if row["n"] == 1:
         return NOT_SHOWN, "one pair has no interval"
-    if any("above 0" in lost["why"] for lost in row["lost"]):
-        return NOT_SHOWN, "pairs with values of 0 or less have no ratio, and the others alone would mislead"
+    selected = [lost["why"] for lost in row["lost"] if lost["selects"]]
+    if selected:
+        return NOT_SHOWN, f"the other pairs alone would mislead: {selected[0]}"
     mean, significant = row["mean"], row["p_holm"] < paired.LEVEL
     if claim.expect == "same":
         if significant:
             return SHOWN, "equivalent within the margin"
         return (OPPOSITE, "they differ by more than the margin") if row["p_beyond_holm"] < paired.LEVEL else (
-            NOT_SHOWN, "the interval reaches beyond the margin" if abs(mean) < row["limit"] else "the mean is beyond the margin")
+            NOT_SHOWN, f"they may differ by more than the margin: Holm p {row['p_holm']:.2g}")
     if significant and abs(mean) >= row["limit"]:
         claimed = mean < 0 if claim.expect == "lower" else mean > 0
         return (SHOWN, f"{claim.expect}, as claimed") if claimed else (OPPOSITE, f"not {claim.expect}: the other way")
@@ -344,8 +349,8 @@ def what_it_takes(claim: Claim, row: Mapping[str, Any]) -> str:
         return ""
     if row["n"] == 1:
         return "two seeds or more"
-    if any("above 0" in lost["why"] for lost in row["lost"]):
-        return "scale: difference"
+    if any(lost["selects"] for lost in row["lost"]):
+        return "a metric that all runs have" + (", or scale: difference" if claim.scale == "ratio" else "")
     if claim.expect != "same" and row["p_holm"] < paired.LEVEL:
         return "an effect as large as the margin"
     needed = row["seeds_needed"]

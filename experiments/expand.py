@@ -180,7 +180,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     measure = measures(study)
     for entry in entries:
         entry["outcome"] = outcome_path(entry["hash"], measure)
-    made.plan = {"study": study.name, "file": str(study.path), "file_hash": store.sha256_file(study.path), "profile": profile.name,
+    made.plan = {"study": study.name, "file": str(study.path), "sha256": store.sha256_file(study.path), "profile": profile.name,
                  "seeds": seeds, "set": dict(options.set), "measures": measure, "engine": engine.hash, "runs": entries}
     return made
 

@@ -135,7 +135,7 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
                 raise
             status, message = store.DIVERGED, str(error)
     figures = outcome.of_training(folder, run["config"]["model.seq"], status == store.DIVERGED)
-    return {"status": status, "message": message, "metrics": figures, "seconds": before}
+    return {"status": status, "message": message, "metrics": figures, "seconds": before, "threads": work["threads"]}
 
 
 # ---- measuring what was trained

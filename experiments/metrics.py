@@ -43,7 +43,7 @@ TRAINING = (
     Metric("seconds", "seconds", "of training", "s", "lower"),
     Metric("diverged", "diverged", "1 where the guard stopped the run, else 0", "", "lower", binary=True),
 )
-# Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of a changed model.
+# Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of the changed model.
 PROBE = (
     Metric("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
     Metric("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
@@ -70,6 +70,7 @@ PROBE = (
     Metric("gate_mean", "mean gate", "of the norms' gates"),
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "att0_over_uniform")  # places, and what is made of the final probe only
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
     Metric("contribution.head", "contribution of token 0, heads", "share of a head's output that comes through token 0"),
@@ -107,7 +108,8 @@ MEASURES = (
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
 )
 # An intervention's own; its probe figures and losses come from the tables above.
-LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token", "lower")
+LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
+                     "lower")
 LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
 ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never", "steps")
 
@@ -116,7 +118,8 @@ def spelled_out(metric: Metric) -> Iterator[Metric]:
     """The metrics that a row stands for: one for each word of its braces."""
     braces = re.search(r"\{(.+)\}", metric.name)
     for word in braces[1].split(",") if braces else ():
-        yield replace(metric, name=metric.name.replace(braces[0], word), label=metric.label.replace("{}", word.replace("_", " ")))
+        yield replace(metric, name=metric.name.replace(braces[0], word),
+                      label=metric.label.replace("{}", word.replace("_", " ")))
     if not braces:
         yield metric
 
@@ -124,7 +127,7 @@ def spelled_out(metric: Metric) -> Iterator[Metric]:
 def table() -> dict[str, Metric]:
     rows = [*TRAINING, *PROBE, ONSET]
     rows += [replace(row, name=f"peak.{row.name}", label=f"peak {row.label}", better="none",
-                     meaning=f"largest over training: {row.meaning}") for row in PROBE]
+                     meaning=f"largest over training: {row.meaning}") for row in PROBE if row.name not in NO_PEAK]
     for measure in MEASURES:
         for row in spelled_out(measure):
             rows += [replace(row, meaning=f"{row.meaning}; mean over layers"),

@@ -17,6 +17,7 @@ POWER = 0.8
 RESAMPLES = 9999
 BCA_FROM = 6       # values: below, the jackknife behind BCa's acceleration has too little to go by
 MOST_SEEDS = 1000  # more than anybody will run
+NODES = np.polynomial.legendre.leggauss(256)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def deviations(n: int) -> tuple[np.ndarray, np.ndarray]:
     """What the sd of n values comes out as, over the true one, at nodes of its distribution; and the nodes' weights.
 
     Powers are means over these: SciPy's noncentral t is NaN where an effect is large."""
-    nodes, weights = np.polynomial.legendre.leggauss(256)
+    nodes, weights = NODES
     return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1)), weights / 2
 
 

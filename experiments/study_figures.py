@@ -67,7 +67,8 @@ def forest(axes: Axes, verdicts: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
     axes.set_xlim(-furthest, furthest)
     ticks = [t for t in (1, 3, 10, 30, 100, 1000, 10000) if t <= furthest]
-    axes.set_xticks([*(-t for t in reversed(ticks)), 0, *ticks], [f"{t:g}" for t in [*(-t for t in reversed(ticks)), 0, *ticks]])
+    ticks = [*(-t for t in reversed(ticks)), 0, *ticks]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_yticks(range(len(verdicts)), [f"{v['id']} {ARROWS[v['expect']]}" for v in verdicts])
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.grid(False, axis="y")

@@ -2,7 +2,8 @@
 all studies' claims.
 
     report(study, plan, store, out)   study: the parsed study.yaml; plan, store: see study_results.py; out: a folder
-    overview(folders, out)            folders: such `out`s, of any studies and profiles
+    overview(folders, path)           folders: such `out`s, of any studies and profiles; path: the page, with .json and
+                                      .csv beside it
 
 Runs that are not there yet, failed or diverged are said and counted; what can be judged without them is.
 """
@@ -119,9 +120,13 @@ def small(*lines: str) -> str:
     return "".join(f"<small>{escape(line)}</small>" for line in lines if line)
 
 
+def plus_minus(mean: float, sd: float) -> str:
+    return show(mean) + (f" {PLUS_MINUS} {sd:.2g}" if math.isfinite(sd) else "")
+
+
 def mean_sd(values: Sequence[float]) -> str:
     s = paired.sample(values)
-    return show(s.mean) + (f" {PLUS_MINUS} {s.sd:.2g}" if math.isfinite(s.sd) else "")
+    return plus_minus(s.mean, s.sd)
 
 
 CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd over seeds", "pairs", "Holm p")
@@ -152,9 +157,11 @@ def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def claims_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     if not verdicts:
         return "<p>The study makes no claims.</p>"
-    out = ['<table class="claims"><thead><tr>', *(f'<th scope="col">{name}</th>' for name in CLAIM_COLUMNS), "</tr></thead><tbody>"]
+    out = ['<table class="claims"><thead><tr>', *(f'<th scope="col">{name}</th>' for name in CLAIM_COLUMNS),
+           "</tr></thead><tbody>"]
     for v in verdicts:
-        cells = "".join(f'<td class="{kind}" data-label="{escape(label)}">{cell}</td>' for kind, label, cell in claim_cells(v))
+        cells = "".join(f'<td class="{kind}" data-label="{escape(label)}">{cell}</td>'
+                        for kind, label, cell in claim_cells(v))
         out.append(f'<tr><th scope="row">{escape(v["text"])}{small(v["source"], v["id"])}</th>{cells}</tr>')
     return "".join([*out, "</tbody></table>"])
 
@@ -276,8 +283,7 @@ def sweep_section(results: Results) -> str:
 def sweep_table(results: Results, choice: Choice) -> str:
     keys = list(dict.fromkeys(key for point in choice.points for key in point["point"]))
     rows = [[str(at), *(f"<code>{escape(point['point'].get(key, DASH))}</code>" for key in keys),
-             show(point["mean"]) + (f" {PLUS_MINUS} {point['sd']:.2g}" if math.isfinite(point["sd"]) else ""),
-             f"{point['n']} of {point['planned']}", str(point["diverged"] or DASH),
+             plus_minus(point["mean"], point["sd"]), f"{point['n']} of {point['planned']}", str(point["diverged"] or DASH),
              "speaks for the arm" if point["key"] == choice.taken else ""] for at, point in enumerate(choice.points, start=1)]
     best = [at for at, point in enumerate(choice.points) if point["key"] == choice.taken]
     return (f"<h3>{escape(choice.arm)}</h3>" + html_table(
@@ -308,7 +314,7 @@ def gates_section(gates: Sequence[Mapping[str, Any]]) -> str:
     for gate in gates:
         for c in gate["conditions"]:
             wants = f"gate {c['gate']}" if "gate" in c else f"{c['metric']} {claims.TESTS[c['test']][0]} {c['limit']:g}"
-            there = "" if "gate" in c else show(c["mean"]) + (f" {PLUS_MINUS} {c['sd']:.2g}" if math.isfinite(c["sd"]) else "")
+            there = "" if "gate" in c else plus_minus(c["mean"], c["sd"])
             met = "met" if gate["met"] else "failed"
             rows.append([escape(gate["name"]), escape(gate["arm"]), escape(wants), there, "yes" if c["met"] else "no",
                          f'<span class="verdict {"shown" if gate["met"] else "gate-failed"}">{met}</span>'
@@ -321,10 +327,12 @@ def losses_section(results: Results) -> str:
     rows = [[escape(row.arm), str(row.seed), escape(", ".join(f"{k} {v}" for k, v in row.point.items())) or DASH,
              escape({"missing": "not run yet"}.get(row.status, row.status)), escape(row.message) or DASH,
              f"<code>{escape(row.hash[:12])}</code>"] for row in results.rows if row.status != "finished"]
-    if not rows:
-        return f"<h2>Failed, diverged and missing runs</h2><p>None: all {len(results.rows)} runs finished.</p>"
-    return ("<h2>Failed, diverged and missing runs</h2>"
-            + html_table(["arm", "seed", "point", "status", "message", "run"], rows, "words"))
+    table = html_table(["arm", "seed", "point", "status", "message", "run"], rows, "words") if rows else (
+        f"<p>None: all {len(results.rows)} runs finished.</p>")
+    said = dict.fromkeys(f"{row.arm}: {text}" for row in results.rows
+                         for text in [*row.notes, f"parameters not matched: {row.unmatched}" if row.unmatched else ""] if text)
+    notes = f'<ul>{"".join(f"<li>{escape(text)}</li>" for text in said)}</ul>' if said else ""
+    return f"<h2>Failed, diverged and missing runs</h2>{table}{notes}"
 
 
 def text_of(value: Any) -> str:
@@ -404,7 +412,7 @@ def judged(results: Results) -> dict[str, Any]:
     return {"format": FORMAT, "study": results.plan["study"], "title": str(results.study.get("title") or results.plan["study"]),
             "question": str(results.study.get("question") or ""), "source": str(results.study.get("source") or ""),
             "profile": results.plan["profile"], "file": results.plan.get("file", ""),
-            "file_hash": results.plan.get("file_hash", ""), "machines": results.machines(), "runs": results.counts(),
+            "sha256": results.plan.get("sha256", ""), "machines": results.machines(), "runs": results.counts(),
             "seconds": seconds, "core_hours": hours,
             "sweeps": [{"arm": c.arm, "select": c.select, "taken": dict(c.taken), "points": [
                 {k: v for k, v in point.items() if k != "key"} for point in c.points]} for c in results.swept],
@@ -428,8 +436,8 @@ def report(study: Mapping[str, Any], plan: Mapping[str, Any], store: Path, out: 
     record = judged(results)
     write_text(out / "verdicts.json", json.dumps(finite(record), indent=1, ensure_ascii=False) + "\n")
     write_rows(out / "runs.csv", partial(write_csv, results))
-    write_text(out / "report.html", page(results, record))
     pictures(results, record, out)
+    write_text(out / "report.html", page(results, record))  # last: with it everything is there
     return record
 
 
@@ -454,8 +462,8 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
 # ---- all studies
 
 
-OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metric", "arms", "scale", "expect", "margin",
-                    "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
+OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metric", "arms", "scale", "expect",
+                    "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
                     "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean", "second_sd",
                     "seeds_needed", "page")
 
@@ -485,23 +493,27 @@ def read_records(folders: Iterable[Path]) -> tuple[list[tuple[Path, dict[str, An
     return found, notes
 
 
-def overview(folders: Iterable[Path], out: Path) -> list[dict[str, Any]]:
-    """Writes overview.html, .json and .csv into `out`: every claim of every study; returns the rows."""
+def overview(folders: Iterable[Path], path: Path) -> list[dict[str, Any]]:
+    """Writes the page, and .json and .csv beside it: every claim of every study; returns the rows."""
     found, notes = read_records(folders)
     rows = []
     for folder, record in found:
         about = {"study": record["study"], "profile": record["profile"], "machine": machine_text(record),
-                 "version": ", ".join(dict.fromkeys(m["version"] for m in record["machines"])),
-                 "page": Path(os.path.relpath(folder / "report.html", out)).as_posix()}
+                 "version": ", ".join(dict.fromkeys(m["version"] for m in record["machines"])), "page": link(folder, path)}
         rows += [{key: (about | v).get(key) for key in OVERVIEW_COLUMNS} for v in record["claims"]]
     rows = finite(rows)
-    write_text(out / "overview.json", json.dumps({"format": FORMAT, "claims": rows}, indent=1, ensure_ascii=False) + "\n")
-    write_rows(out / "overview.csv", partial(table_of, rows, OVERVIEW_COLUMNS))
-    write_text(out / "overview.html", overview_page(found, notes, out))
+    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "claims": rows}, indent=1, ensure_ascii=False) + "\n")
+    write_rows(path.with_suffix(".csv"), partial(table_of, rows, OVERVIEW_COLUMNS))
+    write_text(path, overview_page(found, notes, path))
     return rows
 
 
-def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequence[str], out: Path) -> str:
+def link(folder: Path, path: Path) -> str:
+    """The report in a folder, as the page at `path` refers to it."""
+    return Path(os.path.relpath(folder / "report.html", path.parent)).as_posix()
+
+
+def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequence[str], path: Path) -> str:
     body = ["<h1>Claims of all studies</h1>", tally([v for _, record in found for v in record["claims"]])]
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
@@ -509,8 +521,8 @@ def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequen
     for folder, record in found:
         runs = record["runs"]
         state = ", ".join(f"{n} {name}" for name, n in runs.items() if n)
-        link = escape(Path(os.path.relpath(folder / "report.html", out)).as_posix())
-        body += [f'<h2><a href="{link}">{escape(record["title"])}</a></h2>', f"<p>{escape(record['question'])}</p>",
+        body += [f'<h2><a href="{escape(link(folder, path))}">{escape(record["title"])}</a></h2>',
+                 f"<p>{escape(record['question'])}</p>",
                  f"<p><small>Study {escape(record['study'])}, profile {escape(record['profile'])}; runs: {state}; "
                  f"{escape(machine_text(record))}; {show(record['core_hours'])} core-hours</small></p>",
                  claims_table(record["claims"])]

@@ -1,9 +1,8 @@
 """The runs of a study as its report sees them: the plan's rows with what the store has of each.
 
-plan: {"study", "file", "file_hash", "profile", "runs": [{"arm", "seed", "point", "hash", "outcome", "settings"}]}; the run
-directory of a row is store/HASH, and `outcome` the file there that has what this study measured on the run (other studies may
-measure otherwise): {"status", "message", "metrics", "seconds"}. A run that is not there yet has the
-status "missing".
+plan: {"study", "file", "sha256", "profile", "runs": [{"arm", "seed", "point", "hash", "settings", "outcome", "unmatched"}]};
+the run directory of a row is store/HASH, its figures are in store/OUTCOME (default: HASH/outcome.json): {"status", "message",
+"metrics", "seconds", "threads", "notes"}. A run that is not there yet has the status "missing".
 """
 
 from __future__ import annotations
@@ -37,10 +36,13 @@ class Row:
     point: dict[str, Any]
     hash: str
     settings: dict[str, Any]
+    unmatched: str = ""  # why its parameters are not those of the baseline, if they should be
     status: str = "missing"
     message: str = ""
+    notes: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = math.nan
+    threads: float = math.nan
     env: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
@@ -50,7 +52,7 @@ class Row:
 
     @property
     def core_hours(self) -> float:
-        return self.seconds * number(self.env.get("threads")) / 3600
+        return self.seconds * self.threads / 3600
 
     @cached_property
     def run(self) -> Run | None:
@@ -70,18 +72,22 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_row(planned: Mapping[str, Any], store: Path) -> Row:
-    row = Row(str(planned["arm"]), int(planned["seed"]), dict(planned.get("point") or {}), str(planned["hash"]),
-              dict(planned.get("settings") or {}), folder=store / str(planned["hash"]))
-    path = store / str(planned.get("outcome") or f"{row.hash}/outcome.json")
-    outcome = read_object(path)
-    if outcome.get("status") in STATUSES:
-        row.status, row.message = outcome["status"], str(outcome.get("message") or "")
-        found = outcome.get("metrics")
-        row.metrics = {str(k): number(v) for k, v in found.items()} if isinstance(found, dict) else {}
-        row.seconds = number(outcome.get("seconds"))
-    elif path.exists():
-        row.message = f"{path.name} is damaged"
+    name = str(planned["hash"])
+    row = Row(str(planned["arm"]), int(planned["seed"]), dict(planned.get("point") or {}), name,
+              dict(planned.get("settings") or {}), str(planned.get("unmatched") or ""), folder=store / name)
     row.env = read_object(row.folder / "env.json")
+    path = store / str(planned.get("outcome") or f"{name}/outcome.json")
+    outcome = read_object(path)
+    if outcome.get("status") not in STATUSES:
+        trained = read_object(row.folder / "trained.json")
+        outcome = trained if trained.get("status") == "failed" else {}  # then it is not measured
+        row.message = "its outcome is damaged" if path.exists() else "trained, not measured yet" if trained else ""
+    if outcome:
+        row.status, row.message = outcome["status"], str(outcome.get("message") or "")
+    found, notes = outcome.get("metrics"), outcome.get("notes")
+    row.metrics = {str(k): number(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    row.notes = list(map(str, notes)) if isinstance(notes, list) else []
+    row.seconds, row.threads = number(outcome.get("seconds")), number(outcome.get("threads", row.env.get("threads")))
     return row
 
 
@@ -100,14 +106,22 @@ class Results:
         self.study, self.plan = study, plan
         self.rows = [read_row(planned, store) for planned in plan["runs"]]
         self.arms = list(dict.fromkeys(row.arm for row in self.rows))
+        self.grid: dict[str, dict[str, Any]] = {str(axis): {str(k): v or {} for k, v in levels.items()}
+                                                for axis, levels in (study.get("grid") or {}).items()}
+        self.levels = {"-".join(at): at for at in itertools.product(*self.grid.values())} if self.grid else {}
         self.interventions = [str(name) for name in study.get("interventions") or {}]
         self.choices = {arm: self.choose(arm) for arm in self.arms}
 
     # ---- arms and their points
 
+    def select_of(self, arm: str) -> str:
+        """The metric by which a sweep's point is chosen: the arm's own, or that of a level of the grid."""
+        specs = [(self.study.get("arms") or {}).get(arm)]
+        specs += [levels.get(level) for (levels, level) in zip(self.grid.values(), self.levels.get(arm, ()))]
+        return next((str(spec["select"]) for spec in specs if isinstance(spec, dict) and "select" in spec), "val_loss")
+
     def choose(self, arm: str) -> Choice:
-        spec = (self.study.get("arms") or {}).get(arm)
-        select = spec.get("select", "val_loss") if isinstance(spec, dict) else "val_loss"
+        select = self.select_of(arm)
         found = metrics.find(select, self.interventions)
         sign = -1 if found and found.better == "higher" else 1
         points = []
@@ -179,19 +193,17 @@ class Results:
     def grid_axes(self) -> list[tuple[str, list[str], list[float] | None]]:
         """Axes of the grid with their levels and, where each sets the same one key to a number, those numbers."""
         out = []
-        for name, levels in (self.study.get("grid") or {}).items():
-            settings = [level or {} for level in levels.values()]
+        for name, levels in self.grid.items():
+            settings = [level.get("set") or {} if "set" in level else level for level in levels.values()]
             keys = {key for level in settings for key in level}
             numbers = [number_of(next(iter(level.values()), None)) for level in settings]
-            plain = len(keys) == 1 and all(math.isfinite(x) for x in numbers)
-            out.append((str(name) + (f" ({next(iter(keys))})" if plain else ""), [str(level) for level in levels],
-                        numbers if plain else None))
+            numeric = len(keys) == 1 and all(map(math.isfinite, numbers))
+            out.append((f"{name} ({next(iter(keys))})" if numeric else name, list(levels), numbers if numeric else None))
         return out
 
     def grid_arms(self) -> dict[tuple[str, ...], str]:
         """Levels, one of each axis, to the arm of that name."""
-        levels = [names for _, names, _ in self.grid_axes()]
-        return {at: "-".join(at) for at in itertools.product(*levels) if "-".join(at) in self.arms} if levels else {}
+        return {at: arm for arm, at in self.levels.items() if arm in self.arms}
 
 
 def finite(values: Iterable[float]) -> list[float]:
@@ -220,7 +232,7 @@ def write_csv(results: Results, out: TextIO) -> None:
     for row in results.rows:
         point = json.dumps(row.point, sort_keys=True) if row.point else ""
         head = [results.plan["study"], results.plan["profile"], row.arm, row.seed, point, int(results.taken(row)), row.hash,
-                row.status, row.message, plain(row.seconds), row.env.get("threads", ""), plain(row.core_hours),
+                row.status, row.message, plain(row.seconds), plain(row.threads), plain(row.core_hours),
                 *(row.env.get(key, "") for key in MACHINE)]
         writer.writerow([*head, *(plain(row.metrics.get(name, math.nan)) for name in names)])
 

@@ -55,8 +55,9 @@ def figures(arm: str, seed: int, point: dict[str, Any]) -> dict[str, float]:
     m2 *= 1 + 0.08 * common.gauss(0, 1) + 0.03 * own.gauss(0, 1)
     loss += 0.02 * common.gauss(0, 1) + spread * own.gauss(0, 1) + (0.08 if point.get("train.lr") == "5e-4" else 0)
     return {"val_loss": loss, "bits_per_byte": loss * 1.443, "params": 1271680 + (50000 if arm == "gated_norm" else 0),
-            "tokens": 1792000, "tokens_per_s": 14000, "seconds": 120, "diverged": 0, "m2": m2, "max": 45 * m2, "lambda_min": 0.8 / m2**3,
-            "att0": 0.02 + 0.002 * own.gauss(0, 1), "att0_over_uniform": 0.9, "sink_rate": 0, "peak.m2": 1.1 * m2,
+            "tokens": 1792000, "tokens_per_s": 14000, "seconds": 120, "diverged": 0,
+            "m2": m2, "max": 45 * m2, "lambda_min": 0.8 / m2**3, "peak.m2": 1.1 * m2,
+            "att0": 0.02 + 0.002 * own.gauss(0, 1), "att0_over_uniform": 0.9, "sink_rate": 0,
             "zero.val_loss": loss + change, "zero.loss_change": change + 0.02 * own.gauss(0, 1)}
 
 
@@ -82,7 +83,7 @@ def make(root: Path, study: Study = STUDY, seeds: int = 5, of: Callable[..., dic
                 found = of(arm, seed, point)
                 if found is not None:
                     write_outcome(root / "store" / name, found, runs)
-    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "file_hash": "12ab", "profile": "quick", "runs": planned}
+    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "sha256": "12ab", "profile": "quick", "runs": planned}
     return plan, root / "store"
 
 
