@@ -1,8 +1,9 @@
 """Claims of a study and the gates of its baseline: reading them, and judging them by the runs.
 
-A claim is a difference of one metric between two arms with the same seeds. It is judged by a t-test over the paired
-differences (TOST for `expect: same`, Fisher's exact test for metrics that are 0 or 1), Holm-corrected over all claims of
-the study. `scale: ratio` does its statistics on ln(second/first) with a margin of ln(1 + margin), up or down.
+A claim compares a metric of two arms with the same seeds, two metrics (of one arm or of two), or a metric of one arm with a
+number. It is judged by a t-test over the paired differences (TOST for `expect: same`, Fisher's exact test for metrics that are
+0 or 1), Holm-corrected over all claims that are judged: whose arms the profile has, and whose gates are met. `scale: ratio` does its
+statistics on ln(second/first) with a margin of ln(1 + margin), up or down.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 import metrics
 import paired
 
-SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS = (
-    "shown", "shown, opposite", "not shown at this scale", "baseline gate failed", "no pairs")
-VERDICTS = (SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS)
+SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS, NOT_RUN = (
+    "shown", "shown, opposite", "not shown at this scale", "baseline gate failed", "no pairs", "not in this profile")
+VERDICTS = (SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS, NOT_RUN)
 TESTS = {"at_least": ("\N{GREATER-THAN OR EQUAL TO}", float.__ge__), "above": (">", float.__gt__),
          "at_most": ("\N{LESS-THAN OR EQUAL TO}", float.__le__), "below": ("<", float.__lt__)}
 NAN = math.nan
@@ -32,12 +33,25 @@ class ClaimError(Exception):
 
 
 @dataclass(frozen=True)
+class Side:
+    """What is compared: a metric of an arm, or a number."""
+
+    metric: str
+    arm: str
+    number: float = NAN
+
+    @property
+    def constant(self) -> bool:
+        return math.isfinite(self.number)
+
+
+@dataclass(frozen=True)
 class Claim:
     id: str
     text: str
     source: str
-    metric: str
-    arms: tuple[str, str]
+    first: Side
+    second: Side
     scale: str
     expect: str
     margin: float
@@ -49,6 +63,15 @@ class Claim:
     def limit(self) -> float:
         """The margin on the scale of the statistics."""
         return math.log1p(self.margin) if self.scale == "ratio" else self.margin
+
+    @property
+    def sides(self) -> list[Side]:
+        """Those that runs give a figure for."""
+        return [side for side in (self.first, self.second) if not side.constant]
+
+    @property
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(side.arm for side in self.sides))
 
 
 @dataclass(frozen=True)
@@ -132,15 +155,10 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, interventions: 
                 gates: Sequence[str]) -> Claim:
     row = mapping(f"claim {at}", row)
     what = f"claim {row.get('id') or at}"
-    check_keys(what, row, ("id", "text", "metric", "arms", "scale", "expect", "margin"), ("source", "gate"))
-    two = row["arms"]
-    if not isinstance(two, list) or len(two) != 2 or two[0] == two[1]:
-        raise ClaimError(f"{what}: arms: two different ones are wanted, the first is what the second is compared with")
-    for arm in two if arms is not None else ():
-        one_of(what, "arms", arm, arms or ())
+    check_keys(what, row, ("id", "text", "metric", "arms", "scale", "expect", "margin"), ("source", "gate", "against"))
+    first, second, metric = parse_sides(what, row, arms, interventions)
     gate = [row["gate"]] if isinstance(row.get("gate"), str) else row.get("gate") or []
-    metric = check_metric(what, row["metric"], interventions)
-    claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), metric.name, (str(two[0]), str(two[1])),
+    claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), first, second,
                   one_of(what, "scale", row["scale"], ("ratio", "difference")),
                   one_of(what, "expect", row["expect"], ("lower", "higher", "same")),
                   check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates) for name in gate),
@@ -148,8 +166,32 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, interventions: 
     if claim.margin <= 0:
         raise ClaimError(f"{what}: margin: above 0 is wanted, the smallest difference that matters")
     if claim.binary and (claim.scale, claim.expect == "same") != ("difference", False):
-        raise ClaimError(f"{what}: {claim.metric} is 0 or 1: it takes scale: difference and expect: lower or higher")
+        raise ClaimError(f"{what}: {metric.name} is 0 or 1: it takes scale: difference and expect: lower or higher")
     return claim
+
+
+def parse_sides(what: str, row: Mapping[str, Any], arms: Collection[str] | None,
+                interventions: Sequence[str]) -> tuple[Side, Side, metrics.Metric]:
+    """What is compared with what; and the second's metric, whose unit the effect has."""
+    names = row["metric"] if isinstance(row["metric"], list) else [row["metric"]] * 2
+    of = row["arms"] if isinstance(row["arms"], list) else []
+    for arm in of if arms is not None else ():
+        one_of(what, "arms", arm, arms or ())
+    if "against" in row:
+        if len(of) != 1 or isinstance(row["metric"], list):
+            raise ClaimError(f"{what}: against: a number is compared with one metric of one arm, arms: [ARM]")
+        metric = check_metric(what, row["metric"], interventions)
+        if metric.binary:
+            raise ClaimError(f"{what}: against: {metric.name} is 0 or 1: compare two arms")
+        return Side("", "", check_number(what, "against", row["against"])), Side(metric.name, str(of[0])), metric
+    if len(names) != 2:
+        raise ClaimError(f"{what}: metric: one is wanted, or two in a list")
+    if len(of) != 2 or (of[0] == of[1] and names[0] == names[1]):
+        raise ClaimError(f"{what}: arms: two different ones are wanted, the first is what the second is compared with")
+    first, second = (check_metric(what, name, interventions) for name in names)
+    if first.binary != second.binary:
+        raise ClaimError(f"{what}: metric: {first.name} and {second.name} can't be compared: one of them is 0 or 1")
+    return Side(first.name, str(of[0])), Side(second.name, str(of[1])), second
 
 
 def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions: Sequence[str]) -> Gate:
@@ -205,8 +247,10 @@ def pair(claim: Claim, arms: Arms) -> tuple[list[dict[str, Any]], list[dict[str,
     """Pairs with their differences on the scale of the statistics; and the pairs lost, each with its first reason."""
     pairs, lost = [], []
     for seed in sorted(set().union(*(arms.get(arm, {}) for arm in claim.arms))):
-        first, second = (value(arms.get(arm, {}).get(seed, {}), claim.metric) for arm in claim.arms)
-        losses = [loss for arm, x in zip(claim.arms, (first, second)) if (loss := loss_of(claim, arms, arm, seed, x))]
+        first, second = (side.number if side.constant else value(arms.get(side.arm, {}).get(seed, {}), side.metric)
+                         for side in (claim.first, claim.second))
+        losses = [loss for side, x in ((claim.first, first), (claim.second, second))
+                  if (loss := loss_of(claim, arms, side, seed, x))]
         if losses:
             lost.append({"seed": seed} | losses[0])
         else:
@@ -215,16 +259,17 @@ def pair(claim: Claim, arms: Arms) -> tuple[list[dict[str, Any]], list[dict[str,
     return pairs, lost
 
 
-def loss_of(claim: Claim, arms: Arms, arm: str, seed: int, x: float) -> dict[str, Any] | None:
+def loss_of(claim: Claim, arms: Arms, side: Side, seed: int, x: float) -> dict[str, Any] | None:
     """Why a run gives no figure. `selects`: because of what the figure is, so that the pairs left are no fair sample."""
+    arm = side.arm
     run = arms.get(arm, {}).get(seed)
     if math.isfinite(x):
         bad = claim.scale == "ratio" and x <= 0
-        return {"why": f"{arm}: a ratio wants values above 0, this is {x:g}", "selects": True} if bad else None
+        return {"why": f"{arm or 'against'}: a ratio wants values above 0, this is {x:g}", "selects": True} if bad else None
     if run is None:
-        return {"why": f"{arm}: not run with this seed" if arm in arms else f"{arm}: not in this profile", "selects": False}
+        return {"why": f"{arm}: not run with this seed", "selects": False}
     status = run.get("status", "missing")
-    words = {"finished": f"no {claim.metric} recorded", "missing": "not run yet"}.get(status, status)
+    words = {"finished": f"no {side.metric} recorded", "missing": "not run yet"}.get(status, status)
     return {"why": f"{arm}: {words}", "selects": status == "finished"}
 
 
@@ -264,13 +309,16 @@ def gate_text(gate: Mapping[str, Any]) -> str:
 def judge(gates: Sequence[Gate], claims: Sequence[Claim], arms: Arms) -> tuple[list[dict], list[dict]]:
     """Judged gates and claims with every number behind them."""
     judged = judge_gates(gates, arms)
-    rows = [measure(claim, arms, paired.LEVEL / len(claims)) for claim in claims]
+    absent = [[arm for arm in claim.arms if arm not in arms] for claim in claims]
+    failed = [[gate_text(judged[name]) for name in claim.gate if not judged[name]["met"]] for claim in claims]
+    counted = [not (a or f) for a, f in zip(absent, failed)]
+    rows = [measure(claim, arms, paired.LEVEL / max(1, sum(counted))) for claim in claims]
     for key in ("p", "p_beyond"):
-        for row, p in zip(rows, paired.holm([row[key] for row in rows])):
-            row[f"{key}_holm"] = p
-    for claim, row in zip(claims, rows):
-        failed = [gate_text(judged[name]) for name in claim.gate if not judged[name]["met"]]
-        row["verdict"], row["why"] = decide(claim, row, failed)
+        holm = iter(paired.holm([row[key] for row, counts in zip(rows, counted) if counts]))
+        for row, counts in zip(rows, counted):
+            row[f"{key}_holm"] = next(holm) if counts else NAN
+    for claim, row, a, f in zip(claims, rows, absent, failed):
+        row["verdict"], row["why"] = (NOT_RUN, f"it leaves out {', '.join(a)}") if a else decide(claim, row, f)
         row["take"] = what_it_takes(claim, row)
     return list(judged.values()), rows
 
@@ -282,17 +330,28 @@ def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
     s = paired.sample(d)
     low, high, method = (NAN, NAN, "") if claim.binary else paired.bootstrap(d)
     p, p_beyond, test, interval = test_of(claim, d, pairs)
-    row = {"id": claim.id, "text": claim.text, "source": claim.source, "metric": claim.metric, "unit": claim.unit,
-           "arms": list(claim.arms), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
+    row = {"id": claim.id, "text": claim.text, "source": claim.source, "unit": claim.unit,
+           "metrics": list(dict.fromkeys(side.metric for side in claim.sides)), "arms": claim.arms, "compared": in_words(claim), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
            "pairs": pairs, "lost": lost, "n": s.n, "mean": s.mean, "sd": s.sd, "interval": interval,
            "interval_method": "Newcombe" if claim.binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
            "limit": claim.limit, "test": test, "p": p, "p_beyond": p_beyond, "level": level,
            "seeds_needed": None if claim.binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same", level)}
-    for side, arm in zip(("first", "second"), claim.arms):
-        of = paired.sample(list(values(arms, arm, claim.metric).values()))
-        row |= {f"{side}_n": of.n, f"{side}_mean": of.mean, f"{side}_sd": of.sd}
+    for name, side in (("first", claim.first), ("second", claim.second)):
+        of = paired.sample(list(values(arms, side.arm, side.metric).values()))
+        row |= {f"{name}_n": of.n, f"{name}_mean": side.number if side.constant else of.mean, f"{name}_sd": of.sd}
     out = math.exp if claim.scale == "ratio" else float
     return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval)), "effect_bootstrap": [out(low), out(high)]}
+
+
+def in_words(claim: Claim) -> str:
+    """What is compared with what."""
+    first, second = claim.first, claim.second
+    if first.constant:
+        return f"{second.metric} of {second.arm} against {first.number:g}"
+    if first.metric == second.metric:
+        return f"{second.metric} of {second.arm} against {first.arm}"
+    of = f" of {second.arm}" if first.arm != second.arm else ""
+    return f"{second.metric}{of} against {first.metric} of {first.arm}"
 
 
 def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> tuple[float, float, str, list[float]]:
@@ -341,8 +400,8 @@ def decide(claim: Claim, row: Mapping[str, Any], failed: Sequence[str]) -> tuple
 
 def what_it_takes(claim: Claim, row: Mapping[str, Any]) -> str:
     """For a claim that is not shown: what would show it."""
-    if row["verdict"] == NO_PAIRS:
-        return "runs of both arms with the same seed"
+    if row["verdict"] in (NO_PAIRS, NOT_RUN):
+        return "runs of " + (" and ".join(claim.arms)) + (" with the same seed" if len(claim.arms) > 1 else "")
     if row["verdict"] == GATE_FAILED:
         return "a baseline in which the effect's cause is there: longer, larger or at a higher rate"
     if row["verdict"] != NOT_SHOWN:

@@ -12,7 +12,7 @@ from typing import Any
 
 import metrics
 import numpy as np
-from claims import GATE_FAILED, NO_PAIRS, NOT_SHOWN, OPPOSITE, SHOWN
+from claims import GATE_FAILED, NO_PAIRS, NOT_RUN, NOT_SHOWN, OPPOSITE, SHOWN
 from figures import (LEGEND_RUNS, MARKERS, STYLE, colour, look, no_data, plain, relative_profile, series,
                      sink_layer, smooth, steps_axis, thin)
 from matplotlib import pyplot as plt
@@ -24,7 +24,7 @@ from study_results import Results, Row
 Curve = tuple[np.ndarray, np.ndarray]
 WIDTH = 4.8
 VERDICT_LOOK = {SHOWN: ("#00795a", "o"), OPPOSITE: ("#b34700", "X"), NOT_SHOWN: ("#5f6b76", "s"), GATE_FAILED: ("#a86b00", "D"),
-                NO_PAIRS: ("#8a8a8a", "v")}
+                NO_PAIRS: ("#8a8a8a", "v"), NOT_RUN: ("#8a8a8a", "v")}
 UP, DOWN, SAME = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}", "="
 ARROWS = {"lower": DOWN, "higher": UP, "same": SAME}
 

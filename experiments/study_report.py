@@ -28,7 +28,7 @@ from study_results import MACHINE, Choice, Results, table_of, write_csv
 FORMAT = 1  # of verdicts.json
 PLUS_MINUS, TIMES, DASH = "\N{PLUS-MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 CLASSES = {claims.SHOWN: "shown", claims.OPPOSITE: "opposite", claims.NOT_SHOWN: "not-shown",
-           claims.GATE_FAILED: "gate-failed", claims.NO_PAIRS: "no-pairs"}
+           claims.GATE_FAILED: "gate-failed", claims.NO_PAIRS: "no-pairs", claims.NOT_RUN: "no-pairs"}
 STYLE = """
 h1 + p { font-size: 1.08rem; }
 .verdict { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: #fff; font-weight: 600; font-size: .86rem;
@@ -97,7 +97,7 @@ def p_text(p: float) -> str:
 def verdict_lines(record: Mapping[str, Any]) -> list[str]:
     """One line a claim, for the terminal."""
     width = max((len(v["id"]) for v in record["claims"]), default=0)
-    return [f"{v['id']:{width}}  {v['verdict']}: {v['metric']} {effect_text(v, v['effect'])} "
+    return [f"{v['id']:{width}}  {v['verdict']}: {v['compared']}: {effect_text(v, v['effect'])} "
             f"{interval_text(v, v['effect_interval'])} (n {v['n']}, Holm p {p_text(v['p_holm'])}); {v['why']}"
             for v in restored(record)["claims"]]
 
@@ -134,20 +134,21 @@ CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd ov
 
 def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Class, label (where the page is narrow) and content of each cell after the claim itself."""
-    first, second = v["arms"]
+    constant = len(v["arms"]) == 1 and len(v["metrics"]) == 1
+    of, spread = ("second", v["arms"][-1]) if constant else ("first", v["arms"][0])  # whose deviation stands beside the effect
     expected = {"lower": "lower", "higher": "higher", "same": "no change"}[v["expect"]]
     boot = interval_text(v, v["effect_bootstrap"])
-    share = abs(v["first_sd"] / v["first_mean"]) if v["first_mean"] else math.nan
+    sd, mean = v[f"{of}_sd"], v[f"{of}_mean"]
+    share = abs(sd / mean) if mean else math.nan
     unit = v["unit"] if v["scale"] == "difference" and v["n"] else ""
     return [
         ("judged", "", f'<span class="verdict {CLASSES[v["verdict"]]}">{escape(v["verdict"])}</span>'
          + small(v["why"], f"It would take {v['take']}." if v["take"] else "")),
-        ("", "compared", f"<code>{escape(v['metric'])}</code> of <b>{escape(second)}</b> against <b>{escape(first)}</b>"
-         + small(f"claimed: {expected}; margin {margin_text(v)}")),
+        ("", "compared", escape(v["compared"]) + small(f"claimed: {expected}; margin {margin_text(v)}")),
         ("number", "effect", escape(f"{effect_text(v, v['effect'])} {interval_text(v, v['effect_interval'])}")
          + small(unit, f"{v['bootstrap_method']} bootstrap" if boot else "", boot,
                  f"{show(v['first_mean'])} \N{RIGHTWARDS ARROW} {show(v['second_mean'])}" if v["n"] else "")),
-        ("number", f"sd of {first} over seeds", escape(f"{v['first_sd']:.2g}" if math.isfinite(v["first_sd"]) else DASH)
+        ("number", f"sd of {spread} over seeds", escape(f"{sd:.2g}" if math.isfinite(sd) else DASH)
          + small(f"{100 * share:.2g} % of its mean" if v["scale"] == "ratio" and math.isfinite(share) else "")),
         ("number", "pairs", str(v["n"]) + small(f"{len(v['lost'])} lost" if v["lost"] else "")),
         ("number", "Holm p", escape(p_text(v["p_holm"])) + small(f"{v['test']}: {p_text(v['p'])}" if v["test"] else "")),
@@ -397,7 +398,7 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
 
 def metric_names(results: Results, record: Mapping[str, Any]) -> list[str]:
     """What tables and dots show: metrics of claims and gates first; interventions have a section of their own."""
-    named = [*(v["metric"] for v in record["claims"]),
+    named = [*(name for v in record["claims"] for name in v["metrics"]),
              *(c["metric"] for gate in record["gates"] for c in gate["conditions"] if "metric" in c)]
     return [name for name in results.main_metrics(named) if not results.of_interventions(name) and name != "diverged"]
 
@@ -445,7 +446,8 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
     """claims.png, arms.png (up to three metrics), training.png: for READMEs."""
     import study_figures as figures
 
-    verdicts, names = record["claims"], metric_names(results, record)[:3]
+    verdicts = [v for v in record["claims"] if v["verdict"] != claims.NOT_RUN]
+    names = metric_names(results, record)[:3]
     if verdicts:
         size = figures.rows_size(len(verdicts), max(len(v["id"]) for v in verdicts))
         panel = partial(figures.forest, verdicts=verdicts)
@@ -462,7 +464,7 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
 # ---- all studies
 
 
-OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metric", "arms", "scale", "expect",
+OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metrics", "arms", "compared", "scale", "expect",
                     "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
                     "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean", "second_sd",
                     "seeds_needed", "page")

@@ -140,7 +140,7 @@ class Parsing(unittest.TestCase):
     def test_a_claim(self) -> None:
         gates, rows = claims.parse(changed(gate="g", source="a paper", margin="1e-1"), ["a", "b"])
         self.assertEqual(gates, [claims.Gate("g", "a", "all", (claims.Condition("m2", "at_least", 5.0),))])
-        self.assertEqual((rows[0].gate, rows[0].arms, rows[0].margin, rows[0].binary), (("g",), ("a", "b"), 0.1, False))
+        self.assertEqual((rows[0].gate, rows[0].arms, rows[0].margin, rows[0].binary), (("g",), ["a", "b"], 0.1, False))
         self.assertEqual(claims.parse({}), ([], []))
 
     def test_errors_of_claims(self) -> None:
@@ -160,6 +160,12 @@ class Parsing(unittest.TestCase):
                 (changed(gate=["h"]), "claim c: gate: 'h' is not known"),
                 (changed(marign=1), "claim c: key: 'marign' is not known; did you mean margin?"),
                 (changed(id=None), "claim 1: id: missing"),
+                (changed(metric=["m2", "max", "m2"]), "claim c: metric: one is wanted, or two"),
+                (changed(metric=["m2", "diverged"]), "claim c: metric: m2 and diverged can't be compared"),
+                (changed(against=1), "claim c: against: a number is compared with one metric of one arm"),
+                (changed(against=1, arms=["c"]), "claim c: arms: 'c' is not known"),
+                (changed(against="much", arms=["a"]), "claim c: against: a number is wanted"),
+                (changed(against=1, arms=["a"], metric="diverged", scale="difference"), "claim c: against: diverged is 0 or 1"),
                 (changed(metric="diverged"), "claim c: diverged is 0 or 1"),
                 (changed(metric="diverged", scale="difference", expect="same"), "claim c: diverged is 0 or 1"),
                 ({"claims": [CLAIM, CLAIM]}, "claim c: id: two claims have it"),
@@ -200,7 +206,8 @@ def judge(first: list[Any], second: list[Any], more: int = 0, **keys: Any) -> di
     study = changed(**keys)
     study["claims"] += [CLAIM | {"id": f"more {i}", "arms": ["x", "y"]} for i in range(more)]
     metric = study["claims"][0]["metric"]
-    return claims.judge(*claims.parse(study), {"a": runs(first, metric), "b": runs(second, metric)})[1][0]
+    return claims.judge(*claims.parse(study), {"a": runs(first, metric), "b": runs(second, metric), "x": runs(["missing"]),
+                                               "y": runs(["missing"])})[1][0]
 
 
 class Verdicts(unittest.TestCase):
@@ -246,6 +253,17 @@ class Verdicts(unittest.TestCase):
         row = judge(first, [x * (1 + 0.02 * (-1) ** i) for i, x in enumerate(first)])
         self.check(row, claims.NOT_SHOWN, "Holm p", "a larger effect")
 
+    def test_holm_counts_what_is_judged(self) -> None:
+        """Claims without runs count, those that the profile leaves out or whose gate failed don't."""
+        of = {"a": runs([8.0, 10.0, 9.0]), "b": runs([4.0, 6.4, 4.4]), "x": runs([1.0, 1.0])}
+        study = changed()
+        study["claims"] += [CLAIM | {"id": "absent", "arms": ["a", "z"]}, CLAIM | {"id": "gated", "gate": ["low"]}]
+        study["gates"] = {"low": {"arm": "x", "all": [{"metric": "m2", "at_least": 5}]}}
+        rows = claims.judge(*claims.parse(study), of)[1]
+        self.assertEqual([row["verdict"] for row in rows], [claims.SHOWN, claims.NOT_RUN, claims.GATE_FAILED])
+        self.assertEqual(rows[0]["p_holm"], rows[0]["p"])
+        self.assertTrue(math.isnan(rows[1]["p_holm"]) and math.isnan(rows[2]["p_holm"]))
+
     def test_holm_counts_all_claims(self) -> None:
         values = [8.0, 10.0, 9.0], [4.0, 6.4, 4.4]
         alone, beside = judge(*values), judge(*values, more=9)
@@ -272,7 +290,7 @@ class Verdicts(unittest.TestCase):
         self.assertEqual((row["first_n"], row["second_n"]), (4, 3))
 
     def test_all_diverged(self) -> None:
-        self.check(judge([8.0, 9.0], ["diverged", "diverged"]), claims.NO_PAIRS, "b: diverged", "runs of both arms")
+        self.check(judge([8.0, 9.0], ["diverged", "diverged"]), claims.NO_PAIRS, "b: diverged", "runs of a and b")
 
     def test_missing_metric(self) -> None:
         row = claims.judge(*claims.parse(STUDY), {"a": runs([8.0, 9.0]), "b": runs([1.0, 2.0], "max")})[1][0]
@@ -280,7 +298,27 @@ class Verdicts(unittest.TestCase):
 
     def test_arm_that_the_profile_leaves_out(self) -> None:
         row = claims.judge(*claims.parse(STUDY), {"a": runs([8.0, 9.0])})[1][0]
-        self.check(row, claims.NO_PAIRS, "b: not in this profile")
+        self.check(row, claims.NOT_RUN, "it leaves out b", "runs of a and b")
+
+    def test_two_metrics(self) -> None:
+        """Of one arm: the second's against the first's of the same run."""
+        of = {"a": {seed: {"status": "finished", "metrics": {"zero.loss_change": 0.1 * seed, "val_loss": 0.1 * seed + x}}
+                    for seed, x in ((1, 0.5), (2, 0.51), (3, 0.49))}}
+        keys = {"metric": ["zero.loss_change", "val_loss"], "arms": ["a", "a"], "scale": "difference", "expect": "higher"}
+        row = claims.judge(*claims.parse(changed(**keys)), of)[1][0]
+        self.check(row, claims.SHOWN)
+        self.assertAlmostEqual(row["effect"], 0.5)
+        self.assertEqual((row["metrics"], row["arms"]), (["zero.loss_change", "val_loss"], ["a"]))
+        self.assertEqual(row["compared"], "val_loss against zero.loss_change of a")
+
+    def test_against_a_number(self) -> None:
+        keys = {"arms": ["a"], "against": 7, "scale": "difference", "expect": "higher", "margin": 0.5}
+        row = claims.judge(*claims.parse(changed(**keys)), {"a": runs([8.0, 8.2, 7.9])})[1][0]
+        self.check(row, claims.SHOWN)
+        self.assertAlmostEqual(row["effect"], (1 + 1.2 + 0.9) / 3)
+        self.assertEqual((row["first_mean"], row["first_n"], row["second_n"]), (7.0, 0, 3))
+        self.assertEqual(row["compared"], "m2 of a against 7")
+        np.testing.assert_allclose(row["p"], stats.ttest_1samp([8.0, 8.2, 7.9], 7).pvalue)
 
     def test_equal_differences(self) -> None:
         """No variance: the sign test, which needs 6 pairs."""
