@@ -151,8 +151,8 @@ class Study(common.EndToEnd):
         maker = snakemaking.Maker(self.runs / "store" / "workflow.json", self.runs / "store", Path("unused"), 2, slurm=True)
         p = subprocess.run([*maker.command("all"), "--dry-run"], capture_output=True, text=True, timeout=120)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
-        self.assertRegex(p.stdout, r"(?m)^train +4$")
-        self.assertRegex(p.stdout, r"(?m)^measure +4$")
+        self.assertRegex(p.stdout, r"(?m)^train +6$")
+        self.assertRegex(p.stdout, r"(?m)^measure +6$")
         self.assertIn("slurm_partition=", p.stdout + p.stderr)
 
     def test_killed(self) -> None:
