@@ -55,14 +55,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, what is there already, how large the "
                         "models are and about how long it takes; write nothing")
     parser.add_argument("--report", action="store_true", help="train nothing: make the pages of what is there")
-    parser.add_argument("--cores", type=int, default=0, metavar="N", help="default: all that this process may use (sinklab doctor)")
+    parser.add_argument("--cores", type=int, default=0, metavar="N",
+                        help="default: all that this process may use (sinklab doctor)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each run; default: so that the cores are used "
                         "well (figures are the same for any number)")
     parser.add_argument("--seeds", metavar="LIST", help="in place of the profile's, like 1,2,3")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the engine for all runs, like "
                         "data.corpus=mine; again for more")
-    parser.add_argument("--runs", type=Path, default=store.ROOT / "runs", metavar="DIR", help="DIR/store gets the runs, DIR/studies "
-                        "the results (default: runs)")
+    parser.add_argument("--runs", type=Path, default=store.ROOT / "runs", metavar="DIR",
+                        help="DIR/store gets the runs, DIR/studies the results (default: runs)")
     parser.add_argument("--slurm", action="store_true", help="run on a cluster, as experiments/profiles/slurm says")
     parser.add_argument("--sinklab", type=Path, default=store.ROOT / "build" / "src" / "sinklab", metavar="PROGRAM",
                         help="default: build/src/sinklab")
@@ -131,12 +132,13 @@ def results_folder(runs: Path, name: str, change: Options) -> Path:
     return runs / "studies" / name / (change.profile + suffix)
 
 
-def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expansion], loaded: Sequence[Study]) -> dict[str, Any]:
+def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expansion],
+             loaded: Sequence[Study]) -> dict[str, Any]:
     """What Snakefile and job.py read."""
     work: dict[str, Any] = {
         "sinklab": str(options.sinklab), "store": str(options.runs / "store"), "threads": 1,
-        "corpora_folder": str(store.corpora_folder()), "corpora": [], "tokenizers": {}, "runs": {}, "outcomes": {}, "studies": {},
-        "overview": None}
+        "corpora_folder": str(store.corpora_folder()), "corpora": [], "tokenizers": {}, "runs": {}, "outcomes": {},
+        "studies": {}, "overview": None}
     for study in loaded:
         work["corpora"] = sorted({*work["corpora"], *expand.corpora(study, change)})
         path, bpe = expand.tokenizer_path(study, options.runs), study.data.get("bpe")
@@ -189,7 +191,7 @@ def forget_failures(work: dict[str, Any]) -> None:
 
 
 def tell_failures(work: dict[str, Any]) -> list[tuple[str, str]]:
-    """Outcomes that don't come, with the reason; a failed training's outcome is written here."""
+    """Outcomes that don't come, with the reason, "" if there is none; a failed training's outcome is written here."""
     failed = []
     for path, row in work["outcomes"].items():
         if done(work, path):
@@ -198,7 +200,7 @@ def tell_failures(work: dict[str, Any]) -> list[tuple[str, str]]:
         found = store.read_json(Path(work["store"], path)) or (trained if trained.get("status") == store.FAILED else {})
         if found:
             store.write_json(Path(work["store"], path), found)
-        failed.append((path, found.get("message") or "not run"))
+        failed.append((path, found.get("message", "")))
     return failed
 
 
@@ -240,8 +242,9 @@ def dry_run(options: argparse.Namespace, engine: Engine, made: Sequence[Expansio
             todo = {e["hash"] for e in entries if not done(work, f"{e['hash']}/trained.json")}
             size, seconds = ("size unknown", float("nan")) if missing else estimates.of(expansion.runs[entries[0]["hash"]])
             left |= dict.fromkeys(todo, seconds)
-            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: "
-                f"{len(entries) - len(todo)} trained, {len(todo)} to train" + f" ({progress.duration(seconds)} each)" * bool(todo))
+            each = f" ({progress.duration(seconds)} each)" if todo else ""
+            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: {len(entries) - len(todo)} trained, "
+                f"{len(todo)} to train{each}")
     slots = max(1, options.cores // work["threads"])
     if missing:
         say(f"to be prepared first: {', '.join(missing)}; then --dry-run also tells sizes and times, and what is there already")
@@ -296,7 +299,8 @@ def plan(options: argparse.Namespace, change: Options, engine: Engine,
 
 def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str, Any], held: int) -> int:
     start = time.time()
-    forget_failures(work)
+    if not options.report:
+        forget_failures(work)
     for expansion in made:
         store.write_json(Path(work["studies"][expansion.study.name]["out"], "plan.json"), expansion.plan)
         for arm, why in {entry["arm"]: entry["unmatched"] for entry in expansion.plan["runs"] if entry["unmatched"]}.items():
@@ -311,8 +315,8 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
         code = maker.run("all", watch)
     failed = tell_failures(work)
     if code == snakemaking.INTERRUPTED:
-        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report it "
-            "makes the page of what is there")
+        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report "
+            "it makes the page of what is there")
         return 130
     bad = make_pages(options, work, path, start) if code or options.report else []
     return conclude(options, work, failed, bad, code, log)
@@ -344,15 +348,24 @@ def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tup
     if shutil.disk_usage(options.runs).free < 1 << 20:
         bad.append(f"no space is left where {options.runs} is; make some, then the same command goes on")
     if failed and not options.report:
-        path, message = failed[0]
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        bad.append(f"{len(failed)} of {len(work['outcomes'])} runs failed: {named(work, path)}: {message}{more}; its log: "
-                   f"{Path(work['store'], path).parent}/train.log")
+        bad.append(failure(work, failed, log))
     if code and not bad:
         bad.append(f"{snakemaking.reason(log)}; all it said: {log}")
     for line in bad:
         print(f"{PREFIX}: error: {line}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def failure(work: dict[str, Any], failed: list[tuple[str, str]], log: Path) -> str:
+    """One line about all: the first that says why, and its log."""
+    path, message = next((row for row in failed if row[1]), failed[0])
+    if not message:
+        return f"{len(failed)} of {len(work['outcomes'])} runs were not made: {snakemaking.reason(log)}; all it said: {log}"
+    folder = Path(work["store"], path).parent
+    trained = store.read_json(folder / "trained.json").get("status") == store.FINISHED
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return (f"{len(failed)} of {len(work['outcomes'])} runs failed: {named(work, path)}: {message}{more}; its log: "
+            f"{folder / ('measure.log' if trained else 'train.log')}")
 
 
 def named(work: dict[str, Any], path: str) -> str:
