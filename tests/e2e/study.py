@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import time
-import unittest
 from pathlib import Path
 
 import common
