@@ -14,7 +14,6 @@ from typing import Any
 import store
 from study import ALL_TRAINING, Arm, Profile, Study, StudyError
 
-HERE = Path(__file__).resolve().parent
 MATCH = "model.match_params"
 
 
@@ -105,12 +104,12 @@ def settings_of(study: Study, profile: Profile, arm: Arm, point: Mapping[str, An
     return {key: text(value).replace("{bpe}", str(bpe or "{bpe}")) for key, value in settings.items()}
 
 
-def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    """The engine's whole configuration; and why parameters are not matched, if the study wants it and they can't be."""
+def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str], match: bool) -> tuple[dict[str, Any], str]:
+    """The engine's whole configuration; and why parameters are not matched, if they should be and can't."""
     keys, unmatched = [f"{key}={value}" for key, value in settings.items()], ""
     try:
         config = json.loads(engine("config", *keys, "--dump", "--json"))
-        if study.data.get("match") and MATCH not in settings:
+        if match and MATCH not in settings:
             try:
                 counts = json.loads(engine("config", *keys, f"{MATCH}=true", "--params", "--json"))
                 # Where nothing changes it stays out, so that the run is the same as one of a study without it.
@@ -146,7 +145,7 @@ def chosen(study: Study, options: Options) -> tuple[Profile, list[int]]:
 def corpora(study: Study, options: Options) -> list[str]:
     """Corpora of the manifest that must be prepared: those that are listed or named by a key."""
     profile, _ = chosen(study, options)
-    manifest = store.read_json(HERE.parent / "data" / "manifest.json")
+    manifest = store.read_json(store.ROOT / "data" / "manifest.json")
     rows = [settings_of(study, profile, study.arms[name], point, options, None)
             for name in profile.arms for point in study.arms[name].points()]
     named = {row.get(key, default) for row in rows for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
@@ -156,14 +155,16 @@ def corpora(study: Study, options: Options) -> list[str]:
     return sorted(name for name in named if name in manifest)
 
 
-def expand(study: Study, options: Options, engine: Engine, data: store.Data, runs: Path) -> Expansion:
-    """Runs of a study under a profile. Corpora and tokenizer are there, else the hashes are provisional."""
+def expand(study: Study, options: Options, engine: Engine, data: store.Data, runs: Path, ready: bool = True) -> Expansion:
+    """Runs of a study under a profile. ready: corpora and tokenizer are there; else the hashes are provisional, and parameters
+    not matched."""
     profile, seeds = chosen(study, options)
     bpe = tokenizer_path(study, runs)
     rows = [(study.arms[name], point) for name in profile.arms for point in study.arms[name].points()]
     settings = [settings_of(study, profile, arm, point, options, bpe) for arm, point in rows]
+    match = ready and bool(study.data.get("match"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        configs = list(pool.map(lambda row: effective(engine, study, row[0][0], row[1]), zip(rows, settings)))
+        configs = list(pool.map(lambda row: effective(engine, study, row[0][0], row[1], match), zip(rows, settings)))
     made = Expansion(study, profile, seeds, {}, {})
     order = sorted(range(len(rows)), key=lambda i: bool(rows[i][0].of))  # those that take a metric come last
     entries = []

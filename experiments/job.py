@@ -53,7 +53,8 @@ def run_engine(work: dict[str, Any], log: Path, *args: str) -> str:
         errors.write(f"$ sinklab {' '.join(args)}\n")
         errors.flush()
         start = errors.tell()
-        process = subprocess.Popen([work["sinklab"], *args], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen([work["sinklab"], *args], stdout=subprocess.PIPE, stderr=errors, text=True,
+                                   cwd=store.ROOT)
         try:
             out, _ = process.communicate()
         except Interrupted:

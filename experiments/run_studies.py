@@ -26,8 +26,8 @@ from expand import Engine, Expansion, Options
 from study import Study, StudyError
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 PREFIX = "experiments/run"
+OVERVIEW = "overview"  # beside the studies' folders of results
 
 
 class RunnerError(Exception):
@@ -48,32 +48,37 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="A study is a folder of experiments/ with README.md and study.yaml; experiments/README.md has the format. "
         "Exit codes: 0 done, 1 something failed, 2 wrong usage or a mistake in a study.yaml.")
     parser.add_argument("study", nargs="*", metavar="STUDY", help="name of a study (--list), or a path to one")
-    parser.add_argument("--all", action="store_true", help="all studies, and an overview page")
+    parser.add_argument("--all", action="store_true", help="all studies; several get an overview page")
     parser.add_argument("--list", action="store_true", help="list the studies with their questions and minutes")
     parser.add_argument("--profile", default="quick", metavar="P", help="quick, standard, full or another one of the study "
                         "(default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, what is there already, how large the "
                         "models are and about how long it takes; write nothing")
     parser.add_argument("--report", action="store_true", help="train nothing: make the pages of what is there")
-    parser.add_argument("--cores", type=int, default=0, metavar="N", help="default: all that this process may use")
+    parser.add_argument("--cores", type=int, default=0, metavar="N",
+                        help="default: all that this process may use (sinklab doctor)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each run; default: so that the cores are used "
                         "well (figures are the same for any number)")
     parser.add_argument("--seeds", metavar="LIST", help="in place of the profile's, like 1,2,3")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the engine for all runs, like "
                         "data.corpus=mine; again for more")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", metavar="DIR", help="DIR/store gets the runs, DIR/studies "
-                        "the results (default: runs)")
+    parser.add_argument("--runs", type=Path, default=store.ROOT / "runs", metavar="DIR",
+                        help="DIR/store gets the runs, DIR/studies the results (default: runs)")
     parser.add_argument("--slurm", action="store_true", help="run on a cluster, as experiments/profiles/slurm says")
-    parser.add_argument("--sinklab", type=Path, default=ROOT / "build" / "src" / "sinklab", metavar="PROGRAM",
+    parser.add_argument("--sinklab", type=Path, default=store.ROOT / "build" / "src" / "sinklab", metavar="PROGRAM",
                         help="default: build/src/sinklab")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if not (options.study or options.all or options.list):
         parser.error("give a STUDY, --all or --list")
     if options.study and options.all:
         parser.error("give either STUDY or --all")
     if options.cores < 0 or options.threads < 0:
         parser.error("--cores and --threads are whole numbers from 1 on")
+    # From here on paths are as the engine sees them, from the repository's folder.
     options.runs, options.sinklab = options.runs.resolve(), options.sinklab.resolve()
+    options.study = [name if "/" not in name and not Path(name).is_dir() or (HERE / name).is_dir() else str(Path(name).resolve())
+                     for name in options.study]
+    os.chdir(store.ROOT)
     return options
 
 
@@ -97,8 +102,8 @@ def load(options: argparse.Namespace, keys: studies.Keys) -> list[Study]:
         raise StudyError(f"{HERE} holds no studies")
     loaded = [studies.load(path, keys) for path in dict.fromkeys(found)]
     names = [study.name for study in loaded]
-    if len(set(names)) < len(names):
-        raise StudyError("two of the studies have the same name, and their results would have the same folder")
+    if len(set(names)) < len(names) or OVERVIEW in names:
+        raise StudyError(f"studies need names of their own, other than {OVERVIEW}, for the folders of their results")
     return loaded
 
 
@@ -112,16 +117,6 @@ def list_studies(keys: studies.Keys) -> None:
 # ---- planning
 
 
-def cores() -> int:
-    """Those that affinity mask and cgroup leave, whole."""
-    mine = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(mine, int(quota) // int(period))) if quota != "max" else mine
-    except (OSError, ValueError):
-        return mine
-
-
 def share(runs: int, cores: int) -> int:
     """Threads a run that end soonest: side by side wastes nothing, more threads than one lose a tenth at each doubling."""
     def time_of(threads: int) -> float:
@@ -130,34 +125,35 @@ def share(runs: int, cores: int) -> int:
     return min(range(1, cores + 1), key=time_of) if runs else 1
 
 
-def results_folder(runs: Path, study: Study, change: Options) -> Path:
+def results_folder(runs: Path, name: str, change: Options) -> Path:
     """Changes from the command line get a folder of their own beside the profile's."""
     changed = {"seeds": change.seeds, "set": change.set}
     suffix = f"-{store.digest(changed)[:6]}" if any(changed.values()) else ""
-    return runs / "studies" / study.name / (change.profile + suffix)
+    return runs / "studies" / name / (change.profile + suffix)
 
 
-def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expansion], loaded: Sequence[Study]) -> dict[str, Any]:
-    """What Snakefile and job.py read. Without expansions: for corpora and tokenizers only."""
+def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expansion],
+             loaded: Sequence[Study]) -> dict[str, Any]:
+    """What Snakefile and job.py read."""
     work: dict[str, Any] = {
         "sinklab": str(options.sinklab), "store": str(options.runs / "store"), "threads": 1,
-        "corpora_folder": str(store.corpora_folder()), "corpora": [], "tokenizers": {}, "runs": {}, "outcomes": {}, "studies": {},
-        "overview": str(options.runs / "studies" / "overview.html") if options.all and made else None}
+        "corpora_folder": str(store.corpora_folder()), "corpora": [], "tokenizers": {}, "runs": {}, "outcomes": {},
+        "studies": {}, "overview": None}
     for study in loaded:
         work["corpora"] = sorted({*work["corpora"], *expand.corpora(study, change)})
         path, bpe = expand.tokenizer_path(study, options.runs), study.data.get("bpe")
         if path and bpe:
-            folder = store.corpora_folder() / bpe["corpus"]
-            work["tokenizers"][str(path)] = {"vocab": bpe["vocab"], "text": str(folder / "train.txt"),
-                                             "corpus": str(folder / "SOURCE.txt")}
+            work["tokenizers"][str(path)] = {"vocab": bpe["vocab"], "corpus": str(store.corpora_folder() / bpe["corpus"])}
     for expansion in made:
-        out = results_folder(options.runs, expansion.study, change)
+        out = results_folder(options.runs, expansion.study.name, change)
         entries = expansion.plan["runs"]
         work["runs"] |= {run.hash: {"config": run.config, "identity": run.identity, "baseline": run.baseline}
                          for run in expansion.runs.values()}
         work["outcomes"] |= {e["outcome"]: {"run": e["hash"], "measures": expansion.plan["measures"]} for e in entries}
         work["studies"][expansion.study.name] = {"file": str(expansion.study.path.resolve()), "out": str(out),
                                                  "outcomes": sorted({e["outcome"] for e in entries})}
+    if len(made) > 1:
+        work["overview"] = str(results_folder(options.runs, OVERVIEW, change) / "overview.html")
     return work
 
 
@@ -168,17 +164,15 @@ def missing_inputs(work: dict[str, Any]) -> list[str]:
            [path for path in work["tokenizers"] if not Path(path).is_file()]
 
 
-def prepare_inputs(options: argparse.Namespace, change: Options, loaded: Sequence[Study]) -> None:
-    work = workflow(options, change, [], loaded)
-    missing = missing_inputs(work)
-    if not missing:
-        return
+def prepare_inputs(options: argparse.Namespace, work: dict[str, Any], missing: Sequence[str]) -> None:
     say(f"preparing {', '.join(Path(name).name for name in missing)}")
-    path = options.runs / "store" / "inputs.json"
+    path, log = options.runs / "store" / "inputs.json", options.runs / "store" / "inputs.log"
     store.write_json(path, work)
-    maker = snakemaking.Maker(path, options.runs / "store", options.runs / "store" / "inputs.log", 1)
-    if maker.run("inputs") != 0:
-        raise RunnerError(f"{snakemaking.reason(maker.log)}; all it said: {maker.log}")
+    code = snakemaking.Maker(path, options.runs / "store", log, 1).run("inputs")
+    if code == snakemaking.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise RunnerError(f"{snakemaking.reason(log)}; all it said: {log}")
 
 
 # ---- what is there
@@ -197,7 +191,7 @@ def forget_failures(work: dict[str, Any]) -> None:
 
 
 def tell_failures(work: dict[str, Any]) -> list[tuple[str, str]]:
-    """Outcomes that don't come, with the reason; a failed training's outcome is written here."""
+    """Outcomes that don't come, with the reason, "" if there is none; a failed training's outcome is written here."""
     failed = []
     for path, row in work["outcomes"].items():
         if done(work, path):
@@ -206,7 +200,7 @@ def tell_failures(work: dict[str, Any]) -> list[tuple[str, str]]:
         found = store.read_json(Path(work["store"], path)) or (trained if trained.get("status") == store.FAILED else {})
         if found:
             store.write_json(Path(work["store"], path), found)
-        failed.append((path, found.get("message") or "not run"))
+        failed.append((path, found.get("message", "")))
     return failed
 
 
@@ -248,9 +242,10 @@ def dry_run(options: argparse.Namespace, engine: Engine, made: Sequence[Expansio
             todo = {e["hash"] for e in entries if not done(work, f"{e['hash']}/trained.json")}
             size, seconds = ("size unknown", float("nan")) if missing else estimates.of(expansion.runs[entries[0]["hash"]])
             left |= dict.fromkeys(todo, seconds)
-            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: "
-                f"{len(entries) - len(todo)} trained, {len(todo)} to train" + f" ({progress.duration(seconds)} each)" * bool(todo))
-    slots = max(1, (options.cores or cores()) // work["threads"])
+            each = f" ({progress.duration(seconds)} each)" if todo else ""
+            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: {len(entries) - len(todo)} trained, "
+                f"{len(todo)} to train{each}")
+    slots = max(1, options.cores // work["threads"])
     if missing:
         say(f"to be prepared first: {', '.join(missing)}; then --dry-run also tells sizes and times, and what is there already")
     say(f"{len(left)} runs to train, {slots} side by side, {progress.threads(work['threads'])} each: "
@@ -274,14 +269,18 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options, engine.keys)
     for study in loaded:
         expand.chosen(study, change)
+    if not options.cores:
+        options.cores = json.loads(engine("doctor", "--json"))["usable_cores"]
+    made, work = plan(options, change, engine, loaded)
     if options.dry_run:
-        made, work = plan(options, change, engine, loaded)
         dry_run(options, engine, made, work)
         return 0
     held = store.lock(options.runs / "store", f"{PREFIX} {' '.join(s.name for s in loaded)}")
     try:
-        prepare_inputs(options, change, loaded)
-        made, work = plan(options, change, engine, loaded)
+        missing = missing_inputs(work)
+        if missing:
+            prepare_inputs(options, work, missing)
+            made, work = plan(options, change, engine, loaded)
         return make(options, made, work, held)
     finally:
         os.close(held)
@@ -289,17 +288,19 @@ def run(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace, change: Options, engine: Engine,
          loaded: Sequence[Study]) -> tuple[list[Expansion], dict[str, Any]]:
-    data = store.Data()
-    made = [expand.expand(study, change, engine, data, options.runs) for study in loaded]
+    """Final only if no inputs are missing."""
+    data, ready = store.Data(), not missing_inputs(workflow(options, change, [], loaded))
+    made = [expand.expand(study, change, engine, data, options.runs, ready) for study in loaded]
     work = workflow(options, change, made, loaded)
     pending = sum(not done(work, f"{name}/trained.json") for name in work["runs"])
-    work["threads"] = options.threads or share(pending, options.cores or cores())
+    work["threads"] = options.threads or (1 if options.slurm else share(pending, options.cores))
     return made, work
 
 
 def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str, Any], held: int) -> int:
     start = time.time()
-    forget_failures(work)
+    if not options.report:
+        forget_failures(work)
     for expansion in made:
         store.write_json(Path(work["studies"][expansion.study.name]["out"], "plan.json"), expansion.plan)
         for arm, why in {entry["arm"]: entry["unmatched"] for entry in expansion.plan["runs"] if entry["unmatched"]}.items():
@@ -307,15 +308,15 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
     path = options.runs / "store" / "workflow.json"
     store.write_json(path, work)
     log = options.runs / "store" / "workflow.log"
-    maker = snakemaking.Maker(path, options.runs / "store", log, options.cores or cores(), options.slurm, held)
+    maker = snakemaking.Maker(path, options.runs / "store", log, options.cores, options.slurm, held)
     code = 0
     if not options.report:
-        watch = progress.Watch(work, made, max(1, (options.cores or cores()) // work["threads"]))
+        watch = progress.Watch(work, made, max(1, options.cores // work["threads"]))
         code = maker.run("all", watch)
     failed = tell_failures(work)
     if code == snakemaking.INTERRUPTED:
-        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report it "
-            "makes the page of what is there")
+        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report "
+            "it makes the page of what is there")
         return 130
     bad = make_pages(options, work, path, start) if code or options.report else []
     return conclude(options, work, failed, bad, code, log)
@@ -347,15 +348,24 @@ def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tup
     if shutil.disk_usage(options.runs).free < 1 << 20:
         bad.append(f"no space is left where {options.runs} is; make some, then the same command goes on")
     if failed and not options.report:
-        path, message = failed[0]
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        bad.append(f"{len(failed)} of {len(work['outcomes'])} runs failed: {named(work, path)}: {message}{more}; its log: "
-                   f"{Path(work['store'], path).parent}/train.log")
+        bad.append(failure(work, failed, log))
     if code and not bad:
         bad.append(f"{snakemaking.reason(log)}; all it said: {log}")
     for line in bad:
         print(f"{PREFIX}: error: {line}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def failure(work: dict[str, Any], failed: list[tuple[str, str]], log: Path) -> str:
+    """One line about all: the first that says why, and its log."""
+    path, message = next((row for row in failed if row[1]), failed[0])
+    if not message:
+        return f"{len(failed)} of {len(work['outcomes'])} runs were not made: {snakemaking.reason(log)}; all it said: {log}"
+    folder = Path(work["store"], path).parent
+    trained = store.read_json(folder / "trained.json").get("status") == store.FINISHED
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return (f"{len(failed)} of {len(work['outcomes'])} runs failed: {named(work, path)}: {message}{more}; its log: "
+            f"{folder / ('measure.log' if trained else 'train.log')}")
 
 
 def named(work: dict[str, Any], path: str) -> str:

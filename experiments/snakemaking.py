@@ -44,8 +44,8 @@ class Maker:
         """The store's lock stands for Snakemake's own, which a kill would leave behind; failures' files are the runner's to
         judge; files' times don't count but for pages."""
         where = ["--workflow-profile", str(HERE / "profiles" / "slurm"), "--executor", "slurm", "--local-cores", str(self.cores)]
-        return [sys.executable, "-m", "snakemake", target, "--snakefile", str(HERE / "Snakefile"), "--directory", str(self.folder),
-                "--config", f"workflow={self.workflow}", *(where if self.slurm else ["--cores", str(self.cores)]),
+        return [sys.executable, "-m", "snakemake", target, "--snakefile", str(HERE / "Snakefile"),
+                "--directory", str(self.folder), "--config", f"workflow={self.workflow}", *(where if self.slurm else ["--cores", str(self.cores)]),
                 "--keep-going", "--keep-incomplete", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime",
                 "--scheduler", "greedy", "--nocolor"]
 

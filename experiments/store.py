@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]  # the engine finds corpora from here
 # Don't decide what is trained, but which steps peaks and onsets are taken from.
 RECORDED = ("train.probe_every", "train.probe_log")
 GIT_SECTION = "sinklab_git"  # of src/base/version.c
@@ -82,7 +82,7 @@ def engine_hash(program: Path) -> str:
 
 
 def corpora_folder() -> Path:
-    return Path(os.environ.get("SINKLAB_DATA") or HERE.parent / "data" / "corpora")
+    return Path(os.environ.get("SINKLAB_DATA") or ROOT / "data" / "corpora")
 
 
 def corpus_files(value: str) -> list[Path]:

@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import time
-import unittest
 from pathlib import Path
 
 import common
@@ -21,7 +20,7 @@ import common
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIATURE = REPOSITORY / "tests" / "study" / "study.yaml"
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-LONG = ("train.steps=12000", "train.checkpoint_every=50", "train.eval_every=0", "train.probe_every=1000")  # seconds
+LONG = ("train.steps=8000", "train.checkpoint_every=50", "train.eval_every=0", "train.probe_every=1000")  # seconds
 
 
 class Study(common.EndToEnd):
@@ -32,14 +31,13 @@ class Study(common.EndToEnd):
         self.study.parent.mkdir()
         shutil.copyfile(MINIATURE, self.study)
 
-    def command(self, *args: str, study: Path | None = None, sinklab: object = None) -> list[str]:
-        return [sys.executable, "-B", str(REPOSITORY / "experiments" / "run_studies.py"), str((study or self.study).parent),
+    def command(self, *args: str, sinklab: object = None) -> list[str]:
+        return [sys.executable, "-B", str(REPOSITORY / "experiments" / "run_studies.py"), str(self.study.parent),
                 "--runs", str(self.runs), "--sinklab", str(sinklab or common.SINKLAB), "--set",
                 f"data.corpus={self.folder / 'corpus.txt'}", "--cores", "2", *args]
 
     def run_study(self, *args: str, code: int = 0, **kwargs) -> str:
-        more = {key: kwargs.pop(key) for key in ("study", "sinklab") if key in kwargs}
-        p = subprocess.run(self.command(*args, **more), capture_output=True, text=True, timeout=300, **kwargs)
+        p = subprocess.run(self.command(*args, sinklab=kwargs.pop("sinklab", None)), capture_output=True, text=True, timeout=300, **kwargs)
         self.assertEqual(p.returncode, code, p.stdout + p.stderr + self.log())
         self.assertNotIn("Traceback", p.stderr)
         self.said = p.stderr
@@ -130,13 +128,16 @@ class Study(common.EndToEnd):
         self.assertEqual(len({found["baseline", seed]["metrics"]["peak.max"] for seed in (1, 2)}), 2)
 
     def test_shared(self) -> None:
-        """The same run in two studies is trained once. Then, as far as it goes without a cluster, the profile for Slurm."""
+        """The same run in two studies is trained once, and there is an overview. Then, as far as it goes without a cluster, the profile for Slurm."""
         other = self.runs / "other" / "study.yaml"
         other.parent.mkdir()
         other.write_text(self.study.read_text().replace("layernorm", "second").replace("norm: second", "norm: none"))
-        self.run_study()
-        self.assertIn("2 of 4 runs are there already", self.run_study(study=other))
+        out = self.run_study(str(other))
+        self.assertIn("6 runs, 2 side by side", out)
+        self.assertRegex(out, r"\[\d/6\] other: second seed 1: ")
         self.assertEqual(sorted(self.trained().values()), [1] * 6)
+        (overview,) = (self.runs / "studies" / "overview").glob("quick-*/overview.html")
+        self.assertEqual(overview.read_text().count("same_loss") > 0, True)
         self.plan_for_slurm()
 
     def plan_for_slurm(self) -> None:
@@ -149,13 +150,13 @@ class Study(common.EndToEnd):
         maker = snakemaking.Maker(self.runs / "store" / "workflow.json", self.runs / "store", Path("unused"), 2, slurm=True)
         p = subprocess.run([*maker.command("all"), "--dry-run"], capture_output=True, text=True, timeout=120)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
-        self.assertRegex(p.stdout, r"(?m)^train +4$")
-        self.assertRegex(p.stdout, r"(?m)^measure +4$")
+        self.assertRegex(p.stdout, r"(?m)^train +6$")
+        self.assertRegex(p.stdout, r"(?m)^measure +6$")
         self.assertIn("slurm_partition=", p.stdout + p.stderr)
 
     def test_killed(self) -> None:
         """kill -9 of the whole process group: the same command goes on from the checkpoints, to the same bits."""
-        sets = [word for key in LONG for word in ("--set", key)]
+        sets = [word for key in LONG for word in ("--set", key)] + ["--seeds", "1"]
         p = self.start_study(*sets)
         until = time.monotonic() + 120
         while len(self.checkpoints()) < 2:
