@@ -44,8 +44,8 @@ build() {
 # python_env [study]: .venv with the pinned packages of the report, and with those of studies; filled again when the pins
 # change. Those of studies take a minute to install, so the quickstart does without.
 python_env() {
-    local files=(experiments/requirements.txt) stamp=.venv/requirements${1:+-$1}.sha256 what="matplotlib, scipy, tokenizers" want
-    [ $# -eq 0 ] || { files+=("experiments/requirements-$1.txt") && what="$what, snakemake"; }
+    local files=(experiments/requirements.txt) stamp=.venv/requirements${1:+-$1}.sha256 what="matplotlib, tokenizers" want
+    [ $# -eq 0 ] || { files+=("experiments/requirements-$1.txt") && what="$what, scipy, snakemake"; }
     want=$(sha256sum "${files[@]}")
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
     say "making .venv ($what)"

@@ -92,8 +92,8 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def tokenizer_path(study: Study, runs: Path) -> Path | None:
-    bpe = study.data.get("bpe")
+def tokenizer_path(profile: Profile, runs: Path) -> Path | None:
+    bpe = profile.bpe
     return runs / "tokenizers" / f"{bpe['corpus']}-{bpe['vocab']}.json" if bpe else None
 
 
@@ -143,15 +143,13 @@ def chosen(study: Study, options: Options) -> tuple[Profile, list[int]]:
 
 
 def corpora(study: Study, options: Options) -> list[str]:
-    """Corpora of the manifest that must be prepared: those that are listed or named by a key."""
+    """Corpora of the manifest that must be prepared: those that keys or the tokenizer name."""
     profile, _ = chosen(study, options)
     manifest = store.read_json(store.ROOT / "data" / "manifest.json")
     rows = [settings_of(study, profile, study.arms[name], point, options, None)
             for name in profile.arms for point in study.arms[name].points()]
     named = {row.get(key, default) for row in rows for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
-    if "data.corpus" not in dict(options.set):
-        named |= set(study.data.get("corpora", ()))
-    named |= {study.data["bpe"]["corpus"]} if "bpe" in study.data else set()
+    named |= {profile.bpe["corpus"]} if profile.bpe else set()
     return sorted(name for name in named if name in manifest)
 
 
@@ -159,7 +157,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     """Runs of a study under a profile. ready: corpora and tokenizer are there; else the hashes are provisional, and parameters
     not matched."""
     profile, seeds = chosen(study, options)
-    bpe = tokenizer_path(study, runs)
+    bpe = tokenizer_path(profile, runs)
     rows = [(study.arms[name], point) for name in profile.arms for point in study.arms[name].points()]
     settings = [settings_of(study, profile, arm, point, options, bpe) for arm, point in rows]
     match = ready and bool(study.data.get("match"))
@@ -181,7 +179,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     measure = measures(study)
     for entry in entries:
         entry["outcome"] = outcome_path(entry["hash"], measure)
-    made.plan = {"study": study.name, "file": str(study.path), "sha256": store.sha256_file(study.path), "profile": profile.name,
+    made.plan = {"study": study.name, "file": f"{study.name}/{study.path.name}", "sha256": store.sha256_file(study.path), "profile": profile.name,
                  "seeds": seeds, "set": dict(options.set), "measures": measure, "engine": engine.hash, "runs": entries}
     return made
 

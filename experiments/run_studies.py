@@ -141,8 +141,9 @@ def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expans
         "studies": {}, "overview": None}
     for study in loaded:
         work["corpora"] = sorted({*work["corpora"], *expand.corpora(study, change)})
-        path, bpe = expand.tokenizer_path(study, options.runs), study.data.get("bpe")
-        if path and bpe:
+        profile, _ = expand.chosen(study, change)
+        path, bpe = expand.tokenizer_path(profile, options.runs), profile.bpe
+        if path:
             work["tokenizers"][str(path)] = {"vocab": bpe["vocab"], "corpus": str(store.corpora_folder() / bpe["corpus"])}
     for expansion in made:
         out = results_folder(options.runs, expansion.study.name, change)

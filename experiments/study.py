@@ -21,10 +21,10 @@ import metrics
 Where = tuple[str, ...]  # keys from the top of the file down
 Keys = Collection[str]   # the engine's configuration keys
 
-STUDY = ("title", "question", "source", "base", "corpora", "bpe", "arms", "grid", "match", "probe", "interventions",
+STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "match", "probe", "interventions",
          "profiles", "gates", "claims")
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
-PROFILE = ("seeds", "set", "arms", "minutes")
+PROFILE = ("seeds", "set", "arms", "bpe", "minutes")
 RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds", "threads": "the runner shares out the cores, or --threads",
                "train.keep_checkpoints": "the runner keeps one"}
 MEASURES = sorted({row.name.partition(".")[0] for row in metrics.MEASURES})
@@ -60,6 +60,7 @@ class Profile:
     seeds: list[int]
     set: dict[str, Any]
     arms: list[str]
+    bpe: Mapping[str, Any]  # corpus and vocab of the tokenizer that {bpe} stands for; empty: none
     minutes: float | None
 
 
@@ -220,13 +221,16 @@ def load(path: Path, keys: Keys) -> Study:
 
 
 def check_inputs(check: Checker, data: Mapping[str, Any]) -> None:
-    if "corpora" in data:
-        check.strings(("corpora",), data["corpora"])
     if not isinstance(data.get("match", False), bool):
         raise check.fail(("match",), "true or false is wanted")
-    bpe = check.mapping(("bpe",), data.get("bpe"), ("corpus", "vocab"))
-    if "bpe" in data and (not isinstance(bpe.get("corpus"), str) or type(bpe.get("vocab")) is not int):
-        raise check.fail(("bpe",), "corpus: a name, and vocab: a whole number are wanted")
+    read_bpe(check, ("bpe",), data)
+
+
+def read_bpe(check: Checker, where: Where, row: Mapping[str, Any]) -> dict[str, Any]:
+    bpe = check.mapping(where, row.get("bpe"), ("corpus", "vocab"))
+    if "bpe" in row and (not isinstance(bpe.get("corpus"), str) or type(bpe.get("vocab")) is not int):
+        raise check.fail(where, "corpus: a name, and vocab: a whole number are wanted")
+    return bpe
 
 
 def check_looks(check: Checker, data: Mapping[str, Any]) -> None:
@@ -354,7 +358,8 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
         row = check.mapping(where, row, PROFILE)
         profiles[name] = Profile(name, read_seeds(check, (*where, "seeds"), row.get("seeds")),
                                  check.settings((*where, "set"), row.get("set")),
-                                 read_choice(check, (*where, "arms"), row.get("arms"), arms), row.get("minutes"))
+                                 read_choice(check, (*where, "arms"), row.get("arms"), arms),
+                                 read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"))
         minutes = row.get("minutes", 1)
         if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
             raise check.fail((*where, "minutes"), "a number above 0 is wanted: what the profile takes on 2 cores")

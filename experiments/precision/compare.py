@@ -6,7 +6,7 @@
     .venv/bin/python experiments/precision/compare.py --control isa=avx2  # and a third arm: fp32 that rounds otherwise
 
 The arms of a seed start from the same weights and see the same windows in the same order. Needs the packages of
-experiments/requirements.txt.
+experiments/requirements*.txt.
 """
 
 from __future__ import annotations

@@ -284,6 +284,25 @@ class Study(common.EndToEnd):
         self.run_study(code=2)
         self.assertRegex(self.said, r"study.yaml:\d+: claim same_loss: metric: 'val_los' is not known; nearest: val_loss")
 
+    def test_studies_of_the_repository(self) -> None:
+        """Each is read and expanded by this engine, in every profile; each arm of its gates and claims is run by standard and full."""
+        import expand
+        import store
+        import study
+
+        engine = expand.engine(Path(common.SINKLAB).resolve())
+        paths = study.paths(REPOSITORY / "experiments")
+        self.assertGreaterEqual(len(paths), 9)
+        for path in paths:
+            loaded = study.load(path, engine.keys)
+            self.assertLessEqual({"quick", "standard", "full"}, set(loaded.profiles), path)
+            for profile, least in (("quick", 2), ("standard", 3), ("full", 5)):
+                with self.subTest(path.parent.name, profile=profile):
+                    made = expand.expand(loaded, expand.Options(profile), engine, store.Data(), self.runs, ready=False)
+                    self.assertGreaterEqual(len(made.seeds), least)
+                    if profile != "quick":
+                        self.assertEqual({e["arm"] for e in made.plan["runs"]}, set(loaded.arms))
+            self.assertTrue((path.parent / "README.md").is_file(), path)
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ class Overview(StudyTest):
         made = study_report.report(fake_study.STUDY, plan, store, self.out)
         lines = study_report.verdict_lines(json.loads((self.out / "verdicts.json").read_text()))
         self.assertEqual(lines, study_report.verdict_lines(made))
-        self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 \u00d7 0\.\d+ \[0\.\d+, 0\.\d+\] \(n 5, Holm p .*\); lower, as claimed$")
+        self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, 0\.\d+\] \(n 5, Holm p .*\); lower, as claimed$")
 
     def test_results_of_another_version(self) -> None:
         self.out.mkdir(parents=True)
