@@ -41,15 +41,17 @@ build() {
     ninja -C "$dir" >"$dir.log" 2>&1 || { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
 }
 
-# python_env: .venv with the pinned packages of the report; filled again when the pins change.
+# python_env [study]: .venv with the pinned packages of the report, and with those of studies; filled again when the pins
+# change. Those of studies take a minute to install, so the quickstart does without.
 python_env() {
-    local stamp=.venv/requirements.sha256 want
-    want=$(sha256sum experiments/requirements.txt)
+    local files=(experiments/requirements.txt) stamp=.venv/requirements${1:+-$1}.sha256 what="matplotlib, tokenizers" want
+    [ $# -eq 0 ] || { files+=("experiments/requirements-$1.txt") && what="$what, scipy, snakemake"; }
+    want=$(sha256sum "${files[@]}")
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
-    say "making .venv (matplotlib, numpy, tokenizers)"
-    /usr/bin/python3 -m venv .venv >.venv.log 2>&1 || die "python3 -m venv .venv failed; all it said: .venv.log"
-    .venv/bin/pip install -q --disable-pip-version-check -r experiments/requirements.txt >.venv.log 2>&1 ||
-        die "pip could not install experiments/requirements.txt; is there a network? All it said: .venv.log"
+    say "making .venv ($what)"
+    [ -x .venv/bin/pip ] || /usr/bin/python3 -m venv .venv >.venv.log 2>&1 || die "python3 -m venv .venv failed; all it said: .venv.log"
+    .venv/bin/pip install -q --disable-pip-version-check "${files[@]/#/-r}" >.venv.log 2>&1 ||
+        die "pip could not install ${files[*]}; is there a network? All it said: .venv.log"
     rm -f .venv.log
     printf '%s\n' "$want" >"$stamp"
 }

@@ -64,8 +64,8 @@ def look(i: int) -> dict[str, Any]:
     return {"color": colour(i), "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
 
 
-def svg(panel: Panel, runs: Sequence[Run], size: tuple[float, float] | None = None) -> bytes:
-    """Draws one panel; the same runs give the same bytes."""
+def svg(panel: Callable[[Axes, Any], None], runs: Any, size: tuple[float, float] | None = None) -> bytes:
+    """Draws one panel of runs, or of whatever it is a panel of; the same runs give the same bytes."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         panel(axes, runs)

@@ -9,15 +9,14 @@ Finished, killed and damaged runs are all reported; what is missing is said on t
 from __future__ import annotations
 
 import argparse
-import base64
-import html
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metrics import TABLE
+from page import document, escape, picture, show, write_whole
 from runs import Run, RunError, differing, number, read_runs
 
 MANY_RUNS = 24
@@ -34,50 +33,27 @@ class Figure:
     change: str = "ratio"  # how two runs are compared: ratio, difference or nothing
 
 
-def probe_figure(key: str, label: str, meaning: str, change: str = "ratio") -> Figure:
-    return Figure(key, label, meaning, lambda run: number(run.final_probe().get(key)), change)
+def probe_figure(key: str, change: str = "ratio") -> Figure:
+    row = TABLE[key]
+    return Figure(key, row.label, row.meaning, lambda run: number(run.final_probe().get(key)), change)
 
 
-def result_figure(key: str, label: str, meaning: str, change: str = "", metric: str = "") -> Figure:
+def result_figure(key: str, change: str = "", metric: str = "") -> Figure:
     """From result.json; of an unfinished run the last recorded value of a metric."""
     def value(run: Run) -> float:
         if key in run.result:
             return number(run.result[key])
         return run.last_metric(metric) if metric else math.nan
-    return Figure(key, label, meaning, value, change)
+    row = TABLE[key]
+    return Figure(key, row.label, row.meaning or row.unit, value, change)
 
 
-TABLE = (
-    result_figure("val_loss", "validation loss", "nats per token", "difference", "val_loss"),
-    result_figure("bits_per_byte", "bits per byte", "validation loss per byte of text, in bits", "difference",
-                  "val_bits_per_byte"),
-    probe_figure("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
-    probe_figure("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
-    probe_figure("m2", "M2", "residual sink: largest over median channel of mean |h|, token 0 left out, "
-                 "largest layer; 1 is flat"),
-    probe_figure("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels "
-                 "(rounded up) in mean |h|, per mille"),
-    probe_figure("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one "
-                 "channel), largest layer"),
-    probe_figure("lambda_min", "\N{GREEK SMALL LETTER LAMDA} min", "smallest |norm weight| of the block norms",
-                 "difference"),
-    probe_figure("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
-    probe_figure("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
-    probe_figure("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
-    result_figure("params", "parameters", ""),
-    result_figure("tokens", "training tokens", ""),
-    result_figure("tokens_per_s", "tokens/s", "mean over the run", "ratio", "tokens_per_s"),
-    result_figure("seconds", "seconds", "of training", "", "seconds"),
+FIGURES = (
+    result_figure("val_loss", "difference", "val_loss"), result_figure("bits_per_byte", "difference", "val_bits_per_byte"),
+    *map(probe_figure, ("max", "max_no_token0", "m2", "top1_permille", "kurtosis_h")), probe_figure("lambda_min", "difference"),
+    *map(probe_figure, ("att0", "sink_rate", "value_norm_ratio")), result_figure("params"), result_figure("tokens"),
+    result_figure("tokens_per_s", "ratio", "tokens_per_s"), result_figure("seconds", "", "seconds"),
 )
-
-
-def show(value: float) -> str:
-    """Four significant digits; large whole numbers with thousands separators."""
-    if not math.isfinite(value):
-        return "\N{EN DASH}"
-    if abs(value) >= 10000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def show_change(figure: Figure, first: float, second: float) -> str:
@@ -95,7 +71,7 @@ def table_rows(runs: Sequence[Run]) -> list[list[str]]:
     compare = len(runs) == 2
     rows = [["", *(run.name + ("" if run.finished else " \N{DAGGER}") for run in runs),
              *(["change"] if compare else [])]]
-    for figure in TABLE:
+    for figure in FIGURES:
         values = [figure.value(run) for run in runs]
         cells = [figure.label, *map(show, values)]
         rows.append(cells + ([show_change(figure, *values)] if compare else []))
@@ -116,15 +92,11 @@ def text_table(runs: Sequence[Run]) -> str:
 # ---- HTML
 
 
-def escape(text: object) -> str:
-    return html.escape(str(text), quote=True)
-
-
 def html_table(runs: Sequence[Run]) -> str:
     header, *rows = table_rows(runs)
     out = ['<div class="scroll"><table><thead><tr>',
            *(f'<th scope="col">{escape(cell)}</th>' for cell in header), "</tr></thead><tbody>"]
-    for figure, row in zip(TABLE, rows, strict=True):
+    for figure, row in zip(FIGURES, rows, strict=True):
         meaning = f'<span class="meaning">{escape(figure.meaning)}</span>' if figure.meaning else ""
         out.append(f'<tr><th scope="row">{escape(row[0])}{meaning}</th>'
                    + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>")
@@ -155,12 +127,6 @@ def settings(title: str, runs: Sequence[Run], tables: Sequence[dict[str, str]]) 
     out.append(f"<details{' open' if len(runs) == 1 else ''}><summary>All {len(keys)} values</summary>"
                f"{settings_table(runs, tables, keys)}</details>")
     return "".join(out)
-
-
-def picture(image: bytes, alt: str, caption: str) -> str:
-    data = base64.b64encode(image).decode("ascii")
-    return (f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
-            f"<figcaption>{caption}</figcaption></figure>")
 
 
 def gallery(runs: Sequence[Run], panels: Sequence[tuple[str, str]]) -> str:
@@ -209,44 +175,6 @@ LAYERS = (
     ("sorted_norm_weights", "|Norm weight| of the channels of each block norm, sorted: median over the norms, and "
      "band from the least to the greatest."),
 )
-STYLE = """
-:root { color-scheme: light; --rule: #d9d9d9; --soft: #5a5a5a; }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; color: #1b1b1b;
-  background: #fff; margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 1180px; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .3rem 0 .6rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .5rem; border-top: 1px solid var(--rule); }
-p { max-width: 46rem; margin: .5rem 0; }
-.key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .6rem 0; padding: 0; list-style: none; }
-.key b { display: inline-block; width: 1.5em; height: .3em; margin-right: .45em; vertical-align: .2em; }
-.key small { color: var(--soft); }
-.notes { background: #fff6df; border-left: 4px solid #e69f00; padding: .5rem .9rem; margin: 1rem 0; }
-.notes ul { margin: .2rem 0; padding-left: 1.1rem; }
-.gallery { display: grid; gap: 1.4rem 1.6rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
-figure { margin: 0; max-width: 520px; }
-figure img { display: block; width: 100%; height: auto; }
-figcaption { font-size: .84rem; line-height: 1.4; color: var(--soft); margin-top: .3rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94rem; }
-th, td { text-align: right; padding: .3rem .75rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-tbody th, thead th:first-child { text-align: left; font-weight: 600; padding-left: 0; }
-td { white-space: nowrap; }
-.meaning { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3; color: var(--soft);
-  min-width: 11rem; max-width: 26rem; }
-.settings { font-size: .84rem; }
-.settings td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
-.settings thead th { text-align: left; }
-.settings th code { font-size: .95em; font-weight: 400; }
-.differs th, .differs td { background: #e8f2f9; }
-details { margin: .6rem 0; } summary { cursor: pointer; }
-footer { margin-top: 2.5rem; font-size: .84rem; color: var(--soft); }
-@media (max-width: 600px) { body { padding: .8rem .7rem 2rem; } th, td { padding: .3rem .45rem; } }
-@media print { body { max-width: none; font-size: 10.5pt; padding: 0; } h2 { break-after: avoid; }
-  figure, tr, .notes { break-inside: avoid; } .gallery { grid-template-columns: 1fr 1fr; }
-  .scroll { overflow: visible; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
-"""
-
-
 def run_key(runs: Sequence[Run]) -> str:
     import figures
 
@@ -281,24 +209,10 @@ def page(runs: Sequence[Run], title: str) -> str:
         "unless data.bos is false. Single runs differ by their seed: compare several before you conclude. "
         "Made by sinklab.</footer>",
     ]
-    return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
-            + "\n".join(body) + "\n</body></html>\n")
+    return document(title, body)
 
 
 # ---- command line
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the target and renames, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -85,6 +85,15 @@ def numbers(value: Any) -> list[float]:
     return [number(v) for v in value] if isinstance(value, list) else []
 
 
+def finite(x: Any) -> Any:
+    """NaN and infinity as null, floats to seven digits: JSON that any reader takes."""
+    if isinstance(x, float):
+        return float(f"{x:.7g}") if math.isfinite(x) else None
+    if isinstance(x, dict):
+        return {key: finite(value) for key, value in x.items()}
+    return [finite(value) for value in x] if isinstance(x, list) else x
+
+
 def read_runs(paths: list[Path]) -> list[Run]:
     """Reads run directories; names are the folders' names, with the parent's where two are equal."""
     runs = [read_run(path) for path in paths]

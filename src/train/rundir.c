@@ -166,5 +166,5 @@ json_t *sl_environment(const sl_config *c) {
                      sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
                      sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
                      cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
-                     "git", SL_GIT);
+                     "git", sl_git);
 }

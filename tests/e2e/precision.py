@@ -1,6 +1,5 @@
 """experiments/precision/compare.py --quick: what it finds, that it goes on where it was stopped, and its errors."""
 
-import importlib.util
 import json
 import math
 import shutil
@@ -24,8 +23,6 @@ class Paired(unittest.TestCase):
         self.assertEqual((s.n, s.mean, s.sd), (3, 2.0, 1.0))
         self.assertAlmostEqual(s.half_width, 4.3027 / math.sqrt(3), places=4)  # t of 2 degrees of freedom
         self.assertTrue(math.isnan(paired.sample([1.0]).half_width))
-        with self.assertRaises(ValueError):
-            paired.sample([0.0] * (paired.MOST + 1))
 
     def test_differences(self) -> None:
         self.assertEqual(paired.differences([1, 2], [4, 1]), [3, -1])
@@ -66,10 +63,7 @@ class Compare(common.EndToEnd):
         self.check_losses(found, runs)
         self.check_probes(found)
         self.assertIn("bf16 - fp32, mean and 95 % t interval", first.stdout)
-        if importlib.util.find_spec("matplotlib"):
-            self.assertTrue((runs / "difference.png").read_bytes().startswith(b"\x89PNG"))
-        else:
-            self.assertIn("no picture: it needs the Python package", first.stderr)
+        self.assertTrue((runs / "difference.png").read_bytes().startswith(b"\x89PNG"))
         self.check_restart(runs, first.stdout)
 
     def check_losses(self, found: dict, runs: Path) -> None:

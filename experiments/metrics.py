@@ -1,0 +1,159 @@
+"""The metrics of a run: one table of names with meaning, unit and which way is better.
+
+A run's outcome is a flat dict name -> number. Studies may only name metrics of this table; claims, reports and the page
+about single runs take their words from it. Braces in a name stand for each of their words. Python's own library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+LAMBDA = "\N{GREEK SMALL LETTER LAMDA}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    label: str
+    meaning: str = ""
+    unit: str = ""
+    better: str = "none"  # lower, higher or none
+    binary: bool = False  # 0 or 1 for each run: shares of runs are compared, not means
+
+    def long(self) -> str:
+        """Label with the unit, as axes have it."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+# Of the trained model and its training.
+TRAINING = (
+    Metric("val_loss", "validation loss", "", "nats per token", "lower"),
+    Metric("val_loss_trigger", "validation loss at triggers", "synthetic tasks: where attention has something to do",
+           "nats per token", "lower"),
+    Metric("val_loss_other", "validation loss elsewhere", "synthetic tasks: away from triggers", "nats per token", "lower"),
+    Metric("bits_per_byte", "bits per byte", "validation loss per byte of text", "bits", "lower"),
+    Metric("params", "parameters"),
+    Metric("baseline_params", "parameters of the baseline", "the same sizes with RMSNorm, softmax attention, SwiGLU, no gates"),
+    Metric("ffn", "feed-forward width"),
+    Metric("tokens", "training tokens"),
+    Metric("tokens_per_s", "tokens/s", "mean over the run", "", "higher"),
+    Metric("seconds", "seconds", "of training", "s", "lower"),
+    Metric("diverged", "diverged", "1 where the guard stopped the run, else 0", "", "lower", binary=True),
+)
+# Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of the changed model.
+PROBE = (
+    Metric("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
+    Metric("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
+    Metric("m2", "M2", "residual sink: largest over median channel of mean |h|, token 0 left out, largest layer; 1 is flat"),
+    Metric("m2_layer", "layer of M2", "the layer at which M2 is taken"),
+    Metric("m2_dim", "channel of M2", "the channel that M2 is of"),
+    Metric("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels (rounded up) in "
+           "mean |h|", "per mille"),
+    Metric("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one channel), "
+           "largest layer"),
+    Metric("lambda_min", f"{LAMBDA} min", "smallest |norm weight| of the block norms"),
+    Metric("lambda_at_sink", f"{LAMBDA} at the blocks' own sinks", "smallest |norm weight| of the block norms at the channel "
+           "that is largest at their block's input"),
+    Metric("lambda_sink", f"{LAMBDA} at the sink", "smallest |norm weight| of the block norms at the channel of M2"),
+    Metric("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
+    Metric("att0_over_uniform", "attention to token 0 over uniform", "att0 over the mean of 1/(q+1), which even attention "
+           "gives"),
+    Metric("att0_trigger", "attention to token 0 at triggers", "synthetic tasks"),
+    Metric("att0_other", "attention to token 0 elsewhere", "synthetic tasks: away from triggers"),
+    Metric("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
+    Metric("attention_entropy", "attention entropy", "mean over heads and queries", "nats"),
+    Metric("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
+    Metric("token0_norm_ratio", "token-0 norm ratio", "norm of token 0 in the stream over the other tokens', largest layer"),
+    Metric("gate_mean", "mean gate", "of the norms' gates"),
+    Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
+)
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "att0_over_uniform")  # places, and what is made of the final probe only
+# Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
+MEASURES = (
+    Metric("contribution.head", "contribution of token 0, heads", "share of a head's output that comes through token 0"),
+    Metric("contribution.projected", "contribution of token 0", "share of the attention output that comes through token 0, "
+           "behind the output projection"),
+    Metric("norms.{attn,ffn}_in", "sink share of the {} norm's input", "norm of the sink dimensions over the whole norm, "
+           "token 0 left out"),
+    Metric("norms.{attn,ffn}_out", "sink share of the {} norm's output", "the same behind the norm: what is left of the "
+           "sink for the block"),
+    Metric("dynamics.strength", "strength of sink dimensions", "mean |h| over the median channel's"),
+    Metric("dynamics.mean", "mean of sink dimensions", "mean value, with its sign"),
+    Metric("dynamics.constant_share", "constant share of sink dimensions", "mean squared over mean of squares: 1 is a bias"),
+    Metric("dynamics.same_sign", "same sign of sink dimensions", "share of values with the commoner sign"),
+    Metric("dynamics.across_sequences", "sink dimensions across sequences", "correlation between windows: 1 is a function of "
+           "the position, 0 of the text"),
+    Metric("dynamics.across_positions", "sink dimensions across positions", "correlation between positions: 1 is a function "
+           "of the window, 0 of the token"),
+    Metric("singular.{down,block,chain}.sigma", "leading singular value, {}", "of the linear map"),
+    Metric("singular.{down,block,chain}.second", "second singular value, {}", "of the linear map"),
+    Metric("singular.{down,block,chain}.cos_state", "token of greatest norm against singular direction, {}",
+           "|cosine| with the stream of that token"),
+    Metric("singular.{down,block,chain}.cos_update", "update of that token against singular direction, {}",
+           "|cosine| with what the block added"),
+    *(Metric(f"outliers.{{norm_attn,norm_ffn,q,k,v,attention_output,down_input}}.{figure}", f"{label}, {{}}", meaning)
+      for figure, label, meaning in (
+          ("max", "largest value", "max |x|"),
+          ("max_no_token0", "largest value, no token 0", "max |x| without the first token of each window"),
+          ("max_over_median", "largest over median value", "max |x| over the median |x|; massive: about 1000"),
+          ("kurtosis", "kurtosis", "4th standardised moment of each window's values; 3 is normal"),
+          ("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares"),
+          ("channel_max_over_median", "largest over median channel", "of the channels' RMS"),
+          ("channels_over_6", "channels over 6 times the median", "share of the channels, by RMS"))),
+    Metric("gates.elements", "gate against |activation|", "correlation over elements; below 0: gates are low where "
+           "activations are large"),
+    Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
+)
+# An intervention's own; its probe figures and losses come from the tables above.
+LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
+                     "lower")
+LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
+ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never", "steps")
+
+
+def spelled_out(metric: Metric) -> Iterator[Metric]:
+    """The metrics that a row stands for: one for each word of its braces."""
+    braces = re.search(r"\{(.+)\}", metric.name)
+    for word in braces[1].split(",") if braces else ():
+        yield replace(metric, name=metric.name.replace(braces[0], word),
+                      label=metric.label.replace("{}", word.replace("_", " ")))
+    if not braces:
+        yield metric
+
+
+def table() -> dict[str, Metric]:
+    rows = [*TRAINING, *PROBE, ONSET]
+    rows += [replace(row, name=f"peak.{row.name}", label=f"peak {row.label}", better="none",
+                     meaning=f"largest over training: {row.meaning}") for row in PROBE if row.name not in NO_PEAK]
+    for measure in MEASURES:
+        for row in spelled_out(measure):
+            rows += [replace(row, meaning=f"{row.meaning}; mean over layers"),
+                     replace(row, name=f"{row.name}.max", label=f"{row.label}, max", meaning=f"{row.meaning}; largest layer")]
+    return {row.name: row for row in rows}
+
+
+TABLE = table()
+CHANGED = {LOSS_CHANGE.name: LOSS_CHANGE} | {row.name: row for row in (*TRAINING, *PROBE)
+                                             if row in PROBE or row.name in LOSSES}
+
+
+def find(name: str, interventions: Iterable[str] = ()) -> Metric | None:
+    """The metric of this name, of the model or of one of the interventions; None if there is none."""
+    of, dot, rest = name.partition(".")
+    if dot and of in interventions and rest in CHANGED:
+        row = CHANGED[rest]
+        return replace(row, name=name, label=f"{row.label}, {of}")
+    return TABLE.get(name)
+
+
+def known(name: str, interventions: Iterable[str] = ()) -> bool:
+    return find(name, interventions) is not None
+
+
+def nearest(name: str, interventions: Iterable[str] = (), most: int = 3) -> list[str]:
+    """Known names that look like this one, the likeliest first."""
+    names = [*TABLE, *(f"{of}.{rest}" for of in interventions for rest in CHANGED)]
+    return difflib.get_close_matches(name, names, n=most, cutoff=0.4)

@@ -1,0 +1,134 @@
+"""The figures of a run as one flat dict, name -> number, from the files of `sinklab train` and the JSON of its verbs.
+
+experiments/metrics.py has what each name means. What is missing or not a number is left out. Python's own library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import store
+from runs import Record, is_records, number, numbers, parse_json
+
+FROM_RESULT = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte", "params", "baseline_params", "ffn", "tokens",
+               "tokens_per_s", "seconds")
+OF_DIVERGED = ("params", "baseline_params", "ffn")
+NOT_FIGURES = ("step", "tokens", "windows", "val_loss")  # of a probe's object
+PLACES = ("m2_layer", "m2_dim")                          # numbers that have no largest
+SINK = 5  # M2 from which we call it a residual sink
+
+Metrics = dict[str, float]
+
+
+def finite(pairs: Iterable[tuple[str, float]]) -> Metrics:
+    return {name: value for name, value in pairs if math.isfinite(value)}
+
+
+def read_probes(folder: Path) -> list[Record]:
+    """The lines of probe.jsonl, in order."""
+    try:
+        text = (folder / "probe.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    records = [parse_json(line) for line in text.splitlines()]
+    return [r for r in records if isinstance(r, dict) and math.isfinite(number(r.get("step")))]
+
+
+def of_training(folder: Path, seq: int, diverged: bool) -> Metrics:
+    """All that a training run says of itself."""
+    result, probes = store.read_json(folder / "result.json"), read_probes(folder)
+    names = OF_DIVERGED if diverged else FROM_RESULT
+    found = finite((name, number(result.get(name))) for name in names) | {"diverged": float(diverged)} | of_steps(probes)
+    if not diverged:
+        final = result.get("probe")
+        found |= of_probe(final if isinstance(final, dict) else {}, seq)
+        found |= of_probe(probes[-1], seq) if probes and "layers" in probes[-1] else {}
+    return found
+
+
+def of_steps(probes: list[Record]) -> Metrics:
+    """Peaks over training, and where the residual sink sets in."""
+    names = dict.fromkeys(name for probe in probes for name, value in probe.items()
+                          if isinstance(value, (int, float)) and name not in (*NOT_FIGURES, *PLACES))
+    found = {}
+    for name in names:
+        values = [value for probe in probes if math.isfinite(value := number(probe.get(name)))]
+        found |= {f"peak.{name}": max(values)} if values else {}
+    onset = next((number(p["step"]) for p in probes if number(p.get("m2")) >= SINK), math.nan)
+    return found | finite([("onset.m2", onset)])
+
+
+def of_probe(probe: Record, seq: int) -> Metrics:
+    """The scalars of a probe, and what follows from them."""
+    found = finite((name, number(value)) for name, value in probe.items() if name not in NOT_FIGURES)
+    if "att0" in found and seq > 1:
+        uniform = math.fsum(1 / (q + 1) for q in range(1, seq)) / (seq - 1)
+        found["att0_over_uniform"] = found["att0"] / uniform
+    return found | finite([("lambda_sink", lambda_sink(probe))])
+
+
+def lambda_sink(probe: Record) -> float:
+    """Smallest |weight| of the block norms at the channel of M2; NaN without profiles."""
+    channel, layers = number(probe.get("m2_dim")), probe.get("layers")
+    if not math.isfinite(channel) or not is_records(layers):
+        return math.nan
+    rows = [numbers(layer.get(f"norm_weight_{part}")) for layer in layers for part in ("attn", "ffn")]
+    weights = [abs(row[int(channel)]) for row in rows if int(channel) < len(row)]
+    return min((w for w in weights if math.isfinite(w)), default=math.nan)
+
+
+# ---- `sinklab probe --measures`
+
+
+def leaves(measure: str, layer: Record) -> Iterator[tuple[str, float]]:
+    """Names and numbers of one layer's object of a measure: as it is nested, but for parts that belong together."""
+    for name, value in layer.items():
+        if name in ("layer", "token"):
+            continue
+        if measure == "dynamics":  # a list with an object a sink dimension
+            for row in value if is_records(value) else ():
+                yield from ((f"{measure}.{key}", number(x)) for key, x in row.items() if key not in ("dim",))
+        elif isinstance(value, list):  # of heads
+            yield from ((f"{measure}.{name}", x) for x in numbers(value))
+        elif isinstance(value, dict):
+            yield from ((joined(measure, name, key), number(x)) for key, x in value.items() if key != "channel")
+        else:
+            yield f"{measure}.{name}", number(value)
+
+
+def joined(measure: str, part: str, key: str) -> str:
+    if measure == "norms":
+        return f"norms.{part}_{key}"
+    return f"gates.{key}" if measure == "gates" else f"{measure}.{part}.{key}"
+
+
+def of_measures(measures: Mapping[str, Any]) -> Metrics:
+    """Means over layers (and heads, sink dimensions, the two norms), and the largest as NAME.max."""
+    values: dict[str, list[float]] = {}
+    for measure, layers in measures.items():
+        for layer in layers if is_records(layers) else ():
+            for name, x in leaves(measure, layer):
+                if math.isfinite(x):
+                    values.setdefault(name, []).append(x)
+    found: Metrics = {}
+    for name, row in values.items():
+        found |= {name: math.fsum(row) / len(row), f"{name}.max": max(row)}
+    return found
+
+
+def of_intervention(name: str, loss: Record, probe: Record, seq: int, before: float) -> Metrics:
+    """Of `sinklab eval` and `probe` on a changed model; before: the loss of the unchanged one on the same windows."""
+    after = number(loss.get("loss"))
+    rows = [("val_loss", after), ("loss_change", after - before), ("bits_per_byte", number(loss.get("bits_per_byte"))),
+            ("val_loss_trigger", number(loss.get("loss_trigger"))), ("val_loss_other", number(loss.get("loss_other")))]
+    return finite((f"{name}.{key}", value) for key, value in [*rows, *of_probe(probe, seq).items()])
+
+
+def parse(text: str) -> Record:
+    """What a verb printed with --json."""
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,394 @@
+"""Statistics of paired runs against SciPy, textbooks and simulation; metrics; claims and gates: parsing and every verdict."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import unittest
+from pathlib import Path
+from typing import Any
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
+
+import claims
+import metrics
+import numpy as np
+import paired
+from scipy import stats
+
+SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]  # Student 1908: differences of two drugs, in hours
+
+
+class Statistics(unittest.TestCase):
+    def test_students_sleep_data(self) -> None:
+        s = paired.sample(SLEEP)
+        self.assertAlmostEqual(s.mean, 1.58)
+        self.assertAlmostEqual(s.sd, 1.229995, places=6)
+        self.assertAlmostEqual(s.mean - s.half_width, 0.7001142, places=6)
+        self.assertAlmostEqual(s.mean + s.half_width, 2.4598858, places=6)
+        self.assertAlmostEqual(paired.t_test(SLEEP), 0.002832890, places=8)
+
+    def test_tests_against_scipy(self) -> None:
+        rng = np.random.default_rng(3)
+        for n, shift in ((2, 0.1), (3, -2.0), (5, 0.4), (8, 30.0), (5, -30.0)):
+            d = list(rng.normal(shift, 1, n))
+            one_sided = [float(stats.ttest_1samp(d, at, alternative=side).pvalue)
+                         for at, side in ((-0.5, "greater"), (0.5, "less"), (-0.5, "less"), (0.5, "greater"))]
+            np.testing.assert_allclose(paired.t_test(d), stats.ttest_1samp(d, 0).pvalue, rtol=1e-9)
+            np.testing.assert_allclose(paired.equivalence(d, 0.5), max(one_sided[:2]), rtol=1e-9)
+            np.testing.assert_allclose(paired.beyond(d, 0.5), min(1, 2 * min(one_sided[2:])), rtol=1e-9)
+
+    def test_too_few_values(self) -> None:
+        for p in (paired.t_test([1.0]), paired.equivalence([], 1), paired.t_test([2.0, 2.0]), paired.sample([]).mean,
+                  paired.sample([1.0]).half_width, paired.bootstrap([1.0])[0]):
+            self.assertTrue(math.isnan(p))
+        self.assertEqual(paired.sample([0.1, 0.1, 0.1]).sd, 0)  # their mean is not quite .1
+
+    def test_holm_by_hand(self) -> None:
+        """Sorted .005 .01 .03 .04, times 4 3 2 1, never less than the one before."""
+        np.testing.assert_allclose(paired.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+        np.testing.assert_allclose(paired.holm([0.01, math.nan, 0.3]), [0.03, math.nan, 0.6])
+        self.assertEqual(paired.holm([0.9, 0.8]), [1.0, 1.0])
+        self.assertEqual(paired.holm([]), [])
+
+    def test_bootstrap(self) -> None:
+        """Of three values the least and the greatest mean have 1/27 each, more than the 2.5 % of an end."""
+        self.assertEqual(paired.bootstrap([1.0, 2.0, 4.0]), (1.0, 4.0, "percentile"))
+        low, high, method = paired.bootstrap(SLEEP)
+        self.assertEqual((low, high, method), paired.bootstrap(SLEEP))
+        self.assertEqual(method, "BCa")
+        self.assertTrue(0.8 < low < 1.1 and 2.3 < high < 2.9, (low, high))  # longer to the right, where 4.6 is
+        self.assertGreater(high - 1.58, 1.58 - low)
+        self.assertEqual(paired.bootstrap([0.5, 0.5])[:2], (0.5, 0.5))
+
+    def test_sign_test_by_hand(self) -> None:
+        self.assertAlmostEqual(paired.sign_test([1, 1, 1, 1, 1]), 2 / 32)
+        self.assertAlmostEqual(paired.sign_test([1, -1, -1, 0]), 1)
+        self.assertEqual(paired.sign_test([0, 0]), 1)
+
+    def test_shares(self) -> None:
+        """Fisher: 2 of 10 over 5 tables; Newcombe (Statistics in Medicine 17, 1998), example (a) of method 10."""
+        self.assertAlmostEqual(paired.shares([0] * 5, [1] * 5)[0], 2 / 252)
+        _, low, high = paired.shares([1] * 48 + [0] * 32, [1] * 56 + [0] * 14)
+        self.assertAlmostEqual(low, 0.0524, places=4)
+        self.assertAlmostEqual(high, 0.3339, places=4)
+
+    def test_power_against_noncentral_t(self) -> None:
+        for n, effect in ((2, 1.0), (5, 0.5), (5, 2.0), (20, 0.7)):
+            limit, shift = stats.t.ppf(0.975, n - 1), effect * math.sqrt(n)
+            expected = stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift)
+            self.assertAlmostEqual(paired.t_power(n, effect, 0.05), expected, places=5)
+
+    def test_equivalence_power_by_simulation(self) -> None:
+        x = np.random.default_rng(5).normal(0, 1, (40000, 12))
+        within = np.abs(x.mean(1)) + stats.t.ppf(0.95, 11) * x.std(1, ddof=1) / math.sqrt(12) < 0.9
+        self.assertAlmostEqual(paired.equivalence_power(12, 0.9, 0.05), float(within.mean()), delta=0.01)
+
+    def test_seeds_needed(self) -> None:
+        """Cohen's tables for a paired t-test, two-sided 5 %, 80 % power: d = .2, .5, .8, 1."""
+        for d, n in ((0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)):
+            self.assertEqual(paired.seeds_needed(d, 1), n)
+        self.assertEqual(paired.seeds_needed(0.5, 1, same=True), 36)
+        self.assertEqual(paired.seeds_needed(1000, 1), 2)
+        self.assertEqual(paired.seeds_needed(0.001, 1), paired.MOST_SEEDS + 1)
+        self.assertGreater(paired.seeds_needed(0.5, 1, level=0.01) or 0, 34)
+        self.assertIsNone(paired.seeds_needed(0.5, 0))
+        self.assertIsNone(paired.seeds_needed(0.5, math.nan))
+
+
+class Metrics(unittest.TestCase):
+    def test_names(self) -> None:
+        for name in ("val_loss", "m2", "peak.max", "onset.m2", "lambda_sink", "norms.attn_in", "norms.ffn_out.max",
+                     "outliers.down_input.max_over_median", "gates.elements", "dynamics.across_sequences", "contribution.projected",
+                     "singular.chain.cos_update.max"):
+            self.assertTrue(metrics.known(name), name)
+        for name in ("M2", "peak.val_loss", "norms", "zero.m2", "norms.{attn,ffn}_in", "peak.m2_dim"):
+            self.assertFalse(metrics.known(name), name)
+
+    def test_interventions(self) -> None:
+        self.assertTrue(metrics.known("zero.m2", ["zero"]))
+        self.assertFalse(metrics.known("zero.params", ["zero"]))
+        self.assertEqual(metrics.find("zero.loss_change", ["zero"]).label, "loss change, zero")
+        self.assertIn("zero.loss_change", metrics.nearest("zero.losschange", ["zero"]))
+
+    def test_nearest(self) -> None:
+        self.assertEqual(metrics.nearest("M2")[0], "m2")
+        self.assertEqual(metrics.nearest("sinkrate")[0], "sink_rate")
+        self.assertEqual(metrics.nearest("%%%"), [])
+
+    def test_every_row_says_what_it_is(self) -> None:
+        for row in metrics.TABLE.values():
+            self.assertTrue(row.label and row.better in ("lower", "higher", "none"), row)
+            self.assertNotRegex(row.name + row.label, r"[{}]")
+
+
+CLAIM = {"id": "c", "text": "b has less", "metric": "m2", "arms": ["a", "b"], "scale": "ratio", "expect": "lower", "margin": 0.2}
+STUDY: dict[str, Any] = {"interventions": {"zero": {"k": 1}}, "claims": [CLAIM],
+                         "gates": {"g": {"arm": "a", "all": [{"metric": "m2", "at_least": 5}]}}}
+
+
+def changed(**keys: Any) -> dict[str, Any]:
+    """The study with its claim changed; None takes a key away."""
+    study = copy.deepcopy(STUDY)
+    study["claims"][0] = {k: v for k, v in (study["claims"][0] | keys).items() if v is not None}
+    return study
+
+
+class Parsing(unittest.TestCase):
+    def test_a_claim(self) -> None:
+        gates, rows = claims.parse(changed(gate="g", source="a paper", margin="1e-1"), ["a", "b"])
+        self.assertEqual(gates, [claims.Gate("g", "a", "all", (claims.Condition("m2", "at_least", 5.0),))])
+        self.assertEqual((rows[0].gate, rows[0].arms, rows[0].margin, rows[0].binary), (("g",), ["a", "b"], 0.1, False))
+        self.assertEqual(claims.parse({}), ([], []))
+
+    def test_errors_of_claims(self) -> None:
+        for study, words in (
+                (changed(metric="m3"), "claim c: metric: 'm3' is not known; nearest: m2"),
+                (changed(metric="one.m2"), "claim c: metric"),
+                (changed(arms=["a", "c"]), "claim c: arms: 'c' is not known; there are a, b"),
+                (changed(arms=["a", "a"]), "claim c: arms: two different ones"),
+                (changed(arms="a"), "claim c: arms: two different ones"),
+                (changed(scale="log"), "claim c: scale: 'log' is not known; there are ratio, difference"),
+                (changed(expect="lowre"), "claim c: expect: 'lowre' is not known; did you mean lower?"),
+                (changed(margin=None), "claim c: margin: missing"),
+                (changed(margin="much"), "claim c: margin: a number is wanted"),
+                (changed(margin=True), "claim c: margin: a number is wanted"),
+                (changed(margin=math.inf), "claim c: margin: a number is wanted"),
+                (changed(margin=-1), "claim c: margin: above 0"),
+                (changed(gate=["h"]), "claim c: gate: 'h' is not known"),
+                (changed(marign=1), "claim c: key: 'marign' is not known; did you mean margin?"),
+                (changed(id=None), "claim 1: id: missing"),
+                (changed(metric=["m2", "max", "m2"]), "claim c: metric: one is wanted, or two"),
+                (changed(metric=["m2", "diverged"]), "claim c: metric: m2 and diverged can't be compared"),
+                (changed(against=1), "claim c: against: a number is compared with one metric of one arm"),
+                (changed(against=1, arms=["c"]), "claim c: arms: 'c' is not known"),
+                (changed(against="much", arms=["a"]), "claim c: against: a number is wanted"),
+                (changed(against=1, arms=["a"], metric="diverged", scale="difference"), "claim c: against: diverged is 0 or 1"),
+                (changed(metric="diverged"), "claim c: diverged is 0 or 1"),
+                (changed(metric="diverged", scale="difference", expect="same"), "claim c: diverged is 0 or 1"),
+                ({"claims": [CLAIM, CLAIM]}, "claim c: id: two claims have it"),
+                ({"claims": ["c"]}, "claim 1: keys with values are wanted"),
+                ({"claims": {"c": CLAIM}}, "claims: a list is wanted")):
+            self.check(study, words)
+
+    def test_errors_of_gates(self) -> None:
+        condition = {"metric": "m2", "at_least": 5}
+        for gate, words in (
+                ({"arm": "c", "all": [condition]}, "gate g: arm: 'c' is not known"),
+                ({"arm": "a"}, "gate g: one list of conditions"),
+                ({"arm": "a", "all": [condition], "any": [condition]}, "gate g: one list of conditions"),
+                ({"arm": "a", "all": condition}, "gate g: all: a list of conditions"),
+                ({"arm": "a", "all": []}, "gate g: all: a list of conditions"),
+                ({"arm": "a", "all": [{"metric": "m2"}]}, "gate g: a condition takes metric and one of at_least"),
+                ({"arm": "a", "all": [{"metric": "m2", "above": "x"}]}, "gate g: above: a number is wanted"),
+                ({"arm": "a", "all": [condition | {"metric": "m"}]}, "gate g: metric: 'm' is not known"),
+                ({"arm": "a", "all": ["g"]}, "gate g: all: 'g' is no gate above this one"),
+                ([condition], "gate g: keys with values are wanted")):
+            self.check({"gates": {"g": gate}}, words)
+
+    def check(self, study: dict[str, Any], words: str) -> None:
+        with self.assertRaises(claims.ClaimError) as raised:
+            claims.parse(study, ["a", "b"])
+        self.assertIn(words, str(raised.exception))
+        self.assertNotIn("\n", str(raised.exception))
+
+
+def runs(values: list[Any], metric: str = "m2") -> dict[int, dict[str, Any]]:
+    """Seeds 1, 2, ...: a number is a finished run with that metric, a word the status of one without."""
+    return {seed: {"status": "finished", "metrics": {metric: v}} if not isinstance(v, str) else {"status": v, "metrics": {}}
+            for seed, v in enumerate(values, start=1)}
+
+
+def judge(first: list[Any], second: list[Any], more: int = 0, **keys: Any) -> dict[str, Any]:
+    """The judged claim, with `more` claims beside it that have no runs."""
+    study = changed(**keys)
+    study["claims"] += [CLAIM | {"id": f"more {i}", "arms": ["x", "y"]} for i in range(more)]
+    metric = study["claims"][0]["metric"]
+    return claims.judge(*claims.parse(study), {"a": runs(first, metric), "b": runs(second, metric), "x": runs(["missing"]),
+                                               "y": runs(["missing"])})[1][0]
+
+
+class Verdicts(unittest.TestCase):
+    def check(self, row: dict[str, Any], verdict: str, why: str = "", take: str = "") -> None:
+        self.assertEqual(row["verdict"], verdict, row)
+        self.assertIn(why, row["why"])
+        self.assertIn(take, row["take"])
+        self.assertEqual(bool(row["take"]), verdict not in (claims.SHOWN, claims.OPPOSITE))
+
+    def test_shown_as_a_ratio(self) -> None:
+        row = judge([8.0, 10.0, 9.0], [4.0, 5.2, 4.4])
+        self.check(row, claims.SHOWN, "lower, as claimed")
+        logs = np.log([0.5, 0.52, 4.4 / 9])
+        self.assertAlmostEqual(row["effect"], math.exp(logs.mean()))
+        interval = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+        np.testing.assert_allclose(row["effect_interval"], np.exp(interval))
+        np.testing.assert_allclose(row["p"], stats.ttest_1samp(logs, 0).pvalue)
+        self.assertEqual(row["p_holm"], row["p"])
+        self.assertAlmostEqual(row["first_sd"], 1.0)
+        self.assertEqual([p["seed"] for p in row["pairs"]], [1, 2, 3])
+
+    def test_shown_as_a_difference(self) -> None:
+        row = judge([1.50, 1.52, 1.51], [1.60, 1.621, 1.612], metric="val_loss", scale="difference", expect="higher", margin=0.05)
+        self.check(row, claims.SHOWN, "higher, as claimed")
+        self.assertAlmostEqual(row["effect"], (0.1 + 0.101 + 0.102) / 3)
+        self.assertEqual((row["unit"], row["test"]), ("nats per token", "t"))
+
+    def test_opposite(self) -> None:
+        self.check(judge([4.0, 5.2, 4.4], [8.0, 10.0, 9.0]), claims.OPPOSITE, "not lower")
+
+    def test_not_shown(self) -> None:
+        row = judge([8.0, 9.0, 7.0, 8.0], [4.0, 11.0, 6.0, 8.5])
+        self.check(row, claims.NOT_SHOWN, "Holm p", "seeds, for 80 % power")
+        self.assertEqual(row["seeds_needed"], paired.seeds_needed(math.log(1.2), row["sd"]))
+        self.assertTrue(row["effect_interval"][0] < 1 < row["effect_interval"][1])
+
+    def test_smaller_than_the_margin(self) -> None:
+        for second in ([7.6, 8.56, 9.5], [8.4, 9.46, 10.5]):
+            self.check(judge([8.0, 9.0, 10.0], second), claims.NOT_SHOWN, "smaller than the margin", "as large as the margin")
+
+    def test_enough_seeds_and_still_nothing(self) -> None:
+        first = [8.0 + 0.1 * i for i in range(8)]
+        row = judge(first, [x * (1 + 0.02 * (-1) ** i) for i, x in enumerate(first)])
+        self.check(row, claims.NOT_SHOWN, "Holm p", "a larger effect")
+
+    def test_holm_counts_what_is_judged(self) -> None:
+        """Claims without runs count, those that the profile leaves out or whose gate failed don't."""
+        of = {"a": runs([8.0, 10.0, 9.0]), "b": runs([4.0, 6.4, 4.4]), "x": runs([1.0, 1.0])}
+        study = changed()
+        study["claims"] += [CLAIM | {"id": "absent", "arms": ["a", "z"]}, CLAIM | {"id": "gated", "gate": ["low"]}]
+        study["gates"] = {"low": {"arm": "x", "all": [{"metric": "m2", "at_least": 5}]}}
+        rows = claims.judge(*claims.parse(study), of)[1]
+        self.assertEqual([row["verdict"] for row in rows], [claims.SHOWN, claims.NOT_RUN, claims.GATE_FAILED])
+        self.assertEqual(rows[0]["p_holm"], rows[0]["p"])
+        self.assertTrue(math.isnan(rows[1]["p_holm"]) and math.isnan(rows[2]["p_holm"]))
+
+    def test_holm_counts_all_claims(self) -> None:
+        values = [8.0, 10.0, 9.0], [4.0, 6.4, 4.4]
+        alone, beside = judge(*values), judge(*values, more=9)
+        self.check(alone, claims.SHOWN)
+        self.check(beside, claims.NOT_SHOWN, "Holm p")
+        self.assertAlmostEqual(beside["p_holm"], 10 * alone["p"])
+        self.assertGreater(beside["seeds_needed"], alone["seeds_needed"])
+
+    def test_gate_failed(self) -> None:
+        row = judge([4.0, 4.2], [2.0, 2.1], gate=["g"])
+        self.check(row, claims.GATE_FAILED, "g in a: m2 \u2265 5: 4.1", "a baseline in which")
+        self.check(judge([6.0, 6.2, 6.1], [2.0, 2.1, 2.05], gate=["g"]), claims.SHOWN)
+
+    def test_one_pair(self) -> None:
+        row = judge([8.0], [4.0])
+        self.check(row, claims.NOT_SHOWN, "one pair", "two seeds")
+        self.assertEqual((row["effect"], row["n"]), (0.5, 1))
+        self.assertTrue(math.isnan(row["p"]))
+
+    def test_lost_pairs(self) -> None:
+        row = judge([8.0, "failed", 9.0, 7.0, 8.5], [4.0, 5.0, "diverged", "missing", 4.2])
+        self.assertEqual(row["n"], 2)
+        self.assertEqual([lost["why"] for lost in row["lost"]], ["a: failed", "b: diverged", "b: not run yet"])
+        self.assertEqual((row["first_n"], row["second_n"]), (4, 3))
+
+    def test_all_diverged(self) -> None:
+        self.check(judge([8.0, 9.0], ["diverged", "diverged"]), claims.NO_PAIRS, "b: diverged", "runs of a and b")
+
+    def test_missing_metric(self) -> None:
+        row = claims.judge(*claims.parse(STUDY), {"a": runs([8.0, 9.0]), "b": runs([1.0, 2.0], "max")})[1][0]
+        self.check(row, claims.NO_PAIRS, "b: no m2 recorded")
+
+    def test_arm_that_the_profile_leaves_out(self) -> None:
+        row = claims.judge(*claims.parse(STUDY), {"a": runs([8.0, 9.0])})[1][0]
+        self.check(row, claims.NOT_RUN, "it leaves out b", "runs of a and b")
+
+    def test_two_metrics(self) -> None:
+        """Of one arm: the second's against the first's of the same run."""
+        of = {"a": {seed: {"status": "finished", "metrics": {"zero.loss_change": 0.1 * seed, "val_loss": 0.1 * seed + x}}
+                    for seed, x in ((1, 0.5), (2, 0.51), (3, 0.49))}}
+        keys = {"metric": ["zero.loss_change", "val_loss"], "arms": ["a", "a"], "scale": "difference", "expect": "higher"}
+        row = claims.judge(*claims.parse(changed(**keys)), of)[1][0]
+        self.check(row, claims.SHOWN)
+        self.assertAlmostEqual(row["effect"], 0.5)
+        self.assertEqual((row["metrics"], row["arms"]), (["zero.loss_change", "val_loss"], ["a"]))
+        self.assertEqual(row["compared"], "val_loss against zero.loss_change of a")
+
+    def test_against_a_number(self) -> None:
+        keys = {"arms": ["a"], "against": 7, "scale": "difference", "expect": "higher", "margin": 0.5}
+        row = claims.judge(*claims.parse(changed(**keys)), {"a": runs([8.0, 8.2, 7.9])})[1][0]
+        self.check(row, claims.SHOWN)
+        self.assertAlmostEqual(row["effect"], (1 + 1.2 + 0.9) / 3)
+        self.assertEqual((row["first_mean"], row["first_n"], row["second_n"]), (7.0, 0, 3))
+        self.assertEqual(row["compared"], "m2 of a against 7")
+        np.testing.assert_allclose(row["p"], stats.ttest_1samp([8.0, 8.2, 7.9], 7).pvalue)
+
+    def test_equal_differences(self) -> None:
+        """No variance: the sign test, which needs 6 pairs."""
+        keys = {"metric": "sink_rate", "scale": "difference", "margin": 0.1}
+        five, six = judge([0.5] * 5, [0.25] * 5, **keys), judge([0.5] * 6, [0.25] * 6, **keys)
+        self.check(five, claims.NOT_SHOWN, "Holm p", "more seeds")
+        self.assertEqual((five["test"], five["sd"], five["p"]), ("sign", 0, 0.0625))
+        self.check(six, claims.SHOWN)
+
+    def test_equal_arms(self) -> None:
+        self.check(judge([8.0, 9.0, 7.0], [8.0, 9.0, 7.0]), claims.NOT_SHOWN, "Holm p 1")
+        self.check(judge([8.0] * 5, [8.0] * 5, expect="same"), claims.SHOWN, "equivalent")
+        self.check(judge([8.0] * 4, [8.0] * 4, expect="same"), claims.NOT_SHOWN)
+
+    def test_same(self) -> None:
+        first = [8.0, 9.0, 7.0, 8.0]
+        self.check(judge(first, [8.1, 8.9, 7.05, 8.05], expect="same"), claims.SHOWN, "equivalent")
+        self.check(judge(first, [4.1, 4.4, 3.55, 4.05], expect="same"), claims.OPPOSITE, "more than the margin")
+        row = judge(first, [9.5, 7.8, 8.3, 6.8], expect="same")
+        self.check(row, claims.NOT_SHOWN, "may differ by more", "80 % power")
+        self.assertEqual(row["test"], "TOST")
+        self.check(judge(first, [10.9, 11.0, 7.5, 12.0], expect="same"), claims.NOT_SHOWN, "may differ by more")
+
+    def test_no_ratio(self) -> None:
+        row = judge([0.25, 0.0, 0.5], [0.1, 0.0, 0.2], metric="sink_rate")
+        self.check(row, claims.NOT_SHOWN, "would mislead: a: a ratio wants", "scale: difference")
+        self.assertEqual((row["n"], row["lost"][0]["why"]), (2, "a: a ratio wants values above 0, this is 0"))
+
+    def test_figures_that_some_runs_have_no(self) -> None:
+        """No onset means never: the seeds in which both arms have one are the alike ones."""
+        row = judge([100, 200, 300], [200, 401, math.nan], metric="onset.m2", expect="higher")
+        self.check(row, claims.NOT_SHOWN, "would mislead: b: no onset.m2 recorded", "a metric that all runs have")
+        self.assertLess(row["p_holm"], 0.05)
+
+    def test_diverging(self) -> None:
+        keys = {"metric": "diverged", "scale": "difference", "expect": "higher", "margin": 0.5}
+        row = judge([0] * 5, [1] * 5, **keys)
+        self.check(row, claims.SHOWN)
+        self.assertEqual((row["test"], row["interval_method"], row["effect"]), ("Fisher", "Newcombe", 1))
+        self.assertTrue(0 < row["interval"][0] < row["interval"][1] == 1)
+        self.check(judge([0] * 3, [1] * 3, **keys), claims.NOT_SHOWN)
+        self.check(judge([1] * 5, [0] * 5, **keys), claims.OPPOSITE)
+
+    def test_not_a_number(self) -> None:
+        self.check(judge([8.0, math.nan], [math.inf, 4.0]), claims.NO_PAIRS, "no m2 recorded")
+
+
+class Gates(unittest.TestCase):
+    def gates(self, **rows: Any) -> dict[str, dict[str, Any]]:
+        parsed, _ = claims.parse({"gates": {name: {"arm": "a"} | row for name, row in rows.items()}})
+        return claims.judge_gates(parsed, {"a": {1: {"status": "finished", "metrics": {"m2": 4.0, "att0": 0.1}},
+                                                 2: {"status": "finished", "metrics": {"m2": 8.0}}}})
+
+    def test_conditions(self) -> None:
+        """The mean of M2 is 6."""
+        for test, limit, met in (("at_least", 6, True), ("above", 6, False), ("at_most", 6, True), ("below", 6, False),
+                                 ("at_least", 6.1, False), ("below", 6.1, True)):
+            self.assertEqual(self.gates(g={"all": [{"metric": "m2", test: limit}]})["g"]["met"], met, (test, limit))
+
+    def test_any_all_and_nested(self) -> None:
+        yes, no = {"metric": "m2", "above": 5}, {"metric": "att0", "above": 0.5}
+        found = self.gates(yes={"any": [no, yes]}, no={"all": [yes, no]}, both={"any": ["yes", "no"]}, neither={"all": ["yes", "no"]})
+        self.assertEqual([gate["met"] for gate in found.values()], [True, False, True, False])
+        self.assertEqual(claims.gate_text(found["neither"]), "neither in a: yes (met), no (failed)")
+
+    def test_what_is_not_measured_is_not_met(self) -> None:
+        gate = self.gates(g={"all": [{"metric": "sink_rate", "at_most": 1}]})["g"]
+        self.assertFalse(gate["met"])
+        self.assertIn("not measured", claims.gate_text(gate))
+
+
+if __name__ == "__main__":
+    unittest.main()
