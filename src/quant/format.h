@@ -62,8 +62,8 @@ typedef struct {
 /* How the scales of a matrix lie: `down` rows of `across`; outer scales one under the other. */
 typedef struct {
     int64_t down, across, outers;
-} sl_blocks;
-sl_blocks sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d);
+} sl_scale_layout;
+sl_scale_layout sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d);
 
 /* amax[down*across] of the blocks. Fails where an x is not finite; `what` names the matrix in the message. */
 int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what, int64_t rows, int64_t d, const float *x,
