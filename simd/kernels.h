@@ -282,7 +282,7 @@ typedef struct sl_kernels {
                       float *max_abs); /* = max(old, |x_j|), d values */
 
     /* ---- quantisation of rows (simd/quant.c): the same bits in every tier.
-     * q(x) = x/scale, saturated to lo..hi, rounded to the nearest number of the grid, ties to even. Column j of row i
+     * q(x) = x/scale in fp32, saturated to lo..hi, rounded to the nearest number of the grid, ties to even. Column j of row i
      * has scale[i*lds + j/group] (lds 0: all rows the same; group >= d: one a row), which is >= 0; where it is 0, so is
      * q. An integer 0 has no sign. Returns 0 if an x is not finite, else 1: q of a NaN is NaN, and a code is then any. */
     int (*quant_round)(const sl_grid *g, int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group,
@@ -295,9 +295,9 @@ typedef struct sl_kernels {
     /* Codes of 4 bits, two a byte, the first in the lower half; an odd last one beside 0. */
     void (*quant_pack4)(int64_t n, const uint8_t *code, uint8_t *packed);
     void (*quant_unpack4)(int64_t n, const uint8_t *packed, uint8_t *code); /* upper halves 0 */
-    /* amax[i*lda + g] = the largest |x| of group g of row i, NaN if one is. */
+    /* amax[i*lda + g] = the largest |x| of group g of row i, NaN if one is not finite. */
     void (*quant_amax)(int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group, float *amax, int64_t lda);
-    /* The least and largest of each row, NaN if one is; d >= 1. */
+    /* The least and largest of each row, d >= 1; both NaN if one is not finite. */
     void (*quant_range)(int64_t rows, int64_t d, const float *x, int64_t ldx, float *lo, float *hi);
 
     /* ---- int8 GEMM (simd/gemm_int8.c): u8 by s8, sums in s32, exact. k is at most SL_INT8_MAX_K.

@@ -66,14 +66,16 @@ typedef struct {
 sl_scale_layout sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d);
 
 /* amax[down*across] of the blocks. Fails where an x is not finite; `what` names the matrix in the message. */
-int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what, int64_t rows, int64_t d, const float *x,
-                  int64_t ldx, float *amax);
-/* scale[down*across] from amax (or from a smaller one, which clips). code: a byte for each, or NULL; outer[outers] is written
- * for E4M3, and may be NULL otherwise. */
-void sl_quant_scales(const sl_quantiser *q, int64_t rows, int64_t d, const float *amax, float *scale, float *outer,
+int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what, int64_t rows, int64_t d,
+                  const float *x, int64_t ldx, float *amax);
+/* Of scales as E4M3: outer[outers], from the amax of the blocks under each. */
+void sl_quant_outer(const sl_quantiser *q, int64_t rows, int64_t d, const float *amax, float *outer);
+/* scale[down*across] from amax (a smaller one clips) and, of E4M3, from outer (NULL otherwise). code: a byte for each, or
+ * NULL. */
+void sl_quant_scales(const sl_quantiser *q, int64_t rows, int64_t d, const float *amax, const float *outer, float *scale,
                      uint8_t *code);
-/* y = the numbers that the elements of x stand for; y may be x. Fails where an x is not finite. grid: NULL, or one with a
- * zero point. */
+/* y = the numbers that the elements of x stand for; y may be x. Fails where an x is not finite. grid: the format's symmetric
+ * one, or one with a zero point. */
 int sl_quant_round(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
                    int64_t d, const float *x, int64_t ldx, const float *scale, float *y, int64_t ldy);
 /* Their codes, a byte each whatever the bits (quant_pack4 packs those of 4). */
