@@ -83,24 +83,19 @@ void sl_quant_point_range(sl_quant_point *p, float lo, float hi) {
     }
 }
 
-/* NVFP4 whose second scale is given. */
-static void scales_under(sl_quant_point *p) {
-    for (int64_t i = 0, n = most_blocks(p); i < n; i++)
-        p->block_scale[i] = sl_scale_of(p->q.scale, p->q.format, p->amax[i], p->outer, NULL);
-}
-
 int sl_quant_point_scales(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx) {
-    bool given = sl_range_is_static(p->range);
-    if (given && p->q.scale == SL_SCALE_F32) {
+    bool given = sl_range_is_static(p->range), second = p->q.scale == SL_SCALE_E4M3;
+    if (given && !second) {
         p->block_scale[0] = p->scale;
         return 0;
     }
     if (sl_quant_amax(k, &p->q, p->label, p->rows, p->dim, x, ldx, p->amax) < 0)
         return -1;
     if (given)
-        scales_under(p);
-    else
-        sl_quant_scales(&p->q, p->rows, p->dim, p->amax, p->block_scale, p->block_outer, NULL);
+        p->block_outer[0] = p->outer;
+    else if (second)
+        sl_quant_outer(&p->q, p->rows, p->dim, p->amax, p->block_outer);
+    sl_quant_scales(&p->q, p->rows, p->dim, p->amax, second ? p->block_outer : NULL, p->block_scale, NULL);
     return 0;
 }
 

@@ -146,13 +146,13 @@ sl_buf sl_build_rotate(sl_program *b, const char *label, sl_buf in, int64_t dim)
 /* ---- heads: columns dim_out.. of the rows; the signs are those of the label, for both directions */
 
 static void rotate_heads(const sl_op *op, const sl_exec *x, int64_t block, int thread,
-                         void (*rotate)(const sl_rotation *, const float *, float *, double *)) {
+                         void (*turn)(const sl_rotation *, const float *, float *, double *)) {
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t first = block * rows.size;
     for (int64_t i = first; i < first + sl_block_rows(rows, block); i++)
         for (int64_t h = 0; h < op->heads; h++) {
             float *head = sl_buf_data(x, op->out) + i * x->info[op->out].ld + op->dim_out + h * op->head_dim;
-            rotate(op->rotation[0], head, head, sl_thread_scratch(x, thread));
+            turn(op->rotation[0], head, head, sl_thread_scratch(x, thread));
         }
 }
 

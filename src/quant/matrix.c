@@ -14,8 +14,8 @@ static int64_t div_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 /* Blocks of `size` along n; 0: one block of all. */
 static int64_t blocks_along(int64_t n, int64_t size) { return size ? div_up(n, size) : n > 0; }
 
-sl_blocks sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d) {
-    return (sl_blocks){.down = blocks_along(rows, q->block_rows),
+sl_scale_layout sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d) {
+    return (sl_scale_layout){.down = blocks_along(rows, q->block_rows),
                        .across = blocks_along(d, q->block_cols),
                        .outers = q->scale == SL_SCALE_E4M3 ? blocks_along(rows, q->outer_rows) : 0};
 }
@@ -82,7 +82,7 @@ int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what,
 }
 
 void sl_quant_outer(const sl_quantiser *q, int64_t rows, int64_t d, const float *amax, float *outer) {
-    sl_blocks b = sl_quant_blocks(q, rows, d);
+    sl_scale_layout b = sl_quant_blocks(q, rows, d);
     for (int64_t o = 0; o < b.outers; o++)
         outer[o] = 0;
     for (int64_t i = 0; i < b.down; i++)
@@ -96,7 +96,7 @@ void sl_quant_outer(const sl_quantiser *q, int64_t rows, int64_t d, const float 
 
 void sl_quant_scales(const sl_quantiser *q, int64_t rows, int64_t d, const float *amax, const float *outer,
                      float *scale, uint8_t *code) {
-    sl_blocks b = sl_quant_blocks(q, rows, d);
+    sl_scale_layout b = sl_quant_blocks(q, rows, d);
     for (int64_t i = 0; i < b.down; i++)
         for (int64_t g = 0; g < b.across; g++) {
             int64_t at = i * b.across + g;

@@ -52,7 +52,8 @@ sl_quant_weights *sl_quant_weights_new(const sl_params *p, const sl_quant_option
         if (!is_rounded(t, o))
             continue;
         sl_quant_matrix *x = &w->matrix[w->count++];
-        *x = (sl_quant_matrix){.tensor = i, .q = o->scheme->weights, .rows = t->shape[0], .cols = t->shape[1]};
+        *x = (sl_quant_matrix){.tensor = i, .q = o->scheme->weights,
+                               .grid = sl_grid_symmetric(o->scheme->weights.format), .rows = t->shape[0], .cols = t->shape[1]};
         if (make_room(x) < 0) {
             sl_quant_weights_free(w);
             return NULL;
@@ -75,8 +76,10 @@ static int round_matrix(sl_quant_matrix *x, const sl_kernels *k, const char *nam
     int rc = amax ? sl_quant_amax(k, &x->q, name, x->rows, x->cols, w, x->cols, amax)
                   : sl_fail("out of memory for quantised weights");
     if (rc == 0) {
-        sl_quant_scales(&x->q, x->rows, x->cols, amax, x->scale, x->outer, x->scale_code);
-        rc = sl_quant_codes(k, &x->q, NULL, name, x->rows, x->cols, w, x->cols, x->scale, x->code, x->cols);
+        if (x->outer)
+            sl_quant_outer(&x->q, x->rows, x->cols, amax, x->outer);
+        sl_quant_scales(&x->q, x->rows, x->cols, amax, x->outer, x->scale, x->scale_code);
+        rc = sl_quant_codes(k, &x->q, &x->grid, name, x->rows, x->cols, w, x->cols, x->scale, x->code, x->cols);
     }
     free(amax);
     return rc;
@@ -105,8 +108,7 @@ static void join(const sl_quant_weights *w, int tensor, int64_t rows, int8_t *co
     float value[256];
     for (int64_t first = 0; first < rows; tensor++) {
         const sl_quant_matrix *x = matrix_of(w, tensor);
-        sl_grid g = sl_grid_symmetric(x->q.format);
-        sl_grid_values(&g, value);
+        sl_grid_values(&x->grid, value);
         for (int64_t i = 0; i < x->rows * x->cols; i++)
             code[first * x->cols + i] = (int8_t)value[x->code[i]];
         for (int64_t i = 0; i < x->rows; i++)
@@ -133,7 +135,7 @@ int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m) {
     const sl_params *p = sl_model_params(m);
     for (int i = 0; i < w->count; i++) {
         const sl_quant_matrix *x = &w->matrix[i];
-        sl_quant_values(k, &x->q, NULL, x->rows, x->cols, x->code, x->cols, x->scale, p->w + p->tensor[x->tensor].offset,
+        sl_quant_values(k, &x->q, &x->grid, x->rows, x->cols, x->code, x->cols, x->scale, p->w + p->tensor[x->tensor].offset,
                         x->cols);
     }
     const sl_op *op;

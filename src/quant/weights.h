@@ -9,6 +9,7 @@
 typedef struct {
     int tensor; /* in the parameter table */
     sl_quantiser q;
+    sl_grid grid;
     int64_t rows, cols, scales, outers;
     uint8_t *code;       /* [rows, cols], a byte each */
     float *scale;        /* [scales], as sl_quant_blocks lays them out */
