@@ -21,8 +21,8 @@ static const shape shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON,       SL_ISA_NEONBF16, SL_ISA_AVX2,
-                                    SL_ISA_AVX512, SL_ISA_AVX512BF16, SL_ISA_AMX};
+static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON,       SL_ISA_NEONDOT,    SL_ISA_NEONBF16, SL_ISA_AVX2,
+                                    SL_ISA_AVX512, SL_ISA_AVX512VNNI, SL_ISA_AVX512BF16, SL_ISA_AMX};
 enum { TIERS = sizeof tiers / sizeof *tiers };
 
 static double value(sl_bf16 h) {
