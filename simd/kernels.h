@@ -109,9 +109,10 @@ typedef struct {
 } sl_grid;
 
 typedef struct sl_kernels {
-    const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
+    const char *tier; /* "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot", "neonbf16" */
     int vl;           /* floats in a vector */
     int bf16_unit;    /* gemm_bf16 runs on a unit for it (AMX, VDPBF16PS, BFDOT), faster than gemm_f32 */
+    int int8_unit;    /* gemm_int8 does (AMX, VPDPBUSD, SDOT) */
 
     /* ---- GEMM (simd/gemm.c). C[m,n] (+)= sum_k A[m,k] B[k,n]; k runs in order, one accumulator per
      * element, which starts from C when adding: no blocking, cut of K or thread count matters. */
@@ -330,9 +331,11 @@ static inline int64_t sl_int8_kpad(int64_t k) { return (k + SL_INT8_KR - 1) / SL
 /* In rising order on each architecture, so that a cap is a comparison. */
 enum sl_isa {
     SL_ISA_AUTO, SL_ISA_SCALAR, SL_ISA_NEON, SL_ISA_AVX2, SL_ISA_AVX512,
-    SL_ISA_AVX512BF16, /* avx512 + AVX512_BF16 (Cooper Lake, Sapphire Rapids, Zen 4) */
-    SL_ISA_AMX,        /* avx512bf16 + AMX-TILE, AMX-BF16, and the kernel's leave to use them */
-    SL_ISA_NEONBF16,   /* neon + FEAT_BF16 (BFDOT) */
+    SL_ISA_AVX512VNNI, /* avx512 + AVX512_VNNI (Cascade Lake, Ice Lake) */
+    SL_ISA_AVX512BF16, /* avx512vnni + AVX512_BF16 (Cooper Lake, Sapphire Rapids, Zen 4) */
+    SL_ISA_AMX,        /* avx512bf16 + AMX-TILE, AMX-BF16, AMX-INT8, and the kernel's leave to use them */
+    SL_ISA_NEONDOT,    /* neon + FEAT_DotProd (SDOT) */
+    SL_ISA_NEONBF16,   /* neondot + FEAT_BF16 (BFDOT) */
 };
 
 /* Table of the best tier that this CPU and OS have, at most `cap` (SL_ISA_AUTO = no cap). A cap above

@@ -22,10 +22,11 @@
 #define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16) X(gemm_int8) X(peak_int8)
 /* clang-format on */
 
-#if defined SL_UNIT || defined SL_TIER_AVX512BF16
-#define SL_BF16_UNIT 1
-#else
+#ifndef SL_BF16_UNIT
 #define SL_BF16_UNIT 0
+#endif
+#ifndef SL_INT8_UNIT
+#define SL_INT8_UNIT 0
 #endif
 /* A tier that is another one (SL_TIER) but for its unit's kernels: -DSL_UNIT=amx. */
 #ifndef SL_UNIT

@@ -15,7 +15,7 @@ static inline int64_t sl_int8_ld(int64_t k) { return sl_int8_kpad(k) | SL_INT8_K
 static inline int64_t sl_int8_panels_size(int64_t n, int64_t k) {
     return (n + SL_INT8_NR - 1) / SL_INT8_NR * SL_INT8_NR * sl_int8_kpad(k);
 }
-/* Bytes of scratch that each thread needs, at x->scratch. */
+/* Bytes of scratch that each thread needs. */
 size_t sl_int8_thread_bytes(void);
 
 /* Panels and row sums of weight codes w[n,k] (symmetric: zero point 0). */

@@ -1,0 +1,10 @@
+/* int8 GEMM on VPDPBUSD. Contract in simd/kernels.h. */
+#define DOT(acc, a, b) _mm512_dpbusd_epi32(acc, a, b)
+#include "simd/avx512/dot.h"
+
+void SL_UNIT_FN(gemm_int8)(int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_t lda, const int8_t *panel,
+                           int32_t *c, int64_t ldc, int add) {
+    dot_product(m, n, k, (const char *)a, lda, (const char *)panel, c, ldc, add);
+}
+
+int64_t SL_UNIT_FN(peak_int8)(int64_t rounds) { return dot_peak(rounds, _mm512_set1_epi8(1)) * 16 * 8; }
