@@ -80,7 +80,8 @@ typedef struct {
 } pass;
 
 static void product(const pass *p, int64_t rows, int64_t n, int64_t k, const float *a, const float *weights, float *c) {
-    sl_gemm(p->x, rows, n, k, (sl_mat){a, k, 1}, (sl_mat){weights, k, 1}, c, n, false, NULL);
+    if (rows) /* an expert may have none */
+        sl_gemm(p->x, rows, n, k, (sl_mat){a, k, 1}, (sl_mat){weights, k, 1}, c, n, false, NULL);
 }
 
 /* Weights of expert e: gate, up [ffn, dim], down [dim, ffn]. */
