@@ -1,11 +1,12 @@
 /* sinklab quantize: a checkpoint with weights and activations rounded as a scheme says. */
 #include "base/err.h"
 #include "base/text.h"
+#include "base/threads.h"
 #include "cli/args.h"
-#include "cli/lists.h"
 #include "cli/load.h"
 #include "cli/quantize_report.h"
 #include "cli/verbs.h"
+#include "quant/export.h"
 #include "quant/run.h"
 
 #include <math.h>
@@ -65,6 +66,8 @@ static int check_flags(quantize *q) {
         return sl_fail_usage("quantize: --percentile goes with --clip percentile");
     p->clip.percentile = isnan(q->percentile) ? 99.9 : q->percentile;
     p->clip.windows = q->calibration;
+    if (q->grid && p->export_to)
+        return sl_fail_usage("quantize: --export writes one model; give --scheme with it, not --grid");
     if (q->grid)
         return p->options.real || p->options.kv
                    ? sl_fail_usage("quantize: --%s goes with one --scheme, not with --grid", p->options.real ? "real" : "kv")
@@ -95,6 +98,50 @@ static int run_schemes(quantize *q, sl_quant_run *r) {
     }
     return rc < 0 ? -1 : sl_quant_report_print(&q->report, q->grid, q->json);
 }
+
+/* ---- an exported model: it knows its scheme */
+
+static int run_import(quantize *q, const sl_args *args) {
+    sl_quant_report *t = &q->report;
+    bool real = t->plan.options.real;
+    sl_quant_result x = {0};
+    snprintf(t->dir, sizeof t->dir, "%s", args->positional[0]);
+    if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0 || sl_args_override(args, &t->config) ||
+        sl_config_check(&t->config) || sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
+        (q->corpus && set_corpus(&t->config, q->corpus) < 0))
+        return -1;
+    t->plan.options.real = real;
+    q->scheme = t->plan.options.scheme;
+    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_load_dataset(&t->config, t->vocab);
+    int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows, &x) : -1;
+    t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
+    sl_quant_report_begin(t, (sl_interval){NAN, NAN, 0}, t->plan.windows);
+    if (rc == 0)
+        rc = sl_quant_report_add(t, &x) < 0 ? -1 : sl_quant_report_print(t, false, q->json);
+    sl_quant_result_free(&x);
+    sl_quant_report_free(t);
+    sl_dataset_close(d);
+    return rc;
+}
+
+/* What may be said of an exported model, and what not. */
+static int check_import_flags(const quantize *q) {
+    const sl_quant_plan *p = &q->report.plan;
+    const char *flag = q->scheme_name           ? "scheme"
+                       : q->grid                ? "grid"
+                       : q->clip_name           ? "clip"
+                       : p->options.smooth >= 0 ? "smooth"
+                       : p->options.migrate     ? "migrate"
+                       : p->options.rotate      ? "rotate"
+                       : p->options.head        ? "head"
+                       : p->options.embedding   ? "embedding"
+                       : p->options.kv          ? "kv"
+                       : p->export_to           ? "export"
+                                                : NULL;
+    return flag ? sl_fail_usage("quantize: --%s: the folder holds an exported model, which is quantised already", flag) : 0;
+}
+
+/* ---- a checkpoint */
 
 static int run(quantize *q, const sl_args *args) {
     sl_quant_report *t = &q->report;
@@ -135,6 +182,8 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_BOOL("embedding", &p->options.embedding, "round the embeddings too"),
         SL_FLAG_BOOL("kv", &p->options.kv, "round keys and values too, as they would be cached"),
         SL_FLAG_BOOL("real", &p->options.real, "multiply integers on the int8 unit: the same bits, faster"),
+        SL_FLAG_STR("export", "DIR", &p->export_to,
+                    "write the quantised model to this new folder (src/quant/export.h); `sinklab quantize DIR` evaluates it"),
         SL_FLAG_STR("corpus", "C", &q.corpus, "calibrate and evaluate on this corpus; default: the one trained on"),
         SL_FLAG_INT("windows", "N", &p->windows, 0, 1e12, "validation windows, from the first one; 0 = all; default 128"),
         SL_FLAG_BOOL("json", &q.json, "print one JSON object"),
@@ -164,5 +213,7 @@ int sl_verb_quantize(int argc, char **argv) {
     if (args.positionals == 0)
         return sl_fail_usage("quantize: an argument is missing: sinklab quantize %s", spec.operands);
     p->options.seed = (uint64_t)seed;
+    if (sl_quant_is_export(args.positional[0]))
+        return check_import_flags(&q) < 0 ? -1 : run_import(&q, &args);
     return check_flags(&q) < 0 ? -1 : run(&q, &args);
 }

@@ -27,7 +27,7 @@ static figure loss_of(const sl_quant_result *x, double unit) {
 
 static figure perplexity_of(const sl_quant_result *x, double reference) {
     double c = x->change.mean, h = x->change.half, base = exp(reference);
-    return (figure){base * exp(c), base * expm1(c), base * expm1(c - h), base * expm1(c + h)};
+    return (figure){exp(x->loss.mean), base * expm1(c), base * expm1(c - h), base * expm1(c + h)};
 }
 
 static double bits(const sl_quant_report *t) { return t->bytes_per_token > 0 ? 1 / log(2) / t->bytes_per_token : NAN; }
@@ -62,12 +62,13 @@ void sl_quant_report_free(sl_quant_report *t) { json_decref(t->results); }
 int sl_quant_report_add(sl_quant_report *t, const sl_quant_result *x) {
     if (!isfinite(x->loss.mean))
         return sl_fail("%s: the loss is not a number; the checkpoint is broken or was diverging", x->scheme->name);
-    json_t *o = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:f}", "scheme", x->scheme->name, "loss",
+    json_t *o = json_pack("{s:s, s:o, s:o, s:o, s:o, s:f}", "scheme", x->scheme->name, "loss",
                           figure_json(loss_of(x, 1)), "perplexity", figure_json(perplexity_of(x, t->reference.mean)),
-                          "bits_per_byte", figure_json(loss_of(x, bits(t))), "weights", error_json(&x->weights), "errors",
-                          errors_json(x), "seconds", x->seconds);
+                          "bits_per_byte", figure_json(loss_of(x, bits(t))), "errors", errors_json(x), "seconds", x->seconds);
     if (!o)
         return sl_fail("out of memory for the result");
+    if (x->weights.xx > 0)
+        json_object_set_new(o, "weights", error_json(&x->weights));
     if (isfinite(x->clip_ratio))
         json_object_set_new(o, "clip_ratio", json_real(x->clip_ratio));
     json_array_append_new(t->results, o);
@@ -124,14 +125,19 @@ static double number(const json_t *o, const char *key) {
 
 static void print_figure(const char *title, const json_t *f) {
     if (isfinite(number(f, "value")))
-        printf("%-16s %12.6g   change from fp32 %+.4g  [%+.4g, %+.4g]\n", title, number(f, "value"), number(f, "change"),
-               number(f, "low"), number(f, "high"));
+        printf("%-16s %12.6g", title, number(f, "value"));
+    if (isfinite(number(f, "change")))
+        printf("   change from fp32 %+.4g  [%+.4g, %+.4g]", number(f, "change"), number(f, "low"), number(f, "high"));
+    if (isfinite(number(f, "value")))
+        putchar('\n');
 }
 
 static void print_header(const sl_quant_report *t) {
     const sl_quant_options *o = &t->plan.options;
-    printf("%s: %lld validation windows of %s; fp32 loss %.6f\n", t->dir, (long long)t->windows, t->config.data_corpus,
-           t->reference.mean);
+    printf("%s: %lld validation windows of %s", t->dir, (long long)t->windows, t->config.data_corpus);
+    if (isfinite(t->reference.mean))
+        printf("; fp32 loss %.6f", t->reference.mean);
+    putchar('\n');
     if (t->calibrates)
         printf("calibration: %lld windows of the training text, %s\n", (long long)t->plan.clip.windows,
                sl_clip_table[t->plan.clip.clip].name);
@@ -165,7 +171,8 @@ static void print_one(const json_t *o) {
     print_figure("loss", json_object_get(o, "loss"));
     print_figure("perplexity", json_object_get(o, "perplexity"));
     print_figure("bits per byte", json_object_get(o, "bits_per_byte"));
-    printf("%-16s %12.4g   relative error, cosine %.6f\n", "weights", number(json_object_get(o, "weights"), "relative"),
+    if (json_object_get(o, "weights"))
+        printf("%-16s %12.4g   relative error, cosine %.6f\n", "weights", number(json_object_get(o, "weights"), "relative"),
            number(json_object_get(o, "weights"), "cosine"));
     if (isfinite(number(o, "clip_ratio")))
         printf("%-16s %12.4g   quantile of the tokens' extremes\n", "clip", number(o, "clip_ratio"));

@@ -223,7 +223,7 @@ void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     char label[64];
     if (!b->quant || !b->quant->kv || b->quant->observe || !b->quant->scheme)
         return;
-    snprintf(label, sizeof label, "layers.%lld.attn.kv_rotate", (long long)layer);
+    snprintf(label, sizeof label, "layers.%lld.attn.kv.rotate", (long long)layer);
     if (b->quant->rotate)
         sl_build_rotate_heads(b, label, qkv, first, heads, hd, false);
     snprintf(label, sizeof label, "layers.%lld.attn.kv", (long long)layer);
@@ -235,7 +235,7 @@ void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     if (!(op->point[0] = new_point(b, label, SL_QUANT_KV, op->rows, op->dim_in,
                                      kv_blocks(b->quant->scheme, hd), SL_RANGE_TOKEN)))
         b->failed = true;
-    snprintf(label, sizeof label, "layers.%lld.attn.kv_rotate", (long long)layer);
+    snprintf(label, sizeof label, "layers.%lld.attn.kv.rotate", (long long)layer);
     if (b->quant->rotate)
         sl_build_rotate_heads(b, label, qkv, first, heads, hd, true);
 }

@@ -6,10 +6,12 @@
 #include "quant/options.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct sl_rotation {
+    char name[96];
     int64_t n, power, odd; /* n = power * odd */
     double *hartley;       /* [odd, odd] */
     int8_t *sign;
@@ -29,6 +31,7 @@ sl_rotation *sl_rotation_new(uint64_t seed, const char *name, int64_t n) {
         sl_fail("out of memory for a rotation");
         return NULL;
     }
+    snprintf(r->name, sizeof r->name, "%s", name);
     r->n = n;
     r->power = n & -n;
     r->odd = n / r->power;
@@ -53,6 +56,7 @@ void sl_rotation_free(sl_rotation *r) {
     free(r);
 }
 
+const char *sl_rotation_name(const sl_rotation *r) { return r->name; }
 const int8_t *sl_rotation_signs(const sl_rotation *r) { return r->sign; }
 
 /* Over the factor of powers of two: element a of `power`, each of `odd` values. */

@@ -11,6 +11,7 @@ typedef struct sl_rotation sl_rotation;
 /* Signs are a function of seed and name. NULL with a message. */
 sl_rotation *sl_rotation_new(uint64_t seed, const char *name, int64_t n);
 void sl_rotation_free(sl_rotation *r);
+const char *sl_rotation_name(const sl_rotation *r);
 const int8_t *sl_rotation_signs(const sl_rotation *r); /* n of them */
 
 /* In place; work: n values of scratch. */

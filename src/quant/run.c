@@ -2,7 +2,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "quant/layers.h"
+#include "quant/export.h"
 #include "quant/transform.h"
 #include "train/train.h"
 
@@ -105,10 +105,13 @@ static int load(sl_quant_run *r, const char *dir) {
     return rc;
 }
 
+static int64_t windows_in_force(const sl_dataset *d, int64_t wanted) {
+    int64_t have = sl_dataset_windows(d, SL_VAL);
+    return wanted == 0 || wanted > have ? have : wanted;
+}
+
 static int prepare(sl_quant_run *r, const char *dir, bool calibrates) {
-    int64_t have = sl_dataset_windows(r->data, SL_VAL);
-    if (r->plan.windows == 0 || r->plan.windows > have)
-        r->plan.windows = have;
+    r->plan.windows = windows_in_force(r->data, r->plan.windows);
     r->reference = calloc((size_t)r->plan.windows, sizeof *r->reference);
     r->loss = calloc((size_t)r->plan.windows, sizeof *r->loss);
     if (!r->reference || !r->loss)
@@ -253,7 +256,33 @@ int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x)
     x->change = sl_mean_interval(r->plan.windows, r->loss, r->reference);
     if (rc == 0)
         rc = collect_errors(m, x);
+    sl_quant_options o = options_for(r, s, false);
+    if (rc == 0 && r->plan.export_to)
+        rc = sl_quant_export(r->plan.export_to, &o, w, m);
     sl_quant_weights_free(w);
+    sl_model_free(m);
+    return rc;
+}
+
+/* Evaluates a model that was read from a file. */
+static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl_quant_result *x) {
+    double *loss = calloc((size_t)windows, sizeof *loss), start = sl_now();
+    int rc = loss ? sl_quant_window_losses(m, d, windows, loss) : sl_fail("out of memory for losses");
+    x->seconds = sl_now() - start;
+    x->loss = sl_mean_interval(windows, loss, NULL);
+    free(loss);
+    return rc < 0 ? -1 : collect_errors(m, x);
+}
+
+int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d, const sl_quant_options *o,
+                        int64_t *windows, sl_quant_result *x) {
+    sl_quant_run r = {.config = *c, .plan = {.windows = *windows}};
+    *x = (sl_quant_result){.scheme = o->scheme, .change = {NAN, NAN, 0}, .clip_ratio = NAN};
+    *windows = windows_in_force(d, *windows);
+    sl_model *m = sl_model_create_quantised(c, vocab, batch_for(&r, *windows), c->model_seq, o);
+    int rc = m ? sl_quant_import(dir, o, m) : -1;
+    if (rc == 0)
+        rc = evaluate_import(m, d, *windows, x);
     sl_model_free(m);
     return rc;
 }

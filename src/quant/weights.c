@@ -96,7 +96,7 @@ int sl_quant_weights_round(sl_quant_weights *w, const sl_kernels *k, const sl_pa
 
 /* ---- into a model */
 
-static const sl_quant_matrix *matrix_of(const sl_quant_weights *w, int tensor) {
+sl_quant_matrix *sl_quant_matrix_of(const sl_quant_weights *w, int tensor) {
     for (int i = 0; i < w->count; i++)
         if (w->matrix[i].tensor == tensor)
             return &w->matrix[i];
@@ -107,7 +107,7 @@ static const sl_quant_matrix *matrix_of(const sl_quant_weights *w, int tensor) {
 static void join(const sl_quant_weights *w, int tensor, int64_t rows, int8_t *code, float *scale) {
     float value[256];
     for (int64_t first = 0; first < rows; tensor++) {
-        const sl_quant_matrix *x = matrix_of(w, tensor);
+        const sl_quant_matrix *x = sl_quant_matrix_of(w, tensor);
         sl_grid_values(&x->grid, value);
         for (int64_t i = 0; i < x->rows * x->cols; i++)
             code[first * x->cols + i] = (int8_t)value[x->code[i]];

@@ -28,6 +28,7 @@ sl_quant_weights *sl_quant_weights_new(const sl_params *p, const sl_quant_option
 void sl_quant_weights_free(sl_quant_weights *w);
 /* Rounds p's. Fails where one is not finite. */
 int sl_quant_weights_round(sl_quant_weights *w, const sl_kernels *k, const sl_params *p);
+sl_quant_matrix *sl_quant_matrix_of(const sl_quant_weights *w, int tensor); /* NULL: it is not rounded */
 /* Gives a model these weights in place of its own: the values that the codes stand for, and codes where layers take those. */
 int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m);
 /* Does the table hold one matrix for embeddings and head, of which only one is to be rounded? */
