@@ -283,9 +283,10 @@ typedef struct sl_kernels {
                       float *max_abs); /* = max(old, |x_j|), d values */
 
     /* ---- quantisation of rows (simd/quant.c): the same bits in every tier.
-     * q(x) = x/scale in fp32, saturated to lo..hi, rounded to the nearest number of the grid, ties to even. Column j of row i
-     * has scale[i*lds + j/group] (lds 0: all rows the same; group >= d: one a row), which is >= 0; where it is 0, so is
-     * q. An integer 0 has no sign. Returns 0 if an x is not finite, else 1: q of a NaN is NaN, and a code is then any. */
+     * q(x) = x/scale in fp32, saturated to lo..hi, rounded to the nearest number of the grid, ties to even. Column j
+     * of row i has scale[i*lds + j/group] (lds 0: all rows the same; group >= d: one a row), which is >= 0; where it is
+     * 0, so is q. An integer 0 has no sign. Returns 0 if an x is not finite, else 1: q of a NaN is NaN, and its code
+     * any. */
     int (*quant_round)(const sl_grid *g, int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group,
                        const float *scale, int64_t lds, float *y, int64_t ldy); /* y = q(x) * scale; y may be x */
     int (*quant_codes)(const sl_grid *g, int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group,
@@ -303,13 +304,13 @@ typedef struct sl_kernels {
 
     /* ---- int8 GEMM (simd/gemm_int8.c): u8 by s8, sums in s32, exact. k is at most SL_INT8_MAX_K.
      *
-     * B travels in panels of 32 columns, k in fours: element B[kk][j] of a panel is panel[(kk/4)*128 + j*4 + kk%4]. k is
-     * padded to sl_int8_kpad(k), a multiple of 64, and columns to 32, both with zeros; a panel is kpad*32 bytes, 64-byte
-     * aligned. It feeds AMX tiles (16 fours x 16 columns), VPDPBUSD, SDOT and plain C alike. */
+     * B travels in panels of 32 columns, k in fours: element B[kk][j] of a panel is panel[(kk/4)*128 + j*4 + kk%4].
+     * k is padded to sl_int8_kpad(k), a multiple of 64, and columns to 32, both with zeros; a panel is kpad*32 bytes,
+     * 64-byte aligned. It feeds AMX tiles (16 fours x 16 columns), VPDPBUSD, SDOT and plain C alike. */
     /* C[m,n] (+)= A[m,k] * panel, n <= 32, k a multiple of 64. A: rows of k consecutive bytes, any in the padding. */
     void (*gemm_int8)(int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_t lda, const int8_t *panel, int32_t *c,
                       int64_t ldc, int add);
-    /* Packs one panel from n <= 32 rows of k codes: B[kk][j] = src[j*ld + kk] (weights [N,K]); sum[j], j < n: of row j. */
+    /* Packs one panel from n <= 32 rows of k codes (weights [N,K]): B[kk][j] = src[j*ld + kk]; sum[j]: of row j < n. */
     void (*pack_int8)(int64_t n, int64_t k, const int8_t *src, int64_t ld, int8_t *panel, int32_t *sum);
     /* y[i][j] = (float)(c[i][j] - zero*sum[j]) * scale_a[i*step_a] * scale_b[j*step_b], from left to right, plus
      * what is in y when adding. Steps are 1 or 0. That is the product of the numbers that the codes stand for: the

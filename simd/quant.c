@@ -41,8 +41,8 @@ SL_VEC vf to_grid(vf q, const int integer, const grid *g) {
     return v_copysign(v_sub(v_add(v_abs(q), unit), unit), q);
 }
 
-/* Integers: the last byte of the sum, two's complement. Floats: the sum less the power of two counts units of the binade,
- * 0..2^(mantissa + 1), and each binade begins 2^mantissa codes after the one below. */
+/* Integers: the last byte of the sum, two's complement. Floats: the sum less the power of two counts units of the
+ * binade, 0..2^(mantissa + 1), and each binade begins 2^mantissa codes after the one below. */
 SL_VEC vi to_code(vf q, const int integer, const grid *g) {
     if (integer)
         return vi_add(v_bits(v_add(q, v_set1(INTEGERS))), g->zero);

@@ -1,15 +1,15 @@
-/* Products on AMX tiles, for simd/amx/gemm_*.c: C[m,n] (+)= A[m,k] * panel, n <= 32. A tile row is 64 bytes: of A 64 bytes
- * of a row, of the panel 16 columns of 4 bytes of k each, of C 16 elements of 4 bytes; what the bytes hold only
- * TILE_DP(c, a, b), which the including file defines, knows.
+/* Products on AMX tiles, for simd/amx/gemm_*.c: C[m,n] (+)= A[m,k] * panel, n <= 32. A tile row is 64 bytes: of A 64
+ * bytes of a row, of the panel 16 columns of 4 bytes of k each, of C 16 elements of 4 bytes; what the bytes hold
+ * only TILE_DP(c, a, b), which the including file defines, knows.
  *
- * 2 x 2 accumulators (32 rows x 32 columns of C), two tiles of A straight from its rows, two of B from the panel. Tails are
- * tiles of fewer rows or columns, so nothing outside A's rows and C is touched. A is loaded with the streaming hint
- * (TILELOADDT1), so that it does not push the panel out of L1: 15 % faster than both with or both
+ * 2 x 2 accumulators (32 rows x 32 columns of C), two tiles of A straight from its rows, two of B from the panel.
+ * Tails are tiles of fewer rows or columns, so nothing outside A's rows and C is touched. A is loaded with the
+ * streaming hint (TILELOADDT1), so that it does not push the panel out of L1: 15 % faster than both with or both
  * without the hint (Emerald Rapids, bf16, k 384, rows of A in L2).
  *
- * The tile configuration belongs to the thread, and whoever runs between two calls may change it;
- * so each call configures (a few dozen cycles) and releases, which also keeps 8 KB of tile state
- * out of the thread's context switches and lets the unit power down. */
+ * The tile configuration belongs to the thread, and whoever runs between two calls may change it; so each call
+ * configures (a few dozen cycles) and releases, which also keeps 8 KB of tile state out of the thread's context
+ * switches and lets the unit power down. */
 #ifndef SL_SIMD_AMX_TILES_H
 #define SL_SIMD_AMX_TILES_H
 
@@ -42,8 +42,9 @@ static void configure(int r0, int r1, int n0, int n1) {
 }
 
 /* One block of C; r2, n2: whether the second tile row and column exist. k, lda and ldc in bytes. */
-static inline __attribute__((always_inline)) void block(const int r2, const int n2, int64_t k, const char *a, int64_t lda,
-                                                        const char *panel, char *c, int64_t ldc, int add) {
+static inline __attribute__((always_inline)) void block(const int r2, const int n2, int64_t k, const char *a,
+                                                        int64_t lda, const char *panel, char *c, int64_t ldc,
+                                                        int add) {
     const char *a1 = a + TILE * lda;
     char *c1 = c + TILE * ldc;
     if (add) {

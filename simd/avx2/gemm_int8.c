@@ -1,6 +1,6 @@
-/* int8 GEMM on VPMADDWD, also for avx512 without VNNI: bytes are widened to 16 bits, even and odd ones apart, and sums of two
- * products are exact (VPMADDUBSW's, in 16 bits, would saturate). Blocks of MR rows x 32 columns in registers. Contract in
- * simd/kernels.h. */
+/* int8 GEMM on VPMADDWD, also for avx512 without VNNI: bytes are widened to 16 bits, even and odd ones apart, and
+ * sums of two products are exact (VPMADDUBSW's, in 16 bits, would saturate). Blocks of MR rows x 32 columns in
+ * registers. Contract in simd/kernels.h. */
 #include "simd/tier.h"
 
 #if VL == 16
@@ -21,8 +21,9 @@ static inline vi broadcast4(const uint8_t *a) {
 /* How many of the columns of vector v exist, of n. */
 static inline int part(int64_t n, int v) { return n >= VL * (v + 1) ? VL : n > VL * v ? (int)n - VL * v : 0; }
 
-static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k, const uint8_t *a, int64_t lda,
-                                                        const int8_t *panel, int32_t *c, int64_t ldc, int add) {
+static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k, const uint8_t *a,
+                                                        int64_t lda, const int8_t *panel, int32_t *c, int64_t ldc,
+                                                        int add) {
     vi acc[MR][VEC];
     for (int i = 0; i < mr; i++)
         for (int v = 0; v < VEC; v++)

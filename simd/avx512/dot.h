@@ -1,6 +1,6 @@
-/* Products on the dot-product instructions of AVX-512, for gemm_*.c of tiers with them: blocks of MR rows x 32 columns in
- * registers, A broadcast from memory 4 bytes of k at a time. What the bytes hold only DOT(acc, a, b), which the including
- * file defines on __m512i, knows. k and lda are in bytes. */
+/* Products on the dot-product instructions of AVX-512, for gemm_*.c of tiers with them: blocks of MR rows x 32
+ * columns in registers, A broadcast from memory 4 bytes of k at a time. What the bytes hold only DOT(acc, a, b),
+ * which the including file defines on __m512i, knows. k and lda are in bytes. */
 #ifndef SL_SIMD_AVX512_DOT_H
 #define SL_SIMD_AVX512_DOT_H
 

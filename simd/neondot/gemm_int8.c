@@ -1,5 +1,5 @@
-/* int8 GEMM on SDOT: 4 rows x 16 columns in registers, 4 bytes of A by lane. SDOT takes signed bytes alone: A's have 128
- * taken off, and the sums start from 128 times the panel's column sums. Contract in simd/kernels.h. */
+/* int8 GEMM on SDOT: 4 rows x 16 columns in registers, 4 bytes of A by lane. SDOT takes signed bytes alone: A's have
+ * 128 taken off, and the sums start from 128 times the panel's column sums. Contract in simd/kernels.h. */
 #include "simd/tier.h"
 
 #include <arm_neon.h>
@@ -23,9 +23,9 @@ static inline void column_sums(int64_t k, const int8_t *panel, int32x4_t sum[VEC
 }
 
 /* Columns j..j+15; n: how many of them exist. */
-static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k, const uint8_t *a, int64_t lda,
-                                                        const int8_t *panel, const int32x4_t sum[VEC], int32_t *c,
-                                                        int64_t ldc, int add) {
+static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k, const uint8_t *a,
+                                                        int64_t lda, const int8_t *panel, const int32x4_t sum[VEC],
+                                                        int32_t *c, int64_t ldc, int add) {
     int32x4_t acc[MR][VEC];
     int32_t edge[4 * VEC] = {0}; /* a short row on its way in or out */
     for (int i = 0; i < mr; i++) {

@@ -9,8 +9,8 @@ Rounding of single numbers, scale 1 (bits of binary32 as I32, codes as U8):
                           every sign and exponent of binary32 with mantissas about the ties; saturated to 448
   e4m3.values, e2m1.values, e8m0.values   F32, what each code means (NaN too)
 Matrices:
-  x                       normal numbers with outliers, a block of zeros, one of subnormals, a tiny row; the following are
-                          of its first rows but for e4m3_block
+  x                       normal numbers with outliers, a block of zeros, one of subnormals, a tiny row; the
+                          following are of its first rows but for e4m3_block
   int8_row, int4_row      scale [rows], y: SmoothQuant's fake quantisation, absmax / qmax, round, times scale
   int8_tensor             the same with one scale
   int4_g32                groups of 32 of a row

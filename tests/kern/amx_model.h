@@ -1,7 +1,7 @@
-/* AMX's tiles in plain C, so that simd/amx/ is tested on machines without the unit: put in front of
- * the source with -include, it replaces the intrinsics. Semantics as in the Intel SDM (TDPBF16PS:
- * even and odd products of a tile are summed apart, in fp32, nearest even; TDPBUSD: exact, modulo 2^32). A use of a tile that
- * the hardware would refuse aborts. Flushing of subnormals is not modelled. */
+/* AMX's tiles in plain C, so that simd/amx/ is tested on machines without the unit: put in front of the source with
+ * -include, it replaces the intrinsics. Semantics as in the Intel SDM (TDPBF16PS: even and odd products of a tile
+ * are summed apart, in fp32, nearest even; TDPBUSD: exact, modulo 2^32). A use of a tile that the hardware would
+ * refuse aborts. Flushing of subnormals is not modelled. */
 #ifndef SL_TESTS_AMX_MODEL_H
 #define SL_TESTS_AMX_MODEL_H
 

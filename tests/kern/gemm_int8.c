@@ -136,7 +136,7 @@ static void check_threads(k_case *c) {
         pthread_join(id[t], NULL);
     for (int t = 0; t < THREADS; t++)
         if (t >= started || s[t].wrong)
-            k_fail(c, t >= started ? "thread %d did not start" : "thread %d has other sums beside others than alone", t);
+            k_fail(c, t >= started ? "thread %d did not start" : "thread %d has other sums than alone", t);
 }
 
 static void check_gemm(k_case *c) {
@@ -174,15 +174,15 @@ struct scaling {
 
 static void call_scale(const sl_kernels *t, const k_case *c) {
     const struct scaling *s = c->arg;
-    t->scale_int32(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), s->zero, c->buf[1].p, k_f32(c, 2), s->step_a,
-                   k_f32(c, 3), s->step_b, k_f32(c, 4), k_ld(c, 4), s->add);
+    t->scale_int32(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), s->zero, c->buf[1].p, k_f32(c, 2),
+                   s->step_a, k_f32(c, 3), s->step_b, k_f32(c, 4), k_ld(c, 4), s->add);
 }
 
 static void describe_scale(k_case *c, int64_t m, int64_t n, struct scaling s) {
     static struct scaling arg;
     arg = s;
-    k_begin(c, call_scale, &arg, "m=%d n=%d zero=%d steps %d %d add=%d", (int)m, (int)n, (int)s.zero, s.step_a, s.step_b,
-            s.add);
+    k_begin(c, call_scale, &arg, "m=%d n=%d zero=%d steps %d %d add=%d", (int)m, (int)n, (int)s.zero, s.step_a,
+            s.step_b, s.add);
     k_buf *in = k_add(c, "c", K_I32, K_IN, m, n, k_stride(c, n)), *sum = k_add(c, "sum", K_I32, K_IN, 1, n, n);
     k_buf *a = k_add(c, "scale_a", K_F32, K_IN, 1, s.step_a ? m : 1, s.step_a ? m : 1);
     k_buf *b = k_add(c, "scale_b", K_F32, K_IN, 1, s.step_b ? n : 1, s.step_b ? n : 1);

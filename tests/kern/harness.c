@@ -294,8 +294,8 @@ static uint8_t canary(const uint8_t *at) {
     return (a & 3) == 3 ? 0x7f : (a & 3) == 2 ? 0xff : (uint8_t)(a * 0x9E3779B1u >> 11);
 }
 
-/* Another NaN, that of outputs before the call. Integers have none: they keep the canaries, other ones in each placement,
- * so that an element that was not written shows at the latest as one that changed. */
+/* Another NaN, that of outputs before the call. Integers have none: they keep the canaries, other ones in each
+ * placement, so that an element that was not written shows at the latest as one that changed. */
 static void unwritten(enum k_type t, void *p) {
     static const uint64_t f64 = 0x7ffe5a5a5a5a7fe5u;
     static const uint32_t f32 = 0x7fe5a5c3u;

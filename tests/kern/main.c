@@ -11,7 +11,8 @@ enum { SKIPPED = 77, MAX_KERNELS = 128 }; /* 77: meson's exit code of a skipped 
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"gemm_int8", k_gemm_int8}, {"quant", k_quant}, {"norm", k_norm},
+} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"gemm_int8", k_gemm_int8},
+               {"quant", k_quant}, {"norm", k_norm},
                {"norm_scale", k_norm_scale}, {"norm_dyt", k_norm_dyt}, {"act", k_act},     {"rope", k_rope},
                {"attention", k_attention}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
 

@@ -42,7 +42,11 @@ static const format *format_at(k_case *c, int i, int affine) {
     format *f = &formats[i];
     int integer = row[i].mantissa == row[i].least, zero = (int)k_range(c, 0, (1 << row[i].bits) - 1);
     f->name = row[i].name;
-    f->grid = (sl_grid){row[i].mantissa, row[i].least, -row[i].max, row[i].max, integer ? 0 : 1 << (row[i].bits - 1), 0};
+    f->grid = (sl_grid){.mantissa = row[i].mantissa,
+                        .least_exponent = row[i].least,
+                        .lo = -row[i].max,
+                        .hi = row[i].max,
+                        .sign = integer ? 0 : 1 << (row[i].bits - 1)};
     if (integer && affine == 1)
         f->grid.lo = (float)-zero, f->grid.hi = (float)((1 << row[i].bits) - 1 - zero), f->grid.zero = zero;
     if (integer && affine == 2)
@@ -112,8 +116,8 @@ static void describe(k_case *c, struct call a, int codes, const char *data) {
     arg = a;
     int64_t across = a.d ? (a.d + a.group - 1) / a.group : 0;
     k_begin(c, codes ? call_codes : call_round, &arg, "%s %g..%g rows=%d d=%d group=%d%s %s", a.f->name,
-            (double)a.f->grid.lo, (double)a.f->grid.hi, (int)a.rows, (int)a.d, (int)a.group, a.one ? " one scale row" : "",
-            data);
+            (double)a.f->grid.lo, (double)a.f->grid.hi, (int)a.rows, (int)a.d, (int)a.group,
+            a.one ? " one scale row" : "", data);
     k_buf *x = k_add(c, "x", K_F32, K_IN, a.rows, a.d, k_stride(c, a.d));
     k_add(c, "scale", K_F32, K_IN, a.one ? 1 : a.rows, across, k_stride(c, across));
     k_buf *y = k_add(c, "y", codes ? K_U8 : K_F32, K_OUT, a.rows, a.d, k_stride(c, a.d));

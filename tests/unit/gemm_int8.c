@@ -1,5 +1,5 @@
-/* int8 products in threads, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have the
- * bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers from the codes. */
+/* int8 products in threads, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have
+ * the bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers. */
 #include "ops/gemm_int8.h"
 
 #include "base/rng.h"
@@ -18,7 +18,7 @@ static const struct {
 } shapes[] = {{1, 1, 1}, {5, 40, 33}, {150, 131, 70}, {30, 260, 390}, {257, 96, 64}, {17, 65, 2100}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* How X is quantised: a token, the tensor, or the tensor with a zero point; how W is: an output channel or the tensor. */
+/* What shares a scale, of X: a token, the tensor, or the tensor with a zero point; of W: an output channel or all. */
 typedef struct {
     int x_rows, affine, w_rows;
 } kind;
@@ -117,9 +117,10 @@ static float *definition(const operands *o, const kind *how, int add) {
     return y;
 }
 
-/* Nearly the product of the numbers that the codes stand for, in double: k + 3 roundings of binary32 at most. */
+/* Nearly the product, in double, of the numbers that the codes stand for. */
 static void against_double(const operands *o, const kind *how, const sl_kernels *kn, const float *y) {
-    sl_quantiser qx = {SL_FORMAT_int8, SL_SCALE_F32, how->x_rows, 0, 0}, qw = {SL_FORMAT_int8, SL_SCALE_F32, how->w_rows, 0, 0};
+    sl_quantiser qx = {SL_FORMAT_int8, SL_SCALE_F32, how->x_rows, 0, 0}, qw = qx;
+    qw.block_rows = how->w_rows;
     sl_grid gx = grid_of_x(o, how), gw = sl_grid_symmetric(SL_FORMAT_int8);
     float *x = must_alloc(o->m * o->k * 4), *w = must_alloc(o->n * o->k * 4);
     ck_assert_int_eq(sl_quant_round(kn, &qx, &gx, "x", o->m, o->k, o->x, o->k, o->scale_x, x, o->k), 0);

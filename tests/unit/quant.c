@@ -255,13 +255,12 @@ END_TEST
 /* Blocks of 3 rows, which items of 32 rows cut: as if each were quantised alone. */
 START_TEST(blocks_of_rows) {
     const sl_kernels *k = sl_kernels_select(SL_ISA_AUTO);
-    const scheme s = {"", {SL_FORMAT_e4m3, SL_SCALE_E4M3, 3, 50, 6}, 130}, one = {"", {SL_FORMAT_e4m3, SL_SCALE_E4M3, 0, 50, 0}, 6};
+    const scheme s = {"", {SL_FORMAT_e4m3, SL_SCALE_E4M3, 3, 50, 6}, 130};
+    const scheme one = {"", {SL_FORMAT_e4m3, SL_SCALE_E4M3, 3, 50, 0}, 6};
     const float *x = data("x", "");
     quantised all = quantise(k, &s, x);
     for (int64_t row = 0; row + 6 <= 130; row += 6) {
-        scheme halves = one;
-        halves.q.block_rows = 3;
-        quantised alone = quantise(k, &halves, x + row * D);
+        quantised alone = quantise(k, &one, x + row * D);
         ck_assert_mem_eq(alone.y, all.y + row * D, 6 * D * 4);
         ck_assert_mem_eq(alone.scale, all.scale + row / 3 * all.blocks.across, (size_t)(2 * all.blocks.across) * 4);
         drop(&alone);
