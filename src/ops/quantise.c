@@ -19,7 +19,6 @@ const char *const sl_quant_class_names[] = {[SL_QUANT_POST_NORM] = "post_norm",
 
 static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Scales of a point, at most: a row has several where blocks are narrower, those of keys and values as wide as a head. */
 static int64_t most_blocks(const sl_quant_point *p) {
     int64_t down = p->q.block_rows ? div_up(p->rows, p->q.block_rows) : 1;
     return down * (p->q.block_cols ? div_up(p->dim, p->q.block_cols) : 1);
@@ -195,47 +194,75 @@ sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x) {
     return b->quant && b->quant->head ? sl_build_quantiser(b, "head", x, b->config->model_dim) : x;
 }
 
-/* ---- keys and values: columns dim_out.. of the qkv rows, dim_in of them; saved[0]: rounded, before they take their place */
+/* ---- keys and values: columns dim_out.. of the qkv rows, `heads` of head_dim. saved[0]: a row for each of them, rotated in
+ * a rotated model; saved[1]: rounded, before they go back */
 
-static void kv_forward(const sl_op *op, const sl_exec *x) {
-    float *kv = sl_buf_data(x, op->out) + op->dim_out, *y = sl_buf_data(x, op->saved[0]);
-    int64_t ld = x->info[op->out].ld, n = op->dim_in;
-    sl_quant_point_apply(op->point[0], x->k, kv, ld, y, n);
-    for (int64_t i = 0; i < op->rows; i++)
-        memcpy(kv + i * ld, y + i * n, (size_t)n * sizeof *kv);
+static float *head_at(const sl_op *op, const sl_exec *x, int64_t row, int64_t h) {
+    return sl_buf_data(x, op->out) + row * x->info[op->out].ld + op->dim_out + h * op->head_dim;
 }
 
-static sl_quantiser kv_blocks(const sl_scheme *s, int64_t head_dim) {
-    sl_quantiser q = s->activations;
-    q.block_rows = 1;
-    q.outer_rows = q.scale == SL_SCALE_E4M3;
-    if (!q.block_cols)
-        q.block_cols = head_dim;
-    return q;
+static void take_heads(void *task, int64_t block, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    sl_blocks rows = sl_row_blocks(op->rows);
+    for (int64_t i = block * rows.size, end = i + sl_block_rows(rows, block); i < end; i++)
+        for (int64_t h = 0; h < op->heads; h++) {
+            float *to = sl_buf_data(x, op->saved[0]) + (i * op->heads + h) * op->head_dim;
+            if (op->rotation[0])
+                sl_rotate_row(op->rotation[0], head_at(op, x, i, h), to, sl_thread_scratch(x, thread));
+            else
+                memcpy(to, head_at(op, x, i, h), (size_t)op->head_dim * sizeof *to);
+        }
+}
+
+static void put_heads(void *task, int64_t block, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    sl_blocks rows = sl_row_blocks(op->rows);
+    for (int64_t i = block * rows.size, end = i + sl_block_rows(rows, block); i < end; i++)
+        for (int64_t h = 0; h < op->heads; h++) {
+            const float *from = sl_buf_data(x, op->saved[1]) + (i * op->heads + h) * op->head_dim;
+            if (op->rotation[0])
+                sl_rotate_row_back(op->rotation[0], from, head_at(op, x, i, h), sl_thread_scratch(x, thread));
+            else
+                memcpy(head_at(op, x, i, h), from, (size_t)op->head_dim * sizeof *from);
+        }
+}
+
+static void kv_forward(const sl_op *op, const sl_exec *x) {
+    sl_parallel_rows(op, x, take_heads);
+    sl_quant_point_apply(op->point[0], x->k, sl_buf_data(x, op->saved[0]), op->head_dim, sl_buf_data(x, op->saved[1]),
+                         op->head_dim);
+    sl_parallel_rows(op, x, put_heads);
 }
 
 static const sl_op_kind kv_quantise = {"kv_quantise", kv_forward, NULL, false, false};
 
+/* A scale for each head and position, or the format's blocks in it. */
+static sl_quantiser kv_blocks(const sl_scheme *s) {
+    sl_quantiser q = s->activations;
+    q.block_rows = 1;
+    q.outer_rows = q.scale == SL_SCALE_E4M3;
+    return q;
+}
 
 void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     const sl_config *c = b->config;
-    int64_t hd = sl_config_head_dim(c), heads = 2 * sl_config_kv_heads(c), first = c->model_heads * hd;
-    char label[64];
+    char label[64], name[80];
     if (!b->quant || !b->quant->kv || b->quant->observe || !b->quant->scheme)
         return;
-    snprintf(label, sizeof label, "layers.%lld.attn.kv.rotate", (long long)layer);
-    if (b->quant->rotate)
-        sl_build_rotate_heads(b, label, qkv, first, heads, hd, false);
     snprintf(label, sizeof label, "layers.%lld.attn.kv", (long long)layer);
+    snprintf(name, sizeof name, "%s.rotate", label);
     sl_op *op = sl_program_op(b, &kv_quantise, label);
     op->in[0] = op->out = qkv;
-    op->dim_in = heads * hd;
-    op->dim_out = first;
-    op->saved[0] = sl_program_buffer(b, op->rows, op->dim_in);
-    if (!(op->point[0] = new_point(b, label, SL_QUANT_KV, op->rows, op->dim_in,
-                                     kv_blocks(b->quant->scheme, hd), SL_RANGE_TOKEN)))
+    op->head_dim = sl_config_head_dim(c);
+    op->heads = 2 * sl_config_kv_heads(c);
+    op->dim_out = c->model_heads * op->head_dim;
+    int64_t rows = op->rows * op->heads;
+    for (int i = 0; i < 2; i++)
+        op->saved[i] = sl_program_buffer(b, rows, op->head_dim);
+    op->thread_bytes = (size_t)(2 * op->head_dim) * sizeof(double);
+    if (!(op->point[0] = new_point(b, label, SL_QUANT_KV, rows, op->head_dim, kv_blocks(b->quant->scheme), SL_RANGE_TOKEN)) ||
+        (b->quant->rotate && !(op->rotation[0] = sl_rotation_new(b->quant->seed, name, op->head_dim))))
         b->failed = true;
-    snprintf(label, sizeof label, "layers.%lld.attn.kv.rotate", (long long)layer);
-    if (b->quant->rotate)
-        sl_build_rotate_heads(b, label, qkv, first, heads, hd, true);
 }

@@ -23,8 +23,5 @@ void sl_rotate_row_back(const sl_rotation *r, const float *x, float *y, double *
 
 /* Appends R x, x [rows, dim] fp32. The signs have the label's name. */
 sl_buf sl_build_rotate(sl_program *b, const char *label, sl_buf x, int64_t dim);
-/* Rotates (or rotates back) heads of head_dim each from column `first` of rows on, in place, all alike. */
-void sl_build_rotate_heads(sl_program *b, const char *label, sl_buf x, int64_t first, int64_t heads, int64_t head_dim,
-                           bool back);
 
 #endif
