@@ -109,25 +109,30 @@ int sl_quant_export_read(const char *dir, sl_config *c, int32_t *vocab, sl_quant
 
 /* ---- tensors */
 
+typedef struct {
+    sl_st_file *f;
+    char path[SL_EXPORT_PATH];
+} reader;
+
 /* The data of a tensor of just this type and shape (cols 0: one dimension); NULL with a message. */
-static const void *data_of(const sl_st_file *f, const char *name, enum sl_dtype dtype, int64_t rows, int64_t cols) {
-    const sl_st_tensor *t = sl_st_find(f, name);
+static const void *data_of(const reader *file, const char *name, enum sl_dtype dtype, int64_t rows, int64_t cols) {
+    const sl_st_tensor *t = sl_st_find(file->f, name);
     if (t && t->dtype == dtype && t->ndim == (cols ? 2 : 1) && t->shape[0] == rows && (!cols || t->shape[1] == cols))
-        return sl_st_data(f, t);
+        return sl_st_data(file->f, t);
     if (!t)
-        sl_fail("%s: tensor %s is missing", SL_EXPORT_FILE, name);
+        sl_fail("%s: tensor %s is missing", file->path, name);
     else
-        sl_fail("%s: tensor %s is not %s of %lld x %lld", SL_EXPORT_FILE, name, sl_dtype_name(dtype), (long long)rows,
+        sl_fail("%s: tensor %s is not %s of %lld x %lld", file->path, name, sl_dtype_name(dtype), (long long)rows,
                 (long long)(cols ? cols : 1));
     return NULL;
 }
 
-static int read_codes(const sl_st_file *f, const sl_tensor *t, sl_quant_matrix *x, const sl_kernels *k) {
+static int read_codes(const reader *file, const sl_tensor *t, sl_quant_matrix *x, const sl_kernels *k) {
     char name[SL_EXPORT_NAME];
     enum sl_dtype dtype;
     int64_t cols = sl_export_code_cols(x, &dtype);
     sl_export_name(name, t, "weight_packed");
-    const uint8_t *data = data_of(f, name, dtype, x->rows, cols);
+    const uint8_t *data = data_of(file, name, dtype, x->rows, cols);
     for (int64_t i = 0; data && i < x->rows; i++)
         if (cols == x->cols)
             memcpy(x->code + i * x->cols, data + i * cols, (size_t)cols);
@@ -136,17 +141,17 @@ static int read_codes(const sl_st_file *f, const sl_tensor *t, sl_quant_matrix *
     return data ? 0 : -1;
 }
 
-static int read_scales(const sl_st_file *f, const sl_tensor *t, sl_quant_matrix *x) {
+static int read_scales(const reader *file, const sl_tensor *t, sl_quant_matrix *x) {
     char name[SL_EXPORT_NAME];
     sl_scale_layout s = sl_quant_blocks(&x->q, x->rows, x->cols);
     sl_export_name(name, t, "weight_global_scale");
-    const void *outer = x->outer ? data_of(f, name, SL_F32, x->outers, 0) : NULL;
+    const void *outer = x->outer ? data_of(file, name, SL_F32, x->outers, 0) : NULL;
     if (x->outer && !outer)
         return -1;
     if (outer)
         memcpy(x->outer, outer, (size_t)x->outers * sizeof *x->outer);
     sl_export_name(name, t, "weight_scale");
-    const void *data = data_of(f, name, !x->scale_code ? SL_F32 : outer ? SL_F8_E4M3 : SL_U8, s.down, s.across);
+    const void *data = data_of(file, name, !x->scale_code ? SL_F32 : outer ? SL_F8_E4M3 : SL_U8, s.down, s.across);
     if (!data)
         return -1;
     if (!x->scale_code)
@@ -158,65 +163,65 @@ static int read_scales(const sl_st_file *f, const sl_tensor *t, sl_quant_matrix 
     return 0;
 }
 
-static int read_range(const sl_st_file *f, const sl_tensor *t, sl_quant_point *p) {
+static int read_range(const reader *file, const sl_tensor *t, sl_quant_point *p) {
     char name[SL_EXPORT_NAME];
     if (!p || !sl_range_is_static(p->range))
         return 0;
     bool second = p->q.scale == SL_SCALE_E4M3;
     sl_export_name(name, t, second ? "input_global_scale" : "input_scale");
-    const void *scale = data_of(f, name, SL_F32, 1, 0), *zero = NULL;
+    const void *scale = data_of(file, name, SL_F32, 1, 0), *zero = NULL;
     sl_export_name(name, t, "input_zero_point");
-    if (!scale || (p->range == SL_RANGE_AFFINE && !(zero = data_of(f, name, SL_I32, 1, 0))))
+    if (!scale || (p->range == SL_RANGE_AFFINE && !(zero = data_of(file, name, SL_I32, 1, 0))))
         return -1;
     memcpy(second ? &p->outer : &p->scale, scale, sizeof p->scale);
     int32_t z = 0;
     if (zero)
         memcpy(&z, zero, sizeof z);
     if (z < 0 || z >= 1 << sl_formats[p->q.format].bits)
-        return sl_fail("%s: tensor %s: %d is no code", SL_EXPORT_FILE, name, z);
+        return sl_fail("%s: tensor %s: %d is no code", file->path, name, z);
     if (zero)
         p->grid = sl_grid_affine(p->q.format, z);
     return 0;
 }
 
 /* Signs follow from the seed; those of the file say whether they still do. */
-static int check_rotation(const sl_st_file *f, const sl_tensor *t, const sl_rotation *r) {
+static int check_rotation(const reader *file, const sl_tensor *t, const sl_rotation *r) {
     char name[SL_EXPORT_NAME];
     sl_export_name(name, t, "input_rotation");
-    const void *sign = r ? data_of(f, name, SL_I8, t->shape[1], 0) : NULL;
+    const void *sign = r ? data_of(file, name, SL_I8, t->shape[1], 0) : NULL;
     if (r && !sign)
         return -1;
     return !r || memcmp(sign, sl_rotation_signs(r), (size_t)t->shape[1]) == 0
                ? 0
-               : sl_fail("%s: tensor %s has other signs than this version draws for its seed", SL_EXPORT_FILE, name);
+               : sl_fail("%s: tensor %s has other signs than this version draws for its seed", file->path, name);
 }
 
-static int read_tensor(const sl_st_file *f, const sl_quant_weights *w, int i, sl_model *m) {
+static int read_tensor(const reader *file, const sl_quant_weights *w, int i, sl_model *m) {
     const sl_params *p = sl_model_params(m);
     const sl_tensor *t = &p->tensor[i];
     sl_quant_matrix *x = sl_quant_matrix_of(w, i);
     char label[64];
     if (!x)
-        return sl_st_read_f32(f, t->name, t->ndim, t->shape, p->w + t->offset);
-    if (read_codes(f, t, x, sl_model_kernels(m)) < 0 || read_scales(f, t, x) < 0)
+        return sl_st_read_f32(file->f, t->name, t->ndim, t->shape, p->w + t->offset);
+    if (read_codes(file, t, x, sl_model_kernels(m)) < 0 || read_scales(file, t, x) < 0)
         return -1;
     if (!sl_export_label(t, label))
         return 0;
-    return check_rotation(f, t, sl_model_rotation_before(m, label)) < 0
+    return check_rotation(file, t, sl_model_rotation_before(m, label)) < 0
                ? -1
-               : read_range(f, t, sl_model_point_before(m, label));
+               : read_range(file, t, sl_model_point_before(m, label));
 }
 
 int sl_quant_import(const char *dir, const sl_quant_options *o, sl_model *m) {
-    sl_st_file *f = open_export(dir);
-    sl_quant_weights *w = f ? sl_quant_weights_new(sl_model_params(m), o) : NULL;
+    reader file = {.f = open_export(dir)};
+    sl_quant_weights *w = file.f ? sl_quant_weights_new(sl_model_params(m), o) : NULL;
     int rc = w ? 0 : -1;
+    path_of(dir, file.path);
     for (int i = 0; rc == 0 && i < sl_model_params(m)->count; i++)
-        if ((rc = read_tensor(f, w, i, m)) < 0)
-            sl_fail_prefix("%s", dir);
+        rc = read_tensor(&file, w, i, m);
     if (rc == 0)
         rc = sl_quant_weights_apply(w, m);
     sl_quant_weights_free(w);
-    sl_st_close(f);
+    sl_st_close(file.f);
     return rc;
 }
