@@ -98,21 +98,27 @@ static void add_part_block(void *task, int64_t block, int thread) {
         sum[i] += (int32_t)part[i];
 }
 
-static void scale_block(void *task, int64_t block, int thread) {
+typedef struct {
+    sl_task task;
+    const float *scale; /* of rows, step apart */
+    int64_t step;
+} scaling;
+
+static void scale_block(void *ctx, int64_t block, int thread) {
     (void)thread;
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    const sl_int_weights *w = op->integers;
+    const scaling *s = ctx;
+    const sl_op *op = s->task.op;
+    const sl_exec *x = s->task.x;
     sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size, n = op->dim_out, step = !sl_range_is_static(op->point[0]->range);
-    const float *scale = op->point[0]->range == SL_RANGE_WINDOW ? op->point[0]->block_outer : op->point[0]->block_scale;
+    int64_t first = block * rows.size, n = op->dim_out;
     x->k->scale_int32(sl_block_rows(rows, block), n, (const int32_t *)sl_buf_data(x, op->saved[SUM]) + first * n, n, 0,
-                      w->sum, scale + first * step, step, w->scale, 1, sl_buf_data(x, op->out) + first * n, n,
-                      op->in[1] != SL_NONE);
+                      op->integers->sum, s->scale + first * s->step, s->step, op->integers->scale, 1,
+                      sl_buf_data(x, op->out) + first * n, n, op->in[1] != SL_NONE);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
-    int64_t k = op->dim_in, n = op->dim_out, step;
+    int64_t k = op->dim_in, n = op->dim_out;
+    scaling s = {.task = {op, x}};
     float *a = sl_buf_data(x, op->saved[ROUNDED]);
     if (take_codes(op, x) < 0) {
         op->point[0]->failed = true;
@@ -125,16 +131,15 @@ static void forward(const sl_op *op, const sl_exec *x) {
                 (sl_mat){op->integers->number + k0, k, 1}, sl_buf_data(x, op->saved[PART]), n, false, NULL);
         sl_parallel_rows(op, x, add_part_block);
     }
-    row_scales(op->point[0], &step);
+    s.scale = row_scales(op->point[0], &s.step);
     begin_output(op, x);
-    sl_parallel_rows(op, x, scale_block);
+    sl_parallel(sl_row_blocks(op->rows).count, scale_block, &s);
 }
 
 /* ---- products on the int8 unit */
 
 static void real_forward(const sl_op *op, const sl_exec *x) {
     const sl_int_weights *w = op->integers;
-    int64_t step;
     if (take_codes(op, x) < 0) {
         op->point[0]->failed = true;
         return;
@@ -144,8 +149,7 @@ static void real_forward(const sl_op *op, const sl_exec *x) {
                            .lda = sl_int8_ld(op->dim_in), .zero = grid_of(op->point[0]).zero, .b = w->panels, .sum = w->sum,
                            .scale_b = w->scale, .step_b = 1, .y = sl_buf_data(x, op->out), .ldy = op->dim_out,
                            .add = op->in[1] != SL_NONE};
-    g.scale_a = row_scales(op->point[0], &step);
-    g.step_a = step;
+    g.scale_a = row_scales(op->point[0], &g.step_a);
     sl_gemm_int8(x->k, x->scratch, x->scratch_bytes, &g);
 }
 
@@ -174,14 +178,13 @@ static sl_int_weights *new_weights(int64_t n, int64_t k, bool real) {
     return NULL;
 }
 
-int sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale) {
+void sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale) {
     sl_int_weights *w = op->integers;
     memcpy(w->scale, scale, (size_t)w->n * sizeof *scale);
     if (w->panels)
         sl_int8_pack(k, w->n, w->k, code, w->k, w->panels, w->sum);
     for (int64_t i = 0; w->number && i < w->n * w->k; i++)
         w->number[i] = code[i];
-    return 0;
 }
 
 static void fp32_buffers(sl_program *b, sl_op *op) {

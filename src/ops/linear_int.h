@@ -21,6 +21,6 @@ bool sl_linear_is_int(const sl_program *b);
 sl_buf sl_build_linear_int(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
                            sl_buf residual);
 /* Gives the operation its weights: codes [n, k] and a scale for each row. */
-int sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale);
+void sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale);
 
 #endif

@@ -13,12 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ROUTE = 0, WORK = 1 }; /* places in op->saved */
+enum { ROUTE, WORK, HIDDEN }; /* places in op->saved */
 
 /* Arrays in the work buffer. Rows of one expert are at most all rows. */
 typedef struct {
-    float *x, *hidden, *rotated, *rounded; /* what experts read [rows, dim]; [slots, ffn]; either, transformed */
-    float *gathered, *gate, *up, *y;       /* of one expert */
+    float *rotated, *rounded;        /* what experts read, [rows, dim], or down projections, [slots, ffn] */
+    float *gathered, *gate, *up, *y; /* of one expert */
 } work;
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -26,8 +26,6 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static work work_at(const sl_moe *m, sl_bump *b) {
     int64_t slots = m->rows * m->top, size = (int64_t)sizeof(float), wide = larger(m->dim, m->ffn);
     work w;
-    w.x = sl_bump_take(b, m->rows * m->dim * size);
-    w.hidden = sl_bump_take(b, slots * m->ffn * size);
     w.rotated = sl_bump_take(b, larger(m->rows * m->dim, slots * m->ffn) * size);
     w.rounded = sl_bump_take(b, larger(m->rows * m->dim, slots * m->ffn) * size);
     w.gathered = sl_bump_take(b, m->rows * wide * size);
@@ -77,6 +75,7 @@ typedef struct {
     const sl_exec *x;
     sl_moe_route t;
     work w;
+    float *hidden; /* [slots, ffn] */
 } pass;
 
 static void product(const pass *p, int64_t rows, int64_t n, int64_t k, const float *a, const float *weights, float *c) {
@@ -99,7 +98,7 @@ static void hidden_of(const pass *p, int64_t e, const float *x) {
     product(p, n, m->ffn, m->dim, p->w.gathered, w, p->w.gate);
     product(p, n, m->ffn, m->dim, p->w.gathered, w + m->ffn * m->dim, p->w.up);
     for (int64_t i = 0; i < n; i++)
-        m->act->fwd(m->ffn, p->w.gate + i * m->ffn, p->w.up + i * m->ffn, p->w.hidden + p->t.slot[first + i] * m->ffn);
+        m->act->fwd(m->ffn, p->w.gate + i * m->ffn, p->w.up + i * m->ffn, p->hidden + p->t.slot[first + i] * m->ffn);
 }
 
 /* Adds the weighted outputs of expert e to the rows of out. */
@@ -119,7 +118,7 @@ static void output_of(const pass *p, int64_t e, const float *hidden, float *out)
 
 static void forward(const sl_op *op, const sl_exec *x) {
     const sl_moe *m = op->moe;
-    pass p = {.op = op, .x = x};
+    pass p = {.op = op, .x = x, .hidden = sl_buf_data(x, op->saved[HIDDEN])};
     int64_t slots = m->rows * m->top;
     float *out = sl_buf_data(x, op->out);
     const float *residual = sl_buf_data(x, op->in[1]);
@@ -130,7 +129,7 @@ static void forward(const sl_op *op, const sl_exec *x) {
     const float *in = transformed(op, x, 0, m->rows, m->dim, sl_buf_data(x, op->in[0]), &p.w);
     for (int64_t e = 0; e < m->experts; e++)
         hidden_of(&p, e, in);
-    const float *hidden = transformed(op, x, 1, slots, m->ffn, p.w.hidden, &p.w);
+    const float *hidden = transformed(op, x, 1, slots, m->ffn, p.hidden, &p.w);
     if (residual)
         memcpy(out, residual, (size_t)(m->rows * m->dim) * sizeof *out);
     else

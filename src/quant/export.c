@@ -165,7 +165,7 @@ static char *options_text(const sl_quant_options *o, const sl_model *m) {
 
 static int write_file(const char *dir, entries *e, const sl_quant_options *o, const sl_model *m) {
     static const char *const keys[] = {"format", "config", "quantization"};
-    char path[SL_EXPORT_PATH], *config = config_text(sl_model_config(m)), *options = options_text(o, m);
+    char path[SL_EXPORT_PATH], *config = config_text(sl_model_config_given(m)), *options = options_text(o, m);
     const char *values[] = {SL_EXPORT_FORMAT, config, options};
     int rc = config && options ? 0 : -1;
     snprintf(path, sizeof path, "%s/%s", dir, SL_EXPORT_FILE);

@@ -120,12 +120,11 @@ static void join(const sl_quant_weights *w, int tensor, int64_t rows, int8_t *co
 static int give_integers(const sl_quant_weights *w, const sl_op *op, const sl_kernels *k) {
     int8_t *code = malloc((size_t)(op->dim_out * op->dim_in));
     float *scale = malloc((size_t)op->dim_out * sizeof *scale);
-    int rc = -1;
-    if (code && scale) {
+    int rc = code && scale ? 0 : sl_fail("out of memory for quantised weights");
+    if (rc == 0) {
         join(w, op->param[0], op->dim_out, code, scale);
-        rc = sl_linear_int_weights(op, k, code, scale);
-    } else
-        sl_fail("out of memory for quantised weights");
+        sl_linear_int_weights(op, k, code, scale);
+    }
     free(code), free(scale);
     return rc;
 }
