@@ -172,7 +172,7 @@ enum { SCHEMES = sizeof schemes / sizeof *schemes, D = 133 };
 typedef struct {
     float *amax, *scale, *outer, *y, *back;
     uint8_t *scale_code, *code;
-    sl_blocks blocks;
+    sl_scale_layout blocks;
 } quantised;
 
 static quantised quantise(const sl_kernels *k, const scheme *s, const float *x) {
