@@ -175,8 +175,8 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_INT("calibration", "N", &q.calibration, 1, 1e9,
                     "windows of the training text for static scales and SmoothQuant; default 64"),
         SL_FLAG_STR("clip", "HOW", &q.clip_name,
-                    "range of static scales: absmax (default), percentile, mse (least squared error), token (token-wise clipping, "
-                    "arXiv 2209.13325)"),
+                    "range of static scales: absmax (default), percentile, mse (least squared error), token (token-wise "
+                    "clipping, arXiv 2209.13325)"),
         SL_FLAG_REAL("percentile", "P", &q.percentile, 50, 100, "of --clip percentile; default 99.9"),
         SL_FLAG_BOOL("head", &p->options.head, "round the head and its input too"),
         SL_FLAG_BOOL("embedding", &p->options.embedding, "round the embeddings too"),
@@ -192,10 +192,11 @@ int sl_verb_quantize(int argc, char **argv) {
         .verb = "quantize",
         .operands = "CHECKPOINT --scheme NAME | --grid [key=value ...]",
         .about = "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
-                 "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their gates, "
-                 "attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with their change from fp32 and "
-                 "its 95 % interval over validation windows (paired), and the error of what is rounded by layer and class "
-                 "of tensor. Calibration takes windows of the training text only.",
+                 "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
+                 "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
+                 "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
+                 "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
+                 "A folder that --export wrote is evaluated as it is, without a scheme.",
         .flags = flags,
         .min_positionals = 0,
         .max_positionals = 1,

@@ -17,13 +17,6 @@ const char *const sl_quant_class_names[] = {[SL_QUANT_POST_NORM] = "post_norm",
 
 /* ---- points */
 
-static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-static int64_t most_blocks(const sl_quant_point *p) {
-    int64_t down = p->q.block_rows ? div_up(p->rows, p->q.block_rows) : 1;
-    return down * (p->q.block_cols ? div_up(p->dim, p->q.block_cols) : 1);
-}
-
 /* The scheme's blocks, of rows that come in windows of seq. */
 static sl_quantiser blocks_of(const sl_scheme *s, int64_t seq) {
     sl_quantiser q = s->activations;
@@ -40,7 +33,8 @@ static sl_quant_point *new_point(const sl_program *b, const char *label, enum sl
         *p = (sl_quant_point){.class = class, .q = q, .range = range, .rows = rows, .dim = dim,
                               .grid = sl_grid_symmetric(q.format), .observe = b->quant->observe, .measure = true};
         snprintf(p->label, sizeof p->label, "%s", label);
-        size_t floats = (size_t)most_blocks(p);
+        sl_scale_layout s = sl_quant_blocks(&q, rows, dim);
+        size_t floats = (size_t)(s.down * s.across);
         p->amax = malloc(floats * sizeof(float));
         p->block_scale = malloc(floats * sizeof(float));
         p->block_outer = malloc((size_t)rows * sizeof(float));

@@ -26,7 +26,8 @@ typedef struct sl_quant_point {
     bool measure;           /* sum errors up */
     sl_quant_error error;
     bool failed;            /* a value was not finite; message set */
-    float *amax, *block_scale, *block_outer, *trial; /* scratch of the point's own */
+    /* Scratch: of blocks; of second scales, or of rows; an observer's [rows, dim] for its trials, or NULL. */
+    float *amax, *block_scale, *block_outer, *trial;
 } sl_quant_point;
 
 /* For activations [rows, dim] of windows of seq rows. NULL with a message. */
@@ -37,7 +38,7 @@ void sl_quant_point_free(sl_quant_point *p);
 void sl_quant_point_range(sl_quant_point *p, float lo, float hi);
 /* Fills the scales of x: block_scale, of integers one for all rows or one a row. */
 int sl_quant_point_scales(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx);
-/* What the point does with x: y = the rounded x, or an observation (y is x then, or NULL). Failures stay in p->failed. */
+/* What the point does with x: y = the rounded x; an observer reads x alone. Failures stay in p->failed. */
 void sl_quant_point_apply(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx, float *y, int64_t ldy);
 
 /* Is the input of this layer rotated by an operation of its own (quant/transform.h)? */

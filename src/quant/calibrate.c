@@ -64,13 +64,15 @@ const sl_seen *sl_calibration_at(const sl_calibration *c, const char *label) {
     return NULL;
 }
 
-static sl_seen *seen_of(const sl_calibration *c, const char *label) { return (sl_seen *)(uintptr_t)sl_calibration_at(c, label); }
+static sl_seen *seen_of(const sl_calibration *c, const char *label) {
+    return (sl_seen *)(uintptr_t)sl_calibration_at(c, label);
+}
 
 int sl_calibration_check(const sl_dataset *d, int64_t windows) {
     int64_t have = sl_dataset_windows(d, SL_TRAIN);
     return windows <= have ? 0
-                           : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or give a "
-                                           "longer text", (long long)windows, (long long)have);
+                           : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or "
+                                           "give a longer text", (long long)windows, (long long)have);
 }
 
 /* ---- passes over the calibration windows */

@@ -152,8 +152,8 @@ static char *config_text(const sl_config *c) {
 
 static char *options_text(const sl_quant_options *o, const sl_model *m) {
     json_t *x = json_pack("{s:s, s:I, s:b, s:b, s:b, s:b, s:f, s:b, s:I}", "scheme", o->scheme->name, "vocab",
-                          (json_int_t)sl_model_shape(m).vocab, "head", o->head, "embedding", o->embedding, "kv", o->kv, "migrate",
-                          o->migrate, "smooth", o->smooth, "rotate", o->rotate, "rotation_seed", (json_int_t)o->seed);
+                          (json_int_t)sl_model_shape(m).vocab, "head", o->head, "embedding", o->embedding, "kv", o->kv,
+                          "migrate", o->migrate, "smooth", o->smooth, "rotate", o->rotate, "rotation_seed", (json_int_t)o->seed);
     char *text = x ? json_dumps(x, JSON_COMPACT) : NULL;
     json_decref(x);
     if (!text)

@@ -38,7 +38,9 @@ int64_t sl_export_code_cols(const sl_quant_matrix *x, enum sl_dtype *dtype) {
 
 /* ---- opening */
 
-static void path_of(const char *dir, char path[SL_EXPORT_PATH]) { snprintf(path, SL_EXPORT_PATH, "%s/%s", dir, SL_EXPORT_FILE); }
+static void path_of(const char *dir, char path[SL_EXPORT_PATH]) {
+    snprintf(path, SL_EXPORT_PATH, "%s/%s", dir, SL_EXPORT_FILE);
+}
 
 bool sl_quant_is_export(const char *dir) {
     char path[SL_EXPORT_PATH];

@@ -49,8 +49,9 @@ static int64_t batch_for(const sl_quant_run *r, int64_t windows) { return sl_qua
 /* ---- transformations */
 
 static sl_calibration *observe(const sl_quant_run *r, const sl_quant_options *o) {
-    sl_model *m = sl_calibration_check(r->data, r->plan.clip.windows) < 0 ? NULL : build(r, o, batch_for(r, r->plan.clip.windows));
-    sl_calibration *c = m ? sl_calibrate(m, r->data, r->plan.clip.windows) : NULL;
+    int64_t windows = r->plan.clip.windows;
+    sl_model *m = sl_calibration_check(r->data, windows) < 0 ? NULL : build(r, o, batch_for(r, windows));
+    sl_calibration *c = m ? sl_calibrate(m, r->data, windows) : NULL;
     sl_model_free(m);
     return c;
 }

@@ -75,9 +75,10 @@ static int divide_norm(const sl_config *c, sl_params *p, int64_t block, int half
 
 static int out_of_memory(void) { return sl_fail("out of memory for a transformation"); }
 
+typedef int (*norm_fn)(const sl_config *c, sl_params *p, int64_t block, int half, double *factor, void *ctx);
+
 /* fn for each norm before a half of a block, with room for its dim factors. */
-static int each_norm(const sl_config *c, sl_params *p, int (*fn)(const sl_config *, sl_params *, int64_t, int, double *, void *),
-                     void *ctx) {
+static int each_norm(const sl_config *c, sl_params *p, norm_fn fn, void *ctx) {
     double *factor = malloc((size_t)c->model_dim * sizeof *factor);
     int rc = factor ? 0 : out_of_memory();
     for (int64_t i = 0; rc == 0 && i < c->model_layers; i++)

@@ -1,4 +1,4 @@
-"""`sinklab quantize`: the grid, calibration, the int8 unit, and exported models, which are read here from their documentation."""
+"""`sinklab quantize`: the grid, calibration, the int8 unit, and exported models, which are read here as documented."""
 
 import json
 import math
@@ -129,7 +129,8 @@ class Quantize(common.EndToEnd):
             Path(name).mkdir()
             Path(name, "train.txt").write_text(train)
             Path(name, "val.txt").write_text(val)
-            self.quantize(self.gated, "--scheme", "w8a8-tensor-static", "--smooth", "0.5", "--corpus", name, "--export", name + ".q")
+            self.quantize(self.gated, "--scheme", "w8a8-tensor-static", "--smooth", "0.5", "--corpus", name,
+                          "--export", name + ".q")
             f = File(Path(name + ".q", "quantised.safetensors"))
             scales.append({k: v for k, v in f.tensors.items() if "input_scale" in k or "norm" in k})
         self.assertEqual(scales[0], scales[1])
@@ -139,8 +140,9 @@ class Quantize(common.EndToEnd):
         """Reading it back is the same to the bit, and the documented tensors say what the weights are."""
         weights = File(common.complete(self.gated)[-1] / "model.safetensors")
         for i, (scheme, *flags) in enumerate((
-                ("w8a8-tensor-affine",), ("w8a8-channel-static", "--kv"), ("w4a4-g32-token", "--head"), ("w4a16-channel", "--embedding"),
-                ("fp8-block-token", "--kv"), ("nvfp4-static",), ("mxfp4", "--kv"), ("nvfp4-token", "--rotate", "--kv", "--head"))):
+                ("w8a8-tensor-affine",), ("w8a8-channel-static", "--kv"), ("w4a4-g32-token", "--head"),
+                ("w4a16-channel", "--embedding"), ("fp8-block-token", "--kv"), ("nvfp4-static",), ("mxfp4", "--kv"),
+                ("nvfp4-token", "--rotate", "--kv", "--head"))):
             out = Path(f"out{i}")
             result = self.quantize(self.gated, "--scheme", scheme, *flags, "--export", out)
             again = self.json("quantize", out, "--windows", 8, "--json")

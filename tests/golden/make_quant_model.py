@@ -45,7 +45,8 @@ CASES = {
 }
 VOCAB, BATCH = 23, 2
 
-LABELS = [(r"self_attn.[qkv]_proj", "attn.qkv"), (r"self_attn.(v_)?gate_proj", "attn.gate_in"), (r"self_attn.o_proj", "attn.out"),
+LABELS = [(r"self_attn.[qkv]_proj", "attn.qkv"), (r"self_attn.(v_)?gate_proj", "attn.gate_in"),
+          (r"self_attn.o_proj", "attn.out"),
           (r"mlp.(gate|up)_proj", "ffn.in"), (r"mlp.down_proj", "ffn.out"),
           (r"mlp.experts.\d+.(gate|up)_proj", "ffn.experts.in"), (r"mlp.experts.\d+.down_proj", "ffn.experts.out"),
           (r"mlp.shared_experts.(gate|up)_proj", "ffn.shared.in"), (r"mlp.shared_experts.down_proj", "ffn.shared.out")]

@@ -95,8 +95,9 @@ static void expect_same(fixture *f, const sl_quant_options *o, const char *what)
 }
 
 static void transformations(fixture *f) {
-    sl_quant_options migrate = {.smooth = -1, .migrate = true}, smooth = {.smooth = 0.5}, both = {.smooth = 0.8, .migrate = true},
-                     rotate = {.smooth = -1, .rotate = true, .seed = 7}, all = {.smooth = -1, .rotate = true, .migrate = true};
+    sl_quant_options migrate = {.smooth = -1, .migrate = true}, smooth = {.smooth = 0.5},
+                     both = {.smooth = 0.8, .migrate = true}, rotate = {.smooth = -1, .rotate = true, .seed = 7},
+                     all = {.smooth = -1, .rotate = true, .migrate = true};
     expect_same(f, &rotate, "rotation");
     if (f->v.config.model_norm_place == SL_PLACE_POST) {
         ck_assert(sl_transform_check(&f->v.config, &smooth) < 0 && sl_transform_check(&f->v.config, &migrate) < 0);
@@ -194,7 +195,8 @@ START_TEST(migration_of_zero) {
             ck_assert(rc == 0 && p->w[gamma + 2] == 1);
         } else {
             ck_assert(rc < 0);
-            ck_assert_msg(strstr(sl_error(), "model.layers.1.post_attention_layernorm.weight is 0 at channel 2"), "%s", sl_error());
+            ck_assert_msg(strstr(sl_error(), "model.layers.1.post_attention_layernorm.weight is 0 at channel 2"), "%s",
+                          sl_error());
         }
         sl_model_free(m);
         teardown(&f);
