@@ -94,13 +94,13 @@ class Gate:
 
 def parse(study: Mapping[str, Any], arms: Collection[str] | None = None) -> tuple[list[Gate], list[Claim]]:
     """Gates and claims of a study.yaml; arms: the names there are (None: not checked)."""
-    interventions = list(study.get("interventions") or {})
-    gates = [parse_gate(str(name), row, arms, interventions) for name, row in mapping("gates", study.get("gates")).items()]
+    looks = metrics.looks(study)
+    gates = [parse_gate(str(name), row, arms, looks) for name, row in mapping("gates", study.get("gates")).items()]
     check_nesting(gates)
     rows = study.get("claims") or []
     if not isinstance(rows, list):
         raise ClaimError("claims: a list is wanted, one item a claim")
-    claims = [parse_claim(at, row, arms, interventions, [gate.name for gate in gates]) for at, row in enumerate(rows, start=1)]
+    claims = [parse_claim(at, row, arms, looks, [gate.name for gate in gates]) for at, row in enumerate(rows, start=1)]
     ids = [claim.id for claim in claims]
     for one in ids:
         if ids.count(one) > 1:
@@ -132,11 +132,11 @@ def one_of(what: str, key: str, value: Any, allowed: Collection[str]) -> str:
                      + (f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed) or 'none'}"))
 
 
-def check_metric(what: str, name: Any, interventions: Sequence[str]) -> metrics.Metric:
-    found = metrics.find(str(name), interventions)
+def check_metric(what: str, name: Any, looks: Sequence[str]) -> metrics.Metric:
+    found = metrics.find(str(name), looks)
     if found:
         return found
-    near = metrics.nearest(str(name), interventions)
+    near = metrics.nearest(str(name), looks)
     raise ClaimError(f"{what}: metric: {name!r} is not known; "
                      + (f"nearest: {', '.join(near)}" if near else "experiments/metrics.py has the names"))
 
@@ -151,12 +151,12 @@ def check_number(what: str, key: str, value: Any) -> float:
     return number  # YAML reads 1e-3 as a string
 
 
-def parse_claim(at: int, row: Any, arms: Collection[str] | None, interventions: Sequence[str],
+def parse_claim(at: int, row: Any, arms: Collection[str] | None, looks: Sequence[str],
                 gates: Sequence[str]) -> Claim:
     row = mapping(f"claim {at}", row)
     what = f"claim {row.get('id') or at}"
     check_keys(what, row, ("id", "text", "metric", "arms", "scale", "expect", "margin"), ("source", "gate", "against"))
-    first, second, metric = parse_sides(what, row, arms, interventions)
+    first, second, metric = parse_sides(what, row, arms, looks)
     gate = [row["gate"]] if isinstance(row.get("gate"), str) else row.get("gate") or []
     claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), first, second,
                   one_of(what, "scale", row["scale"], ("ratio", "difference")),
@@ -171,7 +171,7 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, interventions: 
 
 
 def parse_sides(what: str, row: Mapping[str, Any], arms: Collection[str] | None,
-                interventions: Sequence[str]) -> tuple[Side, Side, metrics.Metric]:
+                looks: Sequence[str]) -> tuple[Side, Side, metrics.Metric]:
     """What is compared with what; and the second's metric, whose unit the effect has."""
     names = row["metric"] if isinstance(row["metric"], list) else [row["metric"]] * 2
     of = row["arms"] if isinstance(row["arms"], list) else []
@@ -180,7 +180,7 @@ def parse_sides(what: str, row: Mapping[str, Any], arms: Collection[str] | None,
     if "against" in row:
         if len(of) != 1 or isinstance(row["metric"], list):
             raise ClaimError(f"{what}: against: a number is compared with one metric of one arm, arms: [ARM]")
-        metric = check_metric(what, row["metric"], interventions)
+        metric = check_metric(what, row["metric"], looks)
         if metric.binary:
             raise ClaimError(f"{what}: against: {metric.name} is 0 or 1: compare two arms")
         return Side("", "", check_number(what, "against", row["against"])), Side(metric.name, str(of[0])), metric
@@ -188,13 +188,13 @@ def parse_sides(what: str, row: Mapping[str, Any], arms: Collection[str] | None,
         raise ClaimError(f"{what}: metric: one is wanted, or two in a list")
     if len(of) != 2 or (of[0] == of[1] and names[0] == names[1]):
         raise ClaimError(f"{what}: arms: two different ones are wanted, the first is what the second is compared with")
-    first, second = (check_metric(what, name, interventions) for name in names)
+    first, second = (check_metric(what, name, looks) for name in names)
     if first.binary != second.binary:
         raise ClaimError(f"{what}: metric: {first.name} and {second.name} can't be compared: one of them is 0 or 1")
     return Side(first.name, str(of[0])), Side(second.name, str(of[1])), second
 
 
-def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions: Sequence[str]) -> Gate:
+def parse_gate(name: str, row: Any, arms: Collection[str] | None, looks: Sequence[str]) -> Gate:
     what, row = f"gate {name}", mapping(f"gate {name}", row)
     modes = [mode for mode in ("any", "all") if mode in row]
     if len(modes) != 1:
@@ -204,10 +204,10 @@ def parse_gate(name: str, row: Any, arms: Collection[str] | None, interventions:
         one_of(what, "arm", row["arm"], arms)
     if not isinstance(row[modes[0]], list) or not row[modes[0]]:
         raise ClaimError(f"{what}: {modes[0]}: a list of conditions is wanted")
-    return Gate(name, str(row["arm"]), modes[0], tuple(parse_condition(what, c, interventions) for c in row[modes[0]]))
+    return Gate(name, str(row["arm"]), modes[0], tuple(parse_condition(what, c, looks) for c in row[modes[0]]))
 
 
-def parse_condition(what: str, row: Any, interventions: Sequence[str]) -> Condition | str:
+def parse_condition(what: str, row: Any, looks: Sequence[str]) -> Condition | str:
     if isinstance(row, str):
         return row
     row = mapping(f"{what}: condition", row)
@@ -215,7 +215,7 @@ def parse_condition(what: str, row: Any, interventions: Sequence[str]) -> Condit
     if len(tests) != 1:
         raise ClaimError(f"{what}: a condition takes metric and one of {', '.join(TESTS)}, or it is another gate's name")
     check_keys(what, row, ("metric", tests[0]))
-    return Condition(check_metric(what, row["metric"], interventions).name, tests[0],
+    return Condition(check_metric(what, row["metric"], looks).name, tests[0],
                      check_number(what, tests[0], row[tests[0]]))
 
 

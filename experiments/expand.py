@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import subprocess
@@ -163,6 +164,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     match = ready and bool(study.data.get("match"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         configs = list(pool.map(lambda row: effective(engine, study, row[0][0], row[1], match), zip(rows, settings)))
+    check_schemes(study, engine)
     made = Expansion(study, profile, seeds, {}, {})
     order = sorted(range(len(rows)), key=lambda i: bool(rows[i][0].of))  # those that take a metric come last
     entries = []
@@ -195,10 +197,19 @@ def make_run(config: dict[str, Any], arm: Arm, seed: int, entries: Sequence[Mapp
     return Run(store.digest(identity), config, identity, baseline)
 
 
+def check_schemes(study: Study, engine: Engine) -> None:
+    wanted = (study.data.get("quantize") or {}).get("schemes", ())
+    known = [line.split()[0] for line in engine("quantize", "--list").splitlines() if line.strip()] if wanted else []
+    for at, name in enumerate(wanted):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise study.fail(("quantize", "schemes", str(at)), f"unknown scheme {name}; "
+                             + (f"did you mean {near[0]}?" if near else "`sinklab quantize --list` has them"))
+
+
 def measures(study: Study) -> dict[str, Any]:
     """What is measured on each finished run; has a hash apart from the run's."""
-    wanted = {"probe": study.data.get("probe"), "interventions": study.data.get("interventions")}
-    found = {key: value for key, value in wanted.items() if value}
+    found = {key: study.data[key] for key in ("probe", "interventions", "quantize") if study.data.get(key)}
     if "interventions" in found:
         found["interventions"] = {name: {key: text(value) for key, value in row.items()}
                                   for name, row in found["interventions"].items()}

@@ -2,7 +2,7 @@
 """A step of the workflow of studies; experiments/Snakefile calls it, here or on a node of a cluster.
 
     job.py WORKFLOW train HASH       trains a run or goes on with it: HASH/trained.json
-    job.py WORKFLOW measure OUTCOME  probe and interventions on it: the outcome's file
+    job.py WORKFLOW measure OUTCOME  probe, interventions and quantisation of it: the outcome's file
     job.py WORKFLOW report STUDY     the page, tables and verdicts of a study
     job.py WORKFLOW overview         one page about all studies of the workflow
 
@@ -143,7 +143,7 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def measure(work: dict[str, Any], path: str) -> dict[str, Any]:
-    """An outcome: the training's figures, then those of the study's probe and interventions."""
+    """An outcome: the training's figures, then those of the study's probe, interventions and quantised models."""
     wanted = work["outcomes"][path]
     folder = Path(work["store"], wanted["run"])
     config = work["runs"][wanted["run"]]["config"]
@@ -158,6 +158,11 @@ def measure(work: dict[str, Any], path: str) -> dict[str, Any]:
                                               found["metrics"].get("val_loss", float("nan")))
             except Refused as error:  # by this kind of model: no figures, and no failure
                 notes.append(f"{name}: {error}")
+        for name, flags in wanted["measures"].get("quantize", {}).get("transformations", {}).items():
+            try:
+                found["metrics"] |= quantise(work, folder, wanted["measures"]["quantize"], name, flags or {})
+            except Refused as error:
+                notes.append(f"quantize, {name}: {error}")
     return found | {"notes": notes}
 
 
@@ -175,6 +180,18 @@ def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: 
     loss = run_engine(work, log, "eval", str(folder), *keys, "--json", "--windows", str(config["train.eval_windows"]))
     seen = run_engine(work, log, "probe", str(folder), *keys, "--json", "--profile", "--windows", str(TRAINING_PROBE_WINDOWS))
     return outcome.of_intervention(name, outcome.parse(loss), outcome.parse(seen), config["model.seq"], before)
+
+
+def quantise(work: dict[str, Any], folder: Path, wanted: dict[str, Any], name: str, flags: dict[str, Any]) -> outcome.Metrics:
+    """All schemes of the study behind one transformation."""
+    options = [part for flag, value in flags.items() for part in ([f"--{flag}"] if value is True else [f"--{flag}", str(value)])]
+    options += [part for key in ("windows", "calibration") if key in wanted for part in (f"--{key}", str(wanted[key]))]
+    found: outcome.Metrics = {}
+    for scheme in wanted["schemes"]:
+        said = run_engine(work, folder / "measure.log", "quantize", str(folder), f"threads={work['threads']}", "--scheme", scheme,
+                          *options, "--json")
+        found |= outcome.of_quantised(f"quantize.{scheme}.{name}", outcome.parse(said))
+    return found
 
 
 # ---- the steps

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 LAMBDA = "\N{GREEK SMALL LETTER LAMDA}"
 
@@ -110,6 +111,15 @@ MEASURES = (
 # An intervention's own; its probe figures and losses come from the tables above.
 LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
                      "lower")
+# Of `sinklab quantize` with a scheme behind a transformation.
+QUANTISED = (
+    Metric("val_loss", "validation loss", "of the rounded model", "nats per token", "lower"),
+    Metric("loss_change", "loss change", "rounded minus fp32, on the same windows", "nats per token", "lower"),
+    Metric("bits_per_byte", "bits per byte", "validation loss per byte of text", "bits", "lower"),
+    *(Metric(f"error_{tensor}", f"error of {label}", "norm of the rounding error over the norm; worst layer", "", "lower")
+      for tensor, label in (("post_norm", "norm outputs"), ("attention_out", "attention output"),
+                            ("down_in", "down-projection input"), ("weights", "weights"))),
+)
 LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
 ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never", "steps")
 
@@ -140,20 +150,33 @@ CHANGED = {LOSS_CHANGE.name: LOSS_CHANGE} | {row.name: row for row in (*TRAINING
                                              if row in PROBE or row.name in LOSSES}
 
 
-def find(name: str, interventions: Iterable[str] = ()) -> Metric | None:
-    """The metric of this name, of the model or of one of the interventions; None if there is none."""
-    of, dot, rest = name.partition(".")
-    if dot and of in interventions and rest in CHANGED:
-        row = CHANGED[rest]
-        return replace(row, name=name, label=f"{row.label}, {of}")
-    return TABLE.get(name)
+def quantised(study: Mapping[str, Any]) -> list[str]:
+    """Prefixes of the metrics of a study's quantised models: quantize.SCHEME.TRANSFORMATION."""
+    wanted = study.get("quantize") or {}
+    return [f"quantize.{scheme}.{name}" for name in wanted.get("transformations") or {} for scheme in wanted.get("schemes") or ()]
 
 
-def known(name: str, interventions: Iterable[str] = ()) -> bool:
-    return find(name, interventions) is not None
+def looks(study: Mapping[str, Any]) -> list[str]:
+    """What a study looks at besides the model as it was trained: prefixes of metrics."""
+    return [*(study.get("interventions") or {}), *quantised(study)]
 
 
-def nearest(name: str, interventions: Iterable[str] = (), most: int = 3) -> list[str]:
+def figures_of(look: str) -> dict[str, Metric]:
+    return {row.name: row for row in QUANTISED} if look.startswith("quantize.") else CHANGED
+
+
+def find(name: str, looks: Iterable[str] = ()) -> Metric | None:
+    """The metric of this name, of the model or of one of the looks at it; None if there is none."""
+    of, _, rest = name.rpartition(".")
+    row = figures_of(of).get(rest) if of in looks else None
+    return replace(row, name=name, label=f"{row.label}, {of.removeprefix('quantize.')}") if row else TABLE.get(name)
+
+
+def known(name: str, looks: Iterable[str] = ()) -> bool:
+    return find(name, looks) is not None
+
+
+def nearest(name: str, looks: Iterable[str] = (), most: int = 3) -> list[str]:
     """Known names that look like this one, the likeliest first."""
-    names = [*TABLE, *(f"{of}.{rest}" for of in interventions for rest in CHANGED)]
+    names = [*TABLE, *(f"{of}.{rest}" for of in looks for rest in figures_of(of))]
     return difflib.get_close_matches(name, names, n=most, cutoff=0.4)

@@ -128,6 +128,20 @@ def of_intervention(name: str, loss: Record, probe: Record, seq: int, before: fl
     return finite((f"{name}.{key}", value) for key, value in [*rows, *of_probe(probe, seq).items()])
 
 
+def of_quantised(name: str, said: Record) -> Metrics:
+    """Of `sinklab quantize` with one scheme: loss and its change from fp32, errors of the worst layer by class of tensor."""
+    loss, bits = said.get("loss", {}), said.get("bits_per_byte", {})
+    rows = [("val_loss", number(loss.get("value"))), ("loss_change", number(loss.get("change"))),
+            ("bits_per_byte", number(bits.get("value"))), ("error_weights", number(said.get("weights", {}).get("relative")))]
+    errors = said.get("errors")
+    worst: dict[str, float] = {}
+    for row in errors if is_records(errors) else ():
+        tensor, error = f"error_{row.get('tensor')}", number(row.get("relative"))
+        if math.isfinite(error):
+            worst[tensor] = max(worst.get(tensor, 0.0), error)
+    return finite((f"{name}.{key}", value) for key, value in [*rows, *worst.items()])
+
+
 def parse(text: str) -> Record:
     """What a verb printed with --json."""
     value = json.loads(text)

@@ -21,9 +21,11 @@ import metrics
 Where = tuple[str, ...]  # keys from the top of the file down
 Keys = Collection[str]   # the engine's configuration keys
 
-STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "match", "probe", "interventions",
+STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "match", "probe", "interventions", "quantize",
          "profiles", "gates", "claims")
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
+QUANTIZE = ("schemes", "transformations", "windows", "calibration")
+TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed")
 PROFILE = ("seeds", "set", "arms", "bpe", "minutes")
 RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds", "threads": "the runner shares out the cores, or --threads",
                "train.keep_checkpoints": "the runner keeps one"}
@@ -246,6 +248,22 @@ def check_looks(check: Checker, data: Mapping[str, Any]) -> None:
             raise check.fail(where, "the name must be one word, and none that metrics have (peak, onset, measures)")
         if not check.settings(where, row):
             raise check.fail(where, "at least one key is wanted")
+    if "quantize" in data:
+        check_quantize(check, ("quantize",), check.mapping(("quantize",), data["quantize"], QUANTIZE))
+
+
+def check_quantize(check: Checker, where: Where, row: Mapping[str, Any]) -> None:
+    """Schemes are the engine's to judge."""
+    check.strings((*where, "schemes"), row.get("schemes"))
+    if not check.mapping((*where, "transformations"), row.get("transformations")):
+        raise check.fail((*where, "transformations"), "names with flags of `sinklab quantize` are wanted, like plain: {}")
+    for name, flags in row["transformations"].items():
+        for flag, value in check.mapping((*where, "transformations", name), flags, TRANSFORMATIONS, "flag").items():
+            if value is not True and isinstance(value, bool) or not isinstance(value, (bool, int, float)):
+                raise check.fail((*where, "transformations", name, flag), "true or a number is wanted")
+    for key in ("windows", "calibration"):
+        if not whole(row.get(key, 1), 1):
+            raise check.fail((*where, key), "a whole number from 1 on is wanted")
 
 
 def whole(value: Any, least: int) -> bool:

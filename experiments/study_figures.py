@@ -85,7 +85,7 @@ def arm_look(results: Results, arm: str) -> dict[str, Any]:
 def dots(metric: str) -> Callable[[Axes, Results], None]:
     """A dot a seed, a line the mean, a row an arm."""
     def panel(axes: Axes, results: Results) -> None:
-        row = metrics.find(metric, results.interventions) or metrics.Metric(metric, metric)
+        row = metrics.find(metric, results.looks) or metrics.Metric(metric, metric)
         axes.set_title(row.label)
         found = [results.values(arm, metric) for arm in results.arms]
         for y, (arm, values) in enumerate(zip(results.arms, found)):
@@ -238,7 +238,7 @@ def scale_axes(results: Results) -> list[int]:
 def against(metric: str, axis: int) -> Callable[[Axes, Results], None]:
     """A metric against an axis of the grid: a line for each combination of the others' levels, seeds as faint dots."""
     def panel(axes: Axes, results: Results) -> None:
-        row = metrics.find(metric, results.interventions) or metrics.Metric(metric, metric)
+        row = metrics.find(metric, results.looks) or metrics.Metric(metric, metric)
         name, levels, numbers = results.grid_axes()[axis]
         x_of = dict(zip(levels, numbers or range(len(levels))))
         lines: dict[str, list[tuple[float, list[float]]]] = {}

@@ -203,12 +203,12 @@ def arms_table(results: Results, names: Sequence[str]) -> str:
 
 
 def label_of(results: Results, name: str) -> str:
-    row = metrics.find(name, results.interventions)
+    row = metrics.find(name, results.looks)
     return row.label if row else name
 
 
 def metrics_unit(results: Results, name: str) -> str:
-    row = metrics.find(name, results.interventions)
+    row = metrics.find(name, results.looks)
     return row.unit if row else ""
 
 
@@ -238,7 +238,7 @@ def dots_section(title: str, results: Results, names: Sequence[str], about: str 
     size = study_figures.rows_size(len(results.arms), max(map(len, results.arms)))
     pictures = []
     for name in names:
-        row = metrics.find(name, results.interventions)
+        row = metrics.find(name, results.looks)
         words = f"{row.label}: {row.meaning}" if row and row.meaning else label_of(results, name)
         unit = f", {row.unit}" if row and row.unit else ""
         pictures.append(picture(figures.svg(study_figures.dots(name), results, size), f"{name} of each arm",
@@ -306,6 +306,30 @@ def interventions_section(results: Results) -> str:
     return dots_section("Interventions on the finished models", results, names,
                         f"<p>Validation loss with the intervention minus without, nats per token, mean {PLUS_MINUS} sd over seeds; "
                         f"nothing is trained again. <code>{escape(settings)}</code></p>{table}")
+
+
+def quantisation_section(results: Results) -> str:
+    """A table of loss changes, arms x schemes, for each transformation; then the errors by class of tensor."""
+    wanted = results.study.get("quantize")
+    if not wanted:
+        return ""
+    out = ["<h2>Rounded to 8 and 4 bits</h2>", "<p>Validation loss of the rounded model minus that in fp32, nats per token, mean "
+           f"{PLUS_MINUS} sd over seeds. <code>sinklab quantize --list</code> has the schemes in words.</p>"]
+    for name, options in wanted["transformations"].items():
+        flags = ", ".join(f"{key} {value}" for key, value in (options or {}).items())
+        out += [f"<h3>{escape(name)}{small(flags)}</h3>", quantised_table(results, name, "loss_change")]
+    first = next(iter(wanted["transformations"]))
+    for row in metrics.QUANTISED:
+        if row.name.startswith("error_"):
+            out += [f"<h3>{escape(row.label)}{small(row.meaning, first)}</h3>", quantised_table(results, first, row.name)]
+    return "".join(out)
+
+
+def quantised_table(results: Results, transformation: str, figure: str) -> str:
+    schemes = results.study["quantize"]["schemes"]
+    return html_table(["arm", *map(escape, schemes)], [
+        [escape(arm), *(mean_sd(results.values(arm, f"quantize.{scheme}.{transformation}.{figure}")) for scheme in schemes)]
+        for arm in results.arms])
 
 
 def gates_section(gates: Sequence[Mapping[str, Any]]) -> str:
@@ -390,6 +414,7 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
         claims_section(record["claims"]), "<h2>Arms</h2>", arms_table(results, names),
         f"<p>Mean {PLUS_MINUS} sd over seeds. Parameters: below them over the first arm's.</p>",
         dots_section("Seeds", results, names), training_section(results), sweep_section(results), interventions_section(results),
+        quantisation_section(results),
         scale_section(results, names), gates_section(record["gates"]), losses_section(results), configuration_section(results),
         environment_section(results), f"<h2>How to read this</h2><dl>{how}</dl>",
         "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window. All runs with all metrics: "
@@ -397,10 +422,10 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
 
 
 def metric_names(results: Results, record: Mapping[str, Any]) -> list[str]:
-    """What tables and dots show: metrics of claims and gates first; interventions have a section of their own."""
+    """What tables and dots show: metrics of claims and gates first; those of looks have sections of their own."""
     named = [*(name for v in record["claims"] for name in v["metrics"]),
              *(c["metric"] for gate in record["gates"] for c in gate["conditions"] if "metric" in c)]
-    return [name for name in results.main_metrics(named) if not results.of_interventions(name) and name != "diverged"]
+    return [name for name in results.main_metrics(named) if not results.of_looks(name) and name != "diverged"]
 
 
 # ---- writing

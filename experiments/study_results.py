@@ -110,6 +110,7 @@ class Results:
                                                 for axis, levels in (study.get("grid") or {}).items()}
         self.levels = {"-".join(at): at for at in itertools.product(*self.grid.values())} if self.grid else {}
         self.interventions = [str(name) for name in study.get("interventions") or {}]
+        self.looks = metrics.looks(study)
         self.choices = {arm: self.choose(arm) for arm in self.arms}
 
     # ---- arms and their points
@@ -122,7 +123,7 @@ class Results:
 
     def choose(self, arm: str) -> Choice:
         select = self.select_of(arm)
-        found = metrics.find(select, self.interventions)
+        found = metrics.find(select, self.looks)
         sign = -1 if found and found.better == "higher" else 1
         points = []
         for key in dict.fromkeys(row.key for row in self.rows if row.arm == arm):
@@ -167,8 +168,9 @@ class Results:
         return [name for name in dict.fromkeys([*first, *MAIN])
                 if any(math.isfinite(row.metrics.get(name, math.nan)) for row in self.rows)]
 
-    def of_interventions(self, name: str) -> bool:
-        return name.partition(".")[0] in self.interventions
+    def of_looks(self, name: str) -> bool:
+        """Whether it is a figure of an intervention or of a quantised model: these have sections of their own."""
+        return name.rpartition(".")[0] in self.looks
 
     def distinct(self) -> list[Row]:
         """One row a run: arms may share them."""

@@ -13,16 +13,18 @@
 #include <unistd.h>
 #endif
 
-extern const sl_kernels sl_kernels_scalar, sl_kernels_neon, sl_kernels_neonbf16, sl_kernels_avx2,
-    sl_kernels_avx512, sl_kernels_avx512bf16, sl_kernels_amx;
+extern const sl_kernels sl_kernels_scalar, sl_kernels_neon, sl_kernels_neondot, sl_kernels_neonbf16, sl_kernels_avx2,
+    sl_kernels_avx512, sl_kernels_avx512vnni, sl_kernels_avx512bf16, sl_kernels_amx;
 
 #ifdef SL_BUILD_AVX512
-/* AMX: the unit (CPUID leaf 7: TILE, BF16), the OS saving tiles (XCR0 bits 17, 18), and the
+/* AMX: the unit (CPUID leaf 7: TILE, BF16, INT8), the OS saving tiles (XCR0 bits 17, 18), and the
  * kernel's permission, which is asked for once and holds for all threads of the process. */
 static int amx_permitted(void) {
     enum {
         AMX_BF16 = 1 << 22,
         AMX_TILE = 1 << 24,
+        AMX_INT8 = 1 << 25,
+        AMX_ALL = AMX_BF16 | AMX_TILE | AMX_INT8,
         XCR0_TILES = 3 << 17,
         ARCH_REQ_XCOMP_PERM = 0x1023,
         XTILEDATA = 18
@@ -30,7 +32,7 @@ static int amx_permitted(void) {
     static _Atomic int permitted = -1;
     if (permitted < 0) {
         unsigned a, b, c, d, xcr0;
-        int unit = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE);
+        int unit = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_ALL) == AMX_ALL;
         if (unit) { /* AVX-512 has been found, so XGETBV may be used */
             __asm__("xgetbv" : "=a"(xcr0), "=d"(d) : "c"(0));
             unit = (xcr0 & XCR0_TILES) == XCR0_TILES;
@@ -56,12 +58,13 @@ static int supported(enum sl_isa tier) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("fma");
-    case SL_ISA_AVX512BF16: return supported(SL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
+    case SL_ISA_AVX512VNNI: return supported(SL_ISA_AVX512) && __builtin_cpu_supports("avx512vnni");
+    case SL_ISA_AVX512BF16: return supported(SL_ISA_AVX512VNNI) && __builtin_cpu_supports("avx512bf16");
     case SL_ISA_AMX: return supported(SL_ISA_AVX512BF16) && amx_permitted();
 #endif
 #ifdef SL_BUILD_NEONBF16
-    case SL_ISA_NEONBF16:
-        return supported(SL_ISA_NEON) && (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+    case SL_ISA_NEONDOT: return supported(SL_ISA_NEON) && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    case SL_ISA_NEONBF16: return supported(SL_ISA_NEONDOT) && (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
 #endif
     default: return 0;
     }
@@ -79,10 +82,12 @@ const sl_kernels *sl_kernels_tier(enum sl_isa tier) {
 #endif
 #ifdef SL_BUILD_AVX512
     case SL_ISA_AVX512: return &sl_kernels_avx512;
+    case SL_ISA_AVX512VNNI: return &sl_kernels_avx512vnni;
     case SL_ISA_AVX512BF16: return &sl_kernels_avx512bf16;
     case SL_ISA_AMX: return &sl_kernels_amx;
 #endif
 #ifdef SL_BUILD_NEONBF16
+    case SL_ISA_NEONDOT: return &sl_kernels_neondot;
     case SL_ISA_NEONBF16: return &sl_kernels_neonbf16;
 #endif
     default: return &sl_kernels_scalar;

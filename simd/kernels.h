@@ -93,10 +93,26 @@ enum sl_ffn {
     SL_FFN_KINDS
 };
 
+/* ---- number formats of quantised elements, the rows of simd/quant.inc */
+enum sl_format {
+#define FORMAT(name, ...) SL_FORMAT_##name,
+#include "simd/quant.inc"
+#undef FORMAT
+    SL_FORMATS
+};
+/* The numbers of a format that a quantiser uses, lo to hi (both among them), and how they are coded in a byte. */
+typedef struct {
+    int mantissa, least_exponent; /* of the format */
+    float lo, hi;                 /* symmetric but for integers with a zero point: -zero, 2^bits - 1 - zero */
+    int sign;                     /* of floats: the sign's bit in a code (0x80, 0x08) beside the magnitude; */
+    int zero;                     /* integers: sign is 0, a code is number + zero, two's complement */
+} sl_grid;
+
 typedef struct sl_kernels {
-    const char *tier; /* "scalar", "avx2", "avx512", "avx512bf16", "amx", "neon", "neonbf16" */
+    const char *tier; /* "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot", "neonbf16" */
     int vl;           /* floats in a vector */
     int bf16_unit;    /* gemm_bf16 runs on a unit for it (AMX, VDPBF16PS, BFDOT), faster than gemm_f32 */
+    int int8_unit;    /* gemm_int8 does (AMX, VPDPBUSD, SDOT) */
 
     /* ---- GEMM (simd/gemm.c). C[m,n] (+)= sum_k A[m,k] B[k,n]; k runs in order, one accumulator per
      * element, which starts from C when adding: no blocking, cut of K or thread count matters. */
@@ -265,17 +281,62 @@ typedef struct sl_kernels {
                       double *sum_abs, /* += |x_j|, d values */
                       double *sum_sq,  /* += x_j^2, d values */
                       float *max_abs); /* = max(old, |x_j|), d values */
+
+    /* ---- quantisation of rows (simd/quant.c): the same bits in every tier.
+     * q(x) = x/scale in fp32, saturated to lo..hi, rounded to the nearest number of the grid, ties to even. Column j
+     * of row i has scale[i*lds + j/group] (lds 0: all rows the same; group >= d: one a row), which is >= 0; where it is
+     * 0, so is q. An integer 0 has no sign. Returns 0 if an x is not finite, else 1: q of a NaN is NaN, and its code
+     * any. */
+    int (*quant_round)(const sl_grid *g, int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group,
+                       const float *scale, int64_t lds, float *y, int64_t ldy); /* y = q(x) * scale; y may be x */
+    int (*quant_codes)(const sl_grid *g, int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group,
+                       const float *scale, int64_t lds, uint8_t *code, int64_t ldc);
+    /* y = value[code] * scale: with the 256 numbers that codes mean, what quant_round gave */
+    void (*quant_values)(const float *value, int64_t rows, int64_t d, const uint8_t *code, int64_t ldc, int64_t group,
+                         const float *scale, int64_t lds, float *y, int64_t ldy);
+    /* Codes of 4 bits, two a byte, the first in the lower half; an odd last one beside 0. */
+    void (*quant_pack4)(int64_t n, const uint8_t *code, uint8_t *packed);
+    void (*quant_unpack4)(int64_t n, const uint8_t *packed, uint8_t *code); /* upper halves 0 */
+    /* amax[i*lda + g] = the largest |x| of group g of row i, NaN if one is not finite. */
+    void (*quant_amax)(int64_t rows, int64_t d, const float *x, int64_t ldx, int64_t group, float *amax, int64_t lda);
+    /* The least and largest of each row, d >= 1; both NaN if one is not finite. */
+    void (*quant_range)(int64_t rows, int64_t d, const float *x, int64_t ldx, float *lo, float *hi);
+
+    /* ---- int8 GEMM (simd/gemm_int8.c): u8 by s8, sums in s32, exact. k is at most SL_INT8_MAX_K.
+     *
+     * B travels in panels of 32 columns, k in fours: element B[kk][j] of a panel is panel[(kk/4)*128 + j*4 + kk%4].
+     * k is padded to sl_int8_kpad(k), a multiple of 64, and columns to 32, both with zeros; a panel is kpad*32 bytes,
+     * 64-byte aligned. It feeds AMX tiles (16 fours x 16 columns), VPDPBUSD, SDOT and plain C alike. */
+    /* C[m,n] (+)= A[m,k] * panel, n <= 32, k a multiple of 64. A: rows of k consecutive bytes, any in the padding. */
+    void (*gemm_int8)(int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_t lda, const int8_t *panel, int32_t *c,
+                      int64_t ldc, int add);
+    /* Packs one panel from n <= 32 rows of k codes (weights [N,K]): B[kk][j] = src[j*ld + kk]; sum[j]: of row j < n. */
+    void (*pack_int8)(int64_t n, int64_t k, const int8_t *src, int64_t ld, int8_t *panel, int32_t *sum);
+    /* y[i][j] = (float)(c[i][j] - zero*sum[j]) * scale_a[i*step_a] * scale_b[j*step_b], from left to right, plus
+     * what is in y when adding. Steps are 1 or 0. That is the product of the numbers that the codes stand for: the
+     * integers are exact up to their one rounding to float. */
+    void (*scale_int32)(int64_t m, int64_t n, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
+                        const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, float *y,
+                        int64_t ldy, int add);
+    /* Yardstick: runs `rounds` rounds of the tier's int8 multiply-add on registers alone; operations (2 a product). */
+    int64_t (*peak_int8)(int64_t rounds);
 } sl_kernels;
 
 enum { SL_BF16_NR = 32, SL_BF16_KR = 32 }; /* columns of a bf16 panel, granule of its k */
 static inline int64_t sl_bf16_kpad(int64_t k) { return (k + SL_BF16_KR - 1) / SL_BF16_KR * SL_BF16_KR; }
 
+
+enum { SL_INT8_NR = 32, SL_INT8_KR = 64, SL_INT8_MAX_K = 65536 }; /* the same of an int8 panel; 255*127*k < 2^31 */
+static inline int64_t sl_int8_kpad(int64_t k) { return (k + SL_INT8_KR - 1) / SL_INT8_KR * SL_INT8_KR; }
+
 /* In rising order on each architecture, so that a cap is a comparison. */
 enum sl_isa {
     SL_ISA_AUTO, SL_ISA_SCALAR, SL_ISA_NEON, SL_ISA_AVX2, SL_ISA_AVX512,
-    SL_ISA_AVX512BF16, /* avx512 + AVX512_BF16 (Cooper Lake, Sapphire Rapids, Zen 4) */
-    SL_ISA_AMX,        /* avx512bf16 + AMX-TILE, AMX-BF16, and the kernel's leave to use them */
-    SL_ISA_NEONBF16,   /* neon + FEAT_BF16 (BFDOT) */
+    SL_ISA_AVX512VNNI, /* avx512 + AVX512_VNNI (Cascade Lake, Ice Lake) */
+    SL_ISA_AVX512BF16, /* avx512vnni + AVX512_BF16 (Cooper Lake, Sapphire Rapids, Zen 4) */
+    SL_ISA_AMX,        /* avx512bf16 + AMX-TILE, AMX-BF16, AMX-INT8, and the kernel's leave to use them */
+    SL_ISA_NEONDOT,    /* neon + FEAT_DotProd (SDOT) */
+    SL_ISA_NEONBF16,   /* neondot + FEAT_BF16 (BFDOT) */
 };
 
 /* Table of the best tier that this CPU and OS have, at most `cap` (SL_ISA_AUTO = no cap). A cap above

@@ -12,6 +12,7 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
     .tier = STRING(SL_UNIT),
     .vl = VL,
     .bf16_unit = SL_BF16_UNIT,
+    .int8_unit = SL_INT8_UNIT,
     .gemm_mr = SL_GEMM_MR,
     .gemm_nr = SL_GEMM_NRV * VL,
     .ffn = {

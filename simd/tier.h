@@ -15,15 +15,18 @@
     X(sigmoid_bwd) X(tanh_bwd) X(relu_fwd) X(relu_bwd) X(gate_mul) X(clip_fwd) X(clip_bwd) \
     X(add) X(sum) X(scale) X(rope) X(rope_bf16) \
     X(dot) X(scale_rows_bf16) X(dot_rows_bf16) X(xent) X(adamw) X(sumsq) X(abs_stats) \
-    X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32)
-/* Kernels on a bf16 unit, where there is one. */
-#define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16)
+    X(pack_bt_f32) X(pack_b_f32) X(pack_bt_bf16) X(pack_b_bf16) X(transpose_bf16) X(transpose_f32) \
+    X(quant_round) X(quant_codes) X(quant_values) X(quant_pack4) X(quant_unpack4) X(quant_amax) X(quant_range) \
+    X(pack_int8) X(scale_int32)
+/* Kernels on a unit for bf16 or int8, where there is one. */
+#define SL_UNIT_KERNELS(X) X(gemm_bf16) X(peak_bf16) X(gemm_int8) X(peak_int8)
 /* clang-format on */
 
-#if defined SL_UNIT || defined SL_TIER_AVX512BF16
-#define SL_BF16_UNIT 1
-#else
+#ifndef SL_BF16_UNIT
 #define SL_BF16_UNIT 0
+#endif
+#ifndef SL_INT8_UNIT
+#define SL_INT8_UNIT 0
 #endif
 /* A tier that is another one (SL_TIER) but for its unit's kernels: -DSL_UNIT=amx. */
 #ifndef SL_UNIT

@@ -35,6 +35,17 @@ SL_VEC void v_store_n(float *p, vf a, int n) {
         _mm256_maskstore_ps(p, v_first(n), a);
 }
 
+SL_VEC vi vi_load_n(const int32_t *p, int n) {
+    return SL_FULL(n) ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskload_epi32(p, v_first(n));
+}
+SL_VEC void vi_store_low8_n(uint8_t *p, vi a, int n) {
+    const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i b = _mm256_shuffle_epi8(a, low);
+    __m128i h = _mm_unpacklo_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    memcpy(p, &h, (size_t)n);
+}
+
 SL_VEC vi v_bits(vf a) { return _mm256_castps_si256(a); }
 SL_VEC vf v_float(vi a) { return _mm256_castsi256_ps(a); }
 SL_VEC vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }

@@ -33,6 +33,13 @@ SL_VEC void v_store_n(float *p, vf a, int n) {
         _mm512_mask_storeu_ps(p, v_first(n), a);
 }
 
+SL_VEC vi vi_load_n(const int32_t *p, int n) {
+    return SL_FULL(n) ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi32(v_first(n), p);
+}
+SL_VEC void vi_store_low8_n(uint8_t *p, vi a, int n) {
+    _mm_mask_storeu_epi8(p, v_first(n), _mm512_cvtepi32_epi8(a));
+}
+
 SL_VEC vi v_bits(vf a) { return _mm512_castps_si512(a); }
 SL_VEC vf v_float(vi a) { return _mm512_castsi512_ps(a); }
 SL_VEC vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }

@@ -41,6 +41,21 @@ SL_VEC void v_store_n(float *p, vf a, int n) {
         p[i] = t[i];
 }
 
+SL_VEC vi vi_load_n(const int32_t *p, int n) {
+    if (SL_FULL(n))
+        return vld1q_s32(p);
+    int32_t t[VL] = {0};
+    for (int i = 0; i < n; i++)
+        t[i] = p[i];
+    return vld1q_s32(t);
+}
+SL_VEC void vi_store_low8_n(uint8_t *p, vi a, int n) {
+    uint8_t t[2 * VL];
+    uint16x4_t h = vmovn_u32(vreinterpretq_u32_s32(a));
+    vst1_u8(t, vmovn_u16(vcombine_u16(h, h)));
+    memcpy(p, t, (size_t)n);
+}
+
 SL_VEC vi v_bits(vf a) { return vreinterpretq_s32_f32(a); }
 SL_VEC vf v_float(vi a) { return vreinterpretq_f32_s32(a); }
 SL_VEC vi vi_set1(int32_t a) { return vdupq_n_s32(a); }

@@ -19,6 +19,12 @@ SL_VEC void v_store_n(float *p, vf a, int n) {
         *p = a;
 }
 
+SL_VEC vi vi_load_n(const int32_t *p, int n) { return n ? *p : 0; }
+SL_VEC void vi_store_low8_n(uint8_t *p, vi a, int n) {
+    if (n)
+        *p = (uint8_t)a;
+}
+
 SL_VEC vi v_bits(vf a) {
     vi b;
     memcpy(&b, &a, sizeof b);

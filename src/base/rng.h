@@ -15,6 +15,7 @@ enum sl_stream {
     SL_STREAM_SYNTHETIC = 4,/* synthetic corpora; `sub` = window */
     SL_STREAM_TEST = 5,     /* tests and benchmarks */
     SL_STREAM_BOS = 6,      /* place of BOS in a window; `sub` = window */
+    SL_STREAM_ROTATE = 7,   /* signs of rotations; `sub` = hash of the place's name */
 };
 
 typedef struct {

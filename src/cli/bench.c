@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "cli/args.h"
+#include "cli/bench_eval.h"
 #include "cli/bench_gemm.h"
 #include "cli/verbs.h"
 #include "model/model.h"
@@ -242,23 +243,33 @@ static const preset *find_preset(const char *name) {
         if (strcmp(p->name, name) == 0)
             return p;
     char quoted[SL_QUOTE_CHARS];
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, and gemm", sl_quote(quoted, name));
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, gemm and eval", sl_quote(quoted, name));
     return NULL;
 }
 
 static bool is_gemm(const char *name) { return strcmp(name, "gemm") == 0; }
+static bool is_eval(const char *name) { return strcmp(name, "eval") == 0; }
+
+static json_t *run_eval(const sl_args *args, int64_t steps, bool json) {
+    sl_config c;
+    const preset *p = find_preset("bench-10m");
+    sl_config_defaults(&c);
+    apply_preset(p, &c);
+    return sl_bench_eval(args, &c, p->vocab, steps, json);
+}
 
 static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) {
     static const char *const standard[] = {"bench-10m"};
     int n = args->positionals ? args->positionals : 1;
     const char *const *names = args->positionals ? args->positional : standard;
     for (int i = 0; i < n; i++) /* before any of them takes its time */
-        if (!is_gemm(names[i]) && !find_preset(names[i]))
+        if (!is_gemm(names[i]) && !is_eval(names[i]) && !find_preset(names[i]))
             return -1;
     json_t *results = json_array();
     for (int i = 0; i < n; i++) {
-        json_t *o = is_gemm(names[i]) ? sl_bench_gemm(args, json)
-                                      : run_preset(find_preset(names[i]), args, steps, profile, json);
+        json_t *o = is_gemm(names[i])   ? sl_bench_gemm(args, json)
+                    : is_eval(names[i]) ? run_eval(args, steps, json)
+                                        : run_preset(find_preset(names[i]), args, steps, profile, json);
         if (!o) {
             json_decref(results);
             return -1;
@@ -286,9 +297,10 @@ int sl_verb_bench(int argc, char **argv) {
         .operands = "[PRESET ...] [key=value ...]",
         .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, optimizer), median over "
                  "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
-                 "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the "
-                 "matrix products of bench-10m, beside OpenBLAS where it was found. Kernels one by one: the test runner's "
-                 "`kern bench`.",
+                 "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m "
+                 "(12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix products of bench-10m, beside "
+                 "OpenBLAS where it was found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights and "
+                 "activations on the int8 unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,
         .overrides = true,

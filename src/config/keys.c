@@ -115,9 +115,11 @@ const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU 
                                     [SL_ISA_NEON] = {"neon", "AArch64 Advanced SIMD"},
                                     [SL_ISA_AVX2] = {"avx2", "AVX2 with FMA"},
                                     [SL_ISA_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL"},
-                                    [SL_ISA_AVX512BF16] = {"avx512bf16", "AVX-512 with AVX512_BF16"},
-                                    [SL_ISA_AMX] = {"amx", "the same with AMX tiles (AMX-BF16)"},
-                                    [SL_ISA_NEONBF16] = {"neonbf16", "NEON with FEAT_BF16 (BFDOT)"},
+                                    [SL_ISA_AVX512VNNI] = {"avx512vnni", "AVX-512 with AVX512_VNNI"},
+                                    [SL_ISA_AVX512BF16] = {"avx512bf16", "the same with AVX512_BF16"},
+                                    [SL_ISA_AMX] = {"amx", "the same with AMX tiles (AMX-BF16, AMX-INT8)"},
+                                    [SL_ISA_NEONDOT] = {"neondot", "NEON with FEAT_DotProd (SDOT)"},
+                                    [SL_ISA_NEONBF16] = {"neonbf16", "the same with FEAT_BF16 (BFDOT)"},
                                     {NULL, NULL}};
 const sl_choice sl_choices_pin[] = {
     [SL_PIN_OFF] = {"off", "the system moves threads as it likes"},

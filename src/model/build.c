@@ -1,6 +1,7 @@
 /* Config -> program: which operations a model is made of, in their order, and the names of its tensors. */
 #include "model/model_internal.h"
 #include "ops/ops.h"
+#include "ops/quantise.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -32,6 +33,7 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, 
     if (m->cos)
         sl_build_rope(b, label, qkv, m->cos, m->sin);
     sl_build_value_gate(b, prefix, i, in, qkv);
+    sl_build_kv_quantiser(b, i, qkv);
     snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
     sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv, prefix)
                     : sl_build_attention(b, label, qkv, prefix);
@@ -180,7 +182,7 @@ void sl_model_build(sl_model *m, bool taps) {
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
-    sl_build_head(b, m->layer[layers].norm[0].out, head, m->vocab);
+    sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, m->vocab);
     for (int64_t i = 0; taps && i <= layers; i++) {
         sl_program_keep(b, m->layer[i].residual);
         for (int w = 0; w < 2; w++)

@@ -124,7 +124,7 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
 
 /* The parameter table and the program of *c, without memory for their values. */
 static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                         bool training, bool taps) {
+                         bool training, bool taps, const sl_quant_options *quant) {
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -144,8 +144,12 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
                               .params = &m->params, .batch = batch, .seq = seq, .training = training,
                               .cache = cache};
-    /* One position at a time gains nothing from bf16 products. */
-    m->program.bf16 = !cache && sl_model_precision(c) == SL_PRECISION_BF16;
+    if (quant) {
+        m->quant = *quant;
+        m->program.quant = &m->quant;
+    }
+    /* One position at a time gains nothing from bf16 products; what is rounded to other formats is fp32 before. */
+    m->program.bf16 = !cache && !quant && sl_model_precision(c) == SL_PRECISION_BF16;
     bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
     if (ok)
         sl_model_build(m, taps);
@@ -157,18 +161,18 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
 }
 
 int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
-    sl_model *m = compile(c, vocab, 1, 1, 0, false, false);
+    sl_model *m = compile(c, vocab, 1, 1, 0, false, false, NULL);
     int64_t n = m ? m->params.params : -1;
     sl_model_free(m);
     return n;
 }
 
 static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                        bool training, bool taps) {
+                        bool training, bool taps, const sl_quant_options *quant) {
     sl_config config = *c;
     if (check_sizes(c, vocab, batch, cache ? cache : seq) || sl_match_params(&config, vocab))
         return NULL;
-    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps);
+    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps, quant);
     if (!m)
         return NULL;
     m->given = *c;
@@ -181,7 +185,7 @@ static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_
 
 sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, bool training,
                           bool taps) {
-    return create(c, vocab, batch, seq, 0, training, taps || training);
+    return create(c, vocab, batch, seq, 0, training, taps || training, NULL);
 }
 
 sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
@@ -189,7 +193,12 @@ sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t bat
         sl_fail("a decoder needs room for at least one position, not %lld", (long long)cache);
         return NULL;
     }
-    return create(c, vocab, batch, 1, cache, false, false);
+    return create(c, vocab, batch, 1, cache, false, false, NULL);
+}
+
+sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
+                                    const sl_quant_options *o) {
+    return create(c, vocab, batch, seq, 0, false, false, o);
 }
 
 void sl_model_free(sl_model *m) {

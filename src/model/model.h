@@ -28,6 +28,22 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
                                  float scale);
 
+/* ---- quantised models (quant/run.h): fp32 but for what the options round; made for inference, without taps. */
+struct sl_quant_options;
+struct sl_quant_point;
+struct sl_rotation;
+struct sl_op;
+sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
+                                    const struct sl_quant_options *o);
+/* The i-th place where activations are rounded or observed, in the order of a pass; NULL past the last. */
+struct sl_quant_point *sl_model_quant_point(const sl_model *m, int i);
+/* The place, and the rotation, whose result the layer of this label reads; NULL without. */
+struct sl_quant_point *sl_model_point_before(const sl_model *m, const char *label);
+const struct sl_rotation *sl_model_rotation_before(const sl_model *m, const char *label);
+/* The i-th linear layer that multiplies integers; NULL past the last. */
+const struct sl_op *sl_model_int_linear(const sl_model *m, int i);
+const sl_kernels *sl_model_kernels(const sl_model *m);
+
 /* ---- what steps leave behind */
 /* Ends a step of one or more passes: if it was applied, running means of channels (ops/nullify.h) take in its own, and
  * biases of balance: bias are updated. Begins new sums. */

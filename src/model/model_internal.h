@@ -5,6 +5,7 @@
 #include "model/model.h"
 #include "model/program.h"
 #include "ops/norm.h"
+#include "quant/options.h"
 
 typedef struct {
     sl_buf residual; /* h_i, the input of the block */
@@ -15,6 +16,7 @@ typedef struct {
 
 struct sl_model {
     sl_config config, given; /* in force; as it was asked for */
+    sl_quant_options quant;  /* of a quantised model, else unused */
     int32_t vocab;
     sl_params params;
     sl_program program;

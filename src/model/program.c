@@ -3,6 +3,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "ops/gemm_bf16.h"
+#include "ops/linear_int.h"
+#include "ops/quantise.h"
+#include "ops/rotate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,9 +215,16 @@ size_t sl_program_plan(sl_program *b) {
     return end;
 }
 
+static void free_op(sl_op *op) {
+    for (int i = 0; i < 2; i++)
+        sl_quant_point_free(op->point[i]), sl_rotation_free(op->rotation[i]);
+    sl_int_weights_free(op->integers);
+    free(op->nullify), free(op->moe);
+}
+
 void sl_program_free(sl_program *b) {
     for (int i = 0; i < b->ops; i++)
-        free(b->op[i].nullify), free(b->op[i].moe);
+        free_op(&b->op[i]);
     free(b->op);
     free(b->buffer);
     free(b->keep);

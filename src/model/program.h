@@ -13,6 +13,7 @@ typedef struct {
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
     bool nullify; /* norms that are built now replace sink channels (ops/nullify.h) */
+    const struct sl_quant_options *quant; /* NULL: the model is not quantised */
     int64_t cache; /* > 0: one-position decoding with a key/value cache of this many positions */
 
     sl_op *op;

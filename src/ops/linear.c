@@ -1,6 +1,8 @@
 #include "ops/gemm.h"
 #include "ops/linear_bf16.h"
+#include "ops/linear_int.h"
 #include "ops/ops.h"
+#include "ops/quantise.h"
 
 #include <string.h>
 
@@ -34,6 +36,9 @@ static void scratch_fp32(sl_program *b, sl_op *op) {
 
 sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf in, int64_t dim_in, int64_t dim_out,
                        int weight, sl_buf residual) {
+    if (sl_linear_is_int(b))
+        return sl_build_linear_int(b, label, in, dim_in, dim_out, weight, residual);
+    in = sl_build_quantiser(b, label, in, dim_in);
     sl_op *op = sl_program_op(b, b->bf16 ? &sl_linear_bf16 : &linear, label);
     op->in[0] = in;
     op->in[1] = residual;

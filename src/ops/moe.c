@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "ops/gemm_bf16.h"
+#include "ops/moe_quantised.h"
 #include "ops/ops.h"
 #include "ops/rowwise.h"
 
@@ -479,5 +480,7 @@ sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual,
     if (m->bf16)
         op->saved[3] = sl_program_buffer(
             b, 1, m->experts * (int64_t)(matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float)));
+    if (b->quant)
+        sl_quantise_moe(b, op);
     return op->out = sl_program_buffer(b, m->rows, m->dim);
 }

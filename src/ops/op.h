@@ -61,6 +61,11 @@ struct sl_op {
     const struct sl_row_norm *norm; /* of a row norm (norm_rows.h) */
     struct sl_nullify *nullify;     /* and its sink channels (nullify.h), or NULL */
     struct sl_moe *moe;       /* of a mixture of experts (moe.h); freed with the program */
+    /* Of a quantised model (quantise.h, rotate.h, linear_int.h); freed with the program. A mixture has two of the first: of
+     * what experts read, and of what their down projections do. */
+    struct sl_quant_point *point[2];
+    struct sl_rotation *rotation[2];
+    struct sl_int_weights *integers;
     const struct sl_act *act[2];    /* of a gate (gate.h): of its scores, of its hidden layer */
     int64_t gates;            /* scores a row: dim_in or 1 */
     const sl_ffn_kernels *ffn;      /* of a feed-forward */

@@ -86,7 +86,8 @@ class Study(common.EndToEnd):
         self.assertRegex(out, r"same_loss +(not )?shown")
         found = self.results()
         self.assertEqual({r["status"] for r in found.values()}, {"finished"})
-        for name in ("val_loss", "m2", "peak.max", "lambda_sink", "contribution.projected", "norms.attn_in", "zero.loss_change", "zero.m2"):
+        for name in ("val_loss", "m2", "peak.max", "lambda_sink", "contribution.projected", "norms.attn_in", "zero.loss_change", "zero.m2",
+                     "quantize.w8a8-channel-token.plain.loss_change", "quantize.w4a4-channel-window.smooth.error_down_in"):
             self.assertTrue(all(name in r["metrics"] for r in found.values()), name)
         self.assertEqual(len({r["metrics"]["val_loss"] for r in found.values()}), 4, "seeds and arms must differ")
         (folder,) = (self.runs / "studies" / "mini").glob("quick-*")
@@ -280,6 +281,10 @@ class Study(common.EndToEnd):
                 self.assertRegex(self.said, f"^experiments/run: error: .*{message.replace('?', '[?]').replace('.', '[.]')}")
                 self.assertEqual(self.said.count("\n"), 1)
                 self.assertFalse((self.runs / "studies").exists())
+        self.edit("w4a4-channel-window", "w4a4-chanel-window")
+        self.run_study(code=2)
+        self.assertRegex(self.said, r"study.yaml:\d+: quantize.schemes.1: unknown scheme w4a4-chanel-window; did you mean w4a4-channel-window[?]")
+        self.edit("w4a4-chanel-window", "w4a4-channel-window")
         self.edit("metric: val_loss, arms", "metric: val_los, arms")
         self.run_study(code=2)
         self.assertRegex(self.said, r"study.yaml:\d+: claim same_loss: metric: 'val_los' is not known; nearest: val_loss")

@@ -204,6 +204,11 @@ def mix(c, p, prefix, q, s, seen, v, group):
     return o
 
 
+def cached(x):
+    """What keys or values [B, heads, T, hd] become in a cache."""
+    return x
+
+
 def attention(c, p, prefix, x):
     B, T, _ = x.shape
     heads, kv_heads = c["heads"], c.get("kv_heads") or c["heads"]
@@ -227,6 +232,7 @@ def attention(c, p, prefix, x):
     base = c.get("rope_base", 10000)
     if base:
         q, k = rope(q, base), rope(k, base)
+    k, v = cached(k), cached(v)
     group = torch.arange(heads) // (heads // kv_heads)  # query head h reads key head h // group size
     s = q @ k[:, group].transpose(-1, -2) / math.sqrt(q.shape[-1])
     seen = torch.ones(T, T, dtype=torch.bool).tril()

@@ -1,7 +1,7 @@
-/* AMX's tiles in plain C, so that simd/amx/ is tested on machines without the unit: put in front of
- * the source with -include, it replaces the intrinsics. Semantics as in the Intel SDM (TDPBF16PS:
- * even and odd products of a tile are summed apart, in fp32, nearest even). A use of a tile that
- * the hardware would refuse aborts. Flushing of subnormals is not modelled. */
+/* AMX's tiles in plain C, so that simd/amx/ is tested on machines without the unit: put in front of the source with
+ * -include, it replaces the intrinsics. Semantics as in the Intel SDM (TDPBF16PS: even and odd products of a tile
+ * are summed apart, in fp32, nearest even; TDPBUSD: exact, modulo 2^32). A use of a tile that the hardware would
+ * refuse aborts. Flushing of subnormals is not modelled. */
 #ifndef SL_TESTS_AMX_MODEL_H
 #define SL_TESTS_AMX_MODEL_H
 
@@ -17,6 +17,7 @@
 #undef _tile_stream_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbusd
 #define _tile_loadconfig model_loadconfig
 #define _tile_release model_release
 #define _tile_zero model_zero
@@ -24,6 +25,7 @@
 #define _tile_stream_loadd model_loadd
 #define _tile_stored model_stored
 #define _tile_dpbf16ps model_dpbf16ps
+#define _tile_dpbusd model_dpbusd
 
 enum { MODEL_TILES = 8, MODEL_ROWS = 16, MODEL_COLSB = 64 };
 
@@ -80,10 +82,27 @@ static inline float model_bf16(const unsigned char *p) {
     return f;
 }
 
-static inline void model_dpbf16ps(int c, int a, int b) {
+static inline void model_need_product(int c, int a, int b) {
     model_need(model.rows[c] > 0 && model.rows[a] > 0 && model.rows[b] > 0);
     model_need(model.rows[c] == model.rows[a] && model.colsb[c] == model.colsb[b] &&
                model.colsb[a] / 4 == model.rows[b]);
+}
+
+static inline void model_dpbusd(int c, int a, int b) {
+    model_need_product(c, a, b);
+    for (int m = 0; m < model.rows[c]; m++)
+        for (int n = 0; n < model.colsb[c] / 4; n++) {
+            uint32_t acc;
+            memcpy(&acc, model.data[c][m] + 4 * n, sizeof acc);
+            for (int k = 0; k < model.rows[b]; k++)
+                for (int i = 0; i < 4; i++)
+                    acc += (uint32_t)(model.data[a][m][4 * k + i] * (int8_t)model.data[b][k][4 * n + i]);
+            memcpy(model.data[c][m] + 4 * n, &acc, sizeof acc);
+        }
+}
+
+static inline void model_dpbf16ps(int c, int a, int b) {
+    model_need_product(c, a, b);
     for (int m = 0; m < model.rows[c]; m++)
         for (int n = 0; n < model.colsb[c] / 4; n++) {
             float sum[2] = {0, 0}, acc;

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum k_type { K_F32, K_F64, K_BF16, K_I32 };
+enum k_type { K_F32, K_F64, K_BF16, K_I32, K_I8, K_U8 };
 enum k_role { K_IN, K_OUT, K_INOUT };
 
 /* Contents of a buffer; see k_fill. */
@@ -86,9 +86,8 @@ typedef struct {
     { #name_, offsetof(sl_kernels, name_), __VA_ARGS__ }
 
 /* One table a source file of simd/, ended by a row without a name. */
-extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_norm[], k_norm_scale[], k_norm_dyt[], k_act[], k_rope[],
-    k_attention[],
-    k_xent[], k_optim[], k_stats[];
+extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_gemm_int8[], k_quant[], k_norm[], k_norm_scale[],
+    k_norm_dyt[], k_act[], k_rope[], k_attention[], k_xent[], k_optim[], k_stats[];
 
 /* ---- describing a call */
 void k_begin(k_case *c, k_call call, const void *arg, const char *fmt, ...)
@@ -110,6 +109,7 @@ _Noreturn void k_fail(k_case *c, const char *fmt, ...) __attribute__((format(pri
 
 /* In a k_call. */
 static inline float *k_f32(const k_case *c, int i) { return c->buf[i].p; }
+static inline uint8_t *k_u8(const k_case *c, int i) { return c->buf[i].p; }
 static inline double *k_f64(const k_case *c, int i) { return c->buf[i].p; }
 static inline int64_t k_ld(const k_case *c, int i) { return c->buf[i].ld; }
 

@@ -11,7 +11,8 @@ enum { SKIPPED = 77, MAX_KERNELS = 128 }; /* 77: meson's exit code of a skipped 
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"norm", k_norm},
+} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"gemm_int8", k_gemm_int8},
+               {"quant", k_quant}, {"norm", k_norm},
                {"norm_scale", k_norm_scale}, {"norm_dyt", k_norm_dyt}, {"act", k_act},     {"rope", k_rope},
                {"attention", k_attention}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
 
@@ -25,9 +26,11 @@ static const struct {
     const sl_kernels *table; /* if not the library's own */
 } all_tiers[] = {{"scalar", SL_ISA_SCALAR, NULL},
                  {"neon", SL_ISA_NEON, NULL},
+                 {"neondot", SL_ISA_NEONDOT, NULL},
                  {"neonbf16", SL_ISA_NEONBF16, NULL},
                  {"avx2", SL_ISA_AVX2, NULL},
                  {"avx512", SL_ISA_AVX512, NULL},
+                 {"avx512vnni", SL_ISA_AVX512VNNI, NULL},
                  {"avx512bf16", SL_ISA_AVX512BF16, NULL},
                  {"amx", SL_ISA_AMX, NULL},
 #ifdef HAVE_AMX_MODEL
@@ -57,8 +60,8 @@ static const char usage[] =
     "       kern selftest [--seed N]\n"
     "test compares every kernel of every tier of this machine with a reference in double; the seed it\n"
     "prints reproduces a run, also of one kernel alone. bench times them; selftest breaks some on purpose\n"
-    "and sees that test would catch it. TIER: scalar neon neonbf16 avx2 avx512 avx512bf16 amx amxmodel\n"
-    "(amx's kernels on tiles in plain C).\n"
+    "and sees that test would catch it. TIER: scalar neon neondot neonbf16 avx2 avx512 avx512vnni\n"
+    "avx512bf16 amx amxmodel (amx's kernels on tiles in plain C).\n"
     "exit code: 0 all passed, 1 some failed, 2 usage, 77 --isa names a tier that is not here.\n";
 
 static int usage_error(const char *what, const char *arg) {

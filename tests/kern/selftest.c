@@ -63,6 +63,9 @@ static void not_in_place(int64_t n, const float *x, float *y) {
         memset(y, 0, (size_t)n * sizeof *y);
     good()->silu_fwd(n, x, y);
 }
+static void byte_unwritten(int64_t n, const uint8_t *code, uint8_t *packed) {
+    good()->quant_pack4(n - n % 2, code, packed);
+}
 static void rounded_better(int64_t n, const float *x, float *y) {
     for (int64_t i = 0; i < n; i++)
         y[i] = (float)exp((double)x[i]);
@@ -112,6 +115,7 @@ static const struct {
     BROKEN("changes its input", add, input_changed, "changed row 0 of its input 'x'"),
     BROKEN("loses the sign of zero", add, zero_sign, "want -0 exactly"),
     BROKEN("leaves an output unwritten", silu_fwd, unwritten, "was not written"),
+    BROKEN("leaves an odd code out", quant_pack4, byte_unwritten, "packed[0][0]"),
     BROKEN("cannot work in place", silu_fwd, not_in_place, "alias y=x"),
     BROKEN("differs from another tier", exp, rounded_better, "differ from the first tier"),
     BROKEN("differs from call to call", dot, unsteady, "in the first run"),
@@ -122,7 +126,7 @@ static const struct {
 };
 
 static const k_kernel *find(const char *name) {
-    const k_kernel *const lists[] = {k_act, k_norm, k_attention};
+    const k_kernel *const lists[] = {k_act, k_norm, k_attention, k_quant};
     for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
         for (const k_kernel *k = lists[l]; k->name; k++)
             if (strcmp(k->name, name) == 0)

@@ -22,6 +22,7 @@ STUDY: Study = {
         "dyt": {"set": {"model.norm": "dyt"}, "sweep": {"train.lr": ["5e-4", "1e-3"]}},
         "clip": {"set": {"model.clip": 1}}},
     "interventions": {"zero": {"model.sink_nullify": 1, "model.sink_nullify_mode": "both"}},
+    "quantize": {"schemes": ["mxfp4"], "transformations": {"plain": {}, "smooth": {"smooth": 0.5}}},
     "gates": {"residual_sink": {"arm": "baseline", "all": [{"metric": "m2", "at_least": 5}]},
               "attention_sink": {"arm": "baseline", "any": [{"metric": "sink_rate", "above": 0.5},
                                                             {"metric": "att0_over_uniform", "at_least": 3}]}},
@@ -58,6 +59,7 @@ def figures(arm: str, seed: int, point: dict[str, Any]) -> dict[str, float]:
             "tokens": 1792000, "tokens_per_s": 14000, "seconds": 120, "diverged": 0,
             "m2": m2, "max": 45 * m2, "lambda_min": 0.8 / m2**3, "peak.m2": 1.1 * m2,
             "att0": 0.02 + 0.002 * own.gauss(0, 1), "att0_over_uniform": 0.9, "sink_rate": 0,
+            "quantize.mxfp4.plain.loss_change": 0.4321, "quantize.mxfp4.plain.error_down_in": 0.1234,
             "zero.val_loss": loss + change, "zero.loss_change": change + 0.02 * own.gauss(0, 1)}
 
 

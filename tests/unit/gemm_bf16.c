@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "suite.h"
+#include "tiers.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,10 +21,6 @@ static const shape shapes[] = {
     {1030, 40, 64}, {1101, 70, 33}, {96, 200, 32}, {600, 17, 100}, {2, 1000, 160}, {515, 129, 129},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
-
-static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON,       SL_ISA_NEONBF16, SL_ISA_AVX2,
-                                    SL_ISA_AVX512, SL_ISA_AVX512BF16, SL_ISA_AMX};
-enum { TIERS = sizeof tiers / sizeof *tiers };
 
 static double value(sl_bf16 h) {
     uint32_t u = (uint32_t)h << 16;

@@ -2,6 +2,7 @@
 #include "ops/gemm_grouped.h"
 #include "base/rng.h"
 #include "suite.h"
+#include "tiers.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,9 +13,7 @@ static const struct {
     int64_t rows, n, depth;
 } shapes[] = {{1, 1, 1}, {5, 40, 33}, {97, 131, 70}, {30, 260, 390}, {17, 65, 1700}};
 
-static const enum sl_isa tiers[] = {SL_ISA_SCALAR, SL_ISA_NEON,       SL_ISA_NEONBF16, SL_ISA_AVX2,
-                                    SL_ISA_AVX512, SL_ISA_AVX512BF16, SL_ISA_AMX};
-enum { TIERS = sizeof tiers / sizeof *tiers, SHAPES = sizeof shapes / sizeof *shapes };
+enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static double value(sl_bf16 h) {
     uint32_t u = (uint32_t)h << 16;

@@ -157,6 +157,12 @@ class Reading(Folder):
                  "probe.measures.0: unknown measure norm; did you mean norms?"),
                 ("profiles:\n", "interventions: {peak: {model.clip: 1}}\nprofiles:\n", 12, "interventions.peak: the name must be one "
                  "word, and none that metrics have (peak, onset, measures)"),
+                ("profiles:\n", "quantize: {schemes: [mxfp4]}\nprofiles:\n", 12,
+                 "quantize.transformations: names with flags of `sinklab quantize` are wanted, like plain: {}"),
+                ("profiles:\n", "quantize: {schemes: [mxfp4], transformations: {s: {smoth: 1}}}\nprofiles:\n", 12,
+                 "quantize.transformations.s.smoth: unknown flag smoth; did you mean smooth?"),
+                ("profiles:\n", "quantize: {schemes: [], transformations: {s: {}}}\nprofiles:\n", 12,
+                 "quantize.schemes: a list of names is wanted"),
                 ("metric: val_loss", "metric: val_los", 16, "claim ln_loss: metric: 'val_los' is not known; nearest: val_loss"),
                 ("arms: [baseline, ln], scale", "arms: [baseline, l], scale", 16, "claim ln_loss: arms: 'l' is not known; did you mean ln?"),
                 ("base: {", "base: [", 3, None)):
@@ -372,6 +378,20 @@ class Figures(Folder):
     def test_intervention(self) -> None:
         found = outcome.of_intervention("zero", {"loss": 3.0, "bits_per_byte": None}, {"m2": 2, "tokens": 5}, 4, 2.5)
         self.assertEqual(found, {"zero.val_loss": 3.0, "zero.loss_change": .5, "zero.m2": 2})
+
+
+    def test_quantised(self) -> None:
+        """The worst layer's error of each class; a loss that is not finite is no figure."""
+        said = {"loss": {"value": 3.5, "change": 0.5}, "bits_per_byte": {"value": None}, "weights": {"relative": 0.1},
+                "errors": [{"layer": 0, "tensor": "down_in", "relative": 0.2}, {"layer": 1, "tensor": "down_in", "relative": 0.3},
+                           {"layer": 0, "tensor": "post_norm", "relative": None}]}
+        found = outcome.of_quantised("quantize.mxfp4.plain", said)
+        self.assertEqual(found, {f"quantize.mxfp4.plain.{name}": x for name, x in
+                                 (("val_loss", 3.5), ("loss_change", .5), ("error_weights", .1), ("error_down_in", .3))})
+        looks = metrics.looks({"quantize": {"schemes": ["mxfp4"], "transformations": {"plain": None}}})
+        self.assertEqual([name for name in found if not metrics.known(name, looks)], [])
+        self.assertFalse(metrics.known("quantize.mxfp4.plain.m2", looks))
+        self.assertFalse(metrics.known("quantize.mxfp4.smooth.loss_change", looks))
 
 
 class Sharing(unittest.TestCase):

@@ -61,9 +61,12 @@ class Complete(StudyTest):
         self.check_verdicts(record, text)
         self.check_record(record)
         self.check_csv()
-        for title in ("Claims", "Arms", "Seeds", "Over training", "Sweeps", "Interventions on the finished models", "Gates",
+        for title in ("Claims", "Arms", "Seeds", "Over training", "Sweeps", "Interventions on the finished models",
+                      "Rounded to 8 and 4 bits", "Gates",
                       "Failed, diverged and missing runs", "Configuration", "Environment and cost", "How to read this"):
             self.assertIn(f"<h2>{title}</h2>", text)
+        for figure in ("0.4321", "0.1234"):  # of quantised models
+            self.assertIn(figure, text)
         self.assertNotIn("Partial.", text)
         self.assertEqual(text.count("<figcaption>"), text.count("<img "))
         again = text

@@ -1,0 +1,42 @@
+#include "model/model_internal.h"
+#include "ops/quantise.h"
+#include "ops/rotate.h"
+
+#include <string.h>
+
+sl_quant_point *sl_model_quant_point(const sl_model *m, int i) {
+    for (int op = 0; op < m->program.ops; op++)
+        for (int k = 0; k < 2; k++)
+            if (m->program.op[op].point[k] && i-- == 0)
+                return m->program.op[op].point[k];
+    return NULL;
+}
+
+sl_quant_point *sl_model_point_before(const sl_model *m, const char *label) {
+    sl_quant_point *p;
+    for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
+        if (strcmp(p->label, label) == 0)
+            return p;
+    return NULL;
+}
+
+const sl_rotation *sl_model_rotation_before(const sl_model *m, const char *label) {
+    for (int op = 0; op < m->program.ops; op++)
+        for (int k = 0; k < 2; k++) {
+            const sl_rotation *r = m->program.op[op].rotation[k];
+            size_t n = strlen(label);
+            const char *name = r ? sl_rotation_name(r) : "";
+            if (strncmp(name, label, n) == 0 && strcmp(name + n, ".rotate") == 0)
+                return r;
+        }
+    return NULL;
+}
+
+const sl_op *sl_model_int_linear(const sl_model *m, int i) {
+    for (int op = 0; op < m->program.ops; op++)
+        if (m->program.op[op].integers && i-- == 0)
+            return &m->program.op[op];
+    return NULL;
+}
+
+const sl_kernels *sl_model_kernels(const sl_model *m) { return m->program.kernels; }

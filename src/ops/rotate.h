@@ -1,0 +1,27 @@
+/* Randomised rotations (QuaRot, arXiv 2404.00456): R x = (H_p (x) C_m) D x for n = p m channels, p the largest power of two
+ * that divides n: D random signs, H Hadamard's matrix / sqrt(p), C the Hartley matrix (cos + sin)(2 pi i j / m) / sqrt(m)
+ * where no Hadamard matrix of that size is at hand. R is orthogonal, and so is its inverse D (H (x) C). */
+#ifndef SL_OPS_ROTATE_H
+#define SL_OPS_ROTATE_H
+
+#include "model/program.h"
+
+typedef struct sl_rotation sl_rotation;
+
+/* Signs are a function of seed and name. NULL with a message. */
+sl_rotation *sl_rotation_new(uint64_t seed, const char *name, int64_t n);
+void sl_rotation_free(sl_rotation *r);
+const char *sl_rotation_name(const sl_rotation *r);
+const int8_t *sl_rotation_signs(const sl_rotation *r); /* n of them */
+
+/* In place; work: n values of scratch. */
+void sl_rotate(const sl_rotation *r, double *x, double *work);
+void sl_rotate_back(const sl_rotation *r, double *x, double *work);
+/* y = R x in double, rounded once; y may be x. scratch: 2n doubles. */
+void sl_rotate_row(const sl_rotation *r, const float *x, float *y, double *scratch);
+void sl_rotate_row_back(const sl_rotation *r, const float *x, float *y, double *scratch);
+
+/* Appends R x, x [rows, dim] fp32. The signs have the label's name. */
+sl_buf sl_build_rotate(sl_program *b, const char *label, sl_buf x, int64_t dim);
+
+#endif

@@ -1,0 +1,261 @@
+#include "quant/calibrate.h"
+
+#include "base/err.h"
+#include "data/synthetic.h"
+#include "ops/quantise.h"
+#include "quant/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const sl_clip_info sl_clip_table[] = {
+    [SL_CLIP_ABSMAX] = {"absmax", "all that calibration saw"},
+    [SL_CLIP_PERCENTILE] = {"percentile", "the share --percentile of it"},
+    [SL_CLIP_MSE] = {"mse", "the part of the range with the least squared error, in steps of 2 %"},
+    [SL_CLIP_TOKEN] = {"token", "token-wise clipping (arXiv 2209.13325): one quantile of the tokens' extremes for all places, "
+                                "with the least change of the logits"},
+    {NULL, NULL}};
+
+struct sl_calibration {
+    int points;
+    char (*label)[64];
+    sl_seen **seen;
+};
+
+void sl_calibration_free(sl_calibration *c) {
+    if (!c)
+        return;
+    for (int i = 0; c->seen && i < c->points; i++)
+        sl_seen_free(c->seen[i]);
+    free(c->label), free(c->seen);
+    free(c);
+}
+
+static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
+    sl_calibration *c = calloc(1, sizeof *c);
+    int n = 0;
+    while (sl_model_quant_point(m, n))
+        n++;
+    if (c) {
+        c->label = calloc((size_t)n + 1, sizeof *c->label);
+        c->seen = calloc((size_t)n + 1, sizeof *c->seen);
+    }
+    if (!c || !c->label || !c->seen) {
+        sl_calibration_free(c);
+        sl_fail("out of memory for calibration");
+        return NULL;
+    }
+    for (c->points = 0; c->points < n; c->points++) {
+        const sl_quant_point *p = sl_model_quant_point(m, c->points);
+        memcpy(c->label[c->points], p->label, sizeof p->label);
+        if (!(c->seen[c->points] = sl_seen_new(p->dim, windows * (p->rows / sl_model_shape(m).batch)))) {
+            sl_calibration_free(c);
+            return NULL;
+        }
+    }
+    return c;
+}
+
+const sl_seen *sl_calibration_at(const sl_calibration *c, const char *label) {
+    for (int i = 0; i < c->points; i++)
+        if (strcmp(c->label[i], label) == 0)
+            return c->seen[i];
+    return NULL;
+}
+
+static sl_seen *seen_of(const sl_calibration *c, const char *label) {
+    return (sl_seen *)(uintptr_t)sl_calibration_at(c, label);
+}
+
+int sl_calibration_check(const sl_dataset *d, int64_t windows) {
+    int64_t have = sl_dataset_windows(d, SL_TRAIN);
+    return windows <= have ? 0
+                           : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or "
+                                           "give a longer text", (long long)windows, (long long)have);
+}
+
+/* ---- passes over the calibration windows */
+
+typedef int (*batch_fn)(void *ctx, sl_model *m, const int32_t *in);
+
+static int each_batch(sl_model *m, const sl_dataset *d, int64_t windows, batch_fn fn, void *ctx) {
+    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq;
+    int32_t *in = malloc((size_t)(2 * batch * seq) * sizeof *in), *target = in + batch * seq;
+    int rc = in ? 0 : sl_fail("out of memory for a batch");
+    for (int64_t at = 0; rc == 0 && at < windows; at += batch) {
+        for (int64_t i = 0; i < batch; i++)
+            sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, at + i, in + i * seq, target + i * seq);
+        rc = fn(ctx, m, in);
+    }
+    free(in);
+    return rc;
+}
+
+static int observe_batch(void *ctx, sl_model *m, const int32_t *in) {
+    (void)ctx;
+    return sl_model_forward(m, in, NULL, NULL, NULL) < 0 ? -1 : sl_quant_check_points(m);
+}
+
+/* Points the observer's places at what they add to. */
+static void attach(const sl_calibration *c, sl_model *m) {
+    sl_quant_point *p;
+    for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
+        p->seen = seen_of(c, p->label);
+}
+
+sl_calibration *sl_calibrate(sl_model *observer, const sl_dataset *d, int64_t windows) {
+    if (sl_calibration_check(d, windows) < 0)
+        return NULL;
+    sl_calibration *c = new_calibration(observer, windows);
+    if (!c)
+        return NULL;
+    attach(c, observer);
+    if (each_batch(observer, d, windows, observe_batch, NULL) < 0) {
+        sl_calibration_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+/* ---- ranges */
+
+static void set_percentile(sl_quant_point *p, const sl_seen *s, double percentile) {
+    double share = percentile / 100;
+    if (p->range == SL_RANGE_AFFINE) {
+        sl_quant_point_range(p, (float)fmin(0, sl_seen_quantile(s, (1 - share) / 2, false)),
+                             (float)fmax(0, sl_seen_quantile(s, (1 + share) / 2, false)));
+    } else {
+        float amax = (float)sl_seen_quantile(s, share, true);
+        sl_quant_point_range(p, -amax, amax);
+    }
+}
+
+static void free_trials(sl_quant_point *p, sl_seen *s) {
+    free(p->trial), free(s->trial);
+    p->trial = NULL, s->trial = NULL;
+}
+
+/* Room for the trials at the observer's places. */
+static int begin_trials(const sl_calibration *c, sl_model *observer) {
+    sl_quant_point *p;
+    attach(c, observer);
+    for (int i = 0; (p = sl_model_quant_point(observer, i)); i++) {
+        p->trial = malloc((size_t)(p->rows * p->dim) * sizeof *p->trial);
+        p->seen->trial = calloc(SL_CLIP_TRIALS, sizeof *p->seen->trial);
+        if (!p->trial || !p->seen->trial)
+            return sl_fail("out of memory for calibration");
+    }
+    return 0;
+}
+
+static void set_best_trial(sl_quant_point *p, const sl_seen *s) {
+    int best = 0;
+    for (int i = 1; i < SL_CLIP_TRIALS; i++)
+        if (s->trial[i] < s->trial[best])
+            best = i;
+    float share = 1 - (float)best / SL_CLIP_TRIALS;
+    sl_quant_point_range(p, s->lo * share, s->hi * share);
+}
+
+static int set_mse(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m, sl_model *observer) {
+    sl_quant_point *p;
+    int rc = begin_trials(c, observer) < 0 ? -1 : each_batch(observer, d, o->windows, observe_batch, NULL);
+    for (int i = 0; rc == 0 && (p = sl_model_quant_point(m, i)); i++)
+        if (sl_range_is_static(p->range))
+            set_best_trial(p, seen_of(c, p->label));
+    for (int i = 0; (p = sl_model_quant_point(observer, i)); i++)
+        free_trials(p, p->seen);
+    return rc;
+}
+
+/* ---- token-wise clipping */
+
+static int ascending(const void *x, const void *y) {
+    float a = *(const float *)x, b = *(const float *)y;
+    return (a > b) - (a < b);
+}
+
+static float quantile(const float *sorted, int64_t n, double p) {
+    double at = p * (double)(n - 1);
+    int64_t i = (int64_t)at;
+    return i + 1 < n ? (float)(sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i])) : sorted[n - 1];
+}
+
+static void set_token_ratio(const sl_calibration *c, sl_model *m, double ratio) {
+    sl_quant_point *p;
+    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
+        const sl_seen *s = sl_calibration_at(c, p->label);
+        if (sl_range_is_static(p->range))
+            sl_quant_point_range(p, fminf(0, quantile(s->row_lo, s->rows, 1 - ratio)),
+                                 fmaxf(0, quantile(s->row_hi, s->rows, ratio)));
+    }
+}
+
+typedef struct {
+    sl_model *plain;
+    float *logits, *want;
+    double sum; /* of squared differences */
+} comparison;
+
+static int compare_batch(void *ctx, sl_model *m, const int32_t *in) {
+    comparison *t = ctx;
+    sl_shape s = sl_model_shape(m);
+    if (sl_model_logits(m, in, t->logits) < 0 || sl_quant_check_points(m) < 0 || sl_model_logits(t->plain, in, t->want) < 0)
+        return -1;
+    for (int64_t i = 0; i < s.batch * s.seq * s.vocab; i++)
+        t->sum += ((double)t->logits[i] - t->want[i]) * ((double)t->logits[i] - t->want[i]);
+    return 0;
+}
+
+/* The published search: steps of .01 down to .9 with 8 bits, of .03 down to .1 with 4. */
+static int search(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m, comparison *t,
+                  int bits, double *ratio) {
+    double step = bits == 8 ? 0.01 : 0.03, best = INFINITY;
+    int steps = bits == 8 ? 10 : 30;
+    for (int i = 0; i < steps; i++) {
+        t->sum = 0;
+        set_token_ratio(c, m, 1 - step * i);
+        if (each_batch(m, d, o->windows, compare_batch, t) < 0)
+            return -1;
+        if (t->sum < best)
+            best = t->sum, *ratio = 1 - step * i;
+    }
+    set_token_ratio(c, m, *ratio);
+    return 0;
+}
+
+static int set_token(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m, sl_model *plain,
+                     double *ratio) {
+    sl_shape s = sl_model_shape(m);
+    size_t bytes = (size_t)(s.batch * s.seq * s.vocab) * sizeof(float);
+    comparison t = {.plain = plain, .logits = malloc(bytes), .want = malloc(bytes)};
+    for (int i = 0; i < c->points; i++) {
+        qsort(c->seen[i]->row_lo, (size_t)c->seen[i]->rows, sizeof(float), ascending);
+        qsort(c->seen[i]->row_hi, (size_t)c->seen[i]->rows, sizeof(float), ascending);
+    }
+    int bits = sl_formats[sl_model_quant_point(m, 0)->q.format].bits;
+    int rc = t.logits && t.want ? search(c, o, d, m, &t, bits, ratio) : sl_fail("out of memory for logits");
+    free(t.logits), free(t.want);
+    return rc;
+}
+
+int sl_calibration_apply(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m,
+                         sl_model *observer, sl_model *plain, double *ratio) {
+    sl_quant_point *p;
+    *ratio = NAN;
+    if (o->clip == SL_CLIP_MSE)
+        return set_mse(c, o, d, m, observer);
+    if (o->clip == SL_CLIP_TOKEN)
+        return set_token(c, o, d, m, plain, ratio);
+    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
+        const sl_seen *s = sl_calibration_at(c, p->label);
+        if (!sl_range_is_static(p->range))
+            continue;
+        if (o->clip == SL_CLIP_PERCENTILE)
+            set_percentile(p, s, o->percentile);
+        else
+            sl_quant_point_range(p, s->lo, s->hi);
+    }
+    return 0;
+}

@@ -1,0 +1,294 @@
+#include "quant/run.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "quant/export.h"
+#include "quant/transform.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_BATCH = 16 };
+
+struct sl_quant_run {
+    sl_config config; /* fp32 */
+    int32_t vocab;
+    const sl_dataset *data;
+    sl_quant_plan plan;
+    sl_model *plain;  /* the checkpoint; its weights become the transformed ones only for what has their operations */
+    float *weights;   /* transformed, in the layout of every model of this configuration */
+    double *reference, *loss; /* [windows] */
+    sl_calibration *calibration;
+};
+
+static size_t weight_bytes(const sl_quant_run *r) { return (size_t)sl_model_params(r->plain)->floats * sizeof(float); }
+
+static sl_quant_options options_for(const sl_quant_run *r, const sl_scheme *s, bool observe) {
+    sl_quant_options o = r->plan.options;
+    o.scheme = s;
+    o.observe = observe;
+    return o;
+}
+
+/* A model with the transformed weights. */
+static sl_model *build(const sl_quant_run *r, const sl_quant_options *o, int64_t batch) {
+    sl_model *m = sl_model_create_quantised(&r->config, r->vocab, batch, r->config.model_seq, o);
+    if (m)
+        memcpy(sl_model_params(m)->w, r->weights, weight_bytes(r));
+    return m;
+}
+
+static int64_t most_batch(const sl_quant_run *r) {
+    return r->config.train_batch < MOST_BATCH ? r->config.train_batch : MOST_BATCH;
+}
+static int64_t batch_for(const sl_quant_run *r, int64_t windows) { return sl_quant_batch(windows, most_batch(r)); }
+
+/* ---- transformations */
+
+static sl_calibration *observe(const sl_quant_run *r, const sl_quant_options *o) {
+    int64_t windows = r->plan.clip.windows;
+    sl_model *m = sl_calibration_check(r->data, windows) < 0 ? NULL : build(r, o, batch_for(r, windows));
+    sl_calibration *c = m ? sl_calibrate(m, r->data, windows) : NULL;
+    sl_model_free(m);
+    return c;
+}
+
+static const float *channel_max(void *ctx, int64_t layer, bool ffn) {
+    static const char *const readers[] = {"attn.qkv", "ffn.in", "ffn.experts.in"};
+    char label[64];
+    const sl_seen *s = NULL;
+    for (int i = ffn; !s && i < (ffn ? 3 : 1); i++) {
+        snprintf(label, sizeof label, "layers.%lld.%s", (long long)layer, readers[i]);
+        s = sl_calibration_at(ctx, label);
+    }
+    return s->channel;
+}
+
+static int smooth(sl_quant_run *r, const sl_params *p) {
+    sl_quant_options o = {.observe = true, .smooth = -1};
+    sl_calibration *c = observe(r, &o);
+    sl_params view = *p;
+    view.w = r->weights;
+    int rc = c ? sl_smooth(&r->config, &view, r->plan.options.smooth, channel_max, c) : -1;
+    sl_calibration_free(c);
+    return rc;
+}
+
+static int transform(sl_quant_run *r) {
+    const sl_quant_options *o = &r->plan.options;
+    sl_params view = *sl_model_params(r->plain);
+    if (!(r->weights = malloc(weight_bytes(r))))
+        return sl_fail("out of memory for the weights");
+    memcpy(r->weights, view.w, weight_bytes(r));
+    view.w = r->weights;
+    if (o->migrate && sl_migrate_gamma(&r->config, &view) < 0)
+        return -1;
+    if (o->smooth >= 0 && smooth(r, &view) < 0)
+        return -1;
+    return o->rotate ? sl_rotate_weights(&r->config, &view, o->seed) : 0;
+}
+
+/* ---- opening */
+
+static int load(sl_quant_run *r, const char *dir) {
+    const sl_config *c = &r->config;
+    int64_t batch = batch_for(r, r->plan.windows);
+    r->plain = sl_model_create(c, r->vocab, batch, c->model_seq, false, false);
+    if (!r->plain || sl_model_load(r->plain, dir, NULL) < 0)
+        return -1;
+    int64_t tokens = batch * c->model_seq;
+    int32_t *in = malloc((size_t)(2 * tokens) * sizeof *in);
+    int rc = in ? sl_measure_states(r->plain, r->data, in, in + tokens) : sl_fail("out of memory for a batch");
+    free(in);
+    return rc;
+}
+
+static int64_t windows_in_force(const sl_dataset *d, int64_t wanted) {
+    int64_t have = sl_dataset_windows(d, SL_VAL);
+    return wanted == 0 || wanted > have ? have : wanted;
+}
+
+static int prepare(sl_quant_run *r, const char *dir, bool calibrates) {
+    r->plan.windows = windows_in_force(r->data, r->plan.windows);
+    r->reference = calloc((size_t)r->plan.windows, sizeof *r->reference);
+    r->loss = calloc((size_t)r->plan.windows, sizeof *r->loss);
+    if (!r->reference || !r->loss)
+        return sl_fail("out of memory for losses");
+    if (sl_transform_check(&r->config, &r->plan.options) < 0 || sl_quant_weights_check(&r->config, &r->plan.options) < 0 ||
+        load(r, dir) < 0 || sl_quant_window_losses(r->plain, r->data, r->plan.windows, r->reference) < 0 || transform(r) < 0)
+        return -1;
+    sl_quant_options o = options_for(r, NULL, true);
+    return calibrates && !(r->calibration = observe(r, &o)) ? -1 : 0;
+}
+
+sl_quant_run *sl_quant_run_open(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
+                                const sl_quant_plan *plan, bool calibrates) {
+    sl_quant_run *r = calloc(1, sizeof *r);
+    if (!r) {
+        sl_fail("out of memory for quantisation");
+        return NULL;
+    }
+    *r = (sl_quant_run){.config = *c, .vocab = vocab, .data = d, .plan = *plan};
+    r->config.precision = SL_PRECISION_FP32;
+    if (prepare(r, dir, calibrates) == 0)
+        return r;
+    sl_quant_run_close(r);
+    return NULL;
+}
+
+void sl_quant_run_close(sl_quant_run *r) {
+    if (!r)
+        return;
+    sl_model_free(r->plain);
+    sl_calibration_free(r->calibration);
+    free(r->weights), free(r->reference), free(r->loss);
+    free(r);
+}
+
+sl_interval sl_quant_run_reference(const sl_quant_run *r) { return sl_mean_interval(r->plan.windows, r->reference, NULL); }
+int64_t sl_quant_run_windows(const sl_quant_run *r) { return r->plan.windows; }
+
+/* ---- a scheme */
+
+/* Ranges that need passes are found by models of the calibration's own batches. */
+static int find_ranges(sl_quant_run *r, const sl_scheme *s, sl_model *m, double *ratio) {
+    sl_quant_options o = options_for(r, s, true);
+    enum sl_clip clip = r->plan.clip.clip;
+    int64_t batch = batch_for(r, r->plan.clip.windows);
+    sl_model *observer = clip == SL_CLIP_MSE ? build(r, &o, batch) : NULL, *plain = NULL;
+    int rc = clip == SL_CLIP_MSE && !observer ? -1 : 0;
+    if (rc == 0 && clip == SL_CLIP_TOKEN) {
+        if (!(plain = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, false, false)))
+            rc = -1;
+        else
+            memcpy(sl_model_params(plain)->w, sl_model_params(r->plain)->w, weight_bytes(r));
+    }
+    if (rc == 0)
+        rc = sl_calibration_apply(r->calibration, &r->plan.clip, r->data, m, observer, plain, ratio);
+    sl_model_free(observer), sl_model_free(plain);
+    return rc;
+}
+
+static void copy_ranges(const sl_model *from, sl_model *to) {
+    sl_quant_point *p;
+    for (int i = 0; (p = sl_model_quant_point(to, i)); i++)
+        if (sl_range_is_static(p->range))
+            sl_quant_point_range(p, sl_model_quant_point(from, i)->lo, sl_model_quant_point(from, i)->hi);
+}
+
+static int set_ranges(sl_quant_run *r, const sl_scheme *s, const sl_quant_weights *w, sl_model *m, double *ratio) {
+    *ratio = NAN;
+    if (!sl_range_is_static(s->range))
+        return 0;
+    sl_quant_options o = options_for(r, s, false);
+    sl_model *same = build(r, &o, batch_for(r, r->plan.clip.windows));
+    int rc = same && sl_quant_weights_apply(w, same) == 0 ? find_ranges(r, s, same, ratio) : -1;
+    if (rc == 0)
+        copy_ranges(same, m);
+    sl_model_free(same);
+    return rc;
+}
+
+sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weights **w, double *clip_ratio) {
+    sl_quant_options o = options_for(r, s, false);
+    sl_model *m = build(r, &o, batch_for(r, r->plan.windows));
+    *w = m ? sl_quant_weights_new(sl_model_params(m), &o) : NULL;
+    if (*w && sl_quant_weights_round(*w, sl_model_kernels(m), sl_model_params(m)) == 0 &&
+        sl_quant_weights_apply(*w, m) == 0 && set_ranges(r, s, *w, m, clip_ratio) == 0)
+        return m;
+    sl_quant_weights_free(*w);
+    sl_model_free(m);
+    *w = NULL;
+    return NULL;
+}
+
+static int layer_of(const char *label) {
+    int layer;
+    return sscanf(label, "layers.%d.", &layer) == 1 ? layer : -1;
+}
+
+static void add_error(sl_quant_error *to, const sl_quant_error *e) {
+    to->error += e->error, to->xx += e->xx, to->yy += e->yy, to->xy += e->xy;
+    to->max = e->max > to->max ? e->max : to->max;
+}
+
+/* Errors by layer and class: several places of one class (the norms before attention and feed-forward) are taken together. */
+static int collect_errors(const sl_model *m, sl_quant_result *x) {
+    const sl_quant_point *p;
+    int n = 0;
+    while (sl_model_quant_point(m, n))
+        n++;
+    if (!(x->row = calloc((size_t)n + 1, sizeof *x->row)))
+        return sl_fail("out of memory for errors");
+    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
+        int at = 0, layer = layer_of(p->label);
+        while (at < x->rows && (x->row[at].layer != layer || x->row[at].class != p->class))
+            at++;
+        if (at == x->rows)
+            x->row[x->rows++] = (sl_quant_row){.layer = layer, .class = p->class};
+        add_error(&x->row[at].error, &p->error);
+    }
+    return 0;
+}
+
+static void weight_errors(const sl_quant_run *r, const sl_quant_weights *w, const sl_model *m, sl_quant_error *e) {
+    const sl_params *p = sl_model_params((sl_model *)(uintptr_t)m);
+    for (int i = 0; i < w->count; i++) {
+        const sl_quant_matrix *x = &w->matrix[i];
+        int64_t at = p->tensor[x->tensor].offset;
+        sl_quant_error_add(e, x->rows, x->cols, r->weights + at, x->cols, p->w + at, x->cols);
+    }
+}
+
+int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x) {
+    sl_quant_weights *w;
+    *x = (sl_quant_result){.scheme = s};
+    sl_model *m = sl_quant_run_model(r, s, &w, &x->clip_ratio);
+    if (!m)
+        return -1;
+    weight_errors(r, w, m, &x->weights);
+    double start = sl_now();
+    int rc = sl_quant_window_losses(m, r->data, r->plan.windows, r->loss);
+    x->seconds = sl_now() - start;
+    x->loss = sl_mean_interval(r->plan.windows, r->loss, NULL);
+    x->change = sl_mean_interval(r->plan.windows, r->loss, r->reference);
+    if (rc == 0)
+        rc = collect_errors(m, x);
+    sl_quant_options o = options_for(r, s, false);
+    if (rc == 0 && r->plan.export_to)
+        rc = sl_quant_export(r->plan.export_to, &o, w, m);
+    sl_quant_weights_free(w);
+    sl_model_free(m);
+    return rc;
+}
+
+/* Evaluates a model that was read from a file. */
+static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl_quant_result *x) {
+    double *loss = calloc((size_t)windows, sizeof *loss), start = sl_now();
+    int rc = loss ? sl_quant_window_losses(m, d, windows, loss) : sl_fail("out of memory for losses");
+    x->seconds = sl_now() - start;
+    x->loss = sl_mean_interval(windows, loss, NULL);
+    free(loss);
+    return rc < 0 ? -1 : collect_errors(m, x);
+}
+
+int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d, const sl_quant_options *o,
+                        int64_t *windows, sl_quant_result *x) {
+    sl_quant_run r = {.config = *c, .plan = {.windows = *windows}};
+    *x = (sl_quant_result){.scheme = o->scheme, .change = {NAN, NAN, 0}, .clip_ratio = NAN};
+    *windows = windows_in_force(d, *windows);
+    sl_model *m = sl_model_create_quantised(c, vocab, batch_for(&r, *windows), c->model_seq, o);
+    int rc = m ? sl_quant_import(dir, o, m) : -1;
+    if (rc == 0)
+        rc = evaluate_import(m, d, *windows, x);
+    sl_model_free(m);
+    return rc;
+}
+
+void sl_quant_result_free(sl_quant_result *x) {
+    free(x->row);
+    x->row = NULL;
+}

@@ -1,0 +1,145 @@
+#include "quant/weights.h"
+
+#include "base/err.h"
+#include "ops/linear_int.h"
+#include "quant/layers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int sl_quant_weights_check(const sl_config *c, const sl_quant_options *o) {
+    if (c->model_tie_embeddings && o->head != o->embedding)
+        return sl_fail_usage("model.tie_embeddings: head and embeddings are one matrix; give both --head and --embedding, or "
+                             "neither");
+    return 0;
+}
+
+static bool is_rounded(const sl_tensor *t, const sl_quant_options *o) {
+    int64_t block;
+    const sl_block_layer *l = sl_block_layer_of(t, &block);
+    if (l)
+        return l->linear;
+    return (o->head && strcmp(t->name, "lm_head.weight") == 0) ||
+           (o->embedding && strcmp(t->name, "model.embed_tokens.weight") == 0);
+}
+
+static int make_room(sl_quant_matrix *x) {
+    sl_scale_layout s = sl_quant_blocks(&x->q, x->rows, x->cols);
+    x->scales = s.down * s.across;
+    x->outers = s.outers;
+    x->code = malloc((size_t)(x->rows * x->cols));
+    x->scale = malloc((size_t)x->scales * sizeof *x->scale);
+    if (x->q.scale != SL_SCALE_F32)
+        x->scale_code = malloc((size_t)x->scales);
+    if (x->q.scale == SL_SCALE_E4M3)
+        x->outer = malloc((size_t)x->outers * sizeof *x->outer);
+    bool ok = x->code && x->scale && (x->q.scale == SL_SCALE_F32 || x->scale_code) &&
+              (x->q.scale != SL_SCALE_E4M3 || x->outer);
+    return ok ? 0 : sl_fail("out of memory for quantised weights");
+}
+
+sl_quant_weights *sl_quant_weights_new(const sl_params *p, const sl_quant_options *o) {
+    sl_quant_weights *w = calloc(1, sizeof *w);
+    if (w)
+        w->matrix = calloc((size_t)p->count, sizeof *w->matrix);
+    if (!w || !w->matrix) {
+        sl_fail("out of memory for quantised weights");
+        free(w);
+        return NULL;
+    }
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        if (!is_rounded(t, o))
+            continue;
+        sl_quant_matrix *x = &w->matrix[w->count++];
+        *x = (sl_quant_matrix){.tensor = i, .q = o->scheme->weights,
+                               .grid = sl_grid_symmetric(o->scheme->weights.format), .rows = t->shape[0], .cols = t->shape[1]};
+        if (make_room(x) < 0) {
+            sl_quant_weights_free(w);
+            return NULL;
+        }
+    }
+    return w;
+}
+
+void sl_quant_weights_free(sl_quant_weights *w) {
+    if (!w)
+        return;
+    for (int i = 0; i < w->count; i++)
+        free(w->matrix[i].code), free(w->matrix[i].scale), free(w->matrix[i].scale_code), free(w->matrix[i].outer);
+    free(w->matrix);
+    free(w);
+}
+
+static int round_matrix(sl_quant_matrix *x, const sl_kernels *k, const char *name, const float *w) {
+    float *amax = malloc((size_t)x->scales * sizeof *amax);
+    int rc = amax ? sl_quant_amax(k, &x->q, name, x->rows, x->cols, w, x->cols, amax)
+                  : sl_fail("out of memory for quantised weights");
+    if (rc == 0) {
+        if (x->outer)
+            sl_quant_outer(&x->q, x->rows, x->cols, amax, x->outer);
+        sl_quant_scales(&x->q, x->rows, x->cols, amax, x->outer, x->scale, x->scale_code);
+        rc = sl_quant_codes(k, &x->q, &x->grid, name, x->rows, x->cols, w, x->cols, x->scale, x->code, x->cols);
+    }
+    free(amax);
+    return rc;
+}
+
+int sl_quant_weights_round(sl_quant_weights *w, const sl_kernels *k, const sl_params *p) {
+    for (int i = 0; i < w->count; i++) {
+        const sl_tensor *t = &p->tensor[w->matrix[i].tensor];
+        if (round_matrix(&w->matrix[i], k, t->name, p->w + t->offset) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- into a model */
+
+sl_quant_matrix *sl_quant_matrix_of(const sl_quant_weights *w, int tensor) {
+    for (int i = 0; i < w->count; i++)
+        if (w->matrix[i].tensor == tensor)
+            return &w->matrix[i];
+    return NULL;
+}
+
+/* Codes as integers, and a scale for each row, of the tensors that an operation joins. */
+static void join(const sl_quant_weights *w, int tensor, int64_t rows, int8_t *code, float *scale) {
+    float value[256];
+    for (int64_t first = 0; first < rows; tensor++) {
+        const sl_quant_matrix *x = sl_quant_matrix_of(w, tensor);
+        sl_grid_values(&x->grid, value);
+        for (int64_t i = 0; i < x->rows * x->cols; i++)
+            code[first * x->cols + i] = (int8_t)value[x->code[i]];
+        for (int64_t i = 0; i < x->rows; i++)
+            scale[first + i] = x->scale[x->scales == 1 ? 0 : i];
+        first += x->rows;
+    }
+}
+
+static int give_integers(const sl_quant_weights *w, const sl_op *op, const sl_kernels *k) {
+    int8_t *code = malloc((size_t)(op->dim_out * op->dim_in));
+    float *scale = malloc((size_t)op->dim_out * sizeof *scale);
+    int rc = code && scale ? 0 : sl_fail("out of memory for quantised weights");
+    if (rc == 0) {
+        join(w, op->param[0], op->dim_out, code, scale);
+        sl_linear_int_weights(op, k, code, scale);
+    }
+    free(code), free(scale);
+    return rc;
+}
+
+int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m) {
+    const sl_kernels *k = sl_model_kernels(m);
+    const sl_params *p = sl_model_params(m);
+    for (int i = 0; i < w->count; i++) {
+        const sl_quant_matrix *x = &w->matrix[i];
+        sl_quant_values(k, &x->q, &x->grid, x->rows, x->cols, x->code, x->cols, x->scale, p->w + p->tensor[x->tensor].offset,
+                        x->cols);
+    }
+    const sl_op *op;
+    for (int i = 0; (op = sl_model_int_linear(m, i)); i++)
+        if (give_integers(w, op, k) < 0)
+            return -1;
+    return 0;
+}
