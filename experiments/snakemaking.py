@@ -91,6 +91,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
         except psutil.NoSuchProcess:
             pass
     process.wait()
+    psutil.wait_procs(below, timeout=60)  # training saves before it ends
 
 
 def job(workflow: Path, log: Path, *args: str) -> int:
