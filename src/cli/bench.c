@@ -9,6 +9,7 @@
 #include "cli/args.h"
 #include "cli/bench_eval.h"
 #include "cli/bench_gemm.h"
+#include "cli/bench_profile.h"
 #include "cli/verbs.h"
 #include "model/model.h"
 #include "simd/kernels.h"
@@ -116,76 +117,12 @@ static double median(double *v, int64_t n) {
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-/* ---- profile: one row a kind of operation and direction */
-
-typedef struct {
-    char name[48];
-    double seconds, flops, bytes;
-} row;
-
-static void add_row(row *rows, int *n, const char *kind, const char *direction, double seconds, double flops, double bytes) {
-    char name[48];
-    snprintf(name, sizeof name, "%s%s%s", kind, *direction ? " " : "", direction);
-    int i = 0;
-    while (i < *n && strcmp(rows[i].name, name) != 0)
-        i++;
-    if (i == *n)
-        *n += 1, rows[i] = (row){0}, memcpy(rows[i].name, name, sizeof name);
-    rows[i].seconds += seconds;
-    rows[i].flops += flops;
-    rows[i].bytes += bytes;
-}
-
-static int by_seconds(const void *x, const void *y) {
-    const row *a = x, *b = y;
-    return (a->seconds < b->seconds) - (a->seconds > b->seconds);
-}
-
-enum { ROWS = 64 };
-
-static int collect(const bench *b, row rows[ROWS]) {
-    int n = 0, ops = sl_model_profile_ops(b->model);
+static sl_bench_profile profile_of(const bench *b) {
     double params = (double)sl_model_params(b->model)->params * sizeof(float), per = 1.0 / (double)b->steps;
-    for (int i = 0; i < ops && n < ROWS - 4; i++) {
-        sl_op_profile p = sl_model_profile_op(b->model, i);
-        add_row(rows, &n, p.kind, "forward", p.forward_s * per, p.forward_flops, p.forward_bytes);
-        add_row(rows, &n, p.kind, "backward", p.backward_s * per, p.backward_flops, p.backward_bytes);
-    }
-    add_row(rows, &n, "gradient norm", "", b->norm_s * per, 0, params);
-    add_row(rows, &n, "adamw", "", b->update_s * per, 0, 8 * params);
-    qsort(rows, (size_t)n, sizeof *rows, by_seconds);
-    return n;
-}
-
-static json_t *profile_json(const bench *b) {
-    row rows[ROWS];
-    int n = collect(b, rows);
-    json_t *list = json_array();
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "operation", rows[i].name, "ms", 1e3 * rows[i].seconds,
-                                              "gflops", rows[i].seconds > 0 ? rows[i].flops / rows[i].seconds / 1e9 : 0,
-                                              "gbytes_per_s",
-                                              rows[i].seconds > 0 ? rows[i].bytes / rows[i].seconds / 1e9 : 0));
-    return list;
-}
-
-/* Roof: the larger of the shares of the measured arithmetic and memory peaks (Williams et al. 2009). */
-static void print_profile(const bench *b) {
-    row rows[ROWS];
-    int n = collect(b, rows);
-    double total = 0, peak = sl_measured_peak_gflops(bf16(b)), bandwidth = sl_measure_bandwidth(0.2);
-    for (int i = 0; i < n; i++)
-        total += rows[i].seconds;
-    printf("\n  %-26s %9s %7s %10s %9s %9s\n", "operation", "ms/step", "share", "GFLOP/s", "GB/s", "of roof");
-    for (int i = 0; i < n; i++) {
-        double s = rows[i].seconds, gflops = s > 0 ? rows[i].flops / s / 1e9 : 0, gb = s > 0 ? rows[i].bytes / s / 1e9 : 0;
-        double roof = gflops / peak > gb / bandwidth ? gflops / peak : gb / bandwidth;
-        if (s < 2e-6) /* nothing to do in this direction */
-            continue;
-        printf("  %-26s %9.3f %6.1f%% %10.1f %9.1f %8.0f%%\n", rows[i].name, 1e3 * s, 100 * s / total, gflops, gb,
-               100 * roof);
-    }
-    printf("  roof: %.0f GFLOP/s, %.1f GB/s, measured with %d threads\n", peak, bandwidth, sl_threads());
+    sl_bench_profile p = sl_bench_profile_take(b->model, b->steps);
+    sl_bench_profile_add(&p, "gradient norm", "", b->norm_s * per, 0, params);
+    sl_bench_profile_add(&p, "adamw", "", b->update_s * per, 0, 8 * params);
+    return p;
 }
 
 /* ---- one preset */
@@ -224,14 +161,15 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
                       "shape", shape_json(&b.config, p->vocab));
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
-        else if (profile && json)
-            json_object_set_new(o, "profile", profile_json(&b));
+        sl_bench_profile where = profile_of(&b);
+        if (o && profile && json)
+            json_object_set_new(o, "profile", sl_bench_profile_json(&where));
         if (o && !json) {
             printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, %d "
                    "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier, bf16(&b) ? "bf16" : "fp32",
                    sl_threads());
             if (profile)
-                print_profile(&b);
+                sl_bench_profile_print(&where, "step", sl_measured_peak_gflops(bf16(&b)));
         }
     }
     close_bench(&b);
@@ -250,12 +188,12 @@ static const preset *find_preset(const char *name) {
 static bool is_gemm(const char *name) { return strcmp(name, "gemm") == 0; }
 static bool is_eval(const char *name) { return strcmp(name, "eval") == 0; }
 
-static json_t *run_eval(const sl_args *args, int64_t steps, bool json) {
+static json_t *run_eval(const sl_args *args, int64_t steps, bool profile, bool json) {
     sl_config c;
     const preset *p = find_preset("bench-10m");
     sl_config_defaults(&c);
     apply_preset(p, &c);
-    return sl_bench_eval(args, &c, p->vocab, steps, json);
+    return sl_bench_eval(args, &c, p->vocab, steps, profile, json);
 }
 
 static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) {
@@ -268,7 +206,7 @@ static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) 
     json_t *results = json_array();
     for (int i = 0; i < n; i++) {
         json_t *o = is_gemm(names[i])   ? sl_bench_gemm(args, json)
-                    : is_eval(names[i]) ? run_eval(args, steps, json)
+                    : is_eval(names[i]) ? run_eval(args, steps, profile, json)
                                         : run_preset(find_preset(names[i]), args, steps, profile, json);
         if (!o) {
             json_decref(results);

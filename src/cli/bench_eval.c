@@ -1,9 +1,11 @@
 #include "cli/bench_eval.h"
 
 #include "base/clock.h"
+#include "base/cpu.h"
 #include "base/err.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "cli/bench_profile.h"
 #include "model/model.h"
 #include "ops/quantise.h"
 #include "quant/weights.h"
@@ -72,9 +74,11 @@ static void close_all(bench *b) {
     free(b->in), free(b->target);
 }
 
-static int time_passes(bench *b) {
+static int time_passes(bench *b, bool profile) {
     for (int64_t step = -1; step < b->steps; step++)
         for (int i = 0; i < MODELS; i++) {
+            if (step == 0 && b->model[i])
+                sl_model_profile(b->model[i], profile);
             double loss, start = sl_now();
             if (b->model[i] && sl_model_forward(b->model[i], b->in, b->target, &loss, NULL) < 0)
                 return -1;
@@ -89,7 +93,7 @@ static int ascending(const void *x, const void *y) {
     return (a > b) - (a < b);
 }
 
-static json_t *report(bench *b, const sl_config *c, bool json) {
+static json_t *report(bench *b, const sl_config *c, bool profile, bool json) {
     double rate[MODELS];
     json_t *list = json_array();
     for (int i = 0; i < MODELS; i++) {
@@ -100,24 +104,27 @@ static json_t *report(bench *b, const sl_config *c, bool json) {
     for (int i = 0; i < MODELS; i++) {
         if (!b->model[i])
             continue;
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:f, s:f, s:s, s:f}", "bench", "eval", "precision", names[i],
-                                              "scheme", i == INT8 ? scheme : NULL, "tokens_per_s", rate[i], "ms",
+        sl_bench_profile p = sl_bench_profile_take(b->model[i], b->steps);
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:f, s:f, s:s, s:f, s:o*}", "bench", "eval", "precision",
+                                              names[i], "scheme", i == INT8 ? scheme : NULL, "tokens_per_s", rate[i], "ms",
                                               1e3 * (double)b->tokens / rate[i], "against", names[base], "ratio",
-                                              rate[i] / rate[base]));
+                                              rate[i] / rate[base], "profile", profile ? sl_bench_profile_json(&p) : NULL));
         if (!json)
             printf("eval %-5s %9.0f tokens/s %7.2f times %s   %s, %d threads\n", names[i], rate[i], rate[i] / rate[base],
                    names[base], sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
+        if (!json && profile)
+            sl_bench_profile_print(&p, "pass", sl_measured_peak_gflops(i != FP32));
     }
     return list;
 }
 
-json_t *sl_bench_eval(const sl_args *args, sl_config *c, int64_t vocab, int64_t steps, bool json) {
+json_t *sl_bench_eval(const sl_args *args, sl_config *c, int64_t vocab, int64_t steps, bool profile, bool json) {
     bench b = {.steps = steps};
     json_t *list = NULL;
     if (sl_args_override(args, c) || sl_config_check(c) || sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return NULL;
-    if (open_all(&b, c, vocab) == 0 && time_passes(&b) == 0)
-        list = report(&b, c, json);
+    if (open_all(&b, c, vocab) == 0 && time_passes(&b, profile) == 0)
+        list = report(&b, c, profile, json);
     close_all(&b);
     return list;
 }
