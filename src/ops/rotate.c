@@ -13,7 +13,7 @@
 struct sl_rotation {
     char name[96];
     int64_t n, power, odd; /* n = power * odd */
-    double *hartley;       /* [odd, odd] */
+    double *hartley;       /* [odd, odd], symmetric */
     int8_t *sign;
 };
 
@@ -78,13 +78,11 @@ static void hartley(const sl_rotation *r, double *x, double *work) {
     int64_t m = r->odd;
     if (m == 1)
         return;
+    memset(work, 0, (size_t)r->n * sizeof *work);
     for (int64_t a = 0; a < r->n; a += m)
-        for (int64_t i = 0; i < m; i++) {
-            double sum = 0;
-            for (int64_t j = 0; j < m; j++)
-                sum += r->hartley[i * m + j] * x[a + j];
-            work[a + i] = sum;
-        }
+        for (int64_t j = 0; j < m; j++)
+            for (int64_t i = 0; i < m; i++) /* innermost, so that sums don't wait for each other */
+                work[a + i] += r->hartley[j * m + i] * x[a + j];
     memcpy(x, work, (size_t)r->n * sizeof *x);
 }
 
