@@ -4,8 +4,9 @@
     ./experiments/run norms                                             # sinklab's runs, and their plan
     python experiments/agreement/peer.py runs/studies/norms/quick       # the same arms and seeds here
     .venv/bin/python experiments/agreement/compare.py runs/studies/norms/quick
+    python experiments/agreement/peer.py runs/studies/norms/quick --checkpoints runs/store    # sinklab's models, measured here
 
-Needs PyTorch 2.4, and `tokenizers` where a run has a BPE tokenizer. A seed here has nothing in common with that seed of
+Needs PyTorch 2.4, `tokenizers` where a run has a BPE tokenizer, and `safetensors` for --checkpoints. A seed here has nothing in common with that seed of
 sinklab but its number: weights and the order of windows are drawn by PyTorch. What a run sets and this model does not have
 is an error. Runs with a result are not trained again.
 """
@@ -19,7 +20,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,11 @@ KEYS: dict[str, Any] = {
     "model.attention_opts.gate": "none", "data.corpus": "treasury", "data.tokenizer": "bytes", "train.steps": 1000,
     "train.batch": 16, "train.lr": 1e-3, "train.schedule": "cosine", "train.warmup": 100, "train.min_lr_ratio": 0.1,
     "train.decay_fraction": 0.2, "train.weight_decay": 0.1, "train.betas": "[0.9, 0.95]", "train.eps": 1e-8,
-    "train.clip_norm": 1.0, "train.eval_windows": 256, "precision": "auto"}
+    "train.clip_norm": 1.0, "train.eval_windows": 256}
 CHOICES = {"model.norm": ("rmsnorm", "gated_norm", "none"), "model.norm_opts.init": ("half",),
            "model.attention_opts.gate": ("none", "elementwise"), "train.schedule": ("cosine", "wsd", "constant")}
-# Of no consequence for the result, or (match_params) seen in the width that the run of sinklab had.
-IGNORED = {"model.match_params", "train.eval_every", "train.probe_every", "train.probe_log", "train.checkpoint_every",
+# Of no consequence for the result, or seen in what the run of sinklab had: its width, its precision.
+IGNORED = {"model.match_params", "precision", "train.eval_every", "train.probe_every", "train.probe_log", "train.checkpoint_every",
            "train.keep_checkpoints", "threads", "isa"}
 
 Settings = dict[str, Any]
@@ -57,7 +58,7 @@ class PeerError(Exception):
 # ---- what to train
 
 
-def settings_of(arm: str, settings: dict[str, str], ffn: str) -> Settings:
+def settings_of(arm: str, settings: dict[str, str], ffn: str, precision: str) -> Settings:
     """A plan's settings of a run over the defaults, in their types."""
     s = dict(KEYS)
     for key, text in settings.items():
@@ -72,28 +73,50 @@ def settings_of(arm: str, settings: dict[str, str], ffn: str) -> Settings:
             raise PeerError(f"arm {arm}: {key}: not a {kind.__name__}: {text!r}") from None
         if s[key] not in CHOICES.get(key, (s[key],)):
             raise PeerError(f"arm {arm}: {key}: {text}: not here; there are {', '.join(CHOICES[key])}")
-    return s | {"model.ffn": int(ffn)}
+    return s | {"model.ffn": int(ffn), "precision": precision}
 
 
-def finished(folder: Path, arms: list[str] | None, seeds: list[int] | None) -> Iterator[tuple[str, int, Settings]]:
-    """The runs that speak for their arms, seed by seed, so that whatever is stopped early has all arms. The width of the
-    feed-forward is that of sinklab's run, which model.match_params may have changed."""
+def finished(folder: Path, arms: list[str] | None, seeds: list[int] | None) -> Iterator[tuple[dict[str, str], Settings]]:
+    """Rows and settings of the runs that speak for their arms, seed by seed, so that whatever is stopped early has all arms. Width of the
+    feed-forward and precision are those of sinklab's run: model.match_params and `precision: auto` leave them to it."""
     try:
         plan = {run["hash"]: run["settings"] for run in json.loads((folder / "plan.json").read_text(encoding="utf-8"))["runs"]}
         with open(folder / "runs.csv", newline="", encoding="utf-8") as f:
-            rows = sorted((int(row["seed"]), row["arm"], row["hash"], row["ffn"]) for row in csv.DictReader(f)
-                          if row["status"] == "finished" and row["taken"] == "1")
+            rows = [row for row in csv.DictReader(f) if row["status"] == "finished" and row["taken"] == "1"]
+        rows.sort(key=lambda row: (int(row["seed"]), row["arm"]))
+        runs = [(row, plan[row["hash"]]) for row in rows]
     except (ValueError, KeyError, TypeError):
         raise PeerError(f"{folder}: plan.json and runs.csv are not those of a study") from None
-    there = {arm for _, arm, _, _ in rows}
+    there = {row["arm"] for row in rows}
     if unknown := set(arms or ()) - there:
         raise PeerError(f"{folder}: no finished run of arm {min(unknown)}; there are {', '.join(sorted(there))}")
-    for seed, arm, name, ffn in rows:
-        if (arms is None or arm in arms) and (seeds is None or seed in seeds):
-            yield arm, seed, settings_of(arm, plan[name], ffn)
+    for row, settings in runs:
+        if (arms is None or row["arm"] in arms) and (seeds is None or int(row["seed"]) in seeds):
+            yield row, settings_of(row["arm"], settings, row["ffn"], row["precision"])
 
 
 # ---- text
+
+
+def byte_ids(documents: list[str]) -> list[Tensor]:
+    return [torch.frombuffer(bytearray(d.encode()), dtype=torch.uint8).int() for d in documents]
+
+
+def bpe(name: str) -> tuple[Callable[[list[str]], list[Tensor]], int, int]:
+    """Encoder, size of the vocabulary and BOS of data.tokenizer bpe:FILE."""
+    kind, _, path = name.partition(":")
+    if kind != "bpe":
+        raise PeerError(f"data.tokenizer: {name}: not here; there are bytes and bpe:FILE")
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise PeerError("data.tokenizer: needs the package tokenizers; pip install tokenizers") from None
+    try:
+        t = Tokenizer.from_file(path)
+    except Exception as error:  # the library raises nothing narrower
+        raise PeerError(f"data.tokenizer: {path}: {error}") from None
+    return (lambda documents: [torch.tensor(e.ids, dtype=torch.int32) for e in t.encode_batch(documents)], t.get_vocab_size(),
+            t.token_to_id(BOUNDARY.strip()))
 
 
 class Windows:
@@ -107,29 +130,14 @@ class Windows:
         self.seq = s["model.seq"]
         parts = {part: [d for d in (folder / f"{part}.txt").read_text(encoding="utf-8").split(BOUNDARY) if d]
                  for part in ("train", "val")}
-        ids, self.vocab, self.bos = (self.bpe(s, parts) if s["data.tokenizer"] != "bytes" else
-                                     ({part: [list(d.encode()) for d in docs] for part, docs in parts.items()}, 257, 256))
-        self.part = {part: self.joined(docs).to(device) for part, docs in ids.items()}
+        encode, self.vocab, self.bos = (byte_ids, 257, 256) if s["data.tokenizer"] == "bytes" else bpe(s["data.tokenizer"])
+        self.part = {part: self.joined(encode(documents)).to(device) for part, documents in parts.items()}
         self.step = torch.arange(self.seq, device=device)
 
-    @staticmethod
-    def bpe(s: Settings, parts: dict[str, list[str]]) -> tuple[dict[str, list[list[int]]], int, int]:
-        kind, _, path = s["data.tokenizer"].partition(":")
-        if kind != "bpe":
-            raise PeerError(f"data.tokenizer: {s['data.tokenizer']}: not here; there are bytes and bpe:FILE")
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError:
-            raise PeerError("data.tokenizer: pip install tokenizers") from None
-        t = Tokenizer.from_file(path)
-        return ({part: [e.ids for e in t.encode_batch(docs)] for part, docs in parts.items()}, t.get_vocab_size(),
-                t.token_to_id(BOUNDARY.strip()))
-
-    def joined(self, documents: list[list[int]]) -> Tensor:
-        out: list[int] = []
-        for document in documents:
-            out += ([self.bos] if out else []) + document
-        return torch.tensor(out, dtype=torch.int32)
+    def joined(self, documents: list[Tensor]) -> Tensor:
+        """One BOS between documents."""
+        bos = torch.tensor([self.bos], dtype=torch.int32)
+        return torch.cat([piece for document in documents for piece in (bos, document)][1:])
 
     def count(self, part: str) -> int:
         return len(self.part[part]) // self.seq
@@ -349,30 +357,84 @@ def train(s: Settings, seed: int, windows: Windows, device: str, say: str) -> di
     return {"status": "finished", "train_loss": curve, "metrics": metrics, "seconds": time.monotonic() - start}
 
 
-# ---- command line
+def settings_in(path: Path) -> Settings | None:
+    """Of a result; None of what is damaged, which is made again."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
-def run_all(options: argparse.Namespace) -> None:
+def corpus_of(s: Settings, device: str, opened: dict[tuple[str, ...], Windows]) -> Windows:
+    key = (s["data.corpus"], s["data.tokenizer"], str(s["model.seq"]))
+    if key not in opened:
+        opened[key] = Windows(s, device)
+    return opened[key]
+
+
+def train_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Settings]]) -> None:
     out = options.out or options.study / "peer"
-    runs = list(finished(options.study, options.arms, options.seeds))
-    if not runs:
-        raise PeerError(f"{options.study}: no run of those arms and seeds")
-    corpora: dict[tuple[str, ...], Windows] = {}
+    opened: dict[tuple[str, ...], Windows] = {}
     out.mkdir(parents=True, exist_ok=True)
-    for n, (arm, seed, s) in enumerate(runs, 1):
+    for n, (row, s) in enumerate(runs, 1):
+        arm, seed = row["arm"], int(row["seed"])
         path = out / f"{arm}-{seed}.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["settings"] == s:
+        if path.is_file() and settings_in(path) == s:
             continue
-        text = (s["data.corpus"], s["data.tokenizer"], str(s["model.seq"]))
-        if text not in corpora:
-            corpora[text] = Windows(s, options.device)
-        result = train(s, seed, corpora[text], options.device, f"[{n}/{len(runs)}] {arm} seed {seed}")
+        result = train(s, seed, corpus_of(s, options.device, opened), options.device, f"[{n}/{len(runs)}] {arm} seed {seed}")
         name = torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps({"arm": arm, "seed": seed, **result, "device": name, "torch": torch.__version__,
                                        "settings": s}, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
         print(path, json.dumps(result["metrics"]), flush=True)
+
+
+# ---- sinklab's own checkpoints
+
+
+def weights_of(run: Path, model: Decoder) -> dict[str, Tensor]:
+    """The last checkpoint of a run by the names that this model has for its tensors."""
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise PeerError("--checkpoints: needs the package safetensors; pip install safetensors") from None
+    paths = sorted(run.glob("checkpoints/*/model.safetensors"))
+    if not paths:
+        raise PeerError(f"{run}: no checkpoint")
+    theirs = load_file(paths[-1])
+    both = {"qkv": [f"self_attn.{x}_proj" for x in "qkv"], "gate_up": ["mlp.gate_proj", "mlp.up_proj"], "out": ["self_attn.o_proj"],
+            "gate": ["self_attn.gate_proj"], "down": ["mlp.down_proj"], "norm1": ["input_layernorm"],
+            "norm2": ["post_attention_layernorm"]}
+    of_norm = {"weight": "weight", "pre": "pre_affine", "down.weight": "gate_down.weight", "up.weight": "gate_up.weight"}
+    names = {"embed.weight": ["model.embed_tokens.weight"], "head.weight": ["lm_head.weight"]}
+    for name, _ in model.named_parameters():
+        block, _, rest = name.removeprefix("blocks.").partition(".") if name.startswith("blocks.") else ("", "", name)
+        part, _, tensor = rest.partition(".")
+        if part.startswith("norm"):
+            tensor = of_norm[tensor]
+        names.setdefault(name, [f"model.layers.{block}.{x}.{tensor}" for x in both[part]] if block else [f"model.norm.{tensor}"])
+    return {name: torch.cat([theirs[x] for x in parts]) for name, parts in names.items()}
+
+
+def check_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Settings]]) -> None:
+    """Prints how far the measures here are from those of sinklab, of the same weights."""
+    opened: dict[tuple[str, ...], Windows] = {}
+    for row, s in runs:
+        windows = corpus_of(s, options.device, opened)
+        model = Decoder(s, windows.vocab).to(options.device)
+        try:
+            model.load_state_dict(weights_of(options.checkpoints / row["hash"], model), strict=False)
+        except (KeyError, RuntimeError) as error:
+            raise PeerError(f"{options.checkpoints / row['hash']}: not a model of arm {row['arm']}: {str(error).splitlines()[0]}") from None
+        here = measure(model, windows, s, s["precision"] == "bf16")
+        apart = {key: abs(here[key] / float(row[key]) - 1) for key in here if row.get(key) and float(row[key])}
+        worst = max(apart, key=lambda key: apart[key])
+        print(f"{row['arm']} seed {row['seed']}: loss {here['val_loss']:.5f}, of sinklab {float(row['val_loss']):.5f}; M2 apart by "
+              f"{100 * apart['m2']:.2f} %, of {len(apart)} figures at most {100 * apart[worst]:.2f} % ({worst})", flush=True)
+
+
+# ---- command line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -384,17 +446,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu",
                         help="default: %(default)s")
     parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's)")
+    parser.add_argument("--checkpoints", type=Path, metavar="STORE",
+                        help="train nothing: measure sinklab's own models, which are there, and say how far apart the figures are")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        run_all(options)
+        runs = list(finished(options.study, options.arms, options.seeds))
+        if not runs:
+            raise PeerError(f"{options.study}: no finished run of those arms and seeds")
+        (check_all if options.checkpoints else train_all)(options, runs)
     except PeerError as error:
         print(f"peer.py: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"peer.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("peer.py: interrupted; the same command goes on behind the runs that are finished", file=sys.stderr)
+        return 130
     return 0
 
 

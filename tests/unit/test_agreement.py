@@ -109,10 +109,13 @@ class Peer(Folder):
         for part in ("train", "val"):
             (corpus / f"{part}.txt").write_text("To be, or not to be, that is the question.\n" * 60)
         self.enterContext(mock.patch.dict(os.environ, {"SINKLAB_DATA": str(self.root)}))
+        self.plan_of(**arms)
+
+    def plan_of(self, **arms: dict[str, str]) -> None:
         runs = [{"arm": arm, "seed": 1, "hash": arm, "settings": self.SETTINGS | more} for arm, more in arms.items()]
         (self.root / "plan.json").write_text(json.dumps({"runs": runs}))
-        (self.root / "runs.csv").write_text("arm,seed,hash,status,taken,ffn\n" + "".join(
-            f"{arm},1,{arm},finished,1,24\n" for arm in arms))
+        (self.root / "runs.csv").write_text("arm,seed,hash,status,taken,ffn,precision\n" + "".join(
+            f"{arm},1,{arm},finished,1,24,fp32\n" for arm in arms))
 
     def test_trains_what_was_planned(self) -> None:
         import peer
@@ -127,6 +130,8 @@ class Peer(Folder):
         self.assertEqual(more["metrics"]["params"] - base["metrics"]["params"], layers * (d * d + 2 * 2 * 4 * d))
         self.assertLess(base["metrics"]["val_loss"], 5)  # log 257 is 5.55
         self.assertEqual(self.call(peer.main, "--device", "cpu")[1], "")  # finished: nothing is trained again
+        (self.root / "peer" / "base-1.json").write_text("{")
+        self.assertRegex(self.call(peer.main, "--device", "cpu")[1], r"^\S*base-1.json \{.*\}\n$")
 
     def test_what_it_does_not_have(self) -> None:
         import peer
@@ -135,6 +140,15 @@ class Peer(Folder):
         self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: model.clip: this model does not have it; leave the arm out "
                          "with --arms\n")
         self.assertRegex(self.call(peer.main, "--arms", "b")[2], r"no finished run of arm b; there are a\n$")
+
+        self.plan_of(a={})
+        self.assertRegex(self.call(peer.main, "--checkpoints", str(self.root))[2], r"^peer.py: error: \S+/a: no checkpoint\n$")
+
+    def test_tokenizer_that_is_not_there(self) -> None:
+        import peer
+
+        self.plan(a={"data.tokenizer": "bpe:nowhere.json"})
+        self.assertRegex(self.call(peer.main)[2], r"^peer.py: error: data.tokenizer: nowhere.json: .*\n$")
 
 
 if __name__ == "__main__":
