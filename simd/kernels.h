@@ -313,11 +313,11 @@ typedef struct sl_kernels {
     /* Packs one panel from n <= 32 rows of k codes (weights [N,K]): B[kk][j] = src[j*ld + kk]; sum[j]: of row j < n. */
     void (*pack_int8)(int64_t n, int64_t k, const int8_t *src, int64_t ld, int8_t *panel, int32_t *sum);
     /* y[i][j] = (float)(c[i][j] - zero*sum[j]) * scale_a[i*step_a] * scale_b[j*step_b], from left to right, plus
-     * what is in y when adding. Steps are 1 or 0. That is the product of the numbers that the codes stand for: the
-     * integers are exact up to their one rounding to float. */
+     * plus[i*ldy + j] unless that is NULL; it may be y. Steps are 1 or 0. That is the product of the numbers that the
+     * codes stand for: the integers are exact up to their one rounding to float. */
     void (*scale_int32)(int64_t m, int64_t n, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
-                        const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, float *y,
-                        int64_t ldy, int add);
+                        const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b,
+                        const float *plus, float *y, int64_t ldy);
     /* Yardstick: runs `rounds` rounds of the tier's int8 multiply-add on registers alone; operations (2 a product). */
     int64_t (*peak_int8)(int64_t rounds);
 } sl_kernels;

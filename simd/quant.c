@@ -177,8 +177,8 @@ void SL_FN(quant_range)(int64_t rows, int64_t d, const float *x, int64_t ldx, fl
 
 /* A vector of columns at a time, down the rows. */
 SL_VEC void scale_at(int64_t j, int n, int64_t m, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
-                     const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, float *y, int64_t ldy,
-                     int add) {
+                     const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, const float *plus,
+                     float *y, int64_t ldy) {
     int32_t off[VL] = {0};
     for (int i = 0; i < n; i++)
         off[i] = zero * sum[j + i];
@@ -187,13 +187,13 @@ SL_VEC void scale_at(int64_t j, int n, int64_t m, const int32_t *c, int64_t ldc,
     for (int64_t i = 0; i < m; i++) {
         vf v = v_from_int(vi_sub(vi_load_n(c + i * ldc + j, n), offset));
         v = v_mul(v_mul(v, v_set1(scale_a[i * step_a])), b);
-        if (add)
-            v = v_add(v, v_load_n(y + i * ldy + j, n));
+        if (plus)
+            v = v_add(v, v_load_n(plus + i * ldy + j, n));
         v_store_n(y + i * ldy + j, v, n);
     }
 }
 void SL_FN(scale_int32)(int64_t m, int64_t n, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
-                        const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, float *y,
-                        int64_t ldy, int add) {
-    V_EACH(n, scale_at, m, c, ldc, zero, sum, scale_a, step_a, scale_b, step_b, y, ldy, add);
+                        const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b,
+                        const float *plus, float *y, int64_t ldy) {
+    V_EACH(n, scale_at, m, c, ldc, zero, sum, scale_a, step_a, scale_b, step_b, plus, y, ldy);
 }

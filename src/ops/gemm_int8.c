@@ -58,8 +58,9 @@ static void gemm_block(const gemm_job *j, int64_t row, int64_t rows, int64_t col
     for (int64_t kk = 0; kk < kp; kk += K_CHUNK)
         j->kn->gemm_int8(rows, cols, at_most(kp - kk, K_CHUNK), g->a + row * g->lda + kk, g->lda, panel + kk * NR, sums,
                          NR, kk > 0);
+    int64_t at = row * g->ldy + col;
     j->kn->scale_int32(rows, cols, sums, NR, g->zero, g->sum + col, g->scale_a + row * g->step_a, g->step_a,
-                       g->scale_b + col * g->step_b, g->step_b, g->y + row * g->ldy + col, g->ldy, g->add);
+                       g->scale_b + col * g->step_b, g->step_b, g->plus ? g->plus + at : NULL, g->y + at, g->ldy);
 }
 
 static void gemm_item(void *ctx, int64_t item, int thread) {

@@ -33,9 +33,9 @@ typedef struct {
     const int32_t *sum;
     const float *scale_b; /* the same for the rows of W */
     int64_t step_b;
+    const float *plus; /* added to the product: rows as those of y, or y; or NULL */
     float *y;
     int64_t ldy;
-    int add; /* onto y */
 } sl_gemm_int8_args;
 /* scratch: thread t's begins at scratch + t*bytes, bytes >= sl_int8_thread_bytes(). */
 void sl_gemm_int8(const sl_kernels *kn, char *scratch, size_t bytes, const sl_gemm_int8_args *g);

@@ -66,11 +66,6 @@ static int take_codes(const sl_op *op, const sl_exec *x) {
     return 0;
 }
 
-static void begin_output(const sl_op *op, const sl_exec *x) {
-    if (op->in[1] != SL_NONE)
-        memcpy(sl_buf_data(x, op->out), sl_buf_data(x, op->in[1]), (size_t)(op->rows * op->dim_out) * sizeof(float));
-}
-
 /* ---- products in fp32 */
 
 static void numbers_block(void *task, int64_t block, int thread) {
@@ -111,9 +106,10 @@ static void scale_block(void *ctx, int64_t block, int thread) {
     const sl_exec *x = s->task.x;
     sl_blocks rows = sl_row_blocks(op->rows);
     int64_t first = block * rows.size, n = op->dim_out;
+    const float *residual = sl_buf_data(x, op->in[1]);
     x->k->scale_int32(sl_block_rows(rows, block), n, (const int32_t *)sl_buf_data(x, op->saved[SUM]) + first * n, n, 0,
                       op->integers->sum, s->scale + first * s->step, s->step, op->integers->scale, 1,
-                      sl_buf_data(x, op->out) + first * n, n, op->in[1] != SL_NONE);
+                      residual ? residual + first * n : NULL, sl_buf_data(x, op->out) + first * n, n);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
@@ -132,7 +128,6 @@ static void forward(const sl_op *op, const sl_exec *x) {
         sl_parallel_rows(op, x, add_part_block);
     }
     s.scale = row_scales(op->point[0], &s.step);
-    begin_output(op, x);
     sl_parallel(sl_row_blocks(op->rows).count, scale_block, &s);
 }
 
@@ -144,11 +139,10 @@ static void real_forward(const sl_op *op, const sl_exec *x) {
         op->point[0]->failed = true;
         return;
     }
-    begin_output(op, x);
     sl_gemm_int8_args g = {.m = op->rows, .n = op->dim_out, .k = op->dim_in, .a = codes_of(op, x),
                            .lda = sl_int8_ld(op->dim_in), .zero = grid_of(op->point[0]).zero, .b = w->panels, .sum = w->sum,
-                           .scale_b = w->scale, .step_b = 1, .y = sl_buf_data(x, op->out), .ldy = op->dim_out,
-                           .add = op->in[1] != SL_NONE};
+                           .scale_b = w->scale, .step_b = 1, .plus = sl_buf_data(x, op->in[1]),
+                           .y = sl_buf_data(x, op->out), .ldy = op->dim_out};
     g.scale_a = row_scales(op->point[0], &g.step_a);
     sl_gemm_int8(x->k, x->scratch, x->scratch_bytes, &g);
 }

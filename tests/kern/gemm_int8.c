@@ -169,28 +169,30 @@ static void bench_gemm(k_case *c) {
 
 struct scaling {
     int32_t zero;
-    int step_a, step_b, add;
+    int step_a, step_b, add, apart; /* apart: to another matrix than y */
 };
 
 static void call_scale(const sl_kernels *t, const k_case *c) {
     const struct scaling *s = c->arg;
     t->scale_int32(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), s->zero, c->buf[1].p, k_f32(c, 2),
-                   s->step_a, k_f32(c, 3), s->step_b, k_f32(c, 4), k_ld(c, 4), s->add);
+                   s->step_a, k_f32(c, 3), s->step_b, s->add ? k_f32(c, s->apart ? 5 : 4) : NULL, k_f32(c, 4), k_ld(c, 4));
 }
 
 static void describe_scale(k_case *c, int64_t m, int64_t n, struct scaling s) {
     static struct scaling arg;
     arg = s;
-    k_begin(c, call_scale, &arg, "m=%d n=%d zero=%d steps %d %d add=%d", (int)m, (int)n, (int)s.zero, s.step_a,
-            s.step_b, s.add);
+    k_begin(c, call_scale, &arg, "m=%d n=%d zero=%d steps %d %d add=%d apart=%d", (int)m, (int)n, (int)s.zero,
+            s.step_a, s.step_b, s.add, s.apart);
     k_buf *in = k_add(c, "c", K_I32, K_IN, m, n, k_stride(c, n)), *sum = k_add(c, "sum", K_I32, K_IN, 1, n, n);
     k_buf *a = k_add(c, "scale_a", K_F32, K_IN, 1, s.step_a ? m : 1, s.step_a ? m : 1);
     k_buf *b = k_add(c, "scale_b", K_F32, K_IN, 1, s.step_b ? n : 1, s.step_b ? n : 1);
-    k_buf *y = k_add(c, "y", K_F32, s.add ? K_INOUT : K_OUT, m, n, k_stride(c, n));
+    int64_t ldy = k_stride(c, n);
+    k_buf *y = k_add(c, "y", K_F32, s.add && !s.apart ? K_INOUT : K_OUT, m, n, ldy);
+    k_buf *plus = s.add && s.apart ? k_add(c, "plus", K_F32, K_IN, m, n, ldy) : y;
     k_fill_normal(c, a, 0, 1);
     k_fill_normal(c, b, 0, 1);
     if (s.add)
-        k_fill_normal(c, y, 0, 100);
+        k_fill_normal(c, plus, 0, 100);
     for (int64_t j = 0; j < n; j++)
         ((int32_t *)sum->init)[j] = (int32_t)k_range(c, -127 * SL_INT8_MAX_K, 127 * SL_INT8_MAX_K);
     for (int64_t i = 0; i < m * n; i++) {
@@ -200,7 +202,7 @@ static void describe_scale(k_case *c, int64_t m, int64_t n, struct scaling s) {
             exact = 0;
         ((int32_t *)in->init)[i] = (int32_t)(exact + off);
         float v = (float)exact * ((float *)a->init)[i / n * s.step_a] * ((float *)b->init)[i % n * s.step_b];
-        k_want(y, i, (double)(s.add ? v + ((float *)y->init)[i] : v), 0);
+        k_want(y, i, (double)(s.add ? v + ((float *)plus->init)[i] : v), 0);
     }
 }
 
@@ -209,13 +211,13 @@ static void check_scale(k_case *c) {
         for (int j = 0; j < 16; j++) {
             static const int32_t zero[] = {0, 128, 255, 3};
             describe_scale(c, k_range(c, 0, 5), k_count(c, i),
-                           (struct scaling){zero[k_range(c, 0, 3)], j & 1, j >> 1 & 1, j >> 2 & 1});
+                           (struct scaling){zero[k_range(c, 0, 3)], j & 1, j >> 1 & 1, j >> 2 & 1, j >> 3});
             k_run(c);
         }
 }
 
 static void bench_scale(k_case *c) {
-    describe_scale(c, 96, 384, (struct scaling){128, 1, 1, 0});
+    describe_scale(c, 96, 384, (struct scaling){128, 1, 1, 0, 0});
     c->bytes = 8 * 96 * 384;
     c->flops = 3 * 96 * 384;
 }

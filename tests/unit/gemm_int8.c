@@ -35,7 +35,7 @@ static void *must_alloc(int64_t bytes) {
 typedef struct {
     int64_t m, n, k;
     int zero;
-    float *x, *w, *scale_x, *scale_w, *start; /* start: what y holds before an adding product */
+    float *x, *w, *scale_x, *scale_w, *start; /* start: what an adding product adds to */
 } operands;
 
 static float *normals(sl_rng *r, int64_t n) {
@@ -80,7 +80,9 @@ static sl_grid grid_of_x(const operands *o, const kind *how) {
     return g;
 }
 
-static float *product(const sl_kernels *kn, const operands *o, const kind *how, int threads, int add) {
+enum { ALONE, ADDED, IN_PLACE, SUMS }; /* the product; plus start; plus y, which holds start */
+
+static float *product(const sl_kernels *kn, const operands *o, const kind *how, int threads, int sum_of) {
     sl_threads_set(threads);
     sl_grid gx = grid_of_x(o, how), gw = sl_grid_symmetric(SL_FORMAT_int8);
     int64_t lda = sl_int8_ld(o->k);
@@ -90,12 +92,15 @@ static float *product(const sl_kernels *kn, const operands *o, const kind *how, 
     int32_t *sum = must_alloc(o->n * 4);
     float *y = must_alloc(o->m * o->n * 4);
     char *scratch = must_alloc((int64_t)sl_int8_thread_bytes() * threads);
-    memcpy(y, o->start, (size_t)(o->m * o->n) * 4);
+    if (sum_of == IN_PLACE)
+        memcpy(y, o->start, (size_t)(o->m * o->n) * 4);
     sl_int8_pack(kn, o->n, o->k, (const int8_t *)w, o->k, panels, sum);
     sl_gemm_int8(kn, scratch, sl_int8_thread_bytes(),
                  &(sl_gemm_int8_args){.m = o->m, .n = o->n, .k = o->k, .a = a, .lda = lda, .zero = o->zero,
                                       .scale_a = o->scale_x, .step_a = how->x_rows, .b = panels, .sum = sum,
-                                      .scale_b = o->scale_w, .step_b = how->w_rows, .y = y, .ldy = o->n, .add = add});
+                                      .scale_b = o->scale_w, .step_b = how->w_rows,
+                                      .plus = sum_of == ALONE ? NULL : sum_of == ADDED ? o->start : y, .y = y,
+                                      .ldy = o->n});
     free(a), free(w), free(panels), free(sum), free(scratch);
     return y;
 }
@@ -145,12 +150,12 @@ START_TEST(products) {
     if (!kn)
         return; /* not built, or not on this machine */
     operands o = make(kn, _i / KINDS % SHAPES, how);
-    for (int add = 0; add < 2; add++) {
-        float *want = definition(&o, how, add);
+    for (int sum_of = 0; sum_of < SUMS; sum_of++) {
+        float *want = definition(&o, how, sum_of != ALONE);
         for (int threads = 1; threads <= 3; threads++) {
-            float *y = product(kn, &o, how, threads, add);
+            float *y = product(kn, &o, how, threads, sum_of);
             ck_assert_mem_eq(y, want, (size_t)(o.m * o.n) * 4);
-            if (!add && threads == 1)
+            if (sum_of == ALONE && threads == 1)
                 against_double(&o, how, kn, y);
             free(y);
         }
