@@ -175,25 +175,28 @@ void SL_FN(quant_range)(int64_t rows, int64_t d, const float *x, int64_t ldx, fl
     }
 }
 
-/* A vector of columns at a time, down the rows. */
-SL_VEC void scale_at(int64_t j, int n, int64_t m, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
-                     const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b, const float *plus,
-                     float *y, int64_t ldy) {
-    int32_t off[VL] = {0};
-    for (int i = 0; i < n; i++)
-        off[i] = zero * sum[j + i];
-    vi offset = vi_load_n(off, VL);
-    vf b = step_b ? v_load_n(scale_b + j, n) : v_set1(*scale_b);
-    for (int64_t i = 0; i < m; i++) {
-        vf v = v_from_int(vi_sub(vi_load_n(c + i * ldc + j, n), offset));
-        v = v_mul(v_mul(v, v_set1(scale_a[i * step_a])), b);
-        if (plus)
-            v = v_add(v, v_load_n(plus + i * ldy + j, n));
-        v_store_n(y + i * ldy + j, v, n);
-    }
+enum { STRIP = 128 }; /* columns whose offsets are found once for all rows */
+
+SL_VEC void scale_at(int64_t j, int n, const int32_t *c, const int32_t *off, vf a, const float *b, const float *plus,
+                     float *y) {
+    vf v = v_from_int(vi_sub(vi_load_n(c + j, n), vi_load_n(off + j, n)));
+    v = v_mul(v_mul(v, a), v_load_n(b + j, n));
+    v_store_n(y + j, plus ? v_add(v, v_load_n(plus + j, n)) : v, n);
 }
+/* Along the rows, which are longer than a line of the cache and lie pages apart. */
 void SL_FN(scale_int32)(int64_t m, int64_t n, const int32_t *c, int64_t ldc, int32_t zero, const int32_t *sum,
                         const float *scale_a, int64_t step_a, const float *scale_b, int64_t step_b,
                         const float *plus, float *y, int64_t ldy) {
-    V_EACH(n, scale_at, m, c, ldc, zero, sum, scale_a, step_a, scale_b, step_b, plus, y, ldy);
+    for (int64_t j = 0; j < n; j += STRIP) {
+        int64_t cols = least(STRIP, n - j);
+        int32_t off[STRIP];
+        float b[STRIP];
+        for (int64_t i = 0; i < cols; i++) {
+            off[i] = zero * sum[j + i];
+            b[i] = scale_b[(j + i) * step_b];
+        }
+        for (int64_t i = 0; i < m; i++)
+            V_EACH(cols, scale_at, c + i * ldc + j, off, v_set1(scale_a[i * step_a]), b,
+                   plus ? plus + i * ldy + j : NULL, y + i * ldy + j);
+    }
 }

@@ -5,7 +5,8 @@
 enum {
     NR = SL_INT8_NR,
     K_CHUNK = 1024,       /* of a panel at a time (32 KiB), while rows of A stream past it */
-    ROWS = 128,           /* rows of an item: its sums (16 KiB) are still near when they are scaled */
+    ROWS = 128,           /* rows of an item, as many as panels come from L2 for */
+    GROUP = 4,            /* panels whose sums (64 KiB at most) are scaled together: narrower rows are slow to store */
     B_SLICE = 512 * 1024, /* bytes of B that stay in L2 while rows of A stream past them */
     ITEMS = 6,            /* for each thread, so that none waits long for a slow one */
 };
@@ -14,7 +15,7 @@ static int64_t at_least(int64_t x, int64_t lo) { return x > lo ? x : lo; }
 static int64_t at_most(int64_t x, int64_t hi) { return x < hi ? x : hi; }
 static int64_t div_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
-size_t sl_int8_thread_bytes(void) { return ROWS * NR * sizeof(int32_t); }
+size_t sl_int8_thread_bytes(void) { return ROWS * GROUP * NR * sizeof(int32_t); }
 
 /* ---- packing weights */
 
@@ -51,15 +52,22 @@ typedef struct {
 } gemm_job;
 
 /* Up to ROWS rows x one panel. */
-static void gemm_block(const gemm_job *j, int64_t row, int64_t rows, int64_t col, int32_t *sums) {
+static void gemm_panel(const gemm_job *j, int64_t row, int64_t rows, int64_t col, int64_t cols, int32_t *sums) {
     const sl_gemm_int8_args *g = j->g;
-    int64_t kp = sl_int8_kpad(g->k), cols = at_most(g->n - col, NR);
+    int64_t kp = sl_int8_kpad(g->k);
     const int8_t *panel = g->b + col * kp;
     for (int64_t kk = 0; kk < kp; kk += K_CHUNK)
         j->kn->gemm_int8(rows, cols, at_most(kp - kk, K_CHUNK), g->a + row * g->lda + kk, g->lda, panel + kk * NR, sums,
-                         NR, kk > 0);
+                         GROUP * NR, kk > 0);
+}
+
+/* Up to ROWS rows x GROUP panels. */
+static void gemm_block(const gemm_job *j, int64_t row, int64_t rows, int64_t col, int64_t cols, int32_t *sums) {
+    const sl_gemm_int8_args *g = j->g;
+    for (int64_t n = 0; n < cols; n += NR)
+        gemm_panel(j, row, rows, col + n, at_most(cols - n, NR), sums + n);
     int64_t at = row * g->ldy + col;
-    j->kn->scale_int32(rows, cols, sums, NR, g->zero, g->sum + col, g->scale_a + row * g->step_a, g->step_a,
+    j->kn->scale_int32(rows, cols, sums, GROUP * NR, g->zero, g->sum + col, g->scale_a + row * g->step_a, g->step_a,
                        g->scale_b + col * g->step_b, g->step_b, g->plus ? g->plus + at : NULL, g->y + at, g->ldy);
 }
 
@@ -67,8 +75,15 @@ static void gemm_item(void *ctx, int64_t item, int thread) {
     const gemm_job *j = ctx;
     int32_t *sums = (int32_t *)(void *)(j->scratch + (size_t)thread * j->bytes);
     int64_t row = item % j->down * j->rows, left = item / j->down * j->panels * NR;
-    for (int64_t col = left; col < at_most(left + j->panels * NR, j->g->n); col += NR)
-        gemm_block(j, row, at_most(j->g->m - row, j->rows), col, sums);
+    int64_t right = at_most(left + j->panels * NR, j->g->n);
+    for (int64_t col = left; col < right; col += GROUP * NR)
+        gemm_block(j, row, at_most(j->g->m - row, j->rows), col, at_most(right - col, GROUP * NR), sums);
+}
+
+/* Half as many, in whole groups if that is more than one. */
+static int64_t fewer_panels(int64_t panels) {
+    int64_t half = div_up(panels, 2);
+    return half > GROUP ? div_up(half, GROUP) * GROUP : half;
 }
 
 void sl_gemm_int8(const sl_kernels *kn, char *scratch, size_t bytes, const sl_gemm_int8_args *g) {
@@ -79,7 +94,7 @@ void sl_gemm_int8(const sl_kernels *kn, char *scratch, size_t bytes, const sl_ge
     j.panels = at_most(panels, at_least(B_SLICE / (NR * sl_int8_kpad(g->k)), 1));
     j.down = div_up(g->m, j.rows);
     while (j.down * div_up(panels, j.panels) < wanted && j.panels > 1)
-        j.panels = div_up(j.panels, 2);
+        j.panels = fewer_panels(j.panels);
     while (j.down * panels < wanted && j.rows > 32) {
         j.rows = at_least(j.rows / 2, 32);
         j.down = div_up(g->m, j.rows);
