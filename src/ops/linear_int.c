@@ -49,13 +49,23 @@ static const float *row_scales(const sl_quant_point *p, int64_t *step) {
     return p->block_outer;
 }
 
+/* Scales and codes of the input. */
+static int quantise(const sl_op *op, const sl_exec *x, const float *in) {
+    sl_quant_point *p = op->point[0];
+    sl_grid g = grid_of(p);
+    uint8_t *code = codes_of(op, x);
+    int64_t ldc = sl_int8_ld(p->dim);
+    if (p->range == SL_RANGE_TOKEN)
+        return sl_quant_codes_by_row(x->k, &p->q, &g, p->label, p->rows, p->dim, in, p->dim, p->block_scale, code, ldc);
+    if (sl_quant_point_scales(p, x->k, in, p->dim) < 0)
+        return -1;
+    return sl_quant_codes(x->k, &p->q, &g, p->label, p->rows, p->dim, in, p->dim, p->block_scale, code, ldc);
+}
+
 static int take_codes(const sl_op *op, const sl_exec *x) {
     sl_quant_point *p = op->point[0];
     const float *in = sl_buf_data(x, op->in[0]);
-    sl_grid g = grid_of(p);
-    if (sl_quant_point_scales(p, x->k, in, p->dim) < 0 ||
-        sl_quant_codes(x->k, &p->q, &g, p->label, p->rows, p->dim, in, p->dim, p->block_scale, codes_of(op, x),
-                       sl_int8_ld(p->dim)) < 0)
+    if (quantise(op, x, in) < 0)
         return -1;
     if (!p->measure)
         return 0;

@@ -81,6 +81,10 @@ int sl_quant_round(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
 /* Their codes, a byte each whatever the bits (quant_pack4 packs those of 4). */
 int sl_quant_codes(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
                    int64_t d, const float *x, int64_t ldx, const float *scale, uint8_t *code, int64_t ldc);
+/* What sl_quant_amax, sl_quant_scales and sl_quant_codes give, with x read from memory once: for blocks of one row
+ * whose scales have no outer ones. */
+int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
+                          int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code, int64_t ldc);
 /* y from codes and scales: the bits that sl_quant_round gave. */
 void sl_quant_values(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, int64_t rows, int64_t d,
                      const uint8_t *code, int64_t ldc, const float *scale, float *y, int64_t ldy);

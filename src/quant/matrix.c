@@ -30,7 +30,7 @@ typedef struct {
     const sl_grid *grid;
     int64_t rows, d, group, across, ldx, ldy;
     const float *x, *scale, *value;
-    float *y;
+    float *y, *own; /* own: where to put the scales of blocks of one row, which are to be taken from x */
     uint8_t *code;
     int bad; /* an x was not finite */
 } pass;
@@ -110,10 +110,19 @@ static int64_t same_scales(const sl_quantiser *q, int64_t row, int64_t rows) {
     return q->block_rows > 1 ? at_most(rows, q->block_rows - row % q->block_rows) : rows;
 }
 
+static void take_scales(const pass *p, int64_t row, int64_t rows) {
+    float *scale = p->own + row * p->across;
+    p->kn->quant_amax(rows, p->d, p->x + row * p->ldx, p->ldx, p->group, scale, p->across);
+    for (int64_t i = 0; i < rows * p->across; i++)
+        scale[i] = isnan(scale[i]) ? 0 : sl_scale_of(p->q->scale, p->q->format, scale[i], 0, NULL);
+}
+
 static void quantise_item(void *ctx, int64_t item, int thread) {
     pass *p = ctx;
     (void)thread;
     int64_t row = item * ITEM_ROWS, last = at_most(row + ITEM_ROWS, p->rows), rows;
+    if (p->own)
+        take_scales(p, row, last - row);
     int64_t lds = p->q->block_rows == 1 ? p->across : 0;
     for (; row < last; row += rows) {
         rows = same_scales(p->q, row, last - row);
@@ -145,16 +154,27 @@ int sl_quant_round(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
     return p.bad ? refuse(what) : 0;
 }
 
+static int codes(pass *p, const char *what, const float *x, int64_t ldx, const float *scale, uint8_t *code, int64_t ldc) {
+    p->x = x;
+    p->ldx = ldx;
+    p->scale = scale;
+    p->code = code;
+    p->ldy = ldc;
+    sl_parallel(div_up(p->rows, ITEM_ROWS), quantise_item, p);
+    return p->bad ? refuse(what) : 0;
+}
+
 int sl_quant_codes(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
                    int64_t d, const float *x, int64_t ldx, const float *scale, uint8_t *code, int64_t ldc) {
     pass p = pass_of(kn, q, grid, rows, d);
-    p.x = x;
-    p.ldx = ldx;
-    p.scale = scale;
-    p.code = code;
-    p.ldy = ldc;
-    sl_parallel(div_up(rows, ITEM_ROWS), quantise_item, &p);
-    return p.bad ? refuse(what) : 0;
+    return codes(&p, what, x, ldx, scale, code, ldc);
+}
+
+int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
+                          int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code, int64_t ldc) {
+    pass p = pass_of(kn, q, grid, rows, d);
+    p.own = scale;
+    return codes(&p, what, x, ldx, scale, code, ldc);
 }
 
 void sl_quant_values(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, int64_t rows, int64_t d,

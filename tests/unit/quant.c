@@ -230,6 +230,30 @@ START_TEST(matrices_as_others) {
 }
 END_TEST
 
+/* In one pass over the rows, of several items, as in three. */
+START_TEST(codes_by_row) {
+    const sl_kernels *k = sl_kernels_tier(tiers[_i / SCHEMES]);
+    scheme s = schemes[_i % SCHEMES];
+    if (!k || s.q.block_rows != 1 || s.q.scale == SL_SCALE_E4M3)
+        return;
+    const float *x = data("x", "");
+    s.rows = 130;
+    sl_grid g = sl_grid_symmetric(s.q.format);
+    for (int threads = 1; threads <= 3; threads++) {
+        sl_threads_set(threads);
+        quantised r = quantise(k, &s, x);
+        int64_t scales = r.blocks.down * r.blocks.across;
+        float *scale = must_alloc(scales, 4);
+        uint8_t *code = must_alloc(s.rows * D, 1);
+        ck_assert_int_eq(sl_quant_codes_by_row(k, &s.q, &g, "x", s.rows, D, x, D, scale, code, D), 0);
+        ck_assert_mem_eq(scale, r.scale, (size_t)scales * 4);
+        ck_assert_mem_eq(code, r.code, (size_t)(s.rows * D));
+        free(scale), free(code);
+        drop(&r);
+    }
+}
+END_TEST
+
 START_TEST(static_as_others) {
     const sl_kernels *k = sl_kernels_tier(tiers[_i]);
     if (!k)
@@ -271,11 +295,11 @@ END_TEST
 
 START_TEST(refused) {
     const sl_kernels *k = sl_kernels_select(SL_ISA_AUTO);
-    const sl_quantiser q = {SL_FORMAT_int8, SL_SCALE_F32, 0, 0, 0};
+    const sl_quantiser q = {SL_FORMAT_int8, SL_SCALE_F32, 0, 0, 0}, token = {SL_FORMAT_int8, SL_SCALE_F32, 1, 0, 0};
     sl_grid g = sl_grid_symmetric(SL_FORMAT_int8);
     static const float odd[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
-        float x[40 * 5] = {0}, y[40 * 5], amax, scale = 1;
+        float x[40 * 5] = {0}, y[40 * 5], amax, scale = 1, scales[40];
         uint8_t code[40 * 5];
         ck_assert_int_eq(sl_quant_amax(k, &q, "w", 40, 5, x, 5, &amax), 0);
         x[199 - i] = odd[i];
@@ -283,7 +307,9 @@ START_TEST(refused) {
         ck_assert_ptr_nonnull(strstr(sl_error(), "cannot quantise layer 3's input"));
         ck_assert_int_eq(sl_quant_round(k, &q, &g, "w", 40, 5, x, 5, &scale, y, 5), -1);
         ck_assert_int_eq(sl_quant_codes(k, &q, &g, "w", 40, 5, x, 5, &scale, code, 5), -1);
+        ck_assert_int_eq(sl_quant_codes_by_row(k, &token, &g, "w", 40, 5, x, 5, scales, code, 5), -1);
         x[199 - i] = 0;
+        ck_assert_int_eq(sl_quant_codes_by_row(k, &token, &g, "w", 40, 5, x, 5, scales, code, 5), 0);
         ck_assert_int_eq(sl_quant_codes(k, &q, &g, "w", 40, 5, x, 5, &scale, code, 5), 0);
     }
 }
@@ -300,6 +326,7 @@ int main(void) {
     tcase_add_test(t, two_level_scales);
     tcase_add_test(t, affine_scales);
     tcase_add_loop_test(t, matrices_as_others, 0, TIERS * SCHEMES);
+    tcase_add_loop_test(t, codes_by_row, 0, TIERS * SCHEMES);
     tcase_add_loop_test(t, static_as_others, 0, TIERS);
     tcase_add_test(t, blocks_of_rows);
     tcase_add_test(t, refused);
