@@ -206,8 +206,8 @@ class Decoder(nn.Module):
         self.norm = Norm(s, s["model.norm"] == "gated_norm" and s["model.norm_opts.gate_final"])
         angle = torch.outer(torch.arange(s["model.seq"]).double(),
                             s["model.rope_base"] ** (-torch.arange(0, head, 2).double() / head))
-        self.register_buffer("cos", angle.cos().float())
-        self.register_buffer("sin", angle.sin().float())
+        self.register_buffer("cos", angle.cos().float(), persistent=False)
+        self.register_buffer("sin", angle.sin().float(), persistent=False)
         for name, p in self.named_parameters():
             if p.dim() > 1:
                 writes = name.endswith((".out.weight", ".down.weight")) and "norm" not in name  # to the stream
@@ -393,8 +393,7 @@ def train_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Sett
 # ---- sinklab's own checkpoints
 
 
-def weights_of(run: Path, model: Decoder) -> dict[str, Tensor]:
-    """The last checkpoint of a run by the names that this model has for its tensors."""
+def last_checkpoint(run: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ModuleNotFoundError:
@@ -402,7 +401,11 @@ def weights_of(run: Path, model: Decoder) -> dict[str, Tensor]:
     paths = sorted(run.glob("checkpoints/*/model.safetensors"))
     if not paths:
         raise PeerError(f"{run}: no checkpoint")
-    theirs = load_file(paths[-1])
+    return load_file(paths[-1])
+
+
+def renamed(theirs: dict[str, Tensor], model: Decoder) -> dict[str, Tensor]:
+    """Tensors of sinklab's names (Hugging Face's) by the names that this model has for them."""
     both = {"qkv": [f"self_attn.{x}_proj" for x in "qkv"], "gate_up": ["mlp.gate_proj", "mlp.up_proj"], "out": ["self_attn.o_proj"],
             "gate": ["self_attn.gate_proj"], "down": ["mlp.down_proj"], "norm1": ["input_layernorm"],
             "norm2": ["post_attention_layernorm"]}
@@ -424,7 +427,7 @@ def check_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Sett
         windows = corpus_of(s, options.device, opened)
         model = Decoder(s, windows.vocab).to(options.device)
         try:
-            model.load_state_dict(weights_of(options.checkpoints / row["hash"], model), strict=False)
+            model.load_state_dict(renamed(last_checkpoint(options.checkpoints / row["hash"]), model))
         except (KeyError, RuntimeError) as error:
             raise PeerError(f"{options.checkpoints / row['hash']}: not a model of arm {row['arm']}: {str(error).splitlines()[0]}") from None
         here = measure(model, windows, s, s["precision"] == "bf16")

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "agreement"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("experiments/agreement", "tests/golden")]
 
 import compare
 import numpy as np
@@ -47,6 +47,7 @@ class Folder(unittest.TestCase):
                 for seed, run in enumerate(runs, 1):
                     out.writerow({"arm": arm, "seed": seed, "status": "finished", "taken": 1, **run})
             out.writerow({"arm": "a", "seed": 9, "status": "diverged", "taken": 1})
+            out.writerow({"arm": "a", "seed": 9, "status": "finished", "taken": 0, **{k: 99 * v for k, v in BASE.items()}})
         for arm, runs in theirs.items():
             for seed, run in enumerate(runs, 1):
                 text = json.dumps({"arm": arm, "seed": seed, "status": "finished", "metrics": run})
@@ -80,7 +81,7 @@ class Compare(Folder):
         self.assertEqual(found["arms"], ["a", "b"])
         cell = next(c for c in found["cells"] if c["arm"] == "b" and c["metric"] == "m2")
         self.assertTrue(1.95 < cell["interval"][0] < 2 < cell["interval"][1] < 2.05, cell)
-        self.assertEqual(len(cell["sinklab"]), 5)
+        self.assertEqual({len(c[side]) for c in found["cells"] for side in ("sinklab", "pytorch")}, {5})
         self.assertGreater((self.root / "agreement.png").stat().st_size, 10000)
 
     def test_errors(self) -> None:
@@ -132,6 +133,28 @@ class Peer(Folder):
         self.assertEqual(self.call(peer.main, "--device", "cpu")[1], "")  # finished: nothing is trained again
         (self.root / "peer" / "base-1.json").write_text("{")
         self.assertRegex(self.call(peer.main, "--device", "cpu")[1], r"^\S*base-1.json \{.*\}\n$")
+
+    def test_its_model_is_that_of_the_golden_values(self) -> None:
+        """Against tests/golden/decoder.py, which the engine's golden values come from: a third way to write it down."""
+        import decoder
+        import peer
+        import torch
+
+        gate, rank = {"model.attention_opts.gate": "elementwise"}, {"model.norm_opts.rank": "4"}
+        pre, final = {"model.norm_opts.preaffine": "true"}, {"model.norm_opts.gate_final": "true"}
+        gated = {"model.norm": "gated_norm", **rank}
+        for arm in ({}, gate, pre, {"model.norm": "none"}, {**gated, **gate}, {**gated, **pre, **final}):
+            s = peer.settings_of("a", self.SETTINGS | arm, "24", "fp32")
+            c = {"layers": 2, "dim": 16, "heads": 2, "ffn": 24, "seq": 16, "rope_base": 10000.0, "ffn_kind": "swiglu",
+                 "norm": s["model.norm"], "attention_opts": {"gate": s["model.attention_opts.gate"]},
+                 "norm_opts": {k: s[f"model.norm_opts.{k}"] for k in ("rank", "eps", "preaffine", "gate_final")}}
+            torch.manual_seed(1)
+            weights = {name: torch.randn(shape) * 0.3 for name, shape in decoder.tensor_shapes(c, 40).items()}
+            tokens, targets = torch.randint(40, (2, 3, 16))
+            model = peer.Decoder(s, 40)
+            model.load_state_dict(peer.renamed(weights, model))
+            want = decoder.mean_loss(decoder.logits(c, {k: v.double() for k, v in weights.items()}, tokens), targets)
+            self.assertAlmostEqual(float(model.loss(tokens, targets).detach() / want), 1, delta=1e-5, msg=str(arm))
 
     def test_what_it_does_not_have(self) -> None:
         import peer
