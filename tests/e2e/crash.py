@@ -13,6 +13,11 @@ KILLS = 20
 
 
 class Crash(common.EndToEnd):
+    @staticmethod
+    def arguments(out: Path) -> list[str]:
+        """A kill may have come before there was a run to go on with."""
+        return [*ARGS, "--resume"] if (out / "config.yaml").exists() else ARGS
+
     def check(self, out: Path, whole: Path) -> None:
         """Whatever claims to be whole has the bits that the uninterrupted run had at that step."""
         for p in common.complete(out):
@@ -31,7 +36,7 @@ class Crash(common.EndToEnd):
         kills, landed, finished, reach = 0, set(), [], duration / 4
         out = Path("run0")
         while kills < KILLS:
-            p = self.start(out, *ARGS, *(["--resume"] if (out / "config.yaml").exists() else []))
+            p = self.start(out, *self.arguments(out))
             time.sleep(rng.uniform(0, reach))
             ended = p.poll()
             p.kill()
@@ -48,7 +53,7 @@ class Crash(common.EndToEnd):
                 finished.append(out)
                 out = Path(f"run{len(finished)}")
             self.check(out, whole)
-        self.train(out, *ARGS, "--resume")
+        self.train(out, *self.arguments(out))
         for run in [*finished, out]:
             self.assert_same_run(whole, run)
             self.assertFalse(list((run / "checkpoints").glob("*.*")), "leftovers of a crash")
