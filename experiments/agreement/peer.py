@@ -41,12 +41,13 @@ KEYS: dict[str, Any] = {
     "model.attention_opts.gate": "none", "data.corpus": "treasury", "data.tokenizer": "bytes", "train.steps": 1000,
     "train.batch": 16, "train.lr": 1e-3, "train.schedule": "cosine", "train.warmup": 100, "train.min_lr_ratio": 0.1,
     "train.decay_fraction": 0.2, "train.weight_decay": 0.1, "train.betas": "[0.9, 0.95]", "train.eps": 1e-8,
-    "train.clip_norm": 1.0, "train.eval_windows": 256}
+    "train.clip_norm": 1.0, "train.guard": "stop", "train.eval_windows": 256}
 CHOICES = {"model.norm": ("rmsnorm", "gated_norm", "none"), "model.norm_opts.init": ("half",),
-           "model.attention_opts.gate": ("none", "elementwise"), "train.schedule": ("cosine", "wsd", "constant")}
+           "model.attention_opts.gate": ("none", "elementwise"), "train.schedule": ("cosine", "wsd", "constant"),
+           "train.guard": ("stop", "off")}  # a run that either lets finish has taken every step
 # Of no consequence for the result, or seen in what the run of sinklab had: its width, its precision.
 IGNORED = {"model.match_params", "precision", "train.eval_every", "train.probe_every", "train.probe_log", "train.checkpoint_every",
-           "train.keep_checkpoints", "threads", "isa"}
+           "train.keep_checkpoints", "train.guard_spike", "threads", "isa"}
 
 Settings = dict[str, Any]
 

@@ -122,7 +122,7 @@ class Peer(Folder):
         import peer
 
         gated = {"model.norm": "gated_norm", "model.norm_opts.rank": "4", "model.attention_opts.gate": "elementwise"}
-        self.plan(base={}, gated=gated, pre={"model.norm_opts.preaffine": "true"}, none={"model.norm": "none"})
+        self.plan(base={}, gated=gated, pre={"model.norm_opts.preaffine": "true"}, none={"model.norm": "none", "train.guard": "off"})
         code, out, err = self.call(peer.main, "--device", "cpu", "--threads", "1")
         self.assertEqual((code, len(out.splitlines())), (0, 4), err)
         base, more = (json.loads((self.root / "peer" / f"{arm}-1.json").read_text()) for arm in ("base", "gated"))
@@ -162,6 +162,8 @@ class Peer(Folder):
         self.plan(a={"model.clip": "3"})
         self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: model.clip: this model does not have it; leave the arm out "
                          "with --arms\n")
+        self.plan_of(a={"train.guard": "skip"})  # sinklab may have left steps out
+        self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: train.guard: skip: not here; there are stop, off\n")
         self.assertRegex(self.call(peer.main, "--arms", "b")[2], r"no finished run of arm b; there are a\n$")
 
         self.plan_of(a={})
