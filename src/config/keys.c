@@ -91,7 +91,7 @@ const sl_choice sl_choices_synthetic[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_optim[] = {
 #define OPTIM(name, matrix, other, help) {#name, help},
-#include "train/optim.inc"
+#include "program/optim.inc"
 #undef OPTIM
     {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {

@@ -14,40 +14,39 @@ static int matrix(sl_program *b, const char *prefix, const char *name, int64_t o
     return sl_program_param(b, prefix, name, out, in, SL_INIT_NORMAL, std, SL_DECAY_MATRIX, join);
 }
 
+static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
+    return (sl_scope){(int)layer, half, part, SL_ROLE_SELF};
+}
+
 /* Attention of in, added to residual (SL_NONE: alone). */
 static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
-    char prefix[64], label[64];
+    char prefix[64];
     int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
     int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
     matrix(b, prefix, "k_proj.weight", kv, d, false, true);
     matrix(b, prefix, "v_proj.weight", kv, d, false, true);
-    snprintf(label, sizeof label, "layers.%lld.attn.qkv", (long long)i);
-    sl_buf qkv = sl_build_linear(b, label, in, d, q + 2 * kv, wq, SL_NONE);
+    sl_buf qkv = sl_build_linear(b, at(i, SL_HALF_ATTN, SL_PART_qkv), in, d, q + 2 * kv, wq, SL_NONE);
     m->layer[i].qkv = qkv;
-    snprintf(label, sizeof label, "layers.%lld.attn.qk_norm", (long long)i);
     if (c->model_qk_norm)
-        sl_build_qk_norm(b, label, qkv, prefix);
-    snprintf(label, sizeof label, "layers.%lld.attn.rope", (long long)i);
+        sl_build_qk_norm(b, at(i, SL_HALF_ATTN, SL_PART_qk_norm), qkv, prefix);
     if (m->cos)
-        sl_build_rope(b, label, qkv, m->cos, m->sin);
+        sl_build_rope(b, at(i, SL_HALF_ATTN, SL_PART_rope), qkv, m->cos, m->sin);
     sl_build_value_gate(b, prefix, i, in, qkv);
     sl_build_kv_quantiser(b, i, qkv);
-    snprintf(label, sizeof label, "layers.%lld.attn.core", (long long)i);
-    sl_buf o = b->cache ? sl_build_cached_attention(b, label, qkv, prefix)
-                    : sl_build_attention(b, label, qkv, prefix);
+    sl_scope core = at(i, SL_HALF_ATTN, SL_PART_core);
+    sl_buf o = b->cache ? sl_build_cached_attention(b, core, qkv, prefix) : sl_build_attention(b, core, qkv, prefix);
     m->layer[i].attention_op = b->ops - 1;
     o = sl_build_output_gate(b, prefix, i, in, o);
     int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
-    snprintf(label, sizeof label, "layers.%lld.attn.out", (long long)i);
-    return sl_build_linear(b, label, o, q, d, wo, residual);
+    return sl_build_linear(b, at(i, SL_HALF_ATTN, SL_PART_out), o, q, d, wo, residual);
 }
 
 /* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
 static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual) {
     const sl_config *c = b->config;
-    char prefix[80], label[64];
+    char prefix[80];
     int64_t d = c->model_dim, f = sl_config_expert_ffn(c), shared = c->model_shared_experts * f;
     int bias = SL_NONE, first = SL_NONE;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
@@ -64,30 +63,21 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
         matrix(b, prefix, "down_proj.weight", d, f, true, true);
         first = e ? first : gate;
     }
-    /* Who adds a residual shares its gradient and must be the last to read it; where no norm stands before (post, fp32) it
-     * is what the shared experts read too. */
-    bool apart = shared && residual == x;
-    snprintf(label, sizeof label, "layers.%lld.ffn.experts", (long long)i);
-    sl_buf out = sl_build_moe(b, label, x, apart ? SL_NONE : residual, router, bias, first);
+    sl_buf out = sl_build_moe(b, at(i, SL_HALF_FFN, SL_PART_experts), x, residual, router, bias, first);
     if (!shared)
         return out;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
     int gate = matrix(b, prefix, "gate_proj.weight", shared, d, false, false);
     matrix(b, prefix, "up_proj.weight", shared, d, false, true);
-    snprintf(label, sizeof label, "layers.%lld.ffn.shared.in", (long long)i);
-    sl_buf in = sl_build_linear(b, label, x, d, 2 * shared, gate, SL_NONE);
-    snprintf(label, sizeof label, "layers.%lld.ffn.shared.act", (long long)i);
-    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, in, shared);
+    sl_buf in = sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_shared_in), x, d, 2 * shared, gate, SL_NONE);
+    sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_shared_act), c->model_ffn_kind, in, shared);
     int down = matrix(b, prefix, "down_proj.weight", d, shared, true, false);
-    snprintf(label, sizeof label, "layers.%lld.ffn.shared.out", (long long)i);
-    out = sl_build_linear(b, label, h, shared, d, down, out);
-    snprintf(label, sizeof label, "layers.%lld.ffn.shared.add", (long long)i);
-    return apart ? sl_build_add(b, label, out, residual) : out;
+    return sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_shared_out), h, shared, d, down, out);
 }
 
 static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
-    char prefix[64], label[64];
+    char prefix[64];
     int64_t d = c->model_dim, f = c->model_ffn;
     bool gated = sl_ffn_gated[c->model_ffn_kind];
     if (c->model_experts)
@@ -96,33 +86,29 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
     if (gated)
         matrix(b, prefix, "up_proj.weight", f, d, false, true);
-    snprintf(label, sizeof label, "layers.%lld.ffn.in", (long long)i);
-    sl_buf gate_up = sl_build_linear(b, label, in, d, gated ? 2 * f : f, first, SL_NONE);
-    snprintf(label, sizeof label, "layers.%lld.ffn.act", (long long)i);
-    sl_buf h = sl_build_ffn(b, label, c->model_ffn_kind, gate_up, f);
+    sl_buf gate_up = sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_in), in, d, gated ? 2 * f : f, first, SL_NONE);
+    sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_act), c->model_ffn_kind, gate_up, f);
     int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
-    snprintf(label, sizeof label, "layers.%lld.ffn.out", (long long)i);
-    return sl_build_linear(b, label, h, f, d, down, residual);
+    return sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_out), h, f, d, down, residual);
 }
 
-static const char *const half_names[] = {[SL_NORM_ATTN] = "attn", [SL_NORM_FFN] = "ffn"};
+static const enum sl_half halves[] = {[SL_NORM_ATTN] = SL_HALF_ATTN, [SL_NORM_FFN] = SL_HALF_FFN};
 
 /* Norm of a block; `name` is its tensors' prefix in the layer, as Llama has it, or Gemma 2 where norms stand behind. */
-static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, const char *name,
+static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, enum sl_part part, const char *name,
                               sl_buf x) {
-    char prefix[64], label[64];
+    char prefix[64];
     snprintf(prefix, sizeof prefix, "model.layers.%lld.%s", (long long)i, name);
-    snprintf(label, sizeof label, "layers.%lld.%s.%s", (long long)i, half_names[half], what);
-    return sl_norm_builders[b->config->model_norm](b, label, x, prefix, half);
+    return sl_norm_builders[b->config->model_norm](b, at(i, halves[half], part), x, prefix, half);
 }
 
 /* The norm behind a half of a block joins the residual stream: fp32. In a sandwich it reads the half alone, not the
  * stream, so that there are no sink channels to replace. */
-static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, const char *what, sl_buf x) {
+static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, enum sl_part part, sl_buf x) {
     bool bf16 = b->bf16, nullify = b->nullify;
     b->bf16 = false;
     b->nullify = nullify && b->config->model_norm_place == SL_PLACE_POST;
-    sl_norm_tap tap = block_norm(b, i, half, what,
+    sl_norm_tap tap = block_norm(b, i, half, part,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
     b->nullify = nullify;
@@ -137,25 +123,21 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
     const char *name = half == SL_NORM_ATTN ? "input_layernorm"
                        : sandwich           ? "pre_feedforward_layernorm"
                                             : "post_attention_layernorm";
-    char label[64];
-    snprintf(label, sizeof label, "layers.%lld.%s.round", (long long)i, half_names[half]);
-    sl_buf in = post ? sl_build_operand(b, label, h) : (*tap = block_norm(b, i, half, "norm", name, h)).out;
+    sl_buf in = post ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h) : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
     sl_buf residual = sandwich ? SL_NONE : h;
     sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);
-    snprintf(label, sizeof label, "layers.%lld.%s.add", (long long)i, half_names[half]);
     if (sandwich)
-        x = sl_build_add(b, label, norm_behind(b, i, half, "out_norm", x).out, h);
-    snprintf(label, sizeof label, "layers.%lld.%s.clip", (long long)i, half_names[half]);
+        x = sl_build_add(b, at(i, halves[half], SL_PART_add), norm_behind(b, i, half, SL_PART_out_norm, x).out, h);
     if (sl_config_clip(c) > 0)
-        sl_build_clip(b, label, x, sl_config_clip(c));
-    return post ? (*tap = norm_behind(b, i, half, "norm", x)).out : x;
+        sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(c));
+    return post ? (*tap = norm_behind(b, i, half, SL_PART_norm, x)).out : x;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
 static void keep_gates(sl_model *m) {
     for (int i = 0; i < m->program.ops; i++) {
         const sl_op *op = &m->program.op[i];
-        if (strcmp(op->kind->name, "gate") == 0)
+        if (op->scope.role == SL_ROLE_GATE)
             for (int s = 0; s < SL_OP_SAVED; s++)
                 if (op->saved[s] != SL_NONE)
                     sl_program_keep(&m->program, op->saved[s]);
@@ -179,7 +161,8 @@ void sl_model_build(sl_model *m, bool taps) {
     }
     m->layer[layers].residual = x;
     b->nullify = b->nullify && c->model_sink_nullify_final;
-    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, "norm", x, "model.norm", SL_NORM_FINAL);
+    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm",
+                                                                SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
     sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, m->vocab);

@@ -9,8 +9,8 @@
 #include "ops/gemm_bf16.h"
 #include "ops/attention_extra.h"
 #include "ops/moe.h"
-#include "ops/nullify.h"
 #include "ops/rowwise.h"
+#include "program/schedule.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -71,14 +71,15 @@ static bool allocate(sl_model *m, bool training) {
     if (b->failed || !allocate_params(&m->params, m->config.train_optimizer, training))
         return false;
     for (int i = 0; i < b->ops; i++) {
-        thread = b->op[i].thread_bytes > thread ? b->op[i].thread_bytes : thread;
+        thread = b->op[i].worker_bytes > thread ? b->op[i].worker_bytes : thread;
         shared = b->op[i].shared_bytes > shared ? b->op[i].shared_bytes : shared;
     }
-    thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: threads' scratch must not share sets */
+    thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: workers' scratch must not share sets */
     m->exec.scratch_bytes = thread;
     m->threads = sl_threads();
     m->exec.scratch = sl_alloc_threads(m->threads, thread, "scratch");
     m->exec.shared = sl_alloc_shared(shared, "scratch");
+    m->exec.state = sl_alloc(b->state_bytes, "the state of operations");
     m->arena = sl_alloc_untouched(m->arena_bytes, "activations; use a smaller train.batch");
     m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
     m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
@@ -93,7 +94,7 @@ static bool allocate(sl_model *m, bool training) {
     size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
     if (m->config.norm_zero_centred && !(m->gain = sl_alloc(gains, "norm weights")))
         return false;
-    if (!m->exec.scratch || !m->exec.shared || !m->arena || !m->buf || !m->token_loss)
+    if (!m->exec.scratch || !m->exec.shared || !m->exec.state || !m->arena || !m->buf || !m->token_loss)
         return false;
     for (int i = 0; i < b->buffers; i++)
         m->buf[i] = m->arena + b->buffer[i].offset;
@@ -205,7 +206,7 @@ void sl_model_free(sl_model *m) {
     if (!m)
         return;
     sl_params *p = &m->params;
-    void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->arena, m->token_loss, m->cos,
+    void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->exec.state, m->arena, m->token_loss, m->cos,
                      m->sin, m->tap, m->gain};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
@@ -278,14 +279,6 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
     return 0;
 }
 
-static void run_op(sl_model *m, int i, bool backward) {
-    const sl_op *op = &m->program.op[i];
-    double start = m->seconds ? sl_now() : 0;
-    (backward ? op->kind->backward : op->kind->forward)(op, &m->exec);
-    if (m->seconds)
-        m->seconds[2 * i + backward] += sl_now() - start;
-}
-
 /* Mean over rows with a target, summed in order in double. */
 static double mean_loss(const sl_model *m) {
     double sum = 0;
@@ -296,13 +289,16 @@ static double mean_loss(const sl_model *m) {
     return count ? sum / (double)count : 0;
 }
 
-static void forward(sl_model *m, const int32_t *in, const int32_t *target, bool training) {
+static int forward(sl_model *m, const int32_t *in, const int32_t *target, bool training) {
     m->exec.tokens = in;
     m->exec.targets = target;
     m->exec.training = training;
-    for (int i = 0; i < m->program.ops; i++)
-        run_op(m, i, false);
+    m->exec.workers = sl_threads();
+    m->tapped = false;
+    if (sl_schedule_forward(&m->program, &m->exec, m->seconds))
+        return -1;
     m->tapped = m->taps;
+    return 0;
 }
 
 int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, double *loss,
@@ -311,7 +307,8 @@ int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, doub
         return -1;
     if (!target && (loss || token_loss))
         return sl_fail("sl_model_forward: a loss needs targets");
-    forward(m, in, target, false);
+    if (forward(m, in, target, false))
+        return -1;
     if (token_loss)
         memcpy(token_loss, m->token_loss, (size_t)(m->program.batch * m->program.seq) * sizeof(float));
     if (loss)
@@ -321,25 +318,24 @@ int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, doub
 
 double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale) {
     m->exec.grad_scale = scale;
-    forward(m, in, target, true);
+    if (forward(m, in, target, true))
+        return NAN;
     double loss = mean_loss(m);
-    for (int i = m->program.ops - 1; i >= 0; i--)
-        run_op(m, i, true);
-    m->tapped = false; /* gradients took their places */
-    return loss;
+    m->tapped = false; /* gradients take their places */
+    return sl_schedule_backward(&m->program, &m->exec, m->seconds) ? NAN : loss;
 }
 
-static void forward_logits(sl_model *m, const int32_t *in, float *logits) {
+static int forward_logits(sl_model *m, const int32_t *in, float *logits) {
     m->exec.logits = logits;
-    forward(m, in, NULL, false);
+    int rc = forward(m, in, NULL, false);
     m->exec.logits = NULL;
+    return rc;
 }
 
 int sl_model_logits(sl_model *m, const int32_t *in, float *logits) {
     if (sl_model_check_pass(m, false, in, NULL, 1))
         return -1;
-    forward_logits(m, in, logits);
-    return 0;
+    return forward_logits(m, in, logits);
 }
 
 int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits) {
@@ -349,35 +345,27 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
         return sl_fail("cannot decode position %lld: %lld are decoded, of %lld",
                        (long long)position, (long long)m->decoded, (long long)m->program.cache);
     m->exec.position = position;
-    forward_logits(m, token, logits);
+    if (forward_logits(m, token, logits))
+        return -1;
     m->decoded = position + 1;
     return 0;
 }
 
 /* ---- what steps leave behind: running means of channels, loads and biases of experts */
 
-static void end_means(sl_model *m, bool applied) {
-    for (int i = 0; i < m->program.ops; i++)
-        if (m->program.op[i].nullify)
-            sl_nullify_end_step(&m->program.op[i], &m->exec, applied);
-}
-
 void sl_model_end_step(sl_model *m, bool applied) {
-    end_means(m, applied);
     for (int i = 0; i < m->program.ops; i++)
-        if (m->program.op[i].moe)
-            sl_moe_end_step(&m->program.op[i], &m->exec, applied);
+        if (m->program.op[i].kind->end_step)
+            m->program.op[i].kind->end_step(&m->program.op[i], &m->exec, applied);
 }
 
 void sl_model_measure_states(sl_model *m, bool on) {
     sl_params *p = &m->params;
-    end_means(m, !on);
+    sl_model_end_step(m, !on);
     for (int i = 0; on && i < p->count; i++)
         if (p->tensor[i].state)
             memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
-    for (int i = 0; i < m->program.ops; i++)
-        if (m->program.op[i].nullify)
-            m->program.op[i].nullify->collect = on;
+    m->exec.measuring = on;
     if (on)
         p->state_missing = false;
 }
@@ -428,12 +416,12 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
     for (int j = 0; j < SL_OP_PARAMS && op->flops > 0; j++)
         params += op->param[j] == SL_NONE ? 0 : (double)(op->dim_in * op->dim_out) * sizeof(float);
     bool head = op->out == SL_NONE; /* its forward does the backward too */
-    sl_op_profile p = {.kind = op->kind->name, .label = op->label};
+    sl_op_profile p = {.kind = op->kind->name, .scope = op->scope};
     p.forward_flops = op->flops * (head && m->program.training ? 3 : 1);
     p.backward_flops = head ? 0 : op->flops * 2;
     p.forward_bytes = in + buffer_bytes(m, op->in[1]) + out + saved + params;
-    p.backward_bytes = buffer_bytes(m, op->din) * (op->acc ? 2 : 1) + buffer_bytes(m, op->dout) +
-                       (op->kind->keeps_in ? in : 0) + (op->kind->keeps_out ? out : 0) + saved + 3 * params;
+    p.backward_bytes = buffer_bytes(m, op->din[0]) * (op->acc[0] ? 2 : 1) + buffer_bytes(m, op->dout) +
+                       (op->use[0] & SL_INPUT_KEPT ? in : 0) + (op->kind->keeps_out ? out : 0) + saved + 3 * params;
     if (m->seconds)
         p.forward_s = m->seconds[2 * i], p.backward_s = m->seconds[2 * i + 1];
     return p;

@@ -4,7 +4,8 @@
 #define SL_MODEL_MODEL_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
+#include "program/scope.h"
 
 /* What precision means on this machine, under the config's isa: SL_PRECISION_BF16 where a bf16 unit is there and
  * fp32 was not asked for, else SL_PRECISION_FP32. */
@@ -37,9 +38,9 @@ sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t b
                                     const struct sl_quant_options *o);
 /* The i-th place where activations are rounded or observed, in the order of a pass; NULL past the last. */
 struct sl_quant_point *sl_model_quant_point(const sl_model *m, int i);
-/* The place, and the rotation, whose result the layer of this label reads; NULL without. */
-struct sl_quant_point *sl_model_point_before(const sl_model *m, const char *label);
-const struct sl_rotation *sl_model_rotation_before(const sl_model *m, const char *label);
+/* The point, and the rotation, whose result the layer of this place reads; NULL without. */
+struct sl_quant_point *sl_model_point_before(const sl_model *m, sl_scope scope);
+const struct sl_rotation *sl_model_rotation_before(const sl_model *m, sl_scope scope);
 /* The i-th linear layer that multiplies integers; NULL past the last. */
 const struct sl_op *sl_model_int_linear(const sl_model *m, int i);
 const sl_kernels *sl_model_kernels(const sl_model *m);
@@ -68,7 +69,8 @@ bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load);
 
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {
-    const char *kind, *label; /* e.g. "linear", "layers.0.attn.qkv" */
+    const char *kind; /* e.g. "linear" */
+    sl_scope scope;
     double forward_s, backward_s;
     /* of one call; bytes count each buffer and matrix that it reads or writes once */
     double forward_flops, backward_flops, forward_bytes, backward_bytes;

@@ -3,7 +3,7 @@
 #define SL_MODEL_MODEL_INTERNAL_H
 
 #include "model/model.h"
-#include "model/program.h"
+#include "program/program.h"
 #include "ops/norm.h"
 #include "quant/options.h"
 

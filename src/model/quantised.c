@@ -2,8 +2,6 @@
 #include "ops/quantise.h"
 #include "ops/rotate.h"
 
-#include <string.h>
-
 sl_quant_point *sl_model_quant_point(const sl_model *m, int i) {
     for (int op = 0; op < m->program.ops; op++)
         for (int k = 0; k < 2; k++)
@@ -12,21 +10,19 @@ sl_quant_point *sl_model_quant_point(const sl_model *m, int i) {
     return NULL;
 }
 
-sl_quant_point *sl_model_point_before(const sl_model *m, const char *label) {
+sl_quant_point *sl_model_point_before(const sl_model *m, sl_scope scope) {
     sl_quant_point *p;
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
-        if (strcmp(p->label, label) == 0)
+        if (sl_scope_same(p->scope, scope))
             return p;
     return NULL;
 }
 
-const sl_rotation *sl_model_rotation_before(const sl_model *m, const char *label) {
+const sl_rotation *sl_model_rotation_before(const sl_model *m, sl_scope scope) {
     for (int op = 0; op < m->program.ops; op++)
         for (int k = 0; k < 2; k++) {
             const sl_rotation *r = m->program.op[op].rotation[k];
-            size_t n = strlen(label);
-            const char *name = r ? sl_rotation_name(r) : "";
-            if (strncmp(name, label, n) == 0 && strcmp(name + n, ".rotate") == 0)
+            if (r && sl_scope_same(sl_rotation_scope(r), sl_scope_as(scope, SL_ROLE_ROTATE)))
                 return r;
         }
     return NULL;

@@ -1,32 +1,14 @@
-/* Taps beyond those of sinklab.h, found by the labels of the operations that read or write them: a variant that
+/* Taps beyond those of sinklab.h, found by the places of the operations that read or write them: a variant that
  * appends operations of its own needs nothing here. */
 #include "model/model_internal.h"
 #include "ops/rowwise.h"
 
-#include <stdio.h>
 #include <string.h>
-
-/* The first operation whose label is `label`, or continues it after a dot; NULL if there is none. */
-static const sl_op *find_op(const sl_model *m, const char *label) {
-    size_t n = strlen(label);
-    for (int i = 0; i < m->program.ops; i++) {
-        const sl_op *op = &m->program.op[i];
-        if (strncmp(op->label, label, n) == 0 && (op->label[n] == 0 || op->label[n] == '.'))
-            return op;
-    }
-    return NULL;
-}
-
-static const sl_op *block_op(const sl_model *m, int layer, const char *part) {
-    char label[sizeof((sl_op *)0)->label];
-    snprintf(label, sizeof label, "layers.%d.%s", layer, part);
-    return find_op(m, label);
-}
 
 static const sl_op *norm_op(const sl_model *m, int layer, int which) {
     if (layer == m->config.model_layers)
-        return which == 0 ? find_op(m, "norm") : NULL;
-    return block_op(m, layer, which == 0 ? "attn.norm" : "ffn.norm");
+        return which == 0 ? sl_program_find(&m->program, SL_NO_LAYER, SL_HALF_NONE, SL_PART_norm) : NULL;
+    return sl_program_find(&m->program, layer, which == 0 ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_norm);
 }
 
 static sl_buf input_of(const sl_op *op) { return op ? op->in[0] : SL_NONE; }
@@ -46,12 +28,12 @@ static sl_buf find_tap(const sl_model *m, int layer, enum sl_tap tap) {
     case SL_TAP_FFN_GATE_IN:
         return gate_input(m, layer, tap - SL_TAP_ATTN_GATE_IN);
     case SL_TAP_CORE:
-        op = block_op(m, layer, "attn.core");
+        op = sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
         return op ? op->out : SL_NONE;
     case SL_TAP_OUT_IN:
-        return input_of(block_op(m, layer, "attn.out"));
+        return input_of(sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_out));
     case SL_TAP_DOWN_IN:
-        return input_of(block_op(m, layer, "ffn.out"));
+        return input_of(sl_program_find(&m->program, layer, SL_HALF_FFN, SL_PART_out));
     default:
         return SL_NONE;
     }
@@ -89,6 +71,6 @@ bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst) {
 const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap) {
     const sl_op *op = NULL;
     if (has_taps(m, layer) && (tap == SL_TAP_OUT_IN || tap == SL_TAP_DOWN_IN))
-        op = block_op(m, layer, tap == SL_TAP_OUT_IN ? "attn.out" : "ffn.out");
+        op = sl_program_find(&m->program, layer, tap == SL_TAP_OUT_IN ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_out);
     return op ? m->params.w + m->params.tensor[op->param[0]].offset : NULL;
 }

@@ -4,6 +4,7 @@
  * (window, key/value head): its group of query heads adds to the same dk, dv in a fixed order. */
 #include "base/threads.h"
 #include "ops/attention.h"
+#include "program/whole.h"
 #include "ops/attention_extra.h"
 #include "ops/ops.h"
 #include "ops/rowwise.h"
@@ -125,8 +126,8 @@ static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_
     p.o = sl_buf_data(x, op->out) + at_o;
     p.out = p.o;
     p.lse = sl_buf_data(x, op->saved[0]) + (item / op->kv_heads * op->heads + h) * op->seq;
-    if (op->din != SL_NONE && x->training) {
-        float *dqkv = sl_buf_data(x, op->din);
+    if (op->din[0] != SL_NONE && x->training) {
+        float *dqkv = sl_buf_data(x, op->din[0]);
         p.dout = sl_buf_data(x, op->dout) + at_o;
         p.dq = dqkv + at_q, p.dk = dqkv + at_k, p.dv = dqkv + at_v;
     }
@@ -173,7 +174,7 @@ static void forward_item(void *task, int64_t item, int thread) {
     pointers p = locate(op, x, &s, item);
     scratch c;
     sl_extra extra;
-    carve(&s, sl_thread_scratch(x, thread), &c);
+    carve(&s, sl_worker_scratch(x, thread), &c);
     x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, x->k->gemm_nr, c.keys);
     x->k->pack_f32(s.hd, s.seq, p.v, 1, s.ld, x->k->gemm_nr, c.values);
     for (int64_t h = 0; h < s.group; h++)
@@ -223,7 +224,7 @@ static void backward_item(void *task, int64_t item, int thread) {
     pointers p = locate(op, x, &s, item);
     scratch c;
     sl_extra extra;
-    carve(&s, sl_thread_scratch(x, thread), &c);
+    carve(&s, sl_worker_scratch(x, thread), &c);
     int nr = x->k->gemm_nr;
     x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, nr, c.keys);
     x->k->pack_f32(s.seq, s.hd, p.v, s.ld, 1, nr, c.value_keys);
@@ -247,7 +248,9 @@ static void backward(const sl_op *op, const sl_exec *x) {
     sl_extra_fold(op, x);
 }
 
-static const sl_op_kind attention = {"attention", forward, backward, true, true};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind attention = {.name = "attention", .forward = forward_stages, .backward = backward_stages, .keeps_out = true};
 
 /* The constants of each kind, from the configuration. */
 #define ATTENTION(name, rows, extra, a_, b_, help)                                                                     \
@@ -284,14 +287,14 @@ static double mean_visible(const sl_op *op) {
     return w < t ? w - w * (w - 1) / (2 * t) : t / 2;
 }
 
-sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix) {
-    sl_op *op = sl_program_op(b, b->bf16 ? &sl_attention_bf16 : &attention, label);
-    op->in[0] = qkv;
+sl_buf sl_build_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix) {
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_attention_bf16 : &attention, scope);
+    sl_op_reads(op, qkv, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_attention_kind(b, op);
     op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* the rows' statistic */
     sl_extra_build(b, op, prefix);
     shape s = shape_of(op, b->kernels);
-    op->thread_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : thread_bytes(&s, b->training);
+    op->worker_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : thread_bytes(&s, b->training);
     op->flops = 4.0 * (double)op->rows * mean_visible(op) * (double)(op->heads * op->head_dim);
     return op->out = sl_program_activation(b, op->rows, op->heads * op->head_dim);
 }

@@ -2,7 +2,7 @@
 #ifndef SL_OPS_ATTENTION_H
 #define SL_OPS_ATTENTION_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 void sl_attention_kind(const sl_program *b, sl_op *op); /* sizes and kind from the configuration */
 extern const sl_op_kind sl_attention_bf16;

@@ -6,6 +6,7 @@
  * the softmax writes them: S^T = K Q^T, dP^T = V dO^T; only dQ += dS K needs a transpose. Nothing above the diagonal is
  * computed but within squares of 32. */
 #include "ops/attention.h"
+#include "program/whole.h"
 
 #include "base/threads.h"
 #include "ops/attention_extra.h"
@@ -132,8 +133,8 @@ static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_
     pointers p = {.q = qkv + q, .k = qkv + k, .v = qkv + v, .out = sl_buf_bf16(x, op->out) + o,
                   .lse = sl_buf_data(x, op->saved[0]) + (window * s->heads + h) * s->seq,
                   .last = kv == s->kv_heads - 1};
-    if (op->din != SL_NONE) {
-        sl_bf16 *d = sl_buf_bf16(x, op->din);
+    if (op->din[0] != SL_NONE) {
+        sl_bf16 *d = sl_buf_bf16(x, op->din[0]);
         p.dout = sl_buf_bf16(x, op->dout) + o;
         p.dq = d + q, p.dk = d + k, p.dv = d + v;
     }
@@ -206,7 +207,7 @@ static void forward_item(void *task, int64_t item, int thread) {
     const sl_exec *x = ((sl_task *)task)->x;
     shape s = shape_of(op, x->k);
     scratch c;
-    carve(&s, x->training, sl_thread_scratch(x, thread), &c);
+    carve(&s, x->training, sl_worker_scratch(x, thread), &c);
     pointers p = locate(op, x, &s, item);
     sl_extra extra;
     pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.in_depth);
@@ -308,7 +309,7 @@ static void backward_item(void *task, int64_t item, int thread) {
     sl_extra extra;
     shape s = shape_of(op, x->k);
     scratch c;
-    carve(&s, true, sl_thread_scratch(x, thread), &c);
+    carve(&s, true, sl_worker_scratch(x, thread), &c);
     pointers p = locate(op, x, &s, item);
     pack(x->k->pack_b_bf16, s.hd, s.seq, p.k, s.ld, 1, c.in_keys);
     sl_extra_begin(op, x, item / s.kv_heads, item % s.kv_heads);
@@ -325,4 +326,6 @@ static void backward(const sl_op *op, const sl_exec *x) {
     sl_extra_fold(op, x);
 }
 
-const sl_op_kind sl_attention_bf16 = {"attention", forward, backward, true, true};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+const sl_op_kind sl_attention_bf16 = {.name = "attention", .forward = forward_stages, .backward = backward_stages, .keeps_out = true};

@@ -3,7 +3,7 @@
 #ifndef SL_OPS_ATTENTION_EXTRA_H
 #define SL_OPS_ATTENTION_EXTRA_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 /* The tensors' share of one head. */
 typedef struct {

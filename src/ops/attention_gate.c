@@ -1,9 +1,9 @@
 /* Gates of attention (arXiv 2505.06708): y times floor + (1 - floor) sigmoid(b), b = x W of the block's normed input x, for
  * each element or one for a head; on the heads' outputs before o_proj, or in place on the values. */
 #include "ops/ops.h"
+#include "program/whole.h"
 #include "ops/rowwise.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* dim_in: columns that are gated, from column dim_out of in[0] on; head_dim: how many of them share a gate value; in[1]:
@@ -51,9 +51,9 @@ static void put(const sl_exec *x, sl_buf to, int64_t row, int64_t col, int64_t n
 static void forward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    scratch s = carve(op, sl_thread_scratch(x, thread));
-    for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
+    sl_blocks rows = sl_op_blocks(op);
+    scratch s = carve(op, sl_worker_scratch(x, thread));
+    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
         const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + op->dim_out, *b = gate_inputs(op, x, r, &s);
         if (op->saved[0] != SL_NONE)
             put(x, op->saved[0], r, 0, op->dim_in, y);
@@ -76,40 +76,40 @@ static void fold(const sl_op *op, float *db) {
 static void backward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    scratch s = carve(op, sl_thread_scratch(x, thread));
+    sl_blocks rows = sl_op_blocks(op);
+    scratch s = carve(op, sl_worker_scratch(x, thread));
     bool in_place = op->saved[0] != SL_NONE;
-    for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
+    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
         const float *b = gate_inputs(op, x, r, &s);
         const float *y = in_place ? sl_read_rows(x, op->saved[0], r, 1, s.y) : sl_read_rows(x, op->in[0], r, 1, s.y);
         const float *dout = sl_read_rows(x, op->dout, r, 1, s.whole) + op->dim_out;
         x->k->gate_bwd(op->dim_in, op->factor, b, y, dout, s.out, s.db);
         add_floor(op, dout, s.out);
         fold(op, s.db);
-        put(x, op->din, r, op->dim_out, op->dim_in, s.out);
-        put(x, op->din1, r, 0, op->dim_in / op->head_dim, s.db);
+        put(x, op->din[0], r, op->dim_out, op->dim_in, s.out);
+        put(x, op->din[1], r, 0, op->dim_in / op->head_dim, s.db);
     }
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 static void backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, backward_block); }
 
-static const sl_op_kind attention_gate = {"attention_gate", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind attention_gate = {.name = "attention_gate", .forward = forward_stages, .backward = backward_stages};
 
 /* b = x W and the gate of n columns of y from col on, `group` of them to a gate value. */
 static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t layer, sl_buf x, sl_buf y, int64_t col,
                     int64_t n, int64_t group) {
+    sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_gate_in, SL_ROLE_SELF};
     const sl_config *c = b->config;
-    char label[64];
     int w = sl_program_param(b, prefix, name, n / group, c->model_dim, SL_INIT_NORMAL, c->model_init_std,
                              SL_DECAY_MATRIX, false);
-    snprintf(label, sizeof label, "layers.%lld.attn.gate_in", (long long)layer);
-    sl_buf gate = sl_build_linear(b, label, x, c->model_dim, n / group, w, SL_NONE);
-    snprintf(label, sizeof label, "layers.%lld.attn.gate", (long long)layer);
-    sl_op *op = sl_program_op(b, &attention_gate, label);
-    op->in[0] = y;
-    op->in[1] = gate;
-    op->second = true;
+    sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE);
+    scope.part = SL_PART_gate;
+    sl_op *op = sl_program_op(b, &attention_gate, scope);
+    sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, gate, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = n;
     op->dim_out = col;
     op->head_dim = group;
@@ -117,7 +117,7 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
     bool in_place = col > 0;
     if (in_place)
         op->saved[0] = sl_program_activation(b, op->rows, n);
-    op->thread_bytes = scratch_bytes(op);
+    op->worker_bytes = scratch_bytes(op);
     return op->out = in_place ? y : sl_program_activation(b, op->rows, n);
 }
 

@@ -2,6 +2,7 @@
  * transposed; both [batch * kv_heads][...]. The caches live as long as the program. */
 #include "base/threads.h"
 #include "ops/attention.h"
+#include "program/whole.h"
 #include "ops/attention_extra.h"
 #include "ops/ops.h"
 #include "ops/rowwise.h"
@@ -26,7 +27,7 @@ static void forward_item(void *task, int64_t item, int thread) {
     int64_t window = item / op->kv_heads, kv = item % op->kv_heads, group = op->heads / op->kv_heads;
     const float *row = sl_buf_data(x, op->in[0]) + window * (op->heads + 2 * op->kv_heads) * hd;
     store(op, x, item, row + (op->heads + kv) * hd, row + (op->heads + op->kv_heads + kv) * hd);
-    float *p = sl_thread_scratch(x, thread), lse, logit = 0;
+    float *p = sl_worker_scratch(x, thread), lse, logit = 0;
     sl_attend a = op->attend;
     a.band = (sl_band){keys - op->window, keys};
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
@@ -51,19 +52,18 @@ static void forward(const sl_op *op, const sl_exec *x) {
     sl_parallel(op->rows * op->kv_heads, forward_item, &(sl_task){op, x});
 }
 
-static const sl_op_kind cached_attention = {"cached_attention", forward, NULL, false, false};
+SL_WHOLE(forward)
+static const sl_op_kind cached_attention = {.name = "cached_attention", .forward = forward_stages, .backward = NULL};
 
-sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix) {
-    sl_op *op = sl_program_op(b, &cached_attention, label);
-    op->in[0] = qkv;
+sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix) {
+    sl_op *op = sl_program_op(b, &cached_attention, scope);
+    sl_op_reads(op, qkv, 0);
     sl_attention_kind(b, op);
     sl_extra_build(b, op, prefix);
     op->dim_in = b->cache;
     for (int i = 0; i < 2; i++) {
-        op->saved[i] = sl_program_buffer(b, b->batch * op->kv_heads, b->cache * op->head_dim);
-        b->buffer[op->saved[i]].first = b->buffer[op->saved[i]].last = 0;
-        sl_program_keep(b, op->saved[i]);
+        op->saved[i] = sl_program_lasting(b, b->batch * op->kv_heads, b->cache * op->head_dim);
     }
-    op->thread_bytes = (size_t)b->cache * sizeof(float);
+    op->worker_bytes = (size_t)b->cache * sizeof(float);
     return op->out = sl_program_buffer(b, op->rows, op->heads * op->head_dim);
 }

@@ -1,5 +1,6 @@
 /* The gate of norm_gated.c in fp32: out = q * y, q = factor act(b) + offset, b = W_up inner(W_down y), no bias. */
 #include "ops/gate.h"
+#include "program/whole.h"
 
 #include "base/threads.h"
 #include "ops/gate_bf16.h"
@@ -62,10 +63,10 @@ static void gate_input(const sl_op *op, const sl_exec *x, int64_t first, int64_t
 static void forward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block);
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t d = op->dim_in, r = rank_of(op), first = sl_block_first(rows, block), n = sl_block_rows(rows, block);
     scratch s;
-    carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
+    carve(x->k, rows.size, d, r, sl_worker_scratch(x, thread), &s);
     const float *y = sl_buf_data(x, op->in[0]) + first * d;
     float *out = sl_buf_data(x, op->out) + first * d;
     product(x->k, n, r, d, (sl_mat){y, d, 1}, (sl_mat){sl_weight(op, x, 0), d, 1},
@@ -82,12 +83,12 @@ static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x,
 static void backward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t d = op->dim_in, r = rank_of(op), first = block * rows.size, n = sl_block_rows(rows, block), g = op->gates;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t d = op->dim_in, r = rank_of(op), first = sl_block_first(rows, block), n = sl_block_rows(rows, block), g = op->gates;
     scratch s;
-    carve(x->k, rows.size, d, r, sl_thread_scratch(x, thread), &s);
+    carve(x->k, rows.size, d, r, sl_worker_scratch(x, thread), &s);
     const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din) + first * d;
+    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din[0]) + first * d;
     gate_input(op, x, first, n, &s);
     sl_gate_gradients(op, x->k, n, s.b, y, dout, dy, s.db);
     float *dw_down = x->shared + block * sl_gate_params(op), *dw_up = dw_down + r * d;
@@ -105,22 +106,24 @@ static void backward(const sl_op *op, const sl_exec *x) {
     sl_gate_fold(op, x);
 }
 
-const sl_op_kind sl_gate_fp32 = {"gate", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+const sl_op_kind sl_gate_fp32 = {.name = "gate", .forward = forward_stages, .backward = backward_stages};
 
 size_t sl_gate_fp32_scratch(const sl_op *op, const sl_kernels *k) {
-    return (size_t)scratch_floats(k, sl_row_blocks(op->rows).size, op->dim_in, rank_of(op)) * sizeof(float);
+    return (size_t)scratch_floats(k, sl_op_blocks(op).size, op->dim_in, rank_of(op)) * sizeof(float);
 }
 
 void sl_gate_values(const sl_op *op, const sl_exec *x, float *dst) {
-    sl_blocks rows = sl_row_blocks(op->rows);
+    sl_blocks rows = sl_op_blocks(op);
     for (int64_t block = 0; block < rows.count; block++) {
-        int64_t first = block * rows.size, n = sl_block_rows(rows, block);
+        int64_t first = sl_block_first(rows, block), n = sl_block_rows(rows, block);
         scratch s;
         const float *b;
         if (op->kind == &sl_gate_bf16) {
             b = sl_gate_bf16_scores(op, x, block);
         } else {
-            carve(x->k, rows.size, op->dim_in, rank_of(op), sl_thread_scratch(x, 0), &s);
+            carve(x->k, rows.size, op->dim_in, rank_of(op), sl_worker_scratch(x, 0), &s);
             gate_input(op, x, first, n, &s);
             b = s.b;
         }

@@ -2,7 +2,7 @@
 #ifndef SL_OPS_GATE_H
 #define SL_OPS_GATE_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 /* An activation; y may be x, dx may be dy. */
 typedef struct sl_act {
@@ -11,7 +11,7 @@ typedef struct sl_act {
 } sl_act;
 
 /* Gates y [rows, dim] of the program's config; tensors <prefix>.gate_down.weight, <prefix>.gate_up.weight. */
-sl_buf sl_build_gate(sl_program *b, const char *label, sl_buf y, const char *prefix);
+sl_buf sl_build_gate(sl_program *b, sl_scope scope, sl_buf y, const char *prefix);
 
 /* ---- shared by gate.c and gate_bf16.c */
 extern const sl_op_kind sl_gate_fp32;

@@ -87,7 +87,7 @@ void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b
 }
 
 void sl_gate_fold(const sl_op *op, const sl_exec *x) {
-    int64_t count = sl_row_blocks(op->rows).count, n = op->dim_in * op->dim_out;
+    int64_t count = sl_op_blocks(op).count, n = op->dim_in * op->dim_out;
     sl_fold_partials(x, count, n, sl_gate_params(op), x->shared, sl_weight_grad(op, x, 0));
     sl_fold_partials(x, count, op->gates * op->dim_out, sl_gate_params(op), x->shared + n, sl_weight_grad(op, x, 1));
 }
@@ -101,7 +101,7 @@ void sl_gate_spread(const sl_op *op, const sl_kernels *k, int64_t n, const float
         dst[i] = op->factor * dst[i] + op->offset;
 }
 
-sl_buf sl_build_gate(sl_program *b, const char *label, sl_buf y, const char *prefix) {
+sl_buf sl_build_gate(sl_program *b, sl_scope scope, sl_buf y, const char *prefix) {
     const sl_config *c = b->config;
     int64_t d = c->model_dim, r = c->norm_rank, gates = c->norm_granularity == SL_GATE_TENSORWISE ? 1 : d;
     bool identity = c->norm_init == SL_GATE_IDENTITY, sigmoid = c->norm_outer == SL_GATE_SIGMOID;
@@ -109,8 +109,8 @@ sl_buf sl_build_gate(sl_program *b, const char *label, sl_buf y, const char *pre
                                 false);
     int up = sl_program_param(b, prefix, "gate_up.weight", gates, r, identity ? SL_INIT_ZEROS : SL_INIT_NORMAL,
                               c->model_init_std, SL_DECAY_MATRIX, false);
-    sl_op *op = sl_program_op(b, b->bf16 ? &sl_gate_bf16 : &sl_gate_fp32, label);
-    op->in[0] = y;
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_gate_bf16 : &sl_gate_fp32, scope);
+    sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = d;
     op->dim_out = r;
     op->gates = gates;
@@ -126,7 +126,7 @@ sl_buf sl_build_gate(sl_program *b, const char *label, sl_buf y, const char *pre
     if (b->bf16)
         sl_gate_bf16_buffers(b, op);
     else
-        op->thread_bytes = sl_gate_fp32_scratch(op, b->kernels);
-    op->shared_bytes = (size_t)(sl_row_blocks(op->rows).count * sl_gate_params(op)) * sizeof(float);
+        op->worker_bytes = sl_gate_fp32_scratch(op, b->kernels);
+    op->shared_bytes = (size_t)(sl_op_blocks(op).count * sl_gate_params(op)) * sizeof(float);
     return op->out;
 }

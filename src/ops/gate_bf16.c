@@ -1,6 +1,7 @@
 /* The products are thin (rank r beside width d), so that a block of rows goes through the whole gate while it is in the
  * cache. Operands (y, h, db, da and the weights) are rounded to bf16; a, the gate and all sums are fp32. */
 #include "ops/gate_bf16.h"
+#include "program/whole.h"
 
 #include "base/threads.h"
 #include "ops/gate.h"
@@ -51,12 +52,12 @@ static size_t carve(int64_t rows, int64_t d, int64_t r, char *base, scratch *s) 
 }
 
 static block block_at(const sl_op *op, const sl_exec *x, int64_t index, int thread, scratch *s) {
-    sl_blocks rows = sl_row_blocks(op->rows);
-    block b = {.op = op, .x = x, .d = op->dim_in, .r = op->dim_out, .g = op->gates, .first = index * rows.size,
+    sl_blocks rows = sl_op_blocks(op);
+    block b = {.op = op, .x = x, .d = op->dim_in, .r = op->dim_out, .g = op->gates, .first = sl_block_first(rows, index),
                .n = sl_block_rows(rows, index)};
     b.dp = sl_bf16_kpad(b.d), b.rp = sl_bf16_kpad(b.r), b.gp = sl_bf16_kpad(b.g), b.np = sl_bf16_kpad(b.n);
     *s = (scratch){0};
-    carve(rows.size, b.d, b.r, sl_thread_scratch(x, thread), s);
+    carve(rows.size, b.d, b.r, sl_worker_scratch(x, thread), s);
     return b;
 }
 
@@ -157,7 +158,7 @@ static void backward_block(void *task, int64_t index, int thread) {
     op->act[1]->backward(x->k, k.n * k.r, sl_buf_data(x, op->saved[0]) + k.first * k.r, s.dh, s.dh);
     round_rows(x, k.n, k.r, s.dh, s.da);
     product(x, k.n, k.d, k.rp, s.da, k.rp, sl_buf_bf16(x, op->saved[2]), s.dy, k.d, 1);
-    sl_store_bf16(x, op->din, k.first, k.n, 0, k.d, s.dy, k.d);
+    sl_store_bf16(x, op->din[0], k.first, k.n, 0, k.d, s.dy, k.d);
     transposed_product(&k, s.h, k.g, s.db, k.gp, &s, s.dw);
     x->k->transpose_f32(k.r, k.g, s.dw, k.g, dw_up, k.r, 0);
     transposed_product(&k, s.da, k.d, sl_buf_bf16(x, op->in[0]) + k.first * ld, ld, &s, dw_down);
@@ -182,7 +183,9 @@ void sl_gate_bf16_buffers(sl_program *b, sl_op *op) {
         op->saved[2 + 2 * w] = sl_panels_buffer(b, k, n);
     }
     scratch s;
-    op->thread_bytes = carve(sl_row_blocks(op->rows).size, op->dim_in, op->dim_out, NULL, &s);
+    op->worker_bytes = carve(sl_op_blocks(op).size, op->dim_in, op->dim_out, NULL, &s);
 }
 
-const sl_op_kind sl_gate_bf16 = {"gate", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+const sl_op_kind sl_gate_bf16 = {.name = "gate", .forward = forward_stages, .backward = backward_stages};

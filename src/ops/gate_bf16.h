@@ -2,7 +2,7 @@
 #ifndef SL_OPS_GATE_BF16_H
 #define SL_OPS_GATE_BF16_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 extern const sl_op_kind sl_gate_bf16;
 /* saved[0] is the caller's; saved[1..4]: panels of W_down and W_up, forward and back. Sets the scratch. */

@@ -61,7 +61,7 @@ static void block_item(void *ctx, int64_t item, int thread) {
     const gemm *g = ctx;
     int64_t i0 = item % g->row_blocks * g->mc, j0 = item / g->row_blocks * g->nc;
     int64_t mc = min64(g->mc, g->m - i0), j1 = min64(j0 + g->nc, g->n);
-    float *a = sl_thread_scratch(g->x, thread);
+    float *a = sl_worker_scratch(g->x, thread);
     int add = g->add || g->residual;
     if (g->residual)
         for (int64_t i = i0; i < i0 + mc; i++)

@@ -5,7 +5,7 @@
 #ifndef SL_OPS_GEMM_H
 #define SL_OPS_GEMM_H
 
-#include "ops/op.h"
+#include "program/op.h"
 
 enum { SL_GEMM_KC = 384 };
 

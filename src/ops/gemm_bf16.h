@@ -14,10 +14,6 @@
 
 #include <stddef.h>
 
-/* Recommended row stride: padded to whole lines of 64 bytes, an odd number of them, so that the
- * rows of a tile do not fall on the same few sets of L1. */
-static inline int64_t sl_bf16_ld(int64_t k) { return sl_bf16_kpad(k) | SL_BF16_KR; }
-
 /* Elements of the packed form of B[k,n]. */
 static inline int64_t sl_bf16_panels_size(int64_t n, int64_t k) {
     return (n + SL_BF16_NR - 1) / SL_BF16_NR * SL_BF16_NR * sl_bf16_kpad(k);

@@ -1,5 +1,6 @@
 #include "base/threads.h"
 #include "ops/gemm.h"
+#include "program/whole.h"
 #include "ops/gemm_bf16.h"
 #include "ops/linear_bf16.h"
 #include "ops/ops.h"
@@ -53,7 +54,7 @@ static void chunk_gradients_bf16(const chunk *c) {
     sl_parallel((c->rows + XENT_ROWS - 1) / XENT_ROWS, round_item, (void *)c);
     sl_gemm_bf16_wgrad(x->k, x->work, c->rows, v, d, sl_buf_bf16(x, op->saved[3]), ldg,
                        sl_buf_bf16(x, op->in[0]) + c->first * ldin, ldin, sl_weight_grad(op, x, 0), d, 1);
-    sl_product_bf16(x, c->rows, d, v, sl_buf_bf16(x, op->saved[3]), ldg, op->saved[2], op->din, c->first);
+    sl_product_bf16(x, c->rows, d, v, sl_buf_bf16(x, op->saved[3]), ldg, op->saved[2], op->din[0], c->first);
 }
 
 static void chunk_logits(const chunk *c, float *logits) {
@@ -78,7 +79,7 @@ static void chunk_gradients(const chunk *c) {
     sl_gemm(x, v, d, c->rows, (sl_mat){dlogits, 1, v}, (sl_mat){in, 1, d}, sl_weight_grad(op, x, 0), d,
             true, NULL);
     sl_gemm(x, c->rows, d, v, (sl_mat){dlogits, v, 1}, (sl_mat){sl_weight(op, x, 0), 1, d},
-            sl_buf_data(x, op->din) + c->first * d, d, false, NULL);
+            sl_buf_data(x, op->din[0]) + c->first * d, d, false, NULL);
 }
 
 static void forward(const sl_op *op, const sl_exec *x) {
@@ -103,11 +104,13 @@ static void forward(const sl_op *op, const sl_exec *x) {
 
 static void backward(const sl_op *op, const sl_exec *x) { (void)op, (void)x; } /* done with the loss */
 
-static const sl_op_kind head = {"head", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind head = {.name = "head", .forward = forward_stages, .backward = backward_stages};
 
 void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
-    sl_op *op = sl_program_op(b, &head, "head");
-    op->in[0] = in;
+    sl_op *op = sl_program_op(b, &head, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
+    sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = b->config->model_dim;
     op->dim_out = vocab;
     op->param[0] = weight;
@@ -127,5 +130,5 @@ void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
     op->shared_bytes = fwd > dx ? fwd : dx;
     if (b->training && dw > op->shared_bytes)
         op->shared_bytes = dw;
-    op->thread_bytes = sl_gemm_thread_bytes(b->kernels);
+    op->worker_bytes = sl_gemm_thread_bytes(b->kernels);
 }

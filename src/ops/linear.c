@@ -1,4 +1,5 @@
 #include "ops/gemm.h"
+#include "program/whole.h"
 #include "ops/linear_bf16.h"
 #include "ops/linear_int.h"
 #include "ops/ops.h"
@@ -18,11 +19,13 @@ static void backward(const sl_op *op, const sl_exec *x) {
             (sl_mat){sl_buf_data(x, op->in[0]), 1, op->dim_in}, sl_weight_grad(op, x, 0), op->dim_in,
             true, NULL);
     sl_gemm(x, op->rows, op->dim_in, op->dim_out, (sl_mat){dout, op->dim_out, 1},
-            (sl_mat){sl_weight(op, x, 0), 1, op->dim_in}, sl_buf_data(x, op->din), op->dim_in, op->acc,
+            (sl_mat){sl_weight(op, x, 0), 1, op->dim_in}, sl_buf_data(x, op->din[0]), op->dim_in, op->acc[0],
             NULL);
 }
 
-static const sl_op_kind linear = {"linear", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind linear = {.name = "linear", .forward = forward_stages, .backward = backward_stages};
 
 static void scratch_fp32(sl_program *b, sl_op *op) {
     size_t fwd = sl_gemm_shared_bytes(b->kernels, op->dim_out, op->dim_in),
@@ -31,17 +34,17 @@ static void scratch_fp32(sl_program *b, sl_op *op) {
     op->shared_bytes = fwd > dx ? fwd : dx;
     if (b->training && dw > op->shared_bytes)
         op->shared_bytes = dw;
-    op->thread_bytes = sl_gemm_thread_bytes(b->kernels);
+    op->worker_bytes = sl_gemm_thread_bytes(b->kernels);
 }
 
-sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf in, int64_t dim_in, int64_t dim_out,
+sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out,
                        int weight, sl_buf residual) {
     if (sl_linear_is_int(b))
-        return sl_build_linear_int(b, label, in, dim_in, dim_out, weight, residual);
-    in = sl_build_quantiser(b, label, in, dim_in);
-    sl_op *op = sl_program_op(b, b->bf16 ? &sl_linear_bf16 : &linear, label);
-    op->in[0] = in;
-    op->in[1] = residual;
+        return sl_build_linear_int(b, scope, in, dim_in, dim_out, weight, residual);
+    in = sl_build_quantiser(b, scope, in, dim_in);
+    sl_op *op = sl_program_op(b, b->bf16 ? &sl_linear_bf16 : &linear, scope);
+    sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = dim_in;
     op->dim_out = dim_out;
     op->param[0] = weight;

@@ -2,6 +2,7 @@
  * result is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight
  * gradient. Weights are packed at each forward and kept for the backward pass. */
 #include "ops/linear_bf16.h"
+#include "program/whole.h"
 
 #include "ops/gemm_bf16.h"
 #include "ops/rowwise.h"
@@ -68,11 +69,11 @@ static void accumulate_block(void *ctx, int64_t row0, int64_t rows, int64_t col0
 
 /* din = dout W, or += where it holds a gradient already. */
 static void input_gradient(const sl_op *op, const sl_exec *x, sl_buf dout) {
-    destination d = {.x = x, .y = op->din};
+    destination d = {.x = x, .y = op->din[0]};
     sl_gemm_bf16(x->k, x->work,
                  &(sl_gemm_bf16_args){.m = op->rows, .n = op->dim_in, .k = op->dim_out, .a = sl_buf_bf16(x, dout),
                                       .lda = x->info[dout].ld, .b = sl_buf_bf16(x, op->saved[1]),
-                                      .epilogue = op->acc ? accumulate_block : store_block, .ctx = &d,
+                                      .epilogue = op->acc[0] ? accumulate_block : store_block, .ctx = &d,
                                       .group = GROUP});
 }
 
@@ -103,8 +104,8 @@ static void round_block(void *task, int64_t block, int thread) {
     (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block);
     sl_store_bf16(x, op->temp, first, sl_block_rows(rows, block), 0, op->dim_out,
                   sl_buf_data(x, op->dout) + first * op->dim_out, op->dim_out);
 }
@@ -121,4 +122,6 @@ static void backward(const sl_op *op, const sl_exec *x) {
     input_gradient(op, x, dout);
 }
 
-const sl_op_kind sl_linear_bf16 = {"linear", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+const sl_op_kind sl_linear_bf16 = {.name = "linear", .forward = forward_stages, .backward = backward_stages};

@@ -2,7 +2,7 @@
 #ifndef SL_OPS_LINEAR_BF16_H
 #define SL_OPS_LINEAR_BF16_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 extern const sl_op_kind sl_linear_bf16;
 

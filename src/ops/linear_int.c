@@ -1,4 +1,5 @@
 #include "ops/linear_int.h"
+#include "program/whole.h"
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -82,9 +83,9 @@ static void numbers_block(void *task, int64_t block, int thread) {
     (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
+    sl_blocks rows = sl_op_blocks(op);
     int zero = grid_of(op->point[0]).zero;
-    for (int64_t i = block * rows.size, end = i + sl_block_rows(rows, block); i < end; i++)
+    for (int64_t i = sl_block_first(rows, block), end = i + sl_block_rows(rows, block); i < end; i++)
         for (int64_t j = 0; j < op->dim_in; j++)
             sl_buf_data(x, op->saved[ROUNDED])[i * op->dim_in + j] =
                 (float)(codes_of(op, x)[i * sl_int8_ld(op->dim_in) + j] - zero);
@@ -95,8 +96,8 @@ static void add_part_block(void *task, int64_t block, int thread) {
     (void)thread;
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size * op->dim_out, n = sl_block_rows(rows, block) * op->dim_out;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block) * op->dim_out, n = sl_block_rows(rows, block) * op->dim_out;
     const float *part = sl_buf_data(x, op->saved[PART]) + first;
     int32_t *sum = (int32_t *)sl_buf_data(x, op->saved[SUM]) + first;
     for (int64_t i = 0; i < n; i++)
@@ -114,8 +115,8 @@ static void scale_block(void *ctx, int64_t block, int thread) {
     const scaling *s = ctx;
     const sl_op *op = s->task.op;
     const sl_exec *x = s->task.x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size, n = op->dim_out;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block), n = op->dim_out;
     const float *residual = sl_buf_data(x, op->in[1]);
     x->k->scale_int32(sl_block_rows(rows, block), n, (const int32_t *)sl_buf_data(x, op->saved[SUM]) + first * n, n, 0,
                       op->integers->sum, s->scale + first * s->step, s->step, op->integers->scale, 1,
@@ -138,7 +139,7 @@ static void forward(const sl_op *op, const sl_exec *x) {
         sl_parallel_rows(op, x, add_part_block);
     }
     s.scale = row_scales(op->point[0], &s.step);
-    sl_parallel(sl_row_blocks(op->rows).count, scale_block, &s);
+    sl_parallel(sl_op_blocks(op).count, scale_block, &s);
 }
 
 /* ---- products on the int8 unit */
@@ -157,8 +158,10 @@ static void real_forward(const sl_op *op, const sl_exec *x) {
     sl_gemm_int8(x->k, x->scratch, x->scratch_bytes, &g);
 }
 
-static const sl_op_kind linear_int = {"linear_int", forward, NULL, false, false};
-static const sl_op_kind linear_int8 = {"linear_int8", real_forward, NULL, false, false};
+SL_WHOLE(forward)
+static const sl_op_kind linear_int = {.name = "linear_int", .forward = forward_stages, .backward = NULL};
+SL_WHOLE(real_forward)
+static const sl_op_kind linear_int8 = {.name = "linear_int8", .forward = real_forward_stages, .backward = NULL};
 
 /* ---- building */
 
@@ -195,19 +198,17 @@ static void fp32_buffers(sl_program *b, sl_op *op) {
     op->saved[PART] = sl_program_buffer(b, op->rows, op->dim_out);
     op->saved[SUM] = sl_program_buffer(b, op->rows, op->dim_out);
     op->shared_bytes = sl_gemm_shared_bytes(b->kernels, op->dim_out, op->dim_in);
-    op->thread_bytes = sl_gemm_thread_bytes(b->kernels);
+    op->worker_bytes = sl_gemm_thread_bytes(b->kernels);
 }
 
-sl_buf sl_build_linear_int(sl_program *b, const char *label, sl_buf in, int64_t dim_in, int64_t dim_out, int weight,
+sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out, int weight,
                            sl_buf residual) {
     bool real = b->quant->real;
-    char name[64];
-    snprintf(name, sizeof name, "%.50s.rotate", label);
-    if (sl_rotates(b, sl_quant_class_of(label)))
-        in = sl_build_rotate(b, name, in, dim_in);
-    sl_op *op = sl_program_op(b, real ? &linear_int8 : &linear_int, label);
-    op->in[0] = in;
-    op->in[1] = residual;
+    if (sl_rotates(b, sl_quant_class_of(scope)))
+        in = sl_build_rotate(b, sl_scope_as(scope, SL_ROLE_ROTATE), in, dim_in);
+    sl_op *op = sl_program_op(b, real ? &linear_int8 : &linear_int, scope);
+    sl_op_reads(op, in, 0);
+    sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = dim_in;
     op->dim_out = dim_out;
     op->param[0] = weight;
@@ -215,10 +216,10 @@ sl_buf sl_build_linear_int(sl_program *b, const char *label, sl_buf in, int64_t 
     op->saved[CODES] = sl_program_buffer(b, op->rows, sl_int8_ld(dim_in) / (int64_t)sizeof(float));
     op->saved[ROUNDED] = sl_program_buffer(b, op->rows, dim_in);
     if (real)
-        op->thread_bytes = sl_int8_thread_bytes();
+        op->worker_bytes = sl_int8_thread_bytes();
     else
         fp32_buffers(b, op);
-    op->point[0] = sl_quant_point_new(b, label, sl_quant_class_of(label), op->rows, dim_in, op->seq);
+    op->point[0] = sl_quant_point_new(b, scope, sl_quant_class_of(scope), op->rows, dim_in, op->seq);
     op->integers = new_weights(dim_out, dim_in, real);
     if (!op->point[0] || !op->integers)
         b->failed = true;

@@ -5,7 +5,7 @@
 #ifndef SL_OPS_LINEAR_INT_H
 #define SL_OPS_LINEAR_INT_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 typedef struct sl_int_weights {
     int64_t n, k;
@@ -18,7 +18,7 @@ void sl_int_weights_free(sl_int_weights *w);
 
 /* Are the linear layers of this program of that kind? */
 bool sl_linear_is_int(const sl_program *b);
-sl_buf sl_build_linear_int(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
+sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
                            sl_buf residual);
 /* Gives the operation its weights: codes [n, k] and a scale for each row. */
 void sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale);

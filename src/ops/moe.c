@@ -7,6 +7,7 @@
  * bf16: x, gate, up, w act(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
  * choices, y, and the gradient of x up to its store are fp32. */
 #include "ops/moe.h"
+#include "program/whole.h"
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -277,7 +278,7 @@ static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows 
 static void forward_block(void *ctx, int64_t index, int thread) {
     const pass *p = ctx;
     const sl_moe *m = p->m;
-    scratch s = scratch_at(m, &(sl_bump){sl_thread_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_bump){sl_worker_scratch(p->x, thread), 0});
     block b = block_at(p, index);
     gather(p, &b, p->op->in[0], s.rows);
     sl_grouped_rows rows = take_rows(p, &b, m->dim, s.rows, row_ld(m), &s);
@@ -290,9 +291,9 @@ static void combine_rows(void *ctx, int64_t index, int thread) {
     (void)thread;
     const pass *p = ctx;
     const sl_moe *m = p->m;
-    sl_blocks rows = sl_row_blocks(m->rows);
+    sl_blocks rows = sl_row_blocks(m->rows, 1);
     const float *residual = sl_buf_data(p->x, p->op->in[1]);
-    for (int64_t r = index * rows.size, end = r + sl_block_rows(rows, index); r < end; r++) {
+    for (int64_t r = sl_block_first(rows, index), end = r + sl_block_rows(rows, index); r < end; r++) {
         float *out = sl_buf_data(p->x, p->op->out) + r * m->dim;
         if (residual)
             memcpy(out, residual + r * m->dim, (size_t)m->dim * sizeof *out);
@@ -309,7 +310,7 @@ static void forward(const sl_op *op, const sl_exec *x) {
     sl_moe_choose(op, x, &p.t, &p.s.router);
     pack(&p, 0, p.m->bf16 && p.m->training ? ALL : FORWARD);
     sl_parallel(count_blocks(&p), forward_block, &p);
-    sl_parallel(sl_row_blocks(p.m->rows).count, combine_rows, &p);
+    sl_parallel(sl_row_blocks(p.m->rows, 1).count, combine_rows, &p);
 }
 
 /* ---- backward */
@@ -341,7 +342,7 @@ static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows
 static void backward_block(void *ctx, int64_t index, int thread) {
     const pass *p = ctx;
     const sl_moe *m = p->m;
-    scratch s = scratch_at(m, &(sl_bump){sl_thread_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_bump){sl_worker_scratch(p->x, thread), 0});
     block b = block_at(p, index);
     int64_t at = b.first * row_ld(m) * element(m), ld = p->x->info[p->gate_up].ld;
     float *dx = p->s.y + b.first * m->dim;
@@ -390,7 +391,7 @@ static void weight_block(void *ctx, int64_t item, int thread) {
     int64_t i = cut / across * p->cut_n[which], j = cut % across * p->cut_m[which], first = p->t.offset[e];
     if (places == 0)
         return;
-    scratch s = scratch_at(m, &(sl_bump){sl_thread_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_bump){sl_worker_scratch(p->x, thread), 0});
     const char *dout = (const char *)p->s.dout + first * row_ld(m) * element(m),
                *in = (const char *)p->s.x + first * row_ld(m) * element(m),
                *dhidden = buffer_row(p, p->gate_up, first + (which == UP ? m->rows * m->top : 0)),
@@ -417,7 +418,9 @@ static void backward(const sl_op *op, const sl_exec *x) {
 
 /* ---- building */
 
-static const sl_op_kind moe = {"moe", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind moe = {.name = "moe", .forward = forward_stages, .backward = backward_stages, .end_step = sl_moe_end_step};
 
 static sl_moe *describe(const sl_program *b, int bias) {
     const sl_config *c = b->config;
@@ -452,19 +455,19 @@ static void plan_scratch(const sl_moe *m, sl_op *op) {
     sl_moe_router_scratch_at(m, &router);
     scratch_at(m, &experts);
     op->shared_bytes = larger(forward_shared.used, backward_shared.used);
-    op->thread_bytes = larger(router.used, experts.used);
+    op->worker_bytes = larger(router.used, experts.used);
 }
 
-sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts) {
-    sl_op *op = sl_program_op(b, &moe, label);
-    sl_moe *m = op->moe = describe(b, bias);
+sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts) {
+    sl_op *op = sl_program_op(b, &moe, scope);
+    sl_moe *m = op->own = op->moe = describe(b, bias);
     if (!m) {
-        sl_fail("out of memory for %s", label);
+        sl_fail("out of memory for a mixture of experts");
         b->failed = true;
         return 0;
     }
-    op->in[0] = x;
-    op->in[1] = residual;
+    sl_op_reads(op, x, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = op->dim_out = m->dim;
     op->param[0] = router;
     op->param[1] = experts;

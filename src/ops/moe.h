@@ -17,7 +17,7 @@
 #define SL_OPS_MOE_H
 
 #include "ops/gemm_grouped.h"
-#include "model/program.h"
+#include "program/program.h"
 
 enum { SL_MOE_MAX_EXPERTS = 256, SL_MOE_MAX_TOP = 16 };
 

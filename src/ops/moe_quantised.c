@@ -2,6 +2,7 @@
  * their down projections read rotated, observed or rounded in between. The router reads x as it is. Of the down projections'
  * input a row's choices count as positions of its window. */
 #include "ops/moe_quantised.h"
+#include "program/whole.h"
 
 #include "base/threads.h"
 #include "ops/gemm.h"
@@ -47,10 +48,10 @@ typedef struct {
 
 static void rotate_block(void *ctx, int64_t block, int thread) {
     const rotation *t = ctx;
-    sl_blocks rows = sl_row_blocks(t->rows);
-    int64_t first = block * rows.size;
+    sl_blocks rows = sl_row_blocks(t->rows, 1);
+    int64_t first = sl_block_first(rows, block);
     for (int64_t i = first; i < first + sl_block_rows(rows, block); i++)
-        sl_rotate_row(t->r, t->from + i * t->n, t->to + i * t->n, sl_thread_scratch(t->x, thread));
+        sl_rotate_row(t->r, t->from + i * t->n, t->to + i * t->n, sl_worker_scratch(t->x, thread));
 }
 
 /* What layers read instead of v [rows, n]: v itself, or in rotated or rounded. */
@@ -59,7 +60,7 @@ static const float *transformed(const sl_op *op, const sl_exec *x, int which, in
     sl_quant_point *p = op->point[which];
     if (op->rotation[which]) {
         rotation t = {op->rotation[which], x, rows, n, v, w->rotated};
-        sl_parallel(sl_row_blocks(rows).count, rotate_block, &t);
+        sl_parallel(sl_row_blocks(rows, 1).count, rotate_block, &t);
         v = w->rotated;
     }
     if (!p)
@@ -138,20 +139,20 @@ static void forward(const sl_op *op, const sl_exec *x) {
         output_of(&p, e, hidden, out);
 }
 
-static const sl_op_kind moe_quantised = {"moe_quantised", forward, NULL, false, false};
+SL_WHOLE(forward)
+static const sl_op_kind moe_quantised = {.name = "moe_quantised", .forward = forward_stages, .backward = NULL};
 
 /* ---- building */
 
-static void build_input(sl_program *b, sl_op *op, int which, const char *part, enum sl_quant_class class, int64_t rows,
+static void build_input(sl_program *b, sl_op *op, int which, enum sl_part part, enum sl_quant_class class, int64_t rows,
                         int64_t n, int64_t seq) {
     bool rounds = b->quant->scheme && b->quant->scheme->range != SL_RANGE_NONE;
-    char label[64], name[80];
-    snprintf(label, sizeof label, "%.50s.%s", op->label, part);
-    snprintf(name, sizeof name, "%s.rotate", label);
-    if (sl_rotates(b, class) && !(op->rotation[which] = sl_rotation_new(b->quant->seed, name, n)))
+    sl_scope scope = op->scope;
+    scope.part = part;
+    if (sl_rotates(b, class) && !(op->rotation[which] = sl_rotation_new(b->quant->seed, sl_scope_as(scope, SL_ROLE_ROTATE), n)))
         b->failed = true;
     if ((rounds || b->quant->observe) &&
-        !(op->point[which] = sl_quant_point_new(b, label, class, rows, n, seq)))
+        !(op->point[which] = sl_quant_point_new(b, scope, class, rows, n, seq)))
         b->failed = true;
 }
 
@@ -163,10 +164,10 @@ void sl_quantise_moe(sl_program *b, sl_op *op) {
     work_at(m, &size);
     op->kind = &moe_quantised;
     op->saved[WORK] = sl_program_buffer(b, 1, (int64_t)(size.used / sizeof(float)));
-    build_input(b, op, 0, "in", SL_QUANT_POST_NORM, m->rows, m->dim, op->seq);
-    build_input(b, op, 1, "out", SL_QUANT_DOWN_IN, m->rows * m->top, m->ffn, op->seq * m->top);
+    build_input(b, op, 0, SL_PART_experts_in, SL_QUANT_POST_NORM, m->rows, m->dim, op->seq);
+    build_input(b, op, 1, SL_PART_experts_out, SL_QUANT_DOWN_IN, m->rows * m->top, m->ffn, op->seq * m->top);
     op->shared_bytes = most(op->shared_bytes, most(sl_gemm_shared_bytes(b->kernels, m->ffn, m->dim),
                                                    sl_gemm_shared_bytes(b->kernels, m->dim, m->ffn)));
-    op->thread_bytes = most(op->thread_bytes, sl_gemm_thread_bytes(b->kernels));
-    op->thread_bytes = most(op->thread_bytes, (size_t)(2 * larger(m->dim, m->ffn)) * sizeof(double));
+    op->worker_bytes = most(op->worker_bytes, sl_gemm_thread_bytes(b->kernels));
+    op->worker_bytes = most(op->worker_bytes, (size_t)(2 * larger(m->dim, m->ffn)) * sizeof(double));
 }

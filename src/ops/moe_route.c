@@ -38,7 +38,7 @@ sl_moe_route sl_moe_route_at(const sl_moe *m, sl_bump *b) {
 }
 
 sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_bump *b) {
-    int64_t blocks = sl_row_blocks(m->rows).count, n = backward ? m->dim : m->experts,
+    int64_t blocks = sl_row_blocks(m->rows, 1).count, n = backward ? m->dim : m->experts,
             depth = backward ? m->experts : m->dim;
     sl_moe_router_shared s = {0};
     s.operand = sl_bump_take(b, (int64_t)sl_grouped_bytes(m->k, false, n, depth));
@@ -61,7 +61,7 @@ sl_moe_router_scratch sl_moe_router_scratch_at(const sl_moe *m, sl_bump *b) {
 }
 
 static sl_moe_router_scratch scratch_of(const run *r, int thread) {
-    return sl_moe_router_scratch_at(r->m, &(sl_bump){sl_thread_scratch(r->x, thread), 0});
+    return sl_moe_router_scratch_at(r->m, &(sl_bump){sl_worker_scratch(r->x, thread), 0});
 }
 
 static void pack_forward(void *ctx, int64_t panel, int thread) {
@@ -124,7 +124,7 @@ static void choose_block(void *ctx, int64_t block, int thread) {
     const run *r = ctx;
     const sl_moe *m = r->m;
     sl_moe_router_scratch s = scratch_of(r, thread);
-    sl_blocks blocks = sl_row_blocks(m->rows);
+    sl_blocks blocks = sl_row_blocks(m->rows, 1);
     double *sums = r->s->sums + block * (m->experts + 1);
     const float *bias = m->bias == SL_NONE ? NULL : r->x->p->w + r->x->p->tensor[m->bias].offset;
     const sl_attend every = {.band = {-TILE, m->experts}, .scale = 1}; /* a row sees all experts */
@@ -175,7 +175,7 @@ static int64_t capacity(const sl_moe *m, bool training) {
 /* What a training pass adds to the sums of its step. */
 static void note(sl_moe *m, const sl_moe_route *t, const int64_t *count, const double *sums) {
     sl_moe_load *l = &m->now;
-    int64_t slots = m->rows * m->top, blocks = sl_row_blocks(m->rows).count;
+    int64_t slots = m->rows * m->top, blocks = sl_row_blocks(m->rows, 1).count;
     double aux = 0, z = 0;
     for (int64_t e = 0; e <= m->experts; e++) {
         double sum = 0;
@@ -200,7 +200,7 @@ void sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_moe_route *t, con
     run r = {.op = op, .x = x, .m = op->moe, .t = t, .s = s};
     int64_t count[SL_MOE_MAX_EXPERTS];
     sl_parallel(sl_grouped_panels(r.m->k, false, r.m->experts), pack_forward, &r);
-    sl_parallel(sl_row_blocks(r.m->rows).count, choose_block, &r);
+    sl_parallel(sl_row_blocks(r.m->rows, 1).count, choose_block, &r);
     permute(r.m, t, capacity(r.m, x->training), count);
     if (x->training)
         note(op->moe, t, count, s->sums);
@@ -265,12 +265,12 @@ static void store_rows(const run *r, int64_t row, int64_t n, float *out, float *
         for (int64_t j = 0; j < m->top; j++)
             if (place[j] >= 0)
                 m->k->add(m->dim, r->dplace + place[j] * m->dim, y);
-        if (r->op->acc)
-            m->k->add(m->dim, sl_read_rows(r->x, r->op->din, row + i, 1, old), y);
+        if (r->op->acc[0])
+            m->k->add(m->dim, sl_read_rows(r->x, r->op->din[0], row + i, 1, old), y);
         if (m->bf16)
-            sl_store_bf16(r->x, r->op->din, row + i, 1, 0, m->dim, y, m->dim);
+            sl_store_bf16(r->x, r->op->din[0], row + i, 1, 0, m->dim, y, m->dim);
         else
-            memcpy(sl_buf_data(r->x, r->op->din) + (row + i) * m->dim, y, (size_t)m->dim * sizeof *y);
+            memcpy(sl_buf_data(r->x, r->op->din[0]) + (row + i) * m->dim, y, (size_t)m->dim * sizeof *y);
     }
 }
 
@@ -278,7 +278,7 @@ static void backward_block(void *ctx, int64_t block, int thread) {
     const run *r = ctx;
     const sl_moe *m = r->m;
     sl_moe_router_scratch s = scratch_of(r, thread);
-    sl_blocks blocks = sl_row_blocks(m->rows);
+    sl_blocks blocks = sl_row_blocks(m->rows, 1);
     float *dw = r->s->dw + block * m->experts * m->dim;
     memset(dw, 0, (size_t)(m->experts * m->dim) * sizeof *dw);
     for (int64_t row = block * blocks.size, end = row + sl_block_rows(blocks, block); row < end; row += TILE) {
@@ -307,8 +307,8 @@ void sl_moe_choose_backward(const sl_op *op, const sl_exec *x, const sl_moe_rout
     for (int64_t e = 0; e < m->experts; e++)
         r.share[e] = (float)(per * (double)count[e]);
     sl_parallel(sl_grouped_panels(m->k, false, m->dim), pack_backward, &r);
-    sl_parallel(sl_row_blocks(m->rows).count, backward_block, &r);
-    sl_fold_partials(x, sl_row_blocks(m->rows).count, m->experts * m->dim, m->experts * m->dim, s->dw,
+    sl_parallel(sl_row_blocks(m->rows, 1).count, backward_block, &r);
+    sl_fold_partials(x, sl_row_blocks(m->rows, 1).count, m->experts * m->dim, m->experts * m->dim, s->dw,
                      sl_weight_grad(op, x, 0));
 }
 

@@ -2,7 +2,7 @@
 #ifndef SL_OPS_NORM_H
 #define SL_OPS_NORM_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 /* What a norm leaves for probes. */
 typedef struct {
@@ -15,11 +15,11 @@ typedef struct {
 enum sl_norm_site { SL_NORM_ATTN, SL_NORM_FFN, SL_NORM_FINAL };
 
 /* Appends the norm of x [rows, dim]; tensors are named <prefix>.weight, ... */
-typedef sl_norm_tap (*sl_norm_builder)(sl_program *b, const char *label, sl_buf x, const char *prefix,
+typedef sl_norm_tap (*sl_norm_builder)(sl_program *b, sl_scope scope, sl_buf x, const char *prefix,
                                        enum sl_norm_site site);
 
 #define NORM(name, help)                                                                              \
-    sl_norm_tap sl_build_##name(sl_program *b, const char *label, sl_buf x, const char *prefix,       \
+    sl_norm_tap sl_build_##name(sl_program *b, sl_scope scope, sl_buf x, const char *prefix,       \
                                 enum sl_norm_site site);
 #include "ops/norm.inc"
 #undef NORM

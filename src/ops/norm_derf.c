@@ -19,9 +19,9 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
 
 static const sl_row_norm derf = {.forward = forward, .backward = backward};
 
-sl_norm_tap sl_build_derf(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+sl_norm_tap sl_build_derf(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     int param[SL_NORM_PARAMS];
     sl_dyt_params(b, prefix, site, param);
     param[SL_NORM_SHIFT] = sl_program_param(b, prefix, "shift", 1, 0, SL_INIT_ZEROS, 0, SL_DECAY_NORM, false);
-    return sl_build_row_norm(b, &derf, label, in, prefix, param);
+    return sl_build_row_norm(b, &derf, scope, in, prefix, param);
 }

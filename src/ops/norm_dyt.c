@@ -17,10 +17,10 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
 
 static const sl_row_norm dyt = {.forward = forward, .backward = backward};
 
-sl_norm_tap sl_build_dyt(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+sl_norm_tap sl_build_dyt(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     int param[SL_NORM_PARAMS];
     sl_dyt_params(b, prefix, site, param);
-    return sl_build_row_norm(b, &dyt, label, in, prefix, param);
+    return sl_build_row_norm(b, &dyt, scope, in, prefix, param);
 }
 
 void sl_dyt_params(sl_program *b, const char *prefix, enum sl_norm_site site, int param[SL_NORM_PARAMS]) {

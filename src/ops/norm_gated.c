@@ -5,17 +5,13 @@
 #include "ops/gate.h"
 #include "ops/norm.h"
 
-#include <stdio.h>
-
-sl_norm_tap sl_build_gated_norm(sl_program *b, const char *label, sl_buf in, const char *prefix,
+sl_norm_tap sl_build_gated_norm(sl_program *b, sl_scope scope, sl_buf in, const char *prefix,
                                 enum sl_norm_site site) {
     const sl_config *c = b->config;
-    sl_norm_tap tap = sl_base_builders[c->norm_base](b, label, in, prefix, site);
+    sl_norm_tap tap = sl_base_builders[c->norm_base](b, scope, in, prefix, site);
     if (site == SL_NORM_FINAL && !c->norm_gate_final)
         return tap;
-    char name[64];
-    snprintf(name, sizeof name, "%.50s.gate", label);
-    tap.out = sl_build_gate(b, name, tap.out, prefix);
+    tap.out = sl_build_gate(b, sl_scope_as(scope, SL_ROLE_GATE), tap.out, prefix);
     tap.gate_op = b->ops - 1;
     return tap;
 }

@@ -14,7 +14,7 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
 
 static const sl_row_norm none = {.forward = forward, .backward = backward};
 
-sl_norm_tap sl_build_none(sl_program *b, const char *label, sl_buf in, const char *prefix, enum sl_norm_site site) {
+sl_norm_tap sl_build_none(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     (void)site;
-    return sl_build_row_norm(b, &none, label, in, prefix, NULL);
+    return sl_build_row_norm(b, &none, scope, in, prefix, NULL);
 }

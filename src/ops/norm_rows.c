@@ -1,4 +1,5 @@
 #include "ops/norm_rows.h"
+#include "program/whole.h"
 
 #include "ops/nullify.h"
 #include "ops/rowwise.h"
@@ -28,10 +29,10 @@ static int64_t gradient_floats(const sl_op *op) {
 }
 
 static float *tile(const sl_op *op, const sl_exec *x, int thread, int i) {
-    return (float *)sl_thread_scratch(x, thread) + i * ROW_TILE * op->dim_in;
+    return (float *)sl_worker_scratch(x, thread) + i * ROW_TILE * op->dim_in;
 }
 
-/* Rows of the input as the norm sees them: in place, converted, or times the factors of preaffine. */
+/* Rows of the input as the norm sees them: in scope, converted, or times the factors of preaffine. */
 static const float *normed_rows(const sl_op *op, const sl_exec *x, const float *raw, int64_t n, float *scratch) {
     int64_t d = op->dim_in;
     if (!has(op, SL_NORM_PRE))
@@ -150,8 +151,8 @@ static void forward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n
 static void sum_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size, end = first + sl_block_rows(rows, block), d = op->dim_in;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block), end = first + sl_block_rows(rows, block), d = op->dim_in;
     float *partial = x->shared + block * d;
     memset(partial, 0, (size_t)d * sizeof *partial);
     for (int64_t r = first; r < end; r++)
@@ -160,14 +161,14 @@ static void sum_block(void *task, int64_t block, int thread) {
 
 static void collect_means(const sl_op *op, const sl_exec *x) {
     sl_parallel_rows(op, x, sum_block);
-    sl_fold_partials(x, sl_row_blocks(op->rows).count, op->dim_in, op->dim_in, x->shared, op->nullify->sum);
+    sl_fold_partials(x, sl_op_blocks(op).count, op->dim_in, op->dim_in, x->shared, op->nullify->sum);
     op->nullify->rows += op->rows;
 }
 
 static void forward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size, end = first + sl_block_rows(rows, block);
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block), end = first + sl_block_rows(rows, block);
     for (int64_t r = first; r < end; r += ROW_TILE)
         forward_rows(op, ((sl_task *)task)->x, r, end - r < ROW_TILE ? end - r : ROW_TILE, thread);
 }
@@ -179,7 +180,7 @@ static void forward(const sl_op *op, const sl_exec *x) {
     if (op->nullify)
         sl_nullify_choose(op, x);
     sl_parallel_rows(op, x, forward_block);
-    if (op->nullify && (x->training || op->nullify->collect))
+    if (op->nullify && (x->training || x->measuring))
         collect_means(op, x);
 }
 
@@ -199,20 +200,20 @@ static void norm_backward(const sl_op *op, const sl_exec *x, int64_t r, int64_t 
 static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, int thread, float *const *g) {
     int64_t d = op->dim_in;
     const float *raw = sl_read_rows(x, op->in[0], r, n, tile(op, x, thread, IN_TILE));
-    bool direct = !x->info[op->din].bf16; /* of the residual stream */
-    float *din = direct ? sl_buf_data(x, op->din) + r * d : tile(op, x, thread, OUT_TILE);
-    if (!direct && op->acc)
-        sl_read_rows(x, op->din, r, n, din);
+    bool direct = !x->info[op->din[0]].bf16; /* of the residual stream */
+    float *din = direct ? sl_buf_data(x, op->din[0]) + r * d : tile(op, x, thread, OUT_TILE);
+    if (!direct && op->acc[0])
+        sl_read_rows(x, op->din[0], r, n, din);
     if (!has(op, SL_NORM_PRE)) {
-        norm_backward(op, x, r, n, thread, raw, din, op->acc, g);
+        norm_backward(op, x, r, n, thread, raw, din, op->acc[0], g);
     } else {
         const float *z = normed_rows(op, x, raw, n, tile(op, x, thread, PRE_TILE));
         float *dz = tile(op, x, thread, DPRE_TILE);
         norm_backward(op, x, r, n, thread, z, dz, 0, g);
-        x->k->channel_scale_bwd(n, d, dz, d, raw, d, sl_weight(op, x, SL_NORM_PRE), din, d, op->acc, g[SL_NORM_PRE]);
+        x->k->channel_scale_bwd(n, d, dz, d, raw, d, sl_weight(op, x, SL_NORM_PRE), din, d, op->acc[0], g[SL_NORM_PRE]);
     }
     if (!direct)
-        sl_store_bf16(x, op->din, r, n, 0, d, din, d);
+        sl_store_bf16(x, op->din[0], r, n, 0, d, din, d);
 }
 
 /* The same with sink channels replaced. */
@@ -234,17 +235,17 @@ static void backward_nullified(const sl_op *op, const sl_exec *x, int64_t r, int
                                 0, g[SL_NORM_PRE]);
     for (int64_t i = 0; i < n; i++)
         pass_gradients(op, x, r + i, dy + i * d, dx + i * d);
-    if (op->acc)
-        x->k->add(n * d, dx, sl_buf_data(x, op->din) + r * d);
+    if (op->acc[0])
+        x->k->add(n * d, dx, sl_buf_data(x, op->din[0]) + r * d);
     else
-        memcpy(sl_buf_data(x, op->din) + r * d, dx, (size_t)(n * d) * sizeof *dx);
+        memcpy(sl_buf_data(x, op->din[0]) + r * d, dx, (size_t)(n * d) * sizeof *dx);
 }
 
 static void backward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t first = block * rows.size, end = first + sl_block_rows(rows, block), floats = gradient_floats(op);
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t first = sl_block_first(rows, block), end = first + sl_block_rows(rows, block), floats = gradient_floats(op);
     float *partial = x->shared + block * floats, *g[SL_NORM_PARAMS], *at = partial;
     memset(partial, 0, (size_t)floats * sizeof *partial);
     for (int p = 0; p < SL_NORM_PARAMS; p++) {
@@ -256,7 +257,7 @@ static void backward_block(void *task, int64_t block, int thread) {
 }
 
 static void backward(const sl_op *op, const sl_exec *x) {
-    int64_t count = sl_row_blocks(op->rows).count, floats = gradient_floats(op);
+    int64_t count = sl_op_blocks(op).count, floats = gradient_floats(op);
     const float *partial = x->shared;
     sl_parallel_rows(op, x, backward_block);
     for (int p = 0; p < SL_NORM_PARAMS; p++) {
@@ -266,9 +267,17 @@ static void backward(const sl_op *op, const sl_exec *x) {
     }
 }
 
-static const sl_op_kind row_norm = {"norm", forward, backward, true, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
+    if (op->nullify)
+        sl_nullify_end_step(op, x, applied);
+}
 
-sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, const char *label, sl_buf in, const char *prefix,
+static const sl_op_kind row_norm = {
+    .name = "norm", .forward = forward_stages, .backward = backward_stages, .end_step = end_step};
+
+sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                               const int *param) {
     const sl_config *c = b->config;
     int64_t d = c->model_dim;
@@ -277,9 +286,9 @@ sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, const char
     int pre = SL_NONE;
     if (c->norm_preaffine)
         pre = sl_program_param(b, prefix, "pre_affine", d, 0, SL_INIT_ONES, 0, SL_DECAY_NORM, false);
-    sl_op *op = sl_program_op(b, &row_norm, label);
+    sl_op *op = sl_program_op(b, &row_norm, scope);
     op->norm = norm;
-    op->in[0] = in;
+    sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = d;
     op->eps = (float)c->norm_eps;
     for (int p = 0; param && p < SL_NORM_PARAMS; p++)
@@ -291,9 +300,9 @@ sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, const char
     if (c->norm_zero_centred)
         op->saved[GAIN] = sl_program_buffer(b, 1, d);
     op->out = sl_program_activation(b, op->rows, d);
-    op->thread_bytes = (size_t)(TILES * ROW_TILE * d) * sizeof(float);
-    op->shared_bytes = (size_t)(sl_row_blocks(op->rows).count * gradient_floats(op)) * sizeof(float);
+    op->worker_bytes = (size_t)(TILES * ROW_TILE * d) * sizeof(float);
+    op->shared_bytes = (size_t)(sl_op_blocks(op).count * gradient_floats(op)) * sizeof(float);
     if (b->nullify)
-        op->nullify = sl_nullify_new(b, op, prefix, norm->statistics > 0);
+        op->own = op->nullify = sl_nullify_new(b, op, prefix, norm->statistics > 0);
     return (sl_norm_tap){op->out, weight, SL_NONE};
 }

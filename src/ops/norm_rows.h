@@ -39,7 +39,7 @@ typedef struct sl_row_norm {
 const float *sl_norm_gain(const sl_op *op, const sl_exec *x);
 
 /* Appends a norm with weight and whatever else param (SL_NORM_PARAMS indices, or NULL for nothing) names. */
-sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, const char *label, sl_buf in, const char *prefix,
+sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                               const int *param);
 
 #endif

@@ -8,7 +8,7 @@
 #ifndef SL_OPS_NULLIFY_H
 #define SL_OPS_NULLIFY_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 enum { SL_NULLIFY_CHANNELS = 64 }; /* most channels of a norm */
 
@@ -19,7 +19,6 @@ typedef struct sl_nullify {
     int64_t most;
     int64_t count, channel[SL_NULLIFY_CHANNELS]; /* those of the pass, the largest first, */
     float value[SL_NULLIFY_CHANNELS];            /* and what stands there instead */
-    bool collect;             /* forward passes sum the rows up too, not only those of training */
     int64_t rows;             /* in sum */
     float sum[];              /* [dim], over the passes since the last step */
 } sl_nullify;

@@ -1,9 +1,9 @@
 /* Builders of the operations, in the order of a forward pass. Each appends to the program and returns its
- * output buffer. `label` names the operation in profiles, `prefix` its tensors in checkpoints. */
+ * output buffer. `place` says where in the model, `prefix` its tensors in checkpoints. */
 #ifndef SL_OPS_OPS_H
 #define SL_OPS_OPS_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 /* x = E[token]: [rows, dim]. Parameter embed [vocab, dim]. */
 sl_buf sl_build_embed(sl_program *b, int embed);
@@ -13,39 +13,39 @@ sl_buf sl_build_embed_scale(sl_program *b, sl_buf x);
 
 /* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
  * starting there. */
-sl_buf sl_build_linear(sl_program *b, const char *label, sl_buf x, int64_t dim_in, int64_t dim_out,
+sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out,
                        int weight, sl_buf residual);
 
 /* Norms: see norm.h. */
 
 /* RMSNorm with a weight on each query and key head (Qwen3), in place on the q and k part of qkv rows. */
-void sl_build_qk_norm(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
+void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 /* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split. */
-void sl_build_rope(sl_program *b, const char *label, sl_buf qkv, const float *cos, const float *sin);
+void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, const float *sin);
 /* Causal attention of the configured kind over rows [q heads | k kv_heads | v kv_heads]; returns [rows,
  * heads*head_dim]. prefix: of the tensors of its own that a kind may have. */
-sl_buf sl_build_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
+sl_buf sl_build_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 /* The configured gate from the block's normed input x, if there is one: that of values on the v part of qkv, in place;
  * the others on heads' outputs o, whose result is returned (o itself without a gate). */
 void sl_build_value_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf qkv);
 sl_buf sl_build_output_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf o);
 /* The same for one new position a window, with keys and values of earlier ones in a cache. */
-sl_buf sl_build_cached_attention(sl_program *b, const char *label, sl_buf qkv, const char *prefix);
+sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
-sl_buf sl_build_ffn(sl_program *b, const char *label, enum sl_ffn kind, sl_buf in, int64_t width);
+sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
 extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
 /* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias [experts] or SL_NONE; experts: the
  * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
-sl_buf sl_build_moe(sl_program *b, const char *label, sl_buf x, sl_buf residual, int router, int bias, int experts);
+sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts);
 
 /* On the residual stream (stream.c). x + residual, both fp32. */
-sl_buf sl_build_add(sl_program *b, const char *label, sl_buf x, sl_buf residual);
+sl_buf sl_build_add(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual);
 /* x as an input of products: rounded where the program is bf16, else x itself. */
-sl_buf sl_build_operand(sl_program *b, const char *label, sl_buf x);
+sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf x);
 /* Clamps x to [-threshold, threshold], in place; the gradient is 0 outside. */
-void sl_build_clip(sl_program *b, const char *label, sl_buf x, double threshold);
+void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold);
 
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
 void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);

@@ -1,4 +1,5 @@
 #include "ops/quantise.h"
+#include "program/whole.h"
 
 #include "base/err.h"
 #include "ops/rotate.h"
@@ -26,13 +27,14 @@ static sl_quantiser blocks_of(const sl_scheme *s, int64_t seq) {
     return q;
 }
 
-static sl_quant_point *new_point(const sl_program *b, const char *label, enum sl_quant_class class, int64_t rows,
+static sl_quant_point *new_point(const sl_program *b, sl_scope scope, enum sl_quant_class class, int64_t rows,
                                  int64_t dim, sl_quantiser q, enum sl_range range) {
     sl_quant_point *p = calloc(1, sizeof *p);
     if (p) {
         *p = (sl_quant_point){.class = class, .q = q, .range = range, .rows = rows, .dim = dim,
                               .grid = sl_grid_symmetric(q.format), .observe = b->quant->observe, .measure = true};
-        snprintf(p->label, sizeof p->label, "%s", label);
+        p->scope = scope;
+        sl_scope_name(scope, p->label);
         sl_scale_layout s = sl_quant_blocks(&q, rows, dim);
         size_t floats = (size_t)(s.down * s.across);
         p->amax = malloc(floats * sizeof(float));
@@ -42,15 +44,15 @@ static sl_quant_point *new_point(const sl_program *b, const char *label, enum sl
     if (p && p->amax && p->block_scale && p->block_outer)
         return p;
     sl_quant_point_free(p);
-    sl_fail("out of memory for %s", label);
+    sl_fail("out of memory for a quantised activation");
     return NULL;
 }
 
-sl_quant_point *sl_quant_point_new(const sl_program *b, const char *label, enum sl_quant_class class, int64_t rows,
+sl_quant_point *sl_quant_point_new(const sl_program *b, sl_scope scope, enum sl_quant_class class, int64_t rows,
                                    int64_t dim, int64_t seq) {
     static const sl_quantiser none = {.scale = SL_SCALE_F32};
     const sl_scheme *s = b->quant->scheme;
-    return new_point(b, label, class, rows, dim, s ? blocks_of(s, seq) : none, s ? s->range : SL_RANGE_NONE);
+    return new_point(b, scope, class, rows, dim, s ? blocks_of(s, seq) : none, s ? s->range : SL_RANGE_NONE);
 }
 
 void sl_quant_point_free(sl_quant_point *p) {
@@ -136,15 +138,9 @@ void sl_quant_point_apply(sl_quant_point *p, const sl_kernels *k, const float *x
 
 /* ---- before linear layers */
 
-static bool ends_in(const char *label, const char *end) {
-    size_t n = strlen(label), m = strlen(end);
-    return n >= m && strcmp(label + n - m, end) == 0;
-}
-
-enum sl_quant_class sl_quant_class_of(const char *label) {
-    if (ends_in(label, ".attn.out"))
-        return SL_QUANT_ATTENTION_OUT;
-    return ends_in(label, ".out") ? SL_QUANT_DOWN_IN : SL_QUANT_POST_NORM;
+enum sl_quant_class sl_quant_class_of(sl_scope scope) {
+    bool out = scope.part == SL_PART_out || scope.part == SL_PART_shared_out || scope.part == SL_PART_experts_out;
+    return !out ? SL_QUANT_POST_NORM : scope.half == SL_HALF_ATTN ? SL_QUANT_ATTENTION_OUT : SL_QUANT_DOWN_IN;
 }
 
 bool sl_rotates(const sl_program *b, enum sl_quant_class class) {
@@ -155,37 +151,35 @@ static void forward(const sl_op *op, const sl_exec *x) {
     sl_quant_point_apply(op->point[0], x->k, sl_buf_data(x, op->in[0]), op->dim_in, sl_buf_data(x, op->out), op->dim_in);
 }
 
-static const sl_op_kind quantise = {"quantise", forward, NULL, false, false};
-static const sl_op_kind observer = {"observe", forward, NULL, false, false};
+SL_WHOLE(forward)
+static const sl_op_kind quantise = {.name = "quantise", .forward = forward_stages, .backward = NULL};
+static const sl_op_kind observer = {.name = "observe", .forward = forward_stages, .backward = NULL};
 
 /* A quantiser or an observer of x. */
-static sl_buf append_point(sl_program *b, const char *label, sl_buf x, int64_t dim) {
+static sl_buf append_point(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) {
     bool watch = b->quant->observe;
-    char name[64];
-    snprintf(name, sizeof name, "%.50s.%s", label, watch ? "observe" : "quantise");
-    sl_op *op = sl_program_op(b, watch ? &observer : &quantise, name);
-    op->in[0] = x;
+    sl_op *op = sl_program_op(b, watch ? &observer : &quantise,
+                              sl_scope_as(scope, watch ? SL_ROLE_OBSERVE : SL_ROLE_QUANTISE));
+    sl_op_reads(op, x, 0);
     op->dim_in = op->dim_out = dim;
-    if (!(op->point[0] = sl_quant_point_new(b, label, sl_quant_class_of(label), op->rows, dim, op->seq)))
+    if (!(op->point[0] = sl_quant_point_new(b, scope, sl_quant_class_of(scope), op->rows, dim, op->seq)))
         b->failed = true;
     if (watch)
         return x;
     return op->out = sl_program_buffer(b, op->rows, dim);
 }
 
-sl_buf sl_build_quantiser(sl_program *b, const char *label, sl_buf x, int64_t dim) {
-    char name[64];
+sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) {
     if (!b->quant)
         return x;
-    snprintf(name, sizeof name, "%.50s.rotate", label);
-    if (sl_rotates(b, sl_quant_class_of(label)))
-        x = sl_build_rotate(b, name, x, dim);
+    if (sl_rotates(b, sl_quant_class_of(scope)))
+        x = sl_build_rotate(b, sl_scope_as(scope, SL_ROLE_ROTATE), x, dim);
     bool rounds = b->quant->scheme && b->quant->scheme->range != SL_RANGE_NONE;
-    return rounds || b->quant->observe ? append_point(b, label, x, dim) : x;
+    return rounds || b->quant->observe ? append_point(b, scope, x, dim) : x;
 }
 
 sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x) {
-    return b->quant && b->quant->head ? sl_build_quantiser(b, "head", x, b->config->model_dim) : x;
+    return b->quant && b->quant->head ? sl_build_quantiser(b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head}, x, b->config->model_dim) : x;
 }
 
 /* ---- keys and values: columns dim_out.. of the qkv rows, `heads` of head_dim. saved[0]: a row for each of them, rotated in
@@ -198,12 +192,12 @@ static float *head_at(const sl_op *op, const sl_exec *x, int64_t row, int64_t h)
 static void take_heads(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    for (int64_t i = block * rows.size, end = i + sl_block_rows(rows, block); i < end; i++)
+    sl_blocks rows = sl_op_blocks(op);
+    for (int64_t i = sl_block_first(rows, block), end = i + sl_block_rows(rows, block); i < end; i++)
         for (int64_t h = 0; h < op->heads; h++) {
             float *to = sl_buf_data(x, op->saved[0]) + (i * op->heads + h) * op->head_dim;
             if (op->rotation[0])
-                sl_rotate_row(op->rotation[0], head_at(op, x, i, h), to, sl_thread_scratch(x, thread));
+                sl_rotate_row(op->rotation[0], head_at(op, x, i, h), to, sl_worker_scratch(x, thread));
             else
                 memcpy(to, head_at(op, x, i, h), (size_t)op->head_dim * sizeof *to);
         }
@@ -212,12 +206,12 @@ static void take_heads(void *task, int64_t block, int thread) {
 static void put_heads(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    for (int64_t i = block * rows.size, end = i + sl_block_rows(rows, block); i < end; i++)
+    sl_blocks rows = sl_op_blocks(op);
+    for (int64_t i = sl_block_first(rows, block), end = i + sl_block_rows(rows, block); i < end; i++)
         for (int64_t h = 0; h < op->heads; h++) {
             const float *from = sl_buf_data(x, op->saved[1]) + (i * op->heads + h) * op->head_dim;
             if (op->rotation[0])
-                sl_rotate_row_back(op->rotation[0], from, head_at(op, x, i, h), sl_thread_scratch(x, thread));
+                sl_rotate_row_back(op->rotation[0], from, head_at(op, x, i, h), sl_worker_scratch(x, thread));
             else
                 memcpy(head_at(op, x, i, h), from, (size_t)op->head_dim * sizeof *from);
         }
@@ -230,7 +224,8 @@ static void kv_forward(const sl_op *op, const sl_exec *x) {
     sl_parallel_rows(op, x, put_heads);
 }
 
-static const sl_op_kind kv_quantise = {"kv_quantise", kv_forward, NULL, false, false};
+SL_WHOLE(kv_forward)
+static const sl_op_kind kv_quantise = {.name = "kv_quantise", .forward = kv_forward_stages, .backward = NULL};
 
 /* A scale for each head and position, or the format's blocks in it. */
 static sl_quantiser kv_blocks(const sl_scheme *s) {
@@ -242,21 +237,19 @@ static sl_quantiser kv_blocks(const sl_scheme *s) {
 
 void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     const sl_config *c = b->config;
-    char label[64], name[80];
+    sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_kv, SL_ROLE_SELF};
     if (!b->quant || !b->quant->kv || b->quant->observe || !b->quant->scheme)
         return;
-    snprintf(label, sizeof label, "layers.%lld.attn.kv", (long long)layer);
-    snprintf(name, sizeof name, "%s.rotate", label);
-    sl_op *op = sl_program_op(b, &kv_quantise, label);
-    op->in[0] = op->out = qkv;
+    sl_op *op = sl_program_op(b, &kv_quantise, scope);
+    sl_op_reads(op, op->out = qkv, 0);
     op->head_dim = sl_config_head_dim(c);
     op->heads = 2 * sl_config_kv_heads(c);
     op->dim_out = c->model_heads * op->head_dim;
     int64_t rows = op->rows * op->heads;
     for (int i = 0; i < 2; i++)
         op->saved[i] = sl_program_buffer(b, rows, op->head_dim);
-    op->thread_bytes = (size_t)(2 * op->head_dim) * sizeof(double);
-    if (!(op->point[0] = new_point(b, label, SL_QUANT_KV, rows, op->head_dim, kv_blocks(b->quant->scheme), SL_RANGE_TOKEN)) ||
-        (b->quant->rotate && !(op->rotation[0] = sl_rotation_new(b->quant->seed, name, op->head_dim))))
+    op->worker_bytes = (size_t)(2 * op->head_dim) * sizeof(double);
+    if (!(op->point[0] = new_point(b, scope, SL_QUANT_KV, rows, op->head_dim, kv_blocks(b->quant->scheme), SL_RANGE_TOKEN)) ||
+        (b->quant->rotate && !(op->rotation[0] = sl_rotation_new(b->quant->seed, sl_scope_as(scope, SL_ROLE_ROTATE), op->head_dim))))
         b->failed = true;
 }

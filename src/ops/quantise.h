@@ -3,7 +3,7 @@
 #ifndef SL_OPS_QUANTISE_H
 #define SL_OPS_QUANTISE_H
 
-#include "model/program.h"
+#include "program/program.h"
 #include "quant/options.h"
 #include "quant/seen.h"
 
@@ -13,7 +13,8 @@ extern const char *const sl_quant_class_names[SL_QUANT_CLASSES];
 
 /* A place where activations [rows, dim] are rounded. */
 typedef struct sl_quant_point {
-    char label[64]; /* of the layer that reads them */
+    sl_scope scope;         /* of the layer that reads them, */
+    char label[SL_SCOPE_CHARS]; /* as messages name it */
     enum sl_quant_class class;
     sl_quantiser q;         /* its blocks are those of this buffer */
     enum sl_range range;
@@ -31,7 +32,7 @@ typedef struct sl_quant_point {
 } sl_quant_point;
 
 /* For activations [rows, dim] of windows of seq rows. NULL with a message. */
-sl_quant_point *sl_quant_point_new(const sl_program *b, const char *label, enum sl_quant_class class, int64_t rows,
+sl_quant_point *sl_quant_point_new(const sl_program *b, sl_scope scope, enum sl_quant_class class, int64_t rows,
                                    int64_t dim, int64_t seq);
 void sl_quant_point_free(sl_quant_point *p);
 /* Sets a static range. */
@@ -43,14 +44,14 @@ void sl_quant_point_apply(sl_quant_point *p, const sl_kernels *k, const float *x
 
 /* Is the input of this layer rotated by an operation of its own (quant/transform.h)? */
 bool sl_rotates(const sl_program *b, enum sl_quant_class class);
-enum sl_quant_class sl_quant_class_of(const char *label);
+enum sl_quant_class sl_quant_class_of(sl_scope scope);
 
-/* Appends what the options ask for before the layer `label` reads x [rows, dim], fp32: a rotation, an observer, a quantiser.
+/* Appends what the options ask for before the layer of this place reads x [rows, dim], fp32: a rotation, an observer, a quantiser.
  * Returns what the layer is to read; x itself in a model that is not quantised. */
-sl_buf sl_build_quantiser(sl_program *b, const char *label, sl_buf x, int64_t dim);
+sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim);
 /* The same before the head, whose place is its own flag. */
 sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x);
-/* Rounds keys and values in the qkv rows, in place, in the scheme's format of activations: a scale for each head and
+/* Rounds keys and values in the qkv rows, in scope, in the scheme's format of activations: a scale for each head and
  * position, or the blocks of the format; of a rotated model they are rotated for it, and back. */
 void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv);
 

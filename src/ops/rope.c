@@ -1,11 +1,12 @@
 #include "ops/ops.h"
+#include "program/whole.h"
 #include "ops/rowwise.h"
 
 static void rotate(const sl_op *op, const sl_exec *x, sl_buf buf, int64_t block, float sign) {
     const sl_buffer *v = &x->info[buf];
-    sl_blocks rows = sl_row_blocks(op->rows);
+    sl_blocks rows = sl_op_blocks(op);
     int64_t hd = op->head_dim, heads = op->heads + op->kv_heads;
-    for (int64_t r = block * rows.size, end = r + sl_block_rows(rows, block); r < end; r++) {
+    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
         int64_t at = (x->position + r % op->seq) * (hd / 2);
         if (v->bf16)
             x->k->rope_bf16(heads, hd, op->cos + at, op->sin + at, sign, sl_bf16_row(x, buf, r));
@@ -29,11 +30,13 @@ static void backward_block(void *task, int64_t block, int thread) {
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 static void backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, backward_block); }
 
-static const sl_op_kind rope = {"rope", forward, backward, false, false};
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind rope = {.name = "rope", .forward = forward_stages, .backward = backward_stages};
 
-void sl_build_rope(sl_program *b, const char *label, sl_buf qkv, const float *cos, const float *sin) {
-    sl_op *op = sl_program_op(b, &rope, label);
-    op->in[0] = op->out = qkv;
+void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, const float *sin) {
+    sl_op *op = sl_program_op(b, &rope, scope);
+    sl_op_reads(op, op->out = qkv, SL_INPUT_GRADIENT);
     op->heads = b->config->model_heads;
     op->kv_heads = sl_config_kv_heads(b->config);
     op->head_dim = sl_config_head_dim(b->config);

@@ -1,4 +1,5 @@
 #include "ops/rotate.h"
+#include "program/whole.h"
 
 #include "base/err.h"
 #include "base/rng.h"
@@ -11,7 +12,7 @@
 #include <string.h>
 
 struct sl_rotation {
-    char name[96];
+    sl_scope scope;
     int64_t n, power, odd; /* n = power * odd */
     double *hartley;       /* [odd, odd], symmetric */
     int8_t *sign;
@@ -25,13 +26,15 @@ static void fill_hartley(int64_t m, double *c) {
         }
 }
 
-sl_rotation *sl_rotation_new(uint64_t seed, const char *name, int64_t n) {
+sl_rotation *sl_rotation_new(uint64_t seed, sl_scope scope, int64_t n) {
     sl_rotation *r = calloc(1, sizeof *r);
     if (!r) {
         sl_fail("out of memory for a rotation");
         return NULL;
     }
-    snprintf(r->name, sizeof r->name, "%s", name);
+    char name[SL_SCOPE_CHARS];
+    sl_scope_name(scope, name);
+    r->scope = scope;
     r->n = n;
     r->power = n & -n;
     r->odd = n / r->power;
@@ -56,7 +59,7 @@ void sl_rotation_free(sl_rotation *r) {
     free(r);
 }
 
-const char *sl_rotation_name(const sl_rotation *r) { return r->name; }
+sl_scope sl_rotation_scope(const sl_rotation *r) { return r->scope; }
 const int8_t *sl_rotation_signs(const sl_rotation *r) { return r->sign; }
 
 /* Over the factor of powers of two: element a of `power`, each of `odd` values. */
@@ -124,23 +127,24 @@ void sl_rotate_row_back(const sl_rotation *r, const float *x, float *y, double *
 static void forward_block(void *task, int64_t block, int thread) {
     const sl_op *op = ((sl_task *)task)->op;
     const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_row_blocks(op->rows);
-    int64_t d = op->dim_in, first = block * rows.size;
+    sl_blocks rows = sl_op_blocks(op);
+    int64_t d = op->dim_in, first = sl_block_first(rows, block);
     for (int64_t i = first; i < first + sl_block_rows(rows, block); i++)
         sl_rotate_row(op->rotation[0], sl_buf_data(x, op->in[0]) + i * d, sl_buf_data(x, op->out) + i * d,
-                      sl_thread_scratch(x, thread));
+                      sl_worker_scratch(x, thread));
 }
 
 static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
 
-static const sl_op_kind rotate = {"rotate", forward, NULL, false, false};
+SL_WHOLE(forward)
+static const sl_op_kind rotate = {.name = "rotate", .forward = forward_stages, .backward = NULL};
 
-sl_buf sl_build_rotate(sl_program *b, const char *label, sl_buf in, int64_t dim) {
-    sl_op *op = sl_program_op(b, &rotate, label);
-    op->in[0] = in;
+sl_buf sl_build_rotate(sl_program *b, sl_scope scope, sl_buf in, int64_t dim) {
+    sl_op *op = sl_program_op(b, &rotate, scope);
+    sl_op_reads(op, in, 0);
     op->dim_in = op->dim_out = dim;
-    op->thread_bytes = (size_t)(2 * dim) * sizeof(double);
-    if (!(op->rotation[0] = sl_rotation_new(b->quant->seed, label, dim)))
+    op->worker_bytes = (size_t)(2 * dim) * sizeof(double);
+    if (!(op->rotation[0] = sl_rotation_new(b->quant->seed, scope, dim)))
         b->failed = true;
     return op->out = sl_program_buffer(b, op->rows, dim);
 }

@@ -4,14 +4,14 @@
 #ifndef SL_OPS_ROTATE_H
 #define SL_OPS_ROTATE_H
 
-#include "model/program.h"
+#include "program/program.h"
 
 typedef struct sl_rotation sl_rotation;
 
-/* Signs are a function of seed and name. NULL with a message. */
-sl_rotation *sl_rotation_new(uint64_t seed, const char *name, int64_t n);
+/* Signs are a function of seed and of the name of the place. NULL with a message. */
+sl_rotation *sl_rotation_new(uint64_t seed, sl_scope scope, int64_t n);
 void sl_rotation_free(sl_rotation *r);
-const char *sl_rotation_name(const sl_rotation *r);
+sl_scope sl_rotation_scope(const sl_rotation *r);
 const int8_t *sl_rotation_signs(const sl_rotation *r); /* n of them */
 
 /* In place; work: n values of scratch. */
@@ -21,7 +21,7 @@ void sl_rotate_back(const sl_rotation *r, double *x, double *work);
 void sl_rotate_row(const sl_rotation *r, const float *x, float *y, double *scratch);
 void sl_rotate_row_back(const sl_rotation *r, const float *x, float *y, double *scratch);
 
-/* Appends R x, x [rows, dim] fp32. The signs have the label's name. */
-sl_buf sl_build_rotate(sl_program *b, const char *label, sl_buf x, int64_t dim);
+/* Appends R x, x [rows, dim] fp32. The signs have the name of the place. */
+sl_buf sl_build_rotate(sl_program *b, sl_scope scope, sl_buf x, int64_t dim);
 
 #endif

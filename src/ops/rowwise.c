@@ -41,7 +41,7 @@ void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk) {
 }
 
 void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *, int64_t, int)) {
-    sl_parallel(sl_row_blocks(op->rows).count, fn, &(sl_task){op, x});
+    sl_parallel(sl_op_blocks(op).count, fn, &(sl_task){op, x});
 }
 
 typedef struct {

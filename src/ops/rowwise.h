@@ -2,7 +2,7 @@
 #ifndef SL_OPS_ROWWISE_H
 #define SL_OPS_ROWWISE_H
 
-#include "ops/op.h"
+#include "program/op.h"
 
 /* Row operations on activations compute in fp32 and round once, when a row is stored; the kernels that read and write bf16
  * rows do both. Here: rows as fp32, whatever their buffer holds, in place or converted into scratch ([n, cols] floats). */

@@ -19,7 +19,7 @@ const sl_clip_info sl_clip_table[] = {
 
 struct sl_calibration {
     int points;
-    char (*label)[64];
+    sl_scope *scope;
     sl_seen **seen;
 };
 
@@ -28,7 +28,7 @@ void sl_calibration_free(sl_calibration *c) {
         return;
     for (int i = 0; c->seen && i < c->points; i++)
         sl_seen_free(c->seen[i]);
-    free(c->label), free(c->seen);
+    free(c->scope), free(c->seen);
     free(c);
 }
 
@@ -38,17 +38,17 @@ static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
     while (sl_model_quant_point(m, n))
         n++;
     if (c) {
-        c->label = calloc((size_t)n + 1, sizeof *c->label);
+        c->scope = calloc((size_t)n + 1, sizeof *c->scope);
         c->seen = calloc((size_t)n + 1, sizeof *c->seen);
     }
-    if (!c || !c->label || !c->seen) {
+    if (!c || !c->scope || !c->seen) {
         sl_calibration_free(c);
         sl_fail("out of memory for calibration");
         return NULL;
     }
     for (c->points = 0; c->points < n; c->points++) {
         const sl_quant_point *p = sl_model_quant_point(m, c->points);
-        memcpy(c->label[c->points], p->label, sizeof p->label);
+        c->scope[c->points] = p->scope;
         if (!(c->seen[c->points] = sl_seen_new(p->dim, windows * (p->rows / sl_model_shape(m).batch)))) {
             sl_calibration_free(c);
             return NULL;
@@ -57,15 +57,15 @@ static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
     return c;
 }
 
-const sl_seen *sl_calibration_at(const sl_calibration *c, const char *label) {
+const sl_seen *sl_calibration_at(const sl_calibration *c, sl_scope scope) {
     for (int i = 0; i < c->points; i++)
-        if (strcmp(c->label[i], label) == 0)
+        if (sl_scope_same(c->scope[i], scope))
             return c->seen[i];
     return NULL;
 }
 
-static sl_seen *seen_of(const sl_calibration *c, const char *label) {
-    return (sl_seen *)(uintptr_t)sl_calibration_at(c, label);
+static sl_seen *seen_of(const sl_calibration *c, sl_scope scope) {
+    return (sl_seen *)(uintptr_t)sl_calibration_at(c, scope);
 }
 
 int sl_calibration_check(const sl_dataset *d, int64_t windows) {
@@ -101,7 +101,7 @@ static int observe_batch(void *ctx, sl_model *m, const int32_t *in) {
 static void attach(const sl_calibration *c, sl_model *m) {
     sl_quant_point *p;
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
-        p->seen = seen_of(c, p->label);
+        p->seen = seen_of(c, p->scope);
 }
 
 sl_calibration *sl_calibrate(sl_model *observer, const sl_dataset *d, int64_t windows) {
@@ -163,7 +163,7 @@ static int set_mse(const sl_calibration *c, const sl_clip_options *o, const sl_d
     int rc = begin_trials(c, observer) < 0 ? -1 : each_batch(observer, d, o->windows, observe_batch, NULL);
     for (int i = 0; rc == 0 && (p = sl_model_quant_point(m, i)); i++)
         if (sl_range_is_static(p->range))
-            set_best_trial(p, seen_of(c, p->label));
+            set_best_trial(p, seen_of(c, p->scope));
     for (int i = 0; (p = sl_model_quant_point(observer, i)); i++)
         free_trials(p, p->seen);
     return rc;
@@ -185,7 +185,7 @@ static float quantile(const float *sorted, int64_t n, double p) {
 static void set_token_ratio(const sl_calibration *c, sl_model *m, double ratio) {
     sl_quant_point *p;
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        const sl_seen *s = sl_calibration_at(c, p->label);
+        const sl_seen *s = sl_calibration_at(c, p->scope);
         if (sl_range_is_static(p->range))
             sl_quant_point_range(p, fminf(0, quantile(s->row_lo, s->rows, 1 - ratio)),
                                  fmaxf(0, quantile(s->row_hi, s->rows, ratio)));
@@ -249,7 +249,7 @@ int sl_calibration_apply(const sl_calibration *c, const sl_clip_options *o, cons
     if (o->clip == SL_CLIP_TOKEN)
         return set_token(c, o, d, m, plain, ratio);
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        const sl_seen *s = sl_calibration_at(c, p->label);
+        const sl_seen *s = sl_calibration_at(c, p->scope);
         if (!sl_range_is_static(p->range))
             continue;
         if (o->clip == SL_CLIP_PERCENTILE)

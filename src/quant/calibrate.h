@@ -33,8 +33,8 @@ typedef struct sl_calibration sl_calibration;
 /* Runs a model that observes over the windows. The dataset's training text must have so many. NULL with a message. */
 sl_calibration *sl_calibrate(sl_model *observer, const sl_dataset *d, int64_t windows);
 void sl_calibration_free(sl_calibration *c);
-/* What was seen where the layer of this label reads; NULL if nothing was. */
-const sl_seen *sl_calibration_at(const sl_calibration *c, const char *label);
+/* What was seen where the layer of this place reads; NULL if nothing was. */
+const sl_seen *sl_calibration_at(const sl_calibration *c, sl_scope scope);
 
 /* Sets the ranges of m's static points. observer: a model with the same scheme that observes; plain: the unquantised one, of
  * the same batches. They are needed for SL_CLIP_MSE and SL_CLIP_TOKEN, and may be NULL for the others. *ratio: the quantile

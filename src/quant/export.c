@@ -102,12 +102,11 @@ static void add_rotation(entries *e, const sl_tensor *t, const sl_rotation *r) {
 
 /* The signs of keys and values, which are rotated to be rounded, and back. */
 static void collect_kv(entries *e, const sl_model *m) {
-    char label[64], name[SL_EXPORT_NAME];
+    char name[SL_EXPORT_NAME];
     sl_shape s = sl_model_shape(m);
     for (int64_t i = 0; i < s.layers; i++) {
-        snprintf(label, sizeof label, "layers.%lld.attn.kv", (long long)i);
         snprintf(name, sizeof name, "model.layers.%lld.self_attn.kv_rotation", (long long)i);
-        const sl_rotation *r = sl_model_rotation_before(m, label);
+        const sl_rotation *r = sl_model_rotation_before(m, (sl_scope){(int)i, SL_HALF_ATTN, SL_PART_kv, SL_ROLE_SELF});
         if (r)
             add(e, name, SL_I8, s.head_dim, 0, sl_rotation_signs(r));
     }
@@ -119,17 +118,17 @@ static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         const sl_quant_matrix *x = sl_quant_matrix_of(w, i);
-        char label[64];
+        sl_scope scope;
         if (!x) {
             add(e, t->name, SL_F32, t->shape[0], t->ndim == 2 ? t->shape[1] : 0, p->w + t->offset);
             continue;
         }
         if (add_matrix(e, t, x, k) < 0)
             return -1;
-        if (!sl_export_label(t, label))
+        if (!sl_export_scope(t, &scope))
             continue;
-        add_rotation(e, t, sl_model_rotation_before(m, label));
-        if (add_range(e, t, sl_model_point_before(m, label)) < 0)
+        add_rotation(e, t, sl_model_rotation_before(m, scope));
+        if (add_range(e, t, sl_model_point_before(m, scope)) < 0)
             return -1;
     }
     collect_kv(e, m);

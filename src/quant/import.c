@@ -20,13 +20,10 @@ void sl_export_name(char name[SL_EXPORT_NAME], const sl_tensor *t, const char *p
     snprintf(name, SL_EXPORT_NAME, "%.*s%s", (int)n, t->name, part);
 }
 
-bool sl_export_label(const sl_tensor *t, char label[64]) {
+bool sl_export_scope(const sl_tensor *t, sl_scope *scope) {
     int64_t block;
     const sl_block_layer *l = sl_block_layer_of(t, &block);
-    if (l)
-        snprintf(label, 64, "layers.%lld.%s", (long long)block, l->label);
-    else
-        strcpy(label, "head");
+    *scope = l ? sl_block_layer_scope(l, block) : (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head};
     return l || strcmp(t->name, "lm_head.weight") == 0;
 }
 
@@ -202,16 +199,16 @@ static int read_tensor(const reader *file, const sl_quant_weights *w, int i, sl_
     const sl_params *p = sl_model_params(m);
     const sl_tensor *t = &p->tensor[i];
     sl_quant_matrix *x = sl_quant_matrix_of(w, i);
-    char label[64];
+    sl_scope scope;
     if (!x)
         return sl_st_read_f32(file->f, t->name, t->ndim, t->shape, p->w + t->offset);
     if (read_codes(file, t, x, sl_model_kernels(m)) < 0 || read_scales(file, t, x) < 0)
         return -1;
-    if (!sl_export_label(t, label))
+    if (!sl_export_scope(t, &scope))
         return 0;
-    return check_rotation(file, t, sl_model_rotation_before(m, label)) < 0
+    return check_rotation(file, t, sl_model_rotation_before(m, scope)) < 0
                ? -1
-               : read_range(file, t, sl_model_point_before(m, label));
+               : read_range(file, t, sl_model_point_before(m, scope));
 }
 
 int sl_quant_import(const char *dir, const sl_quant_options *o, sl_model *m) {

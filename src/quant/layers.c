@@ -5,17 +5,17 @@
 #include <string.h>
 
 const sl_block_layer sl_block_layers[] = {
-    {"attn.qkv", SL_NORM_ATTN, true, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
-    {"attn.gate_in", SL_NORM_ATTN, true, {"self_attn.gate_proj", "self_attn.v_gate_proj", NULL}},
-    {"attn.out", -1, true, {"self_attn.o_proj", NULL, NULL}},
-    {"ffn.in", SL_NORM_FFN, true, {"mlp.gate_proj", "mlp.up_proj", NULL}},
-    {"ffn.out", -1, true, {"mlp.down_proj", NULL, NULL}},
-    {"ffn.experts.in", SL_NORM_FFN, true, {"mlp.experts.*.gate_proj", "mlp.experts.*.up_proj", NULL}},
-    {"ffn.experts.out", -1, true, {"mlp.experts.*.down_proj", NULL, NULL}},
-    {"ffn.shared.in", SL_NORM_FFN, true, {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", NULL}},
-    {"ffn.shared.out", -1, true, {"mlp.shared_experts.down_proj", NULL, NULL}},
-    {"ffn.router", SL_NORM_FFN, false, {"mlp.gate", NULL, NULL}},
-    {NULL, 0, false, {NULL, NULL, NULL}}};
+    {SL_HALF_ATTN, SL_PART_qkv, SL_NORM_ATTN, true, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
+    {SL_HALF_ATTN, SL_PART_gate_in, SL_NORM_ATTN, true, {"self_attn.gate_proj", "self_attn.v_gate_proj", NULL}},
+    {SL_HALF_ATTN, SL_PART_out, -1, true, {"self_attn.o_proj", NULL, NULL}},
+    {SL_HALF_FFN, SL_PART_in, SL_NORM_FFN, true, {"mlp.gate_proj", "mlp.up_proj", NULL}},
+    {SL_HALF_FFN, SL_PART_out, -1, true, {"mlp.down_proj", NULL, NULL}},
+    {SL_HALF_FFN, SL_PART_experts_in, SL_NORM_FFN, true, {"mlp.experts.*.gate_proj", "mlp.experts.*.up_proj", NULL}},
+    {SL_HALF_FFN, SL_PART_experts_out, -1, true, {"mlp.experts.*.down_proj", NULL, NULL}},
+    {SL_HALF_FFN, SL_PART_shared_in, SL_NORM_FFN, true, {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", NULL}},
+    {SL_HALF_FFN, SL_PART_shared_out, -1, true, {"mlp.shared_experts.down_proj", NULL, NULL}},
+    {SL_HALF_FFN, SL_PART_router, SL_NORM_FFN, false, {"mlp.gate", NULL, NULL}},
+    {SL_HALF_NONE, SL_PART_none, 0, false, {NULL, NULL, NULL}}};
 
 /* Is `name` the pattern followed by ".weight"? */
 static bool matches(const char *name, const char *pattern) {
@@ -39,11 +39,15 @@ const sl_block_layer *sl_block_layer_of(const sl_tensor *t, int64_t *block) {
     if (strncmp(t->name, prefix, sizeof prefix - 1) != 0)
         return NULL;
     *block = strtoll(t->name + sizeof prefix - 1, &rest, 10);
-    for (const sl_block_layer *l = sl_block_layers; *rest == '.' && l->label; l++)
+    for (const sl_block_layer *l = sl_block_layers; *rest == '.' && l->part; l++)
         for (int i = 0; i < 3 && l->tensor[i]; i++)
             if (matches(rest + 1, l->tensor[i]))
                 return l;
     return NULL;
+}
+
+sl_scope sl_block_layer_scope(const sl_block_layer *l, int64_t block) {
+    return (sl_scope){(int)block, l->half, l->part, SL_ROLE_SELF};
 }
 
 void sl_block_norm_prefix(const sl_config *c, int64_t block, int half, char prefix[96]) {

@@ -57,13 +57,10 @@ static sl_calibration *observe(const sl_quant_run *r, const sl_quant_options *o)
 }
 
 static const float *channel_max(void *ctx, int64_t layer, bool ffn) {
-    static const char *const readers[] = {"attn.qkv", "ffn.in", "ffn.experts.in"};
-    char label[64];
+    static const enum sl_part readers[] = {SL_PART_qkv, SL_PART_in, SL_PART_experts_in};
     const sl_seen *s = NULL;
-    for (int i = ffn; !s && i < (ffn ? 3 : 1); i++) {
-        snprintf(label, sizeof label, "layers.%lld.%s", (long long)layer, readers[i]);
-        s = sl_calibration_at(ctx, label);
-    }
+    for (int i = ffn; !s && i < (ffn ? 3 : 1); i++)
+        s = sl_calibration_at(ctx, (sl_scope){(int)layer, ffn ? SL_HALF_FFN : SL_HALF_ATTN, readers[i], SL_ROLE_SELF});
     return s->channel;
 }
 
@@ -205,11 +202,6 @@ sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weigh
     return NULL;
 }
 
-static int layer_of(const char *label) {
-    int layer;
-    return sscanf(label, "layers.%d.", &layer) == 1 ? layer : -1;
-}
-
 static void add_error(sl_quant_error *to, const sl_quant_error *e) {
     to->error += e->error, to->xx += e->xx, to->yy += e->yy, to->xy += e->xy;
     to->max = e->max > to->max ? e->max : to->max;
@@ -224,7 +216,7 @@ static int collect_errors(const sl_model *m, sl_quant_result *x) {
     if (!(x->row = calloc((size_t)n + 1, sizeof *x->row)))
         return sl_fail("out of memory for errors");
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        int at = 0, layer = layer_of(p->label);
+        int at = 0, layer = p->scope.layer;
         while (at < x->rows && (x->row[at].layer != layer || x->row[at].class != p->class))
             at++;
         if (at == x->rows)

@@ -2,7 +2,7 @@
 
 #include "base/err.h"
 #include "base/threads.h"
-#include "ops/op.h"
+#include "program/op.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -113,7 +113,7 @@ static void compare_block(void *ctx, int64_t block, int thread) {
 
 void sl_quant_error_add(sl_quant_error *e, int64_t rows, int64_t d, const float *x, int64_t ldx, const float *y,
                         int64_t ldy) {
-    comparison c = {.rows = sl_row_blocks(rows), .d = d, .ldx = ldx, .ldy = ldy, .x = x, .y = y};
+    comparison c = {.rows = sl_row_blocks(rows, 1), .d = d, .ldx = ldx, .ldy = ldy, .x = x, .y = y};
     sl_parallel(c.rows.count, compare_block, &c);
     for (int64_t i = 0; i < c.rows.count; i++) {
         e->error += c.part[i].error;

@@ -1,4 +1,4 @@
-/* What calibration learns of the activations at one place, and errors of rounding them. */
+/* What calibration learns of the activations at one scope, and errors of rounding them. */
 #ifndef SL_QUANT_SEEN_H
 #define SL_QUANT_SEEN_H
 

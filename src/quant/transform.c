@@ -163,9 +163,8 @@ static void rotate_columns(const sl_rotation *r, float *w, int64_t n, int64_t co
 /* The rows of a layer's matrix, for its own rotation of what it reads. */
 static int rotate_input(sl_params *p, const sl_tensor *t, const sl_block_layer *l, int64_t block, uint64_t seed,
                         double *scratch) {
-    char name[96];
-    snprintf(name, sizeof name, "layers.%lld.%s.rotate", (long long)block, l->label);
-    sl_rotation *r = sl_rotation_new(seed, name, t->shape[1]);
+    sl_scope scope = sl_scope_as(sl_block_layer_scope(l, block), SL_ROLE_ROTATE);
+    sl_rotation *r = sl_rotation_new(seed, scope, t->shape[1]);
     if (!r)
         return -1;
     rotate_rows(r, p->w + t->offset, t->shape[0], t->shape[1], scratch);
@@ -196,7 +195,7 @@ static void migrate_final(const sl_config *c, sl_params *p) {
 }
 
 static int fold_stream(const sl_config *c, sl_params *p, uint64_t seed, double *scratch) {
-    sl_rotation *r = sl_rotation_new(seed, "stream", c->model_dim);
+    sl_rotation *r = sl_rotation_new(seed, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_stream}, c->model_dim);
     if (!r || sl_migrate_gamma(c, p) < 0) {
         sl_rotation_free(r);
         return -1;

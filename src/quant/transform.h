@@ -5,7 +5,7 @@
 #define SL_QUANT_TRANSFORM_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
 #include "quant/options.h"
 
 /* Can the transformations of *o be made of such a model? If not: a message that names the key. */

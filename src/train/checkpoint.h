@@ -2,7 +2,7 @@
  *   model.safetensors      parameters, Hugging Face names (opens with transformers for a baseline)
  *   config.json            the architecture for transformers (model_type, hidden_size, ...)
  *   config.yaml            the effective sinklab configuration
- *   optimizer.safetensors  m.<name> and v.<name>, as far as train.optimizer keeps them (train/optim.inc)
+ *   optimizer.safetensors  m.<name> and v.<name>, as far as train.optimizer keeps them (program/optim.inc)
  *   state.json             sl_train_state, format version
  *   DONE                   written last: size and XXH3-64 of each file above
  * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then
@@ -14,7 +14,7 @@
 #define SL_TRAIN_CHECKPOINT_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
 
 #include <stdbool.h>
 

@@ -5,7 +5,7 @@
 #define SL_TRAIN_CHECKPOINT_INTERNAL_H
 
 #include "io/file.h"
-#include "model/params.h"
+#include "program/params.h"
 
 #include <stdbool.h>
 #include <stdint.h>

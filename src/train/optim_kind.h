@@ -2,7 +2,7 @@
 #ifndef SL_TRAIN_OPTIM_KIND_H
 #define SL_TRAIN_OPTIM_KIND_H
 
-#include "model/params.h"
+#include "program/params.h"
 #include "simd/kernels.h"
 #include "train/optim.h"
 
@@ -15,7 +15,7 @@ typedef struct {
 } sl_optim_kind;
 
 #define OPTIM(name, matrix, other, help) extern const sl_optim_kind sl_optim_##name;
-#include "train/optim.inc"
+#include "program/optim.inc"
 #undef OPTIM
 
 /* A piece of one tensor; pieces are cut by shape alone. */

@@ -5,7 +5,7 @@
 #define REF_MODEL_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
 #include "ref/ops.h"
 
 typedef struct {

@@ -3,7 +3,7 @@
 #define REF_TOLERANCE_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
 
 /* Expected relative error of one value. u = 2^-24. A sum of K random terms, added in order, has the
  * relative error u sqrt(K/2) (each partial sum of size sqrt(k) is rounded once, at random: Higham &

@@ -3,7 +3,7 @@
 #define REF_VARIANTS_H
 
 #include "config/config.h"
-#include "model/params.h"
+#include "program/params.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -209,7 +209,7 @@ START_TEST(rotations) {
     static const int64_t sizes[] = {1, 2, 3, 8, 11, 44, 70, 96, 128, 352};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         int64_t n = sizes[k];
-        sl_rotation *r = sl_rotation_new(5, "test", n);
+        sl_rotation *r = sl_rotation_new(5, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_stream}, n);
         double *x = calloc((size_t)n, sizeof *x), *work = calloc((size_t)n, sizeof *work);
         for (int64_t i = 0; i < n; i++) {
             double norm = 0, most = 0;

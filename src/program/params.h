@@ -1,8 +1,8 @@
 /* The parameter table: every trainable tensor by name, in one flat block, with gradients and the
  * optimizer's moments in blocks of the same layout. Tensors declared with SL_JOIN follow the one before without a
  * gap, so that q, k, v (and gate, up) are one matrix to the engine and three tensors to a checkpoint. */
-#ifndef SL_MODEL_PARAMS_H
-#define SL_MODEL_PARAMS_H
+#ifndef SL_PROGRAM_PARAMS_H
+#define SL_PROGRAM_PARAMS_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,7 +33,7 @@ typedef struct {
     float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
 } sl_params;
 
-/* What the optimizer keeps of a tensor of this name and shape: the table is train/optim.inc. */
+/* What the optimizer keeps of a tensor of this name and shape: the table is program/optim.inc. */
 int sl_params_moments(int optimizer, const sl_tensor *t);
 /* Index of a tensor by name, or -1. */
 int sl_params_find(const sl_params *p, const char *name);

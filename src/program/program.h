@@ -1,9 +1,10 @@
 /* The static program: a flat list of operations over planned buffers, compiled once from the config.
- * forward runs the list, backward runs it reversed. The builder is handed to every sl_build_*(). */
-#ifndef SL_MODEL_PROGRAM_H
-#define SL_MODEL_PROGRAM_H
+ * schedule.h runs it. It knows no operation: builders (ops/) are handed one and append to it. */
+#ifndef SL_PROGRAM_PROGRAM_H
+#define SL_PROGRAM_PROGRAM_H
 
-#include "ops/op.h"
+#include "config/config.h"
+#include "program/op.h"
 
 typedef struct {
     const sl_config *config;
@@ -12,9 +13,9 @@ typedef struct {
     int64_t batch, seq;
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
-    bool nullify; /* norms that are built now replace sink channels (ops/nullify.h) */
+    bool nullify; /* norms that are built now replace sink channels (ops/norm/nullify.h) */
     const struct sl_quant_options *quant; /* NULL: the model is not quantised */
-    int64_t cache; /* > 0: one-position decoding with a key/value cache of this many positions */
+    int64_t cache; /* > 0: one-position decoding with a cache of this many positions */
 
     sl_op *op;
     int ops, op_capacity;
@@ -22,23 +23,32 @@ typedef struct {
     int buffers, buffer_capacity;
     int *keep;  /* buffers that stay readable after a forward */
     int keeps, keep_capacity;
-    bool failed; /* out of memory; message set */
+    size_t state_bytes; /* of all operations */
+    bool failed; /* a builder failed; message set */
 } sl_program;
 
 /* New buffer of rows x cols floats; an activation is bf16 where the program is. */
 sl_buf sl_program_buffer(sl_program *b, int64_t rows, int64_t cols);
 sl_buf sl_program_activation(sl_program *b, int64_t rows, int64_t cols);
-/* Appends an operation with all references set to SL_NONE; rows and seq filled in. `label` is formatted. The
- * pointer is valid until the next append. */
-sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, const char *label);
+/* A buffer that keeps its place and its contents from pass to pass, zero at first. */
+sl_buf sl_program_lasting(sl_program *b, int64_t rows, int64_t cols);
+/* Appends an operation with all references set to SL_NONE; rows and seq filled in. The pointer is valid until the next
+ * append. */
+sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, sl_scope scope);
+/* Its next input, SL_NONE of which an operation can do without; use: SL_INPUT_*. */
+void sl_op_reads(sl_op *op, sl_buf v, unsigned use);
+/* bytes of zeros as its own; NULL (and b->failed, with a message) if memory is out. */
+void *sl_program_own(sl_program *b, sl_op *op, size_t bytes);
 /* Declares a parameter tensor; join: directly behind the last one. Returns its index. */
 int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_t rows, int64_t cols,
                      enum sl_init init, double std, enum sl_decay decay, bool join);
 /* Declares a tensor [n] of zeros that no gradient reaches: checkpoints hold it, sizes of models leave it out. */
 int sl_program_state(sl_program *b, const char *prefix, const char *name, int64_t n);
 void sl_program_keep(sl_program *b, sl_buf v);
+/* The first operation of this layer, half and part, in any role; NULL if there is none. */
+const sl_op *sl_program_find(const sl_program *b, int layer, enum sl_half half, enum sl_part part);
 
-/* Assigns gradient buffers (training), lifetimes and offsets. Returns the arena's bytes. */
+/* Assigns gradient buffers (training), lifetimes and offsets, and places of states. Returns the arena's bytes. */
 size_t sl_program_plan(sl_program *b);
 void sl_program_free(sl_program *b); /* ops and buffers; params belong to the model */
 

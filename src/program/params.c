@@ -1,11 +1,11 @@
-#include "model/params.h"
+#include "program/params.h"
 
 #include <string.h>
 
 /* [optimizer][is it a matrix of a block] */
 static const int moments[][2] = {
 #define OPTIM(name, matrix, other, help) {other, matrix},
-#include "train/optim.inc"
+#include "program/optim.inc"
 #undef OPTIM
 };
 

@@ -1,0 +1,173 @@
+/* What a program needs before it can run: gradient buffers, lifetimes, places in the arena. */
+#include "base/err.h"
+#include "program/program.h"
+
+#include <stdlib.h>
+
+/* ---- gradients */
+
+static sl_buf gradient_buffer(sl_program *b, sl_buf of) {
+    sl_buffer v = b->buffer[of];
+    sl_buf g = sl_program_buffer(b, v.rows, v.cols);
+    if (!b->failed)
+        b->buffer[g].bf16 = v.bf16, b->buffer[g].ld = v.ld;
+    return g;
+}
+
+/* Is this value an input of op, other than i, whose gradient backward writes? */
+static bool read_beside(const sl_op *op, int i) {
+    for (int j = 0; j < op->inputs; j++)
+        if (j != i && op->in[j] == op->in[i] && op->use[j] & (SL_INPUT_GRADIENT | SL_INPUT_ADDED))
+            return true;
+    return false;
+}
+
+/* Where the gradient of input i goes. Readers come last first: the first to ask makes the buffer, the others add. The
+ * gradient of an added input is dout; nobody reads that any more once this operation is through, so they are one buffer
+ * where no other reader has given the input a gradient yet. */
+static void assign_input(sl_program *b, sl_op *op, int i, sl_buf *grad) {
+    sl_buf v = op->in[i];
+    bool added = op->use[i] & SL_INPUT_ADDED;
+    if (added && grad[v] == SL_NONE && !read_beside(op, i)) {
+        grad[v] = op->din[i] = op->dout;
+        return;
+    }
+    op->acc[i] = grad[v] != SL_NONE && v != op->out;
+    op->pass[i] = added;
+    if (grad[v] == SL_NONE)
+        grad[v] = gradient_buffer(b, v);
+    op->din[i] = grad[v];
+}
+
+/* Added inputs come first within an operation: the schedule passes dout to them before backward. */
+static void assign_inputs(sl_program *b, sl_op *op, sl_buf *grad) {
+    for (int added = 1; added >= 0; added--)
+        for (int i = 0; i < op->inputs && !b->failed; i++)
+            if (op->use[i] & (added ? SL_INPUT_ADDED : SL_INPUT_GRADIENT))
+                assign_input(b, op, i, grad);
+}
+
+static int assign_gradients(sl_program *b) {
+    int known = b->buffers;
+    sl_buf *grad = malloc((size_t)(known + 1) * sizeof *grad);
+    if (!grad)
+        return sl_fail("out of memory while planning gradients");
+    for (int i = 0; i < known; i++)
+        grad[i] = SL_NONE;
+    for (int i = b->ops - 1; i >= 0 && !b->failed; i--) {
+        sl_op *op = &b->op[i];
+        if (op->out != SL_NONE)
+            op->dout = grad[op->out];
+        assign_inputs(b, op, grad);
+    }
+    free(grad);
+    return b->failed ? -1 : 0;
+}
+
+/* ---- lifetimes */
+
+static void use(sl_program *b, sl_buf v, int time) {
+    if (v == SL_NONE)
+        return;
+    sl_buffer *u = &b->buffer[v];
+    if (u->first < 0 || time < u->first)
+        u->first = time;
+    if (time > u->last)
+        u->last = time;
+}
+
+static void use_forward(sl_program *b, const sl_op *op, int time) {
+    for (int i = 0; i < op->inputs; i++)
+        use(b, op->in[i], time);
+    for (int s = 0; s < SL_OP_SAVED; s++)
+        use(b, op->saved[s], time);
+    use(b, op->out, time);
+    if (op->out == SL_NONE) /* the loss writes its input's gradient with its value */
+        use(b, op->din[0], time);
+}
+
+static void use_backward(sl_program *b, const sl_op *op, int time) {
+    for (int i = 0; i < op->inputs; i++) {
+        use(b, op->din[i], time);
+        if (op->use[i] & SL_INPUT_KEPT)
+            use(b, op->in[i], time);
+    }
+    for (int s = 0; s < SL_OP_SAVED; s++)
+        use(b, op->saved[s], time);
+    if (op->kind->keeps_out)
+        use(b, op->out, time);
+    use(b, op->dout, time), use(b, op->temp, time);
+}
+
+static void lifetimes(sl_program *b) {
+    for (int i = 0; i < b->ops; i++) {
+        use_forward(b, &b->op[i], i);
+        if (b->training)
+            use_backward(b, &b->op[i], 2 * b->ops - 1 - i);
+    }
+    for (int i = 0; i < b->keeps; i++)
+        use(b, b->keep[i], b->ops);
+}
+
+/* ---- places */
+
+static size_t bytes_of(const sl_buffer *v) {
+    size_t element = v->bf16 ? sizeof(sl_bf16) : sizeof(float);
+    return (size_t)sl_round_up(v->rows * v->ld * (int64_t)element, 4096);
+}
+
+static int by_size(const void *x, const void *y) {
+    const sl_buffer *a = *(const sl_buffer *const *)x, *b = *(const sl_buffer *const *)y;
+    size_t s = bytes_of(a), t = bytes_of(b);
+    return s != t ? (s < t ? 1 : -1) : (a < b ? -1 : 1);
+}
+
+/* Greedy by size: each buffer goes to the lowest place free during its whole life. */
+static size_t place(sl_buffer **order, int n) {
+    size_t end = 0;
+    for (int i = 0; i < n; i++) {
+        sl_buffer *v = order[i];
+        size_t at = 0;
+        for (int moved = 1; moved;) {
+            moved = 0;
+            for (int j = 0; j < i; j++) {
+                const sl_buffer *o = order[j];
+                bool alive = o->first <= v->last && v->first <= o->last;
+                if (alive && at < o->offset + bytes_of(o) && o->offset < at + bytes_of(v)) {
+                    at = o->offset + bytes_of(o);
+                    moved = 1;
+                }
+            }
+        }
+        v->offset = at;
+        if (at + bytes_of(v) > end)
+            end = at + bytes_of(v);
+    }
+    return end;
+}
+
+static void place_states(sl_program *b) {
+    for (int i = 0; i < b->ops; i++) {
+        b->op[i].state = b->state_bytes;
+        b->state_bytes += (size_t)sl_round_up((int64_t)b->op[i].state_bytes, 64);
+    }
+}
+
+size_t sl_program_plan(sl_program *b) {
+    if (b->failed || (b->training && assign_gradients(b)))
+        return 0;
+    lifetimes(b);
+    place_states(b);
+    sl_buffer **order = malloc((size_t)(b->buffers + 1) * sizeof *order);
+    if (!order) {
+        sl_fail("out of memory while planning buffers");
+        b->failed = true;
+        return 0;
+    }
+    for (int i = 0; i < b->buffers; i++)
+        order[i] = &b->buffer[i];
+    qsort(order, (size_t)b->buffers, sizeof(sl_buffer *), by_size);
+    size_t end = place(order, b->buffers);
+    free(order);
+    return end;
+}
