@@ -7,7 +7,7 @@
 #include "base/threads.h"
 #include "cli/bench_profile.h"
 #include "model/model.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 #include "quant/weights.h"
 
 #include <stdlib.h>

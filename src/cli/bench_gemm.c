@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "ops/gemm.h"
+#include "ops/product/gemm.h"
 
 #include <string.h>
 

@@ -54,7 +54,7 @@ enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
 enum { SL_GATE_INNER_SILU, SL_GATE_INNER_RELU };
 enum {
 #define OPTIM(name, matrix, other, help) SL_OPTIM_##name,
-#include "program/optim.inc"
+#include "tables/optim.inc"
 #undef OPTIM
 };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };

@@ -13,7 +13,7 @@
 
 const sl_choice sl_choices_norm[] = {
 #define NORM(name, help) {#name, help},
-#include "ops/norm.inc"
+#include "tables/norm.inc"
 #undef NORM
     {NULL, NULL}};
 const sl_choice sl_choices_norm_place[] = {
@@ -33,7 +33,7 @@ const sl_choice sl_choices_nullify_value[] = {
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(name, help)
 #define BASE(name, help) {#name, help},
-#include "ops/norm.inc"
+#include "tables/norm.inc"
 #undef NORM
     {NULL, NULL}};
 const sl_choice sl_choices_gate_granularity[] = {
@@ -86,12 +86,12 @@ const sl_choice sl_choices_bos_place[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_synthetic[] = {
 #define SYNTHETIC(name, help) {#name, help},
-#include "data/synthetic.inc"
+#include "tables/synthetic.inc"
 #undef SYNTHETIC
     {NULL, NULL}};
 const sl_choice sl_choices_optim[] = {
 #define OPTIM(name, matrix, other, help) {#name, help},
-#include "program/optim.inc"
+#include "tables/optim.inc"
 #undef OPTIM
     {NULL, NULL}};
 const sl_choice sl_choices_schedule[] = {

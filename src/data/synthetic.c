@@ -10,7 +10,7 @@ static const struct {
     const sl_synthetic_kind *kind;
 } kinds[] = {
 #define SYNTHETIC(name, help) {#name, &sl_synthetic_##name},
-#include "data/synthetic.inc"
+#include "tables/synthetic.inc"
 #undef SYNTHETIC
 };
 

@@ -24,7 +24,7 @@ struct sl_synthetic {
 static inline int64_t sl_synthetic_length(const sl_config *c) { return c->model_seq - c->data_bos; }
 
 #define SYNTHETIC(name, help) extern const sl_synthetic_kind sl_synthetic_##name;
-#include "data/synthetic.inc"
+#include "tables/synthetic.inc"
 #undef SYNTHETIC
 
 #endif

@@ -1,7 +1,7 @@
 /* Config -> program: which operations a model is made of, in their order, and the names of its tensors. */
 #include "model/model_internal.h"
 #include "ops/ops.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 
 #include <math.h>
 #include <stdio.h>

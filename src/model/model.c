@@ -6,10 +6,10 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "model/match.h"
-#include "ops/gemm_bf16.h"
-#include "ops/attention_extra.h"
-#include "ops/moe.h"
-#include "ops/rowwise.h"
+#include "ops/product/gemm_bf16.h"
+#include "ops/attention/extra.h"
+#include "ops/moe/moe.h"
+#include "ops/rows.h"
 #include "program/schedule.h"
 
 #include <math.h>

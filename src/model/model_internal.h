@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 #include "program/program.h"
-#include "ops/norm.h"
+#include "ops/norm/norm.h"
 #include "quant/options.h"
 
 typedef struct {

@@ -1,6 +1,6 @@
 #include "model/model_internal.h"
-#include "ops/quantise.h"
-#include "ops/rotate.h"
+#include "ops/quant/quantise.h"
+#include "ops/quant/rotate.h"
 
 sl_quant_point *sl_model_quant_point(const sl_model *m, int i) {
     for (int op = 0; op < m->program.ops; op++)

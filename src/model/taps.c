@@ -1,7 +1,7 @@
 /* Taps beyond those of sinklab.h, found by the places of the operations that read or write them: a variant that
  * appends operations of its own needs nothing here. */
 #include "model/model_internal.h"
-#include "ops/rowwise.h"
+#include "ops/rows.h"
 
 #include <string.h>
 

@@ -1,127 +1,88 @@
 /* Operations on the residual stream as a whole, fp32 rows of model.dim. */
 #include "ops/ops.h"
-#include "program/whole.h"
-#include "ops/rowwise.h"
+#include "ops/rows.h"
 
 #include <string.h>
 
-/* A block of rows of an operation on every element: what it is in floats. */
-typedef struct {
-    const sl_op *op;
-    const sl_exec *x;
-    int64_t row, rows, first, n;
-} span;
-
-static span span_at(void *task, int64_t block) {
-    span s = {.op = ((sl_task *)task)->op, .x = ((sl_task *)task)->x};
-    sl_blocks rows = sl_op_blocks(s.op);
-    s.row = sl_block_first(rows, block), s.rows = sl_block_rows(rows, block);
-    s.first = s.row * s.op->dim_in, s.n = s.rows * s.op->dim_in;
-    return s;
-}
-
-static sl_op *new_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_buf in) {
+static sl_op *new_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_buf in, unsigned use) {
     sl_op *op = sl_program_op(b, kind, scope);
-    sl_op_reads(op, in, SL_INPUT_GRADIENT);
+    sl_op_reads(op, in, use);
     op->dim_in = op->dim_out = b->config->model_dim;
     return op;
 }
 
-/* ---- add: out = in[0] + in[1]; the gradient of in[1] is dout itself, as of any residual */
+/* Row `row` of an fp32 buffer. */
+static float *at(const sl_op *op, const sl_exec *x, sl_buf b, int64_t row) { return sl_buf_data(x, b) + row * op->dim_in; }
 
-static void add_forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    span s = span_at(task, block);
-    s.x->k->sum(s.n, sl_buf_data(s.x, s.op->in[0]) + s.first, sl_buf_data(s.x, s.op->in[1]) + s.first,
-                sl_buf_data(s.x, s.op->out) + s.first);
+/* ---- add: out = in[0] + in[1] */
+
+static int add_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    x->k->sum(s->n * op->dim_in, at(op, x, op->in[0], s->first), at(op, x, op->in[1], s->first),
+              at(op, x, op->out, s->first));
+    return 0;
 }
 
-static void add_forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, add_forward_block); }
-
-static void add_backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    span s = span_at(task, block);
-    const float *dout = sl_buf_data(s.x, s.op->dout) + s.first;
-    float *din = sl_buf_data(s.x, s.op->din[0]) + s.first;
-    if (s.op->acc[0])
-        s.x->k->add(s.n, dout, din);
-    else
-        memcpy(din, dout, (size_t)s.n * sizeof *din);
-}
-
-static void add_backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, add_backward_block); }
-
-SL_WHOLE(add_forward)
-SL_WHOLE(add_backward)
-static const sl_op_kind add = {.name = "add", .forward = add_forward_stages, .backward = add_backward_stages};
+static const sl_op_kind add = {.name = "add", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = add_forward})};
 
 sl_buf sl_build_add(sl_program *b, sl_scope scope, sl_buf in, sl_buf residual) {
-    sl_op *op = new_op(b, &add, scope, in);
+    sl_op *op = new_op(b, &add, scope, in, SL_INPUT_ADDED);
     sl_op_reads(op, residual, SL_INPUT_ADDED);
     return op->out = sl_program_buffer(b, op->rows, op->dim_in);
 }
 
 /* ---- round: the stream as an operand of bf16 products */
 
-static void round_forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    span s = span_at(task, block);
-    sl_store_bf16(s.x, s.op->out, s.row, s.rows, 0, s.op->dim_in, sl_buf_data(s.x, s.op->in[0]) + s.first,
-                  s.op->dim_in);
+static int round_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    sl_store_bf16(x, op->out, s->first, s->n, 0, op->dim_in, at(op, x, op->in[0], s->first), op->dim_in);
+    return 0;
 }
 
-static void round_forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, round_forward_block); }
-
-static void round_backward_block(void *task, int64_t block, int thread) {
-    span s = span_at(task, block);
-    int64_t d = s.op->dim_in;
-    float *row = sl_worker_scratch(s.x, thread), *din = sl_buf_data(s.x, s.op->din[0]) + s.first;
-    for (int64_t i = 0; i < s.rows; i++) {
-        s.x->k->from_bf16(d, sl_bf16_row(s.x, s.op->dout, s.row + i), s.op->acc[0] ? row : din + i * d);
-        if (s.op->acc[0])
-            s.x->k->add(d, row, din + i * d);
+static int round_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    float *scratch = sl_worker_scratch(x, s->worker);
+    for (int64_t r = s->first; r < s->first + s->n; r++) {
+        float *din = at(op, x, op->din[0], r), *dout = op->acc[0] ? scratch : din;
+        x->k->from_bf16(op->dim_in, sl_bf16_row(x, op->dout, r), dout);
+        if (op->acc[0])
+            x->k->add(op->dim_in, dout, din);
     }
+    return 0;
 }
 
-static void round_backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, round_backward_block); }
-
-SL_WHOLE(round_forward)
-SL_WHOLE(round_backward)
-static const sl_op_kind rounding = {.name = "round", .forward = round_forward_stages, .backward = round_backward_stages};
+static const sl_op_kind rounding = {.name = "round",
+                                    .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_forward}),
+                                    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_backward})};
 
 sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf in) {
     if (!b->bf16)
         return in;
-    sl_op *op = new_op(b, &rounding, scope, in);
+    sl_op *op = new_op(b, &rounding, scope, in, SL_INPUT_GRADIENT);
     op->worker_bytes = (size_t)op->dim_in * sizeof(float);
     return op->out = sl_program_activation(b, op->rows, op->dim_in);
 }
 
-/* ---- clip: in place to [-factor, factor]; no gradient where it cut, which is where |out| is not below factor */
+/* ---- clip: in place to [-most, most]; no gradient where it cut, which is where |out| is not below that */
 
-static void clip_forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    span s = span_at(task, block);
-    s.x->k->clip_fwd(s.n, s.op->factor, sl_buf_data(s.x, s.op->out) + s.first);
+static float most(const sl_op *op) { return *(const float *)op->own; }
+
+static int clip_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    x->k->clip_fwd(s->n * op->dim_in, most(op), at(op, x, op->out, s->first));
+    return 0;
 }
 
-static void clip_forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, clip_forward_block); }
-
-static void clip_backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    span s = span_at(task, block);
-    s.x->k->clip_bwd(s.n, s.op->factor, sl_buf_data(s.x, s.op->out) + s.first,
-                     sl_buf_data(s.x, s.op->dout) + s.first);
+static int clip_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    x->k->clip_bwd(s->n * op->dim_in, most(op), at(op, x, op->out, s->first), at(op, x, op->dout, s->first));
+    return 0;
 }
 
-static void clip_backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, clip_backward_block); }
-
-SL_WHOLE(clip_forward)
-SL_WHOLE(clip_backward)
-static const sl_op_kind clip = {.name = "clip", .forward = clip_forward_stages, .backward = clip_backward_stages, .keeps_out = true};
+static const sl_op_kind clip = {.name = "clip",
+                                .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = clip_forward}),
+                                .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = clip_backward}),
+                                .keeps_out = true};
 
 void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold) {
-    sl_op *op = new_op(b, &clip, scope, x);
+    sl_op *op = new_op(b, &clip, scope, x, SL_INPUT_GRADIENT);
+    float *own = sl_program_own(b, op, sizeof *own);
     op->out = x;
-    op->factor = (float)threshold;
+    if (own)
+        *own = (float)threshold;
 }

@@ -79,9 +79,11 @@ typedef struct {
     enum sl_cut cut;
     /* Returns 0, or -1 with a message, which ends the pass. */
     int (*run)(const sl_op *op, const sl_exec *x, const sl_span *s);
-    /* NULL: one item; the blocks of sl_op_blocks(), uncut; window by window. Asked when the stage begins. */
+    /* NULL: one item; whole blocks of sl_op_blocks(), uncut; window by window. Asked when the stage begins. */
     sl_split (*split)(const sl_op *op, const sl_exec *x);
 } sl_stage;
+/* A list of them, for the table entry of a kind. */
+#define SL_STAGES(...) ((const sl_stage[]){__VA_ARGS__, {0}})
 
 typedef struct {
     const char *name;
@@ -185,8 +187,9 @@ static inline int64_t sl_block_rows(sl_blocks b, int64_t i) {
     stop = stop < end ? stop : end;
     return (stop < b.rows ? stop : b.rows) - first;
 }
-/* The block that begins at this row. */
+/* The block of this row; the one behind the last row of a span. */
 static inline int64_t sl_block_at(sl_blocks b, int64_t row) { return row / b.span * b.per + row % b.span / b.size; }
+static inline int64_t sl_block_behind(sl_blocks b, const sl_span *s) { return sl_block_at(b, s->first + s->n - 1) + 1; }
 
 static inline int64_t sl_round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int64_t sl_div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }

@@ -5,7 +5,7 @@
 /* [optimizer][is it a matrix of a block] */
 static const int moments[][2] = {
 #define OPTIM(name, matrix, other, help) {other, matrix},
-#include "program/optim.inc"
+#include "tables/optim.inc"
 #undef OPTIM
 };
 

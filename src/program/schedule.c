@@ -134,13 +134,13 @@ static int pass_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static const sl_stage pass_stages[] = {{SL_CUT_ROWS, pass_rows, NULL}, {0}};
+static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows};
 
 static int run_backward(const sl_op *op, const sl_exec *x) {
     bool pass = false;
     for (int i = 0; i < op->inputs; i++)
         pass = pass || op->pass[i];
-    if (pass && run_stage(op, x, pass_stages, 0, op->rows))
+    if (pass && run_stage(op, x, &passing, 0, op->rows))
         return -1;
     return op->kind->backward ? run_stages(op, x, op->kind->backward) : 0;
 }

@@ -5,7 +5,7 @@
 static const char *const halves[] = {[SL_HALF_NONE] = "", [SL_HALF_ATTN] = "attn.", [SL_HALF_FFN] = "ffn."};
 static const char *const parts[] = {
 #define PART(name, printed) printed,
-#include "program/parts.inc"
+#include "tables/parts.inc"
 #undef PART
 };
 static const char *const roles[] = {[SL_ROLE_SELF] = "",           [SL_ROLE_SCALE] = ".scale",

@@ -10,7 +10,7 @@ enum sl_half { SL_HALF_NONE, SL_HALF_ATTN, SL_HALF_FFN }; /* of a block: the mix
 
 enum sl_part {
 #define PART(name, printed) SL_PART_##name,
-#include "program/parts.inc"
+#include "tables/parts.inc"
 #undef PART
     SL_PARTS
 };

@@ -10,6 +10,6 @@
         fn(op, x);                                                                                                     \
         return 0;                                                                                                      \
     }                                                                                                                  \
-    static const sl_stage fn##_stages[] = {{SL_CUT_BATCH, fn##_whole, NULL}, {0}};
+    static const sl_stage fn##_stages[] = {{.cut = SL_CUT_BATCH, .run = fn##_whole}, {0}};
 
 #endif

@@ -2,7 +2,7 @@
 
 #include "base/err.h"
 #include "data/synthetic.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 #include "quant/evaluate.h"
 
 #include <math.h>

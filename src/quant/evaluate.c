@@ -1,7 +1,7 @@
 #include "quant/evaluate.h"
 
 #include "base/err.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 
 #include <math.h>
 #include <stdlib.h>

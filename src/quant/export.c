@@ -2,8 +2,8 @@
 
 #include "base/err.h"
 #include "io/safetensors.h"
-#include "ops/quantise.h"
-#include "ops/rotate.h"
+#include "ops/quant/quantise.h"
+#include "ops/quant/rotate.h"
 #include "quant/export_internal.h"
 #include "quant/layers.h"
 

@@ -3,7 +3,7 @@
 #define SL_QUANT_LAYERS_H
 
 #include "config/config.h"
-#include "ops/norm.h"
+#include "ops/norm/norm.h"
 #include "program/params.h"
 
 typedef struct {

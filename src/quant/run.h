@@ -2,7 +2,7 @@
 #ifndef SL_QUANT_RUN_H
 #define SL_QUANT_RUN_H
 
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 #include "quant/calibrate.h"
 #include "quant/evaluate.h"
 #include "quant/weights.h"

@@ -28,7 +28,7 @@
 static const sl_scheme table[] = {
 #define SCHEME(name, weights, grain, activations, range)                                                              \
     {name, GRAIN_##grain(weights), ROWS_##grain(activations), SL_RANGE_##range},
-#include "quant/scheme.inc"
+#include "tables/scheme.inc"
 #undef SCHEME
     {.name = NULL}};
 

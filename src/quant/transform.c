@@ -1,7 +1,7 @@
 #include "quant/transform.h"
 
 #include "base/err.h"
-#include "ops/rotate.h"
+#include "ops/quant/rotate.h"
 #include "quant/layers.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 #include "quant/weights.h"
 
 #include "base/err.h"
-#include "ops/linear_int.h"
+#include "ops/quant/linear_int.h"
 #include "quant/layers.h"
 
 #include <stdlib.h>

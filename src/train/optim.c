@@ -11,7 +11,7 @@ enum { CHUNK = 16384 }; /* floats; four arrays of it fit L2 */
 
 static const sl_optim_kind *const kinds[] = {
 #define OPTIM(name, matrix, other, help) &sl_optim_##name,
-#include "program/optim.inc"
+#include "tables/optim.inc"
 #undef OPTIM
 };
 

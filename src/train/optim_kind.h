@@ -15,7 +15,7 @@ typedef struct {
 } sl_optim_kind;
 
 #define OPTIM(name, matrix, other, help) extern const sl_optim_kind sl_optim_##name;
-#include "program/optim.inc"
+#include "tables/optim.inc"
 #undef OPTIM
 
 /* A piece of one tensor; pieces are cut by shape alone. */

@@ -7,7 +7,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "ops/gemm.h"
+#include "ops/product/gemm.h"
 #include "train/optim_kind.h"
 
 #include <math.h>

@@ -4,7 +4,7 @@
 #include "base/threads.h"
 #include "io/safetensors.h"
 #include "model/model.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 #include "quant/weights.h"
 #include "ref/tolerance.h"
 #include "simd/kernels.h"

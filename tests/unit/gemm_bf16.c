@@ -1,6 +1,6 @@
 /* The threaded bf16 products against sums in double over the same bf16 operands, on every tier of
  * this machine, and bit for bit between 1, 2 and 3 threads. */
-#include "ops/gemm_bf16.h"
+#include "ops/product/gemm_bf16.h"
 #include "program/op.h"
 #include "base/rng.h"
 #include "base/threads.h"

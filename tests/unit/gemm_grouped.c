@@ -1,5 +1,5 @@
 /* Products of groups against sums in double over the same operands, on every tier of this machine; fp32 and bf16. */
-#include "ops/gemm_grouped.h"
+#include "ops/product/gemm_grouped.h"
 #include "base/rng.h"
 #include "suite.h"
 #include "tiers.h"

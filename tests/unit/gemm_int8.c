@@ -1,6 +1,6 @@
 /* int8 products in threads, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have
  * the bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers. */
-#include "ops/gemm_int8.h"
+#include "ops/product/gemm_int8.h"
 
 #include "base/rng.h"
 #include "base/threads.h"

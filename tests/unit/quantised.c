@@ -3,7 +3,7 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
-#include "ops/quantise.h"
+#include "ops/quant/quantise.h"
 #include "quant/calibrate.h"
 #include "quant/evaluate.h"
 #include "quant/weights.h"

@@ -1,0 +1,331 @@
+/* The attention of attention.c on bf16 operands: q, k, v and the gradient of the output are bf16 as they lie; scores,
+ * softmax and sums are fp32; probabilities and score gradients are rounded once, as operands of the next product.
+ *
+ * Forward, a block of query rows at a time: S = Q K^T, P = e^(S - max), O = P V / sum.
+ * Backward, a block of keys at a time, transposed, so that P^T and dS^T are operands of dV = P^T dO and dK = dS^T Q as
+ * the softmax writes them: S^T = K Q^T, dP^T = V dO^T; only dQ += dS K needs a transpose. Nothing above the diagonal is
+ * computed but within squares of 32. */
+#include "ops/attention/attention.h"
+#include "program/whole.h"
+
+#include "base/threads.h"
+#include "ops/attention/extra.h"
+#include "ops/product/gemm_bf16.h"
+#include "ops/rows.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NR = SL_BF16_NR, QB = 64, KB = 64 }; /* query rows of a block forward, keys of one backward; of 32 */
+
+typedef struct {
+    const sl_kernels *k;
+    int64_t seq, hd, kseq, khd;     /* the last two padded to operands */
+    int64_t heads, kv_heads, group; /* query heads of one key/value head */
+    int64_t ld, ldo;                /* row strides of qkv and of the output */
+    const sl_op *op;
+} shape;
+
+static shape shape_of(const sl_op *op, const sl_kernels *k) {
+    shape s = {.k = k, .op = op, .seq = op->seq, .hd = op->head_dim, .heads = op->heads, .kv_heads = op->kv_heads};
+    s.kseq = sl_bf16_kpad(s.seq), s.khd = sl_bf16_kpad(s.hd);
+    s.group = s.heads / s.kv_heads;
+    s.ld = sl_bf16_ld((s.heads + 2 * s.kv_heads) * s.hd);
+    s.ldo = sl_bf16_ld(s.heads * s.hd);
+    return s;
+}
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Private scratch of a thread. */
+typedef struct {
+    sl_bf16 *rows[2], *p, *ds, *turned;
+    sl_bf16 *in_depth, *in_keys;     /* panels with the head's dimensions as depth (K^T; Q^T), with keys (V; K) */
+    sl_bf16 *dout_depth, *q_rows, *dout_rows; /* panels of dO^T; of Q and dO with queries as depth */
+    float *score, *dscore, *tile, *inverse, *dq, *dk, *dv, *delta;
+    float *extra, *row; /* of an extra: logits of a block, one row of q and of dout */
+} scratch;
+
+static int64_t panels_size(int64_t n, int64_t kpad) { return sl_round_up(n, NR) * kpad; }
+
+/* Lays the scratch out from base (NULL: only counts) and returns its bytes. */
+static size_t carve(const shape *s, bool training, char *base, scratch *c) {
+    size_t at = 0;
+    int64_t back = training; /* what only the backward pass uses */
+#define PART(member, count)                                                                                            \
+    do {                                                                                                               \
+        if (base)                                                                                                      \
+            c->member = (void *)(base + at);                                                                           \
+        at += (size_t)sl_round_up((count) * (int64_t)sizeof *c->member, 64);                                           \
+    } while (0)
+    PART(in_depth, panels_size(s->seq, s->khd));
+    PART(in_keys, panels_size(s->hd, s->kseq));
+    PART(rows[0], max64(QB, KB) * s->khd);
+    PART(p, max64(QB, KB) * s->kseq);
+    PART(score, max64(QB, KB) * s->kseq);
+    PART(tile, QB * s->hd);
+    PART(inverse, QB);
+    PART(extra, QB);
+    PART(row, 2 * s->hd);
+    PART(rows[1], back * KB * s->khd);
+    PART(ds, back * KB * s->kseq);
+    PART(turned, back * s->kseq * KB);
+    PART(dout_depth, back * panels_size(s->seq, s->khd));
+    PART(q_rows, back * panels_size(s->hd, s->kseq));
+    PART(dout_rows, back * panels_size(s->hd, s->kseq));
+    PART(dscore, back * KB * s->kseq);
+    PART(dq, back * s->seq * s->hd);
+    PART(dk, back * s->seq * s->hd);
+    PART(dv, back * s->seq * s->hd);
+    PART(delta, back * s->seq);
+#undef PART
+    return at;
+}
+
+size_t sl_attention_bf16_bytes(const sl_op *op, bool training) {
+    shape s = shape_of(op, NULL);
+    scratch c;
+    return carve(&s, training, NULL, &c);
+}
+
+typedef void (*pack_fn)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel);
+
+/* Panels of all n columns; step: elements of src from one column of B to the next. */
+static void pack(pack_fn fn, int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, int64_t step, sl_bf16 *panels) {
+    for (int64_t j = 0; j < n; j += NR)
+        fn(n - j < NR ? n - j : NR, k, src + j * step, ld, panels + j * sl_bf16_kpad(k));
+}
+
+/* c[m, n] (+)= a B; kp rows of panels that hold panel_k. */
+static void product(const sl_kernels *k, int64_t m, int64_t n, int64_t kp, const sl_bf16 *a, int64_t lda,
+                    const sl_bf16 *panels, int64_t panel_k, float *c, int64_t ldc, int add) {
+    for (int64_t j = 0; j < n; j += NR)
+        k->gemm_bf16(m, n - j < NR ? n - j : NR, kp, a, lda, panels + j * panel_k, c + j, ldc, add);
+}
+
+/* Rows of a head as an operand: in place where the head's width needs no padding, else copied. */
+static const sl_bf16 *operand(const shape *s, int64_t rows, const sl_bf16 *src, int64_t ld, sl_bf16 *copy,
+                              int64_t *lda) {
+    *lda = ld;
+    if (s->hd == s->khd)
+        return src;
+    for (int64_t i = 0; i < rows; i++) {
+        memcpy(copy + i * s->khd, src + i * ld, (size_t)s->hd * sizeof *copy);
+        memset(copy + i * s->khd + s->hd, 0, (size_t)(s->khd - s->hd) * sizeof *copy);
+    }
+    *lda = s->khd;
+    return copy;
+}
+
+typedef struct {
+    const sl_bf16 *q, *k, *v, *dout; /* of the item's first row and the group's first head */
+    sl_bf16 *out, *dq, *dk, *dv;
+    float *lse;
+    bool last; /* the item has the last columns of its rows, and so their padding */
+} pointers;
+
+static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_t item) {
+    int64_t window = item / s->kv_heads, kv = item % s->kv_heads, row = window * s->seq, h = kv * s->group;
+    int64_t q = row * s->ld + h * s->hd, k = row * s->ld + (s->heads + kv) * s->hd, v = k + s->kv_heads * s->hd;
+    int64_t o = row * s->ldo + h * s->hd;
+    const sl_bf16 *qkv = sl_buf_bf16(x, op->in[0]);
+    pointers p = {.q = qkv + q, .k = qkv + k, .v = qkv + v, .out = sl_buf_bf16(x, op->out) + o,
+                  .lse = sl_buf_data(x, op->saved[0]) + (window * s->heads + h) * s->seq,
+                  .last = kv == s->kv_heads - 1};
+    if (op->din[0] != SL_NONE) {
+        sl_bf16 *d = sl_buf_bf16(x, op->din[0]);
+        p.dout = sl_buf_bf16(x, op->dout) + o;
+        p.dq = d + q, p.dk = d + k, p.dv = d + v;
+    }
+    return p;
+}
+
+/* score = Q K^T of a block of query rows, raw, below the diagonal; keys from k0 on, which is column 0. */
+static void forward_scores(const shape *s, int64_t r0, int64_t rows, int64_t k0, const sl_bf16 *a, int64_t lda,
+                           scratch *c) {
+    int64_t keys = r0 + rows;
+    for (int64_t j = k0; j < keys; j += NR) {
+        int64_t skip = max64(j - r0, 0); /* rows before the first that sees key j */
+        s->k->gemm_bf16(rows - skip, min64(NR, keys - j), s->khd, a + skip * lda, lda, c->in_depth + j * s->khd,
+                        c->score + skip * s->kseq + j - k0, s->kseq, 0);
+    }
+}
+
+/* The constants of the kind, for the tile whose row 0 sees columns from lo to hi. */
+static sl_attend attend(const shape *s, int64_t lo, int64_t hi) {
+    sl_attend a = s->op->attend;
+    a.band = (sl_band){lo, hi};
+    return a;
+}
+
+/* The weight of an extra. */
+static float extra_weight(float logit, float lse) { return exp2f(logit * 0x1.715476p+0f - lse); }
+
+static const float *read_row(const shape *s, const sl_bf16 *src, float *row) {
+    s->k->from_bf16(s->hd, src, row);
+    return row;
+}
+
+/* tile += weight value, before the rows are scaled by their inverse sum */
+static void add_extra(const shape *s, const sl_extra *e, int64_t rows, const float *lse, scratch *c) {
+    for (int64_t i = 0; s->op->extra->output && i < rows; i++)
+        s->op->extra->output(e, extra_weight(c->extra[i], lse[i]) / c->inverse[i], c->tile + i * s->hd);
+}
+
+/* e: NULL without an extra */
+static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r0, const sl_extra *e, scratch *c) {
+    int64_t rows = min64(QB, s->seq - r0), k0 = max64(0, r0 + 1 - s->op->window) / NR * NR, keys = r0 + rows - k0, lda;
+    float *lse = p->lse + h * s->seq + r0;
+    sl_attend a = attend(s, r0 + 1 - s->op->window - k0, r0 + 1 - k0);
+    const sl_bf16 *rows_q = p->q + h * s->hd + r0 * s->ld, *q = operand(s, rows, rows_q, s->ld, c->rows[0], &lda);
+    forward_scores(s, r0, rows, k0, q, lda, c);
+    for (int64_t i = 0; e && i < rows; i++)
+        c->extra[i] = s->op->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
+    s->op->attention->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse, lse);
+    product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->in_keys + k0 * NR, s->kseq, c->tile, s->hd, 0);
+    if (e)
+        add_extra(s, e, rows, lse, c);
+    s->k->scale_rows_bf16(rows, s->hd, c->tile, s->hd, c->inverse, 1, p->out + h * s->hd + r0 * s->ldo, s->ldo);
+}
+
+/* The extra of head h of an item's group into e; NULL without one. */
+static const sl_extra *extra_of(const shape *s, const sl_exec *x, int64_t item, int64_t h, bool backward, sl_extra *e) {
+    if (!s->op->extra)
+        return NULL;
+    *e = sl_extra_of_head(s->op, x, item / s->kv_heads, item % s->kv_heads * s->group + h, backward);
+    return e;
+}
+
+static void zero_padding(int64_t rows, sl_bf16 *from, int64_t used, int64_t ld) {
+    for (int64_t i = 0; i < rows; i++)
+        memset(from + i * ld, 0, (size_t)(sl_bf16_kpad(used) - used) * sizeof *from);
+}
+
+static void forward_item(void *task, int64_t item, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    shape s = shape_of(op, x->k);
+    scratch c;
+    carve(&s, x->training, sl_worker_scratch(x, thread), &c);
+    pointers p = locate(op, x, &s, item);
+    sl_extra extra;
+    pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.in_depth);
+    pack(x->k->pack_b_bf16, s.hd, s.seq, p.v, s.ld, 1, c.in_keys);
+    for (int64_t h = 0; h < s.group; h++)
+        for (int64_t r0 = 0; r0 < s.seq; r0 += QB)
+            forward_rows(&s, &p, h, r0, extra_of(&s, x, item, h, false, &extra), &c);
+    if (p.last)
+        zero_padding(s.seq, p.out + s.group * s.hd, s.heads * s.hd, s.ldo);
+}
+
+static void forward(const sl_op *op, const sl_exec *x) {
+    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+}
+
+/* into[keys, queries from k0 to end] = K Q^T or V dO^T of a block of keys, below the diagonal. */
+static void transposed_scores(const shape *s, int64_t k0, int64_t keys, int64_t end, const sl_bf16 *a, int64_t lda,
+                              const sl_bf16 *panels, float *into) {
+    for (int64_t j = k0; j < end; j += NR)
+        s->k->gemm_bf16(min64(keys, j + NR - k0), min64(NR, end - j), s->khd, a, lda, panels + j * s->khd,
+                        into + j - k0, s->kseq, 0);
+}
+
+/* A block of keys, and the queries that see one of them. */
+typedef struct {
+    int64_t k0, keys, queries;
+    sl_attend attend;
+} key_block;
+
+/* S^T and dP^T of a block, raw. */
+static key_block backward_scores(const shape *s, const pointers *p, int64_t k0, scratch *c) {
+    key_block b = {.k0 = k0, .keys = min64(KB, s->seq - k0), .attend = attend(s, 0, s->op->window)};
+    int64_t end = min64(s->seq, k0 + b.keys - 1 + s->op->window), lda;
+    b.queries = end - k0;
+    const sl_bf16 *k = operand(s, b.keys, p->k + k0 * s->ld, s->ld, c->rows[0], &lda);
+    transposed_scores(s, k0, b.keys, end, k, lda, c->in_depth, c->score);
+    const sl_bf16 *v = operand(s, b.keys, p->v + k0 * s->ld, s->ld, c->rows[1], &lda);
+    transposed_scores(s, k0, b.keys, end, v, lda, c->dout_depth, c->dscore);
+    return b;
+}
+
+/* A block of keys of head h: its rows of dk and dv, and its share of dq. */
+static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t k0, scratch *c) {
+    key_block b = backward_scores(s, p, k0, c);
+    int64_t kq = sl_bf16_kpad(b.queries);
+    s->op->attention->bwd_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend, p->lse + h * s->seq + k0,
+                               c->delta + k0, c->p, c->ds, s->kseq);
+    product(s->k, b.keys, s->hd, kq, c->p, s->kseq, c->dout_rows + k0 * NR, s->kseq, c->dv + k0 * s->hd, s->hd, h > 0);
+    product(s->k, b.keys, s->hd, kq, c->ds, s->kseq, c->q_rows + k0 * NR, s->kseq, c->dk + k0 * s->hd, s->hd, h > 0);
+    s->k->transpose_bf16(b.keys, b.queries, c->ds, s->kseq, c->turned, KB);
+    product(s->k, b.queries, s->hd, sl_bf16_kpad(b.keys), c->turned, KB, c->in_keys + k0 * NR, s->kseq,
+            c->dq + k0 * s->hd, s->hd, 1);
+}
+
+/* delta of every query: dout . out, or what the kind adds up itself. */
+static void deltas(const shape *s, const pointers *p, int64_t h, const sl_bf16 *dout, scratch *c) {
+    if (!s->op->attention->delta_bf16) {
+        s->k->dot_rows_bf16(s->seq, s->hd, dout, s->ldo, p->out + h * s->hd, s->ldo, c->delta);
+        return;
+    }
+    memset(c->delta, 0, (size_t)s->seq * sizeof *c->delta);
+    for (int64_t k0 = 0; k0 < s->seq; k0 += KB) {
+        key_block b = backward_scores(s, p, k0, c);
+        s->op->attention->delta_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend,
+                                     p->lse + h * s->seq + k0, c->delta + k0);
+    }
+}
+
+/* The extra's own gradients and its share of dq. */
+static void backward_extra(const shape *s, const pointers *p, int64_t h, const sl_bf16 *q, const sl_bf16 *dout,
+                           const sl_extra *e, scratch *c) {
+    const sl_extra_kind *kind = s->op->extra;
+    for (int64_t i = 0; kind->gradient && i < s->seq; i++) {
+        const float *row = read_row(s, q + i * s->ld, c->row), *drow = read_row(s, dout + i * s->ldo, c->row + s->hd);
+        float weight = extra_weight(kind->logit(e, row), p->lse[h * s->seq + i]);
+        kind->gradient(e, row, drow, weight, c->delta[i], 1, c->dq + i * s->hd);
+    }
+}
+
+static void backward_head(const shape *s, const pointers *p, int64_t h, const sl_extra *e, scratch *c) {
+    const sl_bf16 *q = p->q + h * s->hd, *dout = p->dout + h * s->hd;
+    pack(s->k->pack_bt_bf16, s->seq, s->hd, q, s->ld, s->ld, c->in_depth);
+    pack(s->k->pack_bt_bf16, s->seq, s->hd, dout, s->ldo, s->ldo, c->dout_depth);
+    pack(s->k->pack_b_bf16, s->hd, s->seq, q, s->ld, 1, c->q_rows);
+    pack(s->k->pack_b_bf16, s->hd, s->seq, dout, s->ldo, 1, c->dout_rows);
+    memset(c->dq, 0, (size_t)(s->seq * s->hd) * sizeof *c->dq);
+    deltas(s, p, h, dout, c);
+    for (int64_t k0 = 0; k0 < s->seq; k0 += KB)
+        backward_keys(s, p, h, k0, c);
+    if (e)
+        backward_extra(s, p, h, q, dout, e, c);
+    s->k->scale_rows_bf16(s->seq, s->hd, c->dq, s->hd, &s->op->factor, 0, p->dq + h * s->hd, s->ld);
+}
+
+static void backward_item(void *task, int64_t item, int thread) {
+    const sl_op *op = ((sl_task *)task)->op;
+    const sl_exec *x = ((sl_task *)task)->x;
+    const float one = 1;
+    sl_extra extra;
+    shape s = shape_of(op, x->k);
+    scratch c;
+    carve(&s, true, sl_worker_scratch(x, thread), &c);
+    pointers p = locate(op, x, &s, item);
+    pack(x->k->pack_b_bf16, s.hd, s.seq, p.k, s.ld, 1, c.in_keys);
+    sl_extra_begin(op, x, item / s.kv_heads, item % s.kv_heads);
+    for (int64_t h = 0; h < s.group; h++)
+        backward_head(&s, &p, h, extra_of(&s, x, item, h, true, &extra), &c);
+    x->k->scale_rows_bf16(s.seq, s.hd, c.dk, s.hd, &op->factor, 0, p.dk, s.ld);
+    x->k->scale_rows_bf16(s.seq, s.hd, c.dv, s.hd, &one, 0, p.dv, s.ld);
+    if (p.last)
+        zero_padding(s.seq, p.dv + s.hd, (s.heads + 2 * s.kv_heads) * s.hd, s.ld);
+}
+
+static void backward(const sl_op *op, const sl_exec *x) {
+    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
+    sl_extra_fold(op, x);
+}
+
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+const sl_op_kind sl_attention_bf16 = {.name = "attention", .forward = forward_stages, .backward = backward_stages, .keeps_out = true};

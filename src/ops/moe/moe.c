@@ -1,0 +1,489 @@
+/* A mixture of experts as one operation (formulas: moe.h). Forward: route, pack the weights of experts that have rows,
+ * then one parallel region over blocks of places: gather x, h = w act(gate) up, y = W_down h; last, each row adds its
+ * places' y. The weight w goes in before W_down, so that backward has its gradient without y: with dh = W_down^T dout,
+ * dw = <dh, act(gate) up>. Backward: the same blocks of places for dh, dgate, dup and dx, then one region over blocks
+ * of the weight gradients of all experts, then the router.
+ *
+ * bf16: x, gate, up, w act(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
+ * choices, y, and the gradient of x up to its store are fp32. */
+#include "ops/moe/moe.h"
+#include "program/whole.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/threads.h"
+#include "ops/product/gemm_bf16.h"
+#include "ops/moe/quantised.h"
+#include "ops/ops.h"
+#include "ops/rows.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { COLS = SL_GROUPED_COLS };
+
+/* ---- the packed matrices of an expert. Its parameters lie one behind the other: gate, up [ffn, dim], down [dim, ffn]. */
+enum { GATE, UP, DOWN, FORWARD, DOWN_BACK = FORWARD, GATE_BACK, UP_BACK, ALL };
+
+typedef struct {
+    int64_t n, depth;
+    sl_mat b;
+} matrix;
+
+/* w: the expert's first parameter; NULL where only sizes are wanted. */
+static matrix matrix_of(const sl_moe *m, int which, const float *w) {
+    int64_t d = m->dim, f = m->ffn;
+    const float *up = w ? w + f * d : NULL, *down = w ? w + 2 * f * d : NULL;
+    switch (which) {
+    case GATE: return (matrix){f, d, {w, d, 1}};
+    case UP: return (matrix){f, d, {up, d, 1}};
+    case DOWN: return (matrix){d, f, {down, f, 1}};
+    case DOWN_BACK: return (matrix){f, d, {down, 1, f}};
+    case GATE_BACK: return (matrix){d, f, {w, 1, d}};
+    default: return (matrix){d, f, {up, 1, d}};
+    }
+}
+
+/* Bytes of the matrices from..to-1 of one expert. */
+static size_t matrices_bytes(const sl_moe *m, int from, int to) {
+    size_t bytes = 0;
+    for (int i = from; i < to; i++) {
+        matrix x = matrix_of(m, i, NULL);
+        bytes += sl_grouped_bytes(m->k, m->bf16, x.n, x.depth);
+    }
+    return bytes;
+}
+
+/* ---- memory */
+
+/* A block of rows that one item takes through an expert: whole micro-tiles. */
+static int64_t block_unit(const sl_moe *m) { return m->bf16 ? SL_BF16_KR : m->k->gemm_mr; }
+static int64_t block_most(const sl_moe *m) {
+    return m->bf16 ? 96 : sl_round_up(128 - m->k->gemm_mr + 1, m->k->gemm_mr);
+}
+
+static int64_t row_ld(const sl_moe *m) { return m->bf16 ? sl_bf16_ld(m->dim) : m->dim; }
+static int64_t element(const sl_moe *m) { return m->bf16 ? (int64_t)sizeof(sl_bf16) : (int64_t)sizeof(float); }
+
+/* Scratch of all threads. Forward: y; backward: dout and x gathered, and the gradient of the gathered x. */
+typedef struct {
+    sl_moe_router_shared router;
+    char *weights; /* fp32: packed matrices of every expert */
+    float *y;
+    void *dout, *x;
+} shared;
+
+static shared shared_at(const sl_moe *m, bool backward, sl_carver *b) {
+    int64_t places = m->rows * m->top;
+    shared s = {.router = sl_moe_router_shared_at(m, backward, b)};
+    if (!m->bf16)
+        s.weights = sl_carve(b, m->experts * (int64_t)(backward ? matrices_bytes(m, FORWARD, ALL)
+                                                                    : matrices_bytes(m, 0, FORWARD)));
+    s.y = sl_carve(b, places * m->dim * (int64_t)sizeof(float));
+    if (backward) {
+        s.dout = sl_carve(b, places * row_ld(m) * element(m));
+        s.x = sl_carve(b, places * row_ld(m) * element(m));
+    }
+    return s;
+}
+
+/* Scratch of one thread. */
+typedef struct {
+    void *rows;             /* gathered [block, dim] */
+    float *packed;          /* rows of A */
+    float *c[3];            /* [block, COLS] */
+    float *line[3];         /* [COLS] */
+    void *wgrad;
+} scratch;
+
+static scratch scratch_at(const sl_moe *m, sl_carver *b) {
+    int64_t block = block_most(m), deep = m->dim > m->ffn ? m->dim : m->ffn;
+    scratch s;
+    s.rows = sl_carve(b, block * row_ld(m) * element(m));
+    s.packed = sl_carve(b, (int64_t)sl_grouped_rows_bytes(m->k, m->bf16, block, deep));
+    for (int i = 0; i < 3; i++) {
+        s.c[i] = sl_carve(b, block * COLS * (int64_t)sizeof(float));
+        s.line[i] = sl_carve(b, COLS * (int64_t)sizeof(float));
+    }
+    s.wgrad = sl_carve(b, (int64_t)sl_grouped_wgrad_bytes(m->k, m->bf16));
+    return s;
+}
+
+/* ---- a pass */
+
+typedef struct {
+    const sl_op *op;
+    const sl_exec *x;
+    const sl_moe *m;
+    sl_moe_route t;
+    shared s;
+    bool backward;
+    int64_t block;           /* places of an item */
+    sl_buf gate_up, h;       /* gate in the first half of the rows, up in the second */
+    int64_t cut_n[3], cut_m[3], cuts[3]; /* blocks of the weight gradients */
+} pass;
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static pass start(const sl_op *op, const sl_exec *x, bool backward) {
+    const sl_moe *m = op->moe;
+    pass p = {.op = op, .x = x, .m = m, .backward = backward, .gate_up = op->saved[1], .h = op->saved[2]};
+    p.t = sl_moe_route_at(m, &(sl_carver){(char *)sl_buf_data(x, op->saved[0]), 0});
+    p.s = shared_at(m, backward, &(sl_carver){(char *)x->shared, 0});
+    /* Several items a thread; which places an item has changes no bit. */
+    int64_t wanted = div_up(m->rows * m->top, 4 * sl_threads());
+    p.block = min64(sl_round_up(wanted, block_unit(m)), block_most(m));
+    return p;
+}
+
+static int64_t places_of(const pass *p, int64_t e) { return p->t.offset[e + 1] - p->t.offset[e]; }
+
+static const float *expert_weights(const pass *p, int64_t e) {
+    return sl_weight(p->op, p->x, 1) + e * 3 * p->m->dim * p->m->ffn;
+}
+
+/* Where a packed matrix of an expert lies: bf16 keeps all from forward to backward. */
+static void *operand(const pass *p, int64_t e, int which) {
+    const sl_moe *m = p->m;
+    int first = m->bf16 || !p->backward ? 0 : FORWARD;
+    int last = m->bf16 ? (m->training ? ALL : FORWARD) : (p->backward ? ALL : FORWARD);
+    char *base = m->bf16 ? (char *)sl_buf_bf16(p->x, p->op->saved[3]) : p->s.weights;
+    return base + (size_t)e * matrices_bytes(m, first, last) + matrices_bytes(m, first, which);
+}
+
+typedef struct {
+    pass *p;
+    int first, last;
+    int64_t panels; /* of one expert */
+} packing;
+
+static void pack_item(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const packing *k = ctx;
+    const sl_moe *m = k->p->m;
+    int64_t e = item / k->panels, panel = item % k->panels;
+    for (int i = k->first; i < k->last && places_of(k->p, e) > 0; i++) {
+        matrix x = matrix_of(m, i, expert_weights(k->p, e));
+        int64_t n = sl_grouped_panels(m->k, m->bf16, x.n);
+        if (panel < n) {
+            sl_grouped_pack(m->k, m->bf16, x.n, x.depth, x.b, panel, operand(k->p, e, i));
+            return;
+        }
+        panel -= n;
+    }
+}
+
+static void pack(pass *p, int first, int last) {
+    packing k = {.p = p, .first = first, .last = last};
+    for (int i = first; i < last; i++)
+        k.panels += sl_grouped_panels(p->m->k, p->m->bf16, matrix_of(p->m, i, NULL).n);
+    sl_parallel(p->m->experts * k.panels, pack_item, &k);
+}
+
+/* ---- blocks of places */
+
+typedef struct {
+    int64_t e, first, n; /* expert, first place, places */
+} block;
+
+static int64_t count_blocks(const pass *p) {
+    int64_t n = 0;
+    for (int64_t e = 0; e < p->m->experts; e++)
+        n += div_up(places_of(p, e), p->block);
+    return n;
+}
+
+static block block_at(const pass *p, int64_t index) {
+    int64_t e = 0;
+    for (int64_t n; index >= (n = div_up(places_of(p, e), p->block)); e++)
+        index -= n;
+    int64_t first = p->t.offset[e] + index * p->block;
+    return (block){e, first, min64(p->block, p->t.offset[e + 1] - first)};
+}
+
+/* Rows of a buffer [rows, dim], in the order of the block's places, as the products take them. */
+static void gather(const pass *p, const block *b, sl_buf from, char *to) {
+    const sl_moe *m = p->m;
+    const sl_buffer *v = &p->x->info[from];
+    int64_t ld = row_ld(m), padded = sl_bf16_kpad(m->dim);
+    for (int64_t i = 0; i < b->n; i++) {
+        int64_t row = p->t.slot[b->first + i] / m->top;
+        char *y = to + i * ld * element(m);
+        if (!m->bf16) {
+            memcpy(y, sl_buf_data(p->x, from) + row * v->ld, (size_t)m->dim * sizeof(float));
+        } else if (v->bf16) {
+            memcpy(y, sl_buf_bf16(p->x, from) + row * v->ld, (size_t)padded * sizeof(sl_bf16));
+        } else {
+            sl_bf16 *z = (sl_bf16 *)(void *)y;
+            m->k->to_bf16(m->dim, sl_buf_data(p->x, from) + row * v->ld, z);
+            memset(z + m->dim, 0, (size_t)(padded - m->dim) * sizeof *z);
+        }
+    }
+}
+
+static void *buffer_row(const pass *p, sl_buf v, int64_t row) {
+    return (char *)p->x->buf[v] + row * p->x->info[v].ld * element(p->m);
+}
+
+/* A block of columns of an activation: fp32 rows in place, or through a line of scratch. */
+static float *read_line(const pass *p, sl_buf v, int64_t row, int64_t col, int64_t n, float *line) {
+    if (!p->m->bf16)
+        return sl_buf_data(p->x, v) + row * p->x->info[v].ld + col;
+    p->m->k->from_bf16(n, sl_buf_bf16(p->x, v) + row * p->x->info[v].ld + col, line);
+    return line;
+}
+
+static void store_cols(const pass *p, sl_buf v, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *c,
+                       int64_t ldc) {
+    if (p->m->bf16) {
+        sl_store_bf16(p->x, v, row, rows, col, cols, c, ldc);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        float *y = sl_buf_data(p->x, v) + (row + i) * p->x->info[v].ld + col;
+        if (y != c + i * ldc)
+            memcpy(y, c + i * ldc, (size_t)cols * sizeof(float));
+    }
+}
+
+static sl_grouped_rows take_rows(const pass *p, const block *b, int64_t depth, const void *a, int64_t lda,
+                                 scratch *s) {
+    return sl_grouped_take_rows(p->m->k, p->m->bf16, b->n, depth, a, lda, s->packed);
+}
+
+/* ---- forward */
+
+/* h = w act(gate) up of the block's places, and gate and up where backward needs them. */
+static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows *rows, scratch *s) {
+    const sl_moe *m = p->m;
+    int64_t places = m->rows * m->top;
+    for (int64_t j = 0; j < m->ffn; j += COLS) {
+        int64_t cols = min64(COLS, m->ffn - j);
+        sl_grouped_product(rows, operand(p, b->e, GATE), j, cols, s->c[0], COLS, false);
+        sl_grouped_product(rows, operand(p, b->e, UP), j, cols, s->c[1], COLS, false);
+        if (m->training) {
+            store_cols(p, p->gate_up, b->first, b->n, j, cols, s->c[0], COLS);
+            store_cols(p, p->gate_up, places + b->first, b->n, j, cols, s->c[1], COLS);
+        }
+        for (int64_t i = 0; i < b->n; i++) {
+            float *h = s->c[2] + i * COLS;
+            m->act->fwd(cols, s->c[0] + i * COLS, s->c[1] + i * COLS, h);
+            m->k->scale(cols, p->t.weight[p->t.slot[b->first + i]], h);
+        }
+        store_cols(p, p->h, b->first, b->n, j, cols, s->c[2], COLS);
+    }
+}
+
+static void forward_block(void *ctx, int64_t index, int thread) {
+    const pass *p = ctx;
+    const sl_moe *m = p->m;
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    block b = block_at(p, index);
+    gather(p, &b, p->op->in[0], s.rows);
+    sl_grouped_rows rows = take_rows(p, &b, m->dim, s.rows, row_ld(m), &s);
+    forward_hidden(p, &b, &rows, &s);
+    rows = take_rows(p, &b, m->ffn, buffer_row(p, p->h, b.first), p->x->info[p->h].ld, &s);
+    sl_grouped_product(&rows, operand(p, b.e, DOWN), 0, m->dim, p->s.y + b.first * m->dim, m->dim, false);
+}
+
+static void combine_rows(void *ctx, int64_t index, int thread) {
+    (void)thread;
+    const pass *p = ctx;
+    const sl_moe *m = p->m;
+    sl_blocks rows = sl_row_blocks(m->rows, 1);
+    const float *residual = sl_buf_data(p->x, p->op->in[1]);
+    for (int64_t r = sl_block_first(rows, index), end = r + sl_block_rows(rows, index); r < end; r++) {
+        float *out = sl_buf_data(p->x, p->op->out) + r * m->dim;
+        if (residual)
+            memcpy(out, residual + r * m->dim, (size_t)m->dim * sizeof *out);
+        else
+            memset(out, 0, (size_t)m->dim * sizeof *out);
+        for (int64_t s = r * m->top; s < (r + 1) * m->top; s++)
+            if (p->t.place[s] >= 0)
+                m->k->add(m->dim, p->s.y + p->t.place[s] * m->dim, out);
+    }
+}
+
+static void forward(const sl_op *op, const sl_exec *x) {
+    pass p = start(op, x, false);
+    sl_moe_choose(op, x, &p.t, &p.s.router);
+    pack(&p, 0, p.m->bf16 && p.m->training ? ALL : FORWARD);
+    sl_parallel(count_blocks(&p), forward_block, &p);
+    sl_parallel(sl_row_blocks(p.m->rows, 1).count, combine_rows, &p);
+}
+
+/* ---- backward */
+
+/* From dh = W_down^T dout: the gradient of the places' weights, and dgate and dup, which take the places of gate and up. */
+static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows *dout, scratch *s) {
+    const sl_moe *m = p->m;
+    int64_t places = m->rows * m->top;
+    for (int64_t i = 0; i < b->n; i++)
+        p->t.dweight[p->t.slot[b->first + i]] = 0;
+    for (int64_t j = 0; j < m->ffn; j += COLS) {
+        int64_t cols = min64(COLS, m->ffn - j);
+        sl_grouped_product(dout, operand(p, b->e, DOWN_BACK), j, cols, s->c[0], COLS, false);
+        for (int64_t i = 0; i < b->n; i++) {
+            int64_t place = b->first + i, slot = p->t.slot[place];
+            float *dh = s->c[0] + i * COLS;
+            float *gate = read_line(p, p->gate_up, place, j, cols, s->line[0]);
+            float *up = read_line(p, p->gate_up, places + place, j, cols, s->line[1]);
+            m->act->fwd(cols, gate, up, s->line[2]);
+            p->t.dweight[slot] += m->k->dot(cols, dh, s->line[2]);
+            m->k->scale(cols, p->t.weight[slot], dh);
+            m->act->bwd(cols, gate, up, dh, gate, up);
+            store_cols(p, p->gate_up, place, 1, j, cols, gate, COLS);
+            store_cols(p, p->gate_up, places + place, 1, j, cols, up, COLS);
+        }
+    }
+}
+
+static void backward_block(void *ctx, int64_t index, int thread) {
+    const pass *p = ctx;
+    const sl_moe *m = p->m;
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    block b = block_at(p, index);
+    int64_t at = b.first * row_ld(m) * element(m), ld = p->x->info[p->gate_up].ld;
+    float *dx = p->s.y + b.first * m->dim;
+    gather(p, &b, p->op->dout, (char *)p->s.dout + at);
+    gather(p, &b, p->op->in[0], (char *)p->s.x + at);
+    sl_grouped_rows rows = take_rows(p, &b, m->dim, (char *)p->s.dout + at, row_ld(m), &s);
+    backward_hidden(p, &b, &rows, &s);
+    rows = take_rows(p, &b, m->ffn, buffer_row(p, p->gate_up, b.first), ld, &s);
+    sl_grouped_product(&rows, operand(p, b.e, GATE_BACK), 0, m->dim, dx, m->dim, false);
+    rows = take_rows(p, &b, m->ffn, buffer_row(p, p->gate_up, m->rows * m->top + b.first), ld, &s);
+    sl_grouped_product(&rows, operand(p, b.e, UP_BACK), 0, m->dim, dx, m->dim, true);
+}
+
+/* The three weight gradients [n, m] of an expert are cut into even blocks of at most `most` x SL_GROUPED_WGRAD_M. */
+static int64_t even_cut(int64_t n, int64_t most, int64_t unit) {
+    return sl_round_up(div_up(n, div_up(n, most)), unit);
+}
+
+static int64_t cut_into(pass *p, int64_t most) {
+    const sl_moe *m = p->m;
+    int64_t all = 0;
+    for (int i = GATE; i <= DOWN; i++) {
+        int64_t n = i == DOWN ? m->dim : m->ffn, wide = i == DOWN ? m->ffn : m->dim;
+        p->cut_n[i] = min64(even_cut(n, most, block_unit(m)), most);
+        p->cut_m[i] = even_cut(wide, SL_GROUPED_WGRAD_M, SL_BF16_NR);
+        all += p->cuts[i] = div_up(n, p->cut_n[i]) * div_up(wide, p->cut_m[i]);
+    }
+    return all;
+}
+
+/* Low blocks pack x more often; only so where there would be few for the threads. Returns how many an expert has. */
+static int64_t cut_weight_gradients(pass *p) {
+    int64_t all = cut_into(p, SL_GROUPED_WGRAD_N);
+    return all * p->m->experts < 8 * sl_threads() ? cut_into(p, SL_GROUPED_WGRAD_N / 2) : all;
+}
+
+static void weight_block(void *ctx, int64_t item, int thread) {
+    const pass *p = ctx;
+    const sl_moe *m = p->m;
+    int64_t all = p->cuts[GATE] + p->cuts[UP] + p->cuts[DOWN], e = item / all, cut = item % all, places = places_of(p, e);
+    int which = GATE;
+    for (; cut >= p->cuts[which]; which++)
+        cut -= p->cuts[which];
+    bool down = which == DOWN;
+    int64_t n = down ? m->dim : m->ffn, wide = down ? m->ffn : m->dim, across = div_up(wide, p->cut_m[which]);
+    int64_t i = cut / across * p->cut_n[which], j = cut % across * p->cut_m[which], first = p->t.offset[e];
+    if (places == 0)
+        return;
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    const char *dout = (const char *)p->s.dout + first * row_ld(m) * element(m),
+               *in = (const char *)p->s.x + first * row_ld(m) * element(m),
+               *dhidden = buffer_row(p, p->gate_up, first + (which == UP ? m->rows * m->top : 0)),
+               *h = buffer_row(p, p->h, first);
+    int64_t ldh = p->x->info[p->h].ld;
+    float *dw = sl_weight_grad(p->op, p->x, 1) + (e * 3 + which) * m->dim * m->ffn;
+    sl_grouped_wgrad(m->k, m->bf16, places, min64(p->cut_n[which], n - i), min64(p->cut_m[which], wide - j),
+                     (down ? dout : dhidden) + i * element(m), down ? row_ld(m) : ldh,
+                     (down ? h : in) + j * element(m), down ? ldh : row_ld(m), dw + i * wide + j, wide, s.wgrad);
+}
+
+/* din may be dout, where the input is the residual too: dout is gathered before din is written. */
+static void backward(const sl_op *op, const sl_exec *x) {
+    pass p = start(op, x, true);
+    if (!p.m->bf16)
+        pack(&p, FORWARD, ALL);
+    for (int64_t s = 0; s < p.m->rows * p.m->top; s++)
+        if (p.t.place[s] < 0)
+            p.t.dweight[s] = 0;
+    sl_parallel(count_blocks(&p), backward_block, &p);
+    sl_parallel(p.m->experts * cut_weight_gradients(&p), weight_block, &p);
+    sl_moe_choose_backward(op, x, &p.t, &p.s.router, p.s.y);
+}
+
+/* ---- building */
+
+SL_WHOLE(forward)
+SL_WHOLE(backward)
+static const sl_op_kind moe = {.name = "moe", .forward = forward_stages, .backward = backward_stages, .end_step = sl_moe_end_step};
+
+static sl_moe *describe(const sl_program *b, int bias) {
+    const sl_config *c = b->config;
+    sl_moe *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->k = b->kernels;
+    m->act = &b->kernels->ffn[c->model_ffn_kind];
+    m->bf16 = b->bf16;
+    m->training = b->training;
+    m->sigmoid = c->model_router == SL_ROUTER_SIGMOID;
+    m->rows = b->batch * b->seq;
+    m->dim = c->model_dim;
+    m->experts = c->model_experts;
+    m->top = c->model_experts_per_token;
+    m->ffn = sl_config_expert_ffn(c);
+    m->capacity = c->model_expert_capacity;
+    m->aux = c->model_balance == SL_BALANCE_AUX ? c->model_balance_coef : 0;
+    m->z = c->model_router_z_loss;
+    m->rate = c->model_balance_rate;
+    m->bias = bias;
+    return m;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static void plan_scratch(const sl_moe *m, sl_op *op) {
+    sl_carver forward_shared = {0}, backward_shared = {0}, router = {0}, experts = {0};
+    shared_at(m, false, &forward_shared);
+    if (m->training)
+        shared_at(m, true, &backward_shared);
+    sl_moe_router_scratch_at(m, &router);
+    scratch_at(m, &experts);
+    op->shared_bytes = larger(forward_shared.used, backward_shared.used);
+    op->worker_bytes = larger(router.used, experts.used);
+}
+
+sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts) {
+    sl_op *op = sl_program_op(b, &moe, scope);
+    sl_moe *m = op->own = op->moe = describe(b, bias);
+    if (!m) {
+        sl_fail("out of memory for a mixture of experts");
+        b->failed = true;
+        return 0;
+    }
+    sl_op_reads(op, x, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, residual, SL_INPUT_ADDED);
+    op->dim_in = op->dim_out = m->dim;
+    op->param[0] = router;
+    op->param[1] = experts;
+    int64_t places = m->rows * m->top;
+    op->flops = 2.0 * (double)m->rows * (double)m->dim * (double)(m->experts + 3 * m->top * m->ffn);
+    plan_scratch(m, op);
+    sl_carver route = {0};
+    sl_moe_route_at(m, &route);
+    op->saved[0] = sl_program_buffer(b, 1, (int64_t)(route.used / sizeof(float)));
+    if (m->training)
+        op->saved[1] = sl_program_activation(b, 2 * places, m->ffn);
+    op->saved[2] = sl_program_activation(b, places, m->ffn);
+    if (m->bf16)
+        op->saved[3] = sl_program_buffer(
+            b, 1, m->experts * (int64_t)(matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float)));
+    if (b->quant)
+        sl_quantise_moe(b, op);
+    return op->out = sl_program_buffer(b, m->rows, m->dim);
+}

@@ -1,0 +1,79 @@
+/* Mixture of experts (Shazeer et al., arXiv 1701.06538): what the files of the operation share, and what a model
+ * reads of it. Each row goes to `top` of `experts` gated networks (model.ffn_kind); out = residual + sum_i w_i expert_i(x) over its
+ * experts in their order.
+ *
+ *   scores   s = softmax(W x) or sigmoid(W x) (DeepSeek-V3, arXiv 2412.19437), fp32 also in a bf16 program
+ *   choice   the `top` largest s, of equals the first; balance: bias adds a bias per expert to the choice alone
+ *   weights  w = s / (sum of the chosen s + 1e-20); with top = 1, w = s, or the router would have no gradient
+ *   capacity c > 0: in training passes an expert takes the first ceil(c rows top / experts) of its rows in the order of
+ *            rows; the others get nothing from it (Switch, arXiv 2101.03961). Elsewhere no row is dropped.
+ *   aux loss E sum_e f_e P_e: f share of the choices, P mean share of the scores; 1 when balanced (arXiv 2101.03961)
+ *   z-loss   mean of (log sum exp W x)^2 (ST-MoE, arXiv 2202.08906)
+ *   bias     after a step b_e += rate sign(mean count - count_e) (arXiv 2408.15664); not learned, has no gradient
+ *
+ * Each choice of a row has a slot, row * top + j, experts ascending in j; and, unless it is dropped, a place: places are
+ * sorted by expert and, within one, by row. */
+#ifndef SL_OPS_MOE_H
+#define SL_OPS_MOE_H
+
+#include "ops/product/gemm_grouped.h"
+#include "program/program.h"
+#include "program/scratch.h"
+
+enum { SL_MOE_MAX_EXPERTS = 256, SL_MOE_MAX_TOP = 16 };
+
+/* Sums over the training passes of one step. */
+typedef struct {
+    int64_t passes, choices, dropped;
+    double aux, z;
+    int64_t count[SL_MOE_MAX_EXPERTS]; /* choices of each expert, the dropped ones included */
+} sl_moe_load;
+
+typedef struct sl_moe {
+    const sl_kernels *k;
+    const sl_ffn_kernels *act;
+    bool bf16, training, sigmoid;
+    int64_t rows, dim, experts, top, ffn;
+    double capacity, aux, z, rate; /* 0: off */
+    int bias;                      /* parameter, or SL_NONE */
+    double extra;                  /* aux and z loss of the last training pass, times their coefficients */
+    sl_moe_load now, last;         /* the step in progress; the last one */
+} sl_moe;
+
+/* After an optimizer step, or one that was left out: updates the biases if applied, and starts the next sums. */
+void sl_moe_end_step(const sl_op *op, const sl_exec *x, bool applied);
+
+/* ---- inside the operation */
+
+/* One pass's routing: arrays in a saved buffer. */
+typedef struct {
+    float *score, *lse;         /* [rows, experts], [rows] */
+    float *weight, *dweight;    /* [slots] */
+    int32_t *expert, *place;    /* [slots]; place -1: dropped */
+    int32_t *slot;              /* [places] */
+    int32_t *offset;            /* [experts + 1] first place of each expert */
+} sl_moe_route;
+
+sl_moe_route sl_moe_route_at(const sl_moe *m, sl_carver *b);
+
+/* Scratch of the router: shared by all threads, and of one. */
+typedef struct {
+    void *operand;              /* the router's matrix, packed */
+    double *sums;               /* [blocks of rows, experts + 1]: scores' shares, squares of lse */
+    float *dw;                  /* [blocks of rows, experts, dim] */
+} sl_moe_router_shared;
+sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b);
+typedef struct {
+    float *x, *out, *dscore, *packed;
+    void *wgrad;
+} sl_moe_router_scratch;
+sl_moe_router_scratch sl_moe_router_scratch_at(const sl_moe *m, sl_carver *b);
+
+/* Fills the route of op's input; counts into m->now in training. */
+void sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s);
+/* From dweight (0 of dropped slots): the gradient of the router's matrix, and din (+)= that of the router's input plus,
+ * of each row, the rows of dplace [places, dim] that are its own. */
+void sl_moe_choose_backward(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s,
+                            const float *dplace);
+
+#endif

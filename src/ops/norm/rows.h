@@ -1,0 +1,45 @@
+/* The frame of norms that treat each row by itself: threads, conversion of rows, sums of the parameters' gradients, and
+ * what works with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is
+ * stored as its distance from 1 (zero_centred), and sink channels that are replaced (nullify.h). Such a norm is two row
+ * functions and a builder. */
+#ifndef SL_OPS_NORM_ROWS_H
+#define SL_OPS_NORM_ROWS_H
+
+#include "ops/norm/norm.h"
+
+/* Places in op->param; SL_NONE where the norm has no such parameter. */
+enum {
+    SL_NORM_WEIGHT, /* [dim]; read it by sl_norm_gain() */
+    SL_NORM_BIAS,   /* [dim] */
+    SL_NORM_ALPHA,  /* [1] */
+    SL_NORM_SHIFT,  /* [1] */
+    SL_NORM_PRE,    /* [dim]: the frame's own */
+    SL_NORM_PARAMS
+};
+_Static_assert((int)SL_NORM_PARAMS <= (int)SL_OP_PARAMS, "an operation has room for a norm's parameters");
+
+typedef struct sl_row_norm {
+    /* Floats that it saves a row: saved[0..statistics-1], each [rows]. None: each output is a function of its input alone;
+     * 1: y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps); 2: y = gain (x - m) r, saved[0] is the mean m and saved[1]
+     * is r = 1/sqrt(mean (x - m)^2 + eps). */
+    int statistics;
+    /* out[n, dim_in] from in; rows first..first+n-1 of the batch. */
+    void (*forward)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out);
+    /* din[n, dim_in] (+)= (add), g[p] += over the rows for each parameter p that the norm has. din is not dout. */
+    void (*backward)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
+                     float *din, int add, float *const *g);
+    /* The same for bf16 rows of out and dout, ld apart; NULL: the frame converts. */
+    void (*forward_bf16)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, sl_bf16 *out,
+                         int64_t ld);
+    void (*backward_bf16)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,
+                          const float *in, float *din, int add, float *const *g);
+} sl_row_norm;
+
+/* What the kernels multiply by: the weight, or 1 + weight of a zero-centred one. */
+const float *sl_norm_gain(const sl_op *op, const sl_exec *x);
+
+/* Appends a norm with weight and whatever else param (SL_NORM_PARAMS indices, or NULL for nothing) names. */
+sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
+                              const int *param);
+
+#endif

@@ -1,0 +1,45 @@
+/* Shared by operations that work row by row and sum parameter gradients over rows. */
+#ifndef SL_OPS_ROWWISE_H
+#define SL_OPS_ROWWISE_H
+
+#include "program/op.h"
+
+/* Row operations on activations compute in fp32 and round once, when a row is stored; the kernels that read and write bf16
+ * rows do both. Here: rows as fp32, whatever their buffer holds, in place or converted into scratch ([n, cols] floats). */
+const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, float *scratch);
+/* Rounds c[rows, cols] (stride ldc) into rows row0.., columns col0.. of a bf16 buffer, zeroing the padding behind the
+ * last column. */
+void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
+                   int64_t ldc);
+
+/* Zeros the padding behind the last column of n rows of a bf16 buffer. */
+void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n);
+
+/* The q and k part of one qkv row, `heads` heads of hd, to be changed in place: fp32 at p until sl_end_qk rounds it
+ * back if need be. */
+typedef struct {
+    float *p;
+    int64_t n;
+} sl_qk;
+sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t hd, float *scratch);
+void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk);
+
+/* The context of a parallel item: the operation and what it runs on. */
+typedef struct {
+    const sl_op *op;
+    const sl_exec *x;
+} sl_task;
+
+/* fn(task, block, thread) for each block of rows. */
+void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *task, int64_t block, int thread));
+
+/* g[j] += partial[0][j] + partial[1][j] + ... of `count` partial sums, for n columns from `from` on, in this order; they
+ * lie `stride` apart. A fold over many columns is cut into items of SL_FOLD_COLUMNS. */
+enum { SL_FOLD_COLUMNS = 2048 };
+void sl_fold_columns(const sl_exec *x, int64_t from, int64_t n, int64_t count, int64_t stride, const float *partial,
+                     float *g);
+
+/* The same for j < n, with threads of its own. */
+void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, int64_t stride, const float *partial, float *g);
+
+#endif
