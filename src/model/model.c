@@ -375,19 +375,20 @@ bool sl_model_states_missing(const sl_model *m) { return m->params.state_missing
 double sl_model_router_loss(const sl_model *m) {
     double sum = 0;
     for (int i = 0; i < m->program.ops; i++)
-        sum += m->program.op[i].moe ? m->program.op[i].moe->extra : 0;
+        if (sl_moe_of(&m->program.op[i]))
+            sum += sl_moe_state_of(&m->program.op[i], &m->exec)->extra;
     return sum;
 }
 
 bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load) {
     for (int op = 0; op < m->program.ops; op++) {
-        const sl_moe *e = m->program.op[op].moe;
+        const sl_moe *e = sl_moe_of(&m->program.op[op]);
         if (!e || i-- > 0)
             continue;
-        double passes = e->last.passes ? (double)e->last.passes : 1;
-        *load = (sl_expert_load){.experts = e->experts, .choices = e->last.choices, .dropped = e->last.dropped,
-                                 .count = e->last.count, .aux_loss = e->last.aux / passes,
-                                 .z_loss = e->last.z / passes};
+        const sl_moe_load *last = &sl_moe_state_of(&m->program.op[op], &m->exec)->last;
+        double passes = last->passes ? (double)last->passes : 1;
+        *load = (sl_expert_load){.experts = e->experts, .choices = last->choices, .dropped = last->dropped,
+                                 .count = last->count, .aux_loss = last->aux / passes, .z_loss = last->z / passes};
         return true;
     }
     return false;

@@ -130,7 +130,6 @@ struct sl_op {
     /* On their way into own. */
     const struct sl_row_norm *norm;
     struct sl_nullify *nullify;
-    struct sl_moe *moe;
     struct sl_quant_point *point[2];
     struct sl_rotation *rotation[2];
     struct sl_int_weights *integers;

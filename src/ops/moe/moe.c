@@ -7,17 +7,12 @@
  * bf16: x, gate, up, w act(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
  * choices, y, and the gradient of x up to its store are fp32. */
 #include "ops/moe/moe.h"
-#include "program/whole.h"
 
-#include "base/err.h"
-#include "base/mem.h"
-#include "base/threads.h"
 #include "ops/product/gemm_bf16.h"
 #include "ops/moe/quantised.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { COLS = SL_GROUPED_COLS };
@@ -123,17 +118,14 @@ typedef struct {
     int64_t cut_n[3], cut_m[3], cuts[3]; /* blocks of the weight gradients */
 } pass;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 static pass start(const sl_op *op, const sl_exec *x, bool backward) {
-    const sl_moe *m = op->moe;
+    const sl_moe *m = op->own;
     pass p = {.op = op, .x = x, .m = m, .backward = backward, .gate_up = op->saved[1], .h = op->saved[2]};
-    p.t = sl_moe_route_at(m, &(sl_carver){(char *)sl_buf_data(x, op->saved[0]), 0});
+    p.t = sl_moe_route_of(op, x);
     p.s = shared_at(m, backward, &(sl_carver){(char *)x->shared, 0});
     /* Several items a thread; which places an item has changes no bit. */
-    int64_t wanted = div_up(m->rows * m->top, 4 * sl_threads());
-    p.block = min64(sl_round_up(wanted, block_unit(m)), block_most(m));
+    int64_t wanted = sl_div_up(m->rows * m->top, 4 * x->workers);
+    p.block = sl_min(sl_round_up(wanted, block_unit(m)), block_most(m));
     return p;
 }
 
@@ -152,33 +144,67 @@ static void *operand(const pass *p, int64_t e, int which) {
     return base + (size_t)e * matrices_bytes(m, first, last) + matrices_bytes(m, first, which);
 }
 
+/* ---- stages that pack: items are panels, of one expert after the other; those without rows need none */
+
 typedef struct {
-    pass *p;
-    int first, last;
-    int64_t panels; /* of one expert */
+    int first, last; /* which matrices */
 } packing;
 
-static void pack_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const packing *k = ctx;
-    const sl_moe *m = k->p->m;
-    int64_t e = item / k->panels, panel = item % k->panels;
-    for (int i = k->first; i < k->last && places_of(k->p, e) > 0; i++) {
-        matrix x = matrix_of(m, i, expert_weights(k->p, e));
+static packing packing_of(const sl_moe *m, bool backward) {
+    return backward ? (packing){FORWARD, ALL} : (packing){0, m->bf16 && m->training ? ALL : FORWARD};
+}
+
+static int64_t panels_of(const sl_moe *m, packing k) {
+    int64_t n = 0;
+    for (int i = k.first; i < k.last; i++)
+        n += sl_grouped_panels(m->k, m->bf16, matrix_of(m, i, NULL).n);
+    return n;
+}
+
+static void pack_panel(const pass *p, packing k, int64_t e, int64_t panel) {
+    const sl_moe *m = p->m;
+    for (int i = k.first; i < k.last; i++) {
+        matrix x = matrix_of(m, i, expert_weights(p, e));
         int64_t n = sl_grouped_panels(m->k, m->bf16, x.n);
         if (panel < n) {
-            sl_grouped_pack(m->k, m->bf16, x.n, x.depth, x.b, panel, operand(k->p, e, i));
+            sl_grouped_pack(m->k, m->bf16, x.n, x.depth, x.b, panel, operand(p, e, i));
             return;
         }
         panel -= n;
     }
 }
 
-static void pack(pass *p, int first, int last) {
-    packing k = {.p = p, .first = first, .last = last};
-    for (int i = first; i < last; i++)
-        k.panels += sl_grouped_panels(p->m->k, p->m->bf16, matrix_of(p->m, i, NULL).n);
-    sl_parallel(p->m->experts * k.panels, pack_item, &k);
+static void pack(const pass *p, const sl_span *s) {
+    packing k = packing_of(p->m, p->backward);
+    int64_t panels = panels_of(p->m, k);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        if (places_of(p, i / panels) > 0)
+            pack_panel(p, k, i / panels, i % panels);
+}
+
+static int pack_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    pass p = start(op, x, false);
+    pack(&p, s);
+    return 0;
+}
+
+static int pack_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    pass p = start(op, x, true);
+    pack(&p, s);
+    return 0;
+}
+
+static sl_split pack_forward_items(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    (void)x;
+    return (sl_split){.items = m->experts * panels_of(m, packing_of(m, false))};
+}
+
+/* bf16 keeps what forward has packed. */
+static sl_split pack_backward_items(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    (void)x;
+    return (sl_split){.items = m->bf16 ? 0 : m->experts * panels_of(m, packing_of(m, true))};
 }
 
 /* ---- blocks of places */
@@ -190,16 +216,16 @@ typedef struct {
 static int64_t count_blocks(const pass *p) {
     int64_t n = 0;
     for (int64_t e = 0; e < p->m->experts; e++)
-        n += div_up(places_of(p, e), p->block);
+        n += sl_div_up(places_of(p, e), p->block);
     return n;
 }
 
 static block block_at(const pass *p, int64_t index) {
     int64_t e = 0;
-    for (int64_t n; index >= (n = div_up(places_of(p, e), p->block)); e++)
+    for (int64_t n; index >= (n = sl_div_up(places_of(p, e), p->block)); e++)
         index -= n;
     int64_t first = p->t.offset[e] + index * p->block;
-    return (block){e, first, min64(p->block, p->t.offset[e + 1] - first)};
+    return (block){e, first, sl_min(p->block, p->t.offset[e + 1] - first)};
 }
 
 /* Rows of a buffer [rows, dim], in the order of the block's places, as the products take them. */
@@ -252,6 +278,16 @@ static sl_grouped_rows take_rows(const pass *p, const block *b, int64_t depth, c
     return sl_grouped_take_rows(p->m->k, p->m->bf16, b->n, depth, a, lda, s->packed);
 }
 
+static sl_split forward_blocks(const sl_op *op, const sl_exec *x) {
+    pass p = start(op, x, false);
+    return (sl_split){.items = count_blocks(&p)};
+}
+
+static sl_split backward_blocks(const sl_op *op, const sl_exec *x) {
+    pass p = start(op, x, true);
+    return (sl_split){.items = count_blocks(&p)};
+}
+
 /* ---- forward */
 
 /* h = w act(gate) up of the block's places, and gate and up where backward needs them. */
@@ -259,7 +295,7 @@ static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows 
     const sl_moe *m = p->m;
     int64_t places = m->rows * m->top;
     for (int64_t j = 0; j < m->ffn; j += COLS) {
-        int64_t cols = min64(COLS, m->ffn - j);
+        int64_t cols = sl_min(COLS, m->ffn - j);
         sl_grouped_product(rows, operand(p, b->e, GATE), j, cols, s->c[0], COLS, false);
         sl_grouped_product(rows, operand(p, b->e, UP), j, cols, s->c[1], COLS, false);
         if (m->training) {
@@ -275,10 +311,9 @@ static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows 
     }
 }
 
-static void forward_block(void *ctx, int64_t index, int thread) {
-    const pass *p = ctx;
+static void forward_block(const pass *p, int64_t index, int worker) {
     const sl_moe *m = p->m;
-    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, worker), 0});
     block b = block_at(p, index);
     gather(p, &b, p->op->in[0], s.rows);
     sl_grouped_rows rows = take_rows(p, &b, m->dim, s.rows, row_ld(m), &s);
@@ -287,30 +322,28 @@ static void forward_block(void *ctx, int64_t index, int thread) {
     sl_grouped_product(&rows, operand(p, b.e, DOWN), 0, m->dim, p->s.y + b.first * m->dim, m->dim, false);
 }
 
-static void combine_rows(void *ctx, int64_t index, int thread) {
-    (void)thread;
-    const pass *p = ctx;
-    const sl_moe *m = p->m;
-    sl_blocks rows = sl_row_blocks(m->rows, 1);
-    const float *residual = sl_buf_data(p->x, p->op->in[1]);
-    for (int64_t r = sl_block_first(rows, index), end = r + sl_block_rows(rows, index); r < end; r++) {
-        float *out = sl_buf_data(p->x, p->op->out) + r * m->dim;
+static int forward_places(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    pass p = start(op, x, false);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        forward_block(&p, i, s->worker);
+    return 0;
+}
+
+static int combine(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    pass p = start(op, x, false);
+    const sl_moe *m = p.m;
+    const float *residual = sl_buf_data(x, op->in[1]);
+    for (int64_t r = span->first; r < span->first + span->n; r++) {
+        float *out = sl_buf_data(x, op->out) + r * m->dim;
         if (residual)
             memcpy(out, residual + r * m->dim, (size_t)m->dim * sizeof *out);
         else
             memset(out, 0, (size_t)m->dim * sizeof *out);
         for (int64_t s = r * m->top; s < (r + 1) * m->top; s++)
-            if (p->t.place[s] >= 0)
-                m->k->add(m->dim, p->s.y + p->t.place[s] * m->dim, out);
+            if (p.t.place[s] >= 0)
+                m->k->add(m->dim, p.s.y + p.t.place[s] * m->dim, out);
     }
-}
-
-static void forward(const sl_op *op, const sl_exec *x) {
-    pass p = start(op, x, false);
-    sl_moe_choose(op, x, &p.t, &p.s.router);
-    pack(&p, 0, p.m->bf16 && p.m->training ? ALL : FORWARD);
-    sl_parallel(count_blocks(&p), forward_block, &p);
-    sl_parallel(sl_row_blocks(p.m->rows, 1).count, combine_rows, &p);
+    return 0;
 }
 
 /* ---- backward */
@@ -322,7 +355,7 @@ static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows
     for (int64_t i = 0; i < b->n; i++)
         p->t.dweight[p->t.slot[b->first + i]] = 0;
     for (int64_t j = 0; j < m->ffn; j += COLS) {
-        int64_t cols = min64(COLS, m->ffn - j);
+        int64_t cols = sl_min(COLS, m->ffn - j);
         sl_grouped_product(dout, operand(p, b->e, DOWN_BACK), j, cols, s->c[0], COLS, false);
         for (int64_t i = 0; i < b->n; i++) {
             int64_t place = b->first + i, slot = p->t.slot[place];
@@ -339,10 +372,9 @@ static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows
     }
 }
 
-static void backward_block(void *ctx, int64_t index, int thread) {
-    const pass *p = ctx;
+static void backward_block(const pass *p, int64_t index, int worker) {
     const sl_moe *m = p->m;
-    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, worker), 0});
     block b = block_at(p, index);
     int64_t at = b.first * row_ld(m) * element(m), ld = p->x->info[p->gate_up].ld;
     float *dx = p->s.y + b.first * m->dim;
@@ -356,9 +388,16 @@ static void backward_block(void *ctx, int64_t index, int thread) {
     sl_grouped_product(&rows, operand(p, b.e, UP_BACK), 0, m->dim, dx, m->dim, true);
 }
 
+static int backward_places(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    pass p = start(op, x, true);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        backward_block(&p, i, s->worker);
+    return 0;
+}
+
 /* The three weight gradients [n, m] of an expert are cut into even blocks of at most `most` x SL_GROUPED_WGRAD_M. */
 static int64_t even_cut(int64_t n, int64_t most, int64_t unit) {
-    return sl_round_up(div_up(n, div_up(n, most)), unit);
+    return sl_round_up(sl_div_up(n, sl_div_up(n, most)), unit);
 }
 
 static int64_t cut_into(pass *p, int64_t most) {
@@ -366,9 +405,9 @@ static int64_t cut_into(pass *p, int64_t most) {
     int64_t all = 0;
     for (int i = GATE; i <= DOWN; i++) {
         int64_t n = i == DOWN ? m->dim : m->ffn, wide = i == DOWN ? m->ffn : m->dim;
-        p->cut_n[i] = min64(even_cut(n, most, block_unit(m)), most);
+        p->cut_n[i] = sl_min(even_cut(n, most, block_unit(m)), most);
         p->cut_m[i] = even_cut(wide, SL_GROUPED_WGRAD_M, SL_BF16_NR);
-        all += p->cuts[i] = div_up(n, p->cut_n[i]) * div_up(wide, p->cut_m[i]);
+        all += p->cuts[i] = sl_div_up(n, p->cut_n[i]) * sl_div_up(wide, p->cut_m[i]);
     }
     return all;
 }
@@ -376,63 +415,77 @@ static int64_t cut_into(pass *p, int64_t most) {
 /* Low blocks pack x more often; only so where there would be few for the threads. Returns how many an expert has. */
 static int64_t cut_weight_gradients(pass *p) {
     int64_t all = cut_into(p, SL_GROUPED_WGRAD_N);
-    return all * p->m->experts < 8 * sl_threads() ? cut_into(p, SL_GROUPED_WGRAD_N / 2) : all;
+    return all * p->m->experts < 8 * p->x->workers ? cut_into(p, SL_GROUPED_WGRAD_N / 2) : all;
 }
 
-static void weight_block(void *ctx, int64_t item, int thread) {
-    const pass *p = ctx;
+static void weight_block(const pass *p, int64_t item, int worker) {
     const sl_moe *m = p->m;
     int64_t all = p->cuts[GATE] + p->cuts[UP] + p->cuts[DOWN], e = item / all, cut = item % all, places = places_of(p, e);
     int which = GATE;
     for (; cut >= p->cuts[which]; which++)
         cut -= p->cuts[which];
     bool down = which == DOWN;
-    int64_t n = down ? m->dim : m->ffn, wide = down ? m->ffn : m->dim, across = div_up(wide, p->cut_m[which]);
+    int64_t n = down ? m->dim : m->ffn, wide = down ? m->ffn : m->dim, across = sl_div_up(wide, p->cut_m[which]);
     int64_t i = cut / across * p->cut_n[which], j = cut % across * p->cut_m[which], first = p->t.offset[e];
     if (places == 0)
         return;
-    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, thread), 0});
+    scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, worker), 0});
     const char *dout = (const char *)p->s.dout + first * row_ld(m) * element(m),
                *in = (const char *)p->s.x + first * row_ld(m) * element(m),
                *dhidden = buffer_row(p, p->gate_up, first + (which == UP ? m->rows * m->top : 0)),
                *h = buffer_row(p, p->h, first);
     int64_t ldh = p->x->info[p->h].ld;
     float *dw = sl_weight_grad(p->op, p->x, 1) + (e * 3 + which) * m->dim * m->ffn;
-    sl_grouped_wgrad(m->k, m->bf16, places, min64(p->cut_n[which], n - i), min64(p->cut_m[which], wide - j),
+    sl_grouped_wgrad(m->k, m->bf16, places, sl_min(p->cut_n[which], n - i), sl_min(p->cut_m[which], wide - j),
                      (down ? dout : dhidden) + i * element(m), down ? row_ld(m) : ldh,
                      (down ? h : in) + j * element(m), down ? ldh : row_ld(m), dw + i * wide + j, wide, s.wgrad);
 }
 
-/* din may be dout, where the input is the residual too: dout is gathered before din is written. */
-static void backward(const sl_op *op, const sl_exec *x) {
+static int weight_gradients(const sl_op *op, const sl_exec *x, const sl_span *s) {
     pass p = start(op, x, true);
-    if (!p.m->bf16)
-        pack(&p, FORWARD, ALL);
-    for (int64_t s = 0; s < p.m->rows * p.m->top; s++)
-        if (p.t.place[s] < 0)
-            p.t.dweight[s] = 0;
-    sl_parallel(count_blocks(&p), backward_block, &p);
-    sl_parallel(p.m->experts * cut_weight_gradients(&p), weight_block, &p);
-    sl_moe_choose_backward(op, x, &p.t, &p.s.router, p.s.y);
+    cut_weight_gradients(&p);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        weight_block(&p, i, s->worker);
+    return 0;
+}
+
+static sl_split weight_blocks(const sl_op *op, const sl_exec *x) {
+    pass p = start(op, x, true);
+    return (sl_split){.items = p.m->experts * cut_weight_gradients(&p)};
+}
+
+static int router_gradients(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    pass p = start(op, x, true);
+    sl_moe_choose_back(op, x, s, p.s.y);
+    return 0;
 }
 
 /* ---- building */
 
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-static const sl_op_kind moe = {.name = "moe", .forward = forward_stages, .backward = backward_stages, .end_step = sl_moe_end_step};
+static const sl_op_kind moe = {
+    .name = "moe",
+    .forward = SL_STAGES(SL_MOE_CHOOSE, {.cut = SL_CUT_BATCH, .run = pack_forward, .split = pack_forward_items},
+                         {.cut = SL_CUT_BATCH, .run = forward_places, .split = forward_blocks},
+                         {.cut = SL_CUT_ROWS, .run = combine}),
+    .backward = SL_STAGES(
+        {.cut = SL_CUT_PARAMS, .run = sl_moe_pack_router_back, .split = sl_moe_router_back_panels},
+        {.cut = SL_CUT_BATCH, .run = pack_backward, .split = pack_backward_items},
+        {.cut = SL_CUT_BATCH, .run = backward_places, .split = backward_blocks},
+        {.cut = SL_CUT_BATCH, .run = weight_gradients, .split = weight_blocks},
+        {.cut = SL_CUT_ROWS, .run = router_gradients},
+        {.cut = SL_CUT_BATCH, .run = sl_moe_fold_router, .split = sl_moe_fold_router_split}),
+    .end_step = sl_moe_end_step};
 
-static sl_moe *describe(const sl_program *b, int bias) {
+void sl_moe_describe(const sl_program *b, int bias, sl_moe *m) {
     const sl_config *c = b->config;
-    sl_moe *m = calloc(1, sizeof *m);
-    if (!m)
-        return NULL;
+    *m = (sl_moe){0};
     m->k = b->kernels;
     m->act = &b->kernels->ffn[c->model_ffn_kind];
     m->bf16 = b->bf16;
     m->training = b->training;
     m->sigmoid = c->model_router == SL_ROUTER_SIGMOID;
     m->rows = b->batch * b->seq;
+    m->seq = b->seq;
     m->dim = c->model_dim;
     m->experts = c->model_experts;
     m->top = c->model_experts_per_token;
@@ -442,10 +495,7 @@ static sl_moe *describe(const sl_program *b, int bias) {
     m->z = c->model_router_z_loss;
     m->rate = c->model_balance_rate;
     m->bias = bias;
-    return m;
 }
-
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 static void plan_scratch(const sl_moe *m, sl_op *op) {
     sl_carver forward_shared = {0}, backward_shared = {0}, router = {0}, experts = {0};
@@ -454,18 +504,19 @@ static void plan_scratch(const sl_moe *m, sl_op *op) {
         shared_at(m, true, &backward_shared);
     sl_moe_router_scratch_at(m, &router);
     scratch_at(m, &experts);
-    op->shared_bytes = larger(forward_shared.used, backward_shared.used);
-    op->worker_bytes = larger(router.used, experts.used);
+    op->shared_bytes = (size_t)sl_max((int64_t)forward_shared.used, (int64_t)backward_shared.used);
+    op->worker_bytes = (size_t)sl_max((int64_t)router.used, (int64_t)experts.used);
 }
 
 sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts) {
+    if (b->quant)
+        return sl_build_moe_quantised(b, scope, x, residual, router, bias, experts);
     sl_op *op = sl_program_op(b, &moe, scope);
-    sl_moe *m = op->own = op->moe = describe(b, bias);
-    if (!m) {
-        sl_fail("out of memory for a mixture of experts");
-        b->failed = true;
+    sl_moe *m = sl_program_own(b, op, sizeof *m);
+    if (!m)
         return 0;
-    }
+    sl_moe_describe(b, bias, m);
+    op->state_bytes = sizeof(sl_moe_state);
     sl_op_reads(op, x, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = op->dim_out = m->dim;
@@ -483,7 +534,11 @@ sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, in
     if (m->bf16)
         op->saved[3] = sl_program_buffer(
             b, 1, m->experts * (int64_t)(matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float)));
-    if (b->quant)
-        sl_quantise_moe(b, op);
     return op->out = sl_program_buffer(b, m->rows, m->dim);
+}
+
+const sl_moe *sl_moe_of(const sl_op *op) { return op->kind == &moe ? op->own : NULL; }
+
+const sl_moe_state *sl_moe_state_of(const sl_op *op, const sl_exec *x) {
+    return sl_moe_of(op) ? sl_op_state(op, x) : NULL;
 }

@@ -29,19 +29,28 @@ typedef struct {
     int64_t count[SL_MOE_MAX_EXPERTS]; /* choices of each expert, the dropped ones included */
 } sl_moe_load;
 
-typedef struct sl_moe {
+/* What the operation is; passes only read it. */
+typedef struct {
     const sl_kernels *k;
     const sl_ffn_kernels *act;
     bool bf16, training, sigmoid;
-    int64_t rows, dim, experts, top, ffn;
+    int64_t rows, seq, dim, experts, top, ffn;
     double capacity, aux, z, rate; /* 0: off */
     int bias;                      /* parameter, or SL_NONE */
-    double extra;                  /* aux and z loss of the last training pass, times their coefficients */
-    sl_moe_load now, last;         /* the step in progress; the last one */
 } sl_moe;
 
-/* After an optimizer step, or one that was left out: updates the biases if applied, and starts the next sums. */
-void sl_moe_end_step(const sl_op *op, const sl_exec *x, bool applied);
+/* What passes change. */
+typedef struct {
+    double extra;          /* aux and z loss of the last training pass, times their coefficients */
+    sl_moe_load now, last; /* the step in progress; the last one */
+} sl_moe_state;
+
+/* NULL of any other operation. */
+const sl_moe *sl_moe_of(const sl_op *op);
+const sl_moe_state *sl_moe_state_of(const sl_op *op, const sl_exec *x);
+
+/* The mixture of the program's configuration. */
+void sl_moe_describe(const sl_program *b, int bias, sl_moe *m);
 
 /* ---- inside the operation */
 
@@ -52,9 +61,11 @@ typedef struct {
     int32_t *expert, *place;    /* [slots]; place -1: dropped */
     int32_t *slot;              /* [places] */
     int32_t *offset;            /* [experts + 1] first place of each expert */
+    int32_t *count;             /* [experts] choices, the dropped ones included */
 } sl_moe_route;
 
 sl_moe_route sl_moe_route_at(const sl_moe *m, sl_carver *b);
+sl_moe_route sl_moe_route_of(const sl_op *op, const sl_exec *x); /* in saved[0] */
 
 /* Scratch of the router: shared by all threads, and of one. */
 typedef struct {
@@ -62,18 +73,33 @@ typedef struct {
     double *sums;               /* [blocks of rows, experts + 1]: scores' shares, squares of lse */
     float *dw;                  /* [blocks of rows, experts, dim] */
 } sl_moe_router_shared;
-sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b);
+sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b); /* first in shared scratch */
 typedef struct {
     float *x, *out, *dscore, *packed;
     void *wgrad;
 } sl_moe_router_scratch;
 sl_moe_router_scratch sl_moe_router_scratch_at(const sl_moe *m, sl_carver *b);
 
-/* Fills the route of op's input; counts into m->now in training. */
-void sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s);
-/* From dweight (0 of dropped slots): the gradient of the router's matrix, and din (+)= that of the router's input plus,
- * of each row, the rows of dplace [places, dim] that are its own. */
-void sl_moe_choose_backward(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s,
-                            const float *dplace);
+/* Stages that choose: the router's matrix packed (items); scores and choices of rows; their places (one item), counted in
+ * the state by training passes. */
+#define SL_MOE_CHOOSE                                                                                                  \
+    {.cut = SL_CUT_PARAMS, .run = sl_moe_pack_router, .split = sl_moe_router_panels},                                  \
+        {.cut = SL_CUT_ROWS, .run = sl_moe_choose}, {.cut = SL_CUT_BATCH, .run = sl_moe_place}
+int sl_moe_pack_router(const sl_op *op, const sl_exec *x, const sl_span *s);
+sl_split sl_moe_router_panels(const sl_op *op, const sl_exec *x);
+int sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_span *s);
+int sl_moe_place(const sl_op *op, const sl_exec *x, const sl_span *s);
+
+/* Stages of their gradients, from dweight (0 of dropped slots): the transpose packed; of rows, din (+)= that of the
+ * router's input plus, of each row, the rows of dplace [places, dim] that are its own; the gradient of the router's matrix
+ * folded from partial sums. */
+int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s);
+sl_split sl_moe_router_back_panels(const sl_op *op, const sl_exec *x);
+void sl_moe_choose_back(const sl_op *op, const sl_exec *x, const sl_span *s, const float *dplace);
+int sl_moe_fold_router(const sl_op *op, const sl_exec *x, const sl_span *s);
+sl_split sl_moe_fold_router_split(const sl_op *op, const sl_exec *x);
+
+/* kind->end_step: updates the biases if applied, and starts the next sums. */
+void sl_moe_end_step(const sl_op *op, const sl_exec *x, bool applied);
 
 #endif

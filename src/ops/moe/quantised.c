@@ -1,173 +1,241 @@
-/* The mixture of moe.h in a quantised model, forward alone: the same formula in plain steps, with what experts read and what
- * their down projections read rotated, observed or rounded in between. The router reads x as it is. Of the down projections'
- * input a row's choices count as positions of its window. */
+/* The mixture of moe.h in a quantised model: the same formula in three operations. The router reads x as it is, and leaves its
+ * choices in a buffer; the experts' hidden rows, one for each slot, are an activation like any other, so that the same
+ * quantisers stand before them as before any linear layer. A row's choices count as positions of its window. */
 #include "ops/moe/quantised.h"
-#include "program/whole.h"
 
-#include "base/threads.h"
-#include "ops/product/gemm.h"
 #include "ops/moe/moe.h"
+#include "ops/ops.h"
 #include "ops/quant/quantise.h"
-#include "ops/quant/rotate.h"
 #include "ops/rows.h"
 
-#include <stdio.h>
 #include <string.h>
 
-enum { ROUTE, WORK, HIDDEN }; /* places in op->saved */
+/* ---- the router: saved[0] is the route, and the output */
 
-/* Arrays in the work buffer. Rows of one expert are at most all rows. */
-typedef struct {
-    float *rotated, *rounded;        /* what experts read, [rows, dim], or down projections, [slots, ffn] */
-    float *gathered, *gate, *up, *y; /* of one expert */
-} work;
+static const sl_op_kind router = {.name = "moe_router", .forward = SL_STAGES(SL_MOE_CHOOSE), .end_step = sl_moe_end_step};
 
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+/* ---- products of experts with their rows: in[0] the rows, in[1] the route */
 
-static work work_at(const sl_moe *m, sl_carver *b) {
-    int64_t slots = m->rows * m->top, size = (int64_t)sizeof(float), wide = larger(m->dim, m->ffn);
-    work w;
-    w.rotated = sl_carve(b, larger(m->rows * m->dim, slots * m->ffn) * size);
-    w.rounded = sl_carve(b, larger(m->rows * m->dim, slots * m->ffn) * size);
-    w.gathered = sl_carve(b, m->rows * wide * size);
-    w.gate = sl_carve(b, m->rows * m->ffn * size);
-    w.up = sl_carve(b, m->rows * m->ffn * size);
-    w.y = sl_carve(b, m->rows * m->dim * size);
-    return w;
-}
-
-/* ---- rotation and rounding of rows */
+enum { BLOCK = 96, COLS = SL_GROUPED_COLS };
 
 typedef struct {
-    const sl_rotation *r;
-    const sl_exec *x;
-    int64_t rows, n;
-    const float *from;
-    float *to;
-} rotation;
+    sl_moe m;
+    int first, matrices;    /* of an expert's gate, up, down: which ones are multiplied by */
+    int64_t n, depth;       /* each [n, depth] */
+} own;
 
-static void rotate_block(void *ctx, int64_t block, int thread) {
-    const rotation *t = ctx;
-    sl_blocks rows = sl_row_blocks(t->rows, 1);
-    int64_t first = sl_block_first(rows, block);
-    for (int64_t i = first; i < first + sl_block_rows(rows, block); i++)
-        sl_rotate_row(t->r, t->from + i * t->n, t->to + i * t->n, sl_worker_scratch(t->x, thread));
+/* Scratch: of all workers, and of one. */
+typedef struct {
+    char *weights; /* packed matrices of each expert */
+    float *y;      /* [places, n] of the down projection */
+} shared;
+
+static shared shared_at(const own *o, sl_carver *c) {
+    size_t matrix = sl_grouped_bytes(o->m.k, false, o->n, o->depth);
+    shared s = {.weights = sl_carve(c, o->m.experts * o->matrices * (int64_t)matrix)};
+    s.y = sl_carve_floats(c, o->m.rows * o->m.top * o->n);
+    return s;
 }
 
-/* What layers read instead of v [rows, n]: v itself, or in rotated or rounded. */
-static const float *transformed(const sl_op *op, const sl_exec *x, int which, int64_t rows, int64_t n, const float *v,
-                                const work *w) {
-    sl_quant_point *p = op->point[which];
-    if (op->rotation[which]) {
-        rotation t = {op->rotation[which], x, rows, n, v, w->rotated};
-        sl_parallel(sl_row_blocks(rows, 1).count, rotate_block, &t);
-        v = w->rotated;
+typedef struct {
+    float *rows, *packed, *c[2]; /* [BLOCK, depth], their packed form, [BLOCK, COLS] of each product */
+} scratch;
+
+static scratch scratch_at(const own *o, sl_carver *c) {
+    scratch s = {.rows = sl_carve_floats(c, BLOCK * o->depth)};
+    s.packed = sl_carve(c, (int64_t)sl_grouped_rows_bytes(o->m.k, false, BLOCK, o->depth));
+    for (int i = 0; i < 2; i++)
+        s.c[i] = sl_carve_floats(c, BLOCK * COLS);
+    return s;
+}
+
+static sl_moe_route route_of(const sl_op *op, const sl_exec *x) {
+    const own *o = op->own;
+    return sl_moe_route_at(&o->m, &(sl_carver){(char *)sl_buf_data(x, op->in[1]), 0});
+}
+
+static void *operand(const own *o, const shared *s, int64_t e, int which) {
+    return s->weights + (size_t)(e * o->matrices + which) * sl_grouped_bytes(o->m.k, false, o->n, o->depth);
+}
+
+static sl_split panels(const sl_op *op, const sl_exec *x) {
+    const own *o = op->own;
+    (void)x;
+    return (sl_split){.items = o->m.experts * o->matrices * sl_grouped_panels(o->m.k, false, o->n)};
+}
+
+static int pack(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    const own *o = op->own;
+    shared s = shared_at(o, &(sl_carver){(char *)x->shared, 0});
+    int64_t per = sl_grouped_panels(o->m.k, false, o->n), size = o->n * o->depth;
+    for (int64_t i = span->first; i < span->first + span->n; i++) {
+        int64_t matrix = i / per, e = matrix / o->matrices, which = matrix % o->matrices;
+        const float *w = sl_weight(op, x, 0) + (e * 3 + o->first + which) * size;
+        sl_grouped_pack(o->m.k, false, o->n, o->depth, (sl_mat){w, o->depth, 1}, i % per, operand(o, &s, e, (int)which));
     }
-    if (!p)
-        return v;
-    sl_quant_point_apply(p, x->k, v, n, w->rounded, n);
-    return p->observe ? v : w->rounded;
+    return 0;
 }
 
-/* ---- experts */
+/* Items: blocks of BLOCK places of one expert after the other. */
+static int64_t blocks_of(const sl_moe_route *t, int64_t e) { return sl_div_up(t->offset[e + 1] - t->offset[e], BLOCK); }
+
+static sl_split blocks(const sl_op *op, const sl_exec *x) {
+    const own *o = op->own;
+    sl_moe_route t = route_of(op, x);
+    sl_split s = {0};
+    for (int64_t e = 0; e < o->m.experts; e++)
+        s.items += blocks_of(&t, e);
+    return s;
+}
 
 typedef struct {
-    const sl_op *op;
-    const sl_exec *x;
-    sl_moe_route t;
-    work w;
-    float *hidden; /* [slots, ffn] */
-} pass;
+    int64_t e, first, n; /* expert, first place, places */
+} block;
 
-static void product(const pass *p, int64_t rows, int64_t n, int64_t k, const float *a, const float *weights, float *c) {
-    if (rows) /* an expert may have none */
-        sl_gemm(p->x, rows, n, k, (sl_mat){a, k, 1}, (sl_mat){weights, k, 1}, c, n, false, NULL);
+static block block_at(const sl_moe_route *t, int64_t index) {
+    int64_t e = 0;
+    for (; index >= blocks_of(t, e); e++)
+        index -= blocks_of(t, e);
+    int64_t first = t->offset[e] + index * BLOCK;
+    return (block){e, first, sl_min(BLOCK, t->offset[e + 1] - first)};
 }
 
-/* Weights of expert e: gate, up [ffn, dim], down [dim, ffn]. */
-static const float *expert_weights(const pass *p, int64_t e) {
-    return sl_weight(p->op, p->x, 1) + e * 3 * p->op->moe->dim * p->op->moe->ffn;
+/* Rows of in[0] by places: the row of each slot, or that of its token. */
+static sl_grouped_rows gather(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const block *b, int64_t share,
+                              const scratch *s) {
+    const own *o = op->own;
+    for (int64_t i = 0; i < b->n; i++)
+        memcpy(s->rows + i * o->depth, sl_buf_data(x, op->in[0]) + t->slot[b->first + i] / share * o->depth,
+               (size_t)o->depth * sizeof(float));
+    return sl_grouped_take_rows(o->m.k, false, b->n, o->depth, s->rows, o->depth, s->packed);
 }
 
-/* The hidden rows of expert e from rows of x, each to its slot. */
-static void hidden_of(const pass *p, int64_t e, const float *x) {
-    const sl_moe *m = p->op->moe;
-    int64_t first = p->t.offset[e], n = p->t.offset[e + 1] - first;
-    const float *w = expert_weights(p, e);
-    for (int64_t i = 0; i < n; i++)
-        memcpy(p->w.gathered + i * m->dim, x + p->t.slot[first + i] / m->top * m->dim, (size_t)m->dim * sizeof *x);
-    product(p, n, m->ffn, m->dim, p->w.gathered, w, p->w.gate);
-    product(p, n, m->ffn, m->dim, p->w.gathered, w + m->ffn * m->dim, p->w.up);
-    for (int64_t i = 0; i < n; i++)
-        m->act->fwd(m->ffn, p->w.gate + i * m->ffn, p->w.up + i * m->ffn, p->hidden + p->t.slot[first + i] * m->ffn);
-}
+/* ---- hidden: out [slots, ffn] = act(gate) up */
 
-/* Adds the weighted outputs of expert e to the rows of out. */
-static void output_of(const pass *p, int64_t e, const float *hidden, float *out) {
-    const sl_moe *m = p->op->moe;
-    int64_t first = p->t.offset[e], n = p->t.offset[e + 1] - first;
-    for (int64_t i = 0; i < n; i++)
-        memcpy(p->w.gathered + i * m->ffn, hidden + p->t.slot[first + i] * m->ffn, (size_t)m->ffn * sizeof *hidden);
-    product(p, n, m->dim, m->ffn, p->w.gathered, expert_weights(p, e) + 2 * m->ffn * m->dim, p->w.y);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t slot = p->t.slot[first + i];
-        float *y = p->w.y + i * m->dim;
-        m->k->scale(m->dim, p->t.weight[slot], y);
-        m->k->add(m->dim, y, out + slot / m->top * m->dim);
+static void hidden_block(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const block *b, const scratch *s) {
+    const own *o = op->own;
+    shared all = shared_at(o, &(sl_carver){(char *)x->shared, 0});
+    sl_grouped_rows rows = gather(op, x, t, b, o->m.top, s);
+    for (int64_t j = 0; j < o->n; j += COLS) {
+        int64_t cols = sl_min(COLS, o->n - j);
+        for (int i = 0; i < 2; i++)
+            sl_grouped_product(&rows, operand(o, &all, b->e, i), j, cols, s->c[i], COLS, false);
+        for (int64_t i = 0; i < b->n; i++)
+            o->m.act->fwd(cols, s->c[0] + i * COLS, s->c[1] + i * COLS,
+                          sl_buf_data(x, op->out) + t->slot[b->first + i] * o->n + j);
     }
 }
 
-static void forward(const sl_op *op, const sl_exec *x) {
-    const sl_moe *m = op->moe;
-    pass p = {.op = op, .x = x, .hidden = sl_buf_data(x, op->saved[HIDDEN])};
-    int64_t slots = m->rows * m->top;
-    float *out = sl_buf_data(x, op->out);
-    const float *residual = sl_buf_data(x, op->in[1]);
-    p.t = sl_moe_route_at(m, &(sl_carver){(char *)sl_buf_data(x, op->saved[ROUTE]), 0});
-    p.w = work_at(m, &(sl_carver){(char *)sl_buf_data(x, op->saved[WORK]), 0});
-    sl_moe_router_shared router = sl_moe_router_shared_at(m, false, &(sl_carver){(char *)x->shared, 0});
-    sl_moe_choose(op, x, &p.t, &router);
-    const float *in = transformed(op, x, 0, m->rows, m->dim, sl_buf_data(x, op->in[0]), &p.w);
-    for (int64_t e = 0; e < m->experts; e++)
-        hidden_of(&p, e, in);
-    const float *hidden = transformed(op, x, 1, slots, m->ffn, p.hidden, &p.w);
-    if (residual)
-        memcpy(out, residual, (size_t)(m->rows * m->dim) * sizeof *out);
-    else
-        memset(out, 0, (size_t)(m->rows * m->dim) * sizeof *out);
-    for (int64_t e = 0; e < m->experts; e++)
-        output_of(&p, e, hidden, out);
+static int hidden(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    scratch s = scratch_at(op->own, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    sl_moe_route t = route_of(op, x);
+    for (int64_t i = span->first; i < span->first + span->n; i++) {
+        block b = block_at(&t, i);
+        hidden_block(op, x, &t, &b, &s);
+    }
+    return 0;
 }
 
-SL_WHOLE(forward)
-static const sl_op_kind moe_quantised = {.name = "moe_quantised", .forward = forward_stages, .backward = NULL};
+static const sl_op_kind hidden_kind = {.name = "moe_hidden",
+                                       .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = pack, .split = panels},
+                                                            {.cut = SL_CUT_BATCH, .run = hidden, .split = blocks})};
+
+/* ---- output: out = in[2] + the down projections, weighted */
+
+static int down(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    const own *o = op->own;
+    shared all = shared_at(o, &(sl_carver){(char *)x->shared, 0});
+    scratch s = scratch_at(o, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    sl_moe_route t = route_of(op, x);
+    for (int64_t i = span->first; i < span->first + span->n; i++) {
+        block b = block_at(&t, i);
+        sl_grouped_rows rows = gather(op, x, &t, &b, 1, &s);
+        sl_grouped_product(&rows, operand(o, &all, b.e, 0), 0, o->n, all.y + b.first * o->n, o->n, false);
+        for (int64_t p = b.first; p < b.first + b.n; p++)
+            x->k->scale(o->n, t.weight[t.slot[p]], all.y + p * o->n);
+    }
+    return 0;
+}
+
+static int combine(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    const own *o = op->own;
+    shared all = shared_at(o, &(sl_carver){(char *)x->shared, 0});
+    sl_moe_route t = route_of(op, x);
+    const float *residual = sl_buf_data(x, op->in[2]);
+    for (int64_t r = span->first; r < span->first + span->n; r++) {
+        float *out = sl_buf_data(x, op->out) + r * o->n;
+        if (residual)
+            memcpy(out, residual + r * o->n, (size_t)o->n * sizeof *out);
+        else
+            memset(out, 0, (size_t)o->n * sizeof *out);
+        for (int64_t s = r * o->m.top; s < (r + 1) * o->m.top; s++)
+            if (t.place[s] >= 0)
+                x->k->add(o->n, all.y + t.place[s] * o->n, out);
+    }
+    return 0;
+}
+
+static const sl_op_kind output_kind = {.name = "moe_output",
+                                       .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = pack, .split = panels},
+                                                            {.cut = SL_CUT_BATCH, .run = down, .split = blocks},
+                                                            {.cut = SL_CUT_ROWS, .run = combine})};
 
 /* ---- building */
 
-static void build_input(sl_program *b, sl_op *op, int which, enum sl_part part, enum sl_quant_class class, int64_t rows,
-                        int64_t n, int64_t seq) {
-    bool rounds = b->quant->scheme && b->quant->scheme->range != SL_RANGE_NONE;
-    sl_scope scope = op->scope;
-    scope.part = part;
-    if (sl_rotates(b, class) && !(op->rotation[which] = sl_rotation_new(b->quant->seed, sl_scope_as(scope, SL_ROLE_ROTATE), n)))
-        b->failed = true;
-    if ((rounds || b->quant->observe) &&
-        !(op->point[which] = sl_quant_point_new(b, scope, class, rows, n, seq)))
-        b->failed = true;
+static sl_buf build_router(sl_program *b, sl_scope scope, sl_buf x, int weight, int bias) {
+    scope.part = SL_PART_router;
+    sl_op *op = sl_program_op(b, &router, scope);
+    sl_moe *m = sl_program_own(b, op, sizeof *m);
+    if (!m)
+        return 0;
+    sl_moe_describe(b, bias, m);
+    sl_op_reads(op, x, 0);
+    op->param[0] = weight;
+    op->state_bytes = sizeof(sl_moe_state);
+    op->dim_in = m->dim;
+    op->flops = 2.0 * (double)m->rows * (double)m->dim * (double)m->experts;
+    sl_carver route = {0}, all = {0}, one = {0};
+    sl_moe_route_at(m, &route);
+    sl_moe_router_shared_at(m, false, &all);
+    sl_moe_router_scratch_at(m, &one);
+    op->shared_bytes = all.used;
+    op->worker_bytes = one.used;
+    return op->saved[0] = op->out = sl_program_buffer(b, 1, (int64_t)(route.used / sizeof(float)));
 }
 
-static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+static sl_op *experts_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_buf in, sl_buf route, int weights,
+                         const own *is) {
+    sl_op *op = sl_program_op(b, kind, scope);
+    own *o = sl_program_own(b, op, sizeof *o);
+    if (!o)
+        return op;
+    *o = *is;
+    sl_op_reads(op, in, 0);
+    sl_op_reads(op, route, 0);
+    op->param[0] = weights;
+    op->dim_in = o->depth;
+    op->dim_out = o->n;
+    op->flops = 2.0 * (double)(o->m.rows * o->m.top * o->matrices) * (double)(o->n * o->depth);
+    sl_carver all = {0}, one = {0};
+    shared_at(o, &all);
+    scratch_at(o, &one);
+    op->shared_bytes = all.used;
+    op->worker_bytes = one.used;
+    return op;
+}
 
-void sl_quantise_moe(sl_program *b, sl_op *op) {
-    const sl_moe *m = op->moe;
-    sl_carver size = {0};
-    work_at(m, &size);
-    op->kind = &moe_quantised;
-    op->saved[WORK] = sl_program_buffer(b, 1, (int64_t)(size.used / sizeof(float)));
-    build_input(b, op, 0, SL_PART_experts_in, SL_QUANT_POST_NORM, m->rows, m->dim, op->seq);
-    build_input(b, op, 1, SL_PART_experts_out, SL_QUANT_DOWN_IN, m->rows * m->top, m->ffn, op->seq * m->top);
-    op->shared_bytes = most(op->shared_bytes, most(sl_gemm_shared_bytes(b->kernels, m->ffn, m->dim),
-                                                   sl_gemm_shared_bytes(b->kernels, m->dim, m->ffn)));
-    op->worker_bytes = most(op->worker_bytes, sl_gemm_thread_bytes(b->kernels));
-    op->worker_bytes = most(op->worker_bytes, (size_t)(2 * larger(m->dim, m->ffn)) * sizeof(double));
+sl_buf sl_build_moe_quantised(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router_weight, int bias,
+                              int experts) {
+    sl_moe m;
+    sl_moe_describe(b, bias, &m);
+    sl_buf route = build_router(b, scope, x, router_weight, bias);
+    scope.part = SL_PART_experts_in;
+    sl_buf in = sl_build_quantiser(b, scope, x, m.dim);
+    sl_op *op = experts_op(b, &hidden_kind, scope, in, route, experts, &(own){m, 0, 2, m.ffn, m.dim});
+    sl_buf h = op->out = sl_program_buffer(b, m.rows * m.top, m.ffn);
+    scope.part = SL_PART_experts_out;
+    h = sl_build_quantiser(b, scope, h, m.ffn);
+    op = experts_op(b, &output_kind, scope, h, route, experts, &(own){m, 2, 1, m.dim, m.ffn});
+    sl_op_reads(op, residual, 0);
+    return op->out = sl_program_buffer(b, m.rows, m.dim);
 }

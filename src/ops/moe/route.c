@@ -1,5 +1,4 @@
 /* The router of a mixture of experts: scores, choice, permutation, and their backward. */
-#include "base/threads.h"
 #include "ops/moe/moe.h"
 #include "ops/rows.h"
 
@@ -9,17 +8,22 @@
 enum { TILE = 32 }; /* rows at a time */
 static const float TINY = 1e-20f;
 
+/* What a call works on. */
 typedef struct {
     const sl_op *op;
     const sl_exec *x;
     const sl_moe *m;
-    const sl_moe_route *t;
-    const sl_moe_router_shared *s;
+    sl_moe_route t;
+    sl_moe_router_shared s;
     const float *dplace;
     float share[SL_MOE_MAX_EXPERTS]; /* backward: gradient of the aux loss by a row's share of an expert */
 } run;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static void start(run *r, const sl_op *op, const sl_exec *x, bool backward) {
+    r->op = op, r->x = x, r->m = op->own;
+    r->t = sl_moe_route_of(op, x);
+    r->s = sl_moe_router_shared_at(r->m, backward, &(sl_carver){(char *)x->shared, 0});
+}
 
 /* ---- memory */
 
@@ -34,11 +38,18 @@ sl_moe_route sl_moe_route_at(const sl_moe *m, sl_carver *b) {
     t.place = sl_carve(b, slots * word);
     t.slot = sl_carve(b, slots * word);
     t.offset = sl_carve(b, (m->experts + 1) * word);
+    t.count = sl_carve(b, m->experts * word);
     return t;
 }
 
+sl_moe_route sl_moe_route_of(const sl_op *op, const sl_exec *x) {
+    return sl_moe_route_at(op->own, &(sl_carver){(char *)sl_buf_data(x, op->saved[0]), 0});
+}
+
+static sl_blocks blocks_of(const sl_moe *m) { return sl_row_blocks(m->rows, m->seq); }
+
 sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b) {
-    int64_t blocks = sl_row_blocks(m->rows, 1).count, n = backward ? m->dim : m->experts,
+    int64_t blocks = blocks_of(m).count, n = backward ? m->dim : m->experts,
             depth = backward ? m->experts : m->dim;
     sl_moe_router_shared s = {0};
     s.operand = sl_carve(b, (int64_t)sl_grouped_bytes(m->k, false, n, depth));
@@ -64,18 +75,30 @@ static sl_moe_router_scratch scratch_of(const run *r, int thread) {
     return sl_moe_router_scratch_at(r->m, &(sl_carver){sl_worker_scratch(r->x, thread), 0});
 }
 
-static void pack_forward(void *ctx, int64_t panel, int thread) {
-    (void)thread;
-    const run *r = ctx;
-    sl_grouped_pack(r->m->k, false, r->m->experts, r->m->dim, (sl_mat){sl_weight(r->op, r->x, 0), r->m->dim, 1}, panel,
-                    r->s->operand);
+sl_split sl_moe_router_panels(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    return (sl_split){.items = sl_grouped_panels(x->k, false, m->experts)};
 }
 
-static void pack_backward(void *ctx, int64_t panel, int thread) {
-    (void)thread;
-    const run *r = ctx;
-    sl_grouped_pack(r->m->k, false, r->m->dim, r->m->experts, (sl_mat){sl_weight(r->op, r->x, 0), 1, r->m->dim}, panel,
-                    r->s->operand);
+int sl_moe_pack_router(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    run r;
+    start(&r, op, x, false);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        sl_grouped_pack(x->k, false, r.m->experts, r.m->dim, (sl_mat){sl_weight(op, x, 0), r.m->dim, 1}, i, r.s.operand);
+    return 0;
+}
+
+sl_split sl_moe_router_back_panels(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    return (sl_split){.items = sl_grouped_panels(x->k, false, m->dim)};
+}
+
+int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    run r;
+    start(&r, op, x, true);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        sl_grouped_pack(x->k, false, r.m->dim, r.m->experts, (sl_mat){sl_weight(op, x, 0), 1, r.m->dim}, i, r.s.operand);
+    return 0;
 }
 
 /* ---- scores and choice */
@@ -83,9 +106,9 @@ static void pack_backward(void *ctx, int64_t panel, int thread) {
 /* The largest of score + bias, experts ascending. A score that is no number is taken only where nothing else is left. */
 static void choose_row(const run *r, int64_t row, const float *bias) {
     const sl_moe *m = r->m;
-    const float *score = r->t->score + row * m->experts;
-    int32_t *expert = r->t->expert + row * m->top;
-    float *weight = r->t->weight + row * m->top, sum = TINY;
+    const float *score = r->t.score + row * m->experts;
+    int32_t *expert = r->t.expert + row * m->top;
+    float *weight = r->t.weight + row * m->top, sum = TINY;
     bool taken[SL_MOE_MAX_EXPERTS] = {false};
     for (int64_t j = 0; j < m->top; j++) {
         int64_t best = -1;
@@ -110,60 +133,70 @@ static void choose_row(const run *r, int64_t row, const float *bias) {
 /* Adds a row's shares of the scores, and the square of its lse. */
 static void add_sums(const run *r, int64_t row, double *sums) {
     const sl_moe *m = r->m;
-    const float *score = r->t->score + row * m->experts;
+    const float *score = r->t.score + row * m->experts;
     double whole = m->sigmoid ? TINY : 1;
     for (int64_t e = 0; e < m->experts && m->sigmoid; e++)
         whole += score[e];
     for (int64_t e = 0; e < m->experts; e++)
         sums[e] += score[e] / whole;
     if (!m->sigmoid)
-        sums[m->experts] += (double)r->t->lse[row] * r->t->lse[row];
+        sums[m->experts] += (double)r->t.lse[row] * r->t.lse[row];
 }
 
-static void choose_block(void *ctx, int64_t block, int thread) {
-    const run *r = ctx;
+static void choose_tile(const run *r, int64_t row, int64_t n, const float *bias, const sl_moe_router_scratch *s) {
     const sl_moe *m = r->m;
-    sl_moe_router_scratch s = scratch_of(r, thread);
-    sl_blocks blocks = sl_row_blocks(m->rows, 1);
-    double *sums = r->s->sums + block * (m->experts + 1);
-    const float *bias = m->bias == SL_NONE ? NULL : r->x->p->w + r->x->p->tensor[m->bias].offset;
     const sl_attend every = {.band = {-TILE, m->experts}, .scale = 1}; /* a row sees all experts */
-    memset(sums, 0, (size_t)(m->experts + 1) * sizeof *sums);
-    for (int64_t row = block * blocks.size, end = row + sl_block_rows(blocks, block); row < end; row += TILE) {
-        int64_t n = min64(TILE, end - row);
-        float *score = r->t->score + row * m->experts;
-        sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->dim, sl_read_rows(r->x, r->op->in[0], row, n, s.x),
-                                                 m->dim, s.packed);
-        sl_grouped_product(&a, r->s->operand, 0, m->experts, score, m->experts, false);
-        if (m->sigmoid)
-            m->k->sigmoid(n * m->experts, score, score);
-        else
-            m->k->attention[SL_ROWS_softmax].fwd(n, m->experts, score, m->experts, &every, NULL, r->t->lse + row);
-        for (int64_t i = row; i < row + n; i++) {
-            choose_row(r, i, bias);
-            add_sums(r, i, sums);
-        }
+    float *score = r->t.score + row * m->experts;
+    const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s->x);
+    sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->dim, in, m->dim, s->packed);
+    sl_grouped_product(&a, r->s.operand, 0, m->experts, score, m->experts, false);
+    if (m->sigmoid)
+        m->k->sigmoid(n * m->experts, score, score);
+    else
+        m->k->attention[SL_ROWS_softmax].fwd(n, m->experts, score, m->experts, &every, NULL, r->t.lse + row);
+    for (int64_t i = row; i < row + n; i++)
+        choose_row(r, i, bias);
+}
+
+int sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    run r;
+    start(&r, op, x, false);
+    const sl_moe *m = r.m;
+    sl_moe_router_scratch s = scratch_of(&r, span->worker);
+    sl_blocks blocks = blocks_of(m);
+    const float *bias = m->bias == SL_NONE ? NULL : x->p->w + x->p->tensor[m->bias].offset;
+    for (int64_t b = sl_block_at(blocks, span->first); b < sl_block_behind(blocks, span); b++) {
+        double *sums = r.s.sums + b * (m->experts + 1);
+        int64_t first = sl_block_first(blocks, b), end = first + sl_block_rows(blocks, b);
+        memset(sums, 0, (size_t)(m->experts + 1) * sizeof *sums);
+        for (int64_t row = first; row < end; row += TILE)
+            choose_tile(&r, row, sl_min(TILE, end - row), bias, &s);
+        for (int64_t row = first; row < end; row++)
+            add_sums(&r, row, sums);
     }
+    return 0;
 }
 
 /* ---- places */
 
-static void permute(const sl_moe *m, const sl_moe_route *t, int64_t capacity, int64_t *count) {
+static void permute(const sl_moe *m, const sl_moe_route *t, int64_t capacity) {
     int64_t slots = m->rows * m->top;
     int32_t next[SL_MOE_MAX_EXPERTS];
-    memset(count, 0, (size_t)m->experts * sizeof *count);
+    memset(t->count, 0, (size_t)m->experts * sizeof *t->count);
     for (int64_t s = 0; s < slots; s++)
-        count[t->expert[s]]++;
+        t->count[t->expert[s]]++;
     t->offset[0] = 0;
     for (int64_t e = 0; e < m->experts; e++) {
         next[e] = t->offset[e];
-        t->offset[e + 1] = (int32_t)(t->offset[e] + min64(count[e], capacity));
+        t->offset[e + 1] = (int32_t)(t->offset[e] + sl_min(t->count[e], capacity));
     }
     for (int64_t s = 0; s < slots; s++) {
         int32_t e = t->expert[s];
         t->place[s] = next[e] < t->offset[e + 1] ? next[e]++ : -1;
         if (t->place[s] >= 0)
             t->slot[t->place[s]] = (int32_t)s;
+        else
+            t->dweight[s] = 0;
     }
 }
 
@@ -173,17 +206,17 @@ static int64_t capacity(const sl_moe *m, bool training) {
 }
 
 /* What a training pass adds to the sums of its step. */
-static void note(sl_moe *m, const sl_moe_route *t, const int64_t *count, const double *sums) {
-    sl_moe_load *l = &m->now;
-    int64_t slots = m->rows * m->top, blocks = sl_row_blocks(m->rows, 1).count;
+static void note(const sl_moe *m, sl_moe_state *state, const sl_moe_route *t, const double *sums) {
+    sl_moe_load *l = &state->now;
+    int64_t slots = m->rows * m->top, blocks = blocks_of(m).count;
     double aux = 0, z = 0;
     for (int64_t e = 0; e <= m->experts; e++) {
         double sum = 0;
         for (int64_t i = 0; i < blocks; i++)
             sum += sums[i * (m->experts + 1) + e];
         if (e < m->experts) {
-            aux += (double)m->experts * (double)count[e] / (double)slots * sum / (double)m->rows;
-            l->count[e] += count[e];
+            aux += (double)m->experts * (double)t->count[e] / (double)slots * sum / (double)m->rows;
+            l->count[e] += t->count[e];
         } else {
             z = sum / (double)m->rows;
         }
@@ -193,17 +226,17 @@ static void note(sl_moe *m, const sl_moe_route *t, const int64_t *count, const d
     l->dropped += slots - t->offset[m->experts];
     l->aux += aux;
     l->z += z;
-    m->extra = m->aux * aux + m->z * z;
+    state->extra = m->aux * aux + m->z * z;
 }
 
-void sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s) {
-    run r = {.op = op, .x = x, .m = op->moe, .t = t, .s = s};
-    int64_t count[SL_MOE_MAX_EXPERTS];
-    sl_parallel(sl_grouped_panels(r.m->k, false, r.m->experts), pack_forward, &r);
-    sl_parallel(sl_row_blocks(r.m->rows, 1).count, choose_block, &r);
-    permute(r.m, t, capacity(r.m, x->training), count);
+int sl_moe_place(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    (void)s;
+    run r;
+    start(&r, op, x, false);
+    permute(r.m, &r.t, capacity(r.m, x->training));
     if (x->training)
-        note(op->moe, t, count, s->sums);
+        note(r.m, sl_op_state(op, x), &r.t, r.s.sums);
+    return 0;
 }
 
 /* ---- backward */
@@ -211,7 +244,7 @@ void sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_moe_route *t, con
 /* Adds to ds the gradient by the row's scores that comes through its weights: w = s / sum, or s. */
 static void through_weights(const run *r, int64_t row, float *ds) {
     const sl_moe *m = r->m;
-    const sl_moe_route *t = r->t;
+    const sl_moe_route *t = &r->t;
     float sum = TINY, mean = 0;
     for (int64_t j = row * m->top; j < (row + 1) * m->top; j++) {
         sum += t->score[row * m->experts + t->expert[j]];
@@ -239,7 +272,7 @@ static void through_shares(const run *r, const float *score, float *ds) {
 /* ds: 0, becomes the gradient by the row's products with the router's matrix. */
 static void score_gradient(const run *r, int64_t row, float *ds) {
     const sl_moe *m = r->m;
-    const float *score = r->t->score + row * m->experts;
+    const float *score = r->t.score + row * m->experts;
     float mean = 0;
     through_weights(r, row, ds);
     if (m->aux > 0)
@@ -249,7 +282,7 @@ static void score_gradient(const run *r, int64_t row, float *ds) {
             ds[e] *= score[e] * (1 - score[e]);
         return;
     }
-    float z = (float)(m->z * 2 / (double)m->rows) * r->x->grad_scale * r->t->lse[row];
+    float z = (float)(m->z * 2 / (double)m->rows) * r->x->grad_scale * r->t.lse[row];
     for (int64_t e = 0; e < m->experts; e++)
         mean += score[e] * ds[e];
     for (int64_t e = 0; e < m->experts; e++)
@@ -261,7 +294,7 @@ static void store_rows(const run *r, int64_t row, int64_t n, float *out, float *
     const sl_moe *m = r->m;
     for (int64_t i = 0; i < n; i++) {
         float *y = out + i * m->dim;
-        const int32_t *place = r->t->place + (row + i) * m->top;
+        const int32_t *place = r->t.place + (row + i) * m->top;
         for (int64_t j = 0; j < m->top; j++)
             if (place[j] >= 0)
                 m->k->add(m->dim, r->dplace + place[j] * m->dim, y);
@@ -274,48 +307,56 @@ static void store_rows(const run *r, int64_t row, int64_t n, float *out, float *
     }
 }
 
-static void backward_block(void *ctx, int64_t block, int thread) {
-    const run *r = ctx;
+static void backward_tile(const run *r, int64_t row, int64_t n, float *dw, const sl_moe_router_scratch *s) {
     const sl_moe *m = r->m;
-    sl_moe_router_scratch s = scratch_of(r, thread);
-    sl_blocks blocks = sl_row_blocks(m->rows, 1);
-    float *dw = r->s->dw + block * m->experts * m->dim;
-    memset(dw, 0, (size_t)(m->experts * m->dim) * sizeof *dw);
-    for (int64_t row = block * blocks.size, end = row + sl_block_rows(blocks, block); row < end; row += TILE) {
-        int64_t n = min64(TILE, end - row);
-        memset(s.dscore, 0, (size_t)(n * m->experts) * sizeof *s.dscore);
-        for (int64_t i = 0; i < n; i++)
-            score_gradient(r, row + i, s.dscore + i * m->experts);
-        const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s.x);
-        for (int64_t j = 0; j < m->dim; j += SL_GROUPED_WGRAD_M)
-            sl_grouped_wgrad(m->k, false, n, m->experts, min64(SL_GROUPED_WGRAD_M, m->dim - j), s.dscore, m->experts,
-                             in + j, m->dim, dw + j, m->dim, s.wgrad);
-        sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->experts, s.dscore, m->experts, s.packed);
-        sl_grouped_product(&a, r->s->operand, 0, m->dim, s.out, m->dim, false);
-        store_rows(r, row, n, s.out, s.x);
+    memset(s->dscore, 0, (size_t)(n * m->experts) * sizeof *s->dscore);
+    for (int64_t i = 0; i < n; i++)
+        score_gradient(r, row + i, s->dscore + i * m->experts);
+    const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s->x);
+    for (int64_t j = 0; j < m->dim; j += SL_GROUPED_WGRAD_M)
+        sl_grouped_wgrad(m->k, false, n, m->experts, sl_min(SL_GROUPED_WGRAD_M, m->dim - j), s->dscore, m->experts, in + j,
+                         m->dim, dw + j, m->dim, s->wgrad);
+    sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->experts, s->dscore, m->experts, s->packed);
+    sl_grouped_product(&a, r->s.operand, 0, m->dim, s->out, m->dim, false);
+    store_rows(r, row, n, s->out, s->x);
+}
+
+void sl_moe_choose_back(const sl_op *op, const sl_exec *x, const sl_span *span, const float *dplace) {
+    run r = {.dplace = dplace};
+    start(&r, op, x, true);
+    const sl_moe *m = r.m;
+    sl_moe_router_scratch s = scratch_of(&r, span->worker);
+    sl_blocks blocks = blocks_of(m);
+    double per = m->aux * x->grad_scale * (double)m->experts / ((double)(m->rows * m->top) * (double)m->rows);
+    for (int64_t e = 0; e < m->experts; e++)
+        r.share[e] = m->aux > 0 ? (float)(per * (double)r.t.count[e]) : 0;
+    for (int64_t b = sl_block_at(blocks, span->first); b < sl_block_behind(blocks, span); b++) {
+        float *dw = r.s.dw + b * m->experts * m->dim;
+        int64_t first = sl_block_first(blocks, b), end = first + sl_block_rows(blocks, b);
+        memset(dw, 0, (size_t)(m->experts * m->dim) * sizeof *dw);
+        for (int64_t row = first; row < end; row += TILE)
+            backward_tile(&r, row, sl_min(TILE, end - row), dw, &s);
     }
 }
 
-void sl_moe_choose_backward(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const sl_moe_router_shared *s,
-                            const float *dplace) {
-    const sl_moe *m = op->moe;
-    run r = {.op = op, .x = x, .m = m, .t = t, .s = s, .dplace = dplace};
-    int64_t slots = m->rows * m->top, count[SL_MOE_MAX_EXPERTS] = {0};
-    double per = m->aux * x->grad_scale * (double)m->experts / ((double)slots * (double)m->rows);
-    for (int64_t i = 0; i < slots && m->aux > 0; i++)
-        count[t->expert[i]]++;
-    for (int64_t e = 0; e < m->experts; e++)
-        r.share[e] = (float)(per * (double)count[e]);
-    sl_parallel(sl_grouped_panels(m->k, false, m->dim), pack_backward, &r);
-    sl_parallel(sl_row_blocks(m->rows, 1).count, backward_block, &r);
-    sl_fold_partials(x, sl_row_blocks(m->rows, 1).count, m->experts * m->dim, m->experts * m->dim, s->dw,
-                     sl_weight_grad(op, x, 0));
+sl_split sl_moe_fold_router_split(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    (void)x;
+    return (sl_split){.items = sl_div_up(m->experts * m->dim, SL_FOLD_COLUMNS)};
+}
+
+int sl_moe_fold_router(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    run r;
+    start(&r, op, x, true);
+    int64_t size = r.m->experts * r.m->dim, from = s->first * SL_FOLD_COLUMNS;
+    sl_fold_columns(x, from, sl_min(s->n * SL_FOLD_COLUMNS, size - from), blocks_of(r.m).count, size, r.s.dw,
+                    sl_weight_grad(op, x, 0));
+    return 0;
 }
 
 /* ---- between steps */
 
-static void update_bias(const sl_moe *m, float *bias) {
-    const sl_moe_load *l = &m->now;
+static void update_bias(const sl_moe *m, const sl_moe_load *l, float *bias) {
     for (int64_t e = 0; e < m->experts; e++) {
         int64_t below = l->choices - l->count[e] * m->experts; /* experts times (mean - count) */
         bias[e] += (float)m->rate * (float)((below > 0) - (below < 0));
@@ -323,9 +364,10 @@ static void update_bias(const sl_moe *m, float *bias) {
 }
 
 void sl_moe_end_step(const sl_op *op, const sl_exec *x, bool applied) {
-    sl_moe *m = op->moe;
+    const sl_moe *m = op->own;
+    sl_moe_state *state = sl_op_state(op, x);
     if (applied && m->bias != SL_NONE)
-        update_bias(m, x->p->w + x->p->tensor[m->bias].offset);
-    m->last = m->now;
-    m->now = (sl_moe_load){0};
+        update_bias(m, &state->now, x->p->w + x->p->tensor[m->bias].offset);
+    state->last = state->now;
+    state->now = (sl_moe_load){0};
 }

@@ -161,6 +161,10 @@ static sl_buf append_point(sl_program *b, sl_scope scope, sl_buf x, int64_t dim)
     sl_op *op = sl_program_op(b, watch ? &observer : &quantise,
                               sl_scope_as(scope, watch ? SL_ROLE_OBSERVE : SL_ROLE_QUANTISE));
     sl_op_reads(op, x, 0);
+    if (!b->failed && b->buffer[x].rows != op->rows) { /* several to a position */
+        op->seq *= b->buffer[x].rows / op->rows;
+        op->rows = b->buffer[x].rows;
+    }
     op->dim_in = op->dim_out = dim;
     if (!(op->point[0] = sl_quant_point_new(b, scope, sl_quant_class_of(scope), op->rows, dim, op->seq)))
         b->failed = true;

@@ -142,6 +142,8 @@ static const sl_op_kind rotate = {.name = "rotate", .forward = forward_stages, .
 sl_buf sl_build_rotate(sl_program *b, sl_scope scope, sl_buf in, int64_t dim) {
     sl_op *op = sl_program_op(b, &rotate, scope);
     sl_op_reads(op, in, 0);
+    if (!b->failed)
+        op->rows = b->buffer[in].rows;
     op->dim_in = op->dim_out = dim;
     op->worker_bytes = (size_t)(2 * dim) * sizeof(double);
     if (!(op->rotation[0] = sl_rotation_new(b->quant->seed, scope, dim)))
