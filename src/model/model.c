@@ -1,15 +1,14 @@
 #include "model/model_internal.h"
 
-#include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "base/threads.h"
 #include "model/match.h"
 #include "ops/product/gemm_bf16.h"
 #include "ops/attention/extra.h"
 #include "ops/moe/moe.h"
 #include "ops/rows.h"
+#include "program/exec.h"
 #include "program/schedule.h"
 
 #include <math.h>
@@ -37,75 +36,27 @@ static bool rope_tables(sl_model *m, int64_t positions) {
     return true;
 }
 
-static bool allocate_params(sl_params *p, int optimizer, bool training) {
-    size_t bytes = (size_t)p->floats * sizeof(float);
-    bool second = false;
-    p->optimizer = optimizer;
-    for (int i = 0; i < p->count; i++) {
-        p->tensor[i].moments = sl_params_moments(optimizer, &p->tensor[i]);
-        second = second || p->tensor[i].moments == 2;
-    }
-    /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
-    if (!(p->w = sl_alloc_shared(bytes, "parameters")))
-        return false;
-    if (!training)
-        return true;
-    p->g = sl_alloc_shared(bytes, "gradients");
-    p->m = sl_alloc(bytes, "optimizer moments");
-    p->v = second ? sl_alloc(bytes, "optimizer moments") : NULL;
-    return p->g && p->m && (!second || p->v);
-}
-
-/* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. */
-static void touch_buffers(sl_model *m) {
-    for (int i = 0; i < m->program.buffers; i++) {
-        const sl_buffer *v = &m->program.buffer[i];
-        sl_touch(m->buf[i], (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float)));
-    }
-}
-
-static bool allocate(sl_model *m, bool training) {
-    sl_program *b = &m->program;
-    size_t thread = 0, shared = 0;
-    m->arena_bytes = sl_program_plan(b);
-    if (b->failed || !allocate_params(&m->params, m->config.train_optimizer, training))
-        return false;
-    for (int i = 0; i < b->ops; i++) {
-        thread = b->op[i].worker_bytes > thread ? b->op[i].worker_bytes : thread;
-        shared = b->op[i].shared_bytes > shared ? b->op[i].shared_bytes : shared;
-    }
-    thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: workers' scratch must not share sets */
-    m->exec.scratch_bytes = thread;
-    m->threads = sl_threads();
-    m->exec.scratch = sl_alloc_threads(m->threads, thread, "scratch");
-    m->exec.shared = sl_alloc_shared(shared, "scratch");
-    m->exec.state = sl_alloc(b->state_bytes, "the state of operations");
-    m->arena = sl_alloc_untouched(m->arena_bytes, "activations; use a smaller train.batch");
-    m->buf = calloc((size_t)b->buffers + 1, sizeof *m->buf);
-    m->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
-    if (b->bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
-        return false;
+/* What taps are converted into. */
+static bool allocate_taps(sl_model *m) {
+    const sl_program *b = &m->program;
     if (b->bf16 && b->keeps) {
         const sl_buffer *qkv = &b->buffer[m->layer[0].qkv];
-        int64_t wide = qkv->cols > m->config.model_dim ? qkv->cols : m->config.model_dim;
+        int64_t wide = sl_max(qkv->cols, m->config.model_dim);
         if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
             return false;
     }
     size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
-    if (m->config.norm_zero_centred && !(m->gain = sl_alloc(gains, "norm weights")))
+    return !m->config.norm_zero_centred || (m->gain = sl_alloc(gains, "norm weights"));
+}
+
+static bool allocate(sl_model *m, bool training) {
+    if (sl_exec_open(&m->exec, &m->program, &m->params) ||
+        sl_params_allocate(&m->params, m->config.train_optimizer, training))
         return false;
-    if (!m->exec.scratch || !m->exec.shared || !m->exec.state || !m->arena || !m->buf || !m->token_loss)
+    if (m->program.bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
         return false;
-    for (int i = 0; i < b->buffers; i++)
-        m->buf[i] = m->arena + b->buffer[i].offset;
-    touch_buffers(m);
-    m->exec.k = b->kernels;
-    m->exec.p = &m->params;
-    m->exec.buf = m->buf;
-    m->exec.info = b->buffer;
-    m->exec.token_loss = m->token_loss;
-    m->exec.grad_scale = 1;
-    return true;
+    m->threads = m->exec.workers;
+    return allocate_taps(m);
 }
 
 int sl_model_precision(const sl_config *c) {
@@ -205,15 +156,11 @@ sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t b
 void sl_model_free(sl_model *m) {
     if (!m)
         return;
-    sl_params *p = &m->params;
-    void *block[] = {p->w, p->g, p->m, p->v, m->exec.scratch, m->exec.shared, m->exec.state, m->arena, m->token_loss, m->cos,
-                     m->sin, m->tap, m->gain};
-    for (size_t i = 0; i < sizeof block / sizeof *block; i++)
-        sl_free(block[i]);
+    sl_free(m->cos), sl_free(m->sin), sl_free(m->tap), sl_free(m->gain);
     sl_gemm_bf16_work_free(m->exec.work);
+    sl_exec_close(&m->exec);
     sl_program_free(&m->program);
-    free(p->tensor);
-    free(m->buf);
+    sl_params_free(&m->params);
     free(m->seconds);
     free(m->layer);
     free(m);
@@ -222,21 +169,14 @@ void sl_model_free(sl_model *m) {
 int sl_model_init(sl_model *m, uint64_t seed) {
     if (!m)
         return fail_null("sl_model_init");
-    for (int i = 0; i < m->params.count; i++) {
-        const sl_tensor *t = &m->params.tensor[i];
-        float *w = m->params.w + t->offset;
-        sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
-        float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
-        for (int64_t j = 0; j < t->size; j++)
-            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;
-    }
+    sl_params_init(&m->params, seed);
     return 0;
 }
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
 const sl_config *sl_model_config_given(const sl_model *m) { return &m->given; }
-int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->arena_bytes; }
+int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->exec.arena_bytes; }
 
 sl_shape sl_model_shape(const sl_model *m) {
     if (!m)
@@ -310,7 +250,7 @@ int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, doub
     if (forward(m, in, target, false))
         return -1;
     if (token_loss)
-        memcpy(token_loss, m->token_loss, (size_t)(m->program.batch * m->program.seq) * sizeof(float));
+        memcpy(token_loss, m->exec.token_loss, (size_t)(m->program.batch * m->program.seq) * sizeof(float));
     if (loss)
         *loss = mean_loss(m);
     return 0;

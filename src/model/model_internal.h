@@ -23,16 +23,12 @@ struct sl_model {
     sl_exec exec;
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     float *cos, *sin;
-    char *arena;
-    void **buf;
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *gain; /* 1 + weight of zero-centred norms, for sl_model_norm_weight: [layers + 1][2][dim] */
-    float *token_loss;
     bool taps, tapped; /* does it keep taps; do they hold a pass */
     int threads;       /* that there is scratch for */
     int64_t decoded;   /* positions in a decoder's cache */
     double *seconds; /* NULL, or forward and backward time of each operation */
-    size_t arena_bytes;
 };
 
 /* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read

@@ -31,12 +31,14 @@ typedef struct {
     const sl_kernels *k;
     const sl_params *p;
     const sl_buffer *info;   /* shape of each buffer */
-    void *const *buf;        /* data of each buffer */
+    void *const *buf;        /* data of each buffer, in */
+    char *arena;
+    size_t arena_bytes;
     const int32_t *tokens;   /* rows of the batch */
     const int32_t *targets;  /* the same number; < 0: no loss here; NULL: no loss wanted */
-    float *token_loss;       /* rows; set by the head */
-    float *logits;           /* rows x vocab, or NULL; set by the head */
-    bool training;           /* the head computes its gradients with the loss */
+    float *token_loss;       /* rows; set by the loss */
+    float *logits;           /* rows x vocab, or NULL; set by the loss */
+    bool training;           /* the loss computes its gradients too */
     bool measuring;          /* statistics that a training step would take are taken in this pass too */
     float grad_scale;        /* gradients are those of loss * grad_scale */
     int64_t position;        /* of the first row of each window (decoding: how many are cached) */

@@ -33,6 +33,13 @@ typedef struct {
     float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
 } sl_params;
 
+/* Memory for the values and, in training, for gradients and the optimizer's moments (SL_OPTIM_*), all zero. Returns 0, or
+ * -1 with a message. */
+int sl_params_allocate(sl_params *p, int optimizer, bool training);
+/* Draws the values: of each tensor a function of seed and name. */
+void sl_params_init(sl_params *p, uint64_t seed);
+/* All memory, and the table. */
+void sl_params_free(sl_params *p);
 /* What the optimizer keeps of a tensor of this name and shape: the table is program/optim.inc. */
 int sl_params_moments(int optimizer, const sl_tensor *t);
 /* Index of a tensor by name, or -1. */

@@ -14,12 +14,15 @@ static sl_buf gradient_buffer(sl_program *b, sl_buf of) {
     return g;
 }
 
-/* Is this value an input of op, other than i, whose gradient backward writes? */
-static bool read_beside(const sl_op *op, int i) {
-    for (int j = 0; j < op->inputs; j++)
-        if (j != i && op->in[j] == op->in[i] && op->use[j] & (SL_INPUT_GRADIENT | SL_INPUT_ADDED))
-            return true;
-    return false;
+/* Can the gradient of input i be dout's own buffer: is it the only input that has this value, and has none before it got
+ * that buffer? */
+static bool may_share(const sl_op *op, int i) {
+    for (int j = 0; j < op->inputs; j++) {
+        bool wants = j != i && op->use[j] & (SL_INPUT_GRADIENT | SL_INPUT_ADDED);
+        if (wants && (op->in[j] == op->in[i] || op->in[j] == op->out || op->din[j] == op->dout))
+            return false;
+    }
+    return true;
 }
 
 /* Where the gradient of input i goes. Readers come last first: the first to ask makes the buffer, the others add. The
@@ -28,7 +31,7 @@ static bool read_beside(const sl_op *op, int i) {
 static void assign_input(sl_program *b, sl_op *op, int i, sl_buf *grad) {
     sl_buf v = op->in[i];
     bool added = op->use[i] & SL_INPUT_ADDED;
-    if (added && grad[v] == SL_NONE && !read_beside(op, i)) {
+    if (added && grad[v] == SL_NONE && may_share(op, i)) {
         grad[v] = op->din[i] = op->dout;
         return;
     }
