@@ -11,7 +11,8 @@ static int matrix(sl_program *b, const char *prefix, const char *name, int64_t o
                   bool join) {
     const sl_config *c = b->config;
     double std = c->model_init_std / (output ? sqrt(2.0 * (double)c->model_layers) : 1);
-    return sl_program_param(b, prefix, name, out, in, SL_INIT_NORMAL, std, SL_DECAY_MATRIX, join);
+    return sl_program_param(b, prefix, &(sl_param_spec){.name = name, .rows = out, .cols = in, .init = SL_INIT_NORMAL,
+                                                        .start = std, .decay = SL_DECAY_MATRIX, .join = join});
 }
 
 static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
@@ -52,8 +53,9 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
     int router = matrix(b, prefix, "weight", c->model_experts, d, false, false);
     if (c->model_balance == SL_BALANCE_BIAS) {
-        bias = sl_program_param(b, prefix, "e_score_correction_bias", c->model_experts, 0, SL_INIT_ZEROS, 0,
-                                SL_DECAY_NONE, false);
+        bias = sl_program_param(b, prefix,
+                                &(sl_param_spec){.name = "e_score_correction_bias", .rows = c->model_experts,
+                                                 .init = SL_INIT_ZEROS, .decay = SL_DECAY_NONE});
         b->params->params -= c->model_experts; /* not learned */
     }
     for (int64_t e = 0; e < c->model_experts; e++) {

@@ -45,7 +45,9 @@ static const sl_op_kind embed_scale = {
 sl_buf sl_build_embed_scale(sl_program *b, sl_buf in) {
     static const sl_scope scope = {.layer = SL_NO_LAYER, .part = SL_PART_embed, .role = SL_ROLE_SCALE};
     int64_t d = b->config->model_dim;
-    int scale = sl_program_param(b, "model", "embed_scale", 1, 0, SL_INIT_VALUE, sqrt((double)d), SL_DECAY_NORM, false);
+    int scale = sl_program_param(b, "model",
+                                 &(sl_param_spec){.name = "embed_scale", .rows = 1, .init = SL_INIT_VALUE,
+                                                  .start = sqrt((double)d), .decay = SL_DECAY_NORM});
     sl_op *op = sl_program_op(b, &embed_scale, scope);
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = d;

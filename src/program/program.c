@@ -75,28 +75,29 @@ void *sl_program_own(sl_program *b, sl_op *op, size_t bytes) {
     return op->own;
 }
 
-int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_t rows, int64_t cols,
-                     enum sl_init init, double std, enum sl_decay decay, bool join) {
+int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spec) {
     sl_params *p = b->params;
+    int64_t cols = spec->cols ? spec->cols : 1;
     sl_tensor *grown = realloc(p->tensor, (size_t)(p->count + 1) * sizeof *grown);
     if (!grown) {
-        sl_fail("out of memory while declaring %s.%s", prefix, name);
+        sl_fail("out of memory while declaring %s.%s", prefix, spec->name);
         b->failed = true;
         return 0;
     }
     p->tensor = grown;
     sl_tensor *t = &p->tensor[p->count];
-    *t = (sl_tensor){.ndim = cols ? 2 : 1, .shape = {rows, cols ? cols : 1}, .size = rows * (cols ? cols : 1),
-                     .init = init, .init_std = (float)std, .decay = decay};
-    snprintf(t->name, sizeof t->name, "%s.%s", prefix, name);
-    t->offset = join ? p->floats : sl_round_up(p->floats, SL_ALIGN / (int64_t)sizeof(float));
+    *t = (sl_tensor){.ndim = spec->cols ? 2 : 1, .shape = {spec->rows, cols}, .size = spec->rows * cols,
+                     .init = spec->init, .init_std = (float)spec->start, .decay = spec->decay};
+    snprintf(t->name, sizeof t->name, "%s.%s", prefix, spec->name);
+    t->offset = spec->join ? p->floats : sl_round_up(p->floats, SL_ALIGN / (int64_t)sizeof(float));
     p->floats = t->offset + t->size;
     p->params += t->size;
     return p->count++;
 }
 
 int sl_program_state(sl_program *b, const char *prefix, const char *name, int64_t n) {
-    int i = sl_program_param(b, prefix, name, n, 0, SL_INIT_ZEROS, 0, SL_DECAY_NONE, false);
+    sl_param_spec spec = {.name = name, .rows = n, .init = SL_INIT_ZEROS, .decay = SL_DECAY_NONE};
+    int i = sl_program_param(b, prefix, &spec);
     if (b->failed)
         return 0;
     b->params->tensor[i].state = true;

@@ -39,9 +39,17 @@ sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, sl_scope scope);
 void sl_op_reads(sl_op *op, sl_buf v, unsigned use);
 /* bytes of zeros as its own; NULL (and b->failed, with a message) if memory is out. */
 void *sl_program_own(sl_program *b, sl_op *op, size_t bytes);
-/* Declares a parameter tensor; join: directly behind the last one. Returns its index. */
-int sl_program_param(sl_program *b, const char *prefix, const char *name, int64_t rows, int64_t cols,
-                     enum sl_init init, double std, enum sl_decay decay, bool join);
+/* A parameter tensor, <prefix>.<name>. */
+typedef struct {
+    const char *name;
+    int64_t rows, cols; /* [rows, cols]; cols = 0: a vector [rows] */
+    enum sl_init init;
+    double start;       /* the standard deviation of SL_INIT_NORMAL, the value of SL_INIT_VALUE */
+    enum sl_decay decay;
+    bool join;          /* directly behind the tensor declared last, one matrix with it (params.h) */
+} sl_param_spec;
+/* Declares it and returns its index; 0 (and b->failed, with a message) if memory is out. */
+int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spec);
 /* Declares a tensor [n] of zeros that no gradient reaches: checkpoints hold it, sizes of models leave it out. */
 int sl_program_state(sl_program *b, const char *prefix, const char *name, int64_t n);
 void sl_program_keep(sl_program *b, sl_buf v);

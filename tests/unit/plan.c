@@ -229,7 +229,8 @@ typedef struct {
 enum { VOCAB = 9 };
 
 static int matrix(sl_program *b, const char *name, int64_t out, int64_t in) {
-    return sl_program_param(b, "m", name, out, in, SL_INIT_NORMAL, 0.4, SL_DECAY_MATRIX, false);
+    return sl_program_param(b, "m", &(sl_param_spec){.name = name, .rows = out, .cols = in, .init = SL_INIT_NORMAL,
+                                                     .start = 0.4, .decay = SL_DECAY_MATRIX});
 }
 
 static sl_scope scope(enum sl_half half, enum sl_part part) { return (sl_scope){0, half, part, SL_ROLE_SELF}; }

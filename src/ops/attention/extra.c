@@ -85,9 +85,10 @@ void sl_extra_build(sl_program *b, sl_op *op, const char *prefix) {
         return;
     for (int i = 0; i < op->extra->params; i++) {
         bool per_head = op->extra->param[i].per_head;
-        op->param[i] = sl_program_param(b, prefix, op->extra->param[i].name, per_head ? op->heads : op->kv_heads,
-                                        per_head ? 0 : op->head_dim, op->extra->param[i].init,
-                                        b->config->model_init_std, SL_DECAY_NONE, false);
+        op->param[i] = sl_program_param(
+            b, prefix, &(sl_param_spec){.name = op->extra->param[i].name, .rows = per_head ? op->heads : op->kv_heads,
+                                        .cols = per_head ? 0 : op->head_dim, .init = op->extra->param[i].init,
+                                        .start = b->config->model_init_std, .decay = SL_DECAY_NONE});
     }
     if (b->training)
         op->shared_bytes = (size_t)(op->rows / op->seq * partial_floats(op)) * sizeof(float);

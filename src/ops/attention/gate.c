@@ -103,8 +103,10 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
                     int64_t n, int64_t group) {
     sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_gate_in, SL_ROLE_SELF};
     const sl_config *c = b->config;
-    int w = sl_program_param(b, prefix, name, n / group, c->model_dim, SL_INIT_NORMAL, c->model_init_std,
-                             SL_DECAY_MATRIX, false);
+    int w = sl_program_param(b, prefix,
+                             &(sl_param_spec){.name = name, .rows = n / group, .cols = c->model_dim,
+                                              .init = SL_INIT_NORMAL, .start = c->model_init_std,
+                                              .decay = SL_DECAY_MATRIX});
     sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE);
     scope.part = SL_PART_gate;
     sl_op *op = sl_program_op(b, &attention_gate, scope);

@@ -22,6 +22,8 @@ static const sl_row_norm derf = {.forward = forward, .backward = backward};
 sl_norm_tap sl_build_derf(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     int param[SL_NORM_PARAMS];
     sl_dyt_params(b, prefix, site, param);
-    param[SL_NORM_SHIFT] = sl_program_param(b, prefix, "shift", 1, 0, SL_INIT_ZEROS, 0, SL_DECAY_NORM, false);
+    param[SL_NORM_SHIFT] = sl_program_param(b, prefix,
+                                            &(sl_param_spec){.name = "shift", .rows = 1, .init = SL_INIT_ZEROS,
+                                                             .decay = SL_DECAY_NORM});
     return sl_build_row_norm(b, &derf, scope, in, prefix, param);
 }

@@ -28,8 +28,11 @@ void sl_dyt_params(sl_program *b, const char *prefix, enum sl_norm_site site, in
     double alpha = site == SL_NORM_ATTN ? c->norm_alpha_attn : site == SL_NORM_FFN ? c->norm_alpha_ffn : c->norm_alpha_final;
     for (int p = 0; p < SL_NORM_PARAMS; p++)
         param[p] = SL_NONE;
-    param[SL_NORM_ALPHA] = sl_program_param(b, prefix, "alpha", 1, 0, SL_INIT_VALUE, alpha, SL_DECAY_NORM, false);
+    param[SL_NORM_ALPHA] = sl_program_param(b, prefix,
+                                            &(sl_param_spec){.name = "alpha", .rows = 1, .init = SL_INIT_VALUE,
+                                                             .start = alpha, .decay = SL_DECAY_NORM});
     if (c->norm_beta)
-        param[SL_NORM_BIAS] =
-            sl_program_param(b, prefix, "bias", c->model_dim, 0, SL_INIT_ZEROS, 0, SL_DECAY_NORM, false);
+        param[SL_NORM_BIAS] = sl_program_param(b, prefix,
+                                               &(sl_param_spec){.name = "bias", .rows = c->model_dim,
+                                                                .init = SL_INIT_ZEROS, .decay = SL_DECAY_NORM});
 }

@@ -105,10 +105,14 @@ sl_buf sl_build_gate(sl_program *b, sl_scope scope, sl_buf y, const char *prefix
     const sl_config *c = b->config;
     int64_t d = c->model_dim, r = c->norm_rank, gates = c->norm_granularity == SL_GATE_TENSORWISE ? 1 : d;
     bool identity = c->norm_init == SL_GATE_IDENTITY, sigmoid = c->norm_outer == SL_GATE_SIGMOID;
-    int down = sl_program_param(b, prefix, "gate_down.weight", r, d, SL_INIT_NORMAL, c->model_init_std, SL_DECAY_MATRIX,
-                                false);
-    int up = sl_program_param(b, prefix, "gate_up.weight", gates, r, identity ? SL_INIT_ZEROS : SL_INIT_NORMAL,
-                              c->model_init_std, SL_DECAY_MATRIX, false);
+    int down = sl_program_param(b, prefix,
+                                &(sl_param_spec){.name = "gate_down.weight", .rows = r, .cols = d,
+                                                 .init = SL_INIT_NORMAL, .start = c->model_init_std,
+                                                 .decay = SL_DECAY_MATRIX});
+    int up = sl_program_param(b, prefix,
+                              &(sl_param_spec){.name = "gate_up.weight", .rows = gates, .cols = r,
+                                               .init = identity ? SL_INIT_ZEROS : SL_INIT_NORMAL,
+                                               .start = c->model_init_std, .decay = SL_DECAY_MATRIX});
     sl_op *op = sl_program_op(b, b->bf16 ? &sl_gate_bf16 : &sl_gate_fp32, scope);
     sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = d;

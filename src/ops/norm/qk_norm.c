@@ -57,8 +57,10 @@ static const sl_op_kind qk_norm = {.name = "qk_norm", .forward = forward_stages,
 void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix) {
     const sl_config *c = b->config;
     int64_t hd = sl_config_head_dim(c);
-    int q = sl_program_param(b, prefix, "q_norm.weight", hd, 0, SL_INIT_ONES, 0, SL_DECAY_NORM, false);
-    int k = sl_program_param(b, prefix, "k_norm.weight", hd, 0, SL_INIT_ONES, 0, SL_DECAY_NORM, false);
+    sl_param_spec weight = {.name = "q_norm.weight", .rows = hd, .init = SL_INIT_ONES, .decay = SL_DECAY_NORM};
+    int q = sl_program_param(b, prefix, &weight);
+    weight.name = "k_norm.weight";
+    int k = sl_program_param(b, prefix, &weight);
     sl_op *op = sl_program_op(b, &qk_norm, scope);
     sl_op_reads(op, op->out = qkv, SL_INPUT_GRADIENT);
     op->heads = c->model_heads;

@@ -281,11 +281,15 @@ sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope s
                               const int *param) {
     const sl_config *c = b->config;
     int64_t d = c->model_dim;
-    int weight = sl_program_param(b, prefix, "weight", d, 0, c->norm_zero_centred ? SL_INIT_ZEROS : SL_INIT_ONES, 0,
-                                  SL_DECAY_NORM, false);
+    int weight = sl_program_param(b, prefix,
+                                  &(sl_param_spec){.name = "weight", .rows = d,
+                                                   .init = c->norm_zero_centred ? SL_INIT_ZEROS : SL_INIT_ONES,
+                                                   .decay = SL_DECAY_NORM});
     int pre = SL_NONE;
     if (c->norm_preaffine)
-        pre = sl_program_param(b, prefix, "pre_affine", d, 0, SL_INIT_ONES, 0, SL_DECAY_NORM, false);
+        pre = sl_program_param(b, prefix,
+                               &(sl_param_spec){.name = "pre_affine", .rows = d, .init = SL_INIT_ONES,
+                                                .decay = SL_DECAY_NORM});
     sl_op *op = sl_program_op(b, &row_norm, scope);
     op->norm = norm;
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
