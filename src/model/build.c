@@ -38,7 +38,6 @@ static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, 
     sl_build_kv_quantiser(b, i, qkv);
     sl_scope core = at(i, SL_HALF_ATTN, SL_PART_core);
     sl_buf o = b->cache ? sl_build_cached_attention(b, core, qkv, prefix) : sl_build_attention(b, core, qkv, prefix);
-    m->layer[i].attention_op = b->ops - 1;
     o = sl_build_output_gate(b, prefix, i, in, o);
     int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
     return sl_build_linear(b, at(i, SL_HALF_ATTN, SL_PART_out), o, q, d, wo, residual);

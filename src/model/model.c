@@ -5,6 +5,7 @@
 #include "base/threads.h"
 #include "model/match.h"
 #include "ops/product/gemm_bf16.h"
+#include "ops/attention/attention.h"
 #include "ops/attention/extra.h"
 #include "ops/moe/moe.h"
 #include "ops/rows.h"
@@ -418,17 +419,22 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
 }
 
+static const sl_op *attention_op(const sl_model *m, int layer) {
+    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
+}
+
 sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
-    const sl_op *op = &m->program.op[m->layer[layer].attention_op];
-    return (sl_attention_tap){op->attention, op->attend, op->window, op->extra != NULL};
+    const sl_attention *a = sl_attention_of(attention_op(m, layer));
+    return (sl_attention_tap){a->kernels, a->attend, a->window, a->extra != NULL};
 }
 
 float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {
-    const sl_op *op = &m->program.op[m->layer[layer].attention_op];
-    if (!op->extra)
+    const sl_op *op = attention_op(m, layer);
+    const sl_extra_kind *extra = sl_attention_of(op)->extra;
+    if (!extra)
         return 0;
     sl_extra e = sl_extra_of_head(op, &m->exec, 0, head, false);
-    return op->extra->logit(&e, q);
+    return extra->logit(&e, q);
 }
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {

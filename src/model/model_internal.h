@@ -10,7 +10,6 @@
 typedef struct {
     sl_buf residual; /* h_i, the input of the block */
     sl_buf qkv;
-    int attention_op; /* in the program */
     sl_norm_tap norm[2];
 } layer_tap;
 

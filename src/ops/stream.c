@@ -48,7 +48,7 @@ static int round_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static const sl_op_kind rounding = {.name = "round",
+static const sl_op_kind rounding = {.name = "round", .adds = true,
                                     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_forward}),
                                     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_backward})};
 

@@ -90,9 +90,8 @@ typedef struct {
 typedef struct {
     const char *name;
     /* In their order, with a barrier between any two. Forward writes out and saved[]. Backward reads dout, writes the
-     * gradients of the inputs that it is to (din[i], added where acc[i] says so) and adds to those of its parameters,
-     * partial sums in an order that shapes decide. An operation without an output is the loss: its forward writes the
-     * gradient of its input too. */
+     * gradients of its inputs, din[i], and adds to those of its parameters, partial sums in an order that shapes decide. An
+     * operation without an output is the loss: its forward writes the gradient of its input too. */
     const sl_stage *forward, *backward;
     /* The stages behind those of PARAMS are gone through again and again, for so many rows at a time. NULL: all rows. */
     int64_t (*chunk)(const sl_op *op);
@@ -100,6 +99,7 @@ typedef struct {
     void (*end_step)(const sl_op *op, const sl_exec *x, bool applied);
     void (*destroy)(void *own); /* NULL: free() */
     bool keeps_out;             /* backward reads out */
+    bool adds;                  /* backward adds to din[i] where acc[i] says so; for other kinds the schedule adds */
 } sl_op_kind;
 
 /* ---- description */
@@ -148,7 +148,8 @@ struct sl_op {
     /* Set by the plan. */
     sl_buf dout, din[SL_OP_INPUTS];
     bool acc[SL_OP_INPUTS];      /* din[i] already holds a gradient: add */
-    bool pass[SL_OP_INPUTS];     /* the schedule writes dout into din[i] (acc: adds it) before backward */
+    bool pass[SL_OP_INPUTS];     /* the schedule writes dout into din[i] (acc: adds it) before backward, */
+    sl_buf sum[SL_OP_INPUTS];    /* or adds din[i] to this afterwards; SL_NONE */
 };
 
 /* Data of a buffer that is fp32 by construction (residual stream, statistics, logits), or of one that the

@@ -35,7 +35,13 @@ static void assign_input(sl_program *b, sl_op *op, int i, sl_buf *grad) {
         grad[v] = op->din[i] = op->dout;
         return;
     }
-    op->acc[i] = grad[v] != SL_NONE && v != op->out;
+    bool more = grad[v] != SL_NONE && v != op->out;
+    if (more && !added && !op->kind->adds) {
+        op->sum[i] = grad[v];
+        op->din[i] = gradient_buffer(b, v);
+        return;
+    }
+    op->acc[i] = more;
     op->pass[i] = added;
     if (grad[v] == SL_NONE)
         grad[v] = gradient_buffer(b, v);
@@ -91,7 +97,7 @@ static void use_forward(sl_program *b, const sl_op *op, int time) {
 
 static void use_backward(sl_program *b, const sl_op *op, int time) {
     for (int i = 0; i < op->inputs; i++) {
-        use(b, op->din[i], time);
+        use(b, op->din[i], time), use(b, op->sum[i], time);
         if (op->use[i] & SL_INPUT_KEPT)
             use(b, op->in[i], time);
     }

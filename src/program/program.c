@@ -53,7 +53,7 @@ sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, sl_scope scope) {
     *op = (sl_op){.kind = kind, .scope = scope, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE, .temp = SL_NONE,
                   .dout = SL_NONE, .factor = 1};
     for (int i = 0; i < SL_OP_INPUTS; i++)
-        op->in[i] = op->din[i] = SL_NONE;
+        op->in[i] = op->din[i] = op->sum[i] = SL_NONE;
     for (int i = 0; i < SL_OP_SAVED; i++)
         op->saved[i] = SL_NONE;
     for (int i = 0; i < SL_OP_PARAMS; i++)

@@ -134,15 +134,41 @@ static int pass_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows};
+/* Rows of gradients in whatever precision: a[i] += b[i]. */
+static void add_bf16(const sl_kernels *k, int64_t n, const sl_bf16 *b, sl_bf16 *a) {
+    float x[256], y[256];
+    for (int64_t i = 0; i < n; i += 256) {
+        int64_t m = sl_min(256, n - i);
+        k->from_bf16(m, b + i, x), k->from_bf16(m, a + i, y);
+        k->add(m, x, y);
+        k->to_bf16(m, y, a + i);
+    }
+}
+
+static int sum_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int i = 0; i < op->inputs; i++) {
+        const sl_buffer *v = op->sum[i] == SL_NONE ? NULL : &x->info[op->sum[i]];
+        if (!v)
+            continue;
+        int64_t at = s->first * v->ld, n = s->n * v->ld;
+        if (v->bf16)
+            add_bf16(x->k, n, sl_buf_bf16(x, op->din[i]) + at, sl_buf_bf16(x, op->sum[i]) + at);
+        else
+            x->k->add(n, sl_buf_data(x, op->din[i]) + at, sl_buf_data(x, op->sum[i]) + at);
+    }
+    return 0;
+}
 
 static int run_backward(const sl_op *op, const sl_exec *x) {
-    bool pass = false;
+    static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows}, summing = {.cut = SL_CUT_ROWS, .run = sum_rows};
+    bool pass = false, sum = false;
     for (int i = 0; i < op->inputs; i++)
-        pass = pass || op->pass[i];
+        pass = pass || op->pass[i], sum = sum || op->sum[i] != SL_NONE;
     if (pass && run_stage(op, x, &passing, 0, op->rows))
         return -1;
-    return op->kind->backward ? run_stages(op, x, op->kind->backward) : 0;
+    if (op->kind->backward && run_stages(op, x, op->kind->backward))
+        return -1;
+    return sum ? run_stage(op, x, &summing, 0, op->rows) : 0;
 }
 
 int sl_schedule_forward(const sl_program *b, const sl_exec *x, double *seconds) {

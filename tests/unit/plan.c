@@ -66,9 +66,15 @@ static int times_back(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
+/* one that adds to a gradient, one that leaves it to the schedule */
 static const sl_op_kind times_kind = {.name = "times",
+                                      .adds = true,
                                       .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
                                       .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back})};
+
+static const sl_op_kind plain_times_kind = {.name = "plain times",
+                                            .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
+                                            .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back})};
 
 static int loss(const sl_op *op, const sl_exec *x, const sl_span *s) {
     for (int64_t i = s->first * COLS; i < (s->first + s->n) * COLS; i++)
@@ -118,7 +124,7 @@ static void append_random(dag *d) {
     int values = d->b.buffers, n = 1 + below(d, 3);
     sl_buf in = below(d, values);
     bool in_place = below(d, 4) == 0 && !d->kept[in], kept = !in_place && below(d, 2);
-    sl_op *op = append(d, &times_kind, (float)(below(d, 3) + 1) * (below(d, 2) ? 1 : -1));
+    sl_op *op = append(d, below(d, 2) ? &times_kind : &plain_times_kind, (float)(below(d, 3) + 1) * (below(d, 2) ? 1 : -1));
     sl_op_reads(op, in, SL_INPUT_GRADIENT | (kept ? SL_INPUT_KEPT : 0u));
     d->kept[in] = d->kept[in] || kept;
     ((own *)op->own)->value = d->value[in];

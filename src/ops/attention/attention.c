@@ -2,15 +2,16 @@
  * scratch grows with the window, never with its square. Scores are computed again in the backward pass from q, k and
  * the saved statistic of a query, for the softmax its log-sum-exp (Dao et al. 2022, arXiv 2205.14135). One item is a
  * (window, key/value head): its group of query heads adds to the same dk, dv in a fixed order. */
-#include "base/threads.h"
 #include "ops/attention/attention.h"
-#include "program/whole.h"
 #include "ops/attention/extra.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
+#include "program/scratch.h"
 
 #include <math.h>
 #include <string.h>
+
+static const sl_attention *of(const sl_op *op) { return op->own; }
 
 /* Sizes of one item. */
 typedef struct {
@@ -23,17 +24,15 @@ typedef struct {
 } shape;
 
 static shape shape_of(const sl_op *op, const sl_kernels *k) {
-    shape s = {.k = k, .seq = op->seq, .hd = op->head_dim, .group = op->heads / op->kv_heads};
+    shape s = {.k = k, .seq = op->seq, .hd = of(op)->head_dim, .group = of(op)->heads / of(op)->kv_heads};
     s.qb = 4 * k->gemm_mr;
-    s.ld = (op->heads + 2 * op->kv_heads) * op->head_dim;
+    s.ld = (of(op)->heads + 2 * of(op)->kv_heads) * of(op)->head_dim;
     s.lds = sl_round_up(s.seq, 16);
     s.keys_n = sl_round_up(s.seq, k->gemm_nr) * s.hd;
     s.depth_n = sl_round_up(s.hd, k->gemm_nr) * s.seq;
     return s;
 }
 
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Private scratch of a thread, in floats; the second line is of the backward pass only. */
 typedef struct {
@@ -41,43 +40,28 @@ typedef struct {
     float *value_keys, *key_values, *pack_b, *dscore, *dk, *dv, *delta;
 } scratch;
 
-enum { PARTS = 12 };
-
-static void part_sizes(const shape *s, bool training, int64_t size[PARTS]) {
-    int64_t pack = sl_round_up(s->qb, s->k->gemm_mr) * max64(s->hd, s->seq);
-    int64_t all[PARTS] = {s->keys_n,
-                          s->depth_n,
-                          max64(pack, sl_round_up(s->seq, s->k->gemm_mr) * s->qb),
-                          s->qb * s->lds,
-                          s->qb,
-                          s->keys_n,
-                          s->depth_n,
-                          sl_round_up(s->hd, s->k->gemm_nr) * s->qb,
-                          s->qb * s->lds,
-                          s->seq * s->hd,
-                          s->seq * s->hd,
-                          s->qb};
-    for (int i = 0; i < PARTS; i++)
-        size[i] = training || i < 5 ? sl_round_up(all[i], 16) : 0;
+static scratch scratch_at(const shape *s, bool training, sl_carver *at) {
+    scratch c = {.keys = sl_carve_floats(at, s->keys_n), .values = sl_carve_floats(at, s->depth_n)};
+    c.pack = sl_carve_floats(at, sl_max(sl_round_up(s->qb, s->k->gemm_mr) * sl_max(s->hd, s->seq),
+                                        sl_round_up(s->seq, s->k->gemm_mr) * s->qb));
+    c.score = sl_carve_floats(at, s->qb * s->lds);
+    c.extra = sl_carve_floats(at, s->qb);
+    if (!training)
+        return c;
+    c.value_keys = sl_carve_floats(at, s->keys_n);
+    c.key_values = sl_carve_floats(at, s->depth_n);
+    c.pack_b = sl_carve_floats(at, sl_round_up(s->hd, s->k->gemm_nr) * s->qb);
+    c.dscore = sl_carve_floats(at, s->qb * s->lds);
+    c.dk = sl_carve_floats(at, s->seq * s->hd);
+    c.dv = sl_carve_floats(at, s->seq * s->hd);
+    c.delta = sl_carve_floats(at, s->qb);
+    return c;
 }
 
-static void carve(const shape *s, float *base, scratch *c) {
-    int64_t size[PARTS];
-    float **at[PARTS] = {&c->keys,       &c->values, &c->pack,   &c->score, &c->extra, &c->value_keys,
-                         &c->key_values, &c->pack_b, &c->dscore, &c->dk,    &c->dv,    &c->delta};
-    part_sizes(s, true, size);
-    for (int i = 0; i < PARTS; i++) {
-        *at[i] = base;
-        base += size[i];
-    }
-}
-
-static size_t thread_bytes(const shape *s, bool training) {
-    int64_t size[PARTS], n = 0;
-    part_sizes(s, training, size);
-    for (int i = 0; i < PARTS; i++)
-        n += size[i];
-    return (size_t)n * sizeof(float);
+static size_t worker_bytes(const shape *s, bool training) {
+    sl_carver at = {0};
+    scratch_at(s, training, &at);
+    return at.used;
 }
 
 /* c[m, n] (+)= A B from packed panels; a panel of B holds b_depth steps of which the first depth count. */
@@ -87,7 +71,7 @@ static void tile(const sl_kernels *k, int64_t m, int64_t n, int64_t depth, const
     for (int64_t j = 0; j < n; j += nr)
         for (int64_t i = 0; i < m; i += mr)
             k->gemm_f32(depth, a + i * depth, b + j * b_depth, c + i * ldc + j, ldc,
-                        (int)min64(mr, m - i), (int)min64(nr, n - j), add);
+                        (int)sl_min(mr, m - i), (int)sl_min(nr, n - j), add);
 }
 
 /* The query block that starts at row r0: how many rows; from which key on (a whole panel) it sees how many. */
@@ -97,10 +81,10 @@ typedef struct {
 } block;
 
 static block block_at(const sl_op *op, const shape *s, int64_t r0) {
-    block b = {.r0 = r0, .rows = min64(s->qb, s->seq - r0), .attend = op->attend};
-    b.k0 = max64(0, r0 + 1 - op->window) / s->k->gemm_nr * s->k->gemm_nr;
+    block b = {.r0 = r0, .rows = sl_min(s->qb, s->seq - r0), .attend = of(op)->attend};
+    b.k0 = sl_max(0, r0 + 1 - of(op)->window) / s->k->gemm_nr * s->k->gemm_nr;
     b.keys = r0 + b.rows - b.k0;
-    b.attend.band = (sl_band){r0 + 1 - op->window - b.k0, r0 + 1 - b.k0};
+    b.attend.band = (sl_band){r0 + 1 - of(op)->window - b.k0, r0 + 1 - b.k0};
     return b;
 }
 
@@ -117,15 +101,15 @@ typedef struct {
     int64_t ldo;
 } pointers; /* of one (window, kv head); q, o, ... at the first head of the group */
 
-static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_t item) {
-    int64_t row = item / op->kv_heads * op->seq, kv = item % op->kv_heads, h = kv * s->group;
-    int64_t at_q = row * s->ld + h * s->hd, at_k = row * s->ld + (op->heads + kv) * s->hd;
-    int64_t at_v = at_k + op->kv_heads * s->hd, ldo = op->heads * s->hd, at_o = row * ldo + h * s->hd;
+static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, sl_attention_item item) {
+    int64_t row = item.window * op->seq, kv = item.kv, h = kv * s->group;
+    int64_t at_q = row * s->ld + h * s->hd, at_k = row * s->ld + (of(op)->heads + kv) * s->hd;
+    int64_t at_v = at_k + of(op)->kv_heads * s->hd, ldo = of(op)->heads * s->hd, at_o = row * ldo + h * s->hd;
     const float *qkv = sl_buf_data(x, op->in[0]);
     pointers p = {.q = qkv + at_q, .k = qkv + at_k, .v = qkv + at_v, .ldo = ldo};
     p.o = sl_buf_data(x, op->out) + at_o;
     p.out = p.o;
-    p.lse = sl_buf_data(x, op->saved[0]) + (item / op->kv_heads * op->heads + h) * op->seq;
+    p.lse = sl_buf_data(x, op->saved[0]) + (item.window * of(op)->heads + h) * op->seq;
     if (op->din[0] != SL_NONE && x->training) {
         float *dqkv = sl_buf_data(x, op->din[0]);
         p.dout = sl_buf_data(x, op->dout) + at_o;
@@ -150,31 +134,28 @@ static void forward_rows(const sl_op *op, const shape *s, const pointers *p, int
     float *lse = p->lse + h * s->seq + b->r0, *o = p->o + h * s->hd + b->r0 * p->ldo;
     scores(s, b, p->q + h * s->hd, c);
     if (e)
-        extra_logits(op->extra, e, s, b, p->q + h * s->hd, c);
-    op->attention->fwd(b->rows, b->keys, c->score, s->lds, &b->attend, e ? c->extra : NULL, lse);
+        extra_logits(of(op)->extra, e, s, b, p->q + h * s->hd, c);
+    of(op)->kernels->fwd(b->rows, b->keys, c->score, s->lds, &b->attend, e ? c->extra : NULL, lse);
     k->pack_f32(b->rows, b->keys, c->score, s->lds, 1, k->gemm_mr, c->pack);
     tile(k, b->rows, s->hd, b->keys, c->pack, c->values + b->k0 * k->gemm_nr, s->seq, o, p->ldo, 0);
-    for (int64_t i = 0; e && op->extra->output && i < b->rows; i++)
-        op->extra->output(e, extra_weight(c, lse, i), o + i * p->ldo);
+    for (int64_t i = 0; e && of(op)->extra->output && i < b->rows; i++)
+        of(op)->extra->output(e, extra_weight(c, lse, i), o + i * p->ldo);
 }
 
 /* The extra of head h of an item's group into e; NULL without one. */
-static const sl_extra *extra_of(const sl_op *op, const sl_exec *x, int64_t item, int64_t h, bool backward, sl_extra *e) {
-    if (!op->extra)
+static const sl_extra *extra_of(const sl_op *op, const sl_exec *x, sl_attention_item item, int64_t h, bool backward,
+                                sl_extra *e) {
+    if (!of(op)->extra)
         return NULL;
-    int64_t head = item % op->kv_heads * (op->heads / op->kv_heads) + h;
-    *e = sl_extra_of_head(op, x, item / op->kv_heads, head, backward);
+    *e = sl_extra_of_head(op, x, item.window, item.kv * (of(op)->heads / of(op)->kv_heads) + h, backward);
     return e;
 }
 
-static void forward_item(void *task, int64_t item, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
+static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item item, int worker) {
     shape s = shape_of(op, x->k);
     pointers p = locate(op, x, &s, item);
-    scratch c;
+    scratch c = scratch_at(&s, x->training, &(sl_carver){sl_worker_scratch(x, worker), 0});
     sl_extra extra;
-    carve(&s, sl_worker_scratch(x, thread), &c);
     x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, x->k->gemm_nr, c.keys);
     x->k->pack_f32(s.hd, s.seq, p.v, 1, s.ld, x->k->gemm_nr, c.values);
     for (int64_t h = 0; h < s.group; h++)
@@ -184,8 +165,10 @@ static void forward_item(void *task, int64_t item, int thread) {
         }
 }
 
-static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int64_t i = 0; i < sl_attention_items(op, s); i++)
+        forward_item(op, x, sl_attention_item_at(op, s, i), s->worker);
+    return 0;
 }
 
 /* One block of queries of head h: dq of its rows; adds to dk, dv of the keys that they see. */
@@ -200,7 +183,7 @@ static void backward_rows(const sl_op *op, const shape *s, const pointers *p, in
     scores(s, b, q, c);
     k->pack_f32(b->rows, s->hd, dout, p->ldo, 1, (int)mr, c->pack);
     tile(k, b->rows, b->keys, s->hd, c->pack, c->value_keys + b->k0 * s->hd, s->hd, c->dscore, s->lds, 0);
-    op->attention->bwd(b->rows, b->keys, c->score, c->dscore, s->lds, &b->attend, lse, c->delta);
+    of(op)->kernels->bwd(b->rows, b->keys, c->score, c->dscore, s->lds, &b->attend, lse, c->delta);
     k->pack_f32(b->rows, b->keys, c->dscore, s->lds, 1, (int)mr, c->pack);
     tile(k, b->rows, s->hd, b->keys, c->pack, c->key_values + b->k0 * nr, s->seq, dq, s->ld, 0);
     k->pack_f32(b->keys, b->rows, c->score, 1, s->lds, (int)mr, c->pack);
@@ -209,29 +192,26 @@ static void backward_rows(const sl_op *op, const shape *s, const pointers *p, in
     k->pack_f32(b->keys, b->rows, c->dscore, 1, s->lds, (int)mr, c->pack);
     k->pack_f32(s->hd, b->rows, q + b->r0 * s->ld, 1, s->ld, (int)nr, c->pack_b);
     tile(k, b->keys, s->hd, b->rows, c->pack, c->pack_b, b->rows, c->dk + b->k0 * s->hd, s->hd, 1);
-    if (!e || !op->extra->gradient)
+    if (!e || !of(op)->extra->gradient)
         return;
-    extra_logits(op->extra, e, s, b, q, c);
+    extra_logits(of(op)->extra, e, s, b, q, c);
     for (int64_t i = 0; i < b->rows; i++)
-        op->extra->gradient(e, q + (b->r0 + i) * s->ld, dout + i * p->ldo, extra_weight(c, lse, i), c->delta[i],
-                            op->factor, dq + i * s->ld);
+        of(op)->extra->gradient(e, q + (b->r0 + i) * s->ld, dout + i * p->ldo, extra_weight(c, lse, i), c->delta[i],
+                            of(op)->attend.scale, dq + i * s->ld);
 }
 
-static void backward_item(void *task, int64_t item, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
+static void backward_item(const sl_op *op, const sl_exec *x, sl_attention_item item, int worker) {
     shape s = shape_of(op, x->k);
     pointers p = locate(op, x, &s, item);
-    scratch c;
+    scratch c = scratch_at(&s, true, &(sl_carver){sl_worker_scratch(x, worker), 0});
     sl_extra extra;
-    carve(&s, sl_worker_scratch(x, thread), &c);
     int nr = x->k->gemm_nr;
     x->k->pack_f32(s.seq, s.hd, p.k, s.ld, 1, nr, c.keys);
     x->k->pack_f32(s.seq, s.hd, p.v, s.ld, 1, nr, c.value_keys);
     x->k->pack_f32(s.hd, s.seq, p.k, 1, s.ld, nr, c.key_values);
     memset(c.dk, 0, (size_t)(s.seq * s.hd) * sizeof(float));
     memset(c.dv, 0, (size_t)(s.seq * s.hd) * sizeof(float));
-    sl_extra_begin(op, x, item / op->kv_heads, item % op->kv_heads);
+    sl_extra_begin(op, x, item.window, item.kv);
     for (int64_t h = 0; h < s.group; h++)
         for (int64_t r0 = 0; r0 < s.seq; r0 += s.qb) {
             block b = block_at(op, &s, r0);
@@ -243,14 +223,47 @@ static void backward_item(void *task, int64_t item, int thread) {
     }
 }
 
-static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
-    sl_extra_fold(op, x);
+static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int64_t i = 0; i < sl_attention_items(op, s); i++)
+        backward_item(op, x, sl_attention_item_at(op, s, i), s->worker);
+    return 0;
 }
 
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-static const sl_op_kind attention = {.name = "attention", .forward = forward_stages, .backward = backward_stages, .keeps_out = true};
+#define KIND(run_forward, run_backward)                                                                                \
+    {.name = "attention",                                                                                              \
+     .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = run_forward, .split = sl_attention_split}),                   \
+     .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = run_backward, .split = sl_attention_split},                  \
+                           {.cut = SL_CUT_BATCH, .run = sl_extra_fold, .split = sl_extra_fold_items}),                 \
+     .keeps_out = true}
+static const sl_op_kind attention = KIND(forward, backward);
+static const sl_op_kind attention_bf16 = KIND(sl_attention_bf16_forward, sl_attention_bf16_backward);
+#undef KIND
+
+const sl_attention *sl_attention_of(const sl_op *op) {
+    return op && (op->kind == &attention || op->kind == &attention_bf16) ? op->own : NULL;
+}
+
+/* ---- calls */
+
+sl_split sl_attention_split(const sl_op *op, const sl_exec *x) {
+    (void)x;
+    return (sl_split){.parts = of(op)->kv_heads};
+}
+
+static int64_t heads_before(const sl_op *op, const sl_span *s, int64_t part) {
+    return part * of(op)->kv_heads / s->parts;
+}
+
+int64_t sl_attention_items(const sl_op *op, const sl_span *s) {
+    return s->n / op->seq * (heads_before(op, s, s->part + 1) - heads_before(op, s, s->part));
+}
+
+sl_attention_item sl_attention_item_at(const sl_op *op, const sl_span *s, int64_t i) {
+    int64_t first = heads_before(op, s, s->part), n = heads_before(op, s, s->part + 1) - first;
+    return (sl_attention_item){s->first / op->seq + i / n, first + i % n};
+}
+
+/* ---- building */
 
 /* The constants of each kind, from the configuration. */
 #define ATTENTION(name, rows, extra, a_, b_, help)                                                                     \
@@ -259,7 +272,7 @@ static const sl_op_kind attention = {.name = "attention", .forward = forward_sta
 #include "simd/attention.inc"
 #undef ATTENTION
 
-void sl_attention_kind(const sl_program *b, sl_op *op) {
+sl_attention *sl_attention_describe(sl_program *b, sl_op *op) {
     const sl_config *c = b->config;
     static const struct {
         enum sl_attention_rows rows;
@@ -269,32 +282,40 @@ void sl_attention_kind(const sl_program *b, sl_op *op) {
 #include "simd/attention.inc"
 #undef ATTENTION
     };
-    op->heads = c->model_heads;
-    op->kv_heads = sl_config_kv_heads(c);
-    op->head_dim = sl_config_head_dim(c);
-    op->factor = (float)(1 / sqrt((double)op->head_dim));
-    op->window = c->attention_window ? c->attention_window : INT32_MAX;
-    op->attention = &b->kernels->attention[kinds[c->model_attention].rows];
-    op->extra = sl_extra_kinds[c->model_attention];
-    op->attend.scale = op->factor;
-    op->attend.a = (float)kinds[c->model_attention].a(c);
-    op->attend.b = (float)kinds[c->model_attention].b(c);
+    sl_attention *a = sl_program_own(b, op, sizeof *a);
+    if (!a)
+        return NULL;
+    a->heads = c->model_heads;
+    a->kv_heads = sl_config_kv_heads(c);
+    a->head_dim = sl_config_head_dim(c);
+    a->window = c->attention_window ? c->attention_window : INT32_MAX;
+    a->kernels = &b->kernels->attention[kinds[c->model_attention].rows];
+    a->extra = sl_extra_kinds[c->model_attention];
+    a->attend.scale = (float)(1 / sqrt((double)a->head_dim));
+    a->attend.a = (float)kinds[c->model_attention].a(c);
+    a->attend.b = (float)kinds[c->model_attention].b(c);
+    a->cache = b->cache;
+    op->dim_in = (a->heads + 2 * a->kv_heads) * a->head_dim;
+    op->dim_out = a->heads * a->head_dim;
+    return a;
 }
 
 /* Pairs of a query and a key that it sees, per query. */
 static double mean_visible(const sl_op *op) {
-    double w = (double)min64(op->window, op->seq), t = (double)op->seq;
+    double w = (double)sl_min(of(op)->window, op->seq), t = (double)op->seq;
     return w < t ? w - w * (w - 1) / (2 * t) : t / 2;
 }
 
 sl_buf sl_build_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix) {
-    sl_op *op = sl_program_op(b, b->bf16 ? &sl_attention_bf16 : &attention, scope);
+    sl_op *op = sl_program_op(b, b->bf16 ? &attention_bf16 : &attention, scope);
+    const sl_attention *a = sl_attention_describe(b, op);
+    if (!a)
+        return 0;
     sl_op_reads(op, qkv, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
-    sl_attention_kind(b, op);
-    op->saved[0] = sl_program_buffer(b, b->batch * op->heads, op->seq); /* the rows' statistic */
+    op->saved[0] = sl_program_buffer(b, b->batch * a->heads, op->seq); /* the rows' statistic */
     sl_extra_build(b, op, prefix);
     shape s = shape_of(op, b->kernels);
-    op->worker_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : thread_bytes(&s, b->training);
-    op->flops = 4.0 * (double)op->rows * mean_visible(op) * (double)(op->heads * op->head_dim);
-    return op->out = sl_program_activation(b, op->rows, op->heads * op->head_dim);
+    op->worker_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : worker_bytes(&s, b->training);
+    op->flops = 4.0 * (double)op->rows * mean_visible(op) * (double)op->dim_out;
+    return op->out = sl_program_activation(b, op->rows, op->dim_out);
 }

@@ -6,15 +6,16 @@
  * the softmax writes them: S^T = K Q^T, dP^T = V dO^T; only dQ += dS K needs a transpose. Nothing above the diagonal is
  * computed but within squares of 32. */
 #include "ops/attention/attention.h"
-#include "program/whole.h"
 
-#include "base/threads.h"
 #include "ops/attention/extra.h"
 #include "ops/product/gemm_bf16.h"
 #include "ops/rows.h"
+#include "program/scratch.h"
 
 #include <math.h>
 #include <string.h>
+
+static const sl_attention *of(const sl_op *op) { return op->own; }
 
 enum { NR = SL_BF16_NR, QB = 64, KB = 64 }; /* query rows of a block forward, keys of one backward; of 32 */
 
@@ -27,7 +28,7 @@ typedef struct {
 } shape;
 
 static shape shape_of(const sl_op *op, const sl_kernels *k) {
-    shape s = {.k = k, .op = op, .seq = op->seq, .hd = op->head_dim, .heads = op->heads, .kv_heads = op->kv_heads};
+    shape s = {.k = k, .op = op, .seq = op->seq, .hd = of(op)->head_dim, .heads = of(op)->heads, .kv_heads = of(op)->kv_heads};
     s.kseq = sl_bf16_kpad(s.seq), s.khd = sl_bf16_kpad(s.hd);
     s.group = s.heads / s.kv_heads;
     s.ld = sl_bf16_ld((s.heads + 2 * s.kv_heads) * s.hd);
@@ -35,8 +36,6 @@ static shape shape_of(const sl_op *op, const sl_kernels *k) {
     return s;
 }
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Private scratch of a thread. */
 typedef struct {
@@ -49,44 +48,39 @@ typedef struct {
 
 static int64_t panels_size(int64_t n, int64_t kpad) { return sl_round_up(n, NR) * kpad; }
 
-/* Lays the scratch out from base (NULL: only counts) and returns its bytes. */
-static size_t carve(const shape *s, bool training, char *base, scratch *c) {
-    size_t at = 0;
-    int64_t back = training; /* what only the backward pass uses */
-#define PART(member, count)                                                                                            \
-    do {                                                                                                               \
-        if (base)                                                                                                      \
-            c->member = (void *)(base + at);                                                                           \
-        at += (size_t)sl_round_up((count) * (int64_t)sizeof *c->member, 64);                                           \
-    } while (0)
-    PART(in_depth, panels_size(s->seq, s->khd));
-    PART(in_keys, panels_size(s->hd, s->kseq));
-    PART(rows[0], max64(QB, KB) * s->khd);
-    PART(p, max64(QB, KB) * s->kseq);
-    PART(score, max64(QB, KB) * s->kseq);
-    PART(tile, QB * s->hd);
-    PART(inverse, QB);
-    PART(extra, QB);
-    PART(row, 2 * s->hd);
-    PART(rows[1], back * KB * s->khd);
-    PART(ds, back * KB * s->kseq);
-    PART(turned, back * s->kseq * KB);
-    PART(dout_depth, back * panels_size(s->seq, s->khd));
-    PART(q_rows, back * panels_size(s->hd, s->kseq));
-    PART(dout_rows, back * panels_size(s->hd, s->kseq));
-    PART(dscore, back * KB * s->kseq);
-    PART(dq, back * s->seq * s->hd);
-    PART(dk, back * s->seq * s->hd);
-    PART(dv, back * s->seq * s->hd);
-    PART(delta, back * s->seq);
-#undef PART
-    return at;
+static sl_bf16 *carve_bf16(sl_carver *at, int64_t n) { return sl_carve(at, n * (int64_t)sizeof(sl_bf16)); }
+
+static scratch scratch_at(const shape *s, bool training, sl_carver *at) {
+    scratch c = {.in_depth = carve_bf16(at, panels_size(s->seq, s->khd)),
+                 .in_keys = carve_bf16(at, panels_size(s->hd, s->kseq))};
+    c.rows[0] = carve_bf16(at, sl_max(QB, KB) * s->khd);
+    c.p = carve_bf16(at, sl_max(QB, KB) * s->kseq);
+    c.score = sl_carve_floats(at, sl_max(QB, KB) * s->kseq);
+    c.tile = sl_carve_floats(at, QB * s->hd);
+    c.inverse = sl_carve_floats(at, QB);
+    c.extra = sl_carve_floats(at, QB);
+    c.row = sl_carve_floats(at, 2 * s->hd);
+    if (!training)
+        return c;
+    c.rows[1] = carve_bf16(at, KB * s->khd);
+    c.ds = carve_bf16(at, KB * s->kseq);
+    c.turned = carve_bf16(at, s->kseq * KB);
+    c.dout_depth = carve_bf16(at, panels_size(s->seq, s->khd));
+    c.q_rows = carve_bf16(at, panels_size(s->hd, s->kseq));
+    c.dout_rows = carve_bf16(at, panels_size(s->hd, s->kseq));
+    c.dscore = sl_carve_floats(at, KB * s->kseq);
+    c.dq = sl_carve_floats(at, s->seq * s->hd);
+    c.dk = sl_carve_floats(at, s->seq * s->hd);
+    c.dv = sl_carve_floats(at, s->seq * s->hd);
+    c.delta = sl_carve_floats(at, s->seq);
+    return c;
 }
 
 size_t sl_attention_bf16_bytes(const sl_op *op, bool training) {
     shape s = shape_of(op, NULL);
-    scratch c;
-    return carve(&s, training, NULL, &c);
+    sl_carver at = {0};
+    scratch_at(&s, training, &at);
+    return at.used;
 }
 
 typedef void (*pack_fn)(int64_t n, int64_t k, const sl_bf16 *src, int64_t ld, sl_bf16 *panel);
@@ -125,8 +119,8 @@ typedef struct {
     bool last; /* the item has the last columns of its rows, and so their padding */
 } pointers;
 
-static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, int64_t item) {
-    int64_t window = item / s->kv_heads, kv = item % s->kv_heads, row = window * s->seq, h = kv * s->group;
+static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, sl_attention_item item) {
+    int64_t window = item.window, kv = item.kv, row = window * s->seq, h = kv * s->group;
     int64_t q = row * s->ld + h * s->hd, k = row * s->ld + (s->heads + kv) * s->hd, v = k + s->kv_heads * s->hd;
     int64_t o = row * s->ldo + h * s->hd;
     const sl_bf16 *qkv = sl_buf_bf16(x, op->in[0]);
@@ -146,15 +140,15 @@ static void forward_scores(const shape *s, int64_t r0, int64_t rows, int64_t k0,
                            scratch *c) {
     int64_t keys = r0 + rows;
     for (int64_t j = k0; j < keys; j += NR) {
-        int64_t skip = max64(j - r0, 0); /* rows before the first that sees key j */
-        s->k->gemm_bf16(rows - skip, min64(NR, keys - j), s->khd, a + skip * lda, lda, c->in_depth + j * s->khd,
+        int64_t skip = sl_max(j - r0, 0); /* rows before the first that sees key j */
+        s->k->gemm_bf16(rows - skip, sl_min(NR, keys - j), s->khd, a + skip * lda, lda, c->in_depth + j * s->khd,
                         c->score + skip * s->kseq + j - k0, s->kseq, 0);
     }
 }
 
 /* The constants of the kind, for the tile whose row 0 sees columns from lo to hi. */
 static sl_attend attend(const shape *s, int64_t lo, int64_t hi) {
-    sl_attend a = s->op->attend;
+    sl_attend a = of(s->op)->attend;
     a.band = (sl_band){lo, hi};
     return a;
 }
@@ -169,20 +163,20 @@ static const float *read_row(const shape *s, const sl_bf16 *src, float *row) {
 
 /* tile += weight value, before the rows are scaled by their inverse sum */
 static void add_extra(const shape *s, const sl_extra *e, int64_t rows, const float *lse, scratch *c) {
-    for (int64_t i = 0; s->op->extra->output && i < rows; i++)
-        s->op->extra->output(e, extra_weight(c->extra[i], lse[i]) / c->inverse[i], c->tile + i * s->hd);
+    for (int64_t i = 0; of(s->op)->extra->output && i < rows; i++)
+        of(s->op)->extra->output(e, extra_weight(c->extra[i], lse[i]) / c->inverse[i], c->tile + i * s->hd);
 }
 
 /* e: NULL without an extra */
 static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r0, const sl_extra *e, scratch *c) {
-    int64_t rows = min64(QB, s->seq - r0), k0 = max64(0, r0 + 1 - s->op->window) / NR * NR, keys = r0 + rows - k0, lda;
+    int64_t rows = sl_min(QB, s->seq - r0), k0 = sl_max(0, r0 + 1 - of(s->op)->window) / NR * NR, keys = r0 + rows - k0, lda;
     float *lse = p->lse + h * s->seq + r0;
-    sl_attend a = attend(s, r0 + 1 - s->op->window - k0, r0 + 1 - k0);
+    sl_attend a = attend(s, r0 + 1 - of(s->op)->window - k0, r0 + 1 - k0);
     const sl_bf16 *rows_q = p->q + h * s->hd + r0 * s->ld, *q = operand(s, rows, rows_q, s->ld, c->rows[0], &lda);
     forward_scores(s, r0, rows, k0, q, lda, c);
     for (int64_t i = 0; e && i < rows; i++)
-        c->extra[i] = s->op->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
-    s->op->attention->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse, lse);
+        c->extra[i] = of(s->op)->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
+    of(s->op)->kernels->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse, lse);
     product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->in_keys + k0 * NR, s->kseq, c->tile, s->hd, 0);
     if (e)
         add_extra(s, e, rows, lse, c);
@@ -190,10 +184,11 @@ static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r
 }
 
 /* The extra of head h of an item's group into e; NULL without one. */
-static const sl_extra *extra_of(const shape *s, const sl_exec *x, int64_t item, int64_t h, bool backward, sl_extra *e) {
-    if (!s->op->extra)
+static const sl_extra *extra_of(const shape *s, const sl_exec *x, sl_attention_item item, int64_t h, bool backward,
+                                sl_extra *e) {
+    if (!of(s->op)->extra)
         return NULL;
-    *e = sl_extra_of_head(s->op, x, item / s->kv_heads, item % s->kv_heads * s->group + h, backward);
+    *e = sl_extra_of_head(s->op, x, item.window, item.kv * s->group + h, backward);
     return e;
 }
 
@@ -202,12 +197,9 @@ static void zero_padding(int64_t rows, sl_bf16 *from, int64_t used, int64_t ld) 
         memset(from + i * ld, 0, (size_t)(sl_bf16_kpad(used) - used) * sizeof *from);
 }
 
-static void forward_item(void *task, int64_t item, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
+static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item item, int worker) {
     shape s = shape_of(op, x->k);
-    scratch c;
-    carve(&s, x->training, sl_worker_scratch(x, thread), &c);
+    scratch c = scratch_at(&s, x->training, &(sl_carver){sl_worker_scratch(x, worker), 0});
     pointers p = locate(op, x, &s, item);
     sl_extra extra;
     pack(x->k->pack_bt_bf16, s.seq, s.hd, p.k, s.ld, s.ld, c.in_depth);
@@ -219,15 +211,17 @@ static void forward_item(void *task, int64_t item, int thread) {
         zero_padding(s.seq, p.out + s.group * s.hd, s.heads * s.hd, s.ldo);
 }
 
-static void forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel(op->rows / op->seq * op->kv_heads, forward_item, &(sl_task){op, x});
+int sl_attention_bf16_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int64_t i = 0; i < sl_attention_items(op, s); i++)
+        forward_item(op, x, sl_attention_item_at(op, s, i), s->worker);
+    return 0;
 }
 
 /* into[keys, queries from k0 to end] = K Q^T or V dO^T of a block of keys, below the diagonal. */
 static void transposed_scores(const shape *s, int64_t k0, int64_t keys, int64_t end, const sl_bf16 *a, int64_t lda,
                               const sl_bf16 *panels, float *into) {
     for (int64_t j = k0; j < end; j += NR)
-        s->k->gemm_bf16(min64(keys, j + NR - k0), min64(NR, end - j), s->khd, a, lda, panels + j * s->khd,
+        s->k->gemm_bf16(sl_min(keys, j + NR - k0), sl_min(NR, end - j), s->khd, a, lda, panels + j * s->khd,
                         into + j - k0, s->kseq, 0);
 }
 
@@ -239,8 +233,8 @@ typedef struct {
 
 /* S^T and dP^T of a block, raw. */
 static key_block backward_scores(const shape *s, const pointers *p, int64_t k0, scratch *c) {
-    key_block b = {.k0 = k0, .keys = min64(KB, s->seq - k0), .attend = attend(s, 0, s->op->window)};
-    int64_t end = min64(s->seq, k0 + b.keys - 1 + s->op->window), lda;
+    key_block b = {.k0 = k0, .keys = sl_min(KB, s->seq - k0), .attend = attend(s, 0, of(s->op)->window)};
+    int64_t end = sl_min(s->seq, k0 + b.keys - 1 + of(s->op)->window), lda;
     b.queries = end - k0;
     const sl_bf16 *k = operand(s, b.keys, p->k + k0 * s->ld, s->ld, c->rows[0], &lda);
     transposed_scores(s, k0, b.keys, end, k, lda, c->in_depth, c->score);
@@ -253,7 +247,7 @@ static key_block backward_scores(const shape *s, const pointers *p, int64_t k0, 
 static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t k0, scratch *c) {
     key_block b = backward_scores(s, p, k0, c);
     int64_t kq = sl_bf16_kpad(b.queries);
-    s->op->attention->bwd_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend, p->lse + h * s->seq + k0,
+    of(s->op)->kernels->bwd_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend, p->lse + h * s->seq + k0,
                                c->delta + k0, c->p, c->ds, s->kseq);
     product(s->k, b.keys, s->hd, kq, c->p, s->kseq, c->dout_rows + k0 * NR, s->kseq, c->dv + k0 * s->hd, s->hd, h > 0);
     product(s->k, b.keys, s->hd, kq, c->ds, s->kseq, c->q_rows + k0 * NR, s->kseq, c->dk + k0 * s->hd, s->hd, h > 0);
@@ -264,14 +258,14 @@ static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t 
 
 /* delta of every query: dout . out, or what the kind adds up itself. */
 static void deltas(const shape *s, const pointers *p, int64_t h, const sl_bf16 *dout, scratch *c) {
-    if (!s->op->attention->delta_bf16) {
+    if (!of(s->op)->kernels->delta_bf16) {
         s->k->dot_rows_bf16(s->seq, s->hd, dout, s->ldo, p->out + h * s->hd, s->ldo, c->delta);
         return;
     }
     memset(c->delta, 0, (size_t)s->seq * sizeof *c->delta);
     for (int64_t k0 = 0; k0 < s->seq; k0 += KB) {
         key_block b = backward_scores(s, p, k0, c);
-        s->op->attention->delta_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend,
+        of(s->op)->kernels->delta_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend,
                                      p->lse + h * s->seq + k0, c->delta + k0);
     }
 }
@@ -279,7 +273,7 @@ static void deltas(const shape *s, const pointers *p, int64_t h, const sl_bf16 *
 /* The extra's own gradients and its share of dq. */
 static void backward_extra(const shape *s, const pointers *p, int64_t h, const sl_bf16 *q, const sl_bf16 *dout,
                            const sl_extra *e, scratch *c) {
-    const sl_extra_kind *kind = s->op->extra;
+    const sl_extra_kind *kind = of(s->op)->extra;
     for (int64_t i = 0; kind->gradient && i < s->seq; i++) {
         const float *row = read_row(s, q + i * s->ld, c->row), *drow = read_row(s, dout + i * s->ldo, c->row + s->hd);
         float weight = extra_weight(kind->logit(e, row), p->lse[h * s->seq + i]);
@@ -299,33 +293,27 @@ static void backward_head(const shape *s, const pointers *p, int64_t h, const sl
         backward_keys(s, p, h, k0, c);
     if (e)
         backward_extra(s, p, h, q, dout, e, c);
-    s->k->scale_rows_bf16(s->seq, s->hd, c->dq, s->hd, &s->op->factor, 0, p->dq + h * s->hd, s->ld);
+    s->k->scale_rows_bf16(s->seq, s->hd, c->dq, s->hd, &of(s->op)->attend.scale, 0, p->dq + h * s->hd, s->ld);
 }
 
-static void backward_item(void *task, int64_t item, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
+static void backward_item(const sl_op *op, const sl_exec *x, sl_attention_item item, int worker) {
     const float one = 1;
     sl_extra extra;
     shape s = shape_of(op, x->k);
-    scratch c;
-    carve(&s, true, sl_worker_scratch(x, thread), &c);
+    scratch c = scratch_at(&s, true, &(sl_carver){sl_worker_scratch(x, worker), 0});
     pointers p = locate(op, x, &s, item);
     pack(x->k->pack_b_bf16, s.hd, s.seq, p.k, s.ld, 1, c.in_keys);
-    sl_extra_begin(op, x, item / s.kv_heads, item % s.kv_heads);
+    sl_extra_begin(op, x, item.window, item.kv);
     for (int64_t h = 0; h < s.group; h++)
         backward_head(&s, &p, h, extra_of(&s, x, item, h, true, &extra), &c);
-    x->k->scale_rows_bf16(s.seq, s.hd, c.dk, s.hd, &op->factor, 0, p.dk, s.ld);
+    x->k->scale_rows_bf16(s.seq, s.hd, c.dk, s.hd, &of(op)->attend.scale, 0, p.dk, s.ld);
     x->k->scale_rows_bf16(s.seq, s.hd, c.dv, s.hd, &one, 0, p.dv, s.ld);
     if (p.last)
         zero_padding(s.seq, p.dv + s.hd, (s.heads + 2 * s.kv_heads) * s.hd, s.ld);
 }
 
-static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel(op->rows / op->seq * op->kv_heads, backward_item, &(sl_task){op, x});
-    sl_extra_fold(op, x);
+int sl_attention_bf16_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int64_t i = 0; i < sl_attention_items(op, s); i++)
+        backward_item(op, x, sl_attention_item_at(op, s, i), s->worker);
+    return 0;
 }
-
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-const sl_op_kind sl_attention_bf16 = {.name = "attention", .forward = forward_stages, .backward = backward_stages, .keeps_out = true};

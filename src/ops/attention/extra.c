@@ -1,5 +1,6 @@
 #include "ops/attention/extra.h"
 
+#include "ops/attention/attention.h"
 #include "ops/rows.h"
 
 #include <string.h>
@@ -66,28 +67,30 @@ const sl_extra_kind *const sl_extra_kinds[] = {
 #undef ATTENTION
 };
 
+static const sl_attention *of(const sl_op *op) { return op->own; }
+
 /* ---- their tensors. Partial sums of a window: those of one tensor after the other, laid out as the tensor. */
 
-static int64_t width(const sl_op *op, int i) { return op->extra->param[i].per_head ? 1 : op->head_dim; }
+static int64_t width(const sl_op *op, int i) { return of(op)->extra->param[i].per_head ? 1 : of(op)->head_dim; }
 static int64_t size(const sl_op *op, int i) {
-    return op->extra->param[i].per_head ? op->heads : op->kv_heads * op->head_dim;
+    return of(op)->extra->param[i].per_head ? of(op)->heads : of(op)->kv_heads * of(op)->head_dim;
 }
 
 static int64_t partial_floats(const sl_op *op) {
     int64_t n = 0;
-    for (int i = 0; i < op->extra->params; i++)
+    for (int i = 0; i < of(op)->extra->params; i++)
         n += size(op, i);
     return n;
 }
 
 void sl_extra_build(sl_program *b, sl_op *op, const char *prefix) {
-    if (!op->extra)
+    if (!of(op)->extra)
         return;
-    for (int i = 0; i < op->extra->params; i++) {
-        bool per_head = op->extra->param[i].per_head;
+    for (int i = 0; i < of(op)->extra->params; i++) {
+        bool per_head = of(op)->extra->param[i].per_head;
         op->param[i] = sl_program_param(
-            b, prefix, &(sl_param_spec){.name = op->extra->param[i].name, .rows = per_head ? op->heads : op->kv_heads,
-                                        .cols = per_head ? 0 : op->head_dim, .init = op->extra->param[i].init,
+            b, prefix, &(sl_param_spec){.name = of(op)->extra->param[i].name, .rows = per_head ? of(op)->heads : of(op)->kv_heads,
+                                        .cols = per_head ? 0 : of(op)->head_dim, .init = of(op)->extra->param[i].init,
                                         .start = b->config->model_init_std, .decay = SL_DECAY_NONE});
     }
     if (b->training)
@@ -95,13 +98,13 @@ void sl_extra_build(sl_program *b, sl_op *op, const char *prefix) {
 }
 
 static int64_t unit_of(const sl_op *op, int i, int64_t h) {
-    return op->extra->param[i].per_head ? h : h / (op->heads / op->kv_heads);
+    return of(op)->extra->param[i].per_head ? h : h / (of(op)->heads / of(op)->kv_heads);
 }
 
 sl_extra sl_extra_of_head(const sl_op *op, const sl_exec *x, int64_t window, int64_t h, bool backward) {
-    sl_extra e = {.k = x->k, .hd = op->head_dim, .scale = op->factor};
+    sl_extra e = {.k = x->k, .hd = of(op)->head_dim, .scale = of(op)->attend.scale};
     float *partial = backward ? x->shared + window * partial_floats(op) : NULL;
-    for (int i = 0; i < op->extra->params; i++) {
+    for (int i = 0; i < of(op)->extra->params; i++) {
         int64_t at = unit_of(op, i, h) * width(op, i);
         e.w[i] = sl_weight(op, x, i) + at;
         if (backward) {
@@ -113,18 +116,25 @@ sl_extra sl_extra_of_head(const sl_op *op, const sl_exec *x, int64_t window, int
 }
 
 void sl_extra_begin(const sl_op *op, const sl_exec *x, int64_t window, int64_t kv) {
-    int64_t group = op->heads / op->kv_heads;
-    for (int64_t h = kv * group; op->extra && h < (kv + 1) * group; h++) {
+    int64_t group = of(op)->heads / of(op)->kv_heads;
+    for (int64_t h = kv * group; of(op)->extra && h < (kv + 1) * group; h++) {
         sl_extra e = sl_extra_of_head(op, x, window, h, true);
-        for (int i = 0; i < op->extra->params; i++)
+        for (int i = 0; i < of(op)->extra->params; i++)
             memset(e.dw[i], 0, (size_t)width(op, i) * sizeof(float));
     }
 }
 
-void sl_extra_fold(const sl_op *op, const sl_exec *x) {
+sl_split sl_extra_fold_items(const sl_op *op, const sl_exec *x) {
+    (void)x;
+    return (sl_split){.items = of(op)->extra ? of(op)->extra->params : 0};
+}
+
+int sl_extra_fold(const sl_op *op, const sl_exec *x, const sl_span *s) {
     const float *partial = x->shared;
-    for (int i = 0; op->extra && i < op->extra->params; i++) {
-        sl_fold_partials(x, op->rows / op->seq, size(op, i), partial_floats(op), partial, sl_weight_grad(op, x, i));
+    for (int i = 0; i < s->first + s->n; i++) {
+        if (i >= s->first)
+            sl_fold_columns(x, 0, size(op, i), op->rows / op->seq, partial_floats(op), partial, sl_weight_grad(op, x, i));
         partial += size(op, i);
     }
+    return 0;
 }

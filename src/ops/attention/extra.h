@@ -35,8 +35,10 @@ extern const sl_extra_kind *const sl_extra_kinds[]; /* by enum sl_attention_kind
 void sl_extra_build(sl_program *b, sl_op *op, const char *prefix);
 /* Query head h of a window; backward: with the partial sums of that window. */
 sl_extra sl_extra_of_head(const sl_op *op, const sl_exec *x, int64_t window, int64_t h, bool backward);
-/* Zeros the partial sums of a (window, key/value head); adds all to the gradients. */
+/* Zeros the partial sums of a (window, key/value head). */
 void sl_extra_begin(const sl_op *op, const sl_exec *x, int64_t window, int64_t kv);
-void sl_extra_fold(const sl_op *op, const sl_exec *x);
+/* A stage that adds them to the gradients; an item is a tensor. */
+int sl_extra_fold(const sl_op *op, const sl_exec *x, const sl_span *s);
+sl_split sl_extra_fold_items(const sl_op *op, const sl_exec *x);
 
 #endif

@@ -1,43 +1,49 @@
 /* Gates of attention (arXiv 2505.06708): y times floor + (1 - floor) sigmoid(b), b = x W of the block's normed input x, for
  * each element or one for a head; on the heads' outputs before o_proj, or in place on the values. */
 #include "ops/ops.h"
-#include "program/whole.h"
 #include "ops/rows.h"
+#include "program/scratch.h"
 
 #include <string.h>
 
-/* dim_in: columns that are gated, from column dim_out of in[0] on; head_dim: how many of them share a gate value; in[1]:
- * b; factor: 1 - floor; saved[0]: the ungated columns, where the gate is in place. */
+typedef struct {
+    int64_t first, n; /* the gated columns of in[0]; in place where they are only some of them */
+    int64_t group;    /* so many side by side share a gate value, a column of in[1] */
+    float open;       /* 1 - floor */
+    bool in_place;    /* saved[0]: the columns before the gate */
+} own;
 
-/* Private scratch of a thread: one row each. */
+static const own *of(const sl_op *op) { return op->own; }
+
+/* Private scratch of a worker: one row each. */
 typedef struct {
     float *whole, *b, *dout, *y, *db, *out;
 } scratch;
 
-static int64_t whole_columns(const sl_op *op) { return sl_round_up(op->dim_in + op->dim_out, 16); }
-
-static scratch carve(const sl_op *op, float *base) {
-    int64_t n = sl_round_up(op->dim_in, 16), w = whole_columns(op);
-    return (scratch){base, base + w, base + w + n, base + 2 * w + n, base + 2 * w + 2 * n, base + 2 * w + 3 * n};
-}
-
-static size_t scratch_bytes(const sl_op *op) {
-    return (size_t)(2 * whole_columns(op) + 4 * sl_round_up(op->dim_in, 16)) * sizeof(float);
+static scratch scratch_at(const sl_op *op, sl_carver *at) {
+    int64_t n = of(op)->n;
+    scratch s = {.whole = sl_carve_floats(at, op->dim_in), .b = sl_carve_floats(at, n)};
+    s.dout = sl_carve_floats(at, op->dim_out);
+    s.y = sl_carve_floats(at, op->dim_in);
+    s.db = sl_carve_floats(at, n);
+    s.out = sl_carve_floats(at, n);
+    return s;
 }
 
 /* One value for each gated column. */
 static const float *gate_inputs(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s) {
-    const float *b = sl_read_rows(x, op->in[1], row, 1, op->head_dim > 1 ? s->db : s->b);
-    if (op->head_dim == 1)
+    const own *o = of(op);
+    const float *b = sl_read_rows(x, op->in[1], row, 1, o->group > 1 ? s->db : s->b);
+    if (o->group == 1)
         return b;
-    for (int64_t j = 0; j < op->dim_in; j++)
-        s->b[j] = b[j / op->head_dim];
+    for (int64_t j = 0; j < o->n; j++)
+        s->b[j] = b[j / o->group];
     return s->b;
 }
 
-static void add_floor(const sl_op *op, const float *from, float *to) {
-    for (int64_t j = 0; op->factor != 1 && j < op->dim_in; j++)
-        to[j] += (1 - op->factor) * from[j];
+static void add_floor(const own *o, const float *from, float *to) {
+    for (int64_t j = 0; o->open != 1 && j < o->n; j++)
+        to[j] += (1 - o->open) * from[j];
 }
 
 /* Columns col.. of a row of either precision. */
@@ -48,55 +54,49 @@ static void put(const sl_exec *x, sl_buf to, int64_t row, int64_t col, int64_t n
         memcpy(sl_buf_data(x, to) + row * x->info[to].ld + col, y, (size_t)n * sizeof *y);
 }
 
-static void forward_block(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    scratch s = carve(op, sl_worker_scratch(x, thread));
-    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
-        const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + op->dim_out, *b = gate_inputs(op, x, r, &s);
-        if (op->saved[0] != SL_NONE)
-            put(x, op->saved[0], r, 0, op->dim_in, y);
-        x->k->gate_fwd(op->dim_in, op->factor, b, y, s.out);
-        add_floor(op, y, s.out);
-        put(x, op->out, r, op->dim_out, op->dim_in, s.out);
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    const own *o = of(op);
+    scratch s = scratch_at(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    for (int64_t r = span->first; r < span->first + span->n; r++) {
+        const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + o->first, *b = gate_inputs(op, x, r, &s);
+        if (o->in_place)
+            put(x, op->saved[0], r, 0, o->n, y);
+        x->k->gate_fwd(o->n, o->open, b, y, s.out);
+        add_floor(o, y, s.out);
+        put(x, op->out, r, o->first, o->n, s.out);
     }
+    return 0;
 }
 
 /* Sums the gradients of columns that share a gate value. */
-static void fold(const sl_op *op, float *db) {
-    for (int64_t j = 0; op->head_dim > 1 && j < op->dim_in / op->head_dim; j++) {
+static void fold(const own *o, float *db) {
+    for (int64_t j = 0; o->group > 1 && j < o->n / o->group; j++) {
         float sum = 0;
-        for (int64_t i = 0; i < op->head_dim; i++)
-            sum += db[j * op->head_dim + i];
+        for (int64_t i = 0; i < o->group; i++)
+            sum += db[j * o->group + i];
         db[j] = sum;
     }
 }
 
-static void backward_block(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    scratch s = carve(op, sl_worker_scratch(x, thread));
-    bool in_place = op->saved[0] != SL_NONE;
-    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
+static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    const own *o = of(op);
+    scratch s = scratch_at(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    for (int64_t r = span->first; r < span->first + span->n; r++) {
         const float *b = gate_inputs(op, x, r, &s);
-        const float *y = in_place ? sl_read_rows(x, op->saved[0], r, 1, s.y) : sl_read_rows(x, op->in[0], r, 1, s.y);
-        const float *dout = sl_read_rows(x, op->dout, r, 1, s.whole) + op->dim_out;
-        x->k->gate_bwd(op->dim_in, op->factor, b, y, dout, s.out, s.db);
-        add_floor(op, dout, s.out);
-        fold(op, s.db);
-        put(x, op->din[0], r, op->dim_out, op->dim_in, s.out);
-        put(x, op->din[1], r, 0, op->dim_in / op->head_dim, s.db);
+        const float *y = sl_read_rows(x, o->in_place ? op->saved[0] : op->in[0], r, 1, s.y);
+        const float *dout = sl_read_rows(x, op->dout, r, 1, s.dout) + o->first;
+        x->k->gate_bwd(o->n, o->open, b, y, dout, s.out, s.db);
+        add_floor(o, dout, s.out);
+        fold(o, s.db);
+        put(x, op->din[0], r, o->first, o->n, s.out);
+        put(x, op->din[1], r, 0, o->n / o->group, s.db);
     }
+    return 0;
 }
 
-static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
-static void backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, backward_block); }
-
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-static const sl_op_kind attention_gate = {.name = "attention_gate", .forward = forward_stages, .backward = backward_stages};
+static const sl_op_kind attention_gate = {.name = "attention_gate",
+                                          .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
+                                          .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward})};
 
 /* b = x W and the gate of n columns of y from col on, `group` of them to a gate value. */
 static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t layer, sl_buf x, sl_buf y, int64_t col,
@@ -110,17 +110,20 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
     sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE);
     scope.part = SL_PART_gate;
     sl_op *op = sl_program_op(b, &attention_gate, scope);
+    own *o = sl_program_own(b, op, sizeof *o);
+    if (!o)
+        return y;
+    *o = (own){col, n, group, (float)(1 - c->attention_gate_floor), col > 0};
     sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, gate, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
-    op->dim_in = n;
-    op->dim_out = col;
-    op->head_dim = group;
-    op->factor = (float)(1 - c->attention_gate_floor);
-    bool in_place = col > 0;
-    if (in_place)
+    op->dim_in = op->dim_out = b->buffer[y].cols;
+    if (o->in_place)
         op->saved[0] = sl_program_activation(b, op->rows, n);
-    op->worker_bytes = scratch_bytes(op);
-    return op->out = in_place ? y : sl_program_activation(b, op->rows, n);
+    op->out = o->in_place ? y : sl_program_activation(b, op->rows, n);
+    sl_carver size = {0};
+    scratch_at(op, &size);
+    op->worker_bytes = size.used;
+    return op->out;
 }
 
 void sl_build_value_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf qkv) {

@@ -1,45 +1,41 @@
 #include "ops/ops.h"
-#include "program/whole.h"
 #include "ops/rows.h"
 
-static void rotate(const sl_op *op, const sl_exec *x, sl_buf buf, int64_t block, float sign) {
+typedef struct {
+    int64_t heads, head_dim; /* the first so many heads of a row are rotated: q and k */
+    const float *cos, *sin;  /* [positions, head_dim / 2] */
+} own;
+
+static void rotate(const sl_op *op, const sl_exec *x, sl_buf buf, const sl_span *s, float sign) {
+    const own *o = op->own;
     const sl_buffer *v = &x->info[buf];
-    sl_blocks rows = sl_op_blocks(op);
-    int64_t hd = op->head_dim, heads = op->heads + op->kv_heads;
-    for (int64_t r = sl_block_first(rows, block), end = r + sl_block_rows(rows, block); r < end; r++) {
-        int64_t at = (x->position + r % op->seq) * (hd / 2);
+    for (int64_t r = s->first; r < s->first + s->n; r++) {
+        int64_t at = (x->position + r % op->seq) * (o->head_dim / 2);
         if (v->bf16)
-            x->k->rope_bf16(heads, hd, op->cos + at, op->sin + at, sign, sl_bf16_row(x, buf, r));
+            x->k->rope_bf16(o->heads, o->head_dim, o->cos + at, o->sin + at, sign, sl_bf16_row(x, buf, r));
         else
-            x->k->rope(heads, hd, op->cos + at, op->sin + at, sign, sl_buf_data(x, buf) + r * v->ld);
+            x->k->rope(o->heads, o->head_dim, o->cos + at, o->sin + at, sign, sl_buf_data(x, buf) + r * v->ld);
     }
 }
 
-static void forward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    const sl_task *t = task;
-    rotate(t->op, t->x, t->op->out, block, 1);
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    rotate(op, x, op->out, s, 1);
+    return 0;
 }
 
-static void backward_block(void *task, int64_t block, int thread) {
-    (void)thread;
-    const sl_task *t = task;
-    rotate(t->op, t->x, t->op->dout, block, -1);
+static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    rotate(op, x, op->dout, s, -1);
+    return 0;
 }
 
-static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
-static void backward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, backward_block); }
-
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-static const sl_op_kind rope = {.name = "rope", .forward = forward_stages, .backward = backward_stages};
+static const sl_op_kind rope = {.name = "rope",
+                                .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
+                                .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward})};
 
 void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, const float *sin) {
     sl_op *op = sl_program_op(b, &rope, scope);
+    own *o = sl_program_own(b, op, sizeof *o);
     sl_op_reads(op, op->out = qkv, SL_INPUT_GRADIENT);
-    op->heads = b->config->model_heads;
-    op->kv_heads = sl_config_kv_heads(b->config);
-    op->head_dim = sl_config_head_dim(b->config);
-    op->cos = cos;
-    op->sin = sin;
+    if (o)
+        *o = (own){b->config->model_heads + sl_config_kv_heads(b->config), sl_config_head_dim(b->config), cos, sin};
 }

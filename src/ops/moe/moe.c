@@ -463,7 +463,7 @@ static int router_gradients(const sl_op *op, const sl_exec *x, const sl_span *s)
 /* ---- building */
 
 static const sl_op_kind moe = {
-    .name = "moe",
+    .name = "moe", .adds = true,
     .forward = SL_STAGES(SL_MOE_CHOOSE, {.cut = SL_CUT_BATCH, .run = pack_forward, .split = pack_forward_items},
                          {.cut = SL_CUT_BATCH, .run = forward_places, .split = forward_blocks},
                          {.cut = SL_CUT_ROWS, .run = combine}),

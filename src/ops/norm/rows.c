@@ -275,7 +275,7 @@ static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
 }
 
 static const sl_op_kind row_norm = {
-    .name = "norm", .forward = forward_stages, .backward = backward_stages, .end_step = end_step};
+    .name = "norm", .adds = true, .forward = forward_stages, .backward = backward_stages, .end_step = end_step};
 
 sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                               const int *param) {

@@ -25,7 +25,7 @@ static void backward(const sl_op *op, const sl_exec *x) {
 
 SL_WHOLE(forward)
 SL_WHOLE(backward)
-static const sl_op_kind linear = {.name = "linear", .forward = forward_stages, .backward = backward_stages};
+static const sl_op_kind linear = {.name = "linear", .adds = true, .forward = forward_stages, .backward = backward_stages};
 
 static void scratch_fp32(sl_program *b, sl_op *op) {
     size_t fwd = sl_gemm_shared_bytes(b->kernels, op->dim_out, op->dim_in),

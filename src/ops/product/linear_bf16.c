@@ -124,4 +124,4 @@ static void backward(const sl_op *op, const sl_exec *x) {
 
 SL_WHOLE(forward)
 SL_WHOLE(backward)
-const sl_op_kind sl_linear_bf16 = {.name = "linear", .forward = forward_stages, .backward = backward_stages};
+const sl_op_kind sl_linear_bf16 = {.name = "linear", .adds = true, .forward = forward_stages, .backward = backward_stages};
