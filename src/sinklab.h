@@ -150,6 +150,7 @@ typedef struct {
     double loss;          /* mean over the step's windows, nats per token */
     double lr, grad_norm; /* before clipping */
     bool skipped;         /* parameters and moments are untouched */
+    double norm_seconds, update_seconds; /* wall time of the gradient's norm, and of the optimizer's step */
 } sl_step_result;
 
 /* May be asked whether to apply a step of this loss and gradient norm; false skips it. */
@@ -162,7 +163,7 @@ typedef bool sl_apply_fn(void *ctx, double loss, double grad_norm);
 SL_API int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,
                          int64_t step, sl_apply_fn *apply, void *ctx, sl_step_result *r);
 
-/* ---- checkpoints: folders as train/checkpoint.h of the source describes; safetensors with Hugging
+/* ---- checkpoints: folders as checkpoint/checkpoint.h of the source describes; safetensors with Hugging
  * Face names */
 
 /* All that a run needs besides parameters and moments to go on bit for bit. */

@@ -88,23 +88,22 @@ static void close_bench(bench *b) {
     sl_model_free(b->model);
 }
 
-static void time_steps(bench *b, bool profile) {
+static int time_steps(bench *b, bool profile) {
     for (int64_t i = -WARMUP; i < b->steps; i++) {
+        sl_step_result r;
         if (i == 0)
             sl_model_profile(b->model, profile);
-        double t0 = sl_now();
-        b->loss = sl_model_forward_backward(b->model, b->in, b->target, 1);
-        double t1 = sl_now(), norm = sl_optim_grad_norm(b->optim), t2 = sl_now();
-        double scale = norm > b->config.train_clip_norm ? b->config.train_clip_norm / norm : 1;
-        sl_optim_step(b->optim, b->config.train_lr, scale, i + WARMUP + 1);
-        sl_model_end_step(b->model, true);
-        double t3 = sl_now();
+        double start = sl_now();
+        if (sl_train_step(b->optim, b->in, b->target, 1, i + WARMUP, NULL, NULL, &r))
+            return -1;
+        b->loss = r.loss;
         if (i < 0)
             continue;
-        b->step_s[i] = t3 - t0;
-        b->norm_s += t2 - t1;
-        b->update_s += t3 - t2;
+        b->step_s[i] = sl_now() - start;
+        b->norm_s += r.norm_seconds;
+        b->update_s += r.update_seconds;
     }
+    return 0;
 }
 
 static int ascending(const void *x, const void *y) {
@@ -149,16 +148,15 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
     if (sl_args_override(args, &b.config) || sl_config_check(&b.config) ||
         sl_threads_start((int)b.config.threads, (enum sl_pin)b.config.pin))
         return NULL;
-    if (open_bench(&b) == 0) {
-        time_steps(&b, profile);
+    if (open_bench(&b) == 0 && time_steps(&b, profile) == 0) {
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
         double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
-        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:s, s:o*}", "preset", p->name, "tokens_per_s", rate, "gflops",
-                      gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:f, s:s, s:o*}", "preset", p->name, "tokens_per_s", rate,
+                      "gflops", gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
                       (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
-                      1e3 * seconds, "steps", (json_int_t)steps, "precision", bf16(&b) ? "bf16" : "fp32",
-                      "shape", shape_json(&b.config, p->vocab));
+                      1e3 * seconds, "steps", (json_int_t)steps, "loss", b.loss, "precision",
+                      bf16(&b) ? "bf16" : "fp32", "shape", shape_json(&b.config, p->vocab));
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
         sl_bench_profile where = profile_of(&b);

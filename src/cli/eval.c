@@ -2,7 +2,7 @@
 #include "cli/args.h"
 #include "cli/load.h"
 #include "cli/verbs.h"
-#include "train/train.h"
+#include "eval/evaluate.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -40,19 +40,15 @@ static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int6
 static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t windows, bool json) {
     sl_dataset *d = sl_load_dataset(c, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, false, false) : NULL;
-    size_t bytes = (size_t)(c->train_batch * c->model_seq) * sizeof(int32_t);
-    int32_t *in = malloc(bytes), *target = malloc(bytes);
     int rc = -1;
-    if (m && in && target && sl_model_load(m, dir, NULL) == 0 && sl_measure_states(m, d, in, target) == 0) {
+    if (m && sl_model_load(m, dir, NULL) == 0 && sl_measure_states(m, d) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
             windows = sl_dataset_windows(d, SL_VAL);
         sl_losses losses;
-        rc = sl_evaluate(m, d, windows, in, target, &losses);
+        rc = sl_evaluate(m, d, windows, &losses);
         if (rc == 0)
             rc = report(d, &losses, windows, c->model_seq, json);
-    } else if (!in || !target)
-        rc = sl_fail("out of memory for a batch");
-    free(in), free(target);
+    }
     sl_model_free(m);
     sl_dataset_close(d);
     return rc;

@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "data/synthetic.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
     if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) ||

@@ -8,7 +8,8 @@
 #include "cli/verbs.h"
 #include "probe/dump.h"
 #include "probe/probe.h"
-#include "train/train.h"
+#include "eval/evaluate.h"
+#include "eval/windows.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -30,8 +31,6 @@ typedef struct {
     sl_detail *detail; /* NULL: no measures were asked for */
     sl_dump *dump;     /* NULL: nor a dump */
     bool *chosen;      /* of the dump: layers + 1 layers, then heads */
-    int32_t *in;       /* tokens of the pass */
-    uint8_t *mark; /* of the batch; NULL if the data has no marks */
     double loss;
 } probe_run;
 
@@ -79,44 +78,35 @@ static int open_all(probe_run *r) {
                                true);
     if (!r->model || sl_model_load(r->model, r->dir, NULL) < 0)
         return -1;
-    int64_t tokens = sl_model_shape(r->model).batch * r->config.model_seq;
-    if (!(r->in = sl_alloc((size_t)(2 * tokens) * sizeof *r->in, "a batch")) ||
-        sl_measure_states(r->model, r->data, r->in, r->in + tokens) < 0)
+    if (sl_measure_states(r->model, r->data) < 0)
         return -1;
     r->probe = sl_probe_create(r->model);
     return !r->probe || (r->folder && open_dump(r) < 0) ? -1 : 0;
 }
 
-/* Passes over the first validation windows, in order; add() takes each. */
-static int pass(probe_run *r, int (*add)(probe_run *r), double *mean_loss) {
-    int64_t batch = sl_model_shape(r->model).batch, seq = sl_model_shape(r->model).seq;
-    if (sl_dataset_has_marks(r->data) && !r->mark &&
-        !(r->mark = sl_alloc((size_t)(batch * seq), "a batch's marks")))
+/* A batch is as many windows as divide those asked for: none is in part. */
+static int add_probe(void *ctx, sl_model *m, const sl_batch *b) {
+    probe_run *r = ctx;
+    double loss = 0;
+    if (sl_model_forward(m, b->in, b->target, &loss, NULL) || sl_probe_add_marked(r->probe, m, b->mark))
         return -1;
-    int32_t *in = r->in, *target = in + batch * seq;
-    int rc = 0;
-    for (int64_t first = 0; first < r->windows && rc == 0; first += batch) {
-        double loss = 0;
-        for (int64_t w = 0; w < batch; w++) {
-            sl_dataset_val_window(r->data, first + w, in + w * seq, target + w * seq);
-            if (r->mark)
-                sl_dataset_mark(r->data, in + w * seq, r->mark + w * seq);
-        }
-        rc = sl_model_forward(r->model, in, target, &loss, NULL) || add(r) ? -1 : 0;
-        *mean_loss += loss * (double)batch / (double)r->windows;
-    }
-    return rc;
+    r->loss += loss * (double)b->n / (double)r->windows;
+    return r->dump ? sl_dump_add(r->dump, m, b->in) : 0;
 }
 
-static int add_probe(probe_run *r) {
-    return sl_probe_add_marked(r->probe, r->model, r->mark) || (r->dump && sl_dump_add(r->dump, r->model, r->in)) ? -1 : 0;
+static int add_detail(void *ctx, sl_model *m, const sl_batch *b) {
+    probe_run *r = ctx;
+    return sl_model_forward(m, b->in, b->target, NULL, NULL) ? -1 : sl_detail_add(r->detail, m);
 }
-static int add_detail(probe_run *r) { return sl_detail_add(r->detail, r->model); }
+
+static int pass(probe_run *r, sl_batch_fn add) {
+    return sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, r->windows, SL_FILL_NO_LOSS}, add, r);
+}
 
 /* The measures need the sink dimensions, so they take a pass of their own. */
 static int measure_detail(probe_run *r) {
     int64_t layers = sl_model_shape(r->model).layers, dim = sl_model_shape(r->model).dim;
-    double ignored = 0, *scratch = sl_alloc((size_t)(2 * dim) * sizeof *scratch, "the measures");
+    double *scratch = sl_alloc((size_t)(2 * dim) * sizeof *scratch, "the measures");
     sl_sink_dims *sinks = sl_alloc(((size_t)layers + 1) * sizeof *sinks, "the measures");
     for (int64_t i = 0; scratch && sinks && i <= layers; i++)
         sinks[i] = sl_probe_sink_dims(r->probe, i, scratch);
@@ -124,11 +114,11 @@ static int measure_detail(probe_run *r) {
         r->detail = sl_detail_create(r->model, r->measures, r->windows, sinks);
     sl_free(scratch);
     sl_free(sinks);
-    return r->detail ? pass(r, add_detail, &ignored) : -1;
+    return r->detail ? pass(r, add_detail) : -1;
 }
 
 static int measure(probe_run *r) {
-    if (pass(r, add_probe, &r->loss) < 0)
+    if (pass(r, add_probe) < 0)
         return -1;
     return r->measures ? measure_detail(r) : 0;
 }
@@ -301,8 +291,6 @@ static int run(probe_run *r, const sl_args *args) {
     sl_model_free(r->model);
     sl_dataset_close(r->data);
     sl_free(r->chosen);
-    sl_free(r->in);
-    sl_free(r->mark);
     return rc;
 }
 

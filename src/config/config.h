@@ -62,6 +62,10 @@ enum { SL_BOS_FIRST, SL_BOS_RANDOM };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
 
+#define SL_SYNTHETIC_PREFIX "synthetic:"
+/* Does data.corpus name a synthetic corpus (data/synthetic.h)? */
+bool sl_synthetic_named(const char *corpus);
+
 void sl_config_defaults(sl_config *c);
 /* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in
  * `keys` if n > 0. json: one array of objects. Fails on a name that is neither key nor section. */

@@ -14,10 +14,6 @@ static const struct {
 #undef SYNTHETIC
 };
 
-bool sl_synthetic_named(const char *corpus) {
-    return strncmp(corpus, SL_SYNTHETIC_PREFIX, sizeof SL_SYNTHETIC_PREFIX - 1) == 0;
-}
-
 static const sl_synthetic_kind *find(const char *corpus) {
     for (size_t i = 0; sl_synthetic_named(corpus) && i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(corpus + sizeof SL_SYNTHETIC_PREFIX - 1, kinds[i].name) == 0)

@@ -7,12 +7,8 @@
 #include "base/rng.h"
 #include "config/config.h"
 
-#define SL_SYNTHETIC_PREFIX "synthetic:"
-
 typedef struct sl_synthetic sl_synthetic;
 
-/* Does data.corpus name one? */
-bool sl_synthetic_named(const char *corpus);
 /* The kind that a checked configuration names, with its data.synthetic.* options. NULL with a message. */
 sl_synthetic *sl_synthetic_open(const sl_config *c);
 void sl_synthetic_close(sl_synthetic *s); /* also NULL */

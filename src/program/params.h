@@ -40,7 +40,7 @@ int sl_params_allocate(sl_params *p, int optimizer, bool training);
 void sl_params_init(sl_params *p, uint64_t seed);
 /* All memory, and the table. */
 void sl_params_free(sl_params *p);
-/* What the optimizer keeps of a tensor of this name and shape: the table is program/optim.inc. */
+/* What the optimizer keeps of a tensor of this name and shape: the table is tables/optim.inc. */
 int sl_params_moments(int optimizer, const sl_tensor *t);
 /* Index of a tensor by name, or -1. */
 int sl_params_find(const sl_params *p, const char *name);

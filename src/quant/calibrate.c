@@ -1,7 +1,7 @@
 #include "quant/calibrate.h"
 
 #include "base/err.h"
-#include "data/synthetic.h"
+#include "eval/windows.h"
 #include "ops/quant/quantise.h"
 #include "quant/evaluate.h"
 
@@ -77,24 +77,13 @@ int sl_calibration_check(const sl_dataset *d, int64_t windows) {
 
 /* ---- passes over the calibration windows */
 
-typedef int (*batch_fn)(void *ctx, sl_model *m, const int32_t *in);
-
-static int each_batch(sl_model *m, const sl_dataset *d, int64_t windows, batch_fn fn, void *ctx) {
-    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq;
-    int32_t *in = malloc((size_t)(2 * batch * seq) * sizeof *in), *target = in + batch * seq;
-    int rc = in ? 0 : sl_fail("out of memory for a batch");
-    for (int64_t at = 0; rc == 0 && at < windows; at += batch) {
-        for (int64_t i = 0; i < batch; i++)
-            sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, at + i, in + i * seq, target + i * seq);
-        rc = fn(ctx, m, in);
-    }
-    free(in);
-    return rc;
+static int each_batch(sl_model *m, const sl_dataset *d, int64_t windows, sl_batch_fn fn, void *ctx) {
+    return sl_each_batch(m, d, (sl_windows){SL_TRAIN, windows, SL_FILL_WINDOWS}, fn, ctx);
 }
 
-static int observe_batch(void *ctx, sl_model *m, const int32_t *in) {
+static int observe_batch(void *ctx, sl_model *m, const sl_batch *b) {
     (void)ctx;
-    return sl_model_forward(m, in, NULL, NULL, NULL) < 0 ? -1 : sl_quant_check_points(m);
+    return sl_model_forward(m, b->in, NULL, NULL, NULL) < 0 ? -1 : sl_quant_check_points(m);
 }
 
 /* Points the observer's places at what they add to. */
@@ -198,10 +187,11 @@ typedef struct {
     double sum; /* of squared differences */
 } comparison;
 
-static int compare_batch(void *ctx, sl_model *m, const int32_t *in) {
+static int compare_batch(void *ctx, sl_model *m, const sl_batch *b) {
     comparison *t = ctx;
     sl_shape s = sl_model_shape(m);
-    if (sl_model_logits(m, in, t->logits) < 0 || sl_quant_check_points(m) < 0 || sl_model_logits(t->plain, in, t->want) < 0)
+    if (sl_model_logits(m, b->in, t->logits) < 0 || sl_quant_check_points(m) < 0 ||
+        sl_model_logits(t->plain, b->in, t->want) < 0)
         return -1;
     for (int64_t i = 0; i < s.batch * s.seq * s.vocab; i++)
         t->sum += ((double)t->logits[i] - t->want[i]) * ((double)t->logits[i] - t->want[i]);

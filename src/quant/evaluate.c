@@ -1,6 +1,7 @@
 #include "quant/evaluate.h"
 
 #include "base/err.h"
+#include "eval/windows.h"
 #include "ops/quant/quantise.h"
 
 #include <math.h>
@@ -30,18 +31,26 @@ static double window_mean(int64_t seq, const int32_t *target, const float *loss)
     return n ? sum / (double)n : NAN;
 }
 
+typedef struct {
+    float *token_loss;
+    double *loss;
+} window_losses;
+
+static int add_windows(void *ctx, sl_model *m, const sl_batch *b) {
+    window_losses *l = ctx;
+    int64_t seq = sl_model_shape(m).seq;
+    if (sl_model_forward(m, b->in, b->target, NULL, l->token_loss) < 0 || sl_quant_check_points(m) < 0)
+        return -1;
+    for (int64_t i = 0; i < b->n; i++)
+        l->loss[b->first + i] = window_mean(seq, b->target + i * seq, l->token_loss + i * seq);
+    return 0;
+}
+
 int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, double *loss) {
-    int64_t batch = sl_model_shape(m).batch, seq = sl_model_shape(m).seq, tokens = batch * seq;
-    int32_t *in = malloc((size_t)(2 * tokens) * sizeof *in), *target = in + tokens;
-    float *token_loss = malloc((size_t)tokens * sizeof *token_loss);
-    int rc = in && token_loss ? 0 : sl_fail("out of memory for a batch");
-    for (int64_t at = 0; rc == 0 && at < windows; at += batch) {
-        for (int64_t i = 0; i < batch; i++)
-            sl_dataset_val_window(d, at + i, in + i * seq, target + i * seq);
-        rc = sl_model_forward(m, in, target, NULL, token_loss) < 0 ? -1 : sl_quant_check_points(m);
-        for (int64_t i = 0; rc == 0 && i < batch; i++)
-            loss[at + i] = window_mean(seq, target + i * seq, token_loss + i * seq);
-    }
-    free(in), free(token_loss);
+    int64_t rows = sl_model_shape(m).batch * sl_model_shape(m).seq;
+    window_losses l = {malloc((size_t)rows * sizeof(float)), loss};
+    int rc = l.token_loss ? sl_each_batch(m, d, (sl_windows){SL_VAL, windows, SL_FILL_NO_LOSS}, add_windows, &l)
+                          : sl_fail("out of memory for the losses of a batch");
+    free(l.token_loss);
     return rc;
 }

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "quant/export.h"
 #include "quant/transform.h"
-#include "train/train.h"
+#include "eval/evaluate.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -96,11 +96,7 @@ static int load(sl_quant_run *r, const char *dir) {
     r->plain = sl_model_create(c, r->vocab, batch, c->model_seq, false, false);
     if (!r->plain || sl_model_load(r->plain, dir, NULL) < 0)
         return -1;
-    int64_t tokens = batch * c->model_seq;
-    int32_t *in = malloc((size_t)(2 * tokens) * sizeof *in);
-    int rc = in ? sl_measure_states(r->plain, r->data, in, in + tokens) : sl_fail("out of memory for a batch");
-    free(in);
-    return rc;
+    return sl_measure_states(r->plain, r->data);
 }
 
 static int64_t windows_in_force(const sl_dataset *d, int64_t wanted) {

@@ -1,5 +1,5 @@
 /* Optimizer step: global gradient norm and one step of train.optimizer over the flat parameter block, cut by
- * shape. The kinds are the rows of program/optim.inc. */
+ * shape. The kinds are the rows of tables/optim.inc. */
 #ifndef SL_TRAIN_OPTIM_H
 #define SL_TRAIN_OPTIM_H
 

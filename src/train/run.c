@@ -4,10 +4,12 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "eval/evaluate.h"
+#include "eval/windows.h"
 #include "model/match.h"
 #include "probe/probe.h"
 #include "simd/kernels.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "train/rundir.h"
 #include "train/train.h"
 
@@ -32,7 +34,6 @@ typedef struct {
     sl_rundir dir;
     sl_train_state state;
     int32_t *in, *target;  /* accumulate * batch * seq */
-    uint8_t *mark;         /* batch * seq; NULL if the data has no marks */
     int64_t skips_in_row;
     bool spiked;           /* the guard refused the last step */
     double peak_gflops;
@@ -61,8 +62,6 @@ static int open_model(run *r) {
         return -1;
     r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
     r->target = malloc((size_t)step_tokens(c) * sizeof *r->target);
-    if (sl_dataset_has_marks(r->data) && !(r->mark = malloc((size_t)(c->train_batch * c->model_seq))))
-        return sl_fail("out of memory for a batch's marks");
     if (!r->in || !r->target)
         return sl_fail("out of memory for a batch of %lld tokens", (long long)step_tokens(c));
     return 0;
@@ -122,7 +121,6 @@ static void close_run(run *r) {
     sl_model_free(r->model);
     sl_dataset_close(r->data);
     free(r->in);
-    free(r->mark);
     free(r->target);
 }
 
@@ -170,8 +168,7 @@ static int judge_step(run *r, const sl_step_result *s) {
 }
 
 static int evaluate(run *r) {
-    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, r->in, r->target,
-                       &r->val);
+    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, &r->val);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -179,19 +176,18 @@ static double bits_per_byte(const run *r, double loss) {
     return bytes > 0 ? loss / log(2) / bytes : NAN;
 }
 
+static int probe_batch(void *ctx, sl_model *m, const sl_batch *b) {
+    run *r = ctx;
+    return sl_model_forward(m, b->in, b->target, NULL, NULL) ? -1 : sl_probe_add_marked(r->probe, m, b->mark);
+}
+
+/* Over as many whole batches as there are windows for; of one, if there are fewer, in part again. */
 static json_t *probe(run *r, bool profile) {
-    int64_t batch = r->config.train_batch, seq = r->config.model_seq, have = sl_dataset_windows(r->data, SL_VAL);
+    int64_t batch = r->config.train_batch, whole = sl_dataset_windows(r->data, SL_VAL) / batch * batch;
+    int64_t windows = whole < PROBE_WINDOWS ? whole : PROBE_WINDOWS;
     sl_probe_reset(r->probe);
-    for (int64_t at = 0; at < PROBE_WINDOWS && (at == 0 || at + batch <= have); at += batch) {
-        for (int64_t i = 0; i < batch; i++) {
-            sl_dataset_val_window(r->data, (at + i) % have, r->in + i * seq, r->target + i * seq);
-            if (r->mark)
-                sl_dataset_mark(r->data, r->in + i * seq, r->mark + i * seq);
-        }
-        if (sl_model_forward(r->model, r->in, r->target, NULL, NULL) ||
-            sl_probe_add_marked(r->probe, r->model, r->mark))
-            return NULL;
-    }
+    if (sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS}, probe_batch, r))
+        return NULL;
     return sl_probe_result(r->probe, r->model, profile);
 }
 

@@ -7,22 +7,6 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* Mean losses over the targets of validation windows; NaN where there were none. */
-typedef struct {
-    double all;
-    double trigger, other; /* of marked positions and of all others (sl_dataset_mark); NaN without marks */
-} sl_losses;
-
-/* Over the first `windows` validation windows (all if fewer), in the model's own batches. in, target: scratch of
- * batch*seq values. */
-int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int32_t *in, int32_t *target,
-                sl_losses *losses);
-
-/* Where the loaded checkpoint has no channel means for model.sink_nullify, measures them: on the first
- * SL_MEASURED_WINDOWS windows of the training order (in whole batches), with nothing replaced. in, target: as above. */
-enum { SL_MEASURED_WINDOWS = 64 };
-int sl_measure_states(sl_model *m, const sl_dataset *d, int32_t *in, int32_t *target);
-
 typedef struct {
     const char *out;    /* run directory */
     bool resume;

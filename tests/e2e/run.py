@@ -212,5 +212,20 @@ class Run(common.EndToEnd):
         self.assertIn("not a number", self.error("eval", nan, "data.corpus=corpus.txt", "model.seq=32"))
 
 
+class Bench(common.EndToEnd):
+    """It times the very step that `train` runs."""
+
+    def loss(self, *keys: str) -> float:
+        """After a few steps of a tiny model on random tokens."""
+        out = self.sinklab("bench", "bench-1m", "--steps", "2", "--json", "model.layers=1", "train.batch=1",
+                           "model.seq=16", "train.warmup=0", "threads=1", *keys)
+        found = json.loads(out.stdout)
+        return (found[0] if isinstance(found, list) else found)["loss"]
+
+    def test_no_clipping_is_no_scaling_to_zero(self) -> None:
+        self.assertEqual(self.loss("train.clip_norm=0"), self.loss("train.clip_norm=1e9"))
+        self.assertNotEqual(self.loss("train.clip_norm=0"), self.loss("train.clip_norm=0", "train.lr=1e-30"))
+
+
 if __name__ == "__main__":
     common.main()

@@ -2,7 +2,7 @@
 #include "base/err.h"
 #include "io/safetensors.h"
 #include "model/model.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "unit/suite.h"
 
 #include <math.h>

@@ -4,8 +4,8 @@
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "suite.h"
-#include "train/checkpoint_internal.h"
-#include "train/hf_config.h"
+#include "checkpoint/internal.h"
+#include "checkpoint/hf_config.h"
 
 #include <jansson.h>
 #include <sys/stat.h>

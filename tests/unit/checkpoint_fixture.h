@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 #include "scratch.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <math.h>
 

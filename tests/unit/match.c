@@ -6,7 +6,7 @@
 #include "model/model.h"
 #include "scratch.h"
 #include "suite.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <jansson.h>
 

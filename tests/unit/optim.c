@@ -3,7 +3,7 @@
 #include "base/rng.h"
 #include "scratch.h"
 #include "suite.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "train/optim.h"
 #include "train/train.h"
 

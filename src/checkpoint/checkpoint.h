@@ -2,7 +2,7 @@
  *   model.safetensors      parameters, Hugging Face names (opens with transformers for a baseline)
  *   config.json            the architecture for transformers (model_type, hidden_size, ...)
  *   config.yaml            the effective sinklab configuration
- *   optimizer.safetensors  m.<name> and v.<name>, as far as train.optimizer keeps them (program/optim.inc)
+ *   optimizer.safetensors  m.<name> and v.<name>, as far as train.optimizer keeps them (tables/optim.inc)
  *   state.json             sl_train_state, format version
  *   DONE                   written last: size and XXH3-64 of each file above
  * A checkpoint is written into <step>.tmp, every file and the folder fsync'ed, then renamed; then
@@ -10,8 +10,8 @@
  * <step>.old until the new one is in its place; readers see either. A crash at any moment leaves
  * either no <step> or a whole one. A reader takes a checkpoint only if DONE is there and every size
  * and hash agrees. */
-#ifndef SL_TRAIN_CHECKPOINT_H
-#define SL_TRAIN_CHECKPOINT_H
+#ifndef SL_CHECKPOINT_CHECKPOINT_H
+#define SL_CHECKPOINT_CHECKPOINT_H
 
 #include "config/config.h"
 #include "program/params.h"

@@ -3,9 +3,9 @@
 #include "io/safetensors.h"
 #include "model/match.h"
 #include "model/model.h"
-#include "train/checkpoint.h"
-#include "train/checkpoint_internal.h"
-#include "train/hf_config.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/internal.h"
+#include "checkpoint/hf_config.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* Inside of checkpoints: the folders of a run, and DONE, the last file of a checkpoint. DONE has a
  * line with the format version, then one line for each file with its XXH3-64, its size and its
  * name. */
-#ifndef SL_TRAIN_CHECKPOINT_INTERNAL_H
-#define SL_TRAIN_CHECKPOINT_INTERNAL_H
+#ifndef SL_CHECKPOINT_INTERNAL_H
+#define SL_CHECKPOINT_INTERNAL_H
 
 #include "io/file.h"
 #include "program/params.h"

@@ -1,5 +1,5 @@
 #include "base/err.h"
-#include "train/checkpoint_internal.h"
+#include "checkpoint/internal.h"
 
 #include <dirent.h>
 #include <errno.h>

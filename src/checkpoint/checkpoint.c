@@ -1,10 +1,10 @@
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include "base/err.h"
 #include "io/safetensors.h"
 #include "model/model.h"
-#include "train/checkpoint_internal.h"
-#include "train/hf_config.h"
+#include "checkpoint/internal.h"
+#include "checkpoint/hf_config.h"
 
 #include <inttypes.h>
 #include <jansson.h>

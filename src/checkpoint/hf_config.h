@@ -1,6 +1,6 @@
 /* config.json of Hugging Face transformers: written for our models, read for foreign ones. */
-#ifndef SL_TRAIN_HF_CONFIG_H
-#define SL_TRAIN_HF_CONFIG_H
+#ifndef SL_CHECKPOINT_HF_CONFIG_H
+#define SL_CHECKPOINT_HF_CONFIG_H
 
 #include "config/config.h"
 

@@ -1,6 +1,6 @@
 #include "base/err.h"
-#include "train/checkpoint.h"
-#include "train/checkpoint_internal.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,0 +1,22 @@
+/* What a model loses on windows that it was not trained on. */
+#ifndef SL_EVAL_EVALUATE_H
+#define SL_EVAL_EVALUATE_H
+
+#include "data/dataset.h"
+#include "model/model.h"
+
+/* Mean losses over the targets of validation windows; NaN where there were none. */
+typedef struct {
+    double all;
+    double trigger, other; /* of marked positions and of all others (sl_dataset_mark); NaN without marks */
+} sl_losses;
+
+/* Over the first `windows` validation windows (all if fewer). Returns 0, or -1 with a message. */
+int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, sl_losses *losses);
+
+/* Where the loaded checkpoint has no channel means for model.sink_nullify, measures them: on the first
+ * SL_MEASURED_WINDOWS windows of the training order (in whole batches), with nothing replaced. */
+enum { SL_MEASURED_WINDOWS = 64 };
+int sl_measure_states(sl_model *m, const sl_dataset *d);
+
+#endif

@@ -1,0 +1,33 @@
+/* The one loop over windows: batches of a data set, one after the other, for whoever measures a model on them. */
+#ifndef SL_EVAL_WINDOWS_H
+#define SL_EVAL_WINDOWS_H
+
+#include "data/dataset.h"
+#include "model/model.h"
+
+/* A batch: the model's batch * seq rows, window after window. */
+typedef struct {
+    int64_t first, n; /* windows first.., so many of those asked for */
+    const int32_t *in, *target;
+    const uint8_t *mark; /* of each row (sl_dataset_mark), or NULL: the data has none */
+} sl_batch;
+
+/* What stands behind the last window asked for, where it does not fill its batch. */
+enum sl_fill {
+    SL_FILL_NO_LOSS, /* rows of token 0 with target -1 */
+    SL_FILL_WINDOWS  /* the windows that follow; behind the last validation window the first again */
+};
+
+typedef struct {
+    int split;       /* SL_VAL: in their order; SL_TRAIN: in that of training with the model's seed */
+    int64_t windows;
+    enum sl_fill fill;
+} sl_windows;
+
+/* Runs what it wants of the model on a batch; returns 0, or -1 with a message. The batch is gone afterwards. */
+typedef int (*sl_batch_fn)(void *ctx, sl_model *m, const sl_batch *b);
+
+/* fn for each batch of these windows, in their order. Returns 0, or -1 with the message of the first that failed. */
+int sl_each_batch(sl_model *m, const sl_dataset *d, sl_windows w, sl_batch_fn fn, void *ctx);
+
+#endif
