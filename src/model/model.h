@@ -46,7 +46,7 @@ const struct sl_op *sl_model_int_linear(const sl_model *m, int i);
 const sl_kernels *sl_model_kernels(const sl_model *m);
 
 /* ---- what steps leave behind */
-/* Ends a step of one or more passes: if it was applied, running means of channels (ops/nullify.h) take in its own, and
+/* Ends a step of one or more passes: if it was applied, running means of channels (ops/norm/nullify.c) take in its own, and
  * biases of balance: bias are updated. Begins new sums. */
 void sl_model_end_step(sl_model *m, bool applied);
 /* Passes of a model made for inference measure the running means anew: true begins it, from a model without them, and

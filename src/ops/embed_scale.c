@@ -31,16 +31,11 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static int fold(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    (void)s;
-    sl_fold_columns(x, 0, 1, sl_op_blocks(op).count, 1, x->shared, sl_weight_grad(op, x, 0));
-    return 0;
-}
-
 static const sl_op_kind embed_scale = {
     .name = "embed_scale",
     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
-    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward}, {.cut = SL_CUT_BATCH, .run = fold})};
+    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
+                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split})};
 
 sl_buf sl_build_embed_scale(sl_program *b, sl_buf in) {
     static const sl_scope scope = {.layer = SL_NO_LAYER, .part = SL_PART_embed, .role = SL_ROLE_SCALE};
@@ -52,6 +47,6 @@ sl_buf sl_build_embed_scale(sl_program *b, sl_buf in) {
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = d;
     op->param[0] = scale;
-    op->shared_bytes = (size_t)sl_op_blocks(op).count * sizeof(float);
+    op->shared_bytes = sl_fold_params_bytes(op, b->params);
     return op->out = sl_program_buffer(b, op->rows, d);
 }

@@ -50,6 +50,48 @@ void sl_fold_columns(const sl_exec *x, int64_t from, int64_t n, int64_t count, i
         x->k->add(n, partial + i * stride + from, g + from);
 }
 
+int64_t sl_op_param_floats(const sl_op *op, const sl_params *p, int i) {
+    return op->param[i] == SL_NONE ? 0 : p->tensor[op->param[i]].size;
+}
+
+int64_t sl_op_params_floats(const sl_op *op, const sl_params *p) {
+    int64_t n = 0;
+    for (int i = 0; i < SL_OP_PARAMS; i++)
+        n += sl_op_param_floats(op, p, i);
+    return n;
+}
+
+size_t sl_fold_params_bytes(const sl_op *op, const sl_params *p) {
+    return (size_t)(sl_op_blocks(op).count * sl_op_params_floats(op, p)) * sizeof(float);
+}
+
+sl_split sl_fold_params_split(const sl_op *op, const sl_exec *x) {
+    sl_split g = {0};
+    for (int i = 0; i < SL_OP_PARAMS; i++)
+        g.items += sl_div_up(sl_op_param_floats(op, x->p, i), SL_FOLD_COLUMNS);
+    return g;
+}
+
+/* Items count slices of the first parameter, then of the next one. */
+static void fold_slice(const sl_op *op, const sl_exec *x, int64_t item) {
+    int64_t at = 0, n = sl_op_param_floats(op, x->p, 0);
+    int i = 0;
+    while (item >= sl_div_up(n, SL_FOLD_COLUMNS)) {
+        item -= sl_div_up(n, SL_FOLD_COLUMNS);
+        at += n;
+        n = sl_op_param_floats(op, x->p, ++i);
+    }
+    int64_t j = item * SL_FOLD_COLUMNS;
+    sl_fold_columns(x, j, sl_min(n - j, SL_FOLD_COLUMNS), sl_op_blocks(op).count, sl_op_params_floats(op, x->p),
+                    x->shared + at, sl_weight_grad(op, x, i));
+}
+
+int sl_fold_params(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        fold_slice(op, x, i);
+    return 0;
+}
+
 typedef struct {
     const sl_exec *x;
     int64_t count, n, stride;

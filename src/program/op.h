@@ -130,8 +130,6 @@ struct sl_op {
     size_t worker_bytes, shared_bytes; /* scratch that it needs */
     double flops;                /* of one forward */
     /* On their way into own. */
-    const struct sl_row_norm *norm;
-    struct sl_nullify *nullify;
     struct sl_quant_point *point[2];
     struct sl_rotation *rotation[2];
     struct sl_int_weights *integers;

@@ -13,7 +13,7 @@ typedef struct {
     int64_t batch, seq;
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
-    bool nullify; /* norms that are built now replace sink channels (ops/norm/nullify.h) */
+    bool nullify; /* norms that are built now replace sink channels (ops/norm/nullify.c) */
     const struct sl_quant_options *quant; /* NULL: the model is not quantised */
     int64_t cache; /* > 0: one-position decoding with a cache of this many positions */
 

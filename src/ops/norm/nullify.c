@@ -1,77 +1,296 @@
-#include "ops/norm/nullify.h"
-
+/* Row norms with sink channels replaced by 0 or by their mean (model.sink_nullify): the K channels whose running mean is
+ * largest in |.|. What is normalised, a, and what the statistics are taken from, b, are each the row as it is or the row
+ * with these channels replaced; y = gain (a - mean(b)) r(b):
+ *   both: a and b are replaced, as if the stream had no sink; output: only a; denominator: only b.
+ * The norm does row b, and the outputs of these channels are made those of a. The means are a tensor of the checkpoint
+ * without gradient, <prefix>.channel_mean. A training step uses those of the steps before it and then moves them towards
+ * the means of its own batch, so that a pass, a resumed run and decoding see constants. A channel whose mean is 0 is
+ * never chosen: nothing is replaced in the first step. */
 #include "base/err.h"
+#include "ops/norm/frame.h"
+#include "ops/rows.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+enum { CHANNELS = 64 }; /* most channels of a norm; model.sink_nullify has the same bound */
 
 /* Of a step's means in the running ones: a memory of about a hundred steps. */
 static const float rate = 0.01f;
 
-static float *means(const sl_op *op, const sl_exec *x) {
-    return x->p->w + x->p->tensor[op->nullify->means].offset;
+typedef struct {
+    sl_norm_own base;
+    bool in_b, only_one; /* is b another row than the one given; is a not b */
+    bool to_mean;
+    int means;           /* parameter [dim] */
+    int64_t most;
+} own;
+
+typedef struct {
+    int64_t count, channel[CHANNELS]; /* those of the pass, the largest first, */
+    float value[CHANNELS];            /* and what stands there instead */
+    int64_t rows;                     /* in sum */
+    float sum[];                      /* [dim], over the passes since the last step */
+} state;
+
+static const own *own_of(const sl_op *op) { return op->own; }
+static state *state_of(const sl_op *op, const sl_exec *x) { return sl_op_state(op, x); }
+static float *means(const sl_op *op, const sl_exec *x) { return x->p->w + x->p->tensor[own_of(op)->means].offset; }
+
+typedef struct {
+    sl_norm_tiles t;
+    float *replaced, *edited;
+} scratch;
+
+static scratch carve(const sl_op *op, sl_carver *c) {
+    scratch t;
+    t.t = sl_norm_carve(op, c);
+    t.replaced = sl_norm_carve_tile(op, c);
+    t.edited = sl_norm_carve_tile(op, c);
+    return t;
 }
 
-sl_nullify *sl_nullify_new(sl_program *b, const sl_op *op, const char *prefix, bool statistics) {
-    const sl_config *c = b->config;
-    int mode = c->model_sink_nullify_mode;
-    if (mode == SL_NULLIFY_DENOMINATOR && !statistics) {
-        sl_fail_usage("model.sink_nullify_mode=denominator needs a norm that divides by a statistic of the row, e.g. "
-                      "rmsnorm or layernorm; with this model.norm take both");
-        b->failed = true;
-        return NULL;
-    }
-    sl_nullify *s = calloc(1, sizeof *s + (size_t)op->dim_in * sizeof *s->sum);
-    if (!s) {
-        sl_fail("out of memory while building the program");
-        b->failed = true;
-        return NULL;
-    }
-    s->statistics = mode != SL_NULLIFY_OUTPUT || !statistics;
-    s->outputs = mode != SL_NULLIFY_BOTH && statistics;
-    s->to_mean = c->model_sink_nullify_value == SL_NULLIFY_MEAN;
-    s->most = c->model_sink_nullify;
-    s->means = sl_program_state(b, prefix, "channel_mean", op->dim_in);
-    return s;
+static scratch scratch_of(const sl_op *op, const sl_exec *x, int worker) {
+    return carve(op, &(sl_carver){.base = sl_worker_scratch(x, worker)});
 }
+
+/* ---- the channels of a pass */
 
 /* Insertion into the list so far: of equal means the lower channel comes first. */
-void sl_nullify_choose(const sl_op *op, const sl_exec *x) {
-    sl_nullify *s = op->nullify;
+static int choose(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    (void)s;
+    state *c = state_of(op, x);
     const float *mean = means(op, x);
-    s->count = 0;
+    c->count = 0;
     for (int64_t j = 0; j < op->dim_in; j++) {
-        int64_t at = s->count;
-        while (at > 0 && fabsf(mean[s->channel[at - 1]]) < fabsf(mean[j]))
+        int64_t at = c->count, most = own_of(op)->most;
+        while (at > 0 && fabsf(mean[c->channel[at - 1]]) < fabsf(mean[j]))
             at--;
-        if (at >= s->most || mean[j] == 0)
+        if (at >= most || mean[j] == 0)
             continue;
-        s->count += s->count < s->most;
-        memmove(s->channel + at + 1, s->channel + at, (size_t)(s->count - 1 - at) * sizeof *s->channel);
-        s->channel[at] = j;
+        c->count += c->count < most;
+        memmove(c->channel + at + 1, c->channel + at, (size_t)(c->count - 1 - at) * sizeof *c->channel);
+        c->channel[at] = j;
     }
-    for (int64_t i = 0; i < s->count; i++)
-        s->value[i] = s->to_mean ? mean[s->channel[i]] : 0;
+    for (int64_t i = 0; i < c->count; i++)
+        c->value[i] = own_of(op)->to_mean ? mean[c->channel[i]] : 0;
+    return 0;
 }
 
-const float *sl_nullify_rows(const sl_op *op, int64_t n, const float *rows, float *scratch) {
-    const sl_nullify *s = op->nullify;
-    memcpy(scratch, rows, (size_t)(n * op->dim_in) * sizeof *scratch);
+/* n rows with `value` in the channels of the list, or 0 without values, in scratch. */
+static const float *with_channels(const sl_op *op, const sl_exec *x, int64_t n, const float *rows, const float *value,
+                                  float *to) {
+    const state *c = state_of(op, x);
+    memcpy(to, rows, (size_t)(n * op->dim_in) * sizeof *to);
     for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < s->count; k++)
-            scratch[i * op->dim_in + s->channel[k]] = s->value[k];
-    return scratch;
+        for (int64_t k = 0; k < c->count; k++)
+            to[i * op->dim_in + c->channel[k]] = value ? value[k] : 0;
+    return to;
 }
 
-void sl_nullify_end_step(const sl_op *op, const sl_exec *x, bool applied) {
-    sl_nullify *s = op->nullify;
+/* Rows b, of which the norm is taken. */
+static const float *rows_b(const sl_op *op, const sl_exec *x, int64_t n, const float *raw, float *to) {
+    return own_of(op)->in_b ? with_channels(op, x, n, raw, state_of(op, x)->value, to) : raw;
+}
+
+/* What channel k of the list is in row a, before the factors of preaffine. */
+static float entry_of_a(const sl_op *op, const sl_exec *x, const float *raw, int64_t k) {
+    const state *c = state_of(op, x);
+    return own_of(op)->in_b ? raw[c->channel[k]] : c->value[k];
+}
+
+static float pre_factor(const sl_op *op, const sl_exec *x, int64_t channel) {
+    return sl_norm_has(op, SL_NORM_PRE) ? sl_weight(op, x, SL_NORM_PRE)[channel] : 1;
+}
+
+typedef struct {
+    float mean, r;
+} row_statistics;
+
+static row_statistics statistics_of(const sl_op *op, const sl_exec *x, int64_t row) {
+    int n = own_of(op)->base.norm->statistics;
+    return (row_statistics){n == 2 ? sl_buf_data(x, op->saved[0])[row] : 0, sl_buf_data(x, op->saved[n - 1])[row]};
+}
+
+/* ---- forward */
+
+static void set_output(const sl_exec *x, sl_buf b, int64_t row, int64_t channel, float y) {
+    if (x->info[b].bf16)
+        x->k->to_bf16(1, &y, sl_bf16_row(x, b, row) + channel);
+    else
+        sl_buf_data(x, b)[row * x->info[b].ld + channel] = y;
+}
+
+static void correct_outputs(const sl_op *op, const sl_exec *x, int64_t row, const float *raw) {
+    const state *c = state_of(op, x);
+    row_statistics b = statistics_of(op, x, row);
+    for (int64_t k = 0; k < c->count; k++) {
+        int64_t j = c->channel[k];
+        float z = pre_factor(op, x, j) * entry_of_a(op, x, raw, k);
+        set_output(x, op->out, row, j, sl_norm_gain(op, x)[j] * (z - b.mean) * b.r);
+    }
+}
+
+/* n <= SL_NORM_TILE rows; sum: NULL, or the rows' channels are added to it. */
+static void forward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const scratch *t, float *sum) {
+    int64_t d = op->dim_in;
+    const float *raw = sl_read_rows(x, op->in[0], r, n, t->t.in);
+    const float *b = rows_b(op, x, n, raw, t->replaced);
+    sl_norm_write(op, x, r, n, sl_norm_factored(op, x, n, b, t->t.pre), t->t.out);
+    for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
+        correct_outputs(op, x, r + i, raw + i * d);
+    for (int64_t i = 0; sum && i < n; i++)
+        x->k->add(d, raw + i * d, sum);
+}
+
+static bool collects(const sl_exec *x) { return x->training || x->measuring; }
+
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    scratch t = scratch_of(op, x, s->worker);
+    sl_blocks blocks = sl_op_blocks(op);
+    for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
+        int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
+        float *sum = collects(x) ? x->shared + i * op->dim_in : NULL;
+        if (sum)
+            memset(sum, 0, (size_t)op->dim_in * sizeof *sum);
+        for (int64_t r = 0; r < n; r += SL_NORM_TILE)
+            forward_rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), &t, sum);
+    }
+    return 0;
+}
+
+static sl_split sums_split(const sl_op *op, const sl_exec *x) {
+    (void)op;
+    return (sl_split){.items = collects(x)};
+}
+
+static int fold_sums(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    (void)s;
+    state *c = state_of(op, x);
+    sl_fold_columns(x, 0, op->dim_in, sl_op_blocks(op).count, op->dim_in, x->shared, c->sum);
+    c->rows += op->rows;
+    return 0;
+}
+
+/* If the step was applied, the means move towards those of its rows. The first ones are taken as they are. */
+static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
+    state *c = state_of(op, x);
     float *mean = means(op, x);
     bool first = true;
     for (int64_t j = 0; j < op->dim_in; j++)
         first = first && mean[j] == 0;
-    for (int64_t j = 0; applied && s->rows > 0 && j < op->dim_in; j++)
-        mean[j] += (first ? 1 : rate) * (s->sum[j] / (float)s->rows - mean[j]);
-    memset(s->sum, 0, (size_t)op->dim_in * sizeof *s->sum);
-    s->rows = 0;
+    for (int64_t j = 0; applied && c->rows > 0 && j < op->dim_in; j++)
+        mean[j] += (first ? 1 : rate) * (c->sum[j] / (float)c->rows - mean[j]);
+    memset(c->sum, 0, (size_t)op->dim_in * sizeof *c->sum);
+    c->rows = 0;
+}
+
+/* ---- backward */
+
+/* Through the corrected outputs of one row, dy the gradients of all outputs: adds to dz, the gradient of row b (z, after
+ * preaffine), to that of the gains and to that of the factors of preaffine. With e_j = z'_j - m of row a, G_j = gain_j dy_j
+ * and h = z - m: dz += -r^3/d h sum_j G_j e_j - [LayerNorm] r/d sum_j G_j. */
+static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, const float *raw, const float *dy,
+                             const float *z, float *dz, float *const *g) {
+    const state *c = state_of(op, x);
+    int64_t d = op->dim_in;
+    row_statistics b = statistics_of(op, x, row);
+    float scale_sum = 0, mean_sum = 0;
+    for (int64_t k = 0; k < c->count; k++) {
+        int64_t j = c->channel[k];
+        float a = entry_of_a(op, x, raw, k), e = pre_factor(op, x, j) * a - b.mean;
+        float dg = sl_norm_gain(op, x)[j] * dy[j];
+        g[SL_NORM_WEIGHT][j] += dy[j] * e * b.r;
+        if (sl_norm_has(op, SL_NORM_PRE))
+            g[SL_NORM_PRE][j] += dg * b.r * a;
+        scale_sum += dg * e;
+        mean_sum += dg;
+    }
+    float slope = -b.r * b.r * b.r * scale_sum / (float)d;
+    float shift = own_of(op)->base.norm->statistics == 2 ? -b.r * mean_sum / (float)d : 0;
+    for (int64_t i = 0; i < d; i++)
+        dz[i] += slope * (z[i] - b.mean) + shift;
+}
+
+/* The gradient of a row's channels in the list, given that of row b in dx: only what was not replaced has one. */
+static void pass_gradients(const sl_op *op, const sl_exec *x, int64_t row, const float *dy, float *dx) {
+    const state *c = state_of(op, x);
+    for (int64_t k = 0; own_of(op)->in_b && k < c->count; k++) {
+        int64_t j = c->channel[k];
+        dx[j] = own_of(op)->only_one
+                    ? pre_factor(op, x, j) * sl_norm_gain(op, x)[j] * dy[j] * statistics_of(op, x, row).r
+                    : 0;
+    }
+}
+
+static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const scratch *s, float *const *g) {
+    int64_t d = op->dim_in;
+    const float *raw = sl_read_rows(x, op->in[0], r, n, s->t.in);
+    const float *dy = sl_read_rows(x, op->dout, r, n, s->t.dout), *dout = dy;
+    const float *b = rows_b(op, x, n, raw, s->replaced), *z = sl_norm_factored(op, x, n, b, s->t.pre);
+    float *dz = s->t.dpre, *dx = dz;
+    if (own_of(op)->only_one)
+        dout = with_channels(op, x, n, dy, NULL, s->edited);
+    own_of(op)->base.norm->backward(op, x, r, n, dout, z, dz, 0, g);
+    for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
+        correct_backward(op, x, r + i, raw + i * d, dy + i * d, z + i * d, dz + i * d, g);
+    if (sl_norm_has(op, SL_NORM_PRE))
+        x->k->channel_scale_bwd(n, d, dz, d, b, d, sl_weight(op, x, SL_NORM_PRE), dx = s->t.out, d, 0, g[SL_NORM_PRE]);
+    for (int64_t i = 0; i < n; i++)
+        pass_gradients(op, x, r + i, dy + i * d, dx + i * d);
+    float *din = sl_buf_data(x, op->din[0]) + r * d;
+    if (op->acc[0])
+        x->k->add(n * d, dx, din);
+    else
+        memcpy(din, dx, (size_t)(n * d) * sizeof *din);
+}
+
+static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    scratch t = scratch_of(op, x, s->worker);
+    sl_blocks blocks = sl_op_blocks(op);
+    for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
+        int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
+        float *g[SL_NORM_PARAMS];
+        sl_norm_sums(op, x, i, g);
+        for (int64_t r = 0; r < n; r += SL_NORM_TILE)
+            backward_rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), &t, g);
+    }
+    return 0;
+}
+
+/* ---- building */
+
+static const sl_op_kind nullified_norm = {
+    .name = "norm", .adds = true,
+    .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = sl_norm_gains, .split = sl_norm_gains_split},
+                         {.cut = SL_CUT_PARAMS, .run = choose}, {.cut = SL_CUT_ROWS, .run = forward},
+                         {.cut = SL_CUT_BATCH, .run = fold_sums, .split = sums_split}),
+    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
+                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split}),
+    .end_step = end_step};
+
+sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
+                           const int *param) {
+    const sl_config *c = b->config;
+    int mode = c->model_sink_nullify_mode;
+    bool statistics = norm->statistics > 0; /* without them "output" is "both" */
+    if (mode == SL_NULLIFY_DENOMINATOR && !statistics) {
+        sl_fail_usage("model.sink_nullify_mode=denominator needs a norm that divides by a statistic of the row, e.g. "
+                      "rmsnorm or layernorm; with this model.norm take both");
+        b->failed = true;
+    }
+    sl_op *op = sl_norm_append(b, &nullified_norm, sizeof(own), norm, scope, in, prefix, param);
+    own *o = op->own;
+    if (!o)
+        return op;
+    o->in_b = mode != SL_NULLIFY_OUTPUT || !statistics;
+    o->only_one = mode != SL_NULLIFY_BOTH && statistics;
+    o->to_mean = c->model_sink_nullify_value == SL_NULLIFY_MEAN;
+    o->most = c->model_sink_nullify;
+    o->means = sl_program_state(b, prefix, "channel_mean", op->dim_in);
+    op->state_bytes = sizeof(state) + (size_t)op->dim_in * sizeof(float);
+    sl_carver count = {0};
+    carve(op, &count);
+    op->worker_bytes = count.used;
+    return op;
 }

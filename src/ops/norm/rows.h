@@ -1,7 +1,7 @@
-/* The frame of norms that treat each row by itself: threads, conversion of rows, sums of the parameters' gradients, and
- * what works with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is
- * stored as its distance from 1 (zero_centred), and sink channels that are replaced (nullify.h). Such a norm is two row
- * functions and a builder. */
+/* The frame of norms that treat each row by itself: conversion of rows, sums of the parameters' gradients, and what works
+ * with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is stored as its
+ * distance from 1 (zero_centred), and sink channels that are replaced (nullify.c). Such a norm is two row functions and a
+ * builder. */
 #ifndef SL_OPS_NORM_ROWS_H
 #define SL_OPS_NORM_ROWS_H
 
@@ -18,7 +18,7 @@ enum {
 };
 _Static_assert((int)SL_NORM_PARAMS <= (int)SL_OP_PARAMS, "an operation has room for a norm's parameters");
 
-typedef struct sl_row_norm {
+typedef struct {
     /* Floats that it saves a row: saved[0..statistics-1], each [rows]. None: each output is a function of its input alone;
      * 1: y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps); 2: y = gain (x - m) r, saved[0] is the mean m and saved[1]
      * is r = 1/sqrt(mean (x - m)^2 + eps). */
@@ -34,6 +34,13 @@ typedef struct sl_row_norm {
     void (*backward_bf16)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,
                           const float *in, float *din, int add, float *const *g);
 } sl_row_norm;
+
+/* What the operation of such a norm, or of a variant of the frame, begins its own with. */
+typedef struct {
+    const sl_row_norm *norm;
+    float eps;
+} sl_norm_own;
+static inline const sl_norm_own *sl_norm_own_of(const sl_op *op) { return op->own; }
 
 /* What the kernels multiply by: the weight, or 1 + weight of a zero-centred one. */
 const float *sl_norm_gain(const sl_op *op, const sl_exec *x);
