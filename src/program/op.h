@@ -133,8 +133,6 @@ struct sl_op {
     struct sl_quant_point *point[2];
     struct sl_rotation *rotation[2];
     struct sl_int_weights *integers;
-    const struct sl_act *act[2];
-    int64_t gates;
     const sl_ffn_kernels *ffn;
     const sl_attention_kernels *attention;
     const struct sl_extra_kind *extra;
@@ -142,7 +140,7 @@ struct sl_op {
     int64_t window;
     int64_t heads, kv_heads, head_dim;
     const float *cos, *sin;
-    float eps, factor, offset;
+    float factor;
     /* Set by the plan. */
     sl_buf dout, din[SL_OP_INPUTS];
     bool acc[SL_OP_INPUTS];      /* din[i] already holds a gradient: add */

@@ -1,132 +1,137 @@
-/* The gate of norm_gated.c in fp32: out = q * y, q = factor act(b) + offset, b = W_up inner(W_down y), no bias. */
+/* What does not depend on the precision of the gate's products: building, activations, its values. */
 #include "ops/norm/gate.h"
-#include "program/whole.h"
 
-#include "base/threads.h"
-#include "ops/norm/gate_bf16.h"
-#include "ops/product/gemm.h"
 #include "ops/norm/norm.h"
 #include "ops/rows.h"
 
 #include <string.h>
 
-/* Thin products inside a block of rows: c[rows, n] = a b with both packed here; scratch as laid out below. */
-static void product(const sl_kernels *k, int64_t rows, int64_t n, int64_t depth, sl_mat a, sl_mat b,
-                    float *c, int add, float *pack_a, float *pack_b) {
-    int64_t mr = k->gemm_mr, nr = k->gemm_nr;
-    k->pack_f32(rows, depth, a.p, a.is, a.ks, (int)mr, pack_a);
-    k->pack_f32(n, depth, b.p, b.is, b.ks, (int)nr, pack_b);
-    for (int64_t j = 0; j < n; j += nr)
-        for (int64_t i = 0; i < rows; i += mr)
-            k->gemm_f32(depth, pack_a + i * depth, pack_b + j * depth, c + i * n + j, n,
-                        (int)(rows - i < mr ? rows - i : mr), (int)(n - j < nr ? n - j : nr), add);
+static void sigmoid_forward(const sl_kernels *k, int64_t n, const float *x, float *y) { k->sigmoid(n, x, y); }
+static void sigmoid_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
+    k->sigmoid_bwd(n, x, dy, dx);
+}
+static void tanh_forward(const sl_kernels *k, int64_t n, const float *x, float *y) { k->tanh(n, x, y); }
+static void tanh_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
+    k->tanh_bwd(n, x, dy, dx);
+}
+static void silu_forward(const sl_kernels *k, int64_t n, const float *x, float *y) { k->silu_fwd(n, x, y); }
+static void silu_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
+    k->silu_bwd(n, x, dy, dx);
+}
+static void relu_forward(const sl_kernels *k, int64_t n, const float *x, float *y) { k->relu_fwd(n, x, y); }
+static void relu_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
+    k->relu_bwd(n, x, dy, dx);
+}
+static void identity_forward(const sl_kernels *k, int64_t n, const float *x, float *y) {
+    (void)k;
+    memmove(y, x, (size_t)n * sizeof *y);
+}
+static void identity_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
+    (void)k, (void)x;
+    memmove(dx, dy, (size_t)n * sizeof *dx);
 }
 
-/* Private scratch of a thread: the two packs, then h, dh [rows, r] and b, db [rows, gates]. */
-typedef struct {
-    float *pack_a, *pack_b, *h, *dh, *b, *db;
-} scratch;
+static const sl_act outer[] = {[SL_GATE_SIGMOID] = {sigmoid_forward, sigmoid_backward},
+                               [SL_GATE_TANH] = {tanh_forward, tanh_backward},
+                               [SL_GATE_SILU] = {silu_forward, silu_backward},
+                               [SL_GATE_LINEAR] = {identity_forward, identity_backward}};
+static const sl_act inner[] = {[SL_GATE_INNER_SILU] = {silu_forward, silu_backward},
+                               [SL_GATE_INNER_RELU] = {relu_forward, relu_backward}};
 
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-/* Floats of the largest pack into panels of p: the products are rows x d, rows x r, r x d in every role; gates <= d. */
-static int64_t pack_floats(int64_t rows, int64_t d, int64_t r, int64_t p) {
-    int64_t n = max64(sl_round_up(rows, p) * max64(d, r), sl_round_up(d, p) * max64(rows, r));
-    return max64(n, sl_round_up(r, p) * max64(rows, d));
+/* b becomes q, but for the offset. */
+static void activate(const sl_gate *g, const sl_kernels *k, int64_t n, float *b) {
+    g->outer->forward(k, n * g->gates, b, b);
+    if (g->factor != 1)
+        k->scale(n * g->gates, g->factor, b);
 }
 
-static void carve(const sl_kernels *k, int64_t rows, int64_t d, int64_t r, float *base, scratch *s) {
-    s->pack_a = base;
-    s->pack_b = s->pack_a + sl_round_up(pack_floats(rows, d, r, k->gemm_mr), 16);
-    s->h = s->pack_b + sl_round_up(pack_floats(rows, d, r, k->gemm_nr), 16);
-    s->dh = s->h + sl_round_up(rows * r, 16);
-    s->b = s->dh + sl_round_up(rows * r, 16);
-    s->db = s->b + sl_round_up(rows * d, 16);
+/* out = (q + offset) * y with one q a row or a channel. */
+static void multiply(const sl_op *op, const sl_kernels *k, int64_t n, const float *q, const float *y, float *out) {
+    const sl_gate *g = sl_gate_of(op);
+    int64_t d = op->dim_in;
+    if (g->gates == d) {
+        k->gate_mul(n * d, g->offset, q, y, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        memmove(out + i * d, y + i * d, (size_t)d * sizeof *out);
+        k->scale(d, q[i] + g->offset, out + i * d);
+    }
 }
 
-static int64_t scratch_floats(const sl_kernels *k, int64_t rows, int64_t d, int64_t r) {
-    return sl_round_up(pack_floats(rows, d, r, k->gemm_mr), 16) +
-           sl_round_up(pack_floats(rows, d, r, k->gemm_nr), 16) + 2 * sl_round_up(rows * r, 16) +
-           2 * sl_round_up(rows * d, 16);
+void sl_gate_apply(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y, float *out) {
+    const sl_gate *g = sl_gate_of(op);
+    if (g->fused) {
+        k->gate_fwd(n * op->dim_in, g->factor, b, y, out);
+        return;
+    }
+    activate(g, k, n, b);
+    multiply(op, k, n, b, y, out);
 }
 
-static int64_t rank_of(const sl_op *op) { return op->dim_out; } /* columns of W_down's output */
-
-/* h = inner(a), b = h W_up^T for one block from the saved a. */
-static void gate_input(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, scratch *s) {
-    int64_t r = rank_of(op);
-    op->act[1]->forward(x->k, n * r, sl_buf_data(x, op->saved[0]) + first * r, s->h);
-    product(x->k, n, op->gates, r, (sl_mat){s->h, r, 1}, (sl_mat){sl_weight(op, x, 1), r, 1}, s->b, 0, s->pack_a,
-            s->pack_b);
+void sl_gate_gradients(const sl_op *op, const sl_kernels *k, int64_t n, float *b, const float *y,
+                       const float *dout, float *dy, float *db) {
+    const sl_gate *g = sl_gate_of(op);
+    int64_t d = op->dim_in;
+    if (g->fused) {
+        k->gate_bwd(n * d, g->factor, b, y, dout, dy, db);
+        return;
+    }
+    if (g->gates == d)
+        k->gate_mul(n * d, 0, dout, y, db);
+    for (int64_t i = 0; g->gates == 1 && i < n; i++)
+        db[i] = k->dot(d, dout + i * d, y + i * d);
+    g->outer->backward(k, n * g->gates, b, db, db);
+    if (g->factor != 1)
+        k->scale(n * g->gates, g->factor, db);
+    activate(g, k, n, b);
+    multiply(op, k, n, b, dout, dy);
 }
 
-static void forward_block(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    int64_t d = op->dim_in, r = rank_of(op), first = sl_block_first(rows, block), n = sl_block_rows(rows, block);
-    scratch s;
-    carve(x->k, rows.size, d, r, sl_worker_scratch(x, thread), &s);
-    const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *out = sl_buf_data(x, op->out) + first * d;
-    product(x->k, n, r, d, (sl_mat){y, d, 1}, (sl_mat){sl_weight(op, x, 0), d, 1},
-            sl_buf_data(x, op->saved[0]) + first * r, 0, s.pack_a, s.pack_b);
-    gate_input(op, x, first, n, &s);
-    sl_gate_apply(op, x->k, n, s.b, y, out);
-}
-
-static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
-
-/* dy = q dout + da W_down, with db = dout y q' (summed over the row if there is one score), dh = db W_up,
- * da = dh inner'(a); partial sums of
- * dW_down = da^T y and dW_up = db^T h go to this block's place in shared scratch. */
-static void backward_block(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    int64_t d = op->dim_in, r = rank_of(op), first = sl_block_first(rows, block), n = sl_block_rows(rows, block), g = op->gates;
-    scratch s;
-    carve(x->k, rows.size, d, r, sl_worker_scratch(x, thread), &s);
-    const float *y = sl_buf_data(x, op->in[0]) + first * d;
-    float *dout = sl_buf_data(x, op->dout) + first * d, *dy = sl_buf_data(x, op->din[0]) + first * d;
-    gate_input(op, x, first, n, &s);
-    sl_gate_gradients(op, x->k, n, s.b, y, dout, dy, s.db);
-    float *dw_down = x->shared + block * sl_gate_params(op), *dw_up = dw_down + r * d;
-    product(x->k, g, r, n, (sl_mat){s.db, 1, g}, (sl_mat){s.h, 1, r}, dw_up, 0, s.pack_a, s.pack_b);
-    product(x->k, n, r, g, (sl_mat){s.db, g, 1}, (sl_mat){sl_weight(op, x, 1), 1, r}, s.dh, 0, s.pack_a,
-            s.pack_b);
-    op->act[1]->backward(x->k, n * r, sl_buf_data(x, op->saved[0]) + first * r, s.dh, s.dh);
-    product(x->k, r, d, n, (sl_mat){s.dh, 1, r}, (sl_mat){y, 1, d}, dw_down, 0, s.pack_a, s.pack_b);
-    product(x->k, n, d, r, (sl_mat){s.dh, r, 1}, (sl_mat){sl_weight(op, x, 0), 1, d}, dy, 1, s.pack_a,
-            s.pack_b);
-}
-
-static void backward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_rows(op, x, backward_block);
-    sl_gate_fold(op, x);
-}
-
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-const sl_op_kind sl_gate_fp32 = {.name = "gate", .forward = forward_stages, .backward = backward_stages};
-
-size_t sl_gate_fp32_scratch(const sl_op *op, const sl_kernels *k) {
-    return (size_t)scratch_floats(k, sl_op_blocks(op).size, op->dim_in, rank_of(op)) * sizeof(float);
+/* q for each channel of n rows, [n, dim]. */
+static void spread(const sl_op *op, const sl_kernels *k, int64_t n, const float *b, float *dst) {
+    const sl_gate *g = sl_gate_of(op);
+    int64_t d = op->dim_in;
+    for (int64_t i = 0; i < n * d; i++)
+        dst[i] = b[g->gates == d ? i : i / d];
+    g->outer->forward(k, n * d, dst, dst);
+    for (int64_t i = 0; i < n * d; i++)
+        dst[i] = g->factor * dst[i] + g->offset;
 }
 
 void sl_gate_values(const sl_op *op, const sl_exec *x, float *dst) {
-    sl_blocks rows = sl_op_blocks(op);
-    for (int64_t block = 0; block < rows.count; block++) {
-        int64_t first = sl_block_first(rows, block), n = sl_block_rows(rows, block);
-        scratch s;
-        const float *b;
-        if (op->kind == &sl_gate_bf16) {
-            b = sl_gate_bf16_scores(op, x, block);
-        } else {
-            carve(x->k, rows.size, op->dim_in, rank_of(op), sl_worker_scratch(x, 0), &s);
-            gate_input(op, x, first, n, &s);
-            b = s.b;
-        }
-        sl_gate_spread(op, x->k, n, b, dst + first * op->dim_in);
+    sl_blocks blocks = sl_op_blocks(op);
+    for (int64_t i = 0; i < blocks.count; i++) {
+        const float *b = sl_gate_of(op)->products->scores(op, x, i);
+        spread(op, x->k, sl_block_rows(blocks, i), b, dst + sl_block_first(blocks, i) * op->dim_in);
     }
+}
+
+sl_buf sl_build_gate(sl_program *b, sl_scope scope, sl_buf y, const char *prefix) {
+    const sl_config *c = b->config;
+    int64_t d = c->model_dim, r = c->norm_rank, gates = c->norm_granularity == SL_GATE_TENSORWISE ? 1 : d;
+    bool identity = c->norm_init == SL_GATE_IDENTITY, sigmoid = c->norm_outer == SL_GATE_SIGMOID;
+    const sl_gate_products *products = b->bf16 ? &sl_gate_bf16 : &sl_gate_fp32;
+    sl_param_spec down = {.name = "gate_down.weight", .rows = r, .cols = d, .init = SL_INIT_NORMAL,
+                          .start = c->model_init_std, .decay = SL_DECAY_MATRIX};
+    sl_param_spec up = {.name = "gate_up.weight", .rows = gates, .cols = r,
+                        .init = identity ? SL_INIT_ZEROS : SL_INIT_NORMAL, .start = c->model_init_std,
+                        .decay = SL_DECAY_MATRIX};
+    sl_op *op = sl_program_op(b, &products->kind, scope);
+    sl_gate *own = sl_program_own(b, op, sizeof *own);
+    if (!own)
+        return y;
+    *own = (sl_gate){.products = products, .rank = r, .gates = gates, .outer = &outer[c->norm_outer],
+                     .inner = &inner[c->norm_inner], .factor = identity && sigmoid ? 2 : 1,
+                     .offset = identity && !sigmoid ? 1 : 0, .fused = sigmoid && gates == d};
+    sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    op->dim_in = op->dim_out = d;
+    op->param[0] = sl_program_param(b, prefix, &down);
+    op->param[1] = sl_program_param(b, prefix, &up);
+    op->saved[0] = sl_program_buffer(b, op->rows, r);
+    op->out = sl_program_activation(b, op->rows, d);
+    op->flops = 2.0 * (double)op->rows * (double)(r * (d + gates));
+    op->shared_bytes = sl_fold_params_bytes(op, b->params);
+    products->build(b, op);
+    return op->out;
 }
