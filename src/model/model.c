@@ -257,13 +257,13 @@ int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, doub
     return 0;
 }
 
-double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale) {
+int sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale, double *loss) {
     m->exec.grad_scale = scale;
     if (forward(m, in, target, true))
-        return NAN;
-    double loss = mean_loss(m);
+        return -1;
+    *loss = mean_loss(m);
     m->tapped = false; /* gradients take their places */
-    return sl_schedule_backward(&m->program, &m->exec, m->seconds) ? NAN : loss;
+    return sl_schedule_backward(&m->program, &m->exec, m->seconds);
 }
 
 static int forward_logits(sl_model *m, const int32_t *in, float *logits) {

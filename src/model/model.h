@@ -24,10 +24,9 @@ int64_t sl_model_count_params(const sl_config *c, int32_t vocab);
  * vocabulary. */
 int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
                         int64_t passes);
-/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns
- * the loss. */
-double sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target,
-                                 float scale);
+/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns 0, or -1 with the message
+ * of the operation that failed, and gradients that mean nothing. */
+int sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale, double *loss);
 
 /* ---- quantised models (quant/run.h): fp32 but for what the options round; made for inference, without taps. */
 struct sl_quant_options;

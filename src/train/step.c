@@ -17,8 +17,14 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
     sl_shape shape = sl_model_shape(m);
     int64_t tokens = shape.batch * shape.seq;
     sl_step_result r = {.lr = sl_learning_rate(c, step)};
-    for (int64_t i = 0; i < accumulate; i++)
-        r.loss += sl_model_forward_backward(m, in + i * tokens, target + i * tokens, 1.0f / (float)accumulate);
+    for (int64_t i = 0; i < accumulate; i++) {
+        double loss;
+        if (sl_model_forward_backward(m, in + i * tokens, target + i * tokens, 1.0f / (float)accumulate, &loss)) {
+            sl_optim_zero_grad(o);
+            return -1;
+        }
+        r.loss += loss;
+    }
     r.loss /= (double)accumulate;
     double start = sl_now();
     r.grad_norm = sl_optim_grad_norm(o);

@@ -10,6 +10,7 @@
 #include "simd/kernels.h"
 #include "train/train.h"
 #include "unit/suite.h"
+#include "unit/gradients.h"
 
 #include <glob.h>
 #include <math.h>
@@ -247,9 +248,9 @@ static void check_gradients(const golden *g, sl_model *m) {
     sl_params *p = sl_model_params(m);
     memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
     double want = train_loss(g);
-    expect_near(g, "backward", "loss", sl_model_forward_backward(m, g->tokens, g->targets, 0.25f),
+    expect_near(g, "backward", "loss", forward_backward(m, g->tokens, g->targets, 0.25f),
                 want, loss_tolerance(g, want));
-    sl_model_forward_backward(m, g->tokens, g->targets, 0.75f);
+    forward_backward(m, g->tokens, g->targets, 0.75f);
     double *gradient = calloc((size_t)p->floats, sizeof *gradient);
     float *stored = calloc((size_t)p->floats, sizeof *stored);
     for (int i = 0; i < p->count; i++)

@@ -9,6 +9,7 @@
 #include "ref/variants.h"
 #include "simd/kernels.h"
 #include "suite.h"
+#include "gradients.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -74,7 +75,7 @@ static void for_each_tier(fixture *f,
             continue;
         f->v.config.isa = isa;
         sl_model *m = create(f);
-        double loss = sl_model_forward_backward(m, f->in, f->target, 1);
+        double loss = forward_backward(m, f->in, f->target, 1);
         ck_assert_msg(fabs(loss - f->loss) <= REF_FORWARD * f->relative * (1 + f->loss),
                       "%s, %s: loss %.9g, want %.9g", f->v.name, k->tier, loss, f->loss);
         loss += sl_model_router_loss(m);

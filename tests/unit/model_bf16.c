@@ -13,6 +13,7 @@
 #include "ref/variants.h"
 #include "simd/kernels.h"
 #include "suite.h"
+#include "gradients.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ static sl_model *run(const ref_variant *v, int precision, int threads, const int
     ref_randomise(sl_model_params(m), 5);
     if (c.model_experts)
         make_routing_clear(v, sl_model_params(m));
-    *loss = sl_model_forward_backward(m, in, target, 1);
+    *loss = forward_backward(m, in, target, 1);
     return m;
 }
 

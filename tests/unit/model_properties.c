@@ -7,6 +7,7 @@
 #include "ref/tolerance.h"
 #include "ref/variants.h"
 #include "suite.h"
+#include "gradients.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -111,7 +112,7 @@ static void causal_backward(fixture *f) {
             f->target[i] = -1;
     }
     memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
-    sl_model_forward_backward(f->m, f->in, f->target, 1);
+    forward_backward(f->m, f->in, f->target, 1);
     for (int64_t i = 0; i < f->rows; i++) {
         const float *g = p->g + t->offset + i * t->shape[1];
         int64_t nonzero = 0;
@@ -138,7 +139,7 @@ static void threads_equal(fixture *f) {
         loss[threads] = malloc(loss_bytes);
         grad[threads] = malloc(grad_bytes);
         ck_assert_int_eq(sl_model_forward(m, f->in, f->target, NULL, loss[threads]), 0);
-        mean[threads] = sl_model_forward_backward(m, f->in, f->target, 1);
+        mean[threads] = forward_backward(m, f->in, f->target, 1);
         memcpy(grad[threads], sl_model_params(m)->g, grad_bytes);
         sl_model_free(m);
     }
@@ -333,7 +334,7 @@ START_TEST(test_preaffine_is_scale_free) {
     setup(&f);
     sl_params *p = sl_model_params(f.m);
     memset(p->g, 0, (size_t)p->floats * sizeof *p->g);
-    sl_model_forward_backward(f.m, f.in, f.target, 1);
+    forward_backward(f.m, f.in, f.target, 1);
     int found = 0;
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;

@@ -6,6 +6,7 @@
 #include "ref/variants.h"
 #include "suite.h"
 #include "train/optim.h"
+#include "gradients.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -57,7 +58,7 @@ START_TEST(equal_scores_take_the_first) {
     sl_model *m = make(_i, SL_BALANCE_AUX, 0);
     memset(values(m, "model.layers.0.mlp.gate.weight"), 0, (size_t)(EXPERTS * v.config.model_dim) * sizeof(float));
     for (int pass = 0; pass < 3; pass++)
-        sl_model_forward_backward(m, in, target, 1);
+        forward_backward(m, in, target, 1);
     ck_assert_double_eq_tol(sl_model_router_loss(m), v.config.model_balance_coef, 1e-6);
     ck_assert_int_eq(sl_model_forward(m, in, target, NULL, NULL), 0); /* an evaluation does not count */
     sl_expert_load l = end_step(m, true);
@@ -83,14 +84,14 @@ START_TEST(biases_follow_loads) {
     memcpy(bias, start, sizeof start);
     sl_optim *o = sl_optim_create(m);
     ck_assert_ptr_nonnull(o);
-    sl_model_forward_backward(m, in, target, 1);
+    forward_backward(m, in, target, 1);
     sl_optim_step(o, 0.1, 1, 1);
     ck_assert(memcmp(bias, start, sizeof start) == 0);
     sl_expert_load l = end_step(m, false);
     ck_assert(memcmp(bias, start, sizeof start) == 0);
     ck_assert_int_eq(l.count[0], ROWS);
     ck_assert_int_eq(l.count[1], 0);
-    sl_model_forward_backward(m, in, target, 1);
+    forward_backward(m, in, target, 1);
     end_step(m, true);
     for (int e = 0; e < EXPERTS; e++)
         ck_assert(bias[e] == (e % 2 ? start[e] + 0.125f : start[e] - 0.125f));
@@ -113,12 +114,12 @@ START_TEST(capacity_keeps_the_first) {
         ck_assert_int_eq(sl_model_forward(both[i], in, target, NULL, token_loss[i]), 0);
     }
     ck_assert(memcmp(token_loss[0], token_loss[1], sizeof token_loss[0]) == 0);
-    double dropping = sl_model_forward_backward(m, in, target, 1), whole = sl_model_forward_backward(free_model, in, target, 1);
+    double dropping = forward_backward(m, in, target, 1), whole = forward_backward(free_model, in, target, 1);
     ck_assert(dropping != whole);
     /* Only rows that are dropped change: with losses of the first rows alone both agree. */
     for (int64_t i = most; i < ROWS; i++)
         target[i] = -1;
-    ck_assert(sl_model_forward_backward(m, in, target, 1) == sl_model_forward_backward(free_model, in, target, 1));
+    ck_assert(forward_backward(m, in, target, 1) == forward_backward(free_model, in, target, 1));
     sl_expert_load l = end_step(m, true);
     ck_assert_int_eq(l.dropped, 2 * TOP * (ROWS - most));
     ck_assert_int_eq(l.count[0], 2 * ROWS);
@@ -133,7 +134,7 @@ START_TEST(not_a_number) {
     float *w = values(m, "model.layers.0.mlp.gate.weight");
     for (int64_t i = 0; i < EXPERTS * v.config.model_dim; i++)
         w[i] = NAN;
-    ck_assert(isnan(sl_model_forward_backward(m, in, target, 1)));
+    ck_assert(isnan(forward_backward(m, in, target, 1)));
     ck_assert_int_eq(end_step(m, false).choices, ROWS * TOP);
     sl_model_free(m);
 }
