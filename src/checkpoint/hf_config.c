@@ -10,20 +10,17 @@
 /* ---------------------------------------------------------------- writing */
 
 /* What hidden_act calls the function of each feed-forward kind. Llama and Qwen3 are gated, whichever it is. */
-static const struct {
-    bool gated;
-    const char *act;
-} kinds[] = {
-#define FFN(name, gated, act, hf, help) {gated, hf},
+static const char *const hidden_act[] = {
+#define FFN(name, gated, act, hf, help) hf,
 #include "simd/ffn.inc"
 #undef FFN
 };
 
 static const char *architecture(const sl_config *c) {
-    bool known = !strcmp(sl_choices_norm[c->model_norm].name, "rmsnorm") &&
+    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
-                 sl_config_has_ffn(c) && kinds[c->model_ffn_kind].gated && c->model_rope_base > 0 &&
+                 sl_config_has_ffn(c) && sl_ffn_gated[c->model_ffn_kind] && c->model_rope_base > 0 &&
                  c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
                  !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0;
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
@@ -68,7 +65,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
         "head_dim", (json_int_t)sl_config_head_dim(c), "max_position_embeddings",
         (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
         "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
-        sl_config_has_ffn(c) ? kinds[c->model_ffn_kind].act : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
+        sl_config_has_ffn(c) ? hidden_act[c->model_ffn_kind] : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
         known ? json_integer(task ? vocab - 1 : 256) : json_null(), "eos_token_id", "pad_token_id",
         "initializer_range", c->model_init_std, "torch_dtype", "float32");
     json_t *more = expert_keys(c);
@@ -192,13 +189,13 @@ static int read_activation(const source *s, sl_config *c) {
     if (!act)
         return 0;
     for (c->model_ffn_kind = 0; c->model_ffn_kind < SL_FFN_KINDS; c->model_ffn_kind++)
-        if (kinds[c->model_ffn_kind].gated &&
-            !strcmp(kinds[c->model_ffn_kind].act, strcmp(act, "swish") ? act : "silu"))
+        if (sl_ffn_gated[c->model_ffn_kind] &&
+            !strcmp(hidden_act[c->model_ffn_kind], strcmp(act, "swish") ? act : "silu"))
             return 0;
     char quoted[SL_QUOTE_CHARS], list[256] = "";
     for (size_t i = 0; i < SL_FFN_KINDS; i++)
-        if (kinds[i].gated)
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s\"%s\"", i ? ", " : "", kinds[i].act);
+        if (sl_ffn_gated[i])
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s\"%s\"", i ? ", " : "", hidden_act[i]);
     return sl_fail("%s: hidden_act: %s is not supported; %s are", s->name, sl_quote(quoted, act), list);
 }
 

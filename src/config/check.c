@@ -29,8 +29,7 @@ static int check_heads(const sl_config *c) {
 }
 
 static int check_norm(const sl_config *c) {
-    bool gated = strcmp(sl_choices_norm[c->model_norm].name, "gated_norm") == 0;
-    if (gated && c->norm_rank > c->model_dim)
+    if (sl_norm_traits[c->model_norm] & SL_NORM_GATES && c->norm_rank > c->model_dim)
         return sl_fail_usage("model.norm_opts.rank = %lld is more than model.dim = %lld",
                              (ll)c->norm_rank, (ll)c->model_dim);
     if (c->model_rope_base > 0 && c->model_rope_base < 1)
@@ -46,11 +45,6 @@ static int check_nullify(const sl_config *c) {
 }
 
 static int check_experts(const sl_config *c) {
-    static const bool gated[] = {
-#define FFN(name, gated, ...) gated,
-#include "simd/ffn.inc"
-#undef FFN
-    };
     int64_t parts = c->model_experts_per_token + c->model_shared_experts;
     if (c->model_experts == 0)
         return 0;
@@ -60,7 +54,7 @@ static int check_experts(const sl_config *c) {
     if (!sl_config_has_ffn(c))
         return sl_fail_usage("model.experts = %lld take the place of a feed-forward, and %s has none",
                              (ll)c->model_experts, c->model_ffn ? "model.ffn_kind: none" : "model.ffn = 0");
-    if (!gated[c->model_ffn_kind])
+    if (!sl_ffn_gated[c->model_ffn_kind])
         return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
     if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
         return sl_fail_usage("model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one "

@@ -27,7 +27,7 @@ struct sl_config {
 typedef struct {
     const char *name, *help;
 } sl_choice;
-/* Lists end with a NULL name. Norms come from ops/norm.inc and feed-forwards from simd/ffn.inc, so a row
+/* Lists end with a NULL name. Norms come from tables/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
     sl_choices_base_norm[], sl_choices_gate_granularity[],
@@ -36,6 +36,15 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[], sl_choices_pin[];
 
+/* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
+enum {
+    SL_NORM_ROTATES = 1, /* quantised models are rotated in front of it: but for its weight, norm(Rx) = R norm(x) */
+    SL_NORM_LLAMA = 2,   /* it is what Llama and Qwen3 of transformers compute */
+    SL_NORM_GATES = 4    /* it has the low-rank gate of model.norm_opts */
+};
+extern const unsigned sl_norm_traits[];
+
+extern const bool sl_ffn_gated[]; /* by model.ffn_kind: two input projections; [SL_FFN_KINDS] */
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
 enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };

@@ -12,10 +12,15 @@
 #include <strings.h>
 
 const sl_choice sl_choices_norm[] = {
-#define NORM(name, help) {#name, help},
+#define NORM(name, traits, help) {#name, help},
 #include "tables/norm.inc"
 #undef NORM
     {NULL, NULL}};
+const unsigned sl_norm_traits[] = {
+#define NORM(name, traits, help) traits,
+#include "tables/norm.inc"
+#undef NORM
+};
 const sl_choice sl_choices_norm_place[] = {
     [SL_PLACE_PRE] = {"pre", "h + f(norm(h)), the published baseline"},
     [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
@@ -31,8 +36,8 @@ const sl_choice sl_choices_nullify_value[] = {
     [SL_NULLIFY_MEAN] = {"mean", "the channel's running mean"},
     {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
-#define NORM(name, help)
-#define BASE(name, help) {#name, help},
+#define NORM(...)
+#define BASE(name, traits, help) {#name, help},
 #include "tables/norm.inc"
 #undef NORM
     {NULL, NULL}};
@@ -71,6 +76,11 @@ const sl_choice sl_choices_ffn[] = {
 #undef FFN
     [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},
     {NULL, NULL}};
+const bool sl_ffn_gated[] = {
+#define FFN(name, gated, ...) gated,
+#include "simd/ffn.inc"
+#undef FFN
+};
 const sl_choice sl_choices_router[] = {
     [SL_ROUTER_SOFTMAX] = {"softmax", "softmax over all experts (arXiv 2101.03961)"},
     [SL_ROUTER_SIGMOID] = {"sigmoid", "each expert's own sigmoid (DeepSeek-V3, arXiv 2412.19437)"},

@@ -66,9 +66,3 @@ sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, 
     op->dim_out = width;
     return op->out = sl_program_activation(b, op->rows, width);
 }
-
-const bool sl_ffn_gated[] = {
-#define FFN(name, gated, ...) gated,
-#include "simd/ffn.inc"
-#undef FFN
-};

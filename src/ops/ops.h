@@ -34,7 +34,6 @@ sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, cons
 
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
 sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
-extern const bool sl_ffn_gated[]; /* [SL_FFN_KINDS] */
 
 /* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias [experts] or SL_NONE; experts: the
  * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */

@@ -91,22 +91,3 @@ int sl_fold_params(const sl_op *op, const sl_exec *x, const sl_span *s) {
         fold_slice(op, x, i);
     return 0;
 }
-
-typedef struct {
-    const sl_exec *x;
-    int64_t count, n, stride;
-    const float *partial;
-    float *g;
-} fold;
-
-
-static void fold_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const fold *f = ctx;
-    int64_t j = item * SL_FOLD_COLUMNS;
-    sl_fold_columns(f->x, j, sl_min(f->n - j, SL_FOLD_COLUMNS), f->count, f->stride, f->partial, f->g);
-}
-
-void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, int64_t stride, const float *partial, float *g) {
-    sl_parallel(sl_div_up(n, SL_FOLD_COLUMNS), fold_item, &(fold){x, count, n, stride, partial, g});
-}

@@ -48,7 +48,4 @@ int64_t sl_op_param_floats(const sl_op *op, const sl_params *p, int i);
 int64_t sl_op_params_floats(const sl_op *op, const sl_params *p);
 size_t sl_fold_params_bytes(const sl_op *op, const sl_params *p);
 
-/* As sl_fold_columns for j < n, with threads of its own. */
-void sl_fold_partials(const sl_exec *x, int64_t count, int64_t n, int64_t stride, const float *partial, float *g);
-
 #endif

@@ -23,7 +23,7 @@ int sl_smooth(const sl_config *c, sl_params *p, double alpha, const float *(*cha
               void *ctx);
 
 /* Rotation (QuaRot, arXiv 2404.00456; ops/rotate.h): every linear layer of the blocks reads R x. Where the norm commutes with
- * R (rmsnorm before the block, nothing else on the stream) its weight moves on and the whole stream is rotated; else, and
+ * R (SL_NORM_ROTATES, before the block, nothing else on the stream) its weight moves on and the whole stream is rotated; else, and
  * at the inputs of o_proj and down_proj always, x is rotated as it comes, that of gated_norm behind its gate. */
 bool sl_rotation_folds(const sl_config *c);
 int sl_rotate_weights(const sl_config *c, sl_params *p, uint64_t seed);

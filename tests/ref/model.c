@@ -51,7 +51,7 @@ static ref_c *project(const ref_model *m, const char *prefix, const char *name, 
     return y;
 }
 
-/* ---- norms: a row for each row of ops/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... w: the
+/* ---- norms: a row for each row of tables/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... w: the
  * weight, or 1 + it. */
 enum site { ATTN, FFN, FINAL };
 
@@ -368,13 +368,8 @@ static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
     ref_c *x = half_input(m, layer, FFN, h);
-    static const bool gated[] = {
-#define FFN(name, gated, ...) gated,
-#include "simd/ffn.inc"
-#undef FFN
-    };
     ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
-    if (gated[c->model_ffn_kind])
+    if (sl_ffn_gated[c->model_ffn_kind])
         gate = project(m, prefix, "gate_proj.weight", d, f, x);
     ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
     ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);

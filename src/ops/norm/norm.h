@@ -1,4 +1,4 @@
-/* The norm table: a norm is a row in norm.inc, this builder and its kernels. */
+/* The norm table: a norm is a row of tables/norm.inc and a file, src/ops/norm/<name>.c, with its builder. */
 #ifndef SL_OPS_NORM_H
 #define SL_OPS_NORM_H
 
@@ -18,9 +18,8 @@ enum sl_norm_site { SL_NORM_ATTN, SL_NORM_FFN, SL_NORM_FINAL };
 typedef sl_norm_tap (*sl_norm_builder)(sl_program *b, sl_scope scope, sl_buf x, const char *prefix,
                                        enum sl_norm_site site);
 
-#define NORM(name, help)                                                                              \
-    sl_norm_tap sl_build_##name(sl_program *b, sl_scope scope, sl_buf x, const char *prefix,       \
-                                enum sl_norm_site site);
+#define NORM(name, ...) \
+    sl_norm_tap sl_build_##name(sl_program *b, sl_scope scope, sl_buf x, const char *prefix, enum sl_norm_site site);
 #include "tables/norm.inc"
 #undef NORM
 
