@@ -4,8 +4,6 @@
 
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
-#define ENTRY(name) .name = SL_FN(name),
-#define UNIT_ENTRY(name) .name = SL_UNIT_FN(name),
 
 extern const sl_kernels SL_UNIT_FN(sl_kernels);
 const sl_kernels SL_UNIT_FN(sl_kernels) = {
@@ -32,4 +30,8 @@ const sl_kernels SL_UNIT_FN(sl_kernels) = {
         SL_ATTENTION_ROWS(ROWS)
 #undef ROWS
     },
-    SL_KERNELS(ENTRY) SL_UNIT_KERNELS(UNIT_ENTRY)};
+#define SOURCE(name)
+#define KERNEL(result, name, args) .name = SL_FN(name),
+#define UNIT_KERNEL(result, name, args) .name = SL_UNIT_FN(name),
+#include "simd/kernels.inc"
+};

@@ -85,9 +85,11 @@ typedef struct {
 #define K_KERNEL(name_, ...)                                                                       \
     { #name_, offsetof(sl_kernels, name_), __VA_ARGS__ }
 
-/* One table a source file of simd/, ended by a row without a name. */
-extern const k_kernel k_gemm[], k_bf16[], k_gemm_bf16[], k_gemm_int8[], k_quant[], k_norm[], k_norm_scale[],
-    k_norm_dyt[], k_act[], k_rope[], k_attention[], k_xent[], k_optim[], k_stats[];
+/* One table, k_<name>, a source of the kernels' list, ended by a row without a name. */
+#define SOURCE(name) extern const k_kernel k_##name[];
+#define KERNEL(...)
+#define UNIT_KERNEL(...)
+#include "simd/kernels.inc"
 
 /* ---- describing a call */
 void k_begin(k_case *c, k_call call, const void *arg, const char *fmt, ...)

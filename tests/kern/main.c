@@ -11,10 +11,12 @@ enum { SKIPPED = 77, MAX_KERNELS = 128 }; /* 77: meson's exit code of a skipped 
 static const struct {
     const char *source;
     const k_kernel *list;
-} sources[] = {{"gemm", k_gemm}, {"bf16", k_bf16}, {"gemm_bf16", k_gemm_bf16}, {"gemm_int8", k_gemm_int8},
-               {"quant", k_quant}, {"norm", k_norm},
-               {"norm_scale", k_norm_scale}, {"norm_dyt", k_norm_dyt}, {"act", k_act},     {"rope", k_rope},
-               {"attention", k_attention}, {"xent", k_xent}, {"optim", k_optim}, {"stats", k_stats}};
+} sources[] = {
+#define SOURCE(name) {#name, k_##name},
+#define KERNEL(...)
+#define UNIT_KERNEL(...)
+#include "simd/kernels.inc"
+};
 
 #ifdef HAVE_AMX_MODEL
 extern const sl_kernels sl_kernels_amxmodel;
@@ -156,7 +158,7 @@ static int choose(const struct options *o, struct plan *p) {
 /* Every function of the table must be in a list above: one without a test is a failure. */
 static int check_complete(void) {
     int missing = 0;
-    for (size_t at = offsetof(sl_kernels, pack_f32); at < sizeof(sl_kernels);
+    for (size_t at = offsetof(sl_kernels, ffn); at < sizeof(sl_kernels);
          at += sizeof(void (*)(void))) {
         int found = 0;
         void *fn;
