@@ -34,9 +34,9 @@ static bool open_workspace(workspace *w, enum sl_isa isa) {
     w->grad = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
     w->weight = sl_alloc((size_t)WIDEST * WIDEST * 4, "bench");
     w->out = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
-    w->x = (sl_exec){.k = w->k, .scratch_bytes = sl_gemm_thread_bytes(w->k)};
+    w->x = (sl_exec){.k = w->k, .scratch_bytes = sl_gemm_scratch_bytes(w->k)};
     w->x.scratch = sl_alloc_threads(sl_threads(), w->x.scratch_bytes, "bench");
-    w->x.shared = sl_alloc_shared(sl_gemm_shared_bytes(w->k, WIDEST, TOKENS), "bench");
+    w->x.shared = sl_alloc_shared(sl_gemm_packed_bytes(w->k, WIDEST, TOKENS), "bench");
     if (!w->act || !w->grad || !w->weight || !w->out || !w->x.scratch || !w->x.shared)
         return false;
     for (int64_t i = 0; i < (int64_t)TOKENS * WIDEST; i++)

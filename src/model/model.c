@@ -4,7 +4,6 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "model/match.h"
-#include "ops/product/gemm_bf16.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/extra.h"
 #include "ops/moe/moe.h"
@@ -53,8 +52,6 @@ static bool allocate_taps(sl_model *m) {
 static bool allocate(sl_model *m, bool training) {
     if (sl_exec_open(&m->exec, &m->program, &m->params) ||
         sl_params_allocate(&m->params, m->config.train_optimizer, training))
-        return false;
-    if (m->program.bf16 && !(m->exec.work = sl_gemm_bf16_work_new(sl_threads())))
         return false;
     m->threads = m->exec.workers;
     return allocate_taps(m);
@@ -158,7 +155,6 @@ void sl_model_free(sl_model *m) {
     if (!m)
         return;
     sl_free(m->cos), sl_free(m->sin), sl_free(m->tap), sl_free(m->gain);
-    sl_gemm_bf16_work_free(m->exec.work);
     sl_exec_close(&m->exec);
     sl_program_free(&m->program);
     sl_params_free(&m->params);

@@ -47,7 +47,6 @@ typedef struct {
     size_t scratch_bytes;
     float *shared;           /* scratch of one operation, of all workers */
     int workers;
-    struct sl_gemm_bf16_work *work; /* scratch of the bf16 products; NULL in fp32 */
 } sl_exec;
 
 /* ---- stages */

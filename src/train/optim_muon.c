@@ -57,13 +57,13 @@ static void destroy(sl_optim *o) {
 
 static int create(sl_optim *o) {
     int64_t size = 0, side = 0;
-    size_t shared = 0, thread = sl_gemm_thread_bytes(o->k);
+    size_t shared = 0, thread = sl_gemm_scratch_bytes(o->k);
     for (int i = 0; i < o->p->count; i++) {
         const sl_tensor *t = &o->p->tensor[i];
         if (!is_matrix(t))
             continue;
         int64_t n = t->shape[0] < t->shape[1] ? t->shape[0] : t->shape[1], depth = t->size / n;
-        size_t gram = sl_gemm_shared_bytes(o->k, n, depth), wide = sl_gemm_shared_bytes(o->k, depth, n);
+        size_t gram = sl_gemm_packed_bytes(o->k, n, depth), wide = sl_gemm_packed_bytes(o->k, depth, n);
         size = most(size, t->size);
         side = most(side, n);
         shared = gram > shared ? gram : shared;

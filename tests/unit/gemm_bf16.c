@@ -1,9 +1,8 @@
-/* The threaded bf16 products against sums in double over the same bf16 operands, on every tier of
- * this machine, and bit for bit between 1, 2 and 3 threads. */
+/* The bf16 products against sums in double over the same bf16 operands, on every tier of this machine, and bit for bit
+ * between cuts. */
 #include "ops/product/gemm_bf16.h"
-#include "program/op.h"
 #include "base/rng.h"
-#include "base/threads.h"
+#include "spans.h"
 #include "suite.h"
 #include "tiers.h"
 
@@ -77,89 +76,98 @@ static void drop(operands *o) {
     free(o->w);
 }
 
-/* What an epilogue is to see: each element once, blocks aligned as promised. */
+/* Results of the three products; of the forward one also onto a residual, rounded, and rounded onto what is there. */
 typedef struct {
-    shape s;
-    int group;
-    float *c;
-    int *seen;
-} collector;
-
-static void collect(void *ctx, int64_t row0, int64_t rows, int64_t col0, int64_t cols,
-                    const float *c, int64_t ldc, int thread) {
-    collector *t = ctx;
-    ck_assert_int_ge(thread, 0);
-    ck_assert_int_lt(thread, sl_threads());
-    ck_assert(row0 % 32 == 0 && col0 % (32 * t->group) == 0);
-    ck_assert(cols == 32 * t->group || col0 + cols == t->s.n);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) {
-            t->c[(row0 + i) * t->s.n + col0 + j] = c[i * ldc + j];
-            t->seen[(row0 + i) * t->s.n + col0 + j]++;
-        }
-}
-
-/* Results of the three products, and of the forward one through an epilogue. */
-typedef struct {
-    float *y, *y_epilogue, *dx, *dw;
+    float *y, *sum, *dx, *dw;
+    sl_bf16 *rounded, *more;
 } results;
 
-static results run(const sl_kernels *kn, const operands *o, int threads, int group) {
+static void pack(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_bf16_pack(args, s); }
+static void multiply(const void *args, const sl_span *s, void *scratch) { sl_gemm_bf16_rows(args, s, scratch); }
+typedef struct {
+    sl_gemm_bf16_wgrad_args g;
+    int workers;
+} wgrad;
+static void weigh(const void *args, const sl_span *s, void *scratch) {
+    const wgrad *w = args;
+    sl_gemm_bf16_wgrad(&w->g, w->workers, s, scratch);
+}
+static void fold(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_bf16_fold(args, s); }
+
+static void product(const sl_gemm_bf16_args *g, int cut) {
+    each_span(g, g->m, sl_gemm_bf16_rows_split(g), multiply, cut, sl_gemm_bf16_scratch_bytes());
+}
+
+static void forward(const sl_kernels *kn, const operands *o, const sl_bf16 *panels, int cut, results *r) {
     shape s = o->s;
-    results r = {must_alloc(s.m * s.n, 4), must_alloc(s.m * s.n, 4), must_alloc(s.m * s.k, 4),
-                 must_alloc(s.n * s.k, 4)};
+    sl_gemm_bf16_args g = {.k = kn, .m = s.m, .n = s.n, .depth = s.k, .a = o->x, .lda = o->ldx, .b = panels, .c = r->y,
+                           .ldc = s.n};
+    product(&g, cut);
+    g.c = r->sum, g.residual = r->sum;
+    product(&g, cut);
+    g.c = NULL, g.residual = NULL, g.y = r->rounded, g.ldy = o->ldy;
+    product(&g, cut);
+    g.y = r->more, g.add = true;
+    product(&g, cut);
+}
+
+/* Long ones in chunks of rows, the last one smaller than a part of the sum. */
+static void weight_gradient(const sl_kernels *kn, const operands *o, int cut, float *dw) {
+    shape s = o->s;
+    int64_t chunk = sl_min(s.m, 1040), partials = sl_gemm_bf16_wgrad_partials(chunk, s.n, s.k);
+    float *partial = must_alloc(partials + 1, 4);
+    for (int64_t row = 0; row < s.m; row += chunk) {
+        wgrad w = {{.k = kn, .m = sl_min(chunk, s.m - row), .n = s.n, .depth = s.k, .chunk = chunk,
+                    .dy = o->dy + row * o->ldy, .lddy = o->ldy, .x = o->x + row * o->ldx, .ldx = o->ldx, .dw = dw,
+                    .lddw = s.k, .partials = partial}, cut};
+        each_item(&w, sl_gemm_bf16_wgrad_split(&w.g, cut), weigh, cut, sl_gemm_bf16_wgrad_scratch_bytes(s.n, s.k), row,
+                  w.g.m);
+        each_item(&w.g, sl_gemm_bf16_fold_split(&w.g), fold, cut, 0, row, w.g.m);
+    }
+    free(partial);
+}
+
+static results run(const sl_kernels *kn, const operands *o, int cut) {
+    shape s = o->s;
+    results r = {must_alloc(s.m * s.n, 4), must_alloc(s.m * s.n, 4), must_alloc(s.m * s.k, 4), must_alloc(s.n * s.k, 4),
+                 must_alloc(s.m * o->ldy, 2), must_alloc(s.m * o->ldy, 2)};
     sl_bf16 *fwd = must_alloc(sl_bf16_panels_size(s.n, s.k), 2);
     sl_bf16 *back = must_alloc(sl_bf16_panels_size(s.k, s.n), 2);
     for (int64_t i = 0; i < s.m * s.k; i++)
         r.dx[i] = 1;
     for (int64_t i = 0; i < s.n * s.k; i++)
         r.dw[i] = 1;
-    sl_threads_set(threads);
-    sl_gemm_bf16_work *w = sl_gemm_bf16_work_new(threads);
-    ck_assert_ptr_nonnull(w);
-    sl_gemm_bf16_pack(kn, s.n, s.k, o->w, s.k, fwd, sl_bf16_kpad(s.k) * 32, back,
-                      sl_bf16_kpad(s.n) * 32);
-    sl_gemm_bf16_args forward = {.m = s.m,
-                                 .n = s.n,
-                                 .k = s.k,
-                                 .a = o->x,
-                                 .lda = o->ldx,
-                                 .b = fwd,
-                                 .c = r.y,
-                                 .ldc = s.n,
-                                 .group = group};
-    sl_gemm_bf16(kn, w, &forward);
-    collector t = {s, group, r.y_epilogue, must_alloc(s.m * s.n, sizeof(int))};
-    forward.c = NULL;
-    forward.epilogue = collect;
-    forward.ctx = &t;
-    sl_gemm_bf16(kn, w, &forward);
     for (int64_t i = 0; i < s.m * s.n; i++)
-        ck_assert_int_eq(t.seen[i], 1);
-    sl_gemm_bf16(kn, w,
-                 &(sl_gemm_bf16_args){.m = s.m,
-                                      .n = s.k,
-                                      .k = s.n,
-                                      .a = o->dy,
-                                      .lda = o->ldy,
-                                      .b = back,
-                                      .c = r.dx,
-                                      .ldc = s.k,
-                                      .add = 1,
-                                      .group = 1});
-    sl_gemm_bf16_wgrad(kn, w, s.m, s.n, s.k, o->dy, o->ldy, o->x, o->ldx, r.dw, s.k, 1);
-    sl_gemm_bf16_work_free(w);
-    free(t.seen);
+        r.sum[i] = 1;
+    for (int64_t i = 0; i < s.m * o->ldy; i++)
+        r.more[i] = r.rounded[i] = nearest(1);
+    sl_gemm_bf16_pack_args p = {.k = kn, .n = s.n, .depth = s.k, .w = o->w, .ldw = s.k, .forward = fwd, .back = back};
+    each_item(&p, sl_gemm_bf16_pack_split(&p), pack, cut, 0, 0, 0);
+    forward(kn, o, fwd, cut, &r);
+    product(&(sl_gemm_bf16_args){.k = kn, .m = s.m, .n = s.k, .depth = s.n, .a = o->dy, .lda = o->ldy, .b = back,
+                                 .c = r.dx, .ldc = s.k, .add = true}, cut);
+    weight_gradient(kn, o, cut, r.dw);
     free(fwd);
     free(back);
     return r;
 }
 
 static void release(results *r) {
-    free(r->y);
-    free(r->y_epilogue);
-    free(r->dx);
-    free(r->dw);
+    free(r->y), free(r->sum), free(r->dx), free(r->dw), free(r->rounded), free(r->more);
+}
+
+/* The forms of the forward product, from the plain one; padding is zero up to whole panels and untouched behind. */
+static void forms_agree(const operands *o, const results *r) {
+    shape s = o->s;
+    for (int64_t i = 0; i < s.m; i++)
+        for (int64_t j = 0; j < o->ldy; j++) {
+            bool inside = j < s.n, padding = !inside && j < sl_bf16_kpad(s.n);
+            float y = inside ? r->y[i * s.n + j] : 0;
+            ck_assert_uint_eq(r->rounded[i * o->ldy + j], inside ? nearest(y) : padding ? 0 : nearest(1));
+            ck_assert_uint_eq(r->more[i * o->ldy + j], inside ? nearest(y + 1) : padding ? 0 : nearest(1));
+            if (inside)
+                ck_assert(r->sum[i * s.n + j] == y + 1);
+        }
 }
 
 /* |error| <= (k + 2) u S (simd/kernels.h), k rounded up to whole panels and one more sum for the
@@ -210,41 +218,21 @@ START_TEST(products) {
         return; /* not built, or not on this machine */
     operands o = make(shapes[_i % SHAPES]);
     shape s = o.s;
-    results one = run(kn, &o, 1, 1);
+    results one = run(kn, &o, 1);
     against_double(kn, &o, &one);
-    for (int threads = 2; threads <= 3; threads++) {
-        results r = run(kn, &o, threads, 3 * threads - 5);
+    forms_agree(&o, &one);
+    for (int cut = 2; cut <= SPAN_CUTS; cut++) {
+        results r = run(kn, &o, cut);
         ck_assert_mem_eq(r.y, one.y, (size_t)(s.m * s.n) * 4);
-        ck_assert_mem_eq(r.y_epilogue, one.y, (size_t)(s.m * s.n) * 4);
+        ck_assert_mem_eq(r.sum, one.sum, (size_t)(s.m * s.n) * 4);
         ck_assert_mem_eq(r.dx, one.dx, (size_t)(s.m * s.k) * 4);
         ck_assert_mem_eq(r.dw, one.dw, (size_t)(s.n * s.k) * 4);
+        ck_assert_mem_eq(r.rounded, one.rounded, (size_t)(s.m * o.ldy) * 2);
+        ck_assert_mem_eq(r.more, one.more, (size_t)(s.m * o.ldy) * 2);
         release(&r);
     }
     release(&one);
     drop(&o);
-}
-END_TEST
-
-/* Two matrices interleaved forward and stacked backward give what one matrix of both does. */
-START_TEST(strides) {
-    const sl_kernels *kn = sl_kernels_select(SL_ISA_AUTO);
-    enum { N = 64, K = 50, KP = 64, FWD = KP * 32, BACK = 2 * N * 32 };
-    sl_rng r = sl_rng_make(5, SL_STREAM_TEST, 0);
-    float w[2 * N * K];
-    for (int i = 0; i < 2 * N * K; i++)
-        w[i] = (float)sl_rng_normal(&r);
-    sl_bf16 *fwd = must_alloc(4 * FWD, 2), *mixed = must_alloc(4 * FWD, 2);
-    sl_bf16 *back = must_alloc(2 * BACK, 2), *stacked = must_alloc(2 * BACK, 2);
-    sl_gemm_bf16_pack(kn, 2 * N, K, w, K, fwd, FWD, back, BACK);
-    sl_gemm_bf16_pack(kn, N, K, w, K, mixed, 2 * FWD, stacked, BACK);
-    sl_gemm_bf16_pack(kn, N, K, w + N * K, K, mixed + FWD, 2 * FWD, stacked + N * 32, BACK);
-    ck_assert_mem_eq(back, stacked, 2 * BACK * 2);
-    for (int p = 0; p < 4; p++)
-        ck_assert_mem_eq(fwd + p * FWD, mixed + (p % 2 * 2 + p / 2) * FWD, FWD * 2);
-    free(fwd);
-    free(mixed);
-    free(back);
-    free(stacked);
 }
 END_TEST
 
@@ -253,7 +241,6 @@ int main(void) {
     TCase *t = tcase_create("gemm_bf16");
     tcase_set_timeout(t, 0);
     tcase_add_loop_test(t, products, 0, TIERS * SHAPES);
-    tcase_add_test(t, strides);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

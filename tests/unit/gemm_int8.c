@@ -1,10 +1,10 @@
-/* int8 products in threads, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have
+/* int8 products in several cuts, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have
  * the bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers. */
 #include "ops/product/gemm_int8.h"
 
 #include "base/rng.h"
-#include "base/threads.h"
 #include "quant/format.h"
+#include "spans.h"
 #include "suite.h"
 #include "tiers.h"
 
@@ -82,8 +82,10 @@ static sl_grid grid_of_x(const operands *o, const kind *how) {
 
 enum { ALONE, ADDED, IN_PLACE, SUMS }; /* the product; plus start; plus y, which holds start */
 
-static float *product(const sl_kernels *kn, const operands *o, const kind *how, int threads, int sum_of) {
-    sl_threads_set(threads);
+static void pack(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_int8_pack(args, s); }
+static void multiply(const void *args, const sl_span *s, void *scratch) { sl_gemm_int8_rows(args, s, scratch); }
+
+static float *product(const sl_kernels *kn, const operands *o, const kind *how, int cut, int sum_of) {
     sl_grid gx = grid_of_x(o, how), gw = sl_grid_symmetric(SL_FORMAT_int8);
     int64_t lda = sl_int8_ld(o->k);
     uint8_t *a = codes(kn, how->x_rows, &gx, o->m, o->k, o->x, o->scale_x, lda);
@@ -91,17 +93,16 @@ static float *product(const sl_kernels *kn, const operands *o, const kind *how, 
     int8_t *panels = must_alloc(sl_int8_panels_size(o->n, o->k));
     int32_t *sum = must_alloc(o->n * 4);
     float *y = must_alloc(o->m * o->n * 4);
-    char *scratch = must_alloc((int64_t)sl_int8_thread_bytes() * threads);
     if (sum_of == IN_PLACE)
         memcpy(y, o->start, (size_t)(o->m * o->n) * 4);
-    sl_int8_pack(kn, o->n, o->k, (const int8_t *)w, o->k, panels, sum);
-    sl_gemm_int8(kn, scratch, sl_int8_thread_bytes(),
-                 &(sl_gemm_int8_args){.m = o->m, .n = o->n, .k = o->k, .a = a, .lda = lda, .zero = o->zero,
-                                      .scale_a = o->scale_x, .step_a = how->x_rows, .b = panels, .sum = sum,
-                                      .scale_b = o->scale_w, .step_b = how->w_rows,
-                                      .plus = sum_of == ALONE ? NULL : sum_of == ADDED ? o->start : y, .y = y,
-                                      .ldy = o->n});
-    free(a), free(w), free(panels), free(sum), free(scratch);
+    sl_gemm_int8_pack_args p = {kn, o->n, o->k, (const int8_t *)w, o->k, panels, sum};
+    each_item(&p, sl_gemm_int8_pack_split(&p), pack, cut, 0, 0, 0);
+    sl_gemm_int8_args g = {.k = kn, .m = o->m, .n = o->n, .depth = o->k, .a = a, .lda = lda, .zero = o->zero,
+                           .scale_a = o->scale_x, .step_a = how->x_rows, .b = panels, .sum = sum,
+                           .scale_b = o->scale_w, .step_b = how->w_rows,
+                           .plus = sum_of == ALONE ? NULL : sum_of == ADDED ? o->start : y, .y = y, .ldy = o->n};
+    each_span(&g, o->m, sl_gemm_int8_rows_split(&g), multiply, cut, sl_gemm_int8_scratch_bytes());
+    free(a), free(w), free(panels), free(sum);
     return y;
 }
 
@@ -154,10 +155,10 @@ START_TEST(products) {
     operands o = make(kn, _i / KINDS % SHAPES, how);
     for (int sum_of = 0; sum_of < SUMS; sum_of++) {
         float *want = definition(&o, how, sum_of != ALONE);
-        for (int threads = 1; threads <= 3; threads++) {
-            float *y = product(kn, &o, how, threads, sum_of);
+        for (int cut = 1; cut <= SPAN_CUTS; cut++) {
+            float *y = product(kn, &o, how, cut, sum_of);
             ck_assert_mem_eq(y, want, (size_t)(o.m * o.n) * 4);
-            if (sum_of == ALONE && threads == 1)
+            if (sum_of == ALONE && cut == 1)
                 against_double(&o, how, kn, y);
             free(y);
         }

@@ -4,108 +4,157 @@
 
 #include <string.h>
 
-enum { PANELS_OF_A = 16 }; /* micro-panels in a thread's A block: 16 x 14 x 384 floats = 344 KiB, fits L2 */
+enum {
+    PANELS_OF_A = 16, /* micro-panels in a worker's A block: 16 x 14 x 384 floats = 344 KiB, fits L2 */
+    LEAST_OF_A = 4,   /* as many at least, and so many of B, as long as there are calls enough */
+    LEAST_OF_B = 4,
+};
 
-typedef struct {
-    const sl_exec *x;
-    int64_t m, n, depth;
-    sl_mat a, b;
-    float *c;
-    int64_t ldc;
-    bool add;
-    const float *residual;
-    int64_t mc, nc;              /* block of C that one item computes */
-    int64_t row_blocks, depth_blocks, panels;
-} gemm;
-
-size_t sl_gemm_shared_bytes(const sl_kernels *k, int64_t n, int64_t depth) {
+size_t sl_gemm_packed_bytes(const sl_kernels *k, int64_t n, int64_t depth) {
     return (size_t)(sl_round_up(n, k->gemm_nr) * depth) * sizeof(float);
 }
 
-size_t sl_gemm_thread_bytes(const sl_kernels *k) {
+size_t sl_gemm_scratch_bytes(const sl_kernels *k) {
     return (size_t)(PANELS_OF_A * k->gemm_mr * SL_GEMM_KC) * sizeof(float);
 }
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t panels_of(const sl_gemm_args *g) { return sl_div_up(g->n, g->k->gemm_nr); }
 
-/* Packed B: depth block after depth block, within one panel after panel. */
-static float *packed_b(const gemm *g, int64_t depth_block, int64_t panel) {
-    int64_t nr = g->x->k->gemm_nr, k0 = depth_block * SL_GEMM_KC;
-    int64_t kc = min64(SL_GEMM_KC, g->depth - k0);
-    return g->x->shared + k0 * g->panels * nr + panel * nr * kc;
+/* ---- packing B */
+
+/* Depth block after depth block, within one panel after panel. */
+static float *packed_panel(const sl_gemm_args *g, int64_t k0, int64_t panel) {
+    int64_t nr = g->k->gemm_nr;
+    return g->packed + k0 * panels_of(g) * nr + panel * nr * sl_min(SL_GEMM_KC, g->depth - k0);
 }
 
-static void pack_b_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const gemm *g = ctx;
-    const sl_kernels *k = g->x->k;
-    int64_t depth_block = item / g->panels, panel = item % g->panels;
-    int64_t k0 = depth_block * SL_GEMM_KC, j0 = panel * k->gemm_nr;
-    k->pack_f32(min64(k->gemm_nr, g->n - j0), min64(SL_GEMM_KC, g->depth - k0),
-                g->b.p + j0 * g->b.is + k0 * g->b.ks, g->b.is, g->b.ks, k->gemm_nr,
-                packed_b(g, depth_block, panel));
+sl_split sl_gemm_pack_split(const sl_gemm_args *g) {
+    return (sl_split){.items = panels_of(g) * sl_div_up(g->depth, SL_GEMM_KC)};
 }
 
-static void multiply_block(const gemm *g, int64_t depth_block, const float *a, int64_t i0, int64_t mc,
-                           int64_t j0, int64_t j1, int add) {
-    const sl_kernels *k = g->x->k;
-    int64_t mr = k->gemm_mr, nr = k->gemm_nr;
-    int64_t kc = min64(SL_GEMM_KC, g->depth - depth_block * SL_GEMM_KC);
-    for (int64_t j = j0; j < j1; j += nr)
-        for (int64_t i = 0; i < mc; i += mr)
-            k->gemm_f32(kc, a + i * kc, packed_b(g, depth_block, j / nr), g->c + (i0 + i) * g->ldc + j,
-                        g->ldc, (int)min64(mr, mc - i), (int)min64(nr, g->n - j), add);
-}
-
-static void block_item(void *ctx, int64_t item, int thread) {
-    const gemm *g = ctx;
-    int64_t i0 = item % g->row_blocks * g->mc, j0 = item / g->row_blocks * g->nc;
-    int64_t mc = min64(g->mc, g->m - i0), j1 = min64(j0 + g->nc, g->n);
-    float *a = sl_worker_scratch(g->x, thread);
-    int add = g->add || g->residual;
-    if (g->residual)
-        for (int64_t i = i0; i < i0 + mc; i++)
-            memcpy(g->c + i * g->ldc + j0, g->residual + i * g->ldc + j0,
-                   (size_t)(j1 - j0) * sizeof(float));
-    for (int64_t d = 0; d < g->depth_blocks; d++) {
-        int64_t k0 = d * SL_GEMM_KC;
-        g->x->k->pack_f32(mc, min64(SL_GEMM_KC, g->depth - k0), g->a.p + i0 * g->a.is + k0 * g->a.ks,
-                          g->a.is, g->a.ks, g->x->k->gemm_mr, a);
-        multiply_block(g, d, a, i0, mc, j0, j1, add || d > 0);
+void sl_gemm_pack(const sl_gemm_args *g, const sl_span *s) {
+    int64_t panels = panels_of(g), nr = g->k->gemm_nr;
+    for (int64_t i = s->first; i < s->first + s->n; i++) {
+        int64_t k0 = i / panels * SL_GEMM_KC, j0 = i % panels * nr;
+        if (k0 < g->depth)
+            g->k->pack_f32(sl_min(nr, g->n - j0), sl_min(SL_GEMM_KC, g->depth - k0), g->b.p + j0 * g->b.is + k0 * g->b.ks,
+                           g->b.is, g->b.ks, (int)nr, packed_panel(g, k0, i % panels));
     }
 }
 
-static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* ---- the product */
 
-/* Cuts C into items, several for each thread: blocks of rows over all columns as long as they are not too low (A is
- * packed once), then narrower ones; of even size and number, so that no thread waits for another's last one. */
-static void choose_blocks(gemm *g) {
-    int64_t mr = g->x->k->gemm_mr, nr = g->x->k->gemm_nr, threads = sl_threads();
-    int64_t rows = div_up(g->m, mr), across = 1, down = div_up(rows, PANELS_OF_A);
-    while (down * across < 4 * threads) {
-        if (rows >= 8 * down)
+/* Rows i0.. and columns j0 up to j1 of C. */
+typedef struct {
+    int64_t i0, rows, j0, j1;
+} block;
+
+static void multiply_depth(const sl_gemm_args *g, const block *b, int64_t k0, const float *a, int add) {
+    int64_t mr = g->k->gemm_mr, nr = g->k->gemm_nr, deep = sl_min(SL_GEMM_KC, g->depth - k0);
+    for (int64_t j = b->j0; j < b->j1; j += nr) {
+        const float *panel = packed_panel(g, k0, j / nr);
+        for (int64_t i = 0; i < b->rows; i += mr)
+            g->k->gemm_f32(deep, a + i * deep, panel, g->c + (b->i0 + i) * g->ldc + j, g->ldc,
+                           (int)sl_min(mr, b->rows - i), (int)sl_min(nr, g->n - j), add);
+    }
+}
+
+/* At most PANELS_OF_A panels of rows. */
+static void multiply_block(const sl_gemm_args *g, const block *b, float *a) {
+    int add = g->add || g->residual;
+    for (int64_t i = b->i0; g->residual && g->residual != g->c && i < b->i0 + b->rows; i++)
+        memcpy(g->c + i * g->ldc + b->j0, g->residual + i * g->ldc + b->j0, (size_t)(b->j1 - b->j0) * sizeof *g->c);
+    for (int64_t k0 = 0; k0 < g->depth; k0 += SL_GEMM_KC) {
+        g->k->pack_f32(b->rows, sl_min(SL_GEMM_KC, g->depth - k0), g->a.p + b->i0 * g->a.is + k0 * g->a.ks, g->a.is,
+                       g->a.ks, g->k->gemm_mr, a);
+        multiply_depth(g, b, k0, a, add || k0 > 0);
+    }
+}
+
+static void multiply(const sl_gemm_args *g, block b, float *a) {
+    int64_t end = b.i0 + b.rows, most = PANELS_OF_A * g->k->gemm_mr;
+    for (; b.j0 < b.j1 && b.i0 < end; b.i0 += most) {
+        b.rows = sl_min(most, end - b.i0);
+        multiply_block(g, &b, a);
+    }
+}
+
+/* ---- cut by rows */
+
+sl_split sl_gemm_rows_split(const sl_gemm_args *g) {
+    int64_t mr = g->k->gemm_mr;
+    return (sl_split){.unit = mr, .least = LEAST_OF_A * mr, .most = PANELS_OF_A * mr, .parts = 1,
+                      .parts_most = sl_max(panels_of(g) / LEAST_OF_B, 1)};
+}
+
+void sl_gemm_rows(const sl_gemm_args *g, const sl_span *s, void *scratch) {
+    int64_t wide = sl_div_up(panels_of(g), s->parts) * g->k->gemm_nr, j0 = s->part * wide;
+    multiply(g, (block){s->first - s->row0, s->n, j0, sl_min(j0 + wide, g->n)}, scratch);
+}
+
+/* ---- cut into items */
+
+typedef struct {
+    int64_t rows, cols, down, across; /* of a tile; tiles below one another, side by side */
+} tiling;
+
+/* Several for each worker: blocks of rows over all columns as long as they are not too low (A is packed once), then
+ * narrower ones; of even size and number, so that no worker waits for another's last one. */
+static tiling tiles_of(const sl_gemm_args *g, int workers) {
+    int64_t mr = g->k->gemm_mr, nr = g->k->gemm_nr, panels = panels_of(g);
+    int64_t rows = sl_div_up(g->m, mr), across = 1, down = sl_div_up(rows, PANELS_OF_A);
+    while (down * across < 4 * workers) {
+        if (rows >= 2 * LEAST_OF_A * down)
             down *= 2;
-        else if (g->panels >= 8 * across)
+        else if (panels >= 2 * LEAST_OF_B * across)
             across *= 2;
-        else if (rows >= 4 * down)
+        else if (rows >= LEAST_OF_A * down)
             down *= 2;
         else
             break;
     }
-    while (down * across % threads && down < rows)
+    while (down * across % workers && down < rows)
         down++;
-    g->mc = div_up(rows, down) * mr;
-    g->nc = div_up(g->panels, across) * nr;
-    g->row_blocks = div_up(g->m, g->mc);
+    tiling t = {.rows = sl_div_up(rows, down) * mr, .cols = sl_div_up(panels, across) * nr};
+    t.down = sl_div_up(g->m, t.rows);
+    t.across = sl_div_up(g->n, t.cols);
+    return t;
+}
+
+sl_split sl_gemm_tiles_split(const sl_gemm_args *g, int workers) {
+    tiling t = tiles_of(g, workers);
+    return (sl_split){.items = t.down * t.across};
+}
+
+void sl_gemm_tiles(const sl_gemm_args *g, int workers, const sl_span *s, void *scratch) {
+    tiling t = tiles_of(g, workers);
+    for (int64_t i = s->first; i < s->first + s->n; i++) {
+        int64_t i0 = i % t.down * t.rows, j0 = i / t.down * t.cols;
+        multiply(g, (block){i0, sl_min(t.rows, g->m - i0), j0, sl_min(j0 + t.cols, g->n)}, scratch);
+    }
+}
+
+/* ---- with threads */
+
+typedef struct {
+    const sl_exec *x;
+    const sl_gemm_args *g;
+} job;
+
+static void pack_item(void *ctx, int64_t item, int thread) {
+    const job *j = ctx;
+    sl_gemm_pack(j->g, &(sl_span){.first = item, .n = 1, .worker = thread});
+}
+
+static void tile_item(void *ctx, int64_t item, int thread) {
+    const job *j = ctx;
+    sl_gemm_tiles(j->g, sl_threads(), &(sl_span){.first = item, .n = 1}, sl_worker_scratch(j->x, thread));
 }
 
 void sl_gemm(const sl_exec *x, int64_t m, int64_t n, int64_t depth, sl_mat a, sl_mat b, float *c,
              int64_t ldc, bool add, const float *residual) {
-    gemm g = {.x = x, .m = m, .n = n, .depth = depth, .a = a, .b = b, .c = c, .ldc = ldc, .add = add,
-              .residual = residual};
-    g.panels = div_up(n, x->k->gemm_nr);
-    g.depth_blocks = div_up(depth, SL_GEMM_KC);
-    choose_blocks(&g);
-    sl_parallel(g.panels * g.depth_blocks, pack_b_item, &g);
-    sl_parallel(g.row_blocks * div_up(n, g.nc), block_item, &g);
+    sl_gemm_args g = {.k = x->k, .m = m, .n = n, .depth = depth, .a = a, .b = b, .packed = x->shared, .c = c,
+                      .ldc = ldc, .add = add, .residual = residual};
+    sl_parallel(sl_gemm_pack_split(&g).items, pack_item, &(job){x, &g});
+    sl_parallel(sl_gemm_tiles_split(&g, sl_threads()).items, tile_item, &(job){x, &g});
 }

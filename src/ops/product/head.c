@@ -1,134 +1,69 @@
-#include "base/threads.h"
-#include "ops/product/gemm.h"
-#include "program/whole.h"
-#include "ops/product/gemm_bf16.h"
-#include "ops/product/linear_bf16.h"
+/* Logits, cross-entropy and, in training, their gradients, for a chunk of rows after the other: all of it is forward. */
 #include "ops/ops.h"
+#include "ops/product/layer.h"
 #include "ops/rows.h"
 
 #include <string.h>
 
 enum { LOGITS = 4 << 20, CHUNK_MIN = 256, XENT_ROWS = 16 };
 
-/* saved[0]: logits of a chunk of rows; in bf16 also saved[1], saved[2]: panels of the weights for the product and for
- * the input gradient, saved[3]: the chunk's dlogits rounded to operands. */
-static int64_t chunk_rows(const sl_op *op) {
-    int64_t n = LOGITS / op->dim_out;
-    n = n < CHUNK_MIN ? CHUNK_MIN : n;
-    return n < op->rows ? n : op->rows;
-}
+/* saved[SL_LAYER_Y]: logits of a chunk of rows, which dlogits overwrite; bf16: saved[SL_LAYER_DY]: dlogits rounded to
+ * operands. */
+static int64_t chunk_rows(const sl_op *op) { return sl_min(sl_max(LOGITS / op->dim_out, CHUNK_MIN), op->rows); }
 
-typedef struct {
-    const sl_op *op;
-    const sl_exec *x;
-    int64_t first, rows; /* of the chunk */
-    float scale;
-} chunk;
+/* The state: gradients are those of the mean over rows with a target. */
+static float *gradient_scale(const sl_op *op, const sl_exec *x) { return sl_op_state(op, x); }
 
-static void xent_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const chunk *c = ctx;
-    int64_t r = item * XENT_ROWS, n = c->rows - r < XENT_ROWS ? c->rows - r : XENT_ROWS, v = c->op->dim_out;
-    c->x->k->xent(n, v, sl_buf_data(c->x, c->op->saved[0]) + r * v, v, c->x->targets + c->first + r,
-                  c->scale, c->x->training, c->x->token_loss + c->first + r);
-}
-
-static float gradient_scale(const sl_op *op, const sl_exec *x) {
+static int count_targets(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    if (s->row0 > 0 || !x->targets)
+        return 0;
     int64_t count = 0;
     for (int64_t r = 0; r < op->rows; r++)
         count += x->targets[r] >= 0;
-    return count ? x->grad_scale / (float)count : 0;
+    *gradient_scale(op, x) = count ? x->grad_scale / (float)count : 0;
+    return 0;
 }
 
-static void round_item(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const chunk *c = ctx;
-    int64_t r = item * XENT_ROWS, n = c->rows - r < XENT_ROWS ? c->rows - r : XENT_ROWS, v = c->op->dim_out;
-    sl_store_bf16(c->x, c->op->saved[3], r, n, 0, v, sl_buf_data(c->x, c->op->saved[0]) + r * v, v);
+static sl_split by_rows(const sl_op *op, const sl_exec *x) {
+    (void)op, (void)x;
+    return (sl_split){.unit = XENT_ROWS, .least = XENT_ROWS, .most = XENT_ROWS, .parts = 1, .parts_most = 1};
 }
 
-static void chunk_gradients_bf16(const chunk *c) {
-    const sl_op *op = c->op;
-    const sl_exec *x = c->x;
-    int64_t d = op->dim_in, v = op->dim_out, ldin = x->info[op->in[0]].ld, ldg = x->info[op->saved[3]].ld;
-    sl_parallel((c->rows + XENT_ROWS - 1) / XENT_ROWS, round_item, (void *)c);
-    sl_gemm_bf16_wgrad(x->k, x->work, c->rows, v, d, sl_buf_bf16(x, op->saved[3]), ldg,
-                       sl_buf_bf16(x, op->in[0]) + c->first * ldin, ldin, sl_weight_grad(op, x, 0), d, 1);
-    sl_product_bf16(x, c->rows, d, v, sl_buf_bf16(x, op->saved[3]), ldg, op->saved[2], op->din[0], c->first);
+/* Hands out logits that are asked for, then turns them into losses and dlogits. */
+static int xent(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    int64_t v = op->dim_out, at = (s->first - s->row0) * v;
+    float *logits = sl_buf_data(x, op->saved[SL_LAYER_Y]) + at;
+    if (x->logits)
+        memcpy(x->logits + s->first * v, logits, (size_t)(s->n * v) * sizeof *logits);
+    if (!x->targets)
+        return 0;
+    x->k->xent(s->n, v, logits, v, x->targets + s->first, *gradient_scale(op, x), x->training, x->token_loss + s->first);
+    if (x->training && op->saved[SL_LAYER_DY] != SL_NONE)
+        sl_store_bf16(x, op->saved[SL_LAYER_DY], s->first - s->row0, s->n, 0, v, logits, v);
+    return 0;
 }
 
-static void chunk_logits(const chunk *c, float *logits) {
-    const sl_op *op = c->op;
-    const sl_exec *x = c->x;
-    int64_t d = op->dim_in, v = op->dim_out, ld = x->info[op->in[0]].ld;
-    if (!x->info[op->in[0]].bf16)
-        sl_gemm(x, c->rows, v, d, (sl_mat){sl_buf_data(x, op->in[0]) + c->first * d, d, 1},
-                (sl_mat){sl_weight(op, x, 0), d, 1}, logits, v, false, NULL);
-    else
-        sl_gemm_bf16(x->k, x->work,
-                     &(sl_gemm_bf16_args){.m = c->rows, .n = v, .k = d, .a = sl_buf_bf16(x, op->in[0]) + c->first * ld,
-                                          .lda = ld, .b = sl_buf_bf16(x, op->saved[1]), .c = logits, .ldc = v,
-                                          .group = 1});
-}
-
-static void chunk_gradients(const chunk *c) {
-    const sl_op *op = c->op;
-    const sl_exec *x = c->x;
-    int64_t d = op->dim_in, v = op->dim_out;
-    const float *dlogits = sl_buf_data(x, op->saved[0]), *in = sl_buf_data(x, op->in[0]) + c->first * d;
-    sl_gemm(x, v, d, c->rows, (sl_mat){dlogits, 1, v}, (sl_mat){in, 1, d}, sl_weight_grad(op, x, 0), d,
-            true, NULL);
-    sl_gemm(x, c->rows, d, v, (sl_mat){dlogits, v, 1}, (sl_mat){sl_weight(op, x, 0), 1, d},
-            sl_buf_data(x, op->din[0]) + c->first * d, d, false, NULL);
-}
-
-static void forward(const sl_op *op, const sl_exec *x) {
-    int64_t v = op->dim_out, step = chunk_rows(op);
-    bool bf16 = x->info[op->in[0]].bf16;
-    if (bf16)
-        sl_pack_weights(op, x, sl_weight(op, x, 0), op->saved[1], op->saved[2]);
-    float *logits = sl_buf_data(x, op->saved[0]);
-    chunk c = {.op = op, .x = x, .scale = x->targets && x->training ? gradient_scale(op, x) : 0};
-    for (c.first = 0; c.first < op->rows; c.first += step) {
-        c.rows = op->rows - c.first < step ? op->rows - c.first : step;
-        chunk_logits(&c, logits);
-        if (x->logits)
-            memcpy(x->logits + c.first * v, logits, (size_t)(c.rows * v) * sizeof(float));
-        if (!x->targets)
-            continue;
-        sl_parallel((c.rows + XENT_ROWS - 1) / XENT_ROWS, xent_item, &c);
-        if (x->training)
-            (bf16 ? chunk_gradients_bf16 : chunk_gradients)(&c);
-    }
-}
-
-static void backward(const sl_op *op, const sl_exec *x) { (void)op, (void)x; } /* done with the loss */
-
-SL_WHOLE(forward)
-SL_WHOLE(backward)
-static const sl_op_kind head = {.name = "head", .forward = forward_stages, .backward = backward_stages};
+#define LOSS {.cut = SL_CUT_ROWS, .run = xent, .split = by_rows}
+#define COUNT {.cut = SL_CUT_BATCH, .run = count_targets}
+static const sl_op_kind head = {
+    .name = "head", .chunk = chunk_rows,
+    .forward = SL_STAGES(SL_LAYER(PARAMS, pack), SL_LAYER(PARAMS, pack_back), COUNT, SL_LAYER(ROWS, forward), LOSS,
+                         SL_LAYER(BATCH, pack_rows), SL_LAYER(BATCH, weight_gradient), SL_LAYER(ROWS, input_gradient))};
+static const sl_op_kind head_bf16 = {
+    .name = "head", .chunk = chunk_rows,
+    .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), COUNT, SL_LAYER(ROWS, bf16_forward), LOSS,
+                         SL_LAYER(BATCH, bf16_weight_gradient), SL_LAYER(BATCH, bf16_fold),
+                         SL_LAYER(ROWS, bf16_input_gradient))};
 
 void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
-    sl_op *op = sl_program_op(b, &head, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
+    sl_op *op = sl_program_op(b, b->bf16 ? &head_bf16 : &head, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = b->config->model_dim;
     op->dim_out = vocab;
     op->param[0] = weight;
-    op->saved[0] = sl_program_buffer(b, chunk_rows(op), vocab);
-    op->flops = 2.0 * (double)op->rows * (double)op->dim_in * (double)vocab;
-    if (b->bf16) {
-        op->saved[1] = sl_panels_buffer(b, vocab, op->dim_in);
-        if (b->training) {
-            op->saved[2] = sl_panels_buffer(b, op->dim_in, vocab);
-            op->saved[3] = sl_program_activation(b, chunk_rows(op), vocab);
-        }
-        return;
-    }
-    size_t fwd = sl_gemm_shared_bytes(b->kernels, vocab, op->dim_in),
-           dx = sl_gemm_shared_bytes(b->kernels, op->dim_in, vocab),
-           dw = sl_gemm_shared_bytes(b->kernels, op->dim_in, chunk_rows(op));
-    op->shared_bytes = fwd > dx ? fwd : dx;
-    if (b->training && dw > op->shared_bytes)
-        op->shared_bytes = dw;
-    op->worker_bytes = sl_gemm_thread_bytes(b->kernels);
+    op->state_bytes = sizeof(float);
+    op->saved[SL_LAYER_Y] = sl_program_buffer(b, chunk_rows(op), vocab);
+    if (b->bf16 && b->training)
+        op->saved[SL_LAYER_DY] = sl_program_activation(b, chunk_rows(op), vocab);
+    sl_layer_build(b, op);
 }

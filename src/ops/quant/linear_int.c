@@ -150,12 +150,12 @@ static void real_forward(const sl_op *op, const sl_exec *x) {
         op->point[0]->failed = true;
         return;
     }
-    sl_gemm_int8_args g = {.m = op->rows, .n = op->dim_out, .k = op->dim_in, .a = codes_of(op, x),
+    sl_gemm_int8_args g = {.k = x->k, .m = op->rows, .n = op->dim_out, .depth = op->dim_in, .a = codes_of(op, x),
                            .lda = sl_int8_ld(op->dim_in), .zero = grid_of(op->point[0]).zero, .b = w->panels, .sum = w->sum,
                            .scale_b = w->scale, .step_b = 1, .plus = sl_buf_data(x, op->in[1]),
                            .y = sl_buf_data(x, op->out), .ldy = op->dim_out};
     g.scale_a = row_scales(op->point[0], &g.step_a);
-    sl_gemm_int8(x->k, x->scratch, x->scratch_bytes, &g);
+    sl_gemm_int8(x->scratch, x->scratch_bytes, &g);
 }
 
 SL_WHOLE(forward)
@@ -197,8 +197,8 @@ void sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *c
 static void fp32_buffers(sl_program *b, sl_op *op) {
     op->saved[PART] = sl_program_buffer(b, op->rows, op->dim_out);
     op->saved[SUM] = sl_program_buffer(b, op->rows, op->dim_out);
-    op->shared_bytes = sl_gemm_shared_bytes(b->kernels, op->dim_out, op->dim_in);
-    op->worker_bytes = sl_gemm_thread_bytes(b->kernels);
+    op->shared_bytes = sl_gemm_packed_bytes(b->kernels, op->dim_out, op->dim_in);
+    op->worker_bytes = sl_gemm_scratch_bytes(b->kernels);
 }
 
 sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out, int weight,
@@ -216,7 +216,7 @@ sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim
     op->saved[CODES] = sl_program_buffer(b, op->rows, sl_int8_ld(dim_in) / (int64_t)sizeof(float));
     op->saved[ROUNDED] = sl_program_buffer(b, op->rows, dim_in);
     if (real)
-        op->worker_bytes = sl_int8_thread_bytes();
+        op->worker_bytes = sl_gemm_int8_scratch_bytes();
     else
         fp32_buffers(b, op);
     op->point[0] = sl_quant_point_new(b, scope, sl_quant_class_of(scope), op->rows, dim_in, op->seq);

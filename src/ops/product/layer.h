@@ -1,0 +1,48 @@
+/* What linear layers and the head share: y = x W^T and its gradients, W [dim_out, dim_in] the parameter param[0], as stages
+ * over the products of gemm.h and gemm_bf16.h. x is in[0] and has a gradient din[0]. y is out, or saved[SL_LAYER_Y] of an
+ * operation that goes through its rows in chunks: that buffer holds those of one chunk. The gradient of y is
+ * saved[SL_LAYER_DY] if there is one, else temp, else that of y's own place: dout, or y overwritten.
+ *
+ * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums are fp32; a result
+ * is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight gradient.
+ * Weights are packed at each forward and kept for the backward pass. */
+#ifndef SL_OPS_LAYER_H
+#define SL_OPS_LAYER_H
+
+#include "ops/product/gemm_bf16.h"
+#include "program/program.h"
+
+enum { SL_LAYER_PANELS, SL_LAYER_PANELS_BACK /* bf16: W packed */, SL_LAYER_Y, SL_LAYER_DY };
+
+/* Once the operation has its shape, kind and buffers of y: its scratch, FLOPs, and the panels. */
+void sl_layer_build(sl_program *b, sl_op *op);
+
+/* The stages. In a pass that is not training those of gradients do nothing in an operation without dout (the loss). */
+#define SL_LAYER_STAGE(name)                                                                                           \
+    int sl_layer_##name(const sl_op *op, const sl_exec *x, const sl_span *s);                                          \
+    sl_split sl_layer_##name##_split(const sl_op *op, const sl_exec *x);
+SL_LAYER_STAGE(pack)            /* W for y */
+SL_LAYER_STAGE(forward)         /* y = x W^T, plus in[1] */
+SL_LAYER_STAGE(pack_back)       /* W for din */
+SL_LAYER_STAGE(input_gradient)  /* din = dy W, or += */
+SL_LAYER_STAGE(pack_rows)       /* x for the gradient of W */
+SL_LAYER_STAGE(weight_gradient) /* dW += dy^T x */
+SL_LAYER_STAGE(bf16_pack)       /* W for both */
+SL_LAYER_STAGE(bf16_forward)
+SL_LAYER_STAGE(bf16_input_gradient)
+SL_LAYER_STAGE(bf16_weight_gradient)
+SL_LAYER_STAGE(bf16_fold)
+#undef SL_LAYER_STAGE
+#define SL_LAYER(cut_, name) {.cut = SL_CUT_##cut_, .run = sl_layer_##name, .split = sl_layer_##name##_split}
+
+/* Where a stage is in its operation's rows: x's and din's are counted from row0 on, y's and dy's from 0. */
+int64_t sl_layer_chunk(const sl_op *op); /* rows that the stages are about at most */
+sl_buf sl_layer_y(const sl_op *op);
+sl_buf sl_layer_dy(const sl_op *op);
+
+void sl_layer_bf16_build(sl_program *b, sl_op *op); /* sl_layer_build() of a bf16 program */
+
+/* A buffer for the panels of B[k, n]. */
+sl_buf sl_panels_buffer(sl_program *b, int64_t n, int64_t k);
+
+#endif
