@@ -5,7 +5,7 @@
 #include "model/model.h"
 #include "program/program.h"
 #include "ops/norm/norm.h"
-#include "quant/options.h"
+#include "formats/options.h"
 
 typedef struct {
     sl_buf residual; /* h_i, the input of the block */

@@ -4,8 +4,8 @@
 
 #include "data/dataset.h"
 #include "model/model.h"
-#include "quant/options.h"
-#include "quant/seen.h"
+#include "formats/options.h"
+#include "formats/seen.h"
 
 /* How a range follows. */
 enum sl_clip {

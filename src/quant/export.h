@@ -7,7 +7,7 @@
  *   <name>.weight_global_scale  F32 [1], nvfp4
  *   <name>.input_scale          F32 [1], of static ranges; nvfp4: input_global_scale
  *   <name>.input_zero_point     I32 [1], of affine ones: x = (code - zero) * scale
- *   <name>.input_rotation       I8 [in], the signs D where the layer reads R x = (H (x) C) D x (ops/rotate.h); the matrix is
+ *   <name>.input_rotation       I8 [in], the signs D where the layer reads R x = (H (x) C) D x (ops/quant/rotate.h); the matrix is
  *                               that which multiplies R x
  *   model.layers.N.self_attn.kv_rotation  I8 [head_dim], where keys and values are rotated to be rounded, and back
  *
@@ -17,7 +17,7 @@
 #define SL_QUANT_EXPORT_H
 
 #include "model/model.h"
-#include "quant/options.h"
+#include "formats/options.h"
 #include "quant/weights.h"
 
 #define SL_EXPORT_FILE "quantised.safetensors"

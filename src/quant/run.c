@@ -198,11 +198,6 @@ sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weigh
     return NULL;
 }
 
-static void add_error(sl_quant_error *to, const sl_quant_error *e) {
-    to->error += e->error, to->xx += e->xx, to->yy += e->yy, to->xy += e->xy;
-    to->max = e->max > to->max ? e->max : to->max;
-}
-
 /* Errors by layer and class: several places of one class (the norms before attention and feed-forward) are taken together. */
 static int collect_errors(const sl_model *m, sl_quant_result *x) {
     const sl_quant_point *p;
@@ -217,18 +212,9 @@ static int collect_errors(const sl_model *m, sl_quant_result *x) {
             at++;
         if (at == x->rows)
             x->row[x->rows++] = (sl_quant_row){.layer = layer, .class = p->class};
-        add_error(&x->row[at].error, &p->error);
+        sl_quant_error_fold(&x->row[at].error, 1, &p->error);
     }
     return 0;
-}
-
-static void weight_errors(const sl_quant_run *r, const sl_quant_weights *w, const sl_model *m, sl_quant_error *e) {
-    const sl_params *p = sl_model_params((sl_model *)(uintptr_t)m);
-    for (int i = 0; i < w->count; i++) {
-        const sl_quant_matrix *x = &w->matrix[i];
-        int64_t at = p->tensor[x->tensor].offset;
-        sl_quant_error_add(e, x->rows, x->cols, r->weights + at, x->cols, p->w + at, x->cols);
-    }
 }
 
 int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x) {
@@ -237,7 +223,7 @@ int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x)
     sl_model *m = sl_quant_run_model(r, s, &w, &x->clip_ratio);
     if (!m)
         return -1;
-    weight_errors(r, w, m, &x->weights);
+    sl_quant_weights_error(w, sl_model_params(m), r->weights, &x->weights);
     double start = sl_now();
     int rc = sl_quant_window_losses(m, r->data, r->plan.windows, r->loss);
     x->seconds = sl_now() - start;

@@ -138,11 +138,6 @@ int sl_smooth(const sl_config *c, sl_params *p, double alpha, const float *(*cha
 
 /* ---- rotation */
 
-bool sl_rotation_folds(const sl_config *c) {
-    return sl_norm_traits[c->model_norm] & SL_NORM_ROTATES && c->model_norm_place == SL_PLACE_PRE &&
-           !c->norm_preaffine && !c->model_sink_nullify && sl_config_clip(c) == 0 && !c->model_tie_embeddings;
-}
-
 /* Rows of w [rows, n] become R row; columns: w [n, cols] becomes R w. scratch: 2n doubles. */
 static void rotate_rows(const sl_rotation *r, float *w, int64_t rows, int64_t n, double *scratch) {
     for (int64_t i = 0; i < rows; i++)

@@ -1,12 +1,12 @@
 /* Transformations of a model's weights after which the unquantised model is the same function, up to rounding, and its
  * activations are easier to round. They change the linear layers of the blocks that read a norm's output, and what stands
- * before them; a model built with the same options has the operations that they need besides (ops/quantise.h). */
+ * before them; a model built with the same options has the operations that they need besides (ops/quant/quantise.h). */
 #ifndef SL_QUANT_TRANSFORM_H
 #define SL_QUANT_TRANSFORM_H
 
 #include "config/config.h"
 #include "program/params.h"
-#include "quant/options.h"
+#include "formats/options.h"
 
 /* Can the transformations of *o be made of such a model? If not: a message that names the key. */
 int sl_transform_check(const sl_config *c, const sl_quant_options *o);
@@ -22,10 +22,9 @@ int sl_migrate_gamma(const sl_config *c, sl_params *p);
 int sl_smooth(const sl_config *c, sl_params *p, double alpha, const float *(*channel_max)(void *ctx, int64_t layer, bool ffn),
               void *ctx);
 
-/* Rotation (QuaRot, arXiv 2404.00456; ops/rotate.h): every linear layer of the blocks reads R x. Where the norm commutes with
- * R (SL_NORM_ROTATES, before the block, nothing else on the stream) its weight moves on and the whole stream is rotated; else, and
- * at the inputs of o_proj and down_proj always, x is rotated as it comes, that of gated_norm behind its gate. */
-bool sl_rotation_folds(const sl_config *c);
+/* Rotation (QuaRot, arXiv 2404.00456; ops/quant/rotate.h): every linear layer of the blocks reads R x. Where it folds
+ * (sl_rotation_folds) the norm's weight moves on and the whole stream is rotated; else, and at the inputs of o_proj and
+ * down_proj always, x is rotated as it comes, that of gated_norm behind its gate. */
 int sl_rotate_weights(const sl_config *c, sl_params *p, uint64_t seed);
 
 #endif

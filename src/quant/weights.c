@@ -1,6 +1,7 @@
 #include "quant/weights.h"
 
 #include "base/err.h"
+#include "base/threads.h"
 #include "ops/quant/linear_int.h"
 #include "quant/layers.h"
 
@@ -85,13 +86,60 @@ static int round_matrix(sl_quant_matrix *x, const sl_kernels *k, const char *nam
     return rc;
 }
 
+typedef struct {
+    sl_quant_weights *w;
+    const sl_kernels *k;
+    const sl_params *p;
+    int *failed; /* [count] */
+} rounding;
+
+static int round_one(const rounding *r, int64_t i) {
+    const sl_tensor *t = &r->p->tensor[r->w->matrix[i].tensor];
+    return round_matrix(&r->w->matrix[i], r->k, t->name, r->p->w + t->offset);
+}
+
+static void round_item(void *ctx, int64_t item, int thread) {
+    const rounding *r = ctx;
+    (void)thread;
+    r->failed[item] = round_one(r, item) < 0;
+}
+
 int sl_quant_weights_round(sl_quant_weights *w, const sl_kernels *k, const sl_params *p) {
+    rounding r = {w, k, p, calloc((size_t)w->count + 1, sizeof *r.failed)};
+    int rc = r.failed ? 0 : sl_fail("out of memory for quantised weights");
+    if (rc == 0)
+        sl_parallel(w->count, round_item, &r);
+    for (int i = 0; rc == 0 && i < w->count; i++)
+        if (r.failed[i])
+            rc = round_one(&r, i); /* again, for the message */
+    free(r.failed);
+    return rc;
+}
+
+/* ---- errors */
+
+typedef struct {
+    const sl_quant_matrix *x;
+    const float *before, *after;
+    sl_blocks rows;
+    sl_quant_error part[SL_ROW_BLOCKS];
+} comparison;
+
+static void compare_block(void *ctx, int64_t block, int thread) {
+    comparison *c = ctx;
+    int64_t n = c->x->cols, at = sl_block_first(c->rows, block) * n;
+    (void)thread;
+    sl_quant_error_add(&c->part[block], sl_block_rows(c->rows, block), n, c->before + at, n, c->after + at, n);
+}
+
+void sl_quant_weights_error(const sl_quant_weights *w, const sl_params *p, const float *before, sl_quant_error *e) {
     for (int i = 0; i < w->count; i++) {
-        const sl_tensor *t = &p->tensor[w->matrix[i].tensor];
-        if (round_matrix(&w->matrix[i], k, t->name, p->w + t->offset) < 0)
-            return -1;
+        const sl_quant_matrix *x = &w->matrix[i];
+        int64_t at = p->tensor[x->tensor].offset;
+        comparison c = {.x = x, .before = before + at, .after = p->w + at, .rows = sl_row_blocks(x->rows, 1)};
+        sl_parallel(c.rows.count, compare_block, &c);
+        sl_quant_error_fold(e, (int)c.rows.count, c.part);
     }
-    return 0;
 }
 
 /* ---- into a model */
@@ -129,17 +177,26 @@ static int give_integers(const sl_quant_weights *w, const sl_op *op, const sl_ke
     return rc;
 }
 
+typedef struct {
+    const sl_quant_weights *w;
+    const sl_kernels *k;
+    const sl_params *p;
+} filling;
+
+static void fill_item(void *ctx, int64_t item, int thread) {
+    const filling *f = ctx;
+    const sl_quant_matrix *x = &f->w->matrix[item];
+    (void)thread;
+    sl_quant_values(f->k, &x->q, &x->grid, x->rows, x->cols, x->code, x->cols, x->scale,
+                    f->p->w + f->p->tensor[x->tensor].offset, x->cols);
+}
+
 int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m) {
-    const sl_kernels *k = sl_model_kernels(m);
-    const sl_params *p = sl_model_params(m);
-    for (int i = 0; i < w->count; i++) {
-        const sl_quant_matrix *x = &w->matrix[i];
-        sl_quant_values(k, &x->q, &x->grid, x->rows, x->cols, x->code, x->cols, x->scale, p->w + p->tensor[x->tensor].offset,
-                        x->cols);
-    }
+    filling f = {w, sl_model_kernels(m), sl_model_params(m)};
+    sl_parallel(w->count, fill_item, &f);
     const sl_op *op;
     for (int i = 0; (op = sl_model_int_linear(m, i)); i++)
-        if (give_integers(w, op, k) < 0)
+        if (give_integers(w, op, f.k) < 0)
             return -1;
     return 0;
 }

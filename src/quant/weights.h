@@ -3,7 +3,8 @@
 #define SL_QUANT_WEIGHTS_H
 
 #include "model/model.h"
-#include "quant/options.h"
+#include "formats/options.h"
+#include "formats/seen.h"
 
 /* A matrix [rows, cols] of a checkpoint. */
 typedef struct {
@@ -31,6 +32,8 @@ int sl_quant_weights_round(sl_quant_weights *w, const sl_kernels *k, const sl_pa
 sl_quant_matrix *sl_quant_matrix_of(const sl_quant_weights *w, int tensor); /* NULL: it is not rounded */
 /* Gives a model these weights in place of its own: the values that the codes stand for, and codes where layers take those. */
 int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m);
+/* Adds what rounding changed: p's matrices, which are those of w, against `before`, in the layout of p->w. */
+void sl_quant_weights_error(const sl_quant_weights *w, const sl_params *p, const float *before, sl_quant_error *e);
 /* Does the table hold one matrix for embeddings and head, of which only one is to be rounded? */
 int sl_quant_weights_check(const sl_config *c, const sl_quant_options *o);
 

@@ -3,7 +3,7 @@
 #include "ops/product/gemm_int8.h"
 
 #include "base/rng.h"
-#include "quant/format.h"
+#include "formats/format.h"
 #include "spans.h"
 #include "suite.h"
 #include "tiers.h"

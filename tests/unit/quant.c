@@ -1,6 +1,6 @@
 /* Number formats, scales and quantised matrices: against PyTorch and ml_dtypes (golden/quant.safetensors, made by
  * golden/make_quant.py), all codes, the edges of scales, refusals; on every tier, with 1 to 3 threads. */
-#include "quant/format.h"
+#include "formats/format.h"
 
 #include "base/err.h"
 #include "base/rng.h"

@@ -4,7 +4,6 @@
 #include "base/err.h"
 #include "ops/quant/rotate.h"
 #include "ops/rows.h"
-#include "quant/transform.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,11 +1,11 @@
-/* Operations of a quantised model (quant/options.h): what stands before a linear layer, on its input. They are appended by
+/* Operations of a quantised model (formats/options.h): what stands before a linear layer, on its input. They are appended by
  * the builders of the layers, which call these whether the model is quantised or not. */
-#ifndef SL_OPS_QUANTISE_H
-#define SL_OPS_QUANTISE_H
+#ifndef SL_OPS_QUANT_QUANTISE_H
+#define SL_OPS_QUANT_QUANTISE_H
 
 #include "program/program.h"
-#include "quant/options.h"
-#include "quant/seen.h"
+#include "formats/options.h"
+#include "formats/seen.h"
 
 /* What is rounded, as results name it. */
 enum sl_quant_class { SL_QUANT_POST_NORM, SL_QUANT_ATTENTION_OUT, SL_QUANT_DOWN_IN, SL_QUANT_KV, SL_QUANT_CLASSES };

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "ops/rows.h"
-#include "quant/options.h"
+#include "formats/options.h"
 
 #include <math.h>
 #include <stdio.h>

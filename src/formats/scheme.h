@@ -1,8 +1,8 @@
 /* A scheme: a quantiser of weights and one of activations. The table is scheme.inc, which says what the words mean. */
-#ifndef SL_QUANT_SCHEME_H
-#define SL_QUANT_SCHEME_H
+#ifndef SL_FORMATS_SCHEME_H
+#define SL_FORMATS_SCHEME_H
 
-#include "quant/format.h"
+#include "formats/format.h"
 
 /* Which activations share a scale, and whether they are there when it is chosen. */
 enum sl_range { SL_RANGE_NONE, SL_RANGE_STATIC, SL_RANGE_AFFINE, SL_RANGE_WINDOW, SL_RANGE_TOKEN, SL_RANGE_BLOCK };
@@ -24,7 +24,7 @@ void sl_scheme_describe(const sl_scheme *s, char text[SL_SCHEME_HELP]);
 
 /* Does it need calibration? */
 static inline bool sl_range_is_static(enum sl_range r) { return r == SL_RANGE_STATIC || r == SL_RANGE_AFFINE; }
-/* Are products sums of integers times one scale a row on either side? Then they are computed so (ops/linear_int.h). */
+/* Are products sums of integers times one scale a row on either side? Then they are computed so (ops/quant/linear_int.h). */
 bool sl_scheme_is_integer(const sl_scheme *s);
 
 #endif

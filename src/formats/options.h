@@ -1,8 +1,9 @@
 /* How a model is to be quantised. */
-#ifndef SL_QUANT_OPTIONS_H
-#define SL_QUANT_OPTIONS_H
+#ifndef SL_FORMATS_OPTIONS_H
+#define SL_FORMATS_OPTIONS_H
 
-#include "quant/scheme.h"
+#include "config/config.h"
+#include "formats/scheme.h"
 
 typedef struct sl_quant_options {
     const sl_scheme *scheme; /* NULL: nothing is rounded */
@@ -13,7 +14,12 @@ typedef struct sl_quant_options {
     double smooth; /* alpha; < 0: none */
     uint64_t seed; /* of the rotation's signs */
     bool real;     /* integer products on the unit for them, not through exact fp32 ones */
-    bool observe;  /* instead of rounding, collect what calibration needs (quant/seen.h) */
+    bool observe;  /* instead of rounding, collect what calibration needs (formats/seen.h) */
+    bool errors;   /* sum up, place by place, what rounding changes */
 } sl_quant_options;
+
+/* Where a model is rotated, every linear layer of its blocks reads R x. Does R fold into what is before the layers that read a
+ * norm's output: does the norm commute with it (rmsnorm before the block, nothing else on the stream)? */
+bool sl_rotation_folds(const sl_config *c);
 
 #endif

@@ -1,8 +1,6 @@
-#include "quant/seen.h"
+#include "formats/seen.h"
 
 #include "base/err.h"
-#include "base/threads.h"
-#include "program/op.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -87,40 +85,28 @@ double sl_seen_quantile(const sl_seen *s, double p, bool magnitudes) {
 
 /* ---- errors */
 
-typedef struct {
-    sl_blocks rows;
-    int64_t d, ldx, ldy;
-    const float *x, *y;
-    sl_quant_error part[SL_ROW_BLOCKS];
-} comparison;
-
-static void compare_block(void *ctx, int64_t block, int thread) {
-    (void)thread;
-    comparison *c = ctx;
-    sl_quant_error e = {0};
-    int64_t first = block * c->rows.size;
-    for (int64_t i = first; i < first + sl_block_rows(c->rows, block); i++)
-        for (int64_t j = 0; j < c->d; j++) {
-            double x = c->x[i * c->ldx + j], y = c->y[i * c->ldy + j], r = y - x;
-            e.error += r * r;
-            e.xx += x * x;
-            e.yy += y * y;
-            e.xy += x * y;
-            e.max = fabs(r) > e.max ? fabs(r) : e.max;
-        }
-    c->part[block] = e;
-}
-
 void sl_quant_error_add(sl_quant_error *e, int64_t rows, int64_t d, const float *x, int64_t ldx, const float *y,
                         int64_t ldy) {
-    comparison c = {.rows = sl_row_blocks(rows, 1), .d = d, .ldx = ldx, .ldy = ldy, .x = x, .y = y};
-    sl_parallel(c.rows.count, compare_block, &c);
-    for (int64_t i = 0; i < c.rows.count; i++) {
-        e->error += c.part[i].error;
-        e->xx += c.part[i].xx;
-        e->yy += c.part[i].yy;
-        e->xy += c.part[i].xy;
-        e->max = c.part[i].max > e->max ? c.part[i].max : e->max;
+    sl_quant_error t = *e;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < d; j++) {
+            double a = x[i * ldx + j], b = y[i * ldy + j], r = b - a;
+            t.error += r * r;
+            t.xx += a * a;
+            t.yy += b * b;
+            t.xy += a * b;
+            t.max = fabs(r) > t.max ? fabs(r) : t.max;
+        }
+    *e = t;
+}
+
+void sl_quant_error_fold(sl_quant_error *e, int n, const sl_quant_error *part) {
+    for (int i = 0; i < n; i++) {
+        e->error += part[i].error;
+        e->xx += part[i].xx;
+        e->yy += part[i].yy;
+        e->xy += part[i].xy;
+        e->max = part[i].max > e->max ? part[i].max : e->max;
     }
 }
 

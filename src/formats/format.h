@@ -4,8 +4,8 @@
  * that a reference gives the same bits.
  *
  * NaN and infinities have no place in any of it: functions over rows refuse them with an error. */
-#ifndef SL_QUANT_FORMAT_H
-#define SL_QUANT_FORMAT_H
+#ifndef SL_FORMATS_FORMAT_H
+#define SL_FORMATS_FORMAT_H
 
 #include "simd/kernels.h"
 
@@ -50,7 +50,8 @@ float sl_scale_outer(enum sl_format f, float amax); /* amax / (max * 448), amax 
  * point is the nearest code to -lo/scale. Of a range that is 0 alone: scale 0. */
 float sl_scale_affine(enum sl_format f, float lo, float hi, int *zero);
 
-/* ---- a matrix [rows, d], in threads */
+/* ---- a matrix [rows, d]. Rows that begin where a block does (of outer scales, where there are such) may be given alone:
+ * what is computed of them is what it is in the whole matrix, so that parts may be computed at once. */
 typedef struct {
     enum sl_format format;
     enum sl_scale scale;

@@ -1,4 +1,4 @@
-#include "quant/format.h"
+#include "formats/format.h"
 
 #include <math.h>
 #include <string.h>

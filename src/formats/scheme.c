@@ -1,4 +1,4 @@
-#include "quant/scheme.h"
+#include "formats/scheme.h"
 
 #include "base/err.h"
 #include "base/text.h"

@@ -1,6 +1,6 @@
 /* What calibration learns of the activations at one scope, and errors of rounding them. */
-#ifndef SL_QUANT_SEEN_H
-#define SL_QUANT_SEEN_H
+#ifndef SL_FORMATS_SEEN_H
+#define SL_FORMATS_SEEN_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,9 +31,11 @@ typedef struct {
     double error, xx, yy, xy; /* sums of (y-x)^2, x^2, y^2, xy */
     double max;               /* |y-x| */
 } sl_quant_error;
-/* Adds rows [rows, d]; sums are folded in an order that the shape decides. */
+/* Adds rows [rows, d], element by element. */
 void sl_quant_error_add(sl_quant_error *e, int64_t rows, int64_t d, const float *x, int64_t ldx, const float *y,
                         int64_t ldy);
+/* Adds n errors of parts. */
+void sl_quant_error_fold(sl_quant_error *e, int n, const sl_quant_error *part);
 double sl_quant_error_relative(const sl_quant_error *e); /* |y-x| / |x|; 0 of nothing */
 double sl_quant_error_cosine(const sl_quant_error *e);   /* x.y / |x||y|; 1 of nothing */
 
