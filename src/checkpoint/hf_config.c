@@ -230,6 +230,7 @@ static int check_ranges(const source *s, const sl_config *c) {
 #define ENUM(key, field, def, choices, help)
 #define STR(key, field, def, help)
 #define PAIR(key, field, d0, d1, min, max, help)
+#define LIST(key, field, def, choices, help)
 #include "config/schema.inc"
 #undef INT
 #undef REAL
@@ -237,6 +238,7 @@ static int check_ranges(const source *s, const sl_config *c) {
 #undef ENUM
 #undef STR
 #undef PAIR
+#undef LIST
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         int64_t v;

@@ -24,6 +24,7 @@ static size_t size_of(const sl_key *k) {
     case SL_KEY_ENUM: return sizeof(int);
     case SL_KEY_STR: return SL_CONFIG_STR;
     case SL_KEY_PAIR: return 2 * sizeof(double);
+    case SL_KEY_LIST: return sizeof(sl_choice_list);
     }
     return 0;
 }

@@ -5,7 +5,12 @@
 #include "simd/kernels.h"
 #include "sinklab.h" /* sl_config as others see it: create, read, override, check, dump */
 
-enum { SL_CONFIG_STR = 1024 };
+enum { SL_CONFIG_STR = 1024, SL_LIST_MOST = 64 };
+
+/* Of a LIST key: n choices, 1 to SL_LIST_MOST, as the shortest list that gives the same when it is repeated. */
+typedef struct {
+    uint8_t n, of[SL_LIST_MOST];
+} sl_choice_list;
 
 struct sl_config {
 #define INT(key, field, def, min, max, help) int64_t field;
@@ -14,6 +19,7 @@ struct sl_config {
 #define ENUM(key, field, def, choices, help) int field;
 #define STR(key, field, def, help) char field[SL_CONFIG_STR];
 #define PAIR(key, field, d0, d1, min, max, help) double field[2];
+#define LIST(key, field, def, choices, help) sl_choice_list field;
 #include "config/schema.inc"
 #undef INT
 #undef REAL
@@ -21,9 +27,10 @@ struct sl_config {
 #undef ENUM
 #undef STR
 #undef PAIR
+#undef LIST
 };
 
-/* A legal value of an ENUM key. */
+/* A legal value of an ENUM or LIST key. */
 typedef struct {
     const char *name, *help;
 } sl_choice;
@@ -31,7 +38,7 @@ typedef struct {
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
     sl_choices_base_norm[], sl_choices_gate_granularity[],
-    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_attention[],
+    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
     sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[], sl_choices_pin[];
@@ -84,7 +91,8 @@ int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
 /* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
  * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, how often to evaluate, probe
- * and checkpoint); they change when things are looked at, or the rounding, but not what is trained. */
+ * and checkpoint), which change when things are looked at, or the rounding, but not what is trained; and keys that came
+ * later than runs, where they have their default: those runs keep their hash. */
 uint64_t sl_config_hash(const sl_config *c);
 /* The first key that decides the result and differs, as "train.lr: 0.001 and 0.002" in buf; NULL if the two
  * train the same. */
@@ -105,6 +113,10 @@ static inline int64_t sl_config_kv_heads(const sl_config *c) {
 }
 static inline bool sl_config_has_ffn(const sl_config *c) {
     return c->model_ffn > 0 && c->model_ffn_kind != SL_FFN_NONE;
+}
+/* Row of tables/mixer.inc that mixes positions in this layer. */
+static inline int sl_config_mixer(const sl_config *c, int64_t layer) {
+    return c->model_mixer.of[layer % c->model_mixer.n];
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;

@@ -52,7 +52,7 @@ static void print_key(FILE *f, const sl_key *k) {
     at = pad_to(f, at, DEFAULT_COLUMN);
     at += fprintf(f, "%s", sl_key_format(value, k, defaults()));
     at = pad_to(f, at, LEGAL_COLUMN);
-    at += fprintf(f, "%s", k->choices ? "one of" : sl_key_legal(legal, k));
+    at += fprintf(f, "%s", k->type == SL_KEY_LIST ? "one or a list of" : k->choices ? "one of" : sl_key_legal(legal, k));
     at = pad_to(f, at, HELP_COLUMN);
     sl_print_wrapped(f, k->help, at, HELP_COLUMN, WIDTH);
     for (const sl_choice *ch = k->choices; ch && ch->name; ch++) {
@@ -81,6 +81,14 @@ static void print_table(FILE *f, const char *const *names, int n) {
 
 /* ---- JSON */
 
+/* A name, or several in an array. */
+static json_t *json_list(const sl_choice *choices, const sl_choice_list *list) {
+    json_t *names = list->n > 1 ? json_array() : json_string(choices[list->of[0]].name);
+    for (int i = 0; list->n > 1 && i < list->n; i++)
+        json_array_append_new(names, json_string(choices[list->of[i]].name));
+    return names;
+}
+
 static json_t *json_value(const sl_key *k, const sl_config *c) {
     const void *p = (const char *)c + k->offset;
     const double *r = p;
@@ -91,6 +99,7 @@ static json_t *json_value(const sl_key *k, const sl_config *c) {
     case SL_KEY_ENUM: return json_string(k->choices[*(const int *)p].name);
     case SL_KEY_STR: return json_string(p);
     case SL_KEY_PAIR: return json_pack("[ff]", r[0], r[1]);
+    case SL_KEY_LIST: return json_list(k->choices, p);
     }
     return NULL;
 }
@@ -105,7 +114,8 @@ static json_t *json_choices(const sl_key *k) {
 static json_t *json_key(const sl_key *k) {
     static const char *const types[] = {
         [SL_KEY_INT] = "int",   [SL_KEY_REAL] = "real", [SL_KEY_BOOL] = "bool",
-        [SL_KEY_ENUM] = "enum", [SL_KEY_STR] = "text",  [SL_KEY_PAIR] = "pair"};
+        [SL_KEY_ENUM] = "enum", [SL_KEY_STR] = "text",  [SL_KEY_PAIR] = "pair",
+        [SL_KEY_LIST] = "list"};
     json_t *o = json_pack("{ssssso}", "key", k->name, "type", types[k->type], "default",
                           json_value(k, defaults()));
     if (k->type == SL_KEY_INT) {
@@ -114,7 +124,7 @@ static json_t *json_key(const sl_key *k) {
     } else if (k->type == SL_KEY_REAL || k->type == SL_KEY_PAIR) {
         json_object_set_new(o, "min", json_real(k->real_min));
         json_object_set_new(o, "max", json_real(k->real_max));
-    } else if (k->type == SL_KEY_ENUM)
+    } else if (k->choices)
         json_object_set_new(o, "choices", json_choices(k));
     json_object_set_new(o, "decides_result", json_boolean(sl_key_decides_result(k)));
     json_object_set_new(o, "help", json_string(k->help));

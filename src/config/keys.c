@@ -59,6 +59,11 @@ const sl_choice sl_choices_gate_init[] = {
     [SL_GATE_HALF] = {"half", "W_up ~ N(0, init_std): about 1/2 for sigmoid, about 0 for the others"},
     [SL_GATE_IDENTITY] = {"identity", "exactly 1: W_up = 0, and 2 sigmoid(b) or 1 + activation(b)"},
     {NULL, NULL}};
+const sl_choice sl_choices_mixer[] = {
+#define MIXER(name, help) {#name, help},
+#include "tables/mixer.inc"
+#undef MIXER
+    {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {
 #define ATTENTION(name, rows, extra, a, b, help) {#name, help},
 #include "simd/attention.inc"
@@ -150,6 +155,8 @@ const sl_key sl_keys[] = {
 #define STR(key, field, def, help) {AT(key, SL_KEY_STR, field, help), .text_default = def},
 #define PAIR(key, field, d0, d1, min, max, help)                                                   \
     {AT(key, SL_KEY_PAIR, field, help), .real_default = {d0, d1}, .real_min = min, .real_max = max},
+#define LIST(key, field, def, list, help)                                                          \
+    {AT(key, SL_KEY_LIST, field, help), .text_default = def, .choices = sl_choices_##list},
 #include "config/schema.inc"
 #undef INT
 #undef REAL
@@ -157,6 +164,7 @@ const sl_key sl_keys[] = {
 #undef ENUM
 #undef STR
 #undef PAIR
+#undef LIST
     {.name = NULL}};
 
 /* ---- names */
@@ -276,6 +284,9 @@ void sl_config_defaults(sl_config *c) {
         case SL_KEY_ENUM: *(int *)p = find_choice(k->choices, k->text_default); break;
         case SL_KEY_STR: snprintf(p, SL_CONFIG_STR, "%s", k->text_default); break;
         case SL_KEY_PAIR: memcpy(p, k->real_default, sizeof k->real_default); break;
+        case SL_KEY_LIST:
+            *(sl_choice_list *)p = (sl_choice_list){1, {(uint8_t)find_choice(k->choices, k->text_default)}};
+            break;
         }
     }
 }
@@ -295,9 +306,10 @@ char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k) {
     case SL_KEY_BOOL: snprintf(buf, SL_LEGAL_CHARS, "true or false"); break;
     case SL_KEY_STR: snprintf(buf, SL_LEGAL_CHARS, "text"); break;
     case SL_KEY_ENUM:
+    case SL_KEY_LIST:
         for (const sl_choice *ch = k->choices; ch->name && used < SL_LEGAL_CHARS; ch++)
             used += (size_t)snprintf(buf + used, SL_LEGAL_CHARS - used, "%s%s",
-                                     used ? ", " : "one of ", ch->name);
+                                     used ? ", " : k->type == SL_KEY_LIST ? "one or a list of " : "one of ", ch->name);
         break;
     }
     return buf;
@@ -310,7 +322,8 @@ int sl_key_fail_type(const sl_key *k, const char *found) {
                           [SL_KEY_BOOL] = "",
                           [SL_KEY_ENUM] = "",
                           [SL_KEY_STR] = "",
-                          [SL_KEY_PAIR] = "a pair of numbers "};
+                          [SL_KEY_PAIR] = "a pair of numbers ",
+                          [SL_KEY_LIST] = ""};
     return sl_fail_usage("%s: expected %s%s; found %s", k->name, what[k->type],
                          sl_key_legal(legal, k), found);
 }
@@ -327,18 +340,49 @@ static int fail_scalar(const sl_key *k, sl_scalar v) {
     return sl_key_fail_type(k, found);
 }
 
-static int set_enum(const sl_key *k, sl_scalar v, int *p) {
+/* The choice of that name; -1 with a message. */
+static int choice_of(const sl_key *k, sl_scalar v) {
     int i = find_choice(k->choices, v.text);
-    if (i >= 0) {
-        *p = i;
-        return 0;
-    }
+    if (i >= 0)
+        return i;
     const char *near = sl_nearest(v.text, k->choices, sizeof *k->choices);
     if (!near || sl_scalar_is_null(v))
         return fail_scalar(k, v);
     char quoted[SL_QUOTE_CHARS], legal[SL_LEGAL_CHARS];
     return sl_fail_usage("%s: unknown value %s; did you mean %s? It is %s", k->name,
                          sl_quote(quoted, v.text), near, sl_key_legal(legal, k));
+}
+
+static int set_enum(const sl_key *k, sl_scalar v, int *p) {
+    int i = choice_of(k, v);
+    *p = i < 0 ? *p : i;
+    return i < 0 ? -1 : 0;
+}
+
+/* The shortest list of which n choices are whole repetitions. */
+static int period_of(const uint8_t *of, int n) {
+    int p = 1;
+    while (p < n && (n % p || memcmp(of, of + p, (size_t)(n - p)) != 0))
+        p++;
+    return p;
+}
+
+static int set_list(const sl_key *k, const sl_scalar *v, int n, sl_choice_list *p) {
+    sl_choice_list list = {0};
+    char found[64];
+    snprintf(found, sizeof found, "a list of more than %d", SL_LIST_MOST);
+    if (n == 0 || n > SL_LIST_MOST)
+        return sl_key_fail_type(k, n == 0 ? "an empty list" : found);
+    for (int i = 0; i < n; i++) {
+        int choice = choice_of(k, v[i]);
+        if (choice < 0)
+            return -1;
+        list.of[i] = (uint8_t)choice;
+    }
+    list.n = (uint8_t)period_of(list.of, n);
+    memset(list.of + list.n, 0, (size_t)(n - list.n));
+    *p = list;
+    return 0;
 }
 
 /* Characters that YAML takes as breaks or not at all, or that would spoil a one-line message. */
@@ -410,7 +454,7 @@ bool sl_scalar_is_null(sl_scalar v) {
 
 int sl_key_set(sl_config *c, const sl_key *k, const sl_scalar *v, int n, bool list) {
     void *p = field(c, k);
-    if (list != (k->type == SL_KEY_PAIR))
+    if (list != (k->type == SL_KEY_PAIR) && k->type != SL_KEY_LIST)
         return list ? sl_key_fail_type(k, "a list") : fail_scalar(k, v[0]);
     if (!list && sl_scalar_is_null(v[0]))
         return fail_scalar(k, v[0]);
@@ -421,6 +465,7 @@ int sl_key_set(sl_config *c, const sl_key *k, const sl_scalar *v, int n, bool li
     case SL_KEY_ENUM: return set_enum(k, v[0], p);
     case SL_KEY_STR: return set_text(k, v[0], p);
     case SL_KEY_PAIR: return set_pair(k, v, n, p);
+    case SL_KEY_LIST: return set_list(k, v, n, p);
     }
     return -1;
 }
@@ -456,6 +501,20 @@ static void format_text(char *buf, const char *s) {
     strcpy(buf, "\"");
 }
 
+static void format_list(char buf[SL_VALUE_CHARS], const sl_choice *choices, const sl_choice_list *list) {
+    if (list->n == 1) {
+        format_text(buf, choices[list->of[0]].name);
+        return;
+    }
+    for (int i = 0; i < list->n; i++) {
+        *buf++ = i ? ' ' : '[';
+        format_text(buf, choices[list->of[i]].name);
+        buf += strlen(buf);
+        *buf++ = i + 1 < list->n ? ',' : ']';
+    }
+    *buf = '\0';
+}
+
 /* As sl_format_real(), but 1.0e-06 for 1e-06: YAML 1.1 readers take a number without a point as
  * text. */
 static char *format_real(char buf[SL_REAL_CHARS], double v) {
@@ -480,6 +539,7 @@ char *sl_key_format(char buf[SL_VALUE_CHARS], const sl_key *k, const sl_config *
     case SL_KEY_PAIR:
         snprintf(buf, SL_VALUE_CHARS, "[%s, %s]", format_real(a, r[0]), format_real(b, r[1]));
         break;
+    case SL_KEY_LIST: format_list(buf, k->choices, p); break;
     }
     return buf;
 }

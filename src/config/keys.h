@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-enum sl_key_type { SL_KEY_INT, SL_KEY_REAL, SL_KEY_BOOL, SL_KEY_ENUM, SL_KEY_STR, SL_KEY_PAIR };
+enum sl_key_type { SL_KEY_INT, SL_KEY_REAL, SL_KEY_BOOL, SL_KEY_ENUM, SL_KEY_STR, SL_KEY_PAIR, SL_KEY_LIST };
 
 typedef struct {
     const char *name; /* first, for sl_nearest() */
@@ -15,8 +15,8 @@ typedef struct {
     const char *help;
     int64_t int_default, int_min, int_max;
     double real_default[2], real_min, real_max; /* REAL, PAIR */
-    const char *text_default;                   /* ENUM, STR */
-    const sl_choice *choices;                   /* ENUM */
+    const char *text_default;                   /* ENUM, STR, LIST */
+    const sl_choice *choices;                   /* ENUM, LIST */
 } sl_key;
 
 extern const sl_key sl_keys[]; /* ended by a NULL name */
@@ -27,6 +27,7 @@ enum {
 #define ENUM(key, field, def, choices, help) SL_KEY_INDEX_##field,
 #define STR(key, field, def, help) SL_KEY_INDEX_##field,
 #define PAIR(key, field, d0, d1, min, max, help) SL_KEY_INDEX_##field,
+#define LIST(key, field, def, choices, help) SL_KEY_INDEX_##field,
 #include "config/schema.inc"
 #undef INT
 #undef REAL
@@ -34,6 +35,7 @@ enum {
 #undef ENUM
 #undef STR
 #undef PAIR
+#undef LIST
     SL_KEY_COUNT
 };
 
@@ -63,7 +65,7 @@ bool sl_scalar_is_null(sl_scalar v);
 enum { SL_VALUE_CHARS = 2 * SL_CONFIG_STR + 8 };
 /* The value as YAML that reads back as the same. Returns buf. */
 char *sl_key_format(char buf[SL_VALUE_CHARS], const sl_key *k, const sl_config *c);
-/* "1 to 1024", "true or false", "text", "[a, b], 0 to 1", "one of a, b". Returns buf. */
+/* "1 to 1024", "true or false", "text", "[a, b], 0 to 1", "one of a, b", "one or a list of a, b". Returns buf. */
 enum { SL_LEGAL_CHARS = 512 };
 char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k);
 /* Does the key decide what is trained (config/hash.c)? */

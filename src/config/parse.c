@@ -92,12 +92,13 @@ static sl_scalar scalar_of(const reader *r) {
                        r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE};
 }
 
-/* A list: its scalars are copied, since events are freed as they pass; only the first three are
- * kept, which is enough to see that there are more than two. */
+/* A list: its scalars are copied, since events are freed as they pass; only as many are kept as show that there are more
+ * than any key takes. */
 static int read_list(reader *r, const sl_key *k) {
+    enum { MOST = SL_LIST_MOST + 1 };
     size_t line = line_of(r);
-    char *copy[3] = {NULL};
-    sl_scalar values[3];
+    char *copy[MOST] = {NULL};
+    sl_scalar values[MOST];
     int n = 0, rc = -1;
     for (;;) {
         if (next(r) != 0)
@@ -109,7 +110,7 @@ static int read_list(reader *r, const sl_key *k) {
             fail_at(r, line_of(r));
             goto out;
         }
-        if (n == 3)
+        if (n == MOST)
             continue;
         values[n] = scalar_of(r);
         values[n].text = copy[n] = strdup(values[n].text);
@@ -120,7 +121,7 @@ static int read_list(reader *r, const sl_key *k) {
     }
     rc = sl_key_set(r->c, k, values, n, true) == 0 ? 0 : fail_at(r, line);
 out:
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < n; i++)
         free(copy[i]);
     return rc;
 }

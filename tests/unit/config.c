@@ -232,6 +232,11 @@ static const struct {
     {"model: {norm: rmsnrom}\n",
      "t.yaml:1: model.norm: unknown value \"rmsnrom\"; did you mean rmsnorm? It is " NORMS},
     {"model: {norm: 5}\n", "t.yaml:1: model.norm: expected " NORMS "; found 5"},
+    {"model: {mixer: []}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found an empty list"},
+    {"model: {mixer: [softmax, ~]}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found nothing"},
+    {"model: {mixer: [softmx]}\n",
+     "t.yaml:1: model.mixer: unknown value \"softmx\"; did you mean softmax? It is one or a list of softmax"},
+    {"model: {mixer: {a: softmax}}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found a section"},
     {"train: {betas: 0.9}\n",
      "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found 0.9"},
     {"train: {betas: []}\n",
@@ -250,7 +255,7 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
-                   "norm_opts, attention, attention_opts, ffn_kind, experts, experts_per_token, expert_ffn, "
+                   "norm_opts, mixer, attention, attention_opts, ffn_kind, experts, experts_per_token, expert_ffn, "
                    "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
                    "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, sink_nullify, "
                    "sink_nullify_mode, sink_nullify_value, sink_nullify_final, tie_embeddings, seq, "
@@ -505,6 +510,33 @@ START_TEST(hash_sees_what_decides) {
 }
 END_TEST
 
+/* A configuration without model.mixer has the hash that it had before there was such a key. */
+START_TEST(hash_of_before_stays) {
+    sl_config_defaults(&c);
+    ck_assert_uint_eq(sl_config_hash(&c), 0x23d12c05630fb6df);
+    ck_assert_int_eq(sl_config_override(&c, "model.norm=gated_norm"), 0);
+    ck_assert_uint_eq(sl_config_hash(&c), 0x91eb15a53fc26e37);
+}
+END_TEST
+
+/* A list is kept as what it repeats: the same model has one text and one hash. */
+START_TEST(list_of_one_repeats) {
+    char long_list[SL_LIST_MOST * 9 + 32] = "model.mixer=[softmax";
+    sl_config_defaults(&c);
+    sl_config standard = c;
+    ck_assert_int_eq(sl_config_override(&c, "model.mixer=[softmax, softmax, softmax]"), 0);
+    ck_assert_mem_eq(&c, &standard, sizeof c);
+    for (int i = 1; i < SL_LIST_MOST; i++)
+        strcat(long_list, ", softmax");
+    strcat(long_list, "]");
+    ck_assert_int_eq(sl_config_override(&c, long_list), 0);
+    ck_assert_mem_eq(&c, &standard, sizeof c);
+    strcpy(strchr(long_list, ']'), ", softmax]");
+    ck_assert_int_ne(sl_config_override(&c, long_list), 0);
+    ck_assert_str_eq(sl_error(), "model.mixer: expected one or a list of softmax; found a list of more than 64");
+}
+END_TEST
+
 START_TEST(help_is_narrow_and_filtered) {
     char *text = NULL;
     size_t n = 0;
@@ -545,6 +577,8 @@ int main(void) {
     tcase_add_test(t, dump_round_trip);
     tcase_add_test(t, texts_survive_a_dump);
     tcase_add_test(t, hash_sees_what_decides);
+    tcase_add_test(t, hash_of_before_stays);
+    tcase_add_test(t, list_of_one_repeats);
     tcase_add_test(t, help_is_narrow_and_filtered);
     suite_add_tcase(s, t);
     return run_suite(s);
