@@ -155,11 +155,13 @@ void sl_model_build(sl_model *m, bool taps) {
     if (c->model_embed_scale)
         x = sl_build_embed_scale(b, x);
     for (int64_t i = 0; i < layers; i++) {
+        b->layer = (int)i;
         m->layer[i].residual = x;
         x = build_half(m, b, i, SL_NORM_ATTN, x);
         if (sl_config_has_ffn(c))
             x = build_half(m, b, i, SL_NORM_FFN, x);
     }
+    b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
     b->nullify = b->nullify && c->model_sink_nullify_final;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm",

@@ -92,7 +92,7 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
             layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
     }
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
-                              .params = &m->params, .batch = batch, .seq = seq, .training = training,
+                              .params = &m->params, .batch = batch, .seq = seq, .layer = SL_NO_LAYER, .training = training,
                               .cache = cache};
     if (quant) {
         m->quant = *quant;
@@ -465,7 +465,7 @@ double sl_model_flops_per_token(const sl_model *m) {
     const sl_config *c = &m->config;
     double matrices = 0;
     for (int i = 0; i < m->params.count; i++)
-        if (m->params.tensor[i].ndim == 2)
+        if (m->params.tensor[i].ndim > 1)
             matrices += (double)m->params.tensor[i].size;
     if (c->model_experts)
         matrices -= (double)(c->model_layers * (c->model_experts - c->model_experts_per_token)) * 3 *

@@ -14,8 +14,7 @@ static const int moments[][2] = {
 };
 
 int sl_params_moments(int optimizer, const sl_tensor *t) {
-    static const char block[] = "model.layers.";
-    return moments[optimizer][t->ndim == 2 && strncmp(t->name, block, sizeof block - 1) == 0];
+    return moments[optimizer][t->matrix];
 }
 
 int sl_params_find(const sl_params *p, const char *name) {
@@ -49,6 +48,10 @@ void sl_params_init(sl_params *p, uint64_t seed) {
         const sl_tensor *t = &p->tensor[i];
         float *w = p->w + t->offset;
         sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
+        if (t->init == SL_INIT_DRAW) {
+            t->draw(t, &r, w);
+            continue;
+        }
         float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
         for (int64_t j = 0; j < t->size; j++)
             w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;

@@ -4,24 +4,33 @@
 #ifndef SL_PROGRAM_PARAMS_H
 #define SL_PROGRAM_PARAMS_H
 
+#include "base/rng.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
-enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE };
+enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE, SL_INIT_DRAW };
 enum sl_decay { SL_DECAY_MATRIX, SL_DECAY_NORM, SL_DECAY_NONE };
 
-typedef struct {
+enum { SL_TENSOR_DIMS = 4 };
+typedef struct sl_tensor sl_tensor;
+/* Fills the values w of t, t->size of them, from a stream of its own. */
+typedef void (*sl_draw)(const sl_tensor *t, sl_rng *rng, float *w);
+
+struct sl_tensor {
     char name[112];   /* safetensors name, e.g. model.layers.0.self_attn.q_proj.weight */
-    int ndim;         /* 1 or 2 */
-    int64_t shape[2]; /* [out, in] of a matrix; [n] of a vector */
+    int ndim;         /* 1 to SL_TENSOR_DIMS */
+    int64_t shape[SL_TENSOR_DIMS]; /* [out, in] of a matrix; [n] of a vector; 1 behind the last */
     int64_t size;     /* product of shape */
     int64_t offset;   /* floats from the start of the block */
     enum sl_init init;
     float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
+    sl_draw draw;     /* SL_INIT_DRAW */
     enum sl_decay decay;
+    bool matrix;      /* multiplies activations of a block: one that Muon takes as a matrix */
     bool state;       /* no gradient: the run itself sets it (sl_program_state) */
     int moments;      /* blocks of the optimizer's state that it uses: 1 is m, 2 are m and v */
-} sl_tensor;
+};
 
 typedef struct {
     sl_tensor *tensor;
@@ -40,7 +49,7 @@ int sl_params_allocate(sl_params *p, int optimizer, bool training);
 void sl_params_init(sl_params *p, uint64_t seed);
 /* All memory, and the table. */
 void sl_params_free(sl_params *p);
-/* What the optimizer keeps of a tensor of this name and shape: the table is tables/optim.inc. */
+/* How many moments the optimizer keeps of a tensor: the table is tables/optim.inc. */
 int sl_params_moments(int optimizer, const sl_tensor *t);
 /* Index of a tensor by name, or -1. */
 int sl_params_find(const sl_params *p, const char *name);

@@ -77,7 +77,6 @@ void *sl_program_own(sl_program *b, sl_op *op, size_t bytes) {
 
 int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spec) {
     sl_params *p = b->params;
-    int64_t cols = spec->cols ? spec->cols : 1;
     sl_tensor *grown = realloc(p->tensor, (size_t)(p->count + 1) * sizeof *grown);
     if (!grown) {
         sl_fail("out of memory while declaring %s.%s", prefix, spec->name);
@@ -86,8 +85,14 @@ int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spe
     }
     p->tensor = grown;
     sl_tensor *t = &p->tensor[p->count];
-    *t = (sl_tensor){.ndim = spec->cols ? 2 : 1, .shape = {spec->rows, cols}, .size = spec->rows * cols,
-                     .init = spec->init, .init_std = (float)spec->start, .decay = spec->decay};
+    *t = (sl_tensor){.shape = {spec->rows, spec->cols, spec->more[0], spec->more[1]}, .size = 1, .init = spec->init,
+                     .init_std = (float)spec->start, .draw = spec->draw, .decay = spec->decay};
+    do
+        t->size *= t->shape[t->ndim++];
+    while (t->ndim < SL_TENSOR_DIMS && t->shape[t->ndim]);
+    for (int i = t->ndim; i < SL_TENSOR_DIMS; i++)
+        t->shape[i] = 1;
+    t->matrix = t->ndim == 2 && b->layer != SL_NO_LAYER && !spec->elementwise;
     snprintf(t->name, sizeof t->name, "%s.%s", prefix, spec->name);
     t->offset = spec->join ? p->floats : sl_round_up(p->floats, SL_ALIGN / (int64_t)sizeof(float));
     p->floats = t->offset + t->size;

@@ -11,6 +11,7 @@ typedef struct {
     const sl_kernels *kernels;
     sl_params *params;
     int64_t batch, seq;
+    int layer;    /* of the block that is built now; SL_NO_LAYER outside */
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
     bool nullify; /* norms that are built now replace sink channels (ops/norm/nullify.c) */
@@ -43,8 +44,11 @@ void *sl_program_own(sl_program *b, sl_op *op, size_t bytes);
 typedef struct {
     const char *name;
     int64_t rows, cols; /* [rows, cols]; cols = 0: a vector [rows] */
+    int64_t more[SL_TENSOR_DIMS - 2]; /* dimensions behind them, as of a convolution [dim, 1, width]; 0: none */
     enum sl_init init;
     double start;       /* the standard deviation of SL_INIT_NORMAL, the value of SL_INIT_VALUE */
+    sl_draw draw;       /* of SL_INIT_DRAW */
+    bool elementwise;   /* of two dimensions, but no matrix that multiplies activations: none to Muon */
     enum sl_decay decay;
     bool join;          /* directly behind the tensor declared last, one matrix with it (params.h) */
 } sl_param_spec;
