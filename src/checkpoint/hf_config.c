@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "data/synthetic.h"
+#include "ops/mixer/mixer.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -17,7 +18,7 @@ static const char *const hidden_act[] = {
 };
 
 static const char *architecture(const sl_config *c) {
-    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA &&
+    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA && sl_mixer_other(c) < 0 &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && sl_ffn_gated[c->model_ffn_kind] && c->model_rope_base > 0 &&

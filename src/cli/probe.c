@@ -130,14 +130,15 @@ static void cell(int width, const json_t *x) {
         printf(" %*s", width, "-");
 }
 
-/* Mean and share above .3 of an array of heads. */
+/* Mean and share above .3 of an array of heads; null: heads that there are no figures of. */
 static void head_cells(const json_t *heads) {
-    size_t n = json_array_size(heads), sinks = 0;
+    size_t n = 0, sinks = 0, h;
     double sum = 0;
-    for (size_t h = 0; h < n; h++) {
-        double x = json_number_value(json_array_get(heads, h));
-        sum += x;
-        sinks += x > .3;
+    const json_t *x;
+    json_array_foreach(heads, h, x) {
+        n += json_is_number(x);
+        sum += json_number_value(x);
+        sinks += json_number_value(x) > .3;
     }
     char share[48] = "-";
     if (n > 0)
@@ -201,6 +202,21 @@ static void print_summary(const json_t *o) {
     }
 }
 
+/* One line about layers whose figures of attention are missing because their mixer has none. */
+static void print_other_mixers(const json_t *layers) {
+    const json_t *l;
+    const char *first = NULL;
+    size_t i;
+    json_array_foreach(layers, i, l) {
+        const char *mixer = json_string_value(json_object_get(l, "mixer"));
+        if (mixer)
+            printf("%s %zu (%s)", first ? "," : "without attention:", i, mixer);
+        first = first ? first : mixer;
+    }
+    if (first)
+        puts("; figures, measures and dumps of queries, keys, values and attention leave these blocks out");
+}
+
 static void print_sink_dims(const json_t *dims) {
     const json_t *x;
     size_t i;
@@ -233,6 +249,7 @@ static void print_tables(const probe_run *r, const json_t *o) {
            r->config.data_corpus, r->loss);
     print_layers(json_object_get(o, "layers"));
     puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
+    print_other_mixers(json_object_get(o, "layers"));
     print_summary(o);
     print_sink_dims(json_object_get(o, "sink_dims"));
     sl_measures_print(json_object_get(o, "measures"));

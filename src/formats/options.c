@@ -1,7 +1,5 @@
 #include "formats/options.h"
 
-#include <string.h>
-
 bool sl_rotation_folds(const sl_config *c) {
     return sl_norm_traits[c->model_norm] & SL_NORM_ROTATES && c->model_norm_place == SL_PLACE_PRE &&
            !c->norm_preaffine && !c->model_sink_nullify && sl_config_clip(c) == 0 && !c->model_tie_embeddings;

@@ -1,46 +1,19 @@
 /* Config -> program: which operations a model is made of, in their order, and the names of its tensors. */
 #include "model/model_internal.h"
+#include "ops/mixer/mixer.h"
 #include "ops/ops.h"
 #include "ops/quant/quantise.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-static int matrix(sl_program *b, const char *prefix, const char *name, int64_t out, int64_t in, bool output,
-                  bool join) {
-    const sl_config *c = b->config;
-    double std = c->model_init_std / (output ? sqrt(2.0 * (double)c->model_layers) : 1);
-    return sl_program_param(b, prefix, &(sl_param_spec){.name = name, .rows = out, .cols = in, .init = SL_INIT_NORMAL,
-                                                        .start = std, .decay = SL_DECAY_MATRIX, .join = join});
-}
 
 static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
     return (sl_scope){(int)layer, half, part, SL_ROLE_SELF};
 }
 
-/* Attention of in, added to residual (SL_NONE: alone). */
-static sl_buf build_attention(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
-    const sl_config *c = b->config;
-    char prefix[64];
-    int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)i);
-    int wq = matrix(b, prefix, "q_proj.weight", q, d, false, false);
-    matrix(b, prefix, "k_proj.weight", kv, d, false, true);
-    matrix(b, prefix, "v_proj.weight", kv, d, false, true);
-    sl_buf qkv = sl_build_linear(b, at(i, SL_HALF_ATTN, SL_PART_qkv), in, d, q + 2 * kv, wq, SL_NONE);
-    m->layer[i].qkv = qkv;
-    if (c->model_qk_norm)
-        sl_build_qk_norm(b, at(i, SL_HALF_ATTN, SL_PART_qk_norm), qkv, prefix);
-    if (m->cos)
-        sl_build_rope(b, at(i, SL_HALF_ATTN, SL_PART_rope), qkv, m->cos, m->sin);
-    sl_build_value_gate(b, prefix, i, in, qkv);
-    sl_build_kv_quantiser(b, i, qkv);
-    sl_scope core = at(i, SL_HALF_ATTN, SL_PART_core);
-    sl_buf o = b->cache ? sl_build_cached_attention(b, core, qkv, prefix) : sl_build_attention(b, core, qkv, prefix);
-    o = sl_build_output_gate(b, prefix, i, in, o);
-    int wo = matrix(b, prefix, "o_proj.weight", d, q, true, false);
-    return sl_build_linear(b, at(i, SL_HALF_ATTN, SL_PART_out), o, q, d, wo, residual);
+/* The layer's mixer of in, added to residual (SL_NONE: alone). */
+static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
+    return sl_mixer_of(b->config, i)->build(b, &(sl_mixer_site){i, in, residual, m->cos, m->sin});
 }
 
 /* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
@@ -50,7 +23,8 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     int64_t d = c->model_dim, f = sl_config_expert_ffn(c), shared = c->model_shared_experts * f;
     int bias = SL_NONE, first = SL_NONE;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
-    int router = matrix(b, prefix, "weight", c->model_experts, d, false, false);
+    sl_scope read = at(i, SL_HALF_FFN, SL_PART_experts_in), write = at(i, SL_HALF_FFN, SL_PART_experts_out);
+    int router = sl_build_matrix(b, at(i, SL_HALF_FFN, SL_PART_router), prefix, "weight", c->model_experts, d, 0);
     if (c->model_balance == SL_BALANCE_BIAS) {
         bias = sl_program_param(b, prefix,
                                 &(sl_param_spec){.name = "e_score_correction_bias", .rows = c->model_experts,
@@ -59,21 +33,22 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     }
     for (int64_t e = 0; e < c->model_experts; e++) {
         snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.experts.%lld", (long long)i, (long long)e);
-        int gate = matrix(b, prefix, "gate_proj.weight", f, d, false, e > 0);
-        matrix(b, prefix, "up_proj.weight", f, d, false, true);
-        matrix(b, prefix, "down_proj.weight", d, f, true, true);
+        int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", f, d, e > 0 ? SL_MATRIX_JOINED : 0);
+        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
+        sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT | SL_MATRIX_JOINED);
         first = e ? first : gate;
     }
     sl_buf out = sl_build_moe(b, at(i, SL_HALF_FFN, SL_PART_experts), x, residual, router, bias, first);
     if (!shared)
         return out;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
-    int gate = matrix(b, prefix, "gate_proj.weight", shared, d, false, false);
-    matrix(b, prefix, "up_proj.weight", shared, d, false, true);
-    sl_buf in = sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_shared_in), x, d, 2 * shared, gate, SL_NONE);
+    read.part = SL_PART_shared_in, write.part = SL_PART_shared_out;
+    int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", shared, d, 0);
+    sl_build_matrix(b, read, prefix, "up_proj.weight", shared, d, SL_MATRIX_JOINED);
+    sl_buf in = sl_build_linear(b, read, x, d, 2 * shared, gate, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_shared_act), c->model_ffn_kind, in, shared);
-    int down = matrix(b, prefix, "down_proj.weight", d, shared, true, false);
-    return sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_shared_out), h, shared, d, down, out);
+    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, shared, SL_MATRIX_OUTPUT);
+    return sl_build_linear(b, write, h, shared, d, down, out);
 }
 
 static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
@@ -84,13 +59,14 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     if (c->model_experts)
         return build_experts(b, i, in, residual);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
-    int first = matrix(b, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, false, false);
+    sl_scope read = at(i, SL_HALF_FFN, SL_PART_in), write = at(i, SL_HALF_FFN, SL_PART_out);
+    int first = sl_build_matrix(b, read, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, 0);
     if (gated)
-        matrix(b, prefix, "up_proj.weight", f, d, false, true);
-    sl_buf gate_up = sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_in), in, d, gated ? 2 * f : f, first, SL_NONE);
+        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
+    sl_buf gate_up = sl_build_linear(b, read, in, d, gated ? 2 * f : f, first, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_act), c->model_ffn_kind, gate_up, f);
-    int down = matrix(b, prefix, "down_proj.weight", d, f, true, false);
-    return sl_build_linear(b, at(i, SL_HALF_FFN, SL_PART_out), h, f, d, down, residual);
+    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT);
+    return sl_build_linear(b, write, h, f, d, down, residual);
 }
 
 static const enum sl_half halves[] = {[SL_NORM_ATTN] = SL_HALF_ATTN, [SL_NORM_FFN] = SL_HALF_FFN};
@@ -126,7 +102,7 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
                                             : "post_attention_layernorm";
     sl_buf in = post ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h) : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
     sl_buf residual = sandwich ? SL_NONE : h;
-    sl_buf x = half == SL_NORM_ATTN ? build_attention(m, b, i, in, residual) : build_ffn(b, i, in, residual);
+    sl_buf x = half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
     if (sandwich)
         x = sl_build_add(b, at(i, halves[half], SL_PART_add), norm_behind(b, i, half, SL_PART_out_norm, x).out, h);
     if (sl_config_clip(c) > 0)
@@ -150,7 +126,8 @@ void sl_model_build(sl_model *m, bool taps) {
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
     b->nullify = c->model_sink_nullify > 0;
-    int embed = matrix(b, "model", "embed_tokens.weight", m->vocab, c->model_dim, false, false);
+    int embed = sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_embed), "model", "embed_tokens.weight", m->vocab,
+                                c->model_dim, 0);
     sl_buf x = sl_build_embed(b, embed);
     if (c->model_embed_scale)
         x = sl_build_embed_scale(b, x);
@@ -167,15 +144,16 @@ void sl_model_build(sl_model *m, bool taps) {
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm",
                                                                 SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
-                                       : matrix(b, "lm_head", "weight", m->vocab, c->model_dim, false, false);
+                                       : sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_head), "lm_head",
+                                                         "weight", m->vocab, c->model_dim, 0);
     sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, m->vocab);
     for (int64_t i = 0; taps && i <= layers; i++) {
         sl_program_keep(b, m->layer[i].residual);
         for (int w = 0; w < 2; w++)
             if (m->layer[i].norm[w].out != SL_NONE)
                 sl_program_keep(b, m->layer[i].norm[w].out);
-        if (i < layers)
-            sl_program_keep(b, m->layer[i].qkv);
+        if (i < layers && sl_mixer_of(c, i)->attends)
+            sl_program_keep(b, sl_model_qkv_buffer(m, (int)i));
     }
     if (taps)
         keep_gates(m);

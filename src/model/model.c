@@ -6,6 +6,7 @@
 #include "model/match.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/extra.h"
+#include "ops/mixer/mixer.h"
 #include "ops/moe/moe.h"
 #include "ops/rows.h"
 #include "program/exec.h"
@@ -40,9 +41,9 @@ static bool rope_tables(sl_model *m, int64_t positions) {
 static bool allocate_taps(sl_model *m) {
     const sl_program *b = &m->program;
     if (b->bf16 && b->keeps) {
-        const sl_buffer *qkv = &b->buffer[m->layer[0].qkv];
-        int64_t wide = sl_max(qkv->cols, m->config.model_dim);
-        if (!(m->tap = sl_alloc((size_t)(qkv->rows * wide) * sizeof(float), "taps")))
+        int64_t qkv = (m->config.model_heads + 2 * sl_config_kv_heads(&m->config)) * sl_config_head_dim(&m->config);
+        int64_t wide = sl_max(qkv, m->config.model_dim);
+        if (!(m->tap = sl_alloc((size_t)(b->batch * b->seq * wide) * sizeof(float), "taps")))
             return false;
     }
     size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
@@ -87,7 +88,6 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
     m->taps = taps;
     m->layer = layer;
     for (int64_t i = 0; i <= c->model_layers; i++) {
-        layer[i].qkv = SL_NONE;
         for (int w = 0; w < 2; w++)
             layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
     }
@@ -281,6 +281,11 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
     if (position < 0 || position > m->decoded || position >= m->program.cache)
         return sl_fail("cannot decode position %lld: %lld are decoded, of %lld",
                        (long long)position, (long long)m->decoded, (long long)m->program.cache);
+    for (int64_t i = 0; position > 0 && position < m->decoded && i < m->config.model_layers; i++)
+        if (!sl_mixer_of(&m->config, i)->rewinds)
+            return sl_fail("cannot go back to position %lld: mixer %s of layer %lld keeps the state of position %lld alone; "
+                           "begin again at 0", (long long)position, sl_mixer_of(&m->config, i)->name, (long long)i,
+                           (long long)m->decoded);
     m->exec.position = position;
     if (forward_logits(m, token, logits))
         return -1;
@@ -408,12 +413,19 @@ const float *sl_model_residual(const sl_model *m, int layer) {
 sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     if (!has_tap(m, layer, m ? m->config.model_layers : 0))
         return (sl_qkv_tap){0};
+    const sl_mixer *mixer = sl_mixer_of(&m->config, layer);
+    if (!mixer->attends) {
+        sl_fail("layer %d has no queries and keys: its mixer is %s", layer, mixer->name);
+        return (sl_qkv_tap){0};
+    }
     int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
             kv = sl_config_kv_heads(&m->config) * hd;
-    sl_buf qkv = m->layer[layer].qkv;
+    sl_buf qkv = sl_model_qkv_buffer(m, layer);
     const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
 }
+
+bool sl_model_attends(const sl_model *m, int layer) { return sl_mixer_of(&m->config, layer)->attends; }
 
 static const sl_op *attention_op(const sl_model *m, int layer) {
     return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
@@ -472,6 +484,8 @@ double sl_model_flops_per_token(const sl_model *m) {
                     (double)c->model_dim * (double)sl_config_expert_ffn(c);
     if (!c->model_tie_embeddings)
         matrices -= (double)m->vocab * (double)c->model_dim;
-    double attention = (double)(c->model_layers * m->program.seq * c->model_heads * sl_config_head_dim(c));
-    return 6 * (matrices + attention);
+    double mixers = 0;
+    for (int64_t i = 0; i < c->model_layers; i++)
+        mixers += sl_mixer_of(c, i)->flops(c, m->program.seq);
+    return 6 * matrices + mixers;
 }

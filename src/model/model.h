@@ -101,10 +101,15 @@ const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 
-/* FLOP of one token, forward and backward: 6 x matrix parameters that it meets (of experts: the chosen ones) + causal
- * attention. */
+/* FLOP of one token, forward and backward: 6 x matrix parameters that it meets (of experts: the chosen ones) +
+ * what the layers' mixers do beyond them. */
 double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
+
+/* ---- mixers */
+/* Is the mixer of this layer attention, with queries, keys, values and weights of past positions? Only then is there what
+ * sl_model_qkv and the next two give. */
+bool sl_model_attends(const sl_model *m, int layer);
 
 /* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */
 typedef struct {

@@ -9,7 +9,6 @@
 
 typedef struct {
     sl_buf residual; /* h_i, the input of the block */
-    sl_buf qkv;
     sl_norm_tap norm[2];
 } layer_tap;
 
@@ -33,6 +32,8 @@ struct sl_model {
 /* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read
  * keeps its place to the end of a forward pass. Failure is left in m->program.failed. */
 void sl_model_build(sl_model *m, bool taps);
+/* [q | k | v] of a layer whose mixer is attention. */
+sl_buf sl_model_qkv_buffer(const sl_model *m, int layer);
 /* Keeps what sl_model_tap() reads (taps.c). */
 void sl_model_keep_taps(sl_model *m);
 

@@ -11,6 +11,10 @@ static const sl_op *norm_op(const sl_model *m, int layer, int which) {
     return sl_program_find(&m->program, layer, which == 0 ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_norm);
 }
 
+sl_buf sl_model_qkv_buffer(const sl_model *m, int layer) {
+    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_qkv)->out;
+}
+
 static sl_buf input_of(const sl_op *op) { return op ? op->in[0] : SL_NONE; }
 
 static sl_buf gate_input(const sl_model *m, int layer, int which) {

@@ -11,6 +11,14 @@ sl_buf sl_build_embed(sl_program *b, int embed);
 /* scale * x with one learned number, model.embed_scale, which starts at sqrt(dim). */
 sl_buf sl_build_embed_scale(sl_program *b, sl_buf x);
 
+/* Declares a matrix [out, in] of the linear layer at `place`, from N(0, model.init_std); returns its index. */
+enum {
+    SL_MATRIX_OUTPUT = 1, /* it writes to the residual stream: the deviation is divided by sqrt(2 layers) */
+    SL_MATRIX_JOINED = 2  /* directly behind the matrix declared last, one with it (program/params.h) */
+};
+int sl_build_matrix(sl_program *b, sl_scope place, const char *prefix, const char *name, int64_t out, int64_t in,
+                    unsigned how);
+
 /* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
  * starting there. */
 sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out,

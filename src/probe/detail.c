@@ -64,10 +64,10 @@ static int64_t class_width(const sl_detail *d, int64_t layer, enum detail_class 
     case CLASS_NORM_FFN:
         return sl_model_tap_width(d->model, (int)layer, SL_TAP_FFN_NORM_IN) ? s->dim : 0;
     case CLASS_Q:
-        return block ? s->heads * s->head_dim : 0;
+        return block && sl_model_attends(d->model, (int)layer) ? s->heads * s->head_dim : 0;
     case CLASS_K:
     case CLASS_V:
-        return block ? s->kv_heads * s->head_dim : 0;
+        return block && sl_model_attends(d->model, (int)layer) ? s->kv_heads * s->head_dim : 0;
     case CLASS_OUT:
         return sl_model_tap_width(d->model, (int)layer, SL_TAP_OUT_IN);
     default:
@@ -105,7 +105,7 @@ static void take_scratch(sl_detail *d) {
     sl_contribution_rows c = {.rows = sl_probe_attention_rows(d->model, -1), .dim = s->dim};
     int64_t widest = max64(s->dim, s->heads * s->head_dim);
     for (int64_t i = 0; i < s->layers; i++)
-        widest = max64(widest, class_width(d, i, CLASS_DOWN));
+        widest = max64(widest, max64(class_width(d, i, CLASS_OUT), class_width(d, i, CLASS_DOWN)));
     d->a = take_floats(d, s->batch * s->seq * widest);
     d->b = take_floats(d, s->batch * s->seq * widest);
     d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
@@ -161,6 +161,8 @@ void sl_detail_free(sl_detail *d) {
 /* ---- adding */
 
 static void add_contribution(sl_detail *d, int64_t i) {
+    if (!sl_model_attends(d->model, (int)i))
+        return; /* no weight of token 0: null */
     bool gated = sl_model_tap(d->model, (int)i, SL_TAP_OUT_IN, d->b);
     const float *w = sl_model_projection(d->model, (int)i, SL_TAP_OUT_IN);
     if (!sl_model_tap(d->model, (int)i, SL_TAP_CORE, d->a) || !gated || !w)
@@ -208,10 +210,12 @@ static void add_outliers(sl_detail *d, int64_t i) {
             add_class(d, i, CLASS_NORM_ATTN + w, sl_model_norm_output(d->model, (int)i, w), d->shape.dim);
     if (i == d->shape.layers)
         return;
-    sl_qkv_tap qkv = sl_model_qkv(d->model, (int)i);
-    add_class(d, i, CLASS_Q, qkv.q, qkv.ld);
-    add_class(d, i, CLASS_K, qkv.k, qkv.ld);
-    add_class(d, i, CLASS_V, qkv.v, qkv.ld);
+    if (sl_model_attends(d->model, (int)i)) {
+        sl_qkv_tap qkv = sl_model_qkv(d->model, (int)i);
+        add_class(d, i, CLASS_Q, qkv.q, qkv.ld);
+        add_class(d, i, CLASS_K, qkv.k, qkv.ld);
+        add_class(d, i, CLASS_V, qkv.v, qkv.ld);
+    }
     for (int p = 0; p < 2; p++)
         if (sl_model_tap(d->model, (int)i, SL_TAP_OUT_IN + p, d->a))
             add_class(d, i, CLASS_OUT + p, d->a, d->layer[i].outliers[CLASS_OUT + p].dim);

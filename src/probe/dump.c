@@ -116,11 +116,12 @@ static int plan_block(sl_dump *d, int64_t layer) {
     const sl_shape *s = &d->shape;
     int64_t out = sl_model_tap_width(d->model, (int)layer, SL_TAP_OUT_IN),
             hidden = sl_model_tap_width(d->model, (int)layer, SL_TAP_DOWN_IN);
+    bool attends = sl_model_attends(d->model, (int)layer);
     int rc = 0;
-    if (wants(d, SL_DUMP_QKV))
+    if (wants(d, SL_DUMP_QKV) && attends)
         rc |= add_heads(d, KIND_Q, "q", layer, s->heads) | add_heads(d, KIND_K, "k", layer, s->kv_heads) |
               add_heads(d, KIND_V, "v", layer, s->kv_heads);
-    if (wants(d, SL_DUMP_ATTENTION))
+    if (wants(d, SL_DUMP_ATTENTION) && attends)
         rc |= add(d, KIND_ATTENTION, "attention", layer, "probability", axes,
                   (int64_t[DUMP_DIMS]){d->o.windows, d->heads, s->seq, s->seq});
     if (wants(d, SL_DUMP_OUTPUT) && out)

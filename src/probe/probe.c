@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
+#include "ops/mixer/mixer.h"
 #include "probe/put.h"
 
 #include <math.h>
@@ -40,7 +41,7 @@ sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
     sl_shape s = sl_model_shape(m);
     sl_attention_rows rows = {.windows = s.batch, .seq = s.seq, .heads = s.heads, .kv_heads = s.kv_heads,
                               .head_dim = s.head_dim};
-    if (layer < 0)
+    if (layer < 0 || !sl_model_attends(m, (int)layer))
         return rows;
     sl_qkv_tap tap = sl_model_qkv(m, (int)layer);
     rows.q = tap.q;
@@ -173,7 +174,7 @@ int sl_probe_add_marked(sl_probe *p, const sl_model *m, const uint8_t *mark) {
     for (int64_t i = 0; i <= p->layers; i++) {
         layer_sums *l = &p->layer[i];
         sl_residual_add(&l->residual, p->kernels, p->batch, sl_model_residual(m, (int)i), p->parts);
-        if (i < p->layers)
+        if (i < p->layers && sl_model_attends(m, (int)i))
             add_block(p, m, i, mark);
         for (int n = 0; n < norms_of(p, i); n++)
             if (sl_model_norm_gate(m, (int)i, n, p->gate_values))
@@ -288,16 +289,20 @@ static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, dou
     return rc;
 }
 
+/* Of another mixer all figures are null, and its name tells why. */
 static int put_attention(const sl_probe *p, json_t *o, int64_t i, double *att0, double *entropy,
                          double *value_ratio) {
     const sl_attention *a = &p->layer[i].attention;
+    int rc = 0;
+    if (!sl_model_attends(p->model, (int)i))
+        rc = put(o, "mixer", json_string(sl_mixer_of(sl_model_config(p->model), i)->name));
     for (int64_t h = 0; h < p->heads; h++) {
         att0[h] = sl_attention_att0(a, h);
         entropy[h] = sl_attention_entropy(a, h);
     }
     for (int64_t h = 0; h < p->kv_heads; h++)
         value_ratio[h] = sl_attention_value_ratio(a, h);
-    return put_doubles(o, "att0", p->heads, att0) | put_doubles(o, "entropy", p->heads, entropy) |
+    return rc | put_doubles(o, "att0", p->heads, att0) | put_doubles(o, "entropy", p->heads, entropy) |
            put_doubles(o, "value_norm_ratios", p->kv_heads, value_ratio) |
            put(o, "value_norm_ratio", real(mean(p->kv_heads, value_ratio)));
 }
@@ -308,7 +313,11 @@ static int put_marked(const sl_probe *p, json_t *o, json_t *layers) {
     int rc = 0;
     for (int marked = 0; marked < 2; marked++) {
         double sum = 0;
+        int64_t attending = 0;
         for (int64_t i = 0; i < p->layers; i++) {
+            if (!sl_model_attends(p->model, (int)i))
+                continue;
+            attending++;
             json_t *heads = json_array();
             for (int64_t h = 0; h < p->heads; h++) {
                 double x = sl_attention_att0_of(&p->layer[i].attention, h, marked);
@@ -317,13 +326,16 @@ static int put_marked(const sl_probe *p, json_t *o, json_t *layers) {
             }
             rc |= put(json_array_get(layers, (size_t)i), names[marked], heads);
         }
-        rc |= put(o, names[marked], real(sum / (double)(p->layers * p->heads)));
+        rc |= put(o, names[marked], real(sum / (double)(attending * p->heads)));
     }
     return rc;
 }
 
 static bool has_marks(const sl_probe *p) {
-    return p->layer[0].attention.marked + p->layer[0].attention.unmarked > 0;
+    int64_t rows = 0;
+    for (int64_t i = 0; i < p->layers; i++)
+        rows += p->layer[i].attention.marked + p->layer[i].attention.unmarked;
+    return rows > 0;
 }
 
 static int put_norms(const sl_probe *p, const sl_model *m, json_t *o, int64_t i, bool profile) {
@@ -383,7 +395,7 @@ static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
            put(o, "tokens", json_integer(tokens));
 }
 
-/* doubles: 3*dim + layers * (2*heads + kv_heads); gates: 2*(layers + 1). */
+/* doubles: 3*dim + layers * (2*heads + kv_heads), of which those of layers that attend are filled; gates: 2*(layers + 1). */
 static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, double *doubles,
                  const sl_gate **gates) {
     int64_t heads = p->layers * p->heads;
@@ -391,24 +403,27 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
     summary s = {.max = -1, .max_no_token0 = -1, .m2 = -1, .kurtosis_h = -1, .m2_dim = -1,
                  .token0_norm_ratio = -1};
     json_t *layers = json_array();
+    int64_t attending = 0;
     int rc = 0;
     for (int64_t i = 0; i <= p->layers; i++) {
         json_t *l = json_object();
         rc |= put_residual(p, l, i, &s, doubles, profile);
         if (i < p->layers)
-            rc |= put_attention(p, l, i, att0 + i * p->heads, entropy + i * p->heads,
-                                value_ratio + i * p->kv_heads) |
+            rc |= put_attention(p, l, i, att0 + attending * p->heads, entropy + attending * p->heads,
+                                value_ratio + attending * p->kv_heads) |
                   put_norms(p, m, l, i, profile);
         else if (profile && sl_model_norm_weight(m, (int)i, 0))
             rc |= put_floats(l, "norm_weight_final", p->dim, sl_model_norm_weight(m, (int)i, 0));
         rc |= json_array_append_new(layers, l);
+        attending += i < p->layers && sl_model_attends(m, (int)i);
     }
+    heads = attending * p->heads;
     lambdas(p, m, 0, p->layers, s.m2_dim, &s.lambda_min, &s.lambda_at_sink);
     s.top1_permille = top1_of_all_layers(p, doubles);
     s.att0 = mean(heads, att0);
     s.entropy = mean(heads, entropy);
     s.sink_rate = sl_sink_rate(heads, att0);
-    s.value_ratio = mean(p->layers * p->kv_heads, value_ratio);
+    s.value_ratio = mean(attending * p->kv_heads, value_ratio);
     s.gate = all_gates(p, gates);
     rc |= put_summary(p, o, &s);
     if (has_marks(p))

@@ -5,6 +5,7 @@
 #define SL_PROGRAM_PARAMS_H
 
 #include "base/rng.h"
+#include "program/scope.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct sl_tensor {
     float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
     sl_draw draw;     /* SL_INIT_DRAW */
     enum sl_decay decay;
+    sl_scope place;   /* of the layer that multiplies by it; SL_PART_none: no linear layer */
     bool matrix;      /* multiplies activations of a block: one that Muon takes as a matrix */
     bool state;       /* no gradient: the run itself sets it (sl_program_state) */
     int moments;      /* blocks of the optimizer's state that it uses: 1 is m, 2 are m and v */

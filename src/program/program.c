@@ -86,7 +86,7 @@ int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spe
     p->tensor = grown;
     sl_tensor *t = &p->tensor[p->count];
     *t = (sl_tensor){.shape = {spec->rows, spec->cols, spec->more[0], spec->more[1]}, .size = 1, .init = spec->init,
-                     .init_std = (float)spec->start, .draw = spec->draw, .decay = spec->decay};
+                     .init_std = (float)spec->start, .draw = spec->draw, .decay = spec->decay, .place = spec->place};
     do
         t->size *= t->shape[t->ndim++];
     while (t->ndim < SL_TENSOR_DIMS && t->shape[t->ndim]);

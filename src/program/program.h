@@ -50,6 +50,7 @@ typedef struct {
     sl_draw draw;       /* of SL_INIT_DRAW */
     bool elementwise;   /* of two dimensions, but no matrix that multiplies activations: none to Muon */
     enum sl_decay decay;
+    sl_scope place;     /* of a linear layer's matrix: where the layer stands */
     bool join;          /* directly behind the tensor declared last, one matrix with it (params.h) */
 } sl_param_spec;
 /* Declares it and returns its index; 0 (and b->failed, with a message) if memory is out. */

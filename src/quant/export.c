@@ -120,7 +120,9 @@ static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
         const sl_quant_matrix *x = sl_quant_matrix_of(w, i);
         sl_scope scope;
         if (!x) {
-            add(e, t->name, SL_F32, t->shape[0], t->ndim == 2 ? t->shape[1] : 0, p->w + t->offset);
+            add(e, t->name, SL_F32, t->shape[0], 0, p->w + t->offset);
+            e->entry[e->n - 1].meta.ndim = t->ndim;
+            memcpy(e->entry[e->n - 1].meta.shape, t->shape, sizeof t->shape);
             continue;
         }
         if (add_matrix(e, t, x, k) < 0)

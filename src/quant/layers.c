@@ -1,48 +1,35 @@
 #include "quant/layers.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-const sl_block_layer sl_block_layers[] = {
-    {SL_HALF_ATTN, SL_PART_qkv, SL_NORM_ATTN, true, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
-    {SL_HALF_ATTN, SL_PART_gate_in, SL_NORM_ATTN, true, {"self_attn.gate_proj", "self_attn.v_gate_proj", NULL}},
-    {SL_HALF_ATTN, SL_PART_out, -1, true, {"self_attn.o_proj", NULL, NULL}},
-    {SL_HALF_FFN, SL_PART_in, SL_NORM_FFN, true, {"mlp.gate_proj", "mlp.up_proj", NULL}},
-    {SL_HALF_FFN, SL_PART_out, -1, true, {"mlp.down_proj", NULL, NULL}},
-    {SL_HALF_FFN, SL_PART_experts_in, SL_NORM_FFN, true, {"mlp.experts.*.gate_proj", "mlp.experts.*.up_proj", NULL}},
-    {SL_HALF_FFN, SL_PART_experts_out, -1, true, {"mlp.experts.*.down_proj", NULL, NULL}},
-    {SL_HALF_FFN, SL_PART_shared_in, SL_NORM_FFN, true, {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", NULL}},
-    {SL_HALF_FFN, SL_PART_shared_out, -1, true, {"mlp.shared_experts.down_proj", NULL, NULL}},
-    {SL_HALF_FFN, SL_PART_router, SL_NORM_FFN, false, {"mlp.gate", NULL, NULL}},
-    {SL_HALF_NONE, SL_PART_none, 0, false, {NULL, NULL, NULL}}};
+static const sl_block_layer ffn[] = {{SL_HALF_FFN, SL_PART_in, SL_NORM_FFN, true},
+                                     {SL_HALF_FFN, SL_PART_out, -1, true},
+                                     {SL_HALF_FFN, SL_PART_experts_in, SL_NORM_FFN, true},
+                                     {SL_HALF_FFN, SL_PART_experts_out, -1, true},
+                                     {SL_HALF_FFN, SL_PART_shared_in, SL_NORM_FFN, true},
+                                     {SL_HALF_FFN, SL_PART_shared_out, -1, true},
+                                     {SL_HALF_FFN, SL_PART_router, SL_NORM_FFN, false},
+                                     {.part = SL_PART_none}};
 
-/* Is `name` the pattern followed by ".weight"? */
-static bool matches(const char *name, const char *pattern) {
-    for (; *pattern; pattern++) {
-        if (*pattern != '*') {
-            if (*name++ != *pattern)
-                return false;
-            continue;
-        }
-        size_t digits = strspn(name, "0123456789");
-        if (!digits)
-            return false;
-        name += digits;
-    }
-    return strcmp(name, ".weight") == 0;
+static const sl_block_layer *find(const sl_block_layer *list, sl_scope place) {
+    for (; list->part; list++)
+        if (list->half == place.half && list->part == place.part)
+            return list;
+    return NULL;
 }
 
 const sl_block_layer *sl_block_layer_of(const sl_tensor *t, int64_t *block) {
-    static const char prefix[] = "model.layers.";
-    char *rest;
-    if (strncmp(t->name, prefix, sizeof prefix - 1) != 0)
-        return NULL;
-    *block = strtoll(t->name + sizeof prefix - 1, &rest, 10);
-    for (const sl_block_layer *l = sl_block_layers; *rest == '.' && l->part; l++)
-        for (int i = 0; i < 3 && l->tensor[i]; i++)
-            if (matches(rest + 1, l->tensor[i]))
-                return l;
+    const sl_block_layer *found = t->place.layer == SL_NO_LAYER ? NULL : find(ffn, t->place);
+    *block = t->place.layer;
+    for (const sl_mixer *const *m = sl_mixers; *m && !found && t->place.layer != SL_NO_LAYER; m++)
+        found = find((*m)->layers, t->place);
+    return found;
+}
+
+const sl_block_layer *sl_block_reader(const sl_config *c, int64_t block, int norm, int i) {
+    for (const sl_block_layer *l = norm == SL_NORM_FFN ? ffn : sl_mixer_of(c, block)->layers; l->part; l++)
+        if (l->norm == norm && l->linear && i-- == 0)
+            return l;
     return NULL;
 }
 

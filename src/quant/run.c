@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "quant/export.h"
+#include "quant/layers.h"
 #include "quant/transform.h"
 #include "eval/evaluate.h"
 
@@ -56,12 +57,23 @@ static sl_calibration *observe(const sl_quant_run *r, const sl_quant_options *o)
     return c;
 }
 
+typedef struct {
+    const sl_config *config;
+    sl_calibration *seen;
+} observed;
+
+/* What a layer that reads the norm has seen of it. */
 static const float *channel_max(void *ctx, int64_t layer, bool ffn) {
-    static const enum sl_part readers[] = {SL_PART_qkv, SL_PART_in, SL_PART_experts_in};
-    const sl_seen *s = NULL;
-    for (int i = ffn; !s && i < (ffn ? 3 : 1); i++)
-        s = sl_calibration_at(ctx, (sl_scope){(int)layer, ffn ? SL_HALF_FFN : SL_HALF_ATTN, readers[i], SL_ROLE_SELF});
-    return s->channel;
+    const observed *o = ctx;
+    const sl_block_layer *l;
+    for (int i = 0; (l = sl_block_reader(o->config, layer, ffn ? SL_NORM_FFN : SL_NORM_ATTN, i)); i++) {
+        const sl_seen *s = sl_calibration_at(o->seen, sl_block_layer_scope(l, layer));
+        if (s)
+            return s->channel;
+    }
+    sl_fail("SmoothQuant: no linear layer of block %lld, whose mixer is %s, reads the norm of its %s; use --rotate or neither",
+            (long long)layer, sl_mixer_of(o->config, layer)->name, ffn ? "feed-forward" : "mixer");
+    return NULL;
 }
 
 static int smooth(sl_quant_run *r, const sl_params *p) {
@@ -69,7 +81,8 @@ static int smooth(sl_quant_run *r, const sl_params *p) {
     sl_calibration *c = observe(r, &o);
     sl_params view = *p;
     view.w = r->weights;
-    int rc = c ? sl_smooth(&r->config, &view, r->plan.options.smooth, channel_max, c) : -1;
+    observed seen = {&r->config, c};
+    int rc = c ? sl_smooth(&r->config, &view, r->plan.options.smooth, channel_max, &seen) : -1;
     sl_calibration_free(c);
     return rc;
 }

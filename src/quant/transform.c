@@ -125,6 +125,8 @@ static void weight_max(const sl_params *p, int64_t block, int half, int64_t d, d
 static int smooth(const sl_config *c, sl_params *p, int64_t block, int half, double *factor, void *ctx) {
     const smoothing *s = ctx;
     const float *x = s->channel_max(s->ctx, block, half == SL_NORM_FFN);
+    if (!x)
+        return -1;
     weight_max(p, block, half, c->model_dim, factor);
     for (int64_t j = 0; j < c->model_dim; j++)
         factor[j] = fmax(pow(x[j], s->alpha) / pow(fmax(factor[j], 1e-5), 1 - s->alpha), 1e-5);
