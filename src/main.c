@@ -4,10 +4,12 @@
 #include "base/text.h"
 #include "cli/verbs.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     const char *name, *help;
@@ -55,6 +57,23 @@ static bool is(const char *arg, const char *a, const char *b) {
     return strcmp(arg, a) == 0 || strcmp(arg, b) == 0;
 }
 
+/* Files that are opened must not become standard streams, or log lines would land in them. */
+static void open_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            _exit(SL_EXIT_FAILED);
+}
+
+/* A file that is mapped (a token bin, a checkpoint) was cut short by somebody else. */
+static void on_bus_error(int s) {
+    static const char message[] =
+        "sinklab: error: a file that is being read was truncated by another program; restore it and start again\n";
+    (void)s;
+    ssize_t written = write(STDERR_FILENO, message, sizeof message - 1);
+    (void)written;
+    _exit(SL_EXIT_FAILED);
+}
+
 static int run(int argc, char **argv) {
     bool help = argc < 2 || is(argv[1], "help", "help");
     if (argc < 2 || is(argv[1], "--help", "-h") || (help && argc == 2))
@@ -71,6 +90,8 @@ static int run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    open_streams();
+    signal(SIGBUS, on_bus_error);
     signal(SIGXFSZ, SIG_IGN); /* so that a write beyond `ulimit -f` fails like one to a full disk */
     int rc = run(argc, argv);
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))

@@ -150,6 +150,7 @@ typedef struct {
     double loss;          /* mean over the step's windows, nats per token */
     double lr, grad_norm; /* before clipping */
     bool skipped;         /* parameters and moments are untouched */
+    bool stopped;         /* it was broken off between batches (only inside `sinklab train`) */
     double norm_seconds, update_seconds; /* wall time of the gradient's norm, and of the optimizer's step */
 } sl_step_result;
 

@@ -60,6 +60,8 @@ static int parse_state(const char *dir, const sl_map *m, sl_train_state *s) {
                        " in state.json, this one reads up "
                        "to %d; update sinklab",
                        dir, version, SL_CHECKPOINT_VERSION);
+    if (ok && version < 1)
+        return sl_fail("%s/state.json: format %" PRId64 " has never been written; the file is damaged", dir, version);
     return ok ? 0 : sl_fail("%s/state.json: a value is missing or of the wrong type", dir);
 }
 

@@ -3,11 +3,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int sl_path(char out[SL_PATH], const char *fmt, ...) {
@@ -25,6 +27,11 @@ bool sl_path_exists(const char *fmt, ...) {
     int n = vsnprintf(path, sizeof path, fmt, ap);
     va_end(ap);
     return n >= 0 && n < SL_PATH && access(path, F_OK) == 0;
+}
+
+bool sl_is_folder(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 const sl_tensor *sl_checkpoint_tensor(const sl_params *p, const char *name) {
@@ -70,7 +77,8 @@ int sl_folder_scan(const char *base, sl_folder **list) {
         return errno == ENOENT ? 0 : sl_fail_errno("cannot list", base);
     for (struct dirent *e; (e = readdir(d));) {
         sl_folder found;
-        if (!parse_name(e->d_name, &found))
+        struct stat st;
+        if (!parse_name(e->d_name, &found) || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(st.st_mode))
             continue;
         if (n == room) {
             room = 2 * room + 16;

@@ -17,6 +17,7 @@ enum { SL_PATH = 4352 }; /* a folder of 4095 bytes and a name of ours in it */
 /* snprintf that takes a path cut short for a failure. */
 int sl_path(char out[SL_PATH], const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool sl_path_exists(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+bool sl_is_folder(const char *path); /* itself, no link to one */
 
 /* ---- folders (checkpoint_folders.c) */
 enum sl_folder_kind { SL_WHOLE, SL_OLD, SL_TMP }; /* <step>, <step>.old, <step>.tmp */
@@ -26,7 +27,7 @@ typedef struct {
 } sl_folder;
 
 int sl_folder_path(char out[SL_PATH], const char *base, int64_t step, enum sl_folder_kind kind);
-/* All our folders in `base`, the newest first; their number. *list is to be freed. No such folder:
+/* All our folders in `base`, links left out, the newest first; their number. *list is to be freed. No such folder:
  * 0. */
 int sl_folder_scan(const char *base, sl_folder **list);
 /* DONE is there and the sizes agree. */

@@ -19,17 +19,18 @@
 
 /* ---------------------------------------------------------------- removing */
 
-/* Removes a folder and the files in it, as far as that is possible. */
+/* Removes a folder and the files in it, as far as that is possible. A link to one is left as it is, and what it leads to. */
 static void remove_folder(const char *path) {
-    DIR *d = opendir(path);
-    if (!d)
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
         return;
-    for (struct dirent *e; (e = readdir(d));) {
-        char file[SL_PATH];
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") &&
-            sl_path(file, "%s/%s", path, e->d_name) == 0)
-            sl_sys.unlink(file);
     }
+    for (struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+            sl_sys.unlinkat(fd, e->d_name, 0);
     closedir(d);
     sl_sys.rmdir(path);
 }
@@ -150,7 +151,7 @@ static int write_folder(const char *dir, const sl_config *c, const sl_params *p,
                         const sl_train_state *s) {
     sl_done d = {.has = {false}};
     if (sl_sys.mkdir(dir, 0777) < 0)
-        return sl_fail_errno("cannot create folder", dir);
+        return errno == EEXIST ? sl_fail("%s is in the way; move it away", dir) : sl_fail_errno("cannot create folder", dir);
     if (write_params(dir, p, &d) < 0 || write_config_json(dir, c, p, &d) < 0 ||
         write_config_yaml(dir, c, &d) < 0 || write_state(dir, s, &d) < 0 || sl_fsync_dir(dir) < 0 ||
         sl_done_write(dir, &d) < 0)
@@ -205,9 +206,10 @@ static int open_base(const char *run_dir, char base[SL_PATH]) {
     if (sl_path(base, "%s/checkpoints", run_dir) < 0 || make_folder(run_dir) < 0 ||
         make_folder(base) < 0)
         return -1;
-    int fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
-        return sl_fail_errno("cannot open", base);
+        return sl_is_folder(base) ? sl_fail_errno("cannot open", base)
+                                  : sl_fail("%s is a link or a file where checkpoints go; move it away", base);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
         close(fd);
         return sl_fail(
@@ -223,6 +225,8 @@ static int put_in_place(const char *base, int64_t step) {
         sl_folder_path(old, base, step, SL_OLD) < 0)
         return -1;
     bool replaces = sl_path_exists("%s", whole);
+    if (replaces && !sl_is_folder(whole))
+        return sl_fail("%s is a link or a file, no checkpoint of this run; move it away", whole);
     if (replaces && sl_sys.rename(whole, old) < 0)
         return sl_fail_errno("cannot rename", whole);
     if (sl_sys.rename(tmp, whole) < 0)

@@ -5,6 +5,8 @@
 #include "base/text.h"
 #include "simd/kernels.h"
 
+#include <math.h>
+#include <float.h>
 #include <ctype.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -414,7 +416,8 @@ static int set_text(const sl_key *k, sl_scalar v, char *p) {
 
 static int set_real(const sl_key *k, sl_scalar v, double *p) {
     double x;
-    if (!v.plain || !sl_parse_real(v.text, &x) || x < k->real_min || x > k->real_max)
+    /* The engine computes with fp32: what is 0 there is refused as if it were out of range. */
+    if (!v.plain || !sl_parse_real(v.text, &x) || x < k->real_min || x > k->real_max || (x != 0 && fabs(x) < FLT_MIN))
         return fail_scalar(k, v);
     *p = x;
     return 0;

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -138,7 +139,7 @@ int sl_bin_write(const char *path, const sl_tokens *t, const uint64_t extra[4]) 
         return -1;
     if (sl_sys.rename(temporary, path)) {
         sl_fail_errno("cannot create", path);
-        sl_sys.unlink(temporary);
+        sl_sys.unlinkat(AT_FDCWD, temporary, 0);
         return -1;
     }
     return 0;

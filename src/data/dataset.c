@@ -88,16 +88,21 @@ static double mean_bytes(const sl_tokenizer *t, const sl_tokens *tokens) {
     return (double)sum / (double)tokens->count;
 }
 
-static void measure(sl_dataset *d) {
+static uint64_t hash_tokens(const sl_dataset *d) {
     uint64_t hash[4];
     for (int s = 0; s < 2; s++) {
         const sl_tokens *t = &d->tokens[s];
         hash[2 * s] = (uint64_t)t->count;
         hash[2 * s + 1] = XXH3_64bits(t->id, (size_t)t->count * (size_t)t->width);
-        if (sl_tokenizer_has_text(d->tokenizer))
-            d->bytes_per_token[s] = mean_bytes(d->tokenizer, t);
     }
-    d->hash = XXH3_64bits(hash, sizeof hash);
+    return XXH3_64bits(hash, sizeof hash);
+}
+
+static void measure(sl_dataset *d) {
+    for (int s = 0; s < 2; s++)
+        if (sl_tokenizer_has_text(d->tokenizer))
+            d->bytes_per_token[s] = mean_bytes(d->tokenizer, &d->tokens[s]);
+    d->hash = hash_tokens(d);
 }
 
 static int open_corpus(sl_dataset *d, const sl_config *c) {
@@ -200,6 +205,12 @@ int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s) {
 
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s) { return d->bytes_per_token[s]; }
 uint64_t sl_dataset_hash(const sl_dataset *d) { return d->hash; }
+
+int sl_dataset_check(const sl_dataset *d) {
+    return d->synthetic || hash_tokens(d) == d->hash
+               ? 0
+               : sl_fail("the tokens of the text changed while it was in use: another program writes to its file; put it back");
+}
 
 int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s) {
     int64_t n = d->tokens[s].count;

@@ -12,7 +12,7 @@
 
 static int sys_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 
-sl_sys_calls sl_sys = {sys_open, write, fsync, close, rename, mkdir, unlink, rmdir};
+sl_sys_calls sl_sys = {sys_open, write, fsync, close, rename, mkdir, unlinkat, rmdir};
 
 int sl_map_open(sl_map *m, const char *path) {
     static const unsigned char empty[1];
@@ -51,7 +51,7 @@ int sl_writer_abandon(sl_writer *w) {
     if (w->fd >= 0)
         sl_sys.close(w->fd);
     if (lstat(w->path, &st) == 0 && S_ISREG(st.st_mode))
-        sl_sys.unlink(w->path);
+        sl_sys.unlinkat(AT_FDCWD, w->path, 0);
     XXH3_freeState(w->hash);
     *w = (sl_writer){.fd = -1};
     return -1;

@@ -15,7 +15,7 @@ typedef struct {
     int (*close)(int fd);
     int (*rename)(const char *from, const char *to);
     int (*mkdir)(const char *path, mode_t mode);
-    int (*unlink)(const char *path);
+    int (*unlinkat)(int folder, const char *name, int flags);
     int (*rmdir)(const char *path);
 } sl_sys_calls;
 extern sl_sys_calls sl_sys;

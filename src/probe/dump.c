@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/threads.h"
 
+#include <fcntl.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -359,7 +360,7 @@ int sl_dump_finish(sl_dump *d, const json_t *statistics, int *files, int64_t *by
 static void remove_file(const sl_dump *d, const char *name) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", d->o.folder, name);
-    sl_sys.unlink(path);
+    sl_sys.unlinkat(AT_FDCWD, path, 0);
 }
 
 void sl_dump_free(sl_dump *d) {
@@ -369,7 +370,7 @@ void sl_dump_free(sl_dump *d) {
         if (d->array[i].writer.fd >= 0)
             sl_writer_abandon(&d->array[i].writer);
         if (d->made && !d->finished)
-            sl_sys.unlink(d->array[i].path);
+            sl_sys.unlinkat(AT_FDCWD, d->array[i].path, 0);
         free(d->array[i].path);
     }
     if (d->made && !d->finished) {

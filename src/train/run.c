@@ -42,8 +42,40 @@ typedef struct {
     sl_progress progress;
 } run;
 
+/* Signals that end a run with a checkpoint. A second one ends it at once; but a closed pipe signals at each write. */
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGPIPE};
+enum { SIGNALS = sizeof signals / sizeof *signals };
 static volatile sig_atomic_t interrupted;
-static void on_signal(int s) { interrupted = s; }
+static void on_signal(int s) {
+    if (interrupted && s != SIGPIPE && interrupted != SIGPIPE) {
+        signal(s, SIG_DFL);
+        raise(s);
+    }
+    interrupted = s;
+}
+
+static bool stop_wanted(void *ctx) {
+    (void)ctx;
+    return interrupted != 0;
+}
+
+/* What was ignored before stays so: `nohup` ignores SIGHUP. */
+static void catch_signals(struct sigaction old[SIGNALS]) {
+    struct sigaction act = {.sa_handler = on_signal};
+    interrupted = 0;
+    for (int i = 0; i < SIGNALS; i++) {
+        sigaction(signals[i], NULL, &old[i]);
+        if (old[i].sa_handler != SIG_IGN || signals[i] != SIGHUP)
+            sigaction(signals[i], &act, NULL);
+    }
+}
+
+static void release_signals(const struct sigaction old[SIGNALS]) {
+    for (int i = 0; i < SIGNALS; i++)
+        sigaction(signals[i], &old[i], NULL);
+    if (interrupted == SIGPIPE)
+        signal(SIGPIPE, SIG_IGN); /* what is still to be said has nowhere to go either */
+}
 
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
@@ -90,6 +122,9 @@ static int check_folder(const sl_config *c, const sl_run_options *o, char dir[40
     char difference[SL_DIFFERENCE_CHARS];
     sl_config saved;
     *dir = 0;
+    if (!o->resume && sl_rundir_foreign(o->out))
+        return sl_fail("%s holds %s but no config.yaml of a run, and would be written over; give another --out", o->out,
+                       sl_rundir_foreign(o->out));
     if (!o->resume)
         return sl_rundir_holds_run(o->out)
                    ? sl_fail("%s already holds a run; give --resume to go on, or another --out", o->out)
@@ -271,8 +306,9 @@ static void show(run *r, const sl_step_result *s, double rate) {
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
 }
 
+/* Nothing is saved over a folder that is gone, nor what was trained on other tokens than the run's. */
 static int save(run *r) {
-    return sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
+    return sl_rundir_check(&r->dir) || sl_dataset_check(r->data) ? -1 : sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -316,6 +352,13 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     return 0;
 }
 
+static int told_interrupted(const run *r) {
+    return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume", (long long)r->state.step);
+}
+
+/* In the middle of a step: what is saved is the step before. */
+static int interrupted_run(run *r) { return save(r) ? -1 : told_interrupted(r); }
+
 static int loop(run *r) {
     const sl_config *c = &r->config;
     if (c->train_steps == 0)
@@ -327,9 +370,11 @@ static int loop(run *r) {
         double start = sl_now();
         fill_batch(r, r->state.step);
         sl_step_result s;
-        if (sl_train_step(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, r,
-                          &s) ||
-            judge_step(r, &s))
+        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, stop_wanted, r, &s))
+            return -1;
+        if (s.stopped)
+            return interrupted_run(r);
+        if (judge_step(r, &s))
             return -1;
         double now = (double)step_tokens(c) / (sl_now() - start);
         rate = rate > 0 ? 0.9 * rate + 0.1 * now : now;
@@ -341,8 +386,7 @@ static int loop(run *r) {
             return -1;
         show(r, &s, rate);
         if (stop)
-            return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
-                           (long long)r->state.step);
+            return told_interrupted(r);
     }
     return 0;
 }
@@ -399,12 +443,16 @@ static void describe_match(const run *r, char *text, size_t n) {
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
     char dir[4096];
+    if ((o->resume && !sl_rundir_holds_run(o->out)) || sl_rundir_claim(&r->dir, o->out, !o->resume))
+        return o->resume && !sl_rundir_holds_run(o->out)
+                   ? sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", o->out)
+                   : -1;
     if (check_folder(c, o, dir) || open_model(r))
         return -1;
     r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
     if (*dir && load(r, dir, o->out))
         return -1;
-    if (sl_rundir_open(&r->dir, o->out, c, o->resume, r->state.step ? r->state.step : -1))
+    if (sl_rundir_open(&r->dir, c, o->resume, r->state.step ? r->state.step : -1))
         return -1;
     if (*dir)
         sl_checkpoint_clean(o->out);
@@ -423,12 +471,10 @@ static int start(run *r, const sl_run_options *o) {
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
     run r = {.config = *c, .dir = {.lock = -1}, .val = {NAN, NAN, NAN}};
-    struct sigaction act = {.sa_handler = on_signal}, old[2];
+    struct sigaction old[SIGNALS];
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
-    interrupted = 0;
-    sigaction(SIGINT, &act, &old[0]);
-    sigaction(SIGTERM, &act, &old[1]);
+    catch_signals(old);
     int rc = start(&r, o);
     if (rc == 0) {
         rc = loop(&r);
@@ -438,8 +484,7 @@ int sl_train_run(const sl_config *c, const sl_run_options *o) {
         else if (!interrupted)
             write_stopped(&r);
     }
-    sigaction(SIGINT, &old[0], NULL);
-    sigaction(SIGTERM, &old[1], NULL);
+    release_signals(old);
     close_run(&r);
     return rc;
 }

@@ -2,6 +2,7 @@
 
 #include "base/cpu.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/threads.h"
 #include "version.h"
 #include "model/model.h"
@@ -34,26 +35,57 @@ static void join(const sl_rundir *r, const char *name, char out[4200]) {
     snprintf(out, 4200, "%s/%s", r->path, name);
 }
 
-/* Keeps the lines whose "step" is at most `last`. Lines are in order of step. */
+/* A line that cannot be read is kept aside, in <file>.damaged, and said. */
+static int put_aside(const char *path, const char *line, size_t n) {
+    char aside[4220];
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    FILE *f = fopen(aside, "a");
+    bool written = f && fwrite(line, 1, n, f) == n;
+    if ((f && fclose(f)) || !written)
+        return sl_fail_errno("cannot write", aside);
+    return 0;
+}
+
+/* The lines of f whose "step" is at most `last`, copied to `to`. An unfinished last line is what a crash leaves. */
+static int copy_until(FILE *f, FILE *to, const char *path, int64_t last) {
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t n;
+    int rc = 0, damaged = 0;
+    while (rc == 0 && (n = getline(&line, &room, f)) > 0 && line[n - 1] == '\n') {
+        json_t *o = json_loadb(line, (size_t)n, 0, NULL), *step = json_object_get(o, "step");
+        bool readable = json_is_integer(step), wanted = readable && json_integer_value(step) <= last;
+        json_decref(o);
+        if (!readable)
+            damaged++, rc = put_aside(path, line, (size_t)n);
+        else if (!wanted)
+            break;
+        else if (fwrite(line, 1, (size_t)n, to) != (size_t)n)
+            rc = sl_fail_errno("cannot write", path);
+    }
+    free(line);
+    if (damaged)
+        sl_warn("%s: %d lines cannot be read; they are kept in %s.damaged", path, damaged, path);
+    return rc;
+}
+
+/* Keeps the lines whose "step" is at most `last`. Lines are in order of step. Written beside, then put in its place. */
 static int cut_after(const char *path, int64_t last) {
+    char tmp[4220];
     FILE *f = fopen(path, "r");
     if (!f)
         return errno == ENOENT ? 0 : sl_fail_errno("cannot read", path);
-    char *line = NULL;
-    size_t room = 0;
-    off_t keep = 0;
-    ssize_t n;
-    while ((n = getline(&line, &room, f)) > 0 && line[n - 1] == '\n') {
-        json_t *o = json_loadb(line, (size_t)n, 0, NULL);
-        bool wanted = o && json_integer_value(json_object_get(o, "step")) <= last;
-        json_decref(o);
-        if (!wanted)
-            break;
-        keep += n;
-    }
-    free(line);
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    FILE *to = fopen(tmp, "w");
+    int rc = to ? copy_until(f, to, path, last) : sl_fail_errno("cannot write", tmp);
     fclose(f);
-    return truncate(path, keep) ? sl_fail_errno("cannot truncate", path) : 0;
+    if (to && fclose(to) && rc == 0)
+        rc = sl_fail_errno("cannot write", tmp);
+    if (rc == 0 && rename(tmp, path))
+        rc = sl_fail_errno("cannot replace", path);
+    if (rc)
+        unlink(tmp);
+    return rc;
 }
 
 static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64_t last) {
@@ -105,21 +137,45 @@ static int open_files(sl_rundir *r, const sl_config *c, bool resume, int64_t las
     return 0;
 }
 
-bool sl_rundir_holds_run(const char *path) {
-    char marker[4200];
-    return snprintf(marker, sizeof marker, "%s/config.yaml", path) < (int)sizeof marker && access(marker, F_OK) == 0;
+static bool holds(const char *path, const char *name) {
+    char file[4200];
+    return snprintf(file, sizeof file, "%s/%s", path, name) < (int)sizeof file && access(file, F_OK) == 0;
 }
 
-int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t last) {
+bool sl_rundir_holds_run(const char *path) { return holds(path, "config.yaml"); }
+
+const char *sl_rundir_foreign(const char *path) {
+    static const char *const ours[] = {"result.json", "env.json", "metrics.jsonl", "probe.jsonl", "checkpoints"};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours && !sl_rundir_holds_run(path); i++)
+        if (holds(path, ours[i]))
+            return ours[i];
+    return NULL;
+}
+
+int sl_rundir_claim(sl_rundir *r, const char *path, bool make) {
     *r = (sl_rundir){.lock = -1};
     if (strlen(path) >= sizeof r->path - 64)
         return sl_fail_usage("the path of the run folder is too long");
     snprintf(r->path, sizeof r->path, "%s", path);
-    if (make_folders(path) || lock_folder(r) || open_files(r, c, resume, last)) {
+    r->made = make && access(path, F_OK) != 0;
+    if ((make && make_folders(path)) || lock_folder(r)) {
         sl_rundir_close(r);
         return -1;
     }
     return 0;
+}
+
+int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last) {
+    return open_files(r, c, resume, last);
+}
+
+int sl_rundir_check(const sl_rundir *r) {
+    struct stat held, there;
+    if (fstat(r->lock, &held) == 0 && stat(r->path, &there) == 0 && held.st_dev == there.st_dev &&
+        held.st_ino == there.st_ino)
+        return 0;
+    return sl_fail("%s: the run folder was removed or renamed while the run was training; nothing more is written. Where it "
+                   "is still there under another name, go on with --out THAT --resume", r->path);
 }
 
 void sl_rundir_close(sl_rundir *r) {
@@ -127,12 +183,18 @@ void sl_rundir_close(sl_rundir *r) {
         fclose(r->metrics);
     if (r->probe)
         fclose(r->probe);
+    if (r->made)
+        rmdir(r->path); /* still empty: it never became a run */
     if (r->lock >= 0)
         close(r->lock);
     *r = (sl_rundir){.lock = -1};
 }
 
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
+    if (sl_rundir_check(r)) {
+        json_decref(o);
+        return -1;
+    }
     /* All bits of a loss, which is a double, so that runs can be compared; what is probed is fp32. */
     size_t digits = f == r->metrics ? 17 : 9;
     int rc = json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(digits));
@@ -147,6 +209,10 @@ int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
 
 int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
     char path[4200], tmp[4220];
+    if (sl_rundir_check(r)) {
+        json_decref(o);
+        return -1;
+    }
     join(r, name, path);
     snprintf(tmp, sizeof tmp, "%s.tmp", path);
     int rc = json_dump_file(o, tmp, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

@@ -12,16 +12,25 @@
 
 typedef struct {
     char path[4096];
-    int lock; /* on the folder, until it is closed */
+    int lock;  /* on the folder, until it is closed */
+    bool made; /* it was not there before */
     FILE *metrics, *probe;
 } sl_rundir;
 
-/* Makes the folder (and its parents) and its files. Resuming after `last` (-1: from the start): lines of
- * later steps are cut off, so that the files go on as if never interrupted; an unfinished last line is cut too. Fails if another process is training there. */
-int sl_rundir_open(sl_rundir *r, const char *path, const sl_config *c, bool resume, int64_t last);
-void sl_rundir_close(sl_rundir *r); /* also of one that was not opened, if lock is -1 */
+/* Takes the folder for this process, before anything in it is looked at: makes it (and its parents) where that is asked
+ * for, and locks it. Fails if another process is training there. */
+int sl_rundir_claim(sl_rundir *r, const char *path, bool make);
+/* Its files. Resuming after `last` (-1: from the start): lines of later steps are cut off, so that the files go on as if never
+ * interrupted; an unfinished last line is cut too, and one that cannot be read is kept in <file>.damaged. */
+int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last);
+/* Also of one that was not claimed, if lock is -1. A folder that was made and is still empty goes away. */
+void sl_rundir_close(sl_rundir *r);
 /* Whether the folder holds a run, whole or not. */
 bool sl_rundir_holds_run(const char *path);
+/* A file that a run would write over in a folder that holds none; NULL: there is none. */
+const char *sl_rundir_foreign(const char *path);
+/* Fails if the folder is no longer at its path: it must not be made anew. */
+int sl_rundir_check(const sl_rundir *r);
 /* Appends one JSON line and flushes it; takes over the reference to o. A full disk is an error. */
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o);
 /* Replaces <name> atomically by o, indented; takes over the reference. */

@@ -5,8 +5,21 @@
 
 #include <math.h>
 
-int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate,
-                  int64_t step, sl_apply_fn *apply, void *ctx, sl_step_result *result) {
+int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
+                  sl_apply_fn *apply, void *ctx, sl_step_result *result) {
+    return sl_train_step_until(o, in, target, accumulate, step, apply, NULL, ctx, result);
+}
+
+/* Drops what the batches so far have left. */
+static int leave_off(sl_optim *o, sl_step_result *r) {
+    sl_optim_zero_grad(o);
+    sl_model_end_step(sl_optim_model(o), false);
+    r->skipped = r->stopped = true;
+    return 0;
+}
+
+int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
+                        sl_apply_fn *apply, sl_stop_fn *stop, void *ctx, sl_step_result *result) {
     sl_model *m = sl_optim_model(o);
     if (sl_model_check_pass(m, false, in, target, accumulate) || sl_optim_check_threads(o))
         return -1;
@@ -19,6 +32,10 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
     sl_step_result r = {.lr = sl_learning_rate(c, step)};
     for (int64_t i = 0; i < accumulate; i++) {
         double loss;
+        if (i > 0 && stop && stop(ctx)) {
+            *result = r;
+            return leave_off(o, result);
+        }
         if (sl_model_forward_backward(m, in + i * tokens, target + i * tokens, 1.0f / (float)accumulate, &loss)) {
             sl_optim_zero_grad(o);
             return -1;

@@ -7,13 +7,20 @@
 #include "model/model.h"
 #include "train/optim.h"
 
+/* sl_train_step() that asks stop(ctx) (NULL: never) before each batch but the first whether to leave off: the step then is as
+ * if it had not begun, and r->stopped is set. */
+typedef bool sl_stop_fn(void *ctx);
+int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
+                        sl_apply_fn *apply, sl_stop_fn *stop, void *ctx, sl_step_result *r);
+
 typedef struct {
     const char *out;    /* run directory */
     bool resume;
 } sl_run_options;
 
 /* The whole run: opens data, trains, evaluates, probes, checkpoints, writes config.yaml, env.json,
- * metrics.jsonl, probe.jsonl, result.json. SIGINT and SIGTERM save a checkpoint and end it with a message. Fails
+ * metrics.jsonl, probe.jsonl, result.json. SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGPIPE
+ * save a checkpoint and end it with a message. Fails
  * if the folder holds a run and resume is not given, or the loss guard stops it. */
 int sl_train_run(const sl_config *c, const sl_run_options *o);
 

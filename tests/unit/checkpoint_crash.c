@@ -161,7 +161,7 @@ static bool fail_at(int n, int plan) {
     persistent = plans[plan].persistent;
     triggered = false;
     sl_sys = (sl_sys_calls){bad_open,   bad_write, bad_fsync,   bad_close,
-                            bad_rename, bad_mkdir, real.unlink, real.rmdir};
+                            bad_rename, bad_mkdir, real.unlinkat, real.rmdir};
     int rc = fixture_save(run, replace ? 1 : 2, 2, 1);
     restore_calls();
     if (rc < 0) {
@@ -268,7 +268,9 @@ static int cut_rename(const char *from, const char *to) {
 static int cut_mkdir(const char *path, mode_t mode) {
     return power_fails() ? -1 : real.mkdir(path, mode);
 }
-static int cut_unlink(const char *path) { return power_fails() ? -1 : real.unlink(path); }
+static int cut_unlink(int folder, const char *name, int flags) {
+    return power_fails() ? -1 : real.unlinkat(folder, name, flags);
+}
 static int cut_rmdir(const char *path) { return power_fails() ? -1 : real.rmdir(path); }
 
 static int lose_half(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
