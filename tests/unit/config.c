@@ -184,7 +184,7 @@ START_TEST(scalars) {
 }
 END_TEST
 
-#define NORMS "one of rmsnorm, layernorm, none, dyt, derf, gated_norm"
+#define PLACES "one of pre, post, sandwich"
 #define NORM_OPTS                                                                                  \
     "eps, zero_centred, preaffine, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
     "granularity, outer, inner, init, gate_final"
@@ -229,9 +229,9 @@ static const struct {
     {"data: {corpus: \"a\\u2028b\"}\n",
      "t.yaml:1: data.corpus: text with a line break or control character"},
     {"data: {corpus: \"a\\0b\"}\n", "t.yaml:1: a NUL character in a value"},
-    {"model: {norm: rmsnrom}\n",
-     "t.yaml:1: model.norm: unknown value \"rmsnrom\"; did you mean rmsnorm? It is " NORMS},
-    {"model: {norm: 5}\n", "t.yaml:1: model.norm: expected " NORMS "; found 5"},
+    {"model: {norm_place: sandwhich}\n",
+     "t.yaml:1: model.norm_place: unknown value \"sandwhich\"; did you mean sandwich? It is " PLACES},
+    {"model: {norm_place: 5}\n", "t.yaml:1: model.norm_place: expected " PLACES "; found 5"},
     {"model: {mixer: []}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found an empty list"},
     {"model: {mixer: [softmax, ~]}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found nothing"},
     {"model: {mixer: [softmx]}\n",

@@ -17,7 +17,7 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
                    g[SL_NORM_SHIFT]);
 }
 
-static const sl_row_norm derf = {.forward = forward, .backward = backward};
+static const sl_row_norm derf = {.form = SL_NORM_BY_CHANNEL, .forward = forward, .backward = backward};
 
 sl_norm_tap sl_build_derf(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     int param[SL_NORM_PARAMS];

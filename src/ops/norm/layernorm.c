@@ -29,7 +29,7 @@ static void backward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int6
                              sl_buf_data(x, op->saved[1]) + first, din, d, add, g[SL_NORM_WEIGHT]);
 }
 
-static const sl_row_norm layernorm = {2, forward, backward, forward_bf16, backward_bf16};
+static const sl_row_norm layernorm = {SL_NORM_BY_DEVIATION, 2, forward, backward, forward_bf16, backward_bf16};
 
 sl_norm_tap sl_build_layernorm(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     (void)site;

@@ -12,7 +12,7 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
     x->k->channel_scale_bwd(n, d, dout, d, in, d, sl_norm_gain(op, x), din, d, add, g[SL_NORM_WEIGHT]);
 }
 
-static const sl_row_norm none = {.forward = forward, .backward = backward};
+static const sl_row_norm none = {.form = SL_NORM_BY_CHANNEL, .forward = forward, .backward = backward};
 
 sl_norm_tap sl_build_none(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     (void)site;

@@ -108,8 +108,8 @@ typedef struct {
 } row_statistics;
 
 static row_statistics statistics_of(const sl_op *op, const sl_exec *x, int64_t row) {
-    int n = own_of(op)->base.norm->statistics;
-    return (row_statistics){n == 2 ? sl_buf_data(x, op->saved[0])[row] : 0, sl_buf_data(x, op->saved[n - 1])[row]};
+    bool mean = own_of(op)->base.norm->form == SL_NORM_BY_DEVIATION;
+    return (row_statistics){mean ? sl_buf_data(x, op->saved[0])[row] : 0, sl_buf_data(x, op->saved[mean])[row]};
 }
 
 /* ---- forward */
@@ -207,7 +207,7 @@ static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, con
         mean_sum += dg;
     }
     float slope = -b.r * b.r * b.r * scale_sum / (float)d;
-    float shift = own_of(op)->base.norm->statistics == 2 ? -b.r * mean_sum / (float)d : 0;
+    float shift = own_of(op)->base.norm->form == SL_NORM_BY_DEVIATION ? -b.r * mean_sum / (float)d : 0;
     for (int64_t i = 0; i < d; i++)
         dz[i] += slope * (z[i] - b.mean) + shift;
 }
@@ -273,10 +273,11 @@ sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scop
                            const int *param) {
     const sl_config *c = b->config;
     int mode = c->model_sink_nullify_mode;
-    bool statistics = norm->statistics > 0; /* without them "output" is "both" */
-    if (mode == SL_NULLIFY_DENOMINATOR && !statistics) {
-        sl_fail_usage("model.sink_nullify_mode=denominator needs a norm that divides by a statistic of the row, e.g. "
-                      "rmsnorm or layernorm; with this model.norm take both");
+    bool statistics = norm->form == SL_NORM_BY_RMS || norm->form == SL_NORM_BY_DEVIATION;
+    bool apart = statistics || norm->form == SL_NORM_BY_CHANNEL; /* by channel "output" is "both" */
+    if (mode == SL_NULLIFY_DENOMINATOR ? !statistics : mode == SL_NULLIFY_OUTPUT && !apart) {
+        sl_fail_usage("model.sink_nullify_mode=%s needs a norm that divides by a statistic of the row, e.g. "
+                      "rmsnorm or layernorm; with this model.norm take both", sl_choices_nullify_mode[mode].name);
         b->failed = true;
     }
     sl_op *op = sl_norm_append(b, &nullified_norm, sizeof(own), norm, scope, in, prefix, param);

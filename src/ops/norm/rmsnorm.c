@@ -27,7 +27,7 @@ static void backward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int6
                            add, g[SL_NORM_WEIGHT]);
 }
 
-static const sl_row_norm rmsnorm = {1, forward, backward, forward_bf16, backward_bf16};
+static const sl_row_norm rmsnorm = {SL_NORM_BY_RMS, 1, forward, backward, forward_bf16, backward_bf16};
 
 sl_norm_tap sl_build_rmsnorm(sl_program *b, sl_scope scope, sl_buf in, const char *prefix, enum sl_norm_site site) {
     (void)site;

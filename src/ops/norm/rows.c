@@ -154,7 +154,7 @@ sl_op *sl_norm_append(sl_program *b, const sl_op_kind *kind, size_t own_bytes, c
         op->param[p] = param[p];
     op->param[SL_NORM_WEIGHT] = sl_program_param(b, prefix, &weight);
     op->param[SL_NORM_PRE] = c->norm_preaffine ? sl_program_param(b, prefix, &pre) : SL_NONE;
-    for (int i = 0; i < norm->statistics; i++)
+    for (int i = 0; i < norm->saves; i++)
         op->saved[i] = sl_program_buffer(b, op->rows, 1);
     if (c->norm_zero_centred)
         op->saved[GAIN] = sl_program_buffer(b, 1, d);

@@ -18,11 +18,17 @@ enum {
 };
 _Static_assert((int)SL_NORM_PARAMS <= (int)SL_OP_PARAMS, "an operation has room for a norm's parameters");
 
+/* What divides a row, as far as the frame has to know it: replacing channels in the row or in its statistics alone. */
+enum sl_norm_form {
+    SL_NORM_OTHER,       /* none of the following */
+    SL_NORM_BY_CHANNEL,  /* nothing: each output is a function of its input alone */
+    SL_NORM_BY_RMS,      /* y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps) */
+    SL_NORM_BY_DEVIATION /* y = gain (x - m) r, saved[0] is the mean m, saved[1] is r = 1/sqrt(mean (x - m)^2 + eps) */
+};
+
 typedef struct {
-    /* Floats that it saves a row: saved[0..statistics-1], each [rows]. None: each output is a function of its input alone;
-     * 1: y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps); 2: y = gain (x - m) r, saved[0] is the mean m and saved[1]
-     * is r = 1/sqrt(mean (x - m)^2 + eps). */
-    int statistics;
+    enum sl_norm_form form;
+    int saves; /* floats that forward keeps of a row: saved[0..saves-1], each [rows]; at most 3 */
     /* out[n, dim_in] from in; rows first..first+n-1 of the batch. */
     void (*forward)(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out);
     /* din[n, dim_in] (+)= (add), g[p] += over the rows for each parameter p that the norm has. din is not dout. */
