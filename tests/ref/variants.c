@@ -143,12 +143,12 @@ static bool attend(int i, ref_variant *v) {
 
 bool ref_variant_tiny(int i, ref_variant *v) {
     /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with each
-     * special one. */
-    enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4 };
+     * special one, which does not depend on how many norms there are. */
+    enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4, FIRST = 20 };
     int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
     int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
-    int pick = plain ? 0 : k < ALL ? k : 7 * k % ALL, options = pick % OPTIONS;
+    int pick = plain ? 0 : k < ALL ? k : 7 * (k < table ? k : FIRST + k - table) % ALL, options = pick % OPTIONS;
     if (k >= table + specials()) {
         options = (k - table - specials()) % 2 ? OPTION_GQA : 0;
         if (!attend(k - table - specials(), v))
