@@ -127,7 +127,8 @@ typedef struct {
     int64_t ld;
     float scale; /* attention scores are scale * q.k */
 } sl_qkv_tap;
-/* Queries, keys (after norm and rotary) and values of block 0..layers-1; q is NULL on failure. */
+/* Queries, keys (after norm and rotary) and values of block 0..layers-1; q is NULL on failure, and of a block whose
+ * mixer (model.mixer) has none. */
 SL_API sl_qkv_tap sl_model_qkv(const sl_model *m, int layer);
 /* Norms: which = 0 attention input, 1 feed-forward input of a block; layer = layers, which = 0: the
  * final norm. */

@@ -38,7 +38,8 @@ typedef struct {
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
     sl_choices_base_norm[], sl_choices_gate_granularity[],
-    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
+    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[],
+    sl_choices_attention[],
     sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_isa[], sl_choices_pin[];

@@ -52,7 +52,9 @@ static void print_key(FILE *f, const sl_key *k) {
     at = pad_to(f, at, DEFAULT_COLUMN);
     at += fprintf(f, "%s", sl_key_format(value, k, defaults()));
     at = pad_to(f, at, LEGAL_COLUMN);
-    at += fprintf(f, "%s", k->type == SL_KEY_LIST ? "one or a list of" : k->choices ? "one of" : sl_key_legal(legal, k));
+    at += fprintf(f, "%s", k->type == SL_KEY_LIST ? "one or a list of"
+                           : k->choices           ? "one of"
+                                                  : sl_key_legal(legal, k));
     at = pad_to(f, at, HELP_COLUMN);
     sl_print_wrapped(f, k->help, at, HELP_COLUMN, WIDTH);
     for (const sl_choice *ch = k->choices; ch && ch->name; ch++) {

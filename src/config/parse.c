@@ -92,8 +92,8 @@ static sl_scalar scalar_of(const reader *r) {
                        r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE};
 }
 
-/* A list: its scalars are copied, since events are freed as they pass; only as many are kept as show that there are more
- * than any key takes. */
+/* A list: its scalars are copied, since events are freed as they pass; only as many are kept as show that there are
+ * more than any key takes. */
 static int read_list(reader *r, const sl_key *k) {
     enum { MOST = SL_LIST_MOST + 1 };
     size_t line = line_of(r);

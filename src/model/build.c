@@ -126,8 +126,8 @@ void sl_model_build(sl_model *m, bool taps) {
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
     b->nullify = c->model_sink_nullify > 0;
-    int embed = sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_embed), "model", "embed_tokens.weight", m->vocab,
-                                c->model_dim, 0);
+    int embed = sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_embed), "model", "embed_tokens.weight",
+                                m->vocab, c->model_dim, 0);
     sl_buf x = sl_build_embed(b, embed);
     if (c->model_embed_scale)
         x = sl_build_embed_scale(b, x);

@@ -92,8 +92,8 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
             layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
     }
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
-                              .params = &m->params, .batch = batch, .seq = seq, .layer = SL_NO_LAYER, .training = training,
-                              .cache = cache};
+                              .params = &m->params, .batch = batch, .seq = seq, .layer = SL_NO_LAYER,
+                              .training = training, .cache = cache};
     if (quant) {
         m->quant = *quant;
         m->program.quant = &m->quant;
@@ -283,9 +283,9 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
                        (long long)position, (long long)m->decoded, (long long)m->program.cache);
     for (int64_t i = 0; position > 0 && position < m->decoded && i < m->config.model_layers; i++)
         if (!sl_mixer_of(&m->config, i)->rewinds)
-            return sl_fail("cannot go back to position %lld: mixer %s of layer %lld keeps the state of position %lld alone; "
-                           "begin again at 0", (long long)position, sl_mixer_of(&m->config, i)->name, (long long)i,
-                           (long long)m->decoded);
+            return sl_fail("cannot go back to position %lld: mixer %s of layer %lld keeps the state of position %lld "
+                           "alone; begin again at 0",
+                           (long long)position, sl_mixer_of(&m->config, i)->name, (long long)i, (long long)m->decoded);
     m->exec.position = position;
     if (forward_logits(m, token, logits))
         return -1;

@@ -107,8 +107,8 @@ double sl_model_flops_per_token(const sl_model *m);
 int64_t sl_model_activation_bytes(const sl_model *m);
 
 /* ---- mixers */
-/* Is the mixer of this layer attention, with queries, keys, values and weights of past positions? Only then is there what
- * sl_model_qkv and the next two give. */
+/* Is the mixer of this layer attention, with queries, keys, values and weights of past positions? Only then is there
+ * what sl_model_qkv and the next two give. */
 bool sl_model_attends(const sl_model *m, int layer);
 
 /* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */

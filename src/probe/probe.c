@@ -395,7 +395,7 @@ static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
            put(o, "tokens", json_integer(tokens));
 }
 
-/* doubles: 3*dim + layers * (2*heads + kv_heads), of which those of layers that attend are filled; gates: 2*(layers + 1). */
+/* doubles: 3*dim + layers * (2*heads + kv_heads), of which layers that attend fill theirs; gates: 2*(layers + 1). */
 static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, double *doubles,
                  const sl_gate **gates) {
     int64_t heads = p->layers * p->heads;

@@ -9,8 +9,8 @@
 
 /* The layer that a tensor belongs to, and the number of its block; NULL if none. */
 const sl_block_layer *sl_block_layer_of(const sl_tensor *t, int64_t *block);
-/* The i-th kind of linear layer that reads this norm of the block (SL_NORM_ATTN, SL_NORM_FFN), of those that a block of this
- * configuration may have; NULL past the last. */
+/* The i-th kind of linear layer that reads this norm of the block (SL_NORM_ATTN, SL_NORM_FFN), of those that a block of
+ * this configuration may have; NULL past the last. */
 const sl_block_layer *sl_block_reader(const sl_config *c, int64_t block, int norm, int i);
 /* Where in block `block` the layer's operation stands. */
 sl_scope sl_block_layer_scope(const sl_block_layer *l, int64_t block);

@@ -71,8 +71,8 @@ static const float *channel_max(void *ctx, int64_t layer, bool ffn) {
         if (s)
             return s->channel;
     }
-    sl_fail("SmoothQuant: no linear layer of block %lld, whose mixer is %s, reads the norm of its %s; use --rotate or neither",
-            (long long)layer, sl_mixer_of(o->config, layer)->name, ffn ? "feed-forward" : "mixer");
+    sl_fail("SmoothQuant: no linear layer of block %lld, whose mixer is %s, reads the norm of its %s; use --rotate or "
+            "neither", (long long)layer, sl_mixer_of(o->config, layer)->name, ffn ? "feed-forward" : "mixer");
     return NULL;
 }
 

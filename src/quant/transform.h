@@ -18,8 +18,8 @@ int sl_migrate_gamma(const sl_config *c, sl_params *p);
 
 /* SmoothQuant (arXiv 2211.10438): channel j of a norm's output is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), at
  * least 1e-5, W over the linear layers behind it; it folds into weight, bias and the gate's W_down as above, with 1/s for
- * gamma, since dividing the weight alone would change the gate. channel_max(ctx, layer, ffn) gives max|X_j|, [dim]; NULL,
- * with a message, ends it. */
+ * gamma, since dividing the weight alone would change the gate. channel_max(ctx, layer, ffn) gives max|X_j|, [dim];
+ * NULL, with a message, ends it. */
 int sl_smooth(const sl_config *c, sl_params *p, double alpha, const float *(*channel_max)(void *ctx, int64_t layer, bool ffn),
               void *ctx);
 

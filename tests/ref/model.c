@@ -318,6 +318,47 @@ static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
         free(all[i]);
 }
 
+/* The toy of tests/mixer. */
+static void mean_block(const ref_model *m, const char *layer, ref_c *h) {
+    int64_t rows = rows_of(m), d = m->config->model_dim;
+    char prefix[128];
+    snprintf(prefix, sizeof prefix, "%smean.", layer);
+    ref_c *x = half_input(m, layer, ATTN, h), *y = ref_alloc(rows * d);
+    ref_c *v = project(m, prefix, "v_proj.weight", d, d, x);
+    const sl_tensor *t = lookup(m, prefix, "mix");
+    if (t->ndim != 3 || t->shape[0] != d || t->shape[1] != 1 || t->shape[2] != 2)
+        die("%s is not [%lld, 1, 2]", t->name, (long long)d);
+    const ref_c *w = m->w + t->offset;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < d; j++) {
+            ref_c sum = 0;
+            for (int64_t s = i / m->seq * m->seq; s <= i; s++)
+                sum += v[s * d + j];
+            y[i * d + j] = w[2 * j] * v[i * d + j] + w[2 * j + 1] * sum / (double)(i % m->seq + 1);
+        }
+    ref_c *out = project(m, prefix, "o_proj.weight", d, d, y);
+    half_output(m, layer, ATTN, out, h);
+    ref_c *all[] = {x, v, y, out};
+    for (int i = 0; i < 4; i++)
+        free(all[i]);
+}
+
+/* Sequence mixers: a row for each of tables/mixer.inc. */
+static const struct {
+    const char *name;
+    void (*block)(const ref_model *, const char *layer, ref_c *h);
+} mixers[] = {{"softmax", attention_block}, {"mean", mean_block}};
+
+static void mixer_block(const ref_model *m, int64_t i, const char *layer, ref_c *h) {
+    const char *name = sl_choices_mixer[sl_config_mixer(m->config, i)].name;
+    for (size_t k = 0; k < sizeof mixers / sizeof *mixers; k++)
+        if (strcmp(mixers[k].name, name) == 0) {
+            mixers[k].block(m, layer, h);
+            return;
+        }
+    die("mixer %s has no row in tests/ref/model.c", name);
+}
+
 /* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to sum. */
 static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
                        int64_t experts, ref_c *sum) {
@@ -392,7 +433,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     for (int64_t i = 0; i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
-        attention_block(m, layer, h);
+        mixer_block(m, i, layer, h);
         if (c->model_experts > 0)
             *router_loss += experts_block(m, layer, h);
         else if (sl_config_has_ffn(c))

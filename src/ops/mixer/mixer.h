@@ -5,19 +5,18 @@
 
 #include "program/program.h"
 
-/* A linear layer of a block, and whose output it reads: of a norm (SL_NORM_ATTN, SL_NORM_FFN), or -1: anything else. Such a
- * layer writes to the residual stream. linear: false of one that is never rounded or rotated on its own. */
+/* A linear layer of a block. */
 typedef struct {
     enum sl_half half;
     enum sl_part part;
-    int norm;
-    bool linear;
+    int norm;    /* whose output it reads: SL_NORM_ATTN, SL_NORM_FFN; -1: it reads another and writes to the stream */
+    bool linear; /* false: it is never rounded or rotated on its own */
 } sl_block_layer;
 
 /* What a mixer is built from. */
 typedef struct {
     int64_t layer;
-    sl_buf in;              /* [rows, dim]: the norm's output, an operand of products (with norm_place: post the stream) */
+    sl_buf in;              /* [rows, dim]: the norm's output (norm_place: post: the stream), an operand of products */
     sl_buf residual;        /* [rows, dim], fp32, to add the result to; SL_NONE: the result alone */
     const float *cos, *sin; /* rotary tables [positions, head_dim / 2]; NULL: no position embedding */
 } sl_mixer_site;
@@ -25,9 +24,9 @@ typedef struct {
 typedef struct {
     const char *name; /* as in model.mixer */
     /* Appends the operations, in SL_HALF_ATTN, and declares the tensors. Returns [rows, dim], fp32 with a residual.
-     * b->cache > 0: for one position of each window, x->position, whose earlier ones were passed before; what it needs of
-     * those lies in buffers that last (sl_program_lasting), and position 0 begins anew. Probes find by their parts what
-     * there is of: core, whose output the mixing itself makes, and out, the projection to the stream. */
+     * b->cache > 0: for one position of each window, x->position, whose earlier ones were passed before; what it needs
+     * of those lies in buffers that last (sl_program_lasting), and position 0 begins anew. Probes find by their parts
+     * what there is of: core, whose output the mixing itself makes, and out, the projection to the stream. */
     sl_buf (*build)(sl_program *b, const sl_mixer_site *site);
     /* FLOP of a token, forward and backward, beyond the 6 for each parameter in tensors of two dimensions or more. */
     double (*flops)(const sl_config *c, int64_t seq);

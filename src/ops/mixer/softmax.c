@@ -1,4 +1,4 @@
-/* Attention of every kind of model.attention, with its options, as a mixer. Tensors are named as Llama's and Qwen3's. */
+/* Attention of every kind of model.attention, with its options. Tensors are named as Llama's and Qwen3's. */
 #include "ops/mixer/mixer.h"
 #include "ops/norm/norm.h"
 #include "ops/ops.h"

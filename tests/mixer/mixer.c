@@ -1,0 +1,481 @@
+/* A mixer is a row of the table and its files: the toy of mean.c, which nothing in src knows, trains, decodes, is
+ * probed, saved, resumed and quantised, alone and in patterns with softmax. */
+#include "ops/mixer/mixer.h"
+
+#include "base/threads.h"
+#include "checkpoint/hf_config.h"
+#include "cli/verbs.h"
+#include "gradients.h"
+#include "probe/detail.h"
+#include "probe/dump.h"
+#include "ref/model.h"
+#include "ref/tolerance.h"
+#include "ref/variants.h"
+#include "scratch.h"
+#include "suite.h"
+#include "train/train.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+
+/* A tiny model of three layers, so that a pattern of two does not end with them. NULL ends the overrides. */
+static ref_variant variant(const char *const *overrides) {
+    ref_variant v;
+    ck_assert(ref_variant_tiny(1, &v));
+    v.config.model_layers = 3;
+    v.config.model_rope_base = 100;
+    v.batch = v.config.train_batch = 2;
+    for (; *overrides; overrides++)
+        ck_assert_msg(sl_config_override(&v.config, *overrides) == 0, "%s", sl_error());
+    ck_assert_msg(sl_config_check(&v.config) == 0, "%s", sl_error());
+    return v;
+}
+
+static sl_model *create(const ref_variant *v, bool training, bool taps) {
+    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, training, taps);
+    ck_assert_msg(m != NULL, "%s", sl_error());
+    ref_randomise(sl_model_params(m), 7);
+    return m;
+}
+
+static const char *const patterns[][4] = {
+    {"model.mixer=mean", NULL},
+    {"model.mixer=[mean, softmax]", NULL},
+    {"model.mixer=[softmax, mean, mean]", "model.norm_place=post", NULL},
+    {"model.mixer=[mean, softmax]", "model.norm_place=sandwich", "model.ffn=0", NULL},
+    {"model.mixer=[mean, mean, softmax]", "model.experts=3", "model.expert_ffn=5", NULL}};
+enum { PATTERNS = sizeof patterns / sizeof *patterns };
+
+/* ---- the configuration */
+
+START_TEST(patterns_are_read_and_written) {
+    static const struct {
+        const char *value, *written, *layers; /* of seven layers: m or s */
+    } cases[] = {{"mean", "mean", "mmmmmmm"},
+                 {"[mean, softmax]", "[mean, softmax]", "msmsmsm"},
+                 {"[mean, softmax, mean, softmax]", "[mean, softmax]", "msmsmsm"},
+                 {"[mean, mean]", "mean", "mmmmmmm"},
+                 {"[mean, mean, softmax]", "[mean, mean, softmax]", "mmsmmsm"},
+                 {"[mean, softmax, mean]", "[mean, softmax, mean]", "msmmsmm"}};
+    sl_config c, back;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[256], *dump = NULL;
+        size_t n = 0;
+        sl_config_defaults(&c), sl_config_defaults(&back);
+        uint64_t standard = sl_config_hash(&c);
+        snprintf(text, sizeof text, "model.mixer=%s", cases[i].value);
+        ck_assert_msg(sl_config_override(&c, text) == 0, "%s", sl_error());
+        for (int64_t layer = 0; layer < 7; layer++)
+            ck_assert_int_eq(*sl_mixer_of(&c, layer)->name, cases[i].layers[layer]);
+        FILE *f = open_memstream(&dump, &n);
+        ck_assert_int_eq(sl_config_dump(&c, f), 0);
+        fclose(f);
+        snprintf(text, sizeof text, "\n  mixer: %s\n", cases[i].written);
+        ck_assert_msg(strstr(dump, text) != NULL, "%s in %s", text, dump);
+        ck_assert_int_eq(sl_config_parse(&back, dump, n, "dump"), 0);
+        ck_assert_mem_eq(&c, &back, sizeof c);
+        ck_assert_uint_ne(sl_config_hash(&c), standard);
+        free(dump);
+    }
+    ck_assert_int_ne(sl_config_override(&c, "model.mixer=[mean, maen]"), 0);
+    ck_error("model.mixer: unknown value \"maen\"; did you mean mean? It is one or a list of softmax, mean");
+}
+END_TEST
+
+/* ---- passes */
+
+/* Every element of every tensor, on every tier in fp32. */
+START_TEST(gradients_are_those_of_the_reference) {
+    for (int i = 0; i < PATTERNS; i++) {
+        ref_variant v = variant(patterns[i]);
+        int64_t n = v.batch * v.seq;
+        int32_t *in = calloc((size_t)n, sizeof *in), *target = calloc((size_t)n, sizeof *target);
+        ref_random_tokens(n, v.vocab, 1, in), ref_random_tokens(n, v.vocab, 2, target);
+        double relative = ref_relative_error(&v.config, v.vocab, n);
+        sl_model *m = create(&v, true, false);
+        sl_params *p = sl_model_params(m);
+        ref_c *w = ref_from_float(p->floats, p->w);
+        ref_model ref = {&v.config, p, w, v.vocab, v.batch, v.seq};
+        double loss = creal(ref_model_loss(&ref, in, target, NULL, NULL));
+        double *want = calloc((size_t)p->floats, sizeof *want);
+        for (int t = 0; t < p->count; t++)
+            for (int64_t k = p->tensor[t].offset; k < p->tensor[t].offset + p->tensor[t].size; k++) {
+                ref_c held = w[k];
+                w[k] += I * REF_STEP;
+                want[k] = cimag(ref_model_objective(&ref, in, target)) / REF_STEP;
+                w[k] = held;
+            }
+        for (int isa = SL_ISA_SCALAR; isa <= SL_ISA_AVX512; isa++) {
+            if (!sl_kernels_tier((enum sl_isa)isa))
+                continue;
+            v.config.isa = isa;
+            v.config.precision = SL_PRECISION_FP32;
+            sl_model *tier = create(&v, true, false);
+            ck_assert_double_eq_tol(forward_backward(tier, in, target, 1), loss, REF_FORWARD * relative * (1 + loss));
+            for (int t = 0; t < p->count; t++) {
+                double ratio = ref_gradient_ratio(p, t, sl_model_params(tier)->g, want, relative);
+                ck_assert_msg(ratio <= 1, "%s: gradient of %s: error is %.3g times the tolerance", patterns[i][0],
+                              p->tensor[t].name, ratio);
+            }
+            sl_model_free(tier);
+        }
+        sl_model_free(m);
+        free(in), free(target), free(w), free(want);
+    }
+}
+END_TEST
+
+/* A larger one, in both precisions: the same bits for any number of threads; bf16 near fp32. */
+START_TEST(threads_and_bf16) {
+    double loss[2];
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        ref_variant v = variant((const char *const[]){"model.mixer=[mean, softmax]", "model.dim=72", "model.heads=2",
+                                                      "model.kv_heads=1", "model.head_dim=20", "model.seq=100", NULL});
+        v.seq = v.config.model_seq, v.batch = 3;
+        v.config.precision = bf16 ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+        int64_t n = v.batch * v.seq;
+        int32_t *in = calloc((size_t)n, sizeof *in);
+        float *g = NULL;
+        ref_random_tokens(n, v.vocab, 3, in);
+        for (int threads = 1; threads <= 3; threads += 2) {
+            sl_threads_set(threads);
+            sl_model *m = create(&v, true, false);
+            const sl_params *p = sl_model_params(m);
+            loss[bf16] = forward_backward(m, in, in, 1);
+            if (g)
+                ck_assert_mem_eq(g, p->g, (size_t)p->floats * sizeof *g);
+            else
+                memcpy(g = malloc((size_t)p->floats * sizeof *g), p->g, (size_t)p->floats * sizeof *g);
+            sl_model_free(m);
+        }
+        free(g), free(in);
+    }
+    ck_assert_double_eq_tol(loss[0], loss[1], 0.05 * loss[0]);
+}
+END_TEST
+
+static float *decoded(sl_model *m, const ref_variant *v, const int32_t *in, int64_t to) {
+    float *logits = malloc((size_t)(v->batch * v->vocab) * sizeof *logits);
+    int32_t token[8];
+    for (int64_t t = 0; t <= to; t++) {
+        for (int64_t b = 0; b < v->batch; b++)
+            token[b] = in[b * v->seq + t];
+        ck_assert_msg(sl_model_decode(m, token, t, logits) == 0, "%s", sl_error());
+    }
+    return logits;
+}
+
+START_TEST(decoding_is_the_full_pass) {
+    for (int i = 0; i < PATTERNS; i++) {
+        ref_variant v = variant(patterns[i]);
+        int64_t n = v.batch * v.seq;
+        int32_t *in = calloc((size_t)n, sizeof *in);
+        float *all = malloc((size_t)(n * v.vocab) * sizeof *all);
+        double want[64], tolerance = REF_FORWARD * ref_relative_error(&v.config, v.vocab, n);
+        ref_random_tokens(n, v.vocab, 4, in);
+        sl_model *full = create(&v, false, false), *m = sl_model_create_decoder(&v.config, v.vocab, v.batch, v.seq);
+        ck_assert_msg(m != NULL, "%s", sl_error());
+        ref_randomise(sl_model_params(m), 7);
+        ck_assert_int_eq(sl_model_logits(full, in, all), 0);
+        for (int again = 0; again < 2; again++) /* position 0 forgets all */
+            for (int64_t t = 0; t < v.seq; t++) {
+                float *got = decoded(m, &v, in, t);
+                for (int64_t b = 0; b < v.batch; b++) {
+                    for (int64_t j = 0; j < v.vocab; j++)
+                        want[j] = all[(b * v.seq + t) * v.vocab + j];
+                    ck_assert_double_le(ref_ratio(v.vocab, got + b * v.vocab, want, tolerance), 1);
+                }
+                free(got);
+            }
+        float *logits = decoded(m, &v, in, 3);
+        ck_assert_int_eq(sl_model_decode(m, in, 2, logits), -1);
+        ck_error("cannot go back to position 2: mixer mean of layer");
+        ck_error("keeps the state of position 4 alone; begin again at 0");
+        free(logits), free(all), free(in);
+        sl_model_free(full), sl_model_free(m);
+    }
+}
+END_TEST
+
+/* What a token costs: 6 FLOP a parameter in matrices, and what each mixer says. */
+START_TEST(flops_are_counted_by_layer) {
+    ref_variant v = variant(patterns[1]);
+    sl_model *m = create(&v, true, false);
+    const sl_config *c = &v.config;
+    const sl_params *p = sl_model_params(m);
+    double matrices = 0, mixers = 6.0 * (double)(2 * c->model_dim + v.seq * c->model_heads * sl_config_head_dim(c));
+    for (int i = 0; i < p->count; i++)
+        if (p->tensor[i].ndim > 1 && strcmp(p->tensor[i].name, "model.embed_tokens.weight"))
+            matrices += (double)p->tensor[i].size;
+    ck_assert_msg(!c->model_tie_embeddings, "the variant has a head of its own");
+    ck_assert_double_eq(sl_model_flops_per_token(m), 6 * matrices + mixers);
+    sl_model_free(m);
+}
+END_TEST
+
+/* ---- training */
+
+/* Steps from `first` to `end` on windows of a rule that wants the tokens before. The last loss. */
+static double train(sl_optim *o, const ref_variant *v, int64_t first, int64_t end) {
+    int32_t in[64], target[64];
+    sl_step_result r = {0};
+    for (int64_t step = first; step < end; step++) {
+        for (int64_t i = 0; i < v->batch * v->seq; i++) {
+            in[i] = (int32_t)((step + i) * 3 % v->vocab);
+            target[i] = (int32_t)((step + i + 1) * 3 % v->vocab);
+        }
+        ck_assert_msg(sl_train_step(o, in, target, 1, step, NULL, NULL, &r) == 0, "%s", sl_error());
+    }
+    return r.loss;
+}
+
+static const sl_tensor *tensor(const sl_params *p, const char *name) {
+    int i = sl_params_find(p, name);
+    ck_assert_msg(i >= 0, "no tensor %s", name);
+    return &p->tensor[i];
+}
+
+static void same_block(const sl_params *a, const sl_params *b, const float *x, const float *y, int moments) {
+    ck_assert_int_eq(a->count, b->count);
+    for (int i = 0; i < a->count; i++)
+        if (a->tensor[i].moments >= moments)
+            ck_assert_msg(memcmp(x + a->tensor[i].offset, y + a->tensor[i].offset,
+                                 (size_t)a->tensor[i].size * sizeof *x) == 0, "%s differs", a->tensor[i].name);
+}
+
+/* With Muon, which must tell the matrices from the tensor [dim, 1, 2]; stopped half-way, the rest has the same bits. */
+START_TEST(trains_and_resumes) {
+    static const char *const optimizers[] = {"train.optimizer=adamw", "train.optimizer=muon"};
+    for (int i = 0; i < 2; i++) {
+        ref_variant v = variant((const char *const[]){"model.mixer=[mean, softmax]", "train.lr=0.02", "train.warmup=0",
+                                                      "train.steps=60", optimizers[i], NULL});
+        char dir[SL_DIR_CHARS];
+        sl_config read;
+        int32_t vocab;
+        sl_model *m = sl_model_create(&v.config, v.vocab, v.batch, v.seq, true, false);
+        sl_model *other = sl_model_create(&v.config, v.vocab, v.batch, v.seq, true, false);
+        ck_assert_int_eq(sl_model_init(m, 1), 0);
+        sl_params *p = sl_model_params(m), *q = sl_model_params(other);
+        const sl_tensor *mix = tensor(p, "model.layers.2.mean.mix");
+        ck_assert(mix->ndim == 3 && mix->shape[1] == 1 && mix->shape[2] == 2 && mix->shape[3] == 1);
+        ck_assert_int_eq(mix->moments, 2);
+        ck_assert_int_eq(tensor(p, "model.layers.2.mean.v_proj.weight")->moments, i ? 1 : 2);
+        for (int64_t k = 0; k < mix->size; k++) /* as its own function draws it */
+            ck_assert(k % 2 ? p->w[mix->offset + k] == 1 : p->w[mix->offset + k] < 1);
+        ck_assert(p->w[mix->offset] != p->w[mix->offset + 2]);
+        sl_optim *o = sl_optim_create(m), *after = sl_optim_create(other);
+        double begin = train(o, &v, 0, 1);
+        train(o, &v, 1, 30);
+        ck_assert_msg(sl_model_save(m, in_scratch(optimizers[i]), &(sl_train_state){.step = 30}, 1) == 0, "%s",
+                      sl_error());
+        double loss = train(o, &v, 30, 60);
+        ck_assert_msg(loss < begin / 2, "from %.3f to %.3f", begin, loss);
+        ck_assert_msg(sl_checkpoint_open(in_scratch(optimizers[i]), dir, &read, &vocab) == 0, "%s", sl_error());
+        ck_assert_mem_eq(&read.model_mixer, &v.config.model_mixer, sizeof read.model_mixer);
+        ck_assert_msg(sl_model_load(other, dir, &(sl_train_state){0}) == 0, "%s", sl_error());
+        ck_assert_double_eq(train(after, &v, 30, 60), loss);
+        same_block(p, q, p->w, q->w, 0), same_block(p, q, p->m, q->m, 1), same_block(p, q, p->v, q->v, 2);
+        sl_optim_free(o), sl_optim_free(after);
+        sl_model_free(m), sl_model_free(other);
+    }
+}
+END_TEST
+
+/* ---- probes */
+
+static json_t *probed(const ref_variant *v, json_t **measures) {
+    int64_t n = v->batch * v->seq;
+    int32_t *in = calloc((size_t)n, sizeof *in);
+    uint8_t *mark = calloc((size_t)n, 1);
+    sl_sink_dims sinks[4] = {{1, {2}, {6}}, {1, {2}, {6}}, {1, {2}, {6}}, {1, {2}, {6}}};
+    ref_random_tokens(n, v->vocab, 5, in);
+    mark[3] = 1;
+    sl_model *m = create(v, false, true);
+    sl_probe *p = sl_probe_create(m);
+    sl_detail *d = sl_detail_create(m, (1u << SL_MEASURES) - 1, v->batch, sinks);
+    ck_assert_msg(p && d, "%s", sl_error());
+    ck_assert_int_eq(sl_model_forward(m, in, NULL, NULL, NULL), 0);
+    ck_assert_msg(sl_probe_add_marked(p, m, mark) == 0 && sl_detail_add(d, m) == 0, "%s", sl_error());
+    json_t *o = sl_probe_result(p, m, true);
+    *measures = sl_detail_result(d);
+    ck_assert_msg(o && *measures, "%s", sl_error());
+    for (int i = 0; i < v->config.model_layers; i++)
+        if (!sl_model_attends(m, i)) {
+            ck_assert_ptr_null(sl_model_qkv(m, i).q);
+            ck_error("has no queries and keys: its mixer is mean");
+        }
+    sl_detail_free(d), sl_probe_free(p), sl_model_free(m);
+    free(in), free(mark);
+    return o;
+}
+
+static const json_t *in_layer(const json_t *layers, size_t i, const char *key) {
+    return json_object_get(json_array_get(layers, i), key);
+}
+
+/* Of a layer without attention: no figure of it, its name, and all else. */
+static void check_layer(const json_t *layers, const json_t *measures, size_t i, bool attends) {
+    const json_t *x, *contribution = json_object_get(measures, "contribution"),
+                     *outliers = json_object_get(measures, "outliers");
+    size_t h;
+    json_array_foreach(in_layer(layers, i, "att0"), h, x)
+        ck_assert_int_eq(json_is_number(x), attends);
+    json_array_foreach(in_layer(contribution, i, "head"), h, x)
+        ck_assert_int_eq(json_is_number(x), attends);
+    ck_assert_int_eq(json_is_number(in_layer(layers, i, "value_norm_ratio")), attends);
+    ck_assert_int_eq(json_is_object(in_layer(outliers, i, "q")), attends);
+    ck_assert(json_is_object(in_layer(outliers, i, "attention_output")));
+    ck_assert(json_is_number(in_layer(layers, i, "m2")));
+    const char *mixer = json_string_value(in_layer(layers, i, "mixer"));
+    ck_assert_int_eq(mixer == NULL, attends);
+    ck_assert(!mixer || strcmp(mixer, "mean") == 0);
+}
+
+START_TEST(probes_ask_the_mixer) {
+    static const char *const figures[] = {"att0", "sink_rate", "attention_entropy", "value_norm_ratio"};
+    json_t *measures;
+    for (int i = 0; i < PATTERNS; i++) {
+        ref_variant v = variant(patterns[i]);
+        json_t *o = probed(&v, &measures), *layers = json_object_get(o, "layers");
+        int attending = 0;
+        double sum = 0;
+        for (int64_t layer = 0; layer < v.config.model_layers; layer++) {
+            bool attends = sl_mixer_of(&v.config, layer)->attends;
+            check_layer(layers, measures, (size_t)layer, attends);
+            attending += attends;
+            const json_t *heads = in_layer(layers, (size_t)layer, "att0");
+            for (size_t h = 0; attends && h < json_array_size(heads); h++)
+                sum += json_number_value(json_array_get(heads, h)) / (double)json_array_size(heads);
+        }
+        for (size_t f = 0; f < sizeof figures / sizeof *figures; f++)
+            ck_assert_int_eq(json_is_number(json_object_get(o, figures[f])), attending > 0);
+        ck_assert_int_eq(json_is_number(json_object_get(o, "att0_trigger")), attending > 0);
+        if (attending)
+            ck_assert_double_eq_tol(json_number_value(json_object_get(o, "att0")), sum / attending, 1e-12);
+        json_decref(o), json_decref(measures);
+    }
+}
+END_TEST
+
+/* ---- the command line */
+
+/* What the verb writes to standard output, to be freed. */
+static char *said(int (*verb)(int, char **), const char *const *args) {
+    char *argv[16] = {0};
+    int argc = 0, out = dup(STDOUT_FILENO), err = dup(STDERR_FILENO);
+    size_t n;
+    for (; args[argc]; argc++)
+        argv[argc] = strdup(args[argc]);
+    fflush(stdout), fflush(stderr);
+    int fd = open(in_scratch("said"), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    ck_assert(fd >= 0 && dup2(fd, STDOUT_FILENO) >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+    int rc = verb(argc, argv);
+    fflush(stdout), fflush(stderr);
+    dup2(out, STDOUT_FILENO), dup2(err, STDERR_FILENO);
+    close(fd), close(out), close(err);
+    ck_assert_msg(rc == 0, "%s: %s", args[0], sl_error());
+    char *text = (char *)get_file(in_scratch("said"), &n);
+    text[n] = '\0';
+    for (int i = 0; i < argc; i++)
+        free(argv[i]);
+    return text;
+}
+
+static const char config[] = "model: {layers: 3, dim: 32, heads: 2, ffn: 48, seq: 32, mixer: [mean, softmax]}\n"
+                             "data: {corpus: synthetic:copy, synthetic: {symbols: 8}}\n"
+                             "train: {steps: 4, batch: 4, warmup: 0, eval_every: 0, eval_windows: 4, probe_every: 2}\n"
+                             "threads: 2\nprecision: fp32\n";
+
+static char *train_run(void) {
+    char *run = strdup(in_scratch("run")), *yaml = strdup(in_scratch("mean.yaml"));
+    put_file(yaml, config, sizeof config - 1);
+    free(said(sl_verb_train, (const char *const[]){"train", yaml, "--out", run, NULL}));
+    free(yaml);
+    return run;
+}
+
+static bool exists(const char *folder, const char *file) {
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    return access(path, F_OK) == 0;
+}
+
+static void check_probe_verb(const char *run) {
+    char *acts = strdup(in_scratch("acts"));
+    const char *const args[] = {"probe", run,  "--windows", "2",   "--measures", "all",
+                                "--dump", acts, "--what",    "all", NULL};
+    char *text = said(sl_verb_probe, args);
+    ck_assert_msg(strstr(text, "without attention: 0 (mean), 2 (mean); figures, measures and dumps of queries, keys, "
+                               "values and attention leave these blocks out\n") != NULL, "%s", text);
+    ck_assert(exists(acts, "q.001.npy") && exists(acts, "attention.001.npy"));
+    ck_assert(exists(acts, "attention_output.000.npy"));
+    ck_assert(!exists(acts, "q.000.npy") && !exists(acts, "attention.002.npy"));
+    ck_assert(exists(acts, "att0.npy") && exists(acts, "contribution.npy"));
+    free(text), free(acts);
+}
+
+static double quantised(const char *checkpoint, const char *const *flags) {
+    const char *args[16] = {"quantize", checkpoint, "--json", "--windows", "4"};
+    for (int i = 5; *flags; flags++)
+        args[i++] = *flags;
+    char *text = said(sl_verb_quantize, args);
+    json_t *o = json_loads(text, 0, NULL);
+    double loss = json_number_value(json_object_get(json_object_get(o, "loss"), "value"));
+    double fp32 = json_number_value(json_object_get(json_object_get(o, "fp32"), "loss"));
+    ck_assert_msg(!(fp32 > 0) || fabs(loss - fp32) < 1e-3, "%s", text); /* no transformation changes the function */
+    ck_assert_msg(loss > 0, "%s", text);
+    json_decref(o);
+    free(text);
+    return loss;
+}
+
+static void check_quantize_verb(const char *run) {
+    static const char *const transforms[][4] = {
+        {"--calibration", "4"}, {"--calibration", "4", "--smooth", "0.5"}, {"--calibration", "4", "--migrate"},
+        {"--calibration", "4", "--rotate"}};
+    for (size_t i = 0; i < sizeof transforms / sizeof *transforms; i++) {
+        char name[16], *folder;
+        snprintf(name, sizeof name, "export%zu", i);
+        folder = strdup(in_scratch(name));
+        const char *flags[9] = {"--scheme", "w8a8-channel-static", "--export", folder};
+        for (int k = 0; k < 4 && transforms[i][k]; k++)
+            flags[4 + k] = transforms[i][k];
+        double loss = quantised(run, flags);
+        ck_assert_double_eq(quantised(folder, (const char *const[]){NULL}), loss);
+        free(folder);
+    }
+}
+
+START_TEST(verbs_take_a_model_with_other_mixers) {
+    char *run = train_run(), text[SL_DIR_CHARS + 16], dir[SL_DIR_CHARS];
+    sl_config c;
+    int32_t vocab;
+    size_t n;
+    ck_assert_int_eq(sl_checkpoint_open(run, dir, &c, &vocab), 0);
+    snprintf(text, sizeof text, "%s/config.json", dir);
+    char *hf = (char *)get_file(text, &n);
+    hf[n] = '\0';
+    ck_assert_msg(strstr(hf, "SinklabForCausalLM") != NULL, "%s", hf); /* not a Llama to others */
+    check_probe_verb(run);
+    check_quantize_verb(run);
+    free(hf), free(run);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("mixer");
+    TCase *t = tcase_create("mixer");
+    tcase_add_unchecked_fixture(t, scratch_make, scratch_remove);
+    tcase_set_timeout(t, 0);
+    tcase_add_test(t, patterns_are_read_and_written);
+    tcase_add_test(t, gradients_are_those_of_the_reference);
+    tcase_add_test(t, threads_and_bf16);
+    tcase_add_test(t, decoding_is_the_full_pass);
+    tcase_add_test(t, flops_are_counted_by_layer);
+    tcase_add_test(t, trains_and_resumes);
+    tcase_add_test(t, probes_ask_the_mixer);
+    tcase_add_test(t, verbs_take_a_model_with_other_mixers);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
