@@ -18,7 +18,7 @@ static const char *const hidden_act[] = {
 };
 
 static const char *architecture(const sl_config *c) {
-    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA && sl_mixer_other(c) < 0 &&
+    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA && sl_mixer_first(c, false) < 0 &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && sl_ffn_gated[c->model_ffn_kind] && c->model_rope_base > 0 &&

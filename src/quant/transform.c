@@ -13,6 +13,9 @@ int sl_transform_check(const sl_config *c, const sl_quant_options *o) {
     const char *fold = o->smooth >= 0 ? "SmoothQuant" : o->migrate ? "gamma migration" : NULL;
     if (o->smooth >= 0 && o->rotate)
         return sl_fail_usage("--smooth and --rotate do the same work, and rotation undoes what smoothing folded; give one");
+    if (o->kv && sl_mixer_first(c, true) < 0)
+        return sl_fail_usage("--kv rounds keys and values, and no block of this checkpoint has any: its mixer is %s; leave "
+                             "it out", sl_mixer_of(c, 0)->name);
     if (fold && c->model_norm_place == SL_PLACE_POST)
         return sl_fail_usage("%s folds into the norm before a block, and this checkpoint has model.norm_place=post: its "
                              "blocks read the stream itself; use --rotate or neither", fold);

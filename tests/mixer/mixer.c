@@ -8,6 +8,7 @@
 #include "gradients.h"
 #include "probe/detail.h"
 #include "probe/dump.h"
+#include "quant/transform.h"
 #include "ref/model.h"
 #include "ref/tolerance.h"
 #include "ref/variants.h"
@@ -358,6 +359,16 @@ START_TEST(probes_ask_the_mixer) {
 }
 END_TEST
 
+/* What there is nothing of is refused, in one line. */
+START_TEST(keys_and_values_are_missed) {
+    const sl_quant_options o = {.smooth = -1, .kv = true};
+    ref_variant v = variant(patterns[0]), mixed = variant(patterns[1]);
+    ck_assert_int_eq(sl_transform_check(&mixed.config, &o), 0);
+    ck_assert_int_eq(sl_transform_check(&v.config, &o), -1);
+    ck_error("--kv rounds keys and values, and no block of this checkpoint has any: its mixer is mean; leave it out");
+}
+END_TEST
+
 /* ---- the command line */
 
 /* What the verb writes to standard output, to be freed. */
@@ -475,6 +486,7 @@ int main(void) {
     tcase_add_test(t, flops_are_counted_by_layer);
     tcase_add_test(t, trains_and_resumes);
     tcase_add_test(t, probes_ask_the_mixer);
+    tcase_add_test(t, keys_and_values_are_missed);
     tcase_add_test(t, verbs_take_a_model_with_other_mixers);
     suite_add_tcase(s, t);
     return run_suite(s);

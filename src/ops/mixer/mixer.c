@@ -10,9 +10,9 @@ const sl_mixer *const sl_mixers[] = {
 #undef MIXER
     NULL};
 
-int64_t sl_mixer_other(const sl_config *c) {
+int64_t sl_mixer_first(const sl_config *c, bool attends) {
     for (int64_t i = 0; i < c->model_layers; i++)
-        if (!sl_mixer_of(c, i)->attends)
+        if (sl_mixer_of(c, i)->attends == attends)
             return i;
     return -1;
 }

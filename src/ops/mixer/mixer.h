@@ -45,7 +45,7 @@ extern const sl_mixer *const sl_mixers[]; /* in the order of the table; ended by
 static inline const sl_mixer *sl_mixer_of(const sl_config *c, int64_t layer) {
     return sl_mixers[sl_config_mixer(c, layer)];
 }
-/* The first layer whose mixer is not attention; -1: all are. */
-int64_t sl_mixer_other(const sl_config *c);
+/* The first layer whose mixer attends, or does not; -1: there is none. */
+int64_t sl_mixer_first(const sl_config *c, bool attends);
 
 #endif
