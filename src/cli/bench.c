@@ -1,5 +1,5 @@
-/* `sinklab bench`: training speed of named presets, where a step's time goes, and the matrix product against
- * OpenBLAS on the same shapes. Timings are medians over steps after a warm-up. */
+/* `sinklab bench`: training speed of named presets, where a step's time goes, and the matrix product beside
+ * that of a BLAS library. Timings are medians over steps after a warm-up. */
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/err.h"
@@ -235,7 +235,7 @@ int sl_verb_bench(int argc, char **argv) {
                  "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
                  "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m "
                  "(12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix products of bench-10m, beside "
-                 "OpenBLAS where it was found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights and "
+                 "a BLAS library where one is found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights and "
                  "activations on the int8 unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,

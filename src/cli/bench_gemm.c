@@ -1,16 +1,14 @@
 #include "cli/bench_gemm.h"
 
+#include "base/blas.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
 #include "ops/product/gemm.h"
 
 #include <string.h>
-
-#ifdef SL_HAVE_OPENBLAS
-#include <cblas.h>
-#endif
 
 /* The linear layers of bench-10m on 4096 tokens, each as y = x W^T, dx = dy W, dW = dy^T x. */
 typedef struct {
@@ -25,6 +23,7 @@ typedef struct {
     sl_exec x;
     sl_kernels const *k;
     float *act, *grad, *weight, *out;
+    const sl_blas *blas; /* NULL: none is there */
 } workspace;
 
 static bool open_workspace(workspace *w, enum sl_isa isa) {
@@ -65,16 +64,14 @@ static void ours(const workspace *w, const layer *l, int product) {
     sl_gemm(&w->x, s[0], s[1], s[2], a[product], b[product], w->out, s[1], product == 2, NULL);
 }
 
-#ifdef SL_HAVE_OPENBLAS
 static void theirs(const workspace *w, const layer *l, int product) {
     int64_t s[3];
     shape_of(l, product, s);
-    const float *a = product == 0 ? w->act : w->grad, *b = product == 2 ? w->act : w->weight;
-    blasint lda = (blasint)(product == 0 ? l->in : l->out), ldb = (blasint)l->in;
-    cblas_sgemm(CblasRowMajor, product == 2 ? CblasTrans : CblasNoTrans, product == 0 ? CblasTrans : CblasNoTrans,
-                (blasint)s[0], (blasint)s[1], (blasint)s[2], 1, a, lda, b, ldb, product == 2, w->out, (blasint)s[1]);
+    sl_blas_sgemm(w->blas, &(sl_sgemm){.m = s[0], .n = s[1], .k = s[2], .turn_a = product == 2, .turn_b = product == 0,
+                                       .add = product == 2, .a = product == 0 ? w->act : w->grad,
+                                       .lda = product == 0 ? l->in : l->out, .b = product == 2 ? w->act : w->weight,
+                                       .ldb = l->in, .c = w->out, .ldc = s[1]});
 }
-#endif
 
 static double best_gflops(const workspace *w, const layer *l, int product,
                           void (*run)(const workspace *, const layer *, int)) {
@@ -99,13 +96,14 @@ static json_t *one_product(const workspace *w, const layer *l, int product, bool
     if (!json)
         printf("%-14s %-16s %5lld x %5lld x %5lld %9.1f", l->name, product_names[product], (long long)s[0],
                (long long)s[1], (long long)s[2], own);
-#ifdef SL_HAVE_OPENBLAS
-    double blas = best_gflops(w, l, product, theirs);
-    json_object_set_new(o, "openblas_gflops", json_real(blas));
-    json_object_set_new(o, "ratio", json_real(own / blas));
-    if (!json)
+    double blas = w->blas ? best_gflops(w, l, product, theirs) : 0;
+    if (w->blas) {
+        json_object_set_new(o, "blas", json_string(sl_blas_name(w->blas)));
+        json_object_set_new(o, "blas_gflops", json_real(blas));
+        json_object_set_new(o, "ratio", json_real(own / blas));
+    }
+    if (w->blas && !json)
         printf(" %9.1f %7.2f", blas, own / blas);
-#endif
     if (!json)
         putchar('\n');
     return o;
@@ -122,8 +120,12 @@ json_t *sl_bench_gemm(const sl_args *args, bool json) {
         json_decref(list);
         list = NULL;
     }
+    if ((w.blas = sl_blas_load()))
+        sl_blas_set_threads(w.blas, sl_threads());
+    else
+        sl_warn("%s", sl_error());
     if (list && !json)
-        printf("%-14s %-16s %21s %9s %9s %7s\n", "layer", "product", "m x n x k", "GFLOP/s", "OpenBLAS", "ratio");
+        printf("%-14s %-16s %21s %9s %9s %7s\n", "layer", "product", "m x n x k", "GFLOP/s", "BLAS", "ratio");
     for (int i = 0; list && i < LAYERS * PRODUCTS; i++)
         json_array_append_new(list, one_product(&w, &layers[i / PRODUCTS], i % PRODUCTS, json));
     close_workspace(&w);

@@ -1,4 +1,4 @@
-/* The matrix products of a training step, beside OpenBLAS. */
+/* The matrix products of a training step, beside those of a BLAS library where there is one (base/blas.h). */
 #ifndef SL_CLI_BENCH_GEMM_H
 #define SL_CLI_BENCH_GEMM_H
 
@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-/* Prints (unless json) and returns an array of {product, m, n, k, gflops, openblas_gflops or null, ratio}; NULL with
+/* Prints (unless json) and returns an array of {product, m, n, k, gflops} and, beside a library, {blas, blas_gflops, ratio}; NULL with
  * a message on failure. */
 json_t *sl_bench_gemm(const sl_args *args, bool json);
 

@@ -1,5 +1,6 @@
 /* sinklab doctor: what the machine offers, what it measures, and what would make a run slow on it.
  */
+#include "base/blas.h"
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -16,9 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef SL_HAVE_OPENBLAS
-#include <cblas.h>
-#endif
 
 enum { MAX_WARNINGS = 16 };
 
@@ -46,7 +44,9 @@ typedef struct {
     double huge_share;       /* of a large block that came in huge pages; -1 = unknown */
     const sl_kernels *kernels;
     int threads, team;                                        /* asked for; given by OpenMP */
-    const char *proc_bind, *blas, *blas_core, *blas_parallel; /* blas NULL: not linked */
+    const char *proc_bind;
+    const char *blas_name, *blas, *blas_core, *blas_parallel; /* the library, NULL: none; the others: of OpenBLAS */
+    char no_blas[256];                                        /* why there is none */
     double gflops_1, gflops, bandwidth;
     warning warning[MAX_WARNINGS];
     int warnings;
@@ -74,16 +74,25 @@ static const char *proc_bind_name(void) {
     }
 }
 
+/* Of OpenBLAS alone; other libraries do not tell. */
 static void look_at_blas(findings *f) {
-#ifdef SL_HAVE_OPENBLAS
     static const char *const parallel[] = {"sequential", "pthread", "openmp"};
-    int kind = openblas_get_parallel();
-    f->blas = openblas_get_config();
-    f->blas_core = openblas_get_corename();
-    f->blas_parallel = kind >= 0 && kind <= 2 ? parallel[kind] : "unknown";
-#else
-    (void)f;
-#endif
+    const sl_blas *b = sl_blas_load();
+    int (*kind)(void);
+    char *(*config)(void), *(*core)(void);
+    if (!b) {
+        snprintf(f->no_blas, sizeof f->no_blas, "%s", sl_error());
+        return;
+    }
+    f->blas_name = sl_blas_name(b);
+    *(void **)&kind = sl_blas_function(b, "openblas_get_parallel");
+    *(void **)&config = sl_blas_function(b, "openblas_get_config");
+    *(void **)&core = sl_blas_function(b, "openblas_get_corename");
+    if (!kind || !config || !core)
+        return;
+    f->blas = config();
+    f->blas_core = core();
+    f->blas_parallel = kind() >= 0 && kind() <= 2 ? parallel[kind()] : "unknown";
 }
 
 static int look_at_places(findings *f) {
@@ -357,10 +366,11 @@ static void print_findings(const findings *f) {
     printf("openmp     version %d, %d thread%s, proc_bind %s\n", _OPENMP, f->team, plural(f->team),
            f->proc_bind);
     if (f->blas)
-        printf("openblas   %s, core %s, %s (only the yardstick of bench and tests)\n", f->blas,
+        printf("blas       %s: %s, core %s, %s (for gemm=blas, and the yardstick of bench)\n", f->blas_name, f->blas,
                f->blas_core, f->blas_parallel);
     else
-        puts("openblas   not linked (only a yardstick; nothing in the engine needs it)");
+        printf("blas       %s (for gemm=blas, and the yardstick of bench; nothing else needs it)\n",
+               f->blas_name ? f->blas_name : f->no_blas);
     printf("peak fp32  %.0f GFLOP/s with 1 thread", f->gflops_1);
     if (f->threads > 1)
         printf(", %.0f GFLOP/s with %d", f->gflops, f->threads);
@@ -437,10 +447,10 @@ static int print_json(const findings *f) {
                                        "parallel", f->blas_parallel)
                            : json_null();
     json_t *rest =
-        json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:s}, s:o, s:f, s:f, s:f, s:o}", "tier",
+        json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:s}, s:s?, s:o, s:f, s:f, s:f, s:o}", "tier",
                   f->kernels->tier, "vector_floats", f->kernels->vl, "threads", f->threads,
                   "openmp", "version", _OPENMP, "threads", f->team, "proc_bind", f->proc_bind,
-                  "openblas", blas, "peak_gflops_1_thread", f->gflops_1, "peak_gflops", f->gflops,
+                  "blas", f->blas_name, "openblas", blas, "peak_gflops_1_thread", f->gflops_1, "peak_gflops", f->gflops,
                   "bandwidth_gb_s", f->bandwidth, "warnings", warnings);
     int rc = json_object_update(o, rest) || json_object_update(o, places) ? -1 : 0;
     json_decref(places);

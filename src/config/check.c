@@ -146,9 +146,16 @@ static int check_data(const sl_config *c) {
     return 0;
 }
 
+static int check_gemm(const sl_config *c) {
+    if (c->gemm == SL_GEMM_BLAS && c->precision != SL_PRECISION_FP32)
+        return sl_fail_usage("gemm: blas multiplies fp32 matrices alone, and precision is %s; set precision=fp32",
+                             sl_choices_precision[c->precision].name);
+    return 0;
+}
+
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
-        check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0)
+        check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);
 }

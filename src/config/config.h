@@ -42,7 +42,7 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_attention[],
     sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_isa[], sl_choices_pin[];
+    sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
 
 /* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
 enum {
@@ -78,6 +78,7 @@ enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_BOS_FIRST, SL_BOS_RANDOM };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
+enum { SL_GEMM_OWN, SL_GEMM_BLAS };
 
 #define SL_SYNTHETIC_PREFIX "synthetic:"
 /* Does data.corpus name a synthetic corpus (data/synthetic.h)? */
@@ -91,7 +92,7 @@ int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
  * that differ from the defaults if n is 0. json: one object {key: value}, with every key if n is 0. */
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
 /* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
- * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, how often to evaluate, probe
+ * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, gemm, how often to evaluate, probe
  * and checkpoint), which change when things are looked at, or the rounding, but not what is trained; and keys that came
  * later than runs, where they have their default: those runs keep their hash. */
 uint64_t sl_config_hash(const sl_config *c);

@@ -120,9 +120,8 @@ static void weight_gradient(const sl_kernels *kn, const operands *o, int cut, fl
         wgrad w = {{.k = kn, .m = sl_min(chunk, s.m - row), .n = s.n, .depth = s.k, .chunk = chunk,
                     .dy = o->dy + row * o->ldy, .lddy = o->ldy, .x = o->x + row * o->ldx, .ldx = o->ldx, .dw = dw,
                     .lddw = s.k, .partials = partial}, cut};
-        each_item(&w, sl_gemm_bf16_wgrad_split(&w.g, cut), weigh, cut, sl_gemm_bf16_wgrad_scratch_bytes(s.n, s.k), row,
-                  w.g.m);
-        each_item(&w.g, sl_gemm_bf16_fold_split(&w.g), fold, cut, 0, row, w.g.m);
+        each_item(&w, sl_gemm_bf16_wgrad_split(&w.g, cut), weigh, cut, sl_gemm_bf16_wgrad_scratch_bytes(s.n, s.k));
+        each_item(&w.g, sl_gemm_bf16_fold_split(&w.g), fold, cut, 0);
     }
     free(partial);
 }
@@ -142,7 +141,7 @@ static results run(const sl_kernels *kn, const operands *o, int cut) {
     for (int64_t i = 0; i < s.m * o->ldy; i++)
         r.more[i] = r.rounded[i] = nearest(1);
     sl_gemm_bf16_pack_args p = {.k = kn, .n = s.n, .depth = s.k, .w = o->w, .ldw = s.k, .forward = fwd, .back = back};
-    each_item(&p, sl_gemm_bf16_pack_split(&p), pack, cut, 0, 0, 0);
+    each_item(&p, sl_gemm_bf16_pack_split(&p), pack, cut, 0);
     forward(kn, o, fwd, cut, &r);
     product(&(sl_gemm_bf16_args){.k = kn, .m = s.m, .n = s.k, .depth = s.n, .a = o->dy, .lda = o->ldy, .b = back,
                                  .c = r.dx, .ldc = s.k, .add = true}, cut);

@@ -1,5 +1,5 @@
-/* int8 products in several cuts, from fp32 operands on: quantised, packed, multiplied on every tier. The result must have
- * the bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers. */
+/* int8 products in several cuts, from fp32 operands on: quantised, packed, multiplied on every tier. The result must
+ * have the bits of the definition in ops/gemm_int8.h, computed here in 64-bit integers. */
 #include "ops/product/gemm_int8.h"
 
 #include "base/rng.h"
@@ -96,7 +96,7 @@ static float *product(const sl_kernels *kn, const operands *o, const kind *how, 
     if (sum_of == IN_PLACE)
         memcpy(y, o->start, (size_t)(o->m * o->n) * 4);
     sl_gemm_int8_pack_args p = {kn, o->n, o->k, (const int8_t *)w, o->k, panels, sum};
-    each_item(&p, sl_gemm_int8_pack_split(&p), pack, cut, 0, 0, 0);
+    each_item(&p, sl_gemm_int8_pack_split(&p), pack, cut, 0);
     sl_gemm_int8_args g = {.k = kn, .m = o->m, .n = o->n, .depth = o->k, .a = a, .lda = lda, .zero = o->zero,
                            .scale_a = o->scale_x, .step_a = how->x_rows, .b = panels, .sum = sum,
                            .scale_b = o->scale_w, .step_b = how->w_rows,

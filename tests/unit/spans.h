@@ -21,14 +21,13 @@ static inline void each_call(const void *args, span_fn fn, sl_span s, size_t byt
 }
 
 /* One by one, the last one first; or all in one call. */
-static inline void each_item(const void *args, sl_split c, span_fn fn, int cut, size_t bytes, int64_t row0, int64_t rows) {
+static inline void each_item(const void *args, sl_split c, span_fn fn, int cut, size_t bytes) {
     int64_t step = cut == 1 ? sl_max(c.items, 1) : 1;
     for (int64_t i = sl_div_up(c.items, step) - 1; i >= 0; i--)
-        each_call(args, fn, (sl_span){.first = i * step, .n = sl_min(step, c.items - i * step), .row0 = row0, .rows = rows},
-                  bytes);
+        each_call(args, fn, (sl_span){.first = i * step, .n = sl_min(step, c.items - i * step)}, bytes);
 }
 
-/* Cut 1: as high and wide as the stage likes; 2: its lowest calls, narrower; 3: rows in no units, as narrow as may be. */
+/* Cut 1: as high and wide as the stage likes; 2: its lowest calls, narrower; 3: rows in no units, very narrow. */
 static inline void each_span(const void *args, int64_t rows, sl_split c, span_fn fn, int cut, size_t bytes) {
     const int64_t step[] = {0, c.most, c.unit, 5};
     const int64_t parts[] = {0, c.parts, sl_min(2 * c.parts, c.parts_most), c.parts_most};

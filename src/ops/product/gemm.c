@@ -8,6 +8,8 @@ enum {
     PANELS_OF_A = 16, /* micro-panels in a worker's A block: 16 x 14 x 384 floats = 344 KiB, fits L2 */
     LEAST_OF_A = 4,   /* as many at least, and so many of B, as long as there are calls enough */
     LEAST_OF_B = 4,
+    BLAS_UNIT = 64,   /* rows of a call of BLAS, which packs B each time */
+    BLAS_LEAST = 256,
 };
 
 size_t sl_gemm_packed_bytes(const sl_kernels *k, int64_t n, int64_t depth) {
@@ -29,16 +31,17 @@ static float *packed_panel(const sl_gemm_args *g, int64_t k0, int64_t panel) {
 }
 
 sl_split sl_gemm_pack_split(const sl_gemm_args *g) {
-    return (sl_split){.items = panels_of(g) * sl_div_up(g->depth, SL_GEMM_KC)};
+    return (sl_split){.items = g->blas ? 0 : panels_of(g) * sl_div_up(g->depth, SL_GEMM_KC)};
 }
 
 void sl_gemm_pack(const sl_gemm_args *g, const sl_span *s) {
     int64_t panels = panels_of(g), nr = g->k->gemm_nr;
     for (int64_t i = s->first; i < s->first + s->n; i++) {
         int64_t k0 = i / panels * SL_GEMM_KC, j0 = i % panels * nr;
+        const float *b = g->b.p + j0 * g->b.is + k0 * g->b.ks;
         if (k0 < g->depth)
-            g->k->pack_f32(sl_min(nr, g->n - j0), sl_min(SL_GEMM_KC, g->depth - k0), g->b.p + j0 * g->b.is + k0 * g->b.ks,
-                           g->b.is, g->b.ks, (int)nr, packed_panel(g, k0, i % panels));
+            g->k->pack_f32(sl_min(nr, g->n - j0), sl_min(SL_GEMM_KC, g->depth - k0), b, g->b.is, g->b.ks, (int)nr,
+                           packed_panel(g, k0, i % panels));
     }
 }
 
@@ -62,8 +65,6 @@ static void multiply_depth(const sl_gemm_args *g, const block *b, int64_t k0, co
 /* At most PANELS_OF_A panels of rows. */
 static void multiply_block(const sl_gemm_args *g, const block *b, float *a) {
     int add = g->add || g->residual;
-    for (int64_t i = b->i0; g->residual && g->residual != g->c && i < b->i0 + b->rows; i++)
-        memcpy(g->c + i * g->ldc + b->j0, g->residual + i * g->ldc + b->j0, (size_t)(b->j1 - b->j0) * sizeof *g->c);
     for (int64_t k0 = 0; k0 < g->depth; k0 += SL_GEMM_KC) {
         g->k->pack_f32(b->rows, sl_min(SL_GEMM_KC, g->depth - k0), g->a.p + b->i0 * g->a.is + k0 * g->a.ks, g->a.is,
                        g->a.ks, g->k->gemm_mr, a);
@@ -71,8 +72,24 @@ static void multiply_block(const sl_gemm_args *g, const block *b, float *a) {
     }
 }
 
+/* Strides of a dimension of one element may be anything, where BLAS wants them to be long enough. */
+static void multiply_blas(const sl_gemm_args *g, const block *b) {
+    sl_sgemm t = {.m = b->rows, .n = b->j1 - b->j0, .k = g->depth, .turn_a = g->a.ks != 1, .turn_b = g->b.is != 1,
+                  .add = g->add || g->residual, .a = g->a.p + b->i0 * g->a.is, .b = g->b.p + b->j0 * g->b.is,
+                  .c = g->c + b->i0 * g->ldc + b->j0, .ldc = g->ldc};
+    t.lda = t.turn_a ? g->a.ks : sl_max(g->a.is, g->depth);
+    t.ldb = t.turn_b ? g->b.is : sl_max(g->b.ks, g->n);
+    sl_blas_sgemm(g->blas, &t);
+}
+
 static void multiply(const sl_gemm_args *g, block b, float *a) {
-    int64_t end = b.i0 + b.rows, most = PANELS_OF_A * g->k->gemm_mr;
+    int64_t end = b.i0 + b.rows, most = g->blas ? b.rows : PANELS_OF_A * g->k->gemm_mr;
+    for (int64_t i = b.i0; g->residual && g->residual != g->c && i < end && b.j0 < b.j1; i++)
+        memcpy(g->c + i * g->ldc + b.j0, g->residual + i * g->ldc + b.j0, (size_t)(b.j1 - b.j0) * sizeof *g->c);
+    if (g->blas && b.j0 < b.j1 && b.rows > 0) {
+        multiply_blas(g, &b);
+        return;
+    }
     for (; b.j0 < b.j1 && b.i0 < end; b.i0 += most) {
         b.rows = sl_min(most, end - b.i0);
         multiply_block(g, &b, a);
@@ -83,6 +100,9 @@ static void multiply(const sl_gemm_args *g, block b, float *a) {
 
 sl_split sl_gemm_rows_split(const sl_gemm_args *g) {
     int64_t mr = g->k->gemm_mr;
+    if (g->blas)
+        return (sl_split){.unit = BLAS_UNIT, .least = BLAS_LEAST, .most = 1 << 26, .parts = 1,
+                          .parts_most = sl_max(panels_of(g) / LEAST_OF_B, 1)};
     return (sl_split){.unit = mr, .least = LEAST_OF_A * mr, .most = PANELS_OF_A * mr, .parts = 1,
                       .parts_most = sl_max(panels_of(g) / LEAST_OF_B, 1)};
 }

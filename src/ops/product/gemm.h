@@ -2,13 +2,14 @@
  * Goto & van de Geijn 2008. Every element of C is one accumulator over k in order, cut at multiples of
  * SL_GEMM_KC: the bits do not depend on threads or on how C is cut.
  *
- * The three headers gemm.h, gemm_bf16.h and gemm_int8.h are alike. A product is described by a struct of arguments, the
- * same for each of its stages, and starts no thread: X_split() is how a stage may be cut, X() does what one call of it is
- * given (program/op.h). Packing the right operand are items; the product itself is cut by rows of the left one and shares
- * of the columns; a weight gradient, whose rows are columns of the layer, is cut into items. */
+ * The three headers gemm.h, gemm_bf16.h and gemm_int8.h are alike. A product is described by a struct of arguments,
+ * the same for each of its stages, and starts no thread: X_split() is how a stage may be cut, X() does what one call of
+ * it is given (program/op.h). Packing the right operand is cut into items; the product itself by rows of the left one
+ * and shares of the columns; a weight gradient, whose rows are columns of the layer, into items. */
 #ifndef SL_OPS_GEMM_H
 #define SL_OPS_GEMM_H
 
+#include "base/blas.h"
 #include "program/op.h"
 
 enum { SL_GEMM_KC = 384 };
@@ -31,6 +32,7 @@ typedef struct {
     int64_t ldc;
     bool add;
     const float *residual; /* of row stride ldc, or NULL */
+    const sl_blas *blas;   /* multiplies, from A and B as they lie: there is nothing to pack. NULL: our own */
 } sl_gemm_args;
 
 size_t sl_gemm_packed_bytes(const sl_kernels *k, int64_t n, int64_t depth);

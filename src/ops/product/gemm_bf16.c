@@ -51,11 +51,12 @@ typedef struct {
 
 static void multiply(const sl_gemm_bf16_args *g, const block *b, float *c, int64_t ldc, int add) {
     int64_t kp = sl_bf16_kpad(g->depth), chunk = sl_round_up(sl_div_up(kp, sl_div_up(kp, K_CHUNK)), KR);
+    const sl_bf16 *a = g->a + b->row * g->lda;
     for (int64_t n = 0; n < b->cols; n += NR) {
         const sl_bf16 *panel = g->b + (b->col + n) * kp;
         for (int64_t kk = 0; kk < kp; kk += chunk)
-            g->k->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_min(kp - kk, chunk), g->a + b->row * g->lda + kk, g->lda,
-                            panel + kk * NR, c + n, ldc, add || kk > 0);
+            g->k->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_min(kp - kk, chunk), a + kk, g->lda, panel + kk * NR,
+                            c + n, ldc, add || kk > 0);
     }
 }
 
@@ -207,8 +208,8 @@ static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, 
                                 s->panels + n * M_CHUNK + t * NR);
         }
         for (int64_t n = 0; n < b->cols; n += NR)
-            kn->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_bf16_kpad(k), s->at, AT_LD, s->panels + n * M_CHUNK, c + n,
-                          ldc, add || i > m0);
+            kn->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_bf16_kpad(k), s->at, AT_LD, s->panels + n * M_CHUNK,
+                          c + n, ldc, add || i > m0);
     }
 }
 

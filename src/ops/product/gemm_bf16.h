@@ -1,13 +1,13 @@
-/* bf16 matrix products over the panels and kernels of simd/kernels.h, for stages as in gemm.h. Three forms make a linear
- * layer Y[m,n] = X[m,k] W[n,k]^T:
+/* bf16 matrix products over the panels and kernels of simd/kernels.h, for stages as in gemm.h. Three forms make a
+ * linear layer Y[m,n] = X[m,k] W[n,k]^T:
  *   forward         sl_gemm_bf16_rows, A = X,  B = W^T (packed as `forward`)
  *   input gradient  sl_gemm_bf16_rows, A = dY, B = W   (packed as `back`)
  *   weight gradient sl_gemm_bf16_wgrad and _fold, straight from row-major X and dY
  * Each element of a result is summed in an order that depends on k alone, so work may be cut to suit the number of
  * workers and the caches: the bits stay the same.
  *
- * bf16 matrices are row-major. Rows of A must be readable, and zero, from k to sl_bf16_kpad(k); the stride sl_bf16_ld(k)
- * leaves room for that and spreads rows over the cache's sets. */
+ * bf16 matrices are row-major. Rows of A must be readable, and zero, from k to sl_bf16_kpad(k); the stride
+ * sl_bf16_ld(k) leaves room for that and spreads rows over the cache's sets. */
 #ifndef SL_OPS_GEMM_BF16_H
 #define SL_OPS_GEMM_BF16_H
 
@@ -42,13 +42,13 @@ typedef struct {
     bool add; /* onto what is there, in fp32 */
 } sl_gemm_bf16_args;
 size_t sl_gemm_bf16_scratch_bytes(void); /* that each worker needs, aligned to 64 */
-/* The rows of C that the span means, s->first - s->row0 being the first, and its share of the columns. The split does not
- * depend on m. */
+/* The rows of C that the span means, s->first - s->row0 being the first, and its share of the columns. The split does
+ * not depend on m. */
 sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g);
 void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scratch);
 
-/* ---- dw[n, depth] += dy[m, n]^T x[m, depth], m >= 1. Rows of dy and x need no padding. A small dw is summed in parts of m, which
- * the fold adds up; how many depends on the shape alone. */
+/* ---- dw[n, depth] += dy[m, n]^T x[m, depth], m >= 1. Rows of dy and x need no padding. A small dw is summed in parts
+ * of m, which the fold adds up; how many depends on the shape alone. */
 typedef struct {
     const sl_kernels *k;
     int64_t m, n, depth;

@@ -26,7 +26,8 @@ void sl_gemm_int8_pack(const sl_gemm_int8_pack_args *p, const sl_span *s) {
 size_t sl_gemm_int8_scratch_bytes(void) { return ROWS * GROUP * NR * sizeof(int32_t); }
 
 /* Up to ROWS rows x one panel. */
-static void gemm_panel(const sl_gemm_int8_args *g, int64_t row, int64_t rows, int64_t col, int64_t cols, int32_t *sums) {
+static void gemm_panel(const sl_gemm_int8_args *g, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                       int32_t *sums) {
     int64_t kp = sl_int8_kpad(g->depth);
     const int8_t *panel = g->b + col * kp;
     for (int64_t kk = 0; kk < kp; kk += K_CHUNK)
@@ -35,7 +36,8 @@ static void gemm_panel(const sl_gemm_int8_args *g, int64_t row, int64_t rows, in
 }
 
 /* Up to ROWS rows x GROUP panels. */
-static void gemm_block(const sl_gemm_int8_args *g, int64_t row, int64_t rows, int64_t col, int64_t cols, int32_t *sums) {
+static void gemm_block(const sl_gemm_int8_args *g, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                       int32_t *sums) {
     for (int64_t n = 0; n < cols; n += NR)
         gemm_panel(g, row, rows, col + n, sl_min(cols - n, NR), sums + n);
     int64_t at = row * g->ldy + col;
@@ -46,7 +48,8 @@ static void gemm_block(const sl_gemm_int8_args *g, int64_t row, int64_t rows, in
 /* Narrow slices of B, and lower blocks than ROWS only where that gives too few calls. */
 sl_split sl_gemm_int8_rows_split(const sl_gemm_int8_args *g) {
     int64_t panels = sl_div_up(g->n, NR), slice = sl_max(B_SLICE / (NR * sl_int8_kpad(g->depth)), 1);
-    return (sl_split){.unit = UNIT, .least = ROWS, .most = ROWS, .parts = sl_div_up(panels, slice), .parts_most = panels};
+    return (sl_split){.unit = UNIT, .least = ROWS, .most = ROWS, .parts = sl_div_up(panels, slice),
+                      .parts_most = panels};
 }
 
 /* Columns of a share: whole groups if that is more than one. */

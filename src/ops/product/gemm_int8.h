@@ -1,5 +1,5 @@
-/* int8 products over the panels and kernels of simd/kernels.h, for stages as in gemm.h: y[m,n] = X[m,k] W[n,k]^T for X and
- * W that stand for (code - zero)*scale_a of their row (or all) and code*scale_b of theirs. Sums of integers are exact:
+/* int8 products over the panels and kernels of simd/kernels.h, for stages as in gemm.h:
+ * y[m,n] = X[m,k] W[n,k]^T for X and W that stand for (code - zero)*scale_a of their row (or all) and code*scale_b of theirs. Sums of integers are exact:
  * tiers, threads and cuts give the same bits: y = (float)(sum of (a - zero)*b) * scale_a * scale_b, from left to
  * right. That is also how the product of fake-quantised numbers is defined: the same function on any tier. */
 #ifndef SL_OPS_GEMM_INT8_H
@@ -44,8 +44,8 @@ typedef struct {
     int64_t ldy;
 } sl_gemm_int8_args;
 size_t sl_gemm_int8_scratch_bytes(void); /* that each worker needs */
-/* The rows of y that the span means, s->first - s->row0 being the first, and its share of the columns. The split does not
- * depend on m. */
+/* The rows of y that the span means, s->first - s->row0 being the first, and its share of the columns. The split does
+ * not depend on m. */
 sl_split sl_gemm_int8_rows_split(const sl_gemm_int8_args *g);
 void sl_gemm_int8_rows(const sl_gemm_int8_args *g, const sl_span *s, void *scratch);
 

@@ -1,4 +1,4 @@
-/* Logits, cross-entropy and, in training, their gradients, for a chunk of rows after the other: all of it is forward. */
+/* Logits, cross-entropy and, in training, their gradients, for one chunk of rows after the other: all in forward. */
 #include "ops/ops.h"
 #include "ops/product/layer.h"
 #include "ops/rows.h"
@@ -37,7 +37,8 @@ static int xent(const sl_op *op, const sl_exec *x, const sl_span *s) {
         memcpy(x->logits + s->first * v, logits, (size_t)(s->n * v) * sizeof *logits);
     if (!x->targets)
         return 0;
-    x->k->xent(s->n, v, logits, v, x->targets + s->first, *gradient_scale(op, x), x->training, x->token_loss + s->first);
+    x->k->xent(s->n, v, logits, v, x->targets + s->first, *gradient_scale(op, x), x->training,
+               x->token_loss + s->first);
     if (x->training && op->saved[SL_LAYER_DY] != SL_NONE)
         sl_store_bf16(x, op->saved[SL_LAYER_DY], s->first - s->row0, s->n, 0, v, logits, v);
     return 0;

@@ -13,6 +13,12 @@ sl_buf sl_layer_dy(const sl_op *op) {
     return op->temp == SL_NONE ? op->dout : op->temp;
 }
 
+typedef struct {
+    const sl_blas *blas; /* of fp32 products; NULL: our own */
+} own;
+
+static const sl_blas *blas_of(const sl_op *op) { return ((const own *)op->own)->blas; }
+
 /* ---- the three products in fp32, of the rows that a stage is about */
 
 /* Packed operands. They lie side by side, since an operation in chunks packs W once and x for each. */
@@ -21,6 +27,8 @@ typedef struct {
 } shared;
 
 static shared shared_at(const sl_op *op, const sl_kernels *k, bool training, sl_carver *c) {
+    if (blas_of(op))
+        return (shared){0};
     shared s = {.w = sl_carve(c, (int64_t)sl_gemm_packed_bytes(k, op->dim_out, op->dim_in))};
     if (training) {
         s.w_back = sl_carve(c, (int64_t)sl_gemm_packed_bytes(k, op->dim_in, op->dim_out));
@@ -41,21 +49,22 @@ static sl_gemm_args forward_of(const sl_op *op, const sl_exec *x, int64_t row0, 
     return (sl_gemm_args){.k = x->k, .m = rows, .n = op->dim_out, .depth = op->dim_in,
                           .a = {in_rows(op, x, row0), op->dim_in, 1}, .b = {sl_weight(op, x, 0), op->dim_in, 1},
                           .packed = shared_of(op, x).w, .c = sl_buf_data(x, sl_layer_y(op)), .ldc = op->dim_out,
-                          .residual = sl_buf_data(x, op->in[1])};
+                          .residual = sl_buf_data(x, op->in[1]), .blas = blas_of(op)};
 }
 
 static sl_gemm_args input_gradient_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
     return (sl_gemm_args){.k = x->k, .m = rows, .n = op->dim_in, .depth = op->dim_out,
                           .a = {sl_buf_data(x, sl_layer_dy(op)), op->dim_out, 1},
                           .b = {sl_weight(op, x, 0), 1, op->dim_in}, .packed = shared_of(op, x).w_back,
-                          .c = sl_buf_data(x, op->din[0]) + row0 * op->dim_in, .ldc = op->dim_in, .add = op->acc[0]};
+                          .c = sl_buf_data(x, op->din[0]) + row0 * op->dim_in, .ldc = op->dim_in, .add = op->acc[0],
+                          .blas = blas_of(op)};
 }
 
 static sl_gemm_args weight_gradient_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
     return (sl_gemm_args){.k = x->k, .m = op->dim_out, .n = op->dim_in, .depth = rows,
                           .a = {sl_buf_data(x, sl_layer_dy(op)), 1, op->dim_out},
                           .b = {in_rows(op, x, row0), 1, op->dim_in}, .packed = shared_of(op, x).rows,
-                          .c = sl_weight_grad(op, x, 0), .ldc = op->dim_in, .add = true};
+                          .c = sl_weight_grad(op, x, 0), .ldc = op->dim_in, .add = true, .blas = blas_of(op)};
 }
 
 /* ---- their stages */
@@ -146,6 +155,11 @@ void sl_layer_build(sl_program *b, sl_op *op) {
         sl_layer_bf16_build(b, op);
         return;
     }
+    own *o = sl_program_own(b, op, sizeof *o);
+    if (!o)
+        return;
+    if (b->config->gemm == SL_GEMM_BLAS && !(o->blas = sl_blas_load()))
+        b->failed = true;
     sl_carver c = {0};
     shared_at(op, b->kernels, b->training, &c);
     op->shared_bytes = c.used;

@@ -1,11 +1,12 @@
-/* What linear layers and the head share: y = x W^T and its gradients, W [dim_out, dim_in] the parameter param[0], as stages
- * over the products of gemm.h and gemm_bf16.h. x is in[0] and has a gradient din[0]. y is out, or saved[SL_LAYER_Y] of an
- * operation that goes through its rows in chunks: that buffer holds those of one chunk. The gradient of y is
- * saved[SL_LAYER_DY] if there is one, else temp, else that of y's own place: dout, or y overwritten.
+/* What linear layers and the head share: y = x W^T and its gradients, W [dim_out, dim_in] the parameter param[0], as
+ * stages over the products of gemm.h and gemm_bf16.h. x is in[0] and has a gradient din[0]. Of an operation with an
+ * output, y is out, and its gradient temp (rounded by the operation) or dout. Of one without (the loss), which may go
+ * through its rows in chunks, saved[SL_LAYER_Y] and saved[SL_LAYER_DY] hold those of one chunk; without the latter the
+ * gradient overwrites y.
  *
- * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums are fp32; a result
- * is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight gradient.
- * Weights are packed at each forward and kept for the backward pass. */
+ * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums are fp32; a
+ * result is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight
+ * gradient. Weights are packed at each forward and kept for the backward pass. */
 #ifndef SL_OPS_LAYER_H
 #define SL_OPS_LAYER_H
 
