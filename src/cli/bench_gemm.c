@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "ops/product/gemm.h"
+#include "train/multiply.h"
 
 #include <string.h>
 
@@ -20,23 +20,21 @@ enum { TOKENS = 4096, LAYERS = 4, PRODUCTS = 3, REPEATS = 9 };
 static const char *const product_names[PRODUCTS] = {"forward", "input gradient", "weight gradient"};
 
 typedef struct {
-    sl_exec x;
-    sl_kernels const *k;
+    sl_multiplier m;
     float *act, *grad, *weight, *out;
     const sl_blas *blas; /* NULL: none is there */
 } workspace;
 
 static bool open_workspace(workspace *w, enum sl_isa isa) {
     enum { WIDEST = 2048 };
-    w->k = sl_kernels_select(isa);
+    const sl_kernels *k = sl_kernels_select(isa);
     w->act = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
     w->grad = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
     w->weight = sl_alloc((size_t)WIDEST * WIDEST * 4, "bench");
     w->out = sl_alloc((size_t)TOKENS * WIDEST * 4, "bench");
-    w->x = (sl_exec){.k = w->k, .scratch_bytes = sl_gemm_scratch_bytes(w->k)};
-    w->x.scratch = sl_alloc_threads(sl_threads(), w->x.scratch_bytes, "bench");
-    w->x.shared = sl_alloc_shared(sl_gemm_packed_bytes(w->k, WIDEST, TOKENS), "bench");
-    if (!w->act || !w->grad || !w->weight || !w->out || !w->x.scratch || !w->x.shared)
+    if (sl_multiplier_open(&w->m, k, sl_gemm_packed_bytes(k, WIDEST, TOKENS)))
+        return false;
+    if (!w->act || !w->grad || !w->weight || !w->out)
         return false;
     for (int64_t i = 0; i < (int64_t)TOKENS * WIDEST; i++)
         w->act[i] = (float)(i % 17 - 8) / 16, w->grad[i] = (float)(i % 13 - 6) / 16;
@@ -46,9 +44,10 @@ static bool open_workspace(workspace *w, enum sl_isa isa) {
 }
 
 static void close_workspace(workspace *w) {
-    void *all[] = {w->act, w->grad, w->weight, w->out, w->x.scratch, w->x.shared};
+    void *all[] = {w->act, w->grad, w->weight, w->out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         sl_free(all[i]);
+    sl_multiplier_close(&w->m);
 }
 
 static void shape_of(const layer *l, int product, int64_t mnk[3]) {
@@ -61,7 +60,8 @@ static void ours(const workspace *w, const layer *l, int product) {
     shape_of(l, product, s);
     sl_mat a[PRODUCTS] = {{w->act, l->in, 1}, {w->grad, l->out, 1}, {w->grad, 1, l->out}};
     sl_mat b[PRODUCTS] = {{w->weight, l->in, 1}, {w->weight, 1, l->in}, {w->act, 1, l->in}};
-    sl_gemm(&w->x, s[0], s[1], s[2], a[product], b[product], w->out, s[1], product == 2, NULL);
+    sl_multiply(&w->m, (sl_gemm_args){.m = s[0], .n = s[1], .depth = s[2], .a = a[product], .b = b[product], .c = w->out,
+                                      .ldc = s[1], .add = product == 2});
 }
 
 static void theirs(const workspace *w, const layer *l, int product) {

@@ -7,7 +7,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "ops/product/gemm.h"
+#include "train/multiply.h"
 #include "train/optim_kind.h"
 
 #include <math.h>
@@ -17,7 +17,7 @@ enum { STEPS = 5, PIECE = 16384 };
 static const double A = 3.4445, B = -4.7750, C = 2.0315;
 
 typedef struct {
-    sl_exec exec;        /* scratch of the products */
+    sl_multiplier products;
     float *x, *y;        /* a matrix each */
     float *gram, *power; /* X X^T, and (X X^T)^2 turned into a I + b X X^T + c (X X^T)^2 */
     double *part;        /* of the pieces of a sum */
@@ -48,16 +48,17 @@ static void destroy(sl_optim *o) {
     muon *s = o->own;
     if (!s)
         return;
-    void *block[] = {s->x, s->y, s->gram, s->power, s->part, s->exec.scratch, s->exec.shared};
+    void *block[] = {s->x, s->y, s->gram, s->power, s->part};
     for (size_t i = 0; i < sizeof block / sizeof *block; i++)
         sl_free(block[i]);
+    sl_multiplier_close(&s->products);
     free(s);
     o->own = NULL;
 }
 
 static int create(sl_optim *o) {
     int64_t size = 0, side = 0;
-    size_t shared = 0, thread = sl_gemm_scratch_bytes(o->k);
+    size_t packed = 0;
     for (int i = 0; i < o->p->count; i++) {
         const sl_tensor *t = &o->p->tensor[i];
         if (!is_matrix(t))
@@ -66,10 +67,9 @@ static int create(sl_optim *o) {
         size_t gram = sl_gemm_packed_bytes(o->k, n, depth), wide = sl_gemm_packed_bytes(o->k, depth, n);
         size = most(size, t->size);
         side = most(side, n);
-        shared = gram > shared ? gram : shared;
-        shared = wide > shared ? wide : shared;
+        packed = gram > packed ? gram : packed;
+        packed = wide > packed ? wide : packed;
     }
-    thread = (size_t)sl_round_up((int64_t)thread, 4096) + 64; /* + 64: threads' scratch must not share sets */
     muon *s = o->own = calloc(1, sizeof *s);
     if (!s)
         return sl_fail("out of memory for the optimizer");
@@ -78,10 +78,9 @@ static int create(sl_optim *o) {
     s->gram = sl_alloc((size_t)(side * side) * sizeof(float), "Muon's scratch");
     s->power = sl_alloc((size_t)(side * side) * sizeof(float), "Muon's scratch");
     s->part = sl_alloc((size_t)(pieces(size) + 1) * sizeof(double), "Muon's scratch");
-    s->exec = (sl_exec){.k = o->k, .scratch_bytes = thread};
-    s->exec.scratch = sl_alloc(thread * (size_t)sl_threads(), "Muon's scratch");
-    s->exec.shared = sl_alloc(shared, "Muon's scratch");
-    return s->x && s->y && s->gram && s->power && s->part && s->exec.scratch && s->exec.shared ? 0 : -1;
+    if (sl_multiplier_open(&s->products, o->k, packed))
+        return -1;
+    return s->x && s->y && s->gram && s->power && s->part ? 0 : -1;
 }
 
 /* ---- element by element; plain C, for the products take nearly all the time */
@@ -140,19 +139,21 @@ static void grams(const muon *s, const sl_tensor *t, const float *x) {
     bool wide = rows <= cols;
     int64_t n = wide ? rows : cols, depth = wide ? cols : rows;
     sl_mat vectors = wide ? (sl_mat){x, cols, 1} : (sl_mat){x, 1, cols};
-    sl_gemm(&s->exec, n, n, depth, vectors, vectors, s->gram, n, false, NULL);
-    sl_gemm(&s->exec, n, n, n, (sl_mat){s->gram, n, 1}, (sl_mat){s->gram, n, 1}, s->power, n, false, NULL);
+    sl_mat gram = {s->gram, n, 1};
+    sl_multiply(&s->products,
+                (sl_gemm_args){.m = n, .n = n, .depth = depth, .a = vectors, .b = vectors, .c = s->gram, .ldc = n});
+    sl_multiply(&s->products,
+                (sl_gemm_args){.m = n, .n = n, .depth = n, .a = gram, .b = gram, .c = s->power, .ldc = n});
 }
 
 /* y = power X; power is symmetric up to rounding, so for columns X power does the same. */
 static void apply(const muon *s, const sl_tensor *t, const float *x, float *y) {
     int64_t rows = t->shape[0], cols = t->shape[1];
-    if (rows <= cols)
-        sl_gemm(&s->exec, rows, cols, rows, (sl_mat){s->power, rows, 1}, (sl_mat){x, 1, cols}, y, cols, false,
-                NULL);
-    else
-        sl_gemm(&s->exec, rows, cols, cols, (sl_mat){x, cols, 1}, (sl_mat){s->power, 1, cols}, y, cols, false,
-                NULL);
+    sl_gemm_args g = {.m = rows, .n = cols, .depth = rows, .a = {s->power, rows, 1}, .b = {x, 1, cols}, .c = y,
+                      .ldc = cols};
+    if (rows > cols)
+        g.depth = cols, g.a = (sl_mat){x, cols, 1}, g.b = (sl_mat){s->power, 1, cols};
+    sl_multiply(&s->products, g);
 }
 
 static void matrix_step(sl_optim *o, const sl_tensor *t) {
