@@ -235,8 +235,8 @@ int sl_verb_bench(int argc, char **argv) {
                  "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
                  "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m "
                  "(12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix products of bench-10m, beside "
-                 "a BLAS library where one is found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights and "
-                 "activations on the int8 unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
+                 "a BLAS library where one is found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights "
+                 "and activations on the int8 unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,
         .overrides = true,

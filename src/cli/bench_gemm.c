@@ -60,8 +60,8 @@ static void ours(const workspace *w, const layer *l, int product) {
     shape_of(l, product, s);
     sl_mat a[PRODUCTS] = {{w->act, l->in, 1}, {w->grad, l->out, 1}, {w->grad, 1, l->out}};
     sl_mat b[PRODUCTS] = {{w->weight, l->in, 1}, {w->weight, 1, l->in}, {w->act, 1, l->in}};
-    sl_multiply(&w->m, (sl_gemm_args){.m = s[0], .n = s[1], .depth = s[2], .a = a[product], .b = b[product], .c = w->out,
-                                      .ldc = s[1], .add = product == 2});
+    sl_multiply(&w->m, (sl_gemm_args){.m = s[0], .n = s[1], .depth = s[2], .a = a[product], .b = b[product],
+                                      .c = w->out, .ldc = s[1], .add = product == 2});
 }
 
 static void theirs(const workspace *w, const layer *l, int product) {

@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-/* Prints (unless json) and returns an array of {product, m, n, k, gflops} and, beside a library, {blas, blas_gflops, ratio}; NULL with
- * a message on failure. */
+/* Prints (unless json) and returns an array of {layer, product, m, n, k, gflops} and, beside a library, {blas,
+ * blas_gflops, ratio}; NULL with a message on failure. */
 json_t *sl_bench_gemm(const sl_args *args, bool json);
 
 #endif

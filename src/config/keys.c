@@ -129,8 +129,8 @@ const sl_choice sl_choices_precision[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_gemm[] = {
     [SL_GEMM_OWN] = {"own", "the engine: the same bits for any number of threads"},
-    [SL_GEMM_BLAS] = {"blas", "a CBLAS library that is there: OpenBLAS, BLIS, MKL, or that of SINKLAB_BLAS; no promise about bits. "
-                              "Needs precision fp32"},
+    [SL_GEMM_BLAS] = {"blas", "a CBLAS library that is there: OpenBLAS, BLIS, MKL, or that of SINKLAB_BLAS; no promise "
+                              "about bits. Needs precision fp32"},
     {NULL, NULL}};
 const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU and system have"},
                                     [SL_ISA_SCALAR] = {"scalar", "plain C"},

@@ -1,4 +1,4 @@
-/* fp32 products (ops/product/gemm.h) with threads of their own, for those who are no operations: the optimizer, bench. */
+/* fp32 products (ops/product/gemm.h) with threads, for those who are no operations: the optimizer, bench. */
 #ifndef SL_TRAIN_MULTIPLY_H
 #define SL_TRAIN_MULTIPLY_H
 
@@ -11,8 +11,8 @@ typedef struct {
     float *packed;
 } sl_multiplier;
 
-/* Memory for products whose right operand takes at most packed_bytes (sl_gemm_packed_bytes()), and sl_threads() as it is
- * now. Returns 0, or -1 with a message; close it either way. */
+/* Memory for products whose right operand takes at most packed_bytes (sl_gemm_packed_bytes()), and for sl_threads() as
+ * it is now. Returns 0, or -1 with a message; close it either way. */
 int sl_multiplier_open(sl_multiplier *m, const sl_kernels *k, size_t packed_bytes);
 void sl_multiplier_close(sl_multiplier *m);
 

@@ -69,10 +69,6 @@ static sl_gemm_args weight_gradient_of(const sl_op *op, const sl_exec *x, int64_
 
 /* ---- their stages */
 
-static bool gradients(const sl_op *op, const sl_exec *x) { return op->out != SL_NONE || x->training; }
-
-static sl_split nothing(void) { return (sl_split){.items = 0}; }
-
 sl_split sl_layer_pack_split(const sl_op *op, const sl_exec *x) {
     sl_gemm_args g = forward_of(op, x, 0, op->rows);
     return sl_gemm_pack_split(&g);
@@ -96,8 +92,8 @@ int sl_layer_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 }
 
 sl_split sl_layer_pack_back_split(const sl_op *op, const sl_exec *x) {
-    if (!gradients(op, x))
-        return nothing();
+    if (!sl_layer_has_gradients(op, x))
+        return (sl_split){.items = 0};
     sl_gemm_args g = input_gradient_of(op, x, 0, op->rows);
     return sl_gemm_pack_split(&g);
 }
@@ -114,7 +110,7 @@ sl_split sl_layer_input_gradient_split(const sl_op *op, const sl_exec *x) {
 }
 
 int sl_layer_input_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    if (!gradients(op, x))
+    if (!sl_layer_has_gradients(op, x))
         return 0;
     sl_gemm_args g = input_gradient_of(op, x, s->row0, s->rows);
     sl_gemm_rows(&g, s, sl_worker_scratch(x, s->worker));
@@ -122,8 +118,8 @@ int sl_layer_input_gradient(const sl_op *op, const sl_exec *x, const sl_span *s)
 }
 
 sl_split sl_layer_pack_rows_split(const sl_op *op, const sl_exec *x) {
-    if (!gradients(op, x))
-        return nothing();
+    if (!sl_layer_has_gradients(op, x))
+        return (sl_split){.items = 0};
     sl_gemm_args g = weight_gradient_of(op, x, 0, sl_layer_chunk(op));
     return sl_gemm_pack_split(&g);
 }
@@ -135,8 +131,8 @@ int sl_layer_pack_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
 }
 
 sl_split sl_layer_weight_gradient_split(const sl_op *op, const sl_exec *x) {
-    if (!gradients(op, x))
-        return nothing();
+    if (!sl_layer_has_gradients(op, x))
+        return (sl_split){.items = 0};
     sl_gemm_args g = weight_gradient_of(op, x, 0, sl_layer_chunk(op));
     return sl_gemm_tiles_split(&g, x->workers);
 }

@@ -40,6 +40,10 @@ SL_LAYER_STAGE(bf16_fold)
 int64_t sl_layer_chunk(const sl_op *op); /* rows that the stages are about at most */
 sl_buf sl_layer_y(const sl_op *op);
 sl_buf sl_layer_dy(const sl_op *op);
+/* Has this pass gradients to compute? */
+static inline bool sl_layer_has_gradients(const sl_op *op, const sl_exec *x) {
+    return op->out != SL_NONE || x->training;
+}
 
 void sl_layer_bf16_build(sl_program *b, sl_op *op); /* sl_layer_build() of a bf16 program */
 

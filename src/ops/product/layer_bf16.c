@@ -45,8 +45,6 @@ static sl_gemm_bf16_wgrad_args weight_gradient_of(const sl_op *op, const sl_exec
 
 /* ---- their stages */
 
-static bool gradients(const sl_op *op, const sl_exec *x) { return op->out != SL_NONE || x->training; }
-
 sl_split sl_layer_bf16_pack_split(const sl_op *op, const sl_exec *x) {
     sl_gemm_bf16_pack_args p = packing_of(op, x);
     return sl_gemm_bf16_pack_split(&p);
@@ -76,7 +74,7 @@ sl_split sl_layer_bf16_input_gradient_split(const sl_op *op, const sl_exec *x) {
 }
 
 int sl_layer_bf16_input_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    if (!gradients(op, x))
+    if (!sl_layer_has_gradients(op, x))
         return 0;
     sl_gemm_bf16_args g = input_gradient_of(op, x, s->row0, s->rows);
     sl_gemm_bf16_rows(&g, s, sl_worker_scratch(x, s->worker));
@@ -84,7 +82,7 @@ int sl_layer_bf16_input_gradient(const sl_op *op, const sl_exec *x, const sl_spa
 }
 
 sl_split sl_layer_bf16_weight_gradient_split(const sl_op *op, const sl_exec *x) {
-    if (!gradients(op, x))
+    if (!sl_layer_has_gradients(op, x))
         return (sl_split){.items = 0};
     sl_gemm_bf16_wgrad_args g = weight_gradient_of(op, x, 0, sl_layer_chunk(op));
     return sl_gemm_bf16_wgrad_split(&g, x->workers);
@@ -97,7 +95,7 @@ int sl_layer_bf16_weight_gradient(const sl_op *op, const sl_exec *x, const sl_sp
 }
 
 sl_split sl_layer_bf16_fold_split(const sl_op *op, const sl_exec *x) {
-    if (!gradients(op, x))
+    if (!sl_layer_has_gradients(op, x))
         return (sl_split){.items = 0};
     sl_gemm_bf16_wgrad_args g = weight_gradient_of(op, x, 0, sl_layer_chunk(op));
     return sl_gemm_bf16_fold_split(&g);
