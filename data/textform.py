@@ -25,8 +25,9 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def normal_form(text, markdown=False):
-    """One document in the form that every corpus has: LF, plain quotes, dashes and blanks, nothing at the ends of lines,
-    at most one blank line, one LF at the end; of Markdown, headings and rules are left out. "" if nothing is left."""
+    """One document in the form that every corpus has: LF, plain quotes, dashes and blanks, nothing at the ends of
+    lines, at most one blank line, one LF at the end; of Markdown, headings and rules are left out. "" if nothing is
+    left."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_PLAIN)
     text = _LINE_END.sub("", text)
     if markdown:
@@ -88,8 +89,8 @@ def osis_text(markup):
 
 
 def sword_documents(files, name):
-    """One document a block (a chapter or a book, as the module was built), Old Testament first. files: file name -> bytes
-    of the module's folder."""
+    """One document a block (a chapter or a book, as the module was built), Old Testament first. files: file name ->
+    bytes of the module's folder."""
     found = False
     for testament in ("ot", "nt"):
         for letter in "bcv":
@@ -116,7 +117,8 @@ _BULLET = re.compile(r"[*+-]\s+")
 
 
 def _paragraphs(lines):
-    """Hard-wrapped lines joined to paragraphs; headings and bullets start one, two blanks at the end of a line end one."""
+    """Hard-wrapped lines joined to paragraphs; headings and bullets start one, two blanks at the end of a line end
+    one."""
     paragraph = ""
     for line in lines:
         hard_break = line.endswith("  ")

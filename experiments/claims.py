@@ -1,9 +1,9 @@
 """Claims of a study and the gates of its baseline: reading them, and judging them by the runs.
 
-A claim compares a metric of two arms with the same seeds, two metrics (of one arm or of two), or a metric of one arm with a
-number. It is judged by a t-test over the paired differences (TOST for `expect: same`, Fisher's exact test for metrics that are
-0 or 1), Holm-corrected over all claims that are judged: whose arms the profile has, and whose gates are met. `scale: ratio` does its
-statistics on ln(second/first) with a margin of ln(1 + margin), up or down.
+A claim compares a metric of two arms with the same seeds, two metrics (of one arm or of two), or a metric of one arm
+with a number. It is judged by a t-test over the paired differences (TOST for `expect: same`, Fisher's exact test for
+metrics that are 0 or 1), Holm-corrected over all claims that are judged: whose arms the profile has, and whose gates
+are met. `scale: ratio` does its statistics on ln(second/first) with a margin of ln(1 + margin), up or down.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ TESTS = {"at_least": ("\N{GREATER-THAN OR EQUAL TO}", float.__ge__), "above": ("
          "at_most": ("\N{LESS-THAN OR EQUAL TO}", float.__le__), "below": ("<", float.__lt__)}
 NAN = math.nan
 
-# Arm -> seed -> {"status": finished, diverged, failed or missing, "metrics": {name: number}}: all runs that the plan has.
+# Arm -> seed -> {"status": finished, diverged, failed or missing, "metrics": {name: number}}: all runs that the plan
+# has.
 Arms = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
@@ -161,7 +162,8 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, looks: Sequence
     claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), first, second,
                   one_of(what, "scale", row["scale"], ("ratio", "difference")),
                   one_of(what, "expect", row["expect"], ("lower", "higher", "same")),
-                  check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates) for name in gate),
+                  check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates)
+                                                                     for name in gate),
                   metric.unit, metric.binary)
     if claim.margin <= 0:
         raise ClaimError(f"{what}: margin: above 0 is wanted, the smallest difference that matters")
@@ -213,7 +215,8 @@ def parse_condition(what: str, row: Any, looks: Sequence[str]) -> Condition | st
     row = mapping(f"{what}: condition", row)
     tests = [key for key in row if key in TESTS]
     if len(tests) != 1:
-        raise ClaimError(f"{what}: a condition takes metric and one of {', '.join(TESTS)}, or it is another gate's name")
+        raise ClaimError(f"{what}: a condition takes metric and one of {', '.join(TESTS)}, or it is another gate's "
+                         "name")
     check_keys(what, row, ("metric", tests[0]))
     return Condition(check_metric(what, row["metric"], looks).name, tests[0],
                      check_number(what, tests[0], row[tests[0]]))
@@ -260,12 +263,14 @@ def pair(claim: Claim, arms: Arms) -> tuple[list[dict[str, Any]], list[dict[str,
 
 
 def loss_of(claim: Claim, arms: Arms, side: Side, seed: int, x: float) -> dict[str, Any] | None:
-    """Why a run gives no figure. `selects`: because of what the figure is, so that the pairs left are no fair sample."""
+    """Why a run gives no figure. `selects`: because of what the figure is, so that the pairs left are no fair
+    sample."""
     arm = side.arm
     run = arms.get(arm, {}).get(seed)
     if math.isfinite(x):
         bad = claim.scale == "ratio" and x <= 0
-        return {"why": f"{arm or 'against'}: a ratio wants values above 0, this is {x:g}", "selects": True} if bad else None
+        return {"why": f"{arm or 'against'}: a ratio wants values above 0, this is {x:g}",
+                "selects": True} if bad else None
     if run is None:
         return {"why": f"{arm}: not run with this seed", "selects": False}
     status = run.get("status", "missing")
@@ -298,7 +303,8 @@ def judge_condition(gate: Gate, condition: Condition | str, arms: Arms, judged: 
 def gate_text(gate: Mapping[str, Any]) -> str:
     """A judged gate in words: what it wants and what there was."""
     words = [f"{c['gate']} ({'met' if c['met'] else 'failed'})" if "gate" in c else
-             f"{c['metric']} {TESTS[c['test']][0]} {c['limit']:g}: " + (f"{c['mean']:.3g}" if c["n"] else "not measured")
+             f"{c['metric']} {TESTS[c['test']][0]} {c['limit']:g}: "
+             + (f"{c['mean']:.3g}" if c["n"] else "not measured")
              for c in gate["conditions"]]
     return f"{gate['name']} in {gate['arm']}: {' or '.join(words) if gate['mode'] == 'any' else ', '.join(words)}"
 
@@ -331,16 +337,20 @@ def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
     low, high, method = (NAN, NAN, "") if claim.binary else paired.bootstrap(d)
     p, p_beyond, test, interval = test_of(claim, d, pairs)
     row = {"id": claim.id, "text": claim.text, "source": claim.source, "unit": claim.unit,
-           "metrics": list(dict.fromkeys(side.metric for side in claim.sides)), "arms": claim.arms, "compared": in_words(claim), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin, "gates": list(claim.gate),
+           "metrics": list(dict.fromkeys(side.metric for side in claim.sides)), "arms": claim.arms,
+           "compared": in_words(claim), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin,
+           "gates": list(claim.gate),
            "pairs": pairs, "lost": lost, "n": s.n, "mean": s.mean, "sd": s.sd, "interval": interval,
            "interval_method": "Newcombe" if claim.binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
            "limit": claim.limit, "test": test, "p": p, "p_beyond": p_beyond, "level": level,
-           "seeds_needed": None if claim.binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same", level)}
+           "seeds_needed": None if claim.binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same",
+                                                                         level)}
     for name, side in (("first", claim.first), ("second", claim.second)):
         of = paired.sample(list(values(arms, side.arm, side.metric).values()))
         row |= {f"{name}_n": of.n, f"{name}_mean": side.number if side.constant else of.mean, f"{name}_sd": of.sd}
     out = math.exp if claim.scale == "ratio" else float
-    return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval)), "effect_bootstrap": [out(low), out(high)]}
+    return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval)),
+                  "effect_bootstrap": [out(low), out(high)]}
 
 
 def in_words(claim: Claim) -> str:
@@ -354,7 +364,8 @@ def in_words(claim: Claim) -> str:
     return f"{second.metric}{of} against {first.metric} of {first.arm}"
 
 
-def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> tuple[float, float, str, list[float]]:
+def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> tuple[float, float, str,
+                                                                                             list[float]]:
     """p of the claim, p of the opposite of `same` (else NaN), the test's name and the 95 % interval."""
     s = paired.sample(d)
     if s.n < 2:

@@ -45,12 +45,14 @@ class Engine:
 
 def engine(program: Path) -> Engine:
     try:
-        listed = json.loads(subprocess.run([program, "config", "--json"], capture_output=True, text=True, check=True).stdout)
+        listed = json.loads(subprocess.run([program, "config", "--json"], capture_output=True, text=True,
+                                           check=True).stdout)
         return Engine(program, store.engine_hash(program), {row["key"]: row["decides_result"] for row in listed})
     except OSError as error:
         raise StudyError(f"{program}: {error.strerror}; build it (ninja -C build), or give --sinklab") from None
     except (subprocess.CalledProcessError, ValueError, KeyError):
-        raise StudyError(f"{program}: `config --json` doesn't list the keys; is this sinklab, and of this version?") from None
+        raise StudyError(
+            f"{program}: `config --json` doesn't list the keys; is this sinklab, and of this version?") from None
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ def tokenizer_path(profile: Profile, runs: Path) -> Path | None:
 
 def settings_of(study: Study, profile: Profile, arm: Arm, point: Mapping[str, Any], options: Options,
                 bpe: Path | None) -> dict[str, str]:
-    """The keys that an arm's runs set, the later of equal ones: base, profile, arm, point of its sweep, command line."""
+    """The keys that an arm's runs set, the later of equal ones: base, profile, arm, point of its sweep, command
+    line."""
     settings = study.base | profile.set | arm.set | dict(point) | dict(options.set)
     return {key: text(value).replace("{bpe}", str(bpe or "{bpe}")) for key, value in settings.items()}
 
 
-def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str], match: bool) -> tuple[dict[str, Any], str]:
+def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str], match: bool) -> tuple[dict[str, Any],
+                                                                                                         str]:
     """The engine's whole configuration; and why parameters are not matched, if they should be and can't."""
     keys, unmatched = [f"{key}={value}" for key, value in settings.items()], ""
     try:
@@ -149,14 +153,16 @@ def corpora(study: Study, options: Options) -> list[str]:
     manifest = store.read_json(store.ROOT / "data" / "manifest.json")
     rows = [settings_of(study, profile, study.arms[name], point, options, None)
             for name in profile.arms for point in study.arms[name].points()]
-    named = {row.get(key, default) for row in rows for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
+    named = {row.get(key, default) for row in rows
+             for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
     named |= {profile.bpe["corpus"]} if profile.bpe else set()
     return sorted(name for name in named if name in manifest)
 
 
-def expand(study: Study, options: Options, engine: Engine, data: store.Data, runs: Path, ready: bool = True) -> Expansion:
-    """Runs of a study under a profile. ready: corpora and tokenizer are there; else the hashes are provisional, and parameters
-    not matched."""
+def expand(study: Study, options: Options, engine: Engine, data: store.Data, runs: Path,
+           ready: bool = True) -> Expansion:
+    """Runs of a study under a profile. ready: corpora and tokenizer are there; else the hashes are provisional, and
+    parameters not matched."""
     profile, seeds = chosen(study, options)
     bpe = tokenizer_path(profile, runs)
     rows = [(study.arms[name], point) for name in profile.arms for point in study.arms[name].points()]
@@ -181,7 +187,8 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     measure = measures(study)
     for entry in entries:
         entry["outcome"] = outcome_path(entry["hash"], measure)
-    made.plan = {"study": study.name, "file": f"{study.name}/{study.path.name}", "sha256": store.sha256_file(study.path), "profile": profile.name,
+    made.plan = {"study": study.name, "file": f"{study.name}/{study.path.name}",
+                 "sha256": store.sha256_file(study.path), "profile": profile.name,
                  "seeds": seeds, "set": dict(options.set), "measures": measure, "engine": engine.hash, "runs": entries}
     return made
 

@@ -48,7 +48,8 @@ def on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def run_engine(work: dict[str, Any], log: Path, *args: str) -> str:
-    """Standard output of a verb; its messages go to the log. A signal is passed on and waited for: training then saves."""
+    """Standard output of a verb; its messages go to the log. A signal is passed on and waited for: training then
+    saves."""
     with open(log, "a", encoding="utf-8") as errors:
         errors.write(f"$ sinklab {' '.join(args)}\n")
         errors.flush()
@@ -168,8 +169,10 @@ def measure(work: dict[str, Any], path: str) -> dict[str, Any]:
 
 def probe(work: dict[str, Any], folder: Path, config: dict[str, Any], wanted: dict[str, Any]) -> outcome.Metrics:
     measures = ["--measures", ",".join(wanted["measures"])] if "measures" in wanted else []
-    said = outcome.parse(run_engine(work, folder / "measure.log", "probe", str(folder), "--json", "--profile", "--windows",
-                                    str(wanted.get("windows", TRAINING_PROBE_WINDOWS)), *measures, f"threads={work['threads']}"))
+    said = outcome.parse(run_engine(work, folder / "measure.log", "probe", str(folder), "--json", "--profile",
+                                    "--windows",
+                                    str(wanted.get("windows", TRAINING_PROBE_WINDOWS)), *measures,
+                                    f"threads={work['threads']}"))
     return outcome.of_probe(said, config["model.seq"]) | outcome.of_measures(said.get("measures", {}))
 
 
@@ -178,17 +181,21 @@ def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: 
     """On the windows of the run's own validation loss and of its probes."""
     log, keys = folder / "measure.log", [*keys, f"threads={work['threads']}"]
     loss = run_engine(work, log, "eval", str(folder), *keys, "--json", "--windows", str(config["train.eval_windows"]))
-    seen = run_engine(work, log, "probe", str(folder), *keys, "--json", "--profile", "--windows", str(TRAINING_PROBE_WINDOWS))
+    seen = run_engine(work, log, "probe", str(folder), *keys, "--json", "--profile", "--windows",
+                      str(TRAINING_PROBE_WINDOWS))
     return outcome.of_intervention(name, outcome.parse(loss), outcome.parse(seen), config["model.seq"], before)
 
 
-def quantise(work: dict[str, Any], folder: Path, wanted: dict[str, Any], name: str, flags: dict[str, Any]) -> outcome.Metrics:
+def quantise(work: dict[str, Any], folder: Path, wanted: dict[str, Any], name: str,
+             flags: dict[str, Any]) -> outcome.Metrics:
     """All schemes of the study behind one transformation."""
-    options = [part for flag, value in flags.items() for part in ([f"--{flag}"] if value is True else [f"--{flag}", str(value)])]
+    options = [part for flag, value in flags.items() for part in ([f"--{flag}"] if value is True
+                                                                  else [f"--{flag}", str(value)])]
     options += [part for key in ("windows", "calibration") if key in wanted for part in (f"--{key}", str(wanted[key]))]
     found: outcome.Metrics = {}
     for scheme in wanted["schemes"]:
-        said = run_engine(work, folder / "measure.log", "quantize", str(folder), f"threads={work['threads']}", "--scheme", scheme,
+        said = run_engine(work, folder / "measure.log", "quantize", str(folder), f"threads={work['threads']}",
+                          "--scheme", scheme,
                           *options, "--json")
         found |= outcome.of_quantised(f"quantize.{scheme}.{name}", outcome.parse(said))
     return found
@@ -241,7 +248,8 @@ def step(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str]) -> int:
     for number_ in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number_, on_signal)
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # runs side by side: threads that spin would take each other's cores
+    os.environ.setdefault("GOMP_SPINCOUNT",
+                          "1000")  # runs side by side: threads that spin would take each other's cores
     try:
         step(argv)
     except Interrupted:

@@ -34,10 +34,12 @@ TRAINING = (
     Metric("val_loss", "validation loss", "", "nats per token", "lower"),
     Metric("val_loss_trigger", "validation loss at triggers", "synthetic tasks: where attention has something to do",
            "nats per token", "lower"),
-    Metric("val_loss_other", "validation loss elsewhere", "synthetic tasks: away from triggers", "nats per token", "lower"),
+    Metric("val_loss_other", "validation loss elsewhere", "synthetic tasks: away from triggers", "nats per token",
+           "lower"),
     Metric("bits_per_byte", "bits per byte", "validation loss per byte of text", "bits", "lower"),
     Metric("params", "parameters"),
-    Metric("baseline_params", "parameters of the baseline", "the same sizes with RMSNorm, softmax attention, SwiGLU, no gates"),
+    Metric("baseline_params", "parameters of the baseline", "the same sizes with RMSNorm, softmax attention, SwiGLU, "
+                                                            "no gates"),
     Metric("ffn", "feed-forward width"),
     Metric("tokens", "training tokens"),
     Metric("tokens_per_s", "tokens/s", "mean over the run", "", "higher"),
@@ -48,46 +50,57 @@ TRAINING = (
 PROBE = (
     Metric("max", "max |h|", "largest value of the residual stream, all layers and tokens"),
     Metric("max_no_token0", "max |h|, no token 0", "the same without the first token of each window"),
-    Metric("m2", "M2", "residual sink: largest over median channel of mean |h|, token 0 left out, largest layer; 1 is flat"),
+    Metric("m2", "M2", "residual sink: largest over median channel of mean |h|, token 0 left out, largest layer; 1 is "
+                       "flat"),
     Metric("m2_layer", "layer of M2", "the layer at which M2 is taken"),
     Metric("m2_dim", "channel of M2", "the channel that M2 is of"),
-    Metric("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels (rounded up) in "
-           "mean |h|", "per mille"),
+    Metric("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels (rounded up) "
+           "in mean |h|", "per mille"),
     Metric("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one channel), "
            "largest layer"),
     Metric("lambda_min", f"{LAMBDA} min", "smallest |norm weight| of the block norms"),
-    Metric("lambda_at_sink", f"{LAMBDA} at the blocks' own sinks", "smallest |norm weight| of the block norms at the channel "
+    Metric("lambda_at_sink", f"{LAMBDA} at the blocks' own sinks",
+           "smallest |norm weight| of the block norms at the channel "
            "that is largest at their block's input"),
     Metric("lambda_sink", f"{LAMBDA} at the sink", "smallest |norm weight| of the block norms at the channel of M2"),
     Metric("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
-    Metric("att0_over_uniform", "attention to token 0 over uniform", "att0 over the mean of 1/(q+1), which even attention "
+    Metric("att0_over_uniform", "attention to token 0 over uniform",
+           "att0 over the mean of 1/(q+1), which even attention "
            "gives"),
     Metric("att0_trigger", "attention to token 0 at triggers", "synthetic tasks"),
     Metric("att0_other", "attention to token 0 elsewhere", "synthetic tasks: away from triggers"),
     Metric("sink_rate", "Sink rate", "share of heads whose mean attention to token 0 exceeds .3"),
     Metric("attention_entropy", "attention entropy", "mean over heads and queries", "nats"),
     Metric("value_norm_ratio", "value-norm ratio", "value norm of token 0 over the other tokens'"),
-    Metric("token0_norm_ratio", "token-0 norm ratio", "norm of token 0 in the stream over the other tokens', largest layer"),
+    Metric("token0_norm_ratio", "token-0 norm ratio", "norm of token 0 in the stream over the other tokens', largest "
+                                                      "layer"),
     Metric("gate_mean", "mean gate", "of the norms' gates"),
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
 NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "att0_over_uniform")  # places, and what is made of the final probe only
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
-    Metric("contribution.head", "contribution of token 0, heads", "share of a head's output that comes through token 0"),
-    Metric("contribution.projected", "contribution of token 0", "share of the attention output that comes through token 0, "
+    Metric("contribution.head", "contribution of token 0, heads",
+           "share of a head's output that comes through token 0"),
+    Metric("contribution.projected", "contribution of token 0",
+           "share of the attention output that comes through token 0, "
            "behind the output projection"),
-    Metric("norms.{attn,ffn}_in", "sink share of the {} norm's input", "norm of the sink dimensions over the whole norm, "
+    Metric("norms.{attn,ffn}_in", "sink share of the {} norm's input",
+           "norm of the sink dimensions over the whole norm, "
            "token 0 left out"),
-    Metric("norms.{attn,ffn}_out", "sink share of the {} norm's output", "the same behind the norm: what is left of the "
+    Metric("norms.{attn,ffn}_out", "sink share of the {} norm's output",
+           "the same behind the norm: what is left of the "
            "sink for the block"),
     Metric("dynamics.strength", "strength of sink dimensions", "mean |h| over the median channel's"),
     Metric("dynamics.mean", "mean of sink dimensions", "mean value, with its sign"),
-    Metric("dynamics.constant_share", "constant share of sink dimensions", "mean squared over mean of squares: 1 is a bias"),
+    Metric("dynamics.constant_share", "constant share of sink dimensions",
+           "mean squared over mean of squares: 1 is a bias"),
     Metric("dynamics.same_sign", "same sign of sink dimensions", "share of values with the commoner sign"),
-    Metric("dynamics.across_sequences", "sink dimensions across sequences", "correlation between windows: 1 is a function of "
+    Metric("dynamics.across_sequences", "sink dimensions across sequences",
+           "correlation between windows: 1 is a function of "
            "the position, 0 of the text"),
-    Metric("dynamics.across_positions", "sink dimensions across positions", "correlation between positions: 1 is a function "
+    Metric("dynamics.across_positions", "sink dimensions across positions",
+           "correlation between positions: 1 is a function "
            "of the window, 0 of the token"),
     Metric("singular.{down,block,chain}.sigma", "leading singular value, {}", "of the linear map"),
     Metric("singular.{down,block,chain}.second", "second singular value, {}", "of the linear map"),
@@ -109,19 +122,22 @@ MEASURES = (
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
 )
 # An intervention's own; its probe figures and losses come from the tables above.
-LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
+LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without",
+                     "nats per token",
                      "lower")
 # Of `sinklab quantize` with a scheme behind a transformation.
 QUANTISED = (
     Metric("val_loss", "validation loss", "of the rounded model", "nats per token", "lower"),
     Metric("loss_change", "loss change", "rounded minus fp32, on the same windows", "nats per token", "lower"),
     Metric("bits_per_byte", "bits per byte", "validation loss per byte of text", "bits", "lower"),
-    *(Metric(f"error_{tensor}", f"error of {label}", "norm of the rounding error over the norm; worst layer", "", "lower")
+    *(Metric(f"error_{tensor}", f"error of {label}", "norm of the rounding error over the norm; worst layer", "",
+             "lower")
       for tensor, label in (("post_norm", "norm outputs"), ("attention_out", "attention output"),
                             ("down_in", "down-projection input"), ("weights", "weights"))),
 )
 LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
-ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never", "steps")
+ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never",
+               "steps")
 
 
 def spelled_out(metric: Metric) -> Iterator[Metric]:
@@ -141,7 +157,8 @@ def table() -> dict[str, Metric]:
     for measure in MEASURES:
         for row in spelled_out(measure):
             rows += [replace(row, meaning=f"{row.meaning}; mean over layers"),
-                     replace(row, name=f"{row.name}.max", label=f"{row.label}, max", meaning=f"{row.meaning}; largest layer")]
+                     replace(row, name=f"{row.name}.max", label=f"{row.label}, max",
+                             meaning=f"{row.meaning}; largest layer")]
     return {row.name: row for row in rows}
 
 
@@ -153,7 +170,8 @@ CHANGED = {LOSS_CHANGE.name: LOSS_CHANGE} | {row.name: row for row in (*TRAINING
 def quantised(study: Mapping[str, Any]) -> list[str]:
     """Prefixes of the metrics of a study's quantised models: quantize.SCHEME.TRANSFORMATION."""
     wanted = study.get("quantize") or {}
-    return [f"quantize.{scheme}.{name}" for name in wanted.get("transformations") or {} for scheme in wanted.get("schemes") or ()]
+    return [f"quantize.{scheme}.{name}" for name in wanted.get("transformations") or {}
+            for scheme in wanted.get("schemes") or ()]
 
 
 def looks(study: Mapping[str, Any]) -> list[str]:

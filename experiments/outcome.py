@@ -14,7 +14,8 @@ from typing import Any
 import store
 from runs import Record, is_records, number, numbers, parse_json
 
-FROM_RESULT = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte", "params", "baseline_params", "ffn", "tokens",
+FROM_RESULT = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte", "params", "baseline_params", "ffn",
+               "tokens",
                "tokens_per_s", "seconds")
 OF_DIVERGED = ("params", "baseline_params", "ffn")
 NOT_FIGURES = ("step", "tokens", "windows", "val_loss")  # of a probe's object
@@ -42,7 +43,8 @@ def of_training(folder: Path, seq: int, diverged: bool) -> Metrics:
     """All that a training run says of itself."""
     result, probes = store.read_json(folder / "result.json"), read_probes(folder)
     names = OF_DIVERGED if diverged else FROM_RESULT
-    found = finite((name, number(result.get(name))) for name in names) | {"diverged": float(diverged)} | of_steps(probes)
+    found = finite((name, number(result.get(name))) for name in names) | {"diverged": float(diverged)} | of_steps(
+        probes)
     if not diverged:
         final = result.get("probe")
         found |= of_probe(final if isinstance(final, dict) else {}, seq)
@@ -129,10 +131,12 @@ def of_intervention(name: str, loss: Record, probe: Record, seq: int, before: fl
 
 
 def of_quantised(name: str, said: Record) -> Metrics:
-    """Of `sinklab quantize` with one scheme: loss and its change from fp32, errors of the worst layer by class of tensor."""
+    """Of `sinklab quantize` with one scheme: loss and its change from fp32, errors of the worst layer by class of
+    tensor."""
     loss, bits = said.get("loss", {}), said.get("bits_per_byte", {})
     rows = [("val_loss", number(loss.get("value"))), ("loss_change", number(loss.get("change"))),
-            ("bits_per_byte", number(bits.get("value"))), ("error_weights", number(said.get("weights", {}).get("relative")))]
+            ("bits_per_byte", number(bits.get("value"))),
+            ("error_weights", number(said.get("weights", {}).get("relative")))]
     errors = said.get("errors")
     worst: dict[str, float] = {}
     for row in errors if is_records(errors) else ():

@@ -150,7 +150,8 @@ def equivalence_power(n: int, margin: float, level: float) -> float:
 
 
 def seeds_needed(margin: float, sd: float, same: bool = False, level: float = LEVEL) -> int | None:
-    """The fewest pairs that give 80 % power at the margin for differences of this sd; MOST_SEEDS + 1: more than that."""
+    """The fewest pairs that give 80 % power at the margin for differences of this sd; MOST_SEEDS + 1: more than
+    that."""
     if not (sd > 0 and margin > 0):
         return None
     power: Callable[[int, float, float], float] = equivalence_power if same else t_power

@@ -89,12 +89,16 @@ class Watch:
         """The rest at the pace so far."""
         progress = self.progress()
         gained = progress - self.at_start
-        return f"about {duration((time.monotonic() - self.start) / gained * (self.all - progress))} left" if gained > 0 else ""
+        if gained <= 0:
+            return ""
+        return f"about {duration((time.monotonic() - self.start) / gained * (self.all - progress))} left"
 
     def state(self) -> str:
         shares = [share for run, _ in self.waiting.values() if (share := self.share(run))]
-        running = f", running: {', '.join(f'{share:.0%}' for share in sorted(shares, reverse=True)[:8])}" if shares else ""
-        return f"{self.all - len(self.waiting)}/{self.all} done{running}" + (f", {left}" if (left := self.left()) else "")
+        most = ", ".join(f"{share:.0%}" for share in sorted(shares, reverse=True)[:8])
+        running = f", running: {most}" if shares else ""
+        return f"{self.all - len(self.waiting)}/{self.all} done{running}" + (f", {left}" if (left := self.left())
+                                                                             else "")
 
     def line(self, name: str, found: Mapping[str, Any]) -> str:
         metrics = found.get("metrics", {})
@@ -102,6 +106,7 @@ class Watch:
         if found["status"] != store.FINISHED:
             figures = f"{found['status']}: {found.get('message', '')}"
         took = number(found.get("seconds"))
-        parts = [f"[{self.all - len(self.waiting)}/{self.all}] {name}: {figures}", duration(took) if math.isfinite(took) else "",
+        parts = [f"[{self.all - len(self.waiting)}/{self.all}] {name}: {figures}", duration(took) if math.isfinite(took)
+                 else "",
                  self.left() if self.waiting else ""]
         return ", ".join(part for part in parts if part)

@@ -49,8 +49,10 @@ def result_figure(key: str, change: str = "", metric: str = "") -> Figure:
 
 
 FIGURES = (
-    result_figure("val_loss", "difference", "val_loss"), result_figure("bits_per_byte", "difference", "val_bits_per_byte"),
-    *map(probe_figure, ("max", "max_no_token0", "m2", "top1_permille", "kurtosis_h")), probe_figure("lambda_min", "difference"),
+    result_figure("val_loss", "difference", "val_loss"),
+    result_figure("bits_per_byte", "difference", "val_bits_per_byte"),
+    *map(probe_figure, ("max", "max_no_token0", "m2", "top1_permille", "kurtosis_h")),
+    probe_figure("lambda_min", "difference"),
     *map(probe_figure, ("att0", "sink_rate", "value_norm_ratio")), result_figure("params"), result_figure("tokens"),
     result_figure("tokens_per_s", "ratio", "tokens_per_s"), result_figure("seconds", "", "seconds"),
 )

@@ -1,7 +1,7 @@
 """Runs studies: trains their runs, measures them and writes a page with verdicts. ./experiments/run starts it.
 
-Finished runs are kept in a store by a hash of what decides them, and never trained twice; whatever stopped before (a kill, a
-full disk, a failed run), the same command goes on from there.
+Finished runs are kept in a store by a hash of what decides them, and never trained twice; whatever stopped before (a
+kill, a full disk, a failed run), the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -43,24 +43,28 @@ def say(text: str) -> None:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=PREFIX, description=__doc__.split("./experiments")[0].strip() + " Finished runs are kept and never trained twice: "
+        prog=PREFIX, description=__doc__.split("./experiments")[0].strip()
+        + " Finished runs are kept and never trained twice: "
         "whatever stopped before, the same command goes on from there.",
-        epilog="A study is a folder of experiments/ with README.md and study.yaml; experiments/README.md has the format. "
-        "Exit codes: 0 done, 1 something failed, 2 wrong usage or a mistake in a study.yaml.")
+        epilog="A study is a folder of experiments/ with README.md and study.yaml; experiments/README.md has the "
+        "format. Exit codes: 0 done, 1 something failed, 2 wrong usage or a mistake in a study.yaml.")
     parser.add_argument("study", nargs="*", metavar="STUDY", help="name of a study (--list), or a path to one")
     parser.add_argument("--all", action="store_true", help="all studies; several get an overview page")
     parser.add_argument("--list", action="store_true", help="list the studies with their questions and minutes")
-    parser.add_argument("--profile", default="quick", metavar="P", help="quick, standard, full or another one of the study "
+    parser.add_argument("--profile", default="quick", metavar="P",
+                        help="quick, standard, full or another one of the study "
                         "(default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run, what is there already, how large the "
-                        "models are and about how long it takes; write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, what is there already, how "
+                        "large the models are and about how long it takes; write nothing")
     parser.add_argument("--report", action="store_true", help="train nothing: make the pages of what is there")
     parser.add_argument("--cores", type=int, default=0, metavar="N",
                         help="default: all that this process may use (sinklab doctor)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of each run; default: so that the cores are used "
+    parser.add_argument("--threads", type=int, default=0, metavar="N",
+                        help="of each run; default: so that the cores are used "
                         "well (figures are the same for any number)")
     parser.add_argument("--seeds", metavar="LIST", help="in place of the profile's, like 1,2,3")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the engine for all runs, like "
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a key of the engine for all runs, like "
                         "data.corpus=mine; again for more")
     parser.add_argument("--runs", type=Path, default=store.ROOT / "runs", metavar="DIR",
                         help="DIR/store gets the runs, DIR/studies the results (default: runs)")
@@ -76,7 +80,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--cores and --threads are whole numbers from 1 on")
     # From here on paths are as the engine sees them, from the repository's folder.
     options.runs, options.sinklab = options.runs.resolve(), options.sinklab.resolve()
-    options.study = [name if "/" not in name and not Path(name).is_dir() or (HERE / name).is_dir() else str(Path(name).resolve())
+    options.study = [name if "/" not in name and not Path(name).is_dir() or (HERE / name).is_dir()
+                     else str(Path(name).resolve())
                      for name in options.study]
     os.chdir(store.ROOT)
     return options
@@ -118,7 +123,8 @@ def list_studies(keys: studies.Keys) -> None:
 
 
 def share(runs: int, cores: int) -> int:
-    """Threads a run that end soonest: side by side wastes nothing, more threads than one lose a tenth at each doubling."""
+    """Threads a run that end soonest: side by side wastes nothing, more threads than one lose a tenth at each
+    doubling."""
     def time_of(threads: int) -> float:
         rounds = -(-runs // (cores // threads))
         return rounds / threads**0.85
@@ -144,7 +150,8 @@ def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expans
         profile, _ = expand.chosen(study, change)
         path, bpe = expand.tokenizer_path(profile, options.runs), profile.bpe
         if path:
-            work["tokenizers"][str(path)] = {"vocab": bpe["vocab"], "corpus": str(store.corpora_folder() / bpe["corpus"])}
+            work["tokenizers"][str(path)] = {"vocab": bpe["vocab"],
+                                             "corpus": str(store.corpora_folder() / bpe["corpus"])}
     for expansion in made:
         out = results_folder(options.runs, expansion.study.name, change)
         entries = expansion.plan["runs"]
@@ -224,7 +231,8 @@ class Estimates:
             try:
                 said = self.engine("train", "/dev/null", *keys, f"threads={self.threads}", "--dry-run")
                 found = {line.split()[0]: line.split()[1] for line in said.splitlines()}
-                self.known[key] = f"{int(found['parameters']):,} parameters", float(found["tokens"]) / float(found["speed"])
+                seconds = float(found["tokens"]) / float(found["speed"])
+                self.known[key] = f"{int(found['parameters']):,} parameters", seconds
             except expand.EngineError as error:
                 self.known[key] = f"can't be trained: {error}", 0.0
         return self.known[key]
@@ -241,14 +249,16 @@ def dry_run(options: argparse.Namespace, engine: Engine, made: Sequence[Expansio
             groups.setdefault(label(entry), []).append(entry)
         for name, entries in groups.items():
             todo = {e["hash"] for e in entries if not done(work, f"{e['hash']}/trained.json")}
-            size, seconds = ("size unknown", float("nan")) if missing else estimates.of(expansion.runs[entries[0]["hash"]])
+            unknown = "size unknown", float("nan")
+            size, seconds = unknown if missing else estimates.of(expansion.runs[entries[0]["hash"]])
             left |= dict.fromkeys(todo, seconds)
             each = f" ({progress.duration(seconds)} each)" if todo else ""
-            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: {len(entries) - len(todo)} trained, "
-                f"{len(todo)} to train{each}")
+            say(f"  {name}: {size}, seeds {', '.join(str(e['seed']) for e in entries)}: {len(entries) - len(todo)} "
+                f"trained, {len(todo)} to train{each}")
     slots = max(1, options.cores // work["threads"])
     if missing:
-        say(f"to be prepared first: {', '.join(missing)}; then --dry-run also tells sizes and times, and what is there already")
+        say(f"to be prepared first: {', '.join(missing)}; then --dry-run also tells sizes and times, and what is there "
+            "already")
     say(f"{len(left)} runs to train, {slots} side by side, {progress.threads(work['threads'])} each: "
         f"about {progress.duration(sum(left.values()) / slots)}, without evaluations and probes")
 
@@ -304,8 +314,10 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
         forget_failures(work)
     for expansion in made:
         store.write_json(Path(work["studies"][expansion.study.name]["out"], "plan.json"), expansion.plan)
-        for arm, why in {entry["arm"]: entry["unmatched"] for entry in expansion.plan["runs"] if entry["unmatched"]}.items():
-            say(f"note: {expansion.study.name}, {arm}: parameters are not matched: {why.removeprefix(expand.MATCH + ': ')}")
+        for arm, why in {entry["arm"]: entry["unmatched"] for entry in expansion.plan["runs"]
+                         if entry["unmatched"]}.items():
+            say(f"note: {expansion.study.name}, {arm}: parameters are not matched: "
+                f"{why.removeprefix(expand.MATCH + ': ')}")
     path = options.runs / "store" / "workflow.json"
     store.write_json(path, work)
     log = options.runs / "store" / "workflow.log"
@@ -316,15 +328,16 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
         code = maker.run("all", watch)
     failed = tell_failures(work)
     if code == snakemaking.INTERRUPTED:
-        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with --report "
-            "it makes the page of what is there")
+        say(f"interrupted with {len(failed)} of {len(work['outcomes'])} runs left; the same command goes on, and with "
+            "--report it makes the page of what is there")
         return 130
     bad = make_pages(options, work, path, start) if code or options.report else []
     return conclude(options, work, failed, bad, code, log)
 
 
 def make_pages(options: argparse.Namespace, work: dict[str, Any], path: Path, since: float) -> list[str]:
-    """Those that are older than `since`: the workflow did not come to them, as runs are missing. Returns what failed."""
+    """Those that are older than `since`: the workflow did not come to them, as runs are missing. Returns what
+    failed."""
     bad = []
     wanted = [("report", name, Path(row["out"], "report.html")) for name, row in work["studies"].items()]
     if work["overview"]:
@@ -338,7 +351,8 @@ def make_pages(options: argparse.Namespace, work: dict[str, Any], path: Path, si
     return bad
 
 
-def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tuple[str, str]], bad: list[str], code: int,
+def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tuple[str, str]], bad: list[str],
+             code: int,
              log: Path) -> int:
     for name, row in work["studies"].items():
         for line in verdict_lines(Path(row["out"], "verdicts.json")):
@@ -361,7 +375,8 @@ def failure(work: dict[str, Any], failed: list[tuple[str, str]], log: Path) -> s
     """One line about all: the first that says why, and its log."""
     path, message = next((row for row in failed if row[1]), failed[0])
     if not message:
-        return f"{len(failed)} of {len(work['outcomes'])} runs were not made: {snakemaking.reason(log)}; all it said: {log}"
+        count = f"{len(failed)} of {len(work['outcomes'])} runs"
+        return f"{count} were not made: {snakemaking.reason(log)}; all it said: {log}"
     folder = Path(work["store"], path).parent
     trained = store.read_json(folder / "trained.json").get("status") == store.FINISHED
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

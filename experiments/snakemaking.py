@@ -41,22 +41,25 @@ class Maker:
     held: int | None = None  # the lock, which Snakemake holds too, so that it outlives a killed runner
 
     def command(self, target: str) -> list[str]:
-        """The store's lock stands for Snakemake's own, which a kill would leave behind; failures' files are the runner's to
-        judge; files' times don't count but for pages."""
-        where = ["--workflow-profile", str(HERE / "profiles" / "slurm"), "--executor", "slurm", "--local-cores", str(self.cores)]
+        """The store's lock stands for Snakemake's own, which a kill would leave behind; failures' files are the
+        runner's to judge; files' times don't count but for pages."""
+        where = ["--workflow-profile", str(HERE / "profiles" / "slurm"), "--executor", "slurm", "--local-cores",
+                 str(self.cores)]
         return [sys.executable, "-m", "snakemake", target, "--snakefile", str(HERE / "Snakefile"),
-                "--directory", str(self.folder), "--config", f"workflow={self.workflow}", *(where if self.slurm else ["--cores", str(self.cores)]),
+                "--directory", str(self.folder), "--config", f"workflow={self.workflow}",
+                *(where if self.slurm else ["--cores", str(self.cores)]),
                 "--keep-going", "--keep-incomplete", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime",
                 "--scheduler", "greedy", "--nocolor"]
 
     def run(self, target: str, watch: Watcher | None = None) -> int:
-        """Its exit code. After SIGINT or SIGTERM it is asked to stop, running steps save what they have, and the code is
-        INTERRUPTED."""
+        """Its exit code. After SIGINT or SIGTERM it is asked to stop, running steps save what they have, and the code
+        is INTERRUPTED."""
         old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         env = os.environ | {"XDG_CACHE_HOME": str(self.folder / ".cache"), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             with open(self.log, "w", encoding="utf-8") as log:
-                process = subprocess.Popen(self.command(target), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
+                process = subprocess.Popen(self.command(target), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                           env=env,
                                            pass_fds=[self.held] if self.held is not None else [])
             return self.wait(process, watch)
         finally:
@@ -97,7 +100,8 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
 def job(workflow: Path, log: Path, *args: str) -> int:
     """A step of the workflow without Snakemake."""
     with open(log, "w", encoding="utf-8") as out:
-        return subprocess.run([sys.executable, "-B", str(HERE / "job.py"), str(workflow), *args], stdin=subprocess.DEVNULL,
+        return subprocess.run([sys.executable, "-B", str(HERE / "job.py"), str(workflow), *args],
+                              stdin=subprocess.DEVNULL,
                               stdout=out, stderr=out).returncode
 
 

@@ -86,7 +86,8 @@ def corpora_folder() -> Path:
 
 
 def corpus_files(value: str) -> list[Path]:
-    """The files that data.corpus (or data.synthetic.text) names, found as the engine finds them; none: it isn't there."""
+    """The files that data.corpus (or data.synthetic.text) names, found as the engine finds them; none: it isn't
+    there."""
     folder = corpora_folder() / value
     place = folder if "/" not in value and not value.startswith(".") and folder.is_dir() else Path(value)
     if place.is_file():

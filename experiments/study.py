@@ -27,7 +27,8 @@ ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
 TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed")
 PROFILE = ("seeds", "set", "arms", "bpe", "minutes")
-RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds", "threads": "the runner shares out the cores, or --threads",
+RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds",
+               "threads": "the runner shares out the cores, or --threads",
                "train.keep_checkpoints": "the runner keeps one"}
 MEASURES = sorted({row.name.partition(".")[0] for row in metrics.MEASURES})
 ALL_TRAINING = "max_all_training"  # another name of peak.max
@@ -93,7 +94,8 @@ class Loader(yaml.SafeLoader):
 Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (("null", r"~|null|", ["~", "n", ""]), ("bool", "true|false", list("tf")),
                                ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-                               ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789"))):
+                               ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
+                                list("-+.0123456789"))):
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
@@ -166,7 +168,8 @@ class Checker:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed) or 'none'}"
         raise self.fail(where, f"unknown {what} {value}; {hint}")
 
-    def mapping(self, where: Where, value: Any, allowed: Iterable[str] | None = None, what: str = "key") -> dict[str, Any]:
+    def mapping(self, where: Where, value: Any, allowed: Iterable[str] | None = None, what: str = "key") -> dict[str,
+                                                                                                                 Any]:
         """Keys with values; `{}` may be left empty."""
         if value is None:
             return {}
@@ -202,7 +205,8 @@ class Checker:
         if isinstance(name, str) and metrics.known(name):
             return name
         near = ", ".join(metrics.nearest(str(name)))
-        raise self.fail(where, f"unknown metric {name}; " + (f"nearest: {near}" if near else "experiments/metrics.py has them"))
+        raise self.fail(where, f"unknown metric {name}; " + (f"nearest: {near}" if near
+                                                             else "experiments/metrics.py has them"))
 
 
 def load(path: Path, keys: Keys) -> Study:
@@ -256,7 +260,8 @@ def check_quantize(check: Checker, where: Where, row: Mapping[str, Any]) -> None
     """Schemes are the engine's to judge."""
     check.strings((*where, "schemes"), row.get("schemes"))
     if not check.mapping((*where, "transformations"), row.get("transformations")):
-        raise check.fail((*where, "transformations"), "names with flags of `sinklab quantize` are wanted, like plain: {}")
+        raise check.fail((*where, "transformations"), "names with flags of `sinklab quantize` are wanted, like plain: "
+                                                      "{}")
     for name, flags in row["transformations"].items():
         for flag, value in check.mapping((*where, "transformations", name), flags, TRANSFORMATIONS, "flag").items():
             if value is not True and isinstance(value, bool) or not isinstance(value, (bool, int, float)):
@@ -274,7 +279,8 @@ def whole(value: Any, least: int) -> bool:
 
 
 def read_arms(check: Checker, data: Mapping[str, Any]) -> dict[str, Arm]:
-    arms = {name: read_arm(check, ("arms", name), row) for name, row in check.mapping(("arms",), data.get("arms")).items()}
+    arms = {name: read_arm(check, ("arms", name), row)
+            for name, row in check.mapping(("arms",), data.get("arms")).items()}
     for arm in read_grid(check, data):
         if arm.name in arms:
             raise check.fail(arm.where, f"arms has an arm {arm.name} too; give one of them another name")
@@ -400,7 +406,8 @@ def read_choice(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm
     for at, name in enumerate(names):
         check.one_of((*where, str(at)), name, arms, "arm")
         if arms[name].of and arms[name].of not in names:
-            raise check.fail((*where, str(at)), f"{name} takes a metric of {arms[name].of}, which the profile leaves out")
+            raise check.fail((*where, str(at)), f"{name} takes a metric of {arms[name].of}, which the profile leaves "
+                                                "out")
     return [name for name in arms if name in names]
 
 
@@ -413,7 +420,8 @@ def check_claims(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Arm
 
 
 def claim_place(data: Mapping[str, Any], message: str) -> Where:
-    """Where in the file a claim or gate is that a message starts with, as in `claim ID: key: ...`; without its words."""
+    """Where in the file a claim or gate is that a message starts with, as in `claim ID: key: ...`; without its
+    words."""
     found = re.match(r"(claim|gate) ([^:]+)(?:: (\w+))?", message)
     if found is None:
         return ()

@@ -23,7 +23,8 @@ from study_results import Results, Row
 
 Curve = tuple[np.ndarray, np.ndarray]
 WIDTH = 4.8
-VERDICT_LOOK = {SHOWN: ("#00795a", "o"), OPPOSITE: ("#b34700", "X"), NOT_SHOWN: ("#5f6b76", "s"), GATE_FAILED: ("#a86b00", "D"),
+VERDICT_LOOK = {SHOWN: ("#00795a", "o"), OPPOSITE: ("#b34700", "X"), NOT_SHOWN: ("#5f6b76", "s"),
+                GATE_FAILED: ("#a86b00", "D"),
                 NO_PAIRS: ("#8a8a8a", "v"), NOT_RUN: ("#8a8a8a", "v")}
 UP, DOWN, SAME = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}", "="
 ARROWS = {"lower": DOWN, "higher": UP, "same": SAME}
@@ -90,7 +91,8 @@ def dots(metric: str) -> Callable[[Axes, Results], None]:
         found = [results.values(arm, metric) for arm in results.arms]
         for y, (arm, values) in enumerate(zip(results.arms, found)):
             tint = colour(y)
-            axes.scatter(values, np.full(len(values), y) + spread(len(values)), s=22, color=tint, alpha=0.75, linewidths=0,
+            axes.scatter(values, np.full(len(values), y) + spread(len(values)), s=22, color=tint, alpha=0.75,
+                         linewidths=0,
                          marker=MARKERS[y % len(MARKERS)], zorder=3)
             if values:
                 axes.plot([np.mean(values)] * 2, [y - 0.36, y + 0.36], color=tint, linewidth=2.2)
@@ -114,7 +116,8 @@ def spread(n: int) -> np.ndarray:
 
 def note(axes: Axes, y: int, rows: Sequence[Row], shown: int) -> None:
     """Beyond the right end: seeds without a dot."""
-    words = [f"{n} {status}" for status in ("diverged", "failed", "missing") if (n := sum(r.status == status for r in rows))]
+    words = [f"{n} {status}" for status in ("diverged", "failed", "missing")
+             if (n := sum(r.status == status for r in rows))]
     if shown < len(rows) and words:
         axes.text(1.01, y, "\n".join(words), transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=8,
                   color="#7a3b00")
@@ -187,7 +190,8 @@ def arm_legend(axes: Axes, results: Results, drawn: Sequence[str]) -> None:
 
 m2_over_training = over_training("Residual sink: M2", "max / median channel", probe_curve("m2"), "log")
 max_over_training = over_training("Largest activation: max |h|", "|h|", probe_curve("max"), "log")
-att0_over_training = over_training("Attention sink: attention to token 0", "mean over heads", probe_curve("att0"), "zero")
+att0_over_training = over_training("Attention sink: attention to token 0", "mean over heads", probe_curve("att0"),
+                                   "zero")
 loss_over_training = over_training("Training loss", "nats per token", loss_curve, "loss")
 
 
@@ -250,7 +254,8 @@ def against(metric: str, axis: int) -> Callable[[Axes, Results], None]:
         axes.set_title(row.label)
         for i, points in enumerate(lines.values()):
             points.sort(key=lambda p: p[0])
-            axes.plot([x for x, _ in points], [np.mean(v) for _, v in points], **look(i), marker=MARKERS[i % len(MARKERS)])
+            axes.plot([x for x, _ in points], [np.mean(v) for _, v in points], **look(i),
+                      marker=MARKERS[i % len(MARKERS)])
             for x, values in points:
                 axes.scatter([x] * len(values), values, s=14, color=colour(i), alpha=0.4, linewidths=0)
         if not lines:

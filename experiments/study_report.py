@@ -1,5 +1,5 @@
-"""The report of a study (one self-contained HTML page, runs.csv, verdicts.json, pictures for READMEs) and the overview of
-all studies' claims.
+"""The report of a study (one self-contained HTML page, runs.csv, verdicts.json, pictures for READMEs) and the overview
+of all studies' claims.
 
     report(study, plan, store, out)   study: the parsed study.yaml; plan, store: see study_results.py; out: a folder
     overview(folders, path)           folders: such `out`s, of any studies and profiles; path: the page, with .json and
@@ -31,7 +31,8 @@ CLASSES = {claims.SHOWN: "shown", claims.OPPOSITE: "opposite", claims.NOT_SHOWN:
            claims.GATE_FAILED: "gate-failed", claims.NO_PAIRS: "no-pairs", claims.NOT_RUN: "no-pairs"}
 STYLE = """
 h1 + p { font-size: 1.08rem; }
-.verdict { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: #fff; font-weight: 600; font-size: .86rem;
+.verdict { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: #fff; font-weight: 600;
+  font-size: .86rem;
   white-space: nowrap; }
 .shown { background: #00795a; } .opposite { background: #b34700; } .not-shown { background: #5f6b76; }
 .gate-failed { background: #a86b00; } .no-pairs { background: #8a8a8a; }
@@ -41,31 +42,36 @@ td small, th small { display: block; font-weight: 400; font-size: .8rem; line-he
 .claims tbody th { min-width: 11rem; } .claims td { min-width: 4rem; } .claims td.judged { min-width: 14rem; }
 h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
 .tally { display: flex; flex-wrap: wrap; gap: .4rem .9rem; padding: 0; margin: .8rem 0; list-style: none; }
-.arms tbody th { white-space: nowrap; } .words td { white-space: normal; text-align: left; } .words thead th { text-align: left; }
+.arms tbody th { white-space: nowrap; } .words td { white-space: normal; text-align: left; }
+.words thead th { text-align: left; }
 .taken th, .taken td { background: #e8f2f9; }
 dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1rem; max-width: 46rem; }
 @media (max-width: 760px) { .claims thead { display: none; }
-  .claims, .claims tbody, .claims tr, .claims th, .claims td { display: block; min-width: 0; max-width: none; width: 100%; }
-  .claims tr { border-bottom: 2px solid var(--rule); padding: .7rem 0; } .claims th, .claims td { border: 0; padding: .15rem 0; }
-  .claims td.number { text-align: left; white-space: normal; } .claims td.number small { display: inline; margin-left: .5em; }
+  .claims, .claims tbody, .claims tr, .claims th, .claims td { display: block; min-width: 0; max-width: none;
+    width: 100%; }
+  .claims tr { border-bottom: 2px solid var(--rule); padding: .7rem 0; }
+  .claims th, .claims td { border: 0; padding: .15rem 0; }
+  .claims td.number { text-align: left; white-space: normal; }
+  .claims td.number small { display: inline; margin-left: .5em; }
   .claims td:not(.judged)::before { content: attr(data-label) ": "; color: var(--soft); font-size: .84rem; } }
 """
 HOW_TO_READ = (
-    ("Effect", "Second arm against the first, over pairs of runs with the same seed, hence the same order of the data. A factor "
-     f"({TIMES}) is the geometric mean of the pairs' ratios; else it is a difference in the metric's unit. In brackets the 95 % "
-     "interval by Student's t; below it the bootstrap's (BCa from 6 pairs on, percentile with fewer). For metrics that are 0 or 1 "
-     "the interval is Newcombe's."),
-    ("sd over seeds", "How much the first arm's own runs differ, with nothing changed but the seed. Pairing takes out what "
-     "a seed does to both arms alike, so an effect smaller than this can still be told; without pairs it could not."),
-    ("Margin", "The smallest effect that matters, fixed in the study's file before the runs. For ratios a margin of .2 is a "
-     "factor of 1.2 up or down."),
-    ("Holm p", "Of a two-sided t-test over the pairs (TOST where the claim is that nothing changes, Fisher's exact test for "
-     "0 or 1, the sign test where all pairs differ by the same), corrected for all claims of the study."),
-    ("Verdict", "Shown: Holm p below .05, in the claimed direction, and at least the margin. Shown, opposite: the same the other "
-     "way. Not shown at this scale: anything else; it does not say that there is no effect. Baseline gate failed: what the claim "
-     "is about is not there in the baseline. No pairs: nothing to compare."),
-    ("What it would take", "Seeds for 80 % power at the margin if the pairs' sd is the one seen, at the level of Holm's "
-     "first step. From few pairs that sd is rough, and so is the number."),
+    ("Effect", "Second arm against the first, over pairs of runs with the same seed, hence the same order of the data. "
+     f"A factor ({TIMES}) is the geometric mean of the pairs' ratios; else it is a difference in the metric's unit. In "
+     "brackets the 95 % interval by Student's t; below it the bootstrap's (BCa from 6 pairs on, percentile with "
+     "fewer). For metrics that are 0 or 1 the interval is Newcombe's."),
+    ("sd over seeds", "How much the first arm's own runs differ, with nothing changed but the seed. Pairing takes out "
+     "what a seed does to both arms alike, so an effect smaller than this can still be told; without pairs it could "
+     "not."),
+    ("Margin", "The smallest effect that matters, fixed in the study's file before the runs. For ratios a margin of .2 "
+     "is a factor of 1.2 up or down."),
+    ("Holm p", "Of a two-sided t-test over the pairs (TOST where the claim is that nothing changes, Fisher's exact "
+     "test for 0 or 1, the sign test where all pairs differ by the same), corrected for all claims of the study."),
+    ("Verdict", "Shown: Holm p below .05, in the claimed direction, and at least the margin. Shown, opposite: the same "
+     "the other way. Not shown at this scale: anything else; it does not say that there is no effect. Baseline gate "
+     "failed: what the claim is about is not there in the baseline. No pairs: nothing to compare."),
+    ("What it would take", "Seeds for 80 % power at the margin if the pairs' sd is the one seen, at the level of "
+     "Holm's first step. From few pairs that sd is rough, and so is the number."),
 )
 
 
@@ -108,7 +114,8 @@ def verdict_lines(record: Mapping[str, Any]) -> list[str]:
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", marked: Iterable[int] = ()) -> str:
     """Cells are HTML already; the first of a row is its head."""
     marks = set(marked)
-    out = [f'<div class="scroll"><table class="{kind}"><thead><tr>', *(f'<th scope="col">{cell}</th>' for cell in header),
+    out = [f'<div class="scroll"><table class="{kind}"><thead><tr>',
+           *(f'<th scope="col">{cell}</th>' for cell in header),
            "</tr></thead><tbody>"]
     for i, (head, *cells) in enumerate(rows):
         out.append(f'<tr{" class=taken" if i in marks else ""}><th scope="row">{head}</th>'
@@ -135,7 +142,8 @@ CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd ov
 def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Class, label (where the page is narrow) and content of each cell after the claim itself."""
     constant = len(v["arms"]) == 1 and len(v["metrics"]) == 1
-    of, spread = ("second", v["arms"][-1]) if constant else ("first", v["arms"][0])  # whose deviation stands beside the effect
+    of, spread = ("second", v["arms"][-1]) if constant else ("first",
+                                                             v["arms"][0])  # whose deviation stands beside the effect
     expected = {"lower": "lower", "higher": "higher", "same": "no change"}[v["expect"]]
     boot = interval_text(v, v["effect_bootstrap"])
     sd, mean = v[f"{of}_sd"], v[f"{of}_mean"]
@@ -151,7 +159,8 @@ def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("number", f"sd of {spread} over seeds", escape(f"{sd:.2g}" if math.isfinite(sd) else DASH)
          + small(f"{100 * share:.2g} % of its mean" if v["scale"] == "ratio" and math.isfinite(share) else "")),
         ("number", "pairs", str(v["n"]) + small(f"{len(v['lost'])} lost" if v["lost"] else "")),
-        ("number", "Holm p", escape(p_text(v["p_holm"])) + small(f"{v['test']}: {p_text(v['p'])}" if v["test"] else "")),
+        ("number", "Holm p", escape(p_text(v["p_holm"])) + small(f"{v['test']}: {p_text(v['p'])}" if v["test"]
+                                                                 else "")),
     ]
 
 
@@ -186,7 +195,8 @@ def arm_key(results: Results) -> str:
 
 def arms_table(results: Results, names: Sequence[str]) -> str:
     header = ["arm", "seeds", "diverged", "parameters",
-              *(escape(label_of(results, name)) + small(metrics_unit(results, name)) for name in names), "seconds", "core-hours"]
+              *(escape(label_of(results, name)) + small(metrics_unit(results, name)) for name in names), "seconds",
+              "core-hours"]
     base = paired.sample(results.values(results.arms[0], "params")).mean
     rows = []
     for arm in results.arms:
@@ -223,9 +233,9 @@ def claims_section(verdicts: Sequence[Mapping[str, Any]]) -> str:
     if verdicts:
         size = study_figures.rows_size(len(verdicts), max(len(v["id"]) for v in verdicts))
         out.append(picture(figures.svg(study_figures.forest, verdicts, size), "effects of the claims",
-                           "Effect of each claim over its margin, with the 95 % interval; grey: within the margin, too small to "
-                           "matter. Left: lower in the second arm; right: higher. Arrows: what is claimed (= no change). "
-                           "Colour and marker: the verdict. Linear within 1, logarithmic beyond."))
+                           "Effect of each claim over its margin, with the 95 % interval; grey: within the margin, too "
+                           "small to matter. Left: lower in the second arm; right: higher. Arrows: what is claimed (= "
+                           "no change). Colour and marker: the verdict. Linear within 1, logarithmic beyond."))
     return "".join(out)
 
 
@@ -247,13 +257,14 @@ def dots_section(title: str, results: Results, names: Sequence[str], about: str 
 
 
 TRAINING = (
-    ("m2_over_training", "M2 over training: largest over median channel of mean |h|, token 0 left out, largest layer. "),
+    ("m2_over_training",
+     "M2 over training: largest over median channel of mean |h|, token 0 left out, largest layer. "),
     ("max_over_training", "Largest |h| of the residual stream. "),
     ("att0_over_training", "Attention to token 0, mean over layers, heads and all queries but the first. "),
     ("loss_over_training", "Training loss, exponential mean over a fiftieth of the steps, nats per token. The first "
      "4\N{NO-BREAK SPACE}% of the steps may lie above the frame. "),
-    ("profiles", "Mean |h| of each channel over that of the median channel, sorted, at the layer of largest M2 of the finished "
-     "model; the left end is M2. The mean is geometric. "),
+    ("profiles", "Mean |h| of each channel over that of the median channel, sorted, at the layer of largest M2 of the "
+     "finished model; the left end is M2. The mean is geometric. "),
 )
 
 
@@ -271,27 +282,31 @@ def scale_section(results: Results, names: Sequence[str]) -> str:
     import study_figures
 
     pictures = [picture(figures.svg(study_figures.against(name, axis), results), f"{name} over the grid",
-                        f"{escape(label_of(results, name))} against {escape(results.grid_axes()[axis][0])}; dots: seeds, "
-                        "line: their mean.")
+                        f"{escape(label_of(results, name))} against {escape(results.grid_axes()[axis][0])}; dots: "
+                        "seeds, line: their mean.")
                 for axis in study_figures.scale_axes(results) for name in names]
     return f'<h2>Over the grid</h2><div class="gallery">{"".join(pictures)}</div>' if pictures else ""
 
 
 def sweep_section(results: Results) -> str:
-    return "".join(["<h2>Sweeps</h2>", *(sweep_table(results, choice) for choice in results.swept)]) if results.swept else ""
+    return "".join(["<h2>Sweeps</h2>", *(sweep_table(results, choice)
+                                         for choice in results.swept)]) if results.swept else ""
 
 
 def sweep_table(results: Results, choice: Choice) -> str:
     keys = list(dict.fromkeys(key for point in choice.points for key in point["point"]))
     rows = [[str(at), *(f"<code>{escape(point['point'].get(key, DASH))}</code>" for key in keys),
-             plus_minus(point["mean"], point["sd"]), f"{point['n']} of {point['planned']}", str(point["diverged"] or DASH),
-             "speaks for the arm" if point["key"] == choice.taken else ""] for at, point in enumerate(choice.points, start=1)]
+             plus_minus(point["mean"], point["sd"]), f"{point['n']} of {point['planned']}",
+             str(point["diverged"] or DASH),
+             "speaks for the arm" if point["key"] == choice.taken else ""]
+            for at, point in enumerate(choice.points, start=1)]
     best = [at for at, point in enumerate(choice.points) if point["key"] == choice.taken]
     return (f"<h3>{escape(choice.arm)}</h3>" + html_table(
-        ["point", *(f"<code>{escape(key)}</code>" for key in keys), escape(label_of(results, choice.select)), "seeds", "diverged",
+        ["point", *(f"<code>{escape(key)}</code>" for key in keys), escape(label_of(results, choice.select)), "seeds",
+         "diverged",
          ""], rows, "", best)
-        + f"<p>The point with the best mean of <code>{escape(choice.select)}</code> over seeds speaks for the arm; one with a "
-        "diverged seed is worse than any without. Chosen on the same seeds that it is compared by.</p>")
+        + f"<p>The point with the best mean of <code>{escape(choice.select)}</code> over seeds speaks for the arm; one "
+        "with a diverged seed is worse than any without. Chosen on the same seeds that it is compared by.</p>")
 
 
 def interventions_section(results: Results) -> str:
@@ -299,13 +314,14 @@ def interventions_section(results: Results) -> str:
              if any(results.values(arm, f"{of}.loss_change") for arm in results.arms)]
     if not names:
         return "<h2>Interventions</h2><p>No figures yet.</p>" if results.interventions else ""
-    settings = "; ".join(f"{of}: " + ", ".join(f"{k} {v}" for k, v in (results.study["interventions"][of] or {}).items())
+    settings = "; ".join(f"{of}: "
+                         + ", ".join(f"{k} {v}" for k, v in (results.study["interventions"][of] or {}).items())
                          for of in results.interventions)
     table = html_table(["arm", *(escape(name.removesuffix(".loss_change")) for name in names)],
                        [[escape(arm), *(mean_sd(results.values(arm, name)) for name in names)] for arm in results.arms])
     return dots_section("Interventions on the finished models", results, names,
-                        f"<p>Validation loss with the intervention minus without, nats per token, mean {PLUS_MINUS} sd over seeds; "
-                        f"nothing is trained again. <code>{escape(settings)}</code></p>{table}")
+                        f"<p>Validation loss with the intervention minus without, nats per token, mean {PLUS_MINUS} sd "
+                        f"over seeds; nothing is trained again. <code>{escape(settings)}</code></p>{table}")
 
 
 def quantisation_section(results: Results) -> str:
@@ -313,22 +329,25 @@ def quantisation_section(results: Results) -> str:
     wanted = results.study.get("quantize")
     if not wanted:
         return ""
-    out = ["<h2>Rounded to 8 and 4 bits</h2>", "<p>Validation loss of the rounded model minus that in fp32, nats per token, mean "
-           f"{PLUS_MINUS} sd over seeds. <code>sinklab quantize --list</code> has the schemes in words.</p>"]
+    out = ["<h2>Rounded to 8 and 4 bits</h2>", "<p>Validation loss of the rounded model minus that in fp32, nats per "
+           f"token, mean {PLUS_MINUS} sd over seeds. <code>sinklab quantize --list</code> has the schemes in "
+           "words.</p>"]
     for name, options in wanted["transformations"].items():
         flags = ", ".join(f"{key} {value}" for key, value in (options or {}).items())
         out += [f"<h3>{escape(name)}{small(flags)}</h3>", quantised_table(results, name, "loss_change")]
     first = next(iter(wanted["transformations"]))
     for row in metrics.QUANTISED:
         if row.name.startswith("error_"):
-            out += [f"<h3>{escape(row.label)}{small(row.meaning, first)}</h3>", quantised_table(results, first, row.name)]
+            out += [f"<h3>{escape(row.label)}{small(row.meaning, first)}</h3>",
+                    quantised_table(results, first, row.name)]
     return "".join(out)
 
 
 def quantised_table(results: Results, transformation: str, figure: str) -> str:
     schemes = results.study["quantize"]["schemes"]
     return html_table(["arm", *map(escape, schemes)], [
-        [escape(arm), *(mean_sd(results.values(arm, f"quantize.{scheme}.{transformation}.{figure}")) for scheme in schemes)]
+        [escape(arm), *(mean_sd(results.values(arm, f"quantize.{scheme}.{transformation}.{figure}"))
+                        for scheme in schemes)]
         for arm in results.arms])
 
 
@@ -355,7 +374,8 @@ def losses_section(results: Results) -> str:
     table = html_table(["arm", "seed", "point", "status", "message", "run"], rows, "words") if rows else (
         f"<p>None: all {len(results.rows)} runs finished.</p>")
     said = dict.fromkeys(f"{row.arm}: {text}" for row in results.rows
-                         for text in [*row.notes, f"parameters not matched: {row.unmatched}" if row.unmatched else ""] if text)
+                         for text in [*row.notes, f"parameters not matched: {row.unmatched}" if row.unmatched else ""]
+                         if text)
     notes = f'<ul>{"".join(f"<li>{escape(text)}</li>" for text in said)}</ul>' if said else ""
     return f"<h2>Failed, diverged and missing runs</h2>{table}{notes}"
 
@@ -370,26 +390,29 @@ def configuration_section(results: Results) -> str:
     keys = list(dict.fromkeys(key for table in tables.values() for key in table))
     common = [key for key in keys if len({table.get(key) for table in tables.values()}) == 1]
     first = next(iter(tables.values()), {})
-    base = html_table(["key", "value"], [[f"<code>{escape(key)}</code>", f"<code>{escape(first[key])}</code>"] for key in common],
+    base = html_table(["key", "value"], [[f"<code>{escape(key)}</code>", f"<code>{escape(first[key])}</code>"]
+                                         for key in common],
                       "settings")
     arms = html_table(["arm", "sets"], [[escape(arm), ", ".join(
-        f"<code>{escape(key)}: {escape(table[key])}</code>" for key in keys if key in table and key not in common) or DASH]
+        f"<code>{escape(key)}: {escape(table[key])}</code>" for key in keys if key in table and key not in common)
+                                         or DASH]
         for arm, table in tables.items()], "settings")
     seeds = sorted({row.seed for row in results.rows})
-    return (f"<h2>Configuration</h2><p>Seeds {escape(', '.join(map(str, seeds)))}. What arms set apart from each other:</p>{arms}"
-            f"<details><summary>The same in all arms: {len(common)} keys</summary>{base}</details>")
+    return (f"<h2>Configuration</h2><p>Seeds {escape(', '.join(map(str, seeds)))}. What arms set apart from each "
+            f"other:</p>{arms}<details><summary>The same in all arms: {len(common)} keys</summary>{base}</details>")
 
 
 def environment_section(results: Results) -> str:
     machines = results.machines()
     seconds, hours = results.cost()
     rows = [[escape(m["cpu"]), *(escape(m[key]) or DASH for key in MACHINE[1:]), str(m["runs"])] for m in machines]
-    out = ["<h2>Environment and cost</h2>", html_table([*MACHINE, "runs"], rows, "words") if rows else "<p>Not recorded.</p>"]
+    out = ["<h2>Environment and cost</h2>", html_table([*MACHINE, "runs"], rows, "words") if rows
+           else "<p>Not recorded.</p>"]
     if len({(m["tier"], m["precision"], m["version"]) for m in machines}) > 1:
         out.append('<div class="notes">These runs come of different kernel tiers, precisions or versions, which round '
                    "differently; a comparison within a pair is clean only where both sides have the same.</div>")
-    out.append(f"<p>All {len(results.distinct())} runs together: {show(seconds / 3600)} hours of runs, {show(hours)} core-hours. "
-               "Runs that other studies share are counted here too.</p>")
+    out.append(f"<p>All {len(results.distinct())} runs together: {show(seconds / 3600)} hours of runs, {show(hours)} "
+               "core-hours. Runs that other studies share are counted here too.</p>")
     return "".join(out)
 
 
@@ -398,7 +421,8 @@ def state_notes(results: Results) -> str:
     if not (counts["missing"] or counts["failed"]):
         return ""
     total = len(results.rows)
-    return (f'<div class="notes"><strong>Partial.</strong> {counts["finished"] + counts["diverged"]} of {total} runs are here'
+    return (f'<div class="notes"><strong>Partial.</strong> {counts["finished"] + counts["diverged"]} of {total} runs '
+            'are here'
             + (f", {counts['failed']} failed" if counts["failed"] else "")
             + (f", {counts['missing']} are not run yet" if counts["missing"] else "")
             + ". Verdicts below are of what is here; Holm's correction counts all claims of the study.</div>")
@@ -413,12 +437,14 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
         + (f"; {escape(record['source'])}" if record["source"] else "") + "</small></p>", state_notes(results),
         claims_section(record["claims"]), "<h2>Arms</h2>", arms_table(results, names),
         f"<p>Mean {PLUS_MINUS} sd over seeds. Parameters: below them over the first arm's.</p>",
-        dots_section("Seeds", results, names), training_section(results), sweep_section(results), interventions_section(results),
+        dots_section("Seeds", results, names), training_section(results), sweep_section(results),
+        interventions_section(results),
         quantisation_section(results),
-        scale_section(results, names), gates_section(record["gates"]), losses_section(results), configuration_section(results),
+        scale_section(results, names), gates_section(record["gates"]), losses_section(results),
+        configuration_section(results),
         environment_section(results), f"<h2>How to read this</h2><dl>{how}</dl>",
-        "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window. All runs with all metrics: "
-        "runs.csv; all numbers behind the verdicts: verdicts.json. Made by sinklab.</footer>"], STYLE)
+        "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window. All runs with all "
+        "metrics: runs.csv; all numbers behind the verdicts: verdicts.json. Made by sinklab.</footer>"], STYLE)
 
 
 def metric_names(results: Results, record: Mapping[str, Any]) -> list[str]:
@@ -435,7 +461,8 @@ def judged(results: Results) -> dict[str, Any]:
     """What verdicts.json holds."""
     gates, rows = claims.judge(*claims.parse(results.study), results.by_seed())
     seconds, hours = results.cost()
-    return {"format": FORMAT, "study": results.plan["study"], "title": str(results.study.get("title") or results.plan["study"]),
+    return {"format": FORMAT, "study": results.plan["study"],
+            "title": str(results.study.get("title") or results.plan["study"]),
             "question": str(results.study.get("question") or ""), "source": str(results.study.get("source") or ""),
             "profile": results.plan["profile"], "file": results.plan.get("file", ""),
             "sha256": results.plan.get("sha256", ""), "machines": results.machines(), "runs": results.counts(),
@@ -489,9 +516,12 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
 # ---- all studies
 
 
-OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metrics", "arms", "compared", "scale", "expect",
-                    "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method", "effect_bootstrap",
-                    "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean", "second_sd",
+OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metrics", "arms", "compared",
+                    "scale", "expect",
+                    "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method",
+                    "effect_bootstrap",
+                    "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean",
+                    "second_sd",
                     "seeds_needed", "page")
 
 
@@ -526,10 +556,12 @@ def overview(folders: Iterable[Path], path: Path) -> list[dict[str, Any]]:
     rows = []
     for folder, record in found:
         about = {"study": record["study"], "profile": record["profile"], "machine": machine_text(record),
-                 "version": ", ".join(dict.fromkeys(m["version"] for m in record["machines"])), "page": link(folder, path)}
+                 "version": ", ".join(dict.fromkeys(m["version"] for m in record["machines"])),
+                 "page": link(folder, path)}
         rows += [{key: (about | v).get(key) for key in OVERVIEW_COLUMNS} for v in record["claims"]]
     rows = finite(rows)
-    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "claims": rows}, indent=1, ensure_ascii=False) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "claims": rows}, indent=1, ensure_ascii=False)
+               + "\n")
     write_rows(path.with_suffix(".csv"), partial(table_of, rows, OVERVIEW_COLUMNS))
     write_text(path, overview_page(found, notes, path))
     return rows

@@ -1,8 +1,8 @@
 """The runs of a study as its report sees them: the plan's rows with what the store has of each.
 
-plan: {"study", "file", "sha256", "profile", "runs": [{"arm", "seed", "point", "hash", "settings", "outcome", "unmatched"}]};
-the run directory of a row is store/HASH, its figures are in store/OUTCOME (default: HASH/outcome.json): {"status", "message",
-"metrics", "seconds", "threads", "notes"}. A run that is not there yet has the status "missing".
+plan: {"study", "file", "sha256", "profile", "runs": [{"arm", "seed", "point", "hash", "settings", "outcome",
+"unmatched"}]}; the run directory of a row is store/HASH, its figures are in store/OUTCOME (default: HASH/outcome.json):
+{"status", "message", "metrics", "seconds", "threads", "notes"}. A run that is not there yet has the status "missing".
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class Results:
             rows = [row for row in self.rows if row.arm == arm and row.key == key]
             s = paired.sample(finite(row.metrics.get(select, math.nan) for row in rows if row.status == "finished"))
             bad = sum(row.status == "diverged" for row in rows)
-            points.append({"key": key, "point": rows[0].point, "mean": s.mean, "sd": s.sd, "n": s.n, "planned": len(rows),
+            points.append({"key": key, "point": rows[0].point, "mean": s.mean, "sd": s.sd, "n": s.n,
+                           "planned": len(rows),
                            "diverged": bad})
 
         def rank(point: Mapping[str, Any]) -> tuple[bool, int, float]:
@@ -200,7 +201,8 @@ class Results:
             keys = {key for level in settings for key in level}
             numbers = [number_of(next(iter(level.values()), None)) for level in settings]
             numeric = len(keys) == 1 and all(map(math.isfinite, numbers))
-            out.append((f"{name} ({next(iter(keys))})" if numeric else name, list(levels), numbers if numeric else None))
+            out.append((f"{name} ({next(iter(keys))})" if numeric else name, list(levels), numbers if numeric
+                        else None))
         return out
 
     def grid_arms(self) -> dict[tuple[str, ...], str]:
@@ -233,7 +235,8 @@ def write_csv(results: Results, out: TextIO) -> None:
     writer.writerow([*COLUMNS, *names])
     for row in results.rows:
         point = json.dumps(row.point, sort_keys=True) if row.point else ""
-        head = [results.plan["study"], results.plan["profile"], row.arm, row.seed, point, int(results.taken(row)), row.hash,
+        head = [results.plan["study"], results.plan["profile"], row.arm, row.seed, point, int(results.taken(row)),
+                row.hash,
                 row.status, row.message, plain(row.seconds), plain(row.threads), plain(row.core_hours),
                 *(row.env.get(key, "") for key in MACHINE)]
         writer.writerow([*head, *(plain(row.metrics.get(name, math.nan)) for name in names)])

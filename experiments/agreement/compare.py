@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Do sinklab and the PyTorch implementation of peer.py find the same? Holds the runs of a study against those of peer.py.
+"""Do sinklab and the PyTorch implementation of peer.py find the same? Holds the runs of a study against those of
+peer.py.
 
     .venv/bin/python experiments/agreement/compare.py runs/studies/norms/quick --results experiments/agreement
 
@@ -25,7 +26,8 @@ try:
     from paired import LEVEL, holm
     from scipy import stats
 except ModuleNotFoundError as error:
-    sys.exit(f"compare.py: error: needs the Python package {error.name}; run it with .venv/bin/python, which ./quickstart makes")
+    sys.exit(f"compare.py: error: needs the Python package {error.name}; run it with .venv/bin/python, which "
+             "./quickstart makes")
 from runs import finite
 
 # metric -> title, and whether its ratio counts (else the difference)
@@ -72,8 +74,8 @@ def of_peer(folder: Path) -> Values:
 
 
 def unpaired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of second - first, half-width of its 95 % interval, p; Student's test, which takes one variance for both groups
-    and so has an answer for one run on a side. NaN where there are fewer than three runs."""
+    """Mean of second - first, half-width of its 95 % interval, p; Student's test, which takes one variance for both
+    groups and so has an answer for one run on a side. NaN where there are fewer than three runs."""
     n, m = len(first), len(second)
     mean = math.fsum(second) / m - math.fsum(first) / n
     if n + m < 3:
@@ -96,7 +98,8 @@ def compare(ours: Values, theirs: Values) -> dict[str, Any]:
             mean, half, p = unpaired(*groups)
             back = math.exp if ratio else float
             cells.append({"arm": arm, "metric": metric, "ratio": ratio, "sinklab": ours[arm][metric],
-                          "pytorch": theirs[arm][metric], "effect": back(mean), "interval": [back(mean - half), back(mean + half)],
+                          "pytorch": theirs[arm][metric], "effect": back(mean),
+                          "interval": [back(mean - half), back(mean + half)],
                           "p": p})
     for cell, p in zip(cells, holm([cell["p"] for cell in cells])):
         cell["p_holm"] = p
@@ -109,14 +112,17 @@ def text(found: dict[str, Any]) -> str:
         low, high = c["interval"]
         form = "\N{MULTIPLICATION SIGN} {:.2f} ({:.2f} to {:.2f})" if c["ratio"] else "{:+.4f} ({:+.4f} to {:+.4f})"
         return form.format(c["effect"], low, high) + (" *" if c["p_holm"] < LEVEL else "")
-    lines = ["| arm | runs | " + " | ".join(title for title, _ in METRICS.values()) + " |", "| --- |" + " --- |" * (len(METRICS) + 1)]
+    lines = ["| arm | runs | " + " | ".join(title for title, _ in METRICS.values()) + " |", "| --- |"
+             + " --- |" * (len(METRICS) + 1)]
     for arm in found["arms"]:
         row = [c for c in found["cells"] if c["arm"] == arm]
-        lines.append(f"| {arm} | {len(row[0]['sinklab'])}, {len(row[0]['pytorch'])} | " + " | ".join(map(cell, row)) + " |")
+        lines.append(f"| {arm} | {len(row[0]['sinklab'])}, {len(row[0]['pytorch'])} | " + " | ".join(map(cell, row))
+                     + " |")
     worst = min(found["cells"], key=lambda c: c["p_holm"])
     inside = sum(c["p"] >= LEVEL for c in found["cells"])
-    return "\n".join([*lines, "", f"{inside} of {len(found['cells'])} 95 % intervals hold no difference; the smallest p after Holm's correction "
-                      f"is {worst['p_holm']:.2g} ({worst['metric']} of {worst['arm']}). A star marks one below {LEVEL}."])
+    return "\n".join([*lines, "", f"{inside} of {len(found['cells'])} 95 % intervals hold no difference; the smallest "
+                      f"p after Holm's correction is {worst['p_holm']:.2g} ({worst['metric']} of {worst['arm']}). A "
+                      f"star marks one below {LEVEL}."])
 
 
 def picture(found: dict[str, Any], path: Path) -> None:
@@ -128,7 +134,8 @@ def picture(found: dict[str, Any], path: Path) -> None:
         for ax, (metric, (title, ratio)) in zip(axes.flat, METRICS.items()):
             for at, cell in enumerate(c for c in found["cells"] if c["metric"] == metric):
                 for i, side in enumerate(("sinklab", "pytorch")):
-                    ax.plot([at - 0.15 + 0.3 * i] * len(cell[side]), cell[side], figures.MARKERS[i], color=figures.colour(i),
+                    ax.plot([at - 0.15 + 0.3 * i] * len(cell[side]), cell[side], figures.MARKERS[i],
+                            color=figures.colour(i),
                             alpha=0.75, label={"sinklab": "sinklab", "pytorch": "PyTorch"}[side] if at == 0 else None)
             ax.set_title(title)
             ax.set_xticks(range(len(found["arms"])), found["arms"], rotation=30, ha="right", fontsize=8)
@@ -138,8 +145,9 @@ def picture(found: dict[str, Any], path: Path) -> None:
         for ax in axes.flat[len(METRICS):]:
             ax.axis("off")
         axes.flat[0].legend()
-        grid.supxlabel("A marker is a run (a seed). The seeds of the two implementations have nothing in common; what is compared is where "
-                       "the markers of an arm lie.", fontsize=8.5, x=0.01, ha="left", color="#444444")
+        grid.supxlabel("A marker is a run (a seed). The seeds of the two implementations have nothing in common; what "
+                       "is compared is where the markers of an arm lie.", fontsize=8.5, x=0.01, ha="left",
+                       color="#444444")
         grid.savefig(path, format="png", dpi=130, metadata={"Software": None})
         plt.close(grid)
 
@@ -148,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compare.py", description="Runs of sinklab against those of peer.py.")
     parser.add_argument("study", type=Path, help="folder of a study's results, with runs.csv")
     parser.add_argument("--peer", type=Path, help="what peer.py wrote (default: peer in that of the study)")
-    parser.add_argument("--results", type=Path, help="folder for results.json and agreement.png (default: that of the study)")
+    parser.add_argument("--results", type=Path, help="folder for results.json and agreement.png (default: that of the "
+                                                     "study)")
     options = parser.parse_args(argv)
     results = options.results or options.study
     try:

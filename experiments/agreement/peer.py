@@ -4,11 +4,11 @@
     ./experiments/run norms                                             # sinklab's runs, and their plan
     python experiments/agreement/peer.py runs/studies/norms/quick       # the same arms and seeds here
     .venv/bin/python experiments/agreement/compare.py runs/studies/norms/quick
-    python experiments/agreement/peer.py runs/studies/norms/quick --checkpoints runs/store    # sinklab's models, measured here
+    python experiments/agreement/peer.py runs/studies/norms/quick --checkpoints runs/store   # measures sinklab's models
 
-Needs PyTorch 2.4, `tokenizers` where a run has a BPE tokenizer, and `safetensors` for --checkpoints. A seed here has nothing in common with that seed of
-sinklab but its number: weights and the order of windows are drawn by PyTorch. What a run sets and this model does not have
-is an error. Runs with a result are not trained again.
+Needs PyTorch 2.4, `tokenizers` where a run has a BPE tokenizer, and `safetensors` for --checkpoints. A seed here has
+nothing in common with that seed of sinklab but its number: weights and the order of windows are drawn by PyTorch. What
+a run sets and this model does not have is an error. Runs with a result are not trained again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ BOUNDARY = "<|endoftext|>\n"
 PROBE_WINDOWS = 16  # rounded up to whole batches, as sinklab does at the end of a run
 # What may be set, with sinklab's defaults; the type is that of the default.
 KEYS: dict[str, Any] = {
-    "model.layers": 6, "model.dim": 384, "model.heads": 6, "model.ffn": 1024, "model.seq": 256, "model.rope_base": 10000.0,
+    "model.layers": 6, "model.dim": 384, "model.heads": 6, "model.ffn": 1024, "model.seq": 256,
+    "model.rope_base": 10000.0,
     "model.init_std": 0.02, "model.norm": "rmsnorm", "model.norm_opts.rank": 16, "model.norm_opts.eps": 1e-6,
     "model.norm_opts.init": "half", "model.norm_opts.gate_final": False, "model.norm_opts.preaffine": False,
     "model.attention_opts.gate": "none", "data.corpus": "treasury", "data.tokenizer": "bytes", "train.steps": 1000,
@@ -46,7 +47,8 @@ CHOICES = {"model.norm": ("rmsnorm", "gated_norm", "none"), "model.norm_opts.ini
            "model.attention_opts.gate": ("none", "elementwise"), "train.schedule": ("cosine", "wsd", "constant"),
            "train.guard": ("stop", "off")}  # a run that either lets finish has taken every step
 # Of no consequence for the result, or seen in what the run of sinklab had: its width, its precision.
-IGNORED = {"model.match_params", "precision", "train.eval_every", "train.probe_every", "train.probe_log", "train.checkpoint_every",
+IGNORED = {"model.match_params", "precision", "train.eval_every", "train.probe_every", "train.probe_log",
+           "train.checkpoint_every",
            "train.keep_checkpoints", "train.guard_spike", "threads", "isa"}
 
 Settings = dict[str, Any]
@@ -77,11 +79,14 @@ def settings_of(arm: str, settings: dict[str, str], ffn: str, precision: str) ->
     return s | {"model.ffn": int(ffn), "precision": precision}
 
 
-def finished(folder: Path, arms: list[str] | None, seeds: list[int] | None) -> Iterator[tuple[dict[str, str], Settings]]:
-    """Rows and settings of the runs that speak for their arms, seed by seed, so that whatever is stopped early has all arms. Width of the
-    feed-forward and precision are those of sinklab's run: model.match_params and `precision: auto` leave them to it."""
+def finished(folder: Path, arms: list[str] | None,
+             seeds: list[int] | None) -> Iterator[tuple[dict[str, str], Settings]]:
+    """Rows and settings of the runs that speak for their arms, seed by seed, so that whatever is stopped early has all
+    arms. Width of the feed-forward and precision are those of sinklab's run: model.match_params and `precision: auto`
+    leave them to it."""
     try:
-        plan = {run["hash"]: run["settings"] for run in json.loads((folder / "plan.json").read_text(encoding="utf-8"))["runs"]}
+        plan = {run["hash"]: run["settings"]
+                for run in json.loads((folder / "plan.json").read_text(encoding="utf-8"))["runs"]}
         with open(folder / "runs.csv", newline="", encoding="utf-8") as f:
             rows = [row for row in csv.DictReader(f) if row["status"] == "finished" and row["taken"] == "1"]
         rows.sort(key=lambda row: (int(row["seed"]), row["arm"]))
@@ -116,7 +121,8 @@ def bpe(name: str) -> tuple[Callable[[list[str]], list[Tensor]], int, int]:
         t = Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing narrower
         raise PeerError(f"data.tokenizer: {path}: {error}") from None
-    return (lambda documents: [torch.tensor(e.ids, dtype=torch.int32) for e in t.encode_batch(documents)], t.get_vocab_size(),
+    return (lambda documents: [torch.tensor(e.ids, dtype=torch.int32) for e in t.encode_batch(documents)],
+            t.get_vocab_size(),
             t.token_to_id(BOUNDARY.strip()))
 
 
@@ -125,13 +131,16 @@ class Windows:
 
     def __init__(self, s: Settings, device: str) -> None:
         root = Path(os.environ.get("SINKLAB_DATA", "data/corpora"))
-        folder = next((f for f in (root / s["data.corpus"], Path(s["data.corpus"])) if (f / "train.txt").is_file()), None)
+        folder = next((f for f in (root / s["data.corpus"], Path(s["data.corpus"])) if (f / "train.txt").is_file()),
+                      None)
         if not folder or not (folder / "val.txt").is_file():
-            raise PeerError(f"data.corpus: {s['data.corpus']}: no folder with train.txt and val.txt; data/prepare.py makes it")
+            raise PeerError(f"data.corpus: {s['data.corpus']}: no folder with train.txt and val.txt; data/prepare.py "
+                            "makes it")
         self.seq = s["model.seq"]
         parts = {part: [d for d in (folder / f"{part}.txt").read_text(encoding="utf-8").split(BOUNDARY) if d]
                  for part in ("train", "val")}
-        encode, self.vocab, self.bos = (byte_ids, 257, 256) if s["data.tokenizer"] == "bytes" else bpe(s["data.tokenizer"])
+        name = s["data.tokenizer"]
+        encode, self.vocab, self.bos = (byte_ids, 257, 256) if name == "bytes" else bpe(name)
         self.part = {part: self.joined(encode(documents)).to(device) for part, documents in parts.items()}
         self.step = torch.arange(self.seq, device=device)
 
@@ -152,8 +161,8 @@ class Windows:
 
 
 class Norm(nn.Module):
-    """weight x / rms(x), or weight x (none), of pre x (PreAffine), and behind it u sigmoid(up(silu(down(u)))) (GatedNorm,
-    arXiv 2601.22966)."""
+    """weight x / rms(x), or weight x (none), of pre x (PreAffine), and behind it u sigmoid(up(silu(down(u))))
+    (GatedNorm, arXiv 2601.22966)."""
 
     def __init__(self, s: Settings, gated: bool) -> None:
         super().__init__()
@@ -283,7 +292,8 @@ def rate(s: Settings, step: int) -> float:
 
 
 class Step:
-    """One optimizer step on the windows `which`; on a GPU recorded once and replayed, since small models are all launches."""
+    """One optimizer step on the windows `which`; on a GPU recorded once and replayed, since small models are all
+    launches."""
 
     def __init__(self, model: Decoder, windows: Windows, s: Settings, bf16: bool) -> None:
         self.model, self.windows, self.bf16, self.clip = model, windows, bf16, s["train.clip_norm"]
@@ -349,7 +359,8 @@ def train(s: Settings, seed: int, windows: Windows, device: str, say: str) -> di
             curve[i + 1] = float(step.loss_sum) / max(1, steps // 10)
             step.loss_sum.zero_()
             spent = time.monotonic() - start
-            print(f"{say} step {i + 1}: loss {curve[i + 1]:.4f}, {spent:.0f} s, {spent * (steps / (i + 1) - 1):.0f} s to go",
+            print(f"{say} step {i + 1}: loss {curve[i + 1]:.4f}, {spent:.0f} s, {spent * (steps / (i + 1) - 1):.0f} s "
+                  "to go",
                   file=sys.stderr, flush=True)
             if not math.isfinite(curve[i + 1]):
                 return {"status": "diverged", "train_loss": curve, "metrics": {}}
@@ -382,7 +393,8 @@ def train_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Sett
         path = out / f"{arm}-{seed}.json"
         if path.is_file() and settings_in(path) == s:
             continue
-        result = train(s, seed, corpus_of(s, options.device, opened), options.device, f"[{n}/{len(runs)}] {arm} seed {seed}")
+        result = train(s, seed, corpus_of(s, options.device, opened), options.device,
+                       f"[{n}/{len(runs)}] {arm} seed {seed}")
         name = torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps({"arm": arm, "seed": seed, **result, "device": name, "torch": torch.__version__,
@@ -407,17 +419,20 @@ def last_checkpoint(run: Path) -> dict[str, Tensor]:
 
 def renamed(theirs: dict[str, Tensor], model: Decoder) -> dict[str, Tensor]:
     """Tensors of sinklab's names (Hugging Face's) by the names that this model has for them."""
-    both = {"qkv": [f"self_attn.{x}_proj" for x in "qkv"], "gate_up": ["mlp.gate_proj", "mlp.up_proj"], "out": ["self_attn.o_proj"],
+    both = {"qkv": [f"self_attn.{x}_proj" for x in "qkv"], "gate_up": ["mlp.gate_proj", "mlp.up_proj"],
+            "out": ["self_attn.o_proj"],
             "gate": ["self_attn.gate_proj"], "down": ["mlp.down_proj"], "norm1": ["input_layernorm"],
             "norm2": ["post_attention_layernorm"]}
-    of_norm = {"weight": "weight", "pre": "pre_affine", "down.weight": "gate_down.weight", "up.weight": "gate_up.weight"}
+    of_norm = {"weight": "weight", "pre": "pre_affine", "down.weight": "gate_down.weight",
+               "up.weight": "gate_up.weight"}
     names = {"embed.weight": ["model.embed_tokens.weight"], "head.weight": ["lm_head.weight"]}
     for name, _ in model.named_parameters():
         block, _, rest = name.removeprefix("blocks.").partition(".") if name.startswith("blocks.") else ("", "", name)
         part, _, tensor = rest.partition(".")
         if part.startswith("norm"):
             tensor = of_norm[tensor]
-        names.setdefault(name, [f"model.layers.{block}.{x}.{tensor}" for x in both[part]] if block else [f"model.norm.{tensor}"])
+        names.setdefault(name, [f"model.layers.{block}.{x}.{tensor}" for x in both[part]] if block
+                         else [f"model.norm.{tensor}"])
     return {name: torch.cat([theirs[x] for x in parts]) for name, parts in names.items()}
 
 
@@ -430,28 +445,33 @@ def check_all(options: argparse.Namespace, runs: list[tuple[dict[str, str], Sett
         try:
             model.load_state_dict(renamed(last_checkpoint(options.checkpoints / row["hash"]), model))
         except (KeyError, RuntimeError) as error:
-            raise PeerError(f"{options.checkpoints / row['hash']}: not a model of arm {row['arm']}: {str(error).splitlines()[0]}") from None
+            raise PeerError(f"{options.checkpoints / row['hash']}: not a model of arm {row['arm']}: "
+                            f"{str(error).splitlines()[0]}") from None
         here = measure(model, windows, s, s["precision"] == "bf16")
         apart = {key: abs(here[key] / float(row[key]) - 1) for key in here if row.get(key) and float(row[key])}
         worst = max(apart, key=lambda key: apart[key])
-        print(f"{row['arm']} seed {row['seed']}: loss {here['val_loss']:.5f}, of sinklab {float(row['val_loss']):.5f}; M2 apart by "
-              f"{100 * apart['m2']:.2f} %, of {len(apart)} figures at most {100 * apart[worst]:.2f} % ({worst})", flush=True)
+        print(f"{row['arm']} seed {row['seed']}: loss {here['val_loss']:.5f}, of sinklab {float(row['val_loss']):.5f}; "
+              f"M2 apart by {100 * apart['m2']:.2f} %, of {len(apart)} figures at most {100 * apart[worst]:.2f} % "
+              f"({worst})", flush=True)
 
 
 # ---- command line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="peer.py", description="Trains the runs of a study in PyTorch and measures them.")
+    parser = argparse.ArgumentParser(prog="peer.py", description="Trains the runs of a study in PyTorch and measures "
+                                                                 "them.")
     parser.add_argument("study", type=Path, help="folder of a study's results, with plan.json and runs.csv")
-    parser.add_argument("--out", type=Path, help="folder of the results, ARM-SEED.json (default: peer in that of the study)")
+    parser.add_argument("--out", type=Path, help="folder of the results, ARM-SEED.json (default: peer in that of the "
+                                                 "study)")
     parser.add_argument("--arms", type=lambda t: t.split(","), metavar="A,A", help="default: all")
     parser.add_argument("--seeds", type=lambda t: [int(x) for x in t.split(",")], metavar="N,N", help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu",
                         help="default: %(default)s")
     parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's)")
     parser.add_argument("--checkpoints", type=Path, metavar="STORE",
-                        help="train nothing: measure sinklab's own models, which are there, and say how far apart the figures are")
+                        help="train nothing: measure sinklab's own models, which are there, and say how far apart the "
+                             "figures are")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Does bf16 change what is learned or what is measured? Trains one configuration in fp32 and in bf16 for several seeds.
 
-    .venv/bin/python experiments/precision/compare.py                     # 3 seeds, 2,000 steps; goes on where it was stopped
-    .venv/bin/python experiments/precision/compare.py --quick             # seconds: shows that it works, not what is true
+    .venv/bin/python experiments/precision/compare.py                     # 3 seeds, 2,000 steps; goes on if stopped
+    .venv/bin/python experiments/precision/compare.py --quick             # seconds: shows that it works, no more
     .venv/bin/python experiments/precision/compare.py --control isa=avx2  # and a third arm: fp32 that rounds otherwise
 
 The arms of a seed start from the same weights and see the same windows in the same order. Needs the packages of
@@ -28,7 +28,8 @@ sys.path.insert(0, str(HERE.parent))
 try:
     from paired import differences, relative, sample
 except ModuleNotFoundError as error:
-    sys.exit(f"compare.py: error: needs the Python package {error.name}; run it with .venv/bin/python, which ./quickstart makes")
+    sys.exit(f"compare.py: error: needs the Python package {error.name}; run it with .venv/bin/python, which "
+             "./quickstart makes")
 from runs import Record, Run, RunError, finite, number, numbers, parse_json, read_run
 
 QUICK = ("model.layers=2", "model.dim=32", "model.heads=2", "model.ffn=64", "model.seq=64", "train.steps=40",
@@ -66,7 +67,8 @@ def sinklab(options: argparse.Namespace, *args: object) -> str:
 
 def need_bf16(options: argparse.Namespace) -> None:
     """Where there is no bf16 unit sinklab trains in fp32 whatever is asked: then both arms were the same."""
-    answer = parse_json(sinklab(options, "bench", "bench-1m", "--steps", 1, "--json", "precision=bf16", "train.batch=1"))
+    answer = parse_json(sinklab(options, "bench", "bench-1m", "--steps", 1, "--json", "precision=bf16",
+                                "train.batch=1"))
     if not isinstance(answer, dict) or answer.get("precision") != "bf16":
         tier = answer.get("tier", "?") if isinstance(answer, dict) else "?"
         raise RunError(f"this machine has no bf16 unit (kernel tier {tier}): there is nothing to compare with fp32")
@@ -182,7 +184,8 @@ def mean_differences(curves: dict[str, Any], arm: str) -> list[float]:
 
 
 def within_noise(curves: dict[str, Any], arm: str) -> dict[str, Any]:
-    """At how many evaluations the mean difference is no larger than fp32's deviation over seeds, and the largest ratio."""
+    """At how many evaluations the mean difference is no larger than fp32's deviation over seeds, and the largest
+    ratio."""
     ratios = [abs(mean) / sd for mean, sd in zip(mean_differences(curves, arm), curves["noise"]) if sd > 0]
     return {"evaluations": len(ratios), "within": sum(r <= 1 for r in ratios), "largest": max(ratios, default=math.nan)}
 
@@ -269,9 +272,10 @@ def loss_text(found: dict[str, Any]) -> str:
     out.append(f"Standard deviation of fp32 over seeds: {final['sd_fp32']:.4f} nats.")
     for arm in others:
         noise = found["within_seed_noise"][arm]
-        out.append(f"{arm} - fp32, mean and 95 % t interval: {interval(final[f'{arm}_minus_fp32'])} nats; over training "
-                   f"the mean is within the deviation of fp32 over seeds (pooled over {2 * POOL + 1} evaluations) at "
-                   f"{noise['within']} of {noise['evaluations']} evaluations (largest: {noise['largest']:.2f} of it).")
+        out.append(f"{arm} - fp32, mean and 95 % t interval: {interval(final[f'{arm}_minus_fp32'])} nats; over "
+                   f"training the mean is within the deviation of fp32 over seeds (pooled over {2 * POOL + 1} "
+                   f"evaluations) at {noise['within']} of {noise['evaluations']} evaluations (largest: "
+                   f"{noise['largest']:.2f} of it).")
     return "\n".join(out)
 
 
@@ -310,8 +314,9 @@ def picture(found: dict[str, Any], path: Path) -> None:
         seeds = len(found["seeds"])
         figure.supxlabel(
             f"Left: validation loss of {seeds} seeds. Right: paired difference to fp32, same seed and windows; lines: "
-            f"training loss, mean of {BLOCK} steps;\nmarkers: validation loss, mean over seeds; grey: \N{PLUS-MINUS SIGN} "
-            f"standard deviation of fp32's validation loss over seeds, pooled over {2 * POOL + 1} evaluations.",
+            f"training loss, mean of {BLOCK} steps;\nmarkers: validation loss, mean over seeds; grey: "
+            f"\N{PLUS-MINUS SIGN} standard deviation of fp32's validation loss over seeds, pooled over {2 * POOL + 1} "
+            "evaluations.",
             fontsize=8.5, x=0.01, ha="left", color="#444444")
         figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
         plt.close(figure)
@@ -360,7 +365,8 @@ def seed_list(text: str) -> list[int]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="compare.py", description="fp32 and bf16 trained alike: losses and probes compared.")
+    parser = argparse.ArgumentParser(prog="compare.py", description="fp32 and bf16 trained alike: losses and probes "
+                                                                    "compared.")
     parser.add_argument("override", nargs="*", metavar="key=value", help="for all runs, e.g. train.batch=4")
     parser.add_argument("--sinklab", default="build/src/sinklab", help="the program (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml", help="default: the study's own")

@@ -79,7 +79,8 @@ def rotation(positions: int, head: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Half-split RoPE: element i of the first half turns with element i of the second."""
     (cos, sin), (first, second) = turn, x.tensor_split(2, dim=-1)
-    return torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], dim=-1)
+    return torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)],
+                     dim=-1)
 
 
 class SwiGlu(nn.Module):
@@ -174,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("shape", help="JSON of `sinklab bench --json`, or - to read it from the standard input")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP} of warm-up; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP} of warm-up; default: "
+                                                             "%(default)s")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     options = parser.parse_args(argv)
     if options.threads < 1 or options.steps < 1:

@@ -82,7 +82,8 @@ def json_object(text: str, what: str, keys: Sequence[str]) -> Figures:
 
 
 def run_sinklab(options: argparse.Namespace, row: Figures, limit: float) -> Figures:
-    command = [options.sinklab, "bench", row["preset"], "--json", "--steps", str(options.steps), f"threads={row['threads']}",
+    command = [options.sinklab, "bench", row["preset"], "--json", "--steps", str(options.steps),
+               f"threads={row['threads']}",
                f"precision={row['precision']}", f"model.norm={row['norm']}"]
     answer = json_object(output(command, limit), "sinklab bench", ("tokens_per_s", "params", "precision", "shape"))
     if answer["precision"] != row["precision"]:
@@ -95,7 +96,8 @@ def run_peer(options: argparse.Namespace, row: Figures, side: str, limit: float)
     own = row["sinklab"][0]
     command = [options.python, str(HERE / "peer.py"), json.dumps(own["shape"]), "--precision", row["precision"],
                "--threads", str(row["threads"]), "--steps", str(options.steps)]
-    answer = json_object(output(command + ["--compile"] * (side == "compiled"), limit), "peer.py", ("tokens_per_s", "params"))
+    answer = json_object(output(command + ["--compile"] * (side == "compiled"), limit), "peer.py",
+                         ("tokens_per_s", "params"))
     if answer["params"] != own["params"]:
         raise SpeedError(f"peer.py has {answer['params']} parameters and sinklab {own['params']}: not the same model")
     return {**answer, "steps": answer["tokens_per_s"], "tokens_per_s": statistics.median(answer["tokens_per_s"])}
@@ -130,7 +132,8 @@ def parse_row(text: str) -> Figures:
     parts = text.split(":")
     if (len(parts) not in (3, 4) or not all(parts) or parts[1] not in ("fp32", "bf16")
             or not parts[2].isdecimal() or int(parts[2]) < 1):
-        raise argparse.ArgumentTypeError(f"a row is PRESET:PRECISION:THREADS[:NORM], such as bench-10m:bf16:2, not {text!r}")
+        raise argparse.ArgumentTypeError("a row is PRESET:PRECISION:THREADS[:NORM], such as bench-10m:bf16:2, not "
+                                         f"{text!r}")
     norm = parts[3] if len(parts) == 4 else "rmsnorm"
     return {"preset": parts[0], "precision": parts[1], "threads": int(parts[2]), "norm": norm,
             **{side: [] for side in SIDES}, "failed": [], "notes": []}
@@ -230,15 +233,18 @@ def shown(value: float, form: str, unit: str = "") -> str:
     return format(value, form) + unit if math.isfinite(value) else ""
 
 
-HEADER = ("preset", "precision", "norm", "threads", "sinklab, tokens/s", "lowest\N{EN DASH}highest", "GFLOP/s", "of peak",
+HEADER = ("preset", "precision", "norm", "threads", "sinklab, tokens/s", "lowest\N{EN DASH}highest", "GFLOP/s",
+          "of peak",
           "memory, GB")
 PEER_HEADER = ("PyTorch, tokens/s", "memory, GB", "ratio", "ratio of the rounds")
 
 
 def cells(row: Figures, with_peer: bool) -> list[str]:
     own = speeds(row, "sinklab")
-    out = [row["preset"], row["precision"], row["norm"], str(row["threads"]), shown(median(own), ",.0f"), span(own, ",.0f"),
-           shown(field(row, "sinklab", "gflops"), ",.0f"), shown(100 * field(row, "sinklab", "share_of_peak"), ".0f", " %"),
+    out = [row["preset"], row["precision"], row["norm"], str(row["threads"]), shown(median(own), ",.0f"),
+           span(own, ",.0f"),
+           shown(field(row, "sinklab", "gflops"), ",.0f"), shown(100 * field(row, "sinklab", "share_of_peak"), ".0f",
+                                                                 " %"),
            shown(field(row, "sinklab", "peak_rss_bytes") / 1e9, ".2f")]
     if not with_peer:
         return out
@@ -277,8 +283,8 @@ def document(data: Figures) -> str:
     m = data["machine"]
     peer = f"PyTorch {m['torch']}" if m["torch"] else "no PyTorch here"
     rounds = max((len(row["sinklab"]) for row in data["rows"]), default=0)
-    how = (f"Medians of up to {rounds} alternating round{'s' if rounds != 1 else ''}, {data['steps']} steps each. A step: "
-           "forward, backward, clipping, AdamW. GFLOP/s and share of the measured peak are sinklab's.")
+    how = (f"Medians of up to {rounds} alternating round{'s' if rounds != 1 else ''}, {data['steps']} steps each. A "
+           "step: forward, backward, clipping, AdamW. GFLOP/s and share of the measured peak are sinklab's.")
     if any(faster(row) for row in data["rows"]):
         how += " PyTorch: eager or compiled, whichever was faster in the first round. Ratio: of the medians."
     head = (f"{m['cpu']}, {m['cores']} cores, kernels {m['tier']}; {m['sinklab']}; {peer}; "
@@ -337,7 +343,8 @@ def measured(options: argparse.Namespace) -> Figures:
 
 
 def read_raw(path: Path) -> Figures:
-    return json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), ("machine", "rows", "notes", "steps"))
+    return json_object(path.read_text(encoding="utf-8", errors="replace"), str(path),
+                       ("machine", "rows", "notes", "steps"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

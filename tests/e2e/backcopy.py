@@ -7,7 +7,8 @@ import common
 
 CONFIG = ["model.layers=1", "model.dim=64", "model.heads=1", "model.ffn=128", "model.seq=64",
           "data.corpus=synthetic:backcopy", "train.batch=32", "train.steps=800", "train.lr=2e-2", "train.warmup=50",
-          "train.weight_decay=0", "train.eval_every=400", "train.probe_every=0", "train.checkpoint_every=0", "threads=2"]
+          "train.weight_decay=0", "train.eval_every=400", "train.probe_every=0", "train.checkpoint_every=0",
+          "threads=2"]
 
 
 class Backcopy(common.EndToEnd):

@@ -58,7 +58,8 @@ while IFS=$tab read -r code words expected; do
         listing >"$dir/after"
         [ ! -s "$dir/out" ] || fault="$fault; output on stdout"
         [ "$(wc -l <"$dir/err")" = 1 ] || fault="$fault; not one line on stderr"
-        cmp -s "$dir/before" "$dir/after" || fault="$fault; files changed: $(diff "$dir/before" "$dir/after" | grep '^[<>]' | tr '\n' ' ')"
+        cmp -s "$dir/before" "$dir/after" ||
+            fault="$fault; files changed: $(diff "$dir/before" "$dir/after" | grep '^[<>]' | tr '\n' ' ')"
     fi
     if [ -z "$fault" ]; then
         printf 'ok %d - sinklab %s\n' $cases "$words"

@@ -21,7 +21,8 @@ UNIT = 20 if os.environ.get("SINKLAB_SLOW") else 100
 CONFIG = """
 model: {layers: 2, dim: 32, heads: 2, ffn: 64, seq: 32}
 data: {corpus: corpus.txt}
-train: {steps: 40, batch: 4, lr: 4e-3, warmup: 5, eval_every: 10, eval_windows: 8, probe_every: 10, checkpoint_every: 10}
+train: {steps: 40, batch: 4, lr: 4e-3, warmup: 5, eval_every: 10, eval_windows: 8, probe_every: 10,
+  checkpoint_every: 10}
 precision: fp32
 threads: 1
 """

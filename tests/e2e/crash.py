@@ -8,7 +8,8 @@ from pathlib import Path
 import common
 from common import UNIT
 
-ARGS = [f"train.steps={4 * UNIT}", f"train.checkpoint_every={UNIT // 20}", f"train.eval_every={UNIT // 2}", f"train.probe_every={UNIT // 5}"]
+ARGS = [f"train.steps={4 * UNIT}", f"train.checkpoint_every={UNIT // 20}", f"train.eval_every={UNIT // 2}",
+        f"train.probe_every={UNIT // 5}"]
 KILLS = 20
 
 

@@ -44,7 +44,8 @@ class Disk(common.EndToEnd):
             p = self.sinklab("train", "t.yaml", *ARGS, "--out", out, "--resume", code=1,
                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
             self.assertRegex(p.stderr.decode().splitlines()[-1],
-                             rf"^sinklab: error: checkpoint of step \d+ not saved: cannot write .*{name}: File too large$")
+                             rf"^sinklab: error: checkpoint of step \d+ not saved: cannot write .*{name}: File too "
+                             rf"large$")
             self.assert_kept(out, before)
             result = json.loads((out / "result.json").read_text())
             self.assertEqual(result["status"], "stopped")

@@ -8,7 +8,8 @@ import common
 from common import UNIT
 
 STEPS = 3 * UNIT
-ARGS = ["model.experts=6", "model.expert_ffn=16", "model.router=sigmoid", f"train.steps={STEPS}", f"train.warmup={UNIT // 10}",
+ARGS = ["model.experts=6", "model.expert_ffn=16", "model.router=sigmoid", f"train.steps={STEPS}",
+        f"train.warmup={UNIT // 10}",
         f"train.eval_every={UNIT}", "train.probe_every=0", f"train.checkpoint_every={UNIT}"]
 BIAS = ["model.balance=bias", "model.balance_rate=0.01", "model.shared_experts=1"]
 

@@ -53,7 +53,8 @@ class Learn(common.EndToEnd):
 
     def test_accumulation(self) -> None:
         """Two passes of half the batch are one step of the whole, up to the order of sums."""
-        args = ["train.steps=3", "train.warmup=1", "train.checkpoint_every=0", "train.eval_every=0", "train.probe_every=0"]
+        args = ["train.steps=3", "train.warmup=1", "train.checkpoint_every=0", "train.eval_every=0",
+                "train.probe_every=0"]
         a = self.train("whole", *args, "train.batch=8")
         b = self.train("parts", *args, "train.batch=4", "train.accumulate=2")
         for x, y in zip(common.lines(a / "metrics.jsonl"), common.lines(b / "metrics.jsonl"), strict=True):

@@ -49,7 +49,8 @@ class Noise(unittest.TestCase):
 
 class Compare(common.EndToEnd):
     def compare(self, *args: object, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run([sys.executable, EXPERIMENTS / "precision" / "compare.py", "--sinklab", common.SINKLAB, "--quick",
+        done = subprocess.run([sys.executable, EXPERIMENTS / "precision" / "compare.py", "--sinklab", common.SINKLAB,
+                               "--quick",
                                "data.corpus=corpus.txt", *map(str, args)], capture_output=True, text=True, timeout=300)
         if "has no bf16 unit" in done.stderr:
             self.skipTest("no bf16 unit here")
@@ -83,7 +84,8 @@ class Compare(common.EndToEnd):
 
     def check_probes(self, found: dict) -> None:
         for checkpoint in found["same_checkpoint"]:
-            # Inputs of products have 8 bits in bf16, a relative error of 2^-9 each; two blocks don't make it twentyfold.
+            # Inputs of products have 8 bits in bf16, a relative error of 2^-9 each; two blocks don't make it
+            # twentyfold.
             self.assertLess(max(checkpoint["whole"].values()), 20 * 2**-9)
             self.assertGreater(max(checkpoint["whole"].values()), 0)  # else both were probed in the same arithmetic
             self.assertNotEqual(checkpoint["fp32"]["m2"], checkpoint["bf16"]["m2"])
@@ -106,8 +108,10 @@ class Compare(common.EndToEnd):
         self.assertIn("fp32-1 is of another configuration", done.stderr)
 
     def test_errors(self) -> None:
-        for args, code, word in ((["model.heads=3"], 1, "model.dim = 32 is not a multiple"), (["nonsense"], 2, "key=value"),
-                                 (["--seeds", "1,1"], 2, "different"), (["--seeds", "x"], 2, "--seeds"), (["--sinklab", "nowhere"], 1, "no such program")):
+        for args, code, word in ((["model.heads=3"], 1, "model.dim = 32 is not a multiple"),
+                                 (["nonsense"], 2, "key=value"),
+                                 (["--seeds", "1,1"], 2, "different"), (["--seeds", "x"], 2, "--seeds"),
+                                 (["--sinklab", "nowhere"], 1, "no such program")):
             done = self.compare("--runs", "errors", *args, code=code)
             self.assertIn(word, done.stderr)
             self.assertEqual(done.stdout, "")

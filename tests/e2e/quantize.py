@@ -73,7 +73,8 @@ class Quantize(common.EndToEnd):
         cls.plain = test.train("plain", "train.steps=60")
         cls.gated = test.train("gated", "train.steps=60", "model.norm=gated_norm", "model.norm_opts.rank=4",
                                "model.attention_opts.gate=elementwise")
-        cls.experts = test.train("experts", "train.steps=20", "model.experts=4", "model.norm=dyt", "model.embed_scale=true")
+        cls.experts = test.train("experts", "train.steps=20", "model.experts=4", "model.norm=dyt",
+                                 "model.embed_scale=true")
 
     def quantize(self, *args: object) -> dict:
         return self.json("quantize", *args, "--windows", 8, "--calibration", 8, "--json")
@@ -99,7 +100,8 @@ class Quantize(common.EndToEnd):
 
     def test_threads_batches_real(self) -> None:
         for scheme, *flags in (("w8a8-channel-token", "--real"), ("w8a8-tensor-affine", "--real"),
-                               ("w4a4-channel-window", "--real", "--rotate", "--kv"), ("nvfp4-token", "--smooth", "0.5"),
+                               ("w4a4-channel-window", "--real", "--rotate", "--kv"),
+                               ("nvfp4-token", "--smooth", "0.5"),
                                ("w8a8-tensor-static", "--clip", "mse"), ("w4a4-channel-static", "--clip", "token")):
             plain = [f for f in flags if f != "--real"]
             for run in (self.gated, self.experts):

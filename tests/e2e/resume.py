@@ -63,13 +63,15 @@ class Resume(common.EndToEnd):
         tasks = ["synthetic:backcopy", "synthetic:mean", "corpus.txt"]
         for i, optimizer in enumerate(choice["value"] for choice in table):
             with self.subTest(optimizer):
-                args = [f"train.steps={6 * UNIT}", f"train.optimizer={optimizer}", f"data.corpus={tasks[i % 3]}", "data.bos_place=random"]
+                args = [f"train.steps={6 * UNIT}", f"train.optimizer={optimizer}", f"data.corpus={tasks[i % 3]}",
+                        "data.bos_place=random"]
                 whole, out = self.train(f"o-{optimizer}", *ARGS, *args), Path(f"i-{optimizer}")
                 self.interrupt(out, signal.SIGTERM, UNIT // 2, *args)
                 self.train(out, *ARGS, *args, "--resume")
                 self.assert_same_run(whole, out)
                 other = table[i - 1]["value"]
-                message = self.error("train", "t.yaml", "--out", out, *ARGS, *args, f"train.optimizer={other}", "--resume")
+                message = self.error("train", "t.yaml", "--out", out, *ARGS, *args, f"train.optimizer={other}",
+                                     "--resume")
                 self.assertIn(f"train.optimizer: {optimizer} and {other}", message)
 
     def test_no_checkpoint_yet(self) -> None:
@@ -81,7 +83,8 @@ class Resume(common.EndToEnd):
         p.wait()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         self.assertIn("already holds a run", self.error("train", "t.yaml", *ARGS, "--out", out))
-        self.assertIn("another configuration: seed", self.error("train", "t.yaml", *ARGS, "--out", out, "--resume", "seed=3"))
+        self.assertIn("another configuration: seed", self.error("train", "t.yaml", *ARGS, "--out", out, "--resume",
+                                                                "seed=3"))
         self.train(out, *ARGS, "--resume")
         self.assert_same_run(self.whole, out)
 
@@ -95,9 +98,11 @@ class Resume(common.EndToEnd):
         newest.write_bytes(data)
         for verb in ("eval", "probe", "generate"):
             p = self.sinklab(verb, out)
-            self.assertRegex(p.stderr.decode(), rf"^warning: .*{STEPS:08}: damaged checkpoint: .*; reading .*{9 * UNIT:08} instead\n$")
+            self.assertRegex(p.stderr.decode(), rf"^warning: .*{STEPS:08}: damaged checkpoint: .*; reading "
+                                                rf".*{9 * UNIT:08} instead\n$")
         p = self.sinklab("train", "t.yaml", *ARGS, "--out", out, "--resume")
-        self.assertRegex(p.stderr.decode(), f"warning: .*{STEPS:08}: damaged checkpoint: .*; going on from .*{9 * UNIT:08}")
+        self.assertRegex(p.stderr.decode(), f"warning: .*{STEPS:08}: damaged checkpoint: .*; going on from "
+                                            f".*{9 * UNIT:08}")
         self.assert_same_run(self.whole, out)
 
     def test_finished(self) -> None:
@@ -108,7 +113,8 @@ class Resume(common.EndToEnd):
         self.assert_same_run(self.whole, out)
 
     def test_finished_cleans(self) -> None:
-        """Killed while an old checkpoint was being removed after the last step: nothing is left to save, but to sweep."""
+        """Killed while an old checkpoint was being removed after the last step: nothing is left to save, but to
+        sweep."""
         out = Path("swept")
         shutil.copytree(self.whole, out)
         newest = common.complete(out)[-1]
@@ -141,7 +147,8 @@ class Resume(common.EndToEnd):
         self.wait_for_steps(p, out, UNIT // 10)
         p.send_signal(signal.SIGSTOP)
         try:
-            self.assertIn("another process is training there", self.error("train", "t.yaml", *ARGS, "--out", out, "--resume"))
+            self.assertIn("another process is training there",
+                          self.error("train", "t.yaml", *ARGS, "--out", out, "--resume"))
         finally:
             p.send_signal(signal.SIGCONT)
         self.assertEqual(p.wait(120), 0)

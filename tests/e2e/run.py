@@ -22,7 +22,8 @@ def write_tokens(path: str, windows: list[list[int]]) -> None:
 def read_floats(path: str) -> tuple[tuple[int, ...], list[float]]:
     data = Path(path).read_bytes()
     start = 10 + struct.unpack("<H", data[8:10])[0]
-    return ast.literal_eval(data[10:start].decode())["shape"], list(struct.unpack(f"<{(len(data) - start) // 4}f", data[start:]))
+    return ast.literal_eval(data[10:start].decode())["shape"], list(struct.unpack(f"<{(len(data) - start) // 4}f",
+                                                                                  data[start:]))
 
 
 def entropy(text: bytes) -> float:
@@ -115,7 +116,8 @@ class Run(common.EndToEnd):
             top = max(row)
             loss += math.log(sum(math.exp(x - top) for x in row)) + top - row[target]
         # Logits are float32 of magnitude below 16: each off by 2^-21 or so.
-        self.assertAlmostEqual(loss / 256, self.json("eval", self.run_dir, "--windows", 8, "--json")["loss"], delta=1e-5)
+        self.assertAlmostEqual(loss / 256, self.json("eval", self.run_dir, "--windows", 8, "--json")["loss"],
+                               delta=1e-5)
 
     def test_generate(self) -> None:
         def text(*args: object) -> bytes:
@@ -155,7 +157,8 @@ class Run(common.EndToEnd):
         self.assert_same_run(a, Path("again"))
 
     def test_seed_decides(self) -> None:
-        a, b = self.train("seed1", "train.steps=10", "train.warmup=1"), self.train("seed2", "train.steps=10", "train.warmup=1", "seed=2")
+        a, b = self.train("seed1", "train.steps=10", "train.warmup=1"), self.train("seed2", "train.steps=10",
+                                                                                   "train.warmup=1", "seed=2")
         self.assertNotEqual(common.lines(a / "metrics.jsonl")[0]["loss"], common.lines(b / "metrics.jsonl")[0]["loss"])
 
     def test_dry_run(self) -> None:

@@ -1,6 +1,7 @@
 """Studies from the command line: whole, again, changed, killed, interrupted, diverging, failing, on a full disk.
 
-As the other programs here, but run with .venv's python: python3 tests/e2e/study.py build/src/sinklab [-v] [Study.test_whole].
+As the other programs here, but run with .venv's python: python3 tests/e2e/study.py build/src/sinklab [-v]
+[Study.test_whole].
 """
 
 import importlib.util
@@ -37,7 +38,8 @@ class Study(common.EndToEnd):
                 f"data.corpus={self.folder / 'corpus.txt'}", "--cores", "2", *args]
 
     def run_study(self, *args: str, code: int = 0, **kwargs) -> str:
-        p = subprocess.run(self.command(*args, sinklab=kwargs.pop("sinklab", None)), capture_output=True, text=True, timeout=300, **kwargs)
+        p = subprocess.run(self.command(*args, sinklab=kwargs.pop("sinklab", None)), capture_output=True, text=True,
+                           timeout=300, **kwargs)
         self.assertEqual(p.returncode, code, p.stdout + p.stderr + self.log())
         self.assertNotIn("Traceback", p.stderr)
         self.said = p.stderr
@@ -67,7 +69,8 @@ class Study(common.EndToEnd):
 
     def trained(self) -> dict[str, int]:
         """Of each run how often training was started, by its log."""
-        return {path.parent.name: path.read_text().count("$ sinklab train ") for path in (self.runs / "store").glob("*/train.log")}
+        return {path.parent.name: path.read_text().count("$ sinklab train ")
+                for path in (self.runs / "store").glob("*/train.log")}
 
     def checkpoints(self) -> set[Path]:
         return {*(self.runs / "store").glob("*/checkpoints/*/DONE")}
@@ -78,20 +81,23 @@ class Study(common.EndToEnd):
         self.study.write_text(text.replace(old, new))
 
     def test_whole(self) -> None:
-        """Two arms, two seeds; again, by a program of another git version: nothing; an arm changed: that one; other measures: no
-        training."""
+        """Two arms, two seeds; again, by a program of another git version: nothing; an arm changed: that one; other
+        measures: no training."""
         out = self.run_study()
         for arm, seed in (("baseline", 1), ("baseline", 2), ("layernorm", 1), ("layernorm", 2)):
             self.assertRegex(out, rf"\[\d/4\] {arm} seed {seed}: loss \d")
         self.assertRegex(out, r"same_loss +(not )?shown")
         found = self.results()
         self.assertEqual({r["status"] for r in found.values()}, {"finished"})
-        for name in ("val_loss", "m2", "peak.max", "lambda_sink", "contribution.projected", "norms.attn_in", "zero.loss_change", "zero.m2",
-                     "quantize.w8a8-channel-token.plain.loss_change", "quantize.w4a4-channel-window.smooth.error_down_in"):
+        for name in ("val_loss", "m2", "peak.max", "lambda_sink", "contribution.projected", "norms.attn_in",
+                     "zero.loss_change", "zero.m2",
+                     "quantize.w8a8-channel-token.plain.loss_change",
+                     "quantize.w4a4-channel-window.smooth.error_down_in"):
             self.assertTrue(all(name in r["metrics"] for r in found.values()), name)
         self.assertEqual(len({r["metrics"]["val_loss"] for r in found.values()}), 4, "seeds and arms must differ")
         (folder,) = (self.runs / "studies" / "mini").glob("quick-*")
-        self.assertTrue(all((folder / name).is_file() for name in ("report.html", "runs.csv", "verdicts.json", "plan.json")))
+        self.assertTrue(all((folder / name).is_file() for name in ("report.html", "runs.csv", "verdicts.json",
+                                                                   "plan.json")))
         before = {path: path.stat().st_mtime_ns for path in (self.runs / "store").glob("*/*.json")}
         self.assertIn("4 of 4 runs are there already", self.run_study(sinklab=self.other_version()))
         self.assertEqual({path: path.stat().st_mtime_ns for path in before}, before)
@@ -129,7 +135,8 @@ class Study(common.EndToEnd):
         self.assertEqual(len({found["baseline", seed]["metrics"]["peak.max"] for seed in (1, 2)}), 2)
 
     def test_shared(self) -> None:
-        """The same run in two studies is trained once, and there is an overview. Then, as far as it goes without a cluster, the profile for Slurm."""
+        """The same run in two studies is trained once, and there is an overview. Then, as far as it goes without a
+        cluster, the profile for Slurm."""
         other = self.runs / "other" / "study.yaml"
         other.parent.mkdir()
         other.write_text(self.study.read_text().replace("layernorm", "second").replace("norm: second", "norm: none"))
@@ -148,7 +155,8 @@ class Study(common.EndToEnd):
         for path in (self.runs / "store").glob("*/[ot]*.json"):
             if path.name.startswith(("outcome", "trained")):
                 path.unlink()
-        maker = snakemaking.Maker(self.runs / "store" / "workflow.json", self.runs / "store", Path("unused"), 2, slurm=True)
+        maker = snakemaking.Maker(self.runs / "store" / "workflow.json", self.runs / "store", Path("unused"), 2,
+                                  slurm=True)
         p = subprocess.run([*maker.command("all"), "--dry-run"], capture_output=True, text=True, timeout=120)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
         self.assertRegex(p.stdout, r"(?m)^train +6$")
@@ -205,8 +213,8 @@ class Study(common.EndToEnd):
         self.assertEqual({r["status"] for r in self.results().values()}, {"finished"})
 
     def test_failing(self) -> None:
-        """A run that fails: the others are made, the page too; it is named, and tried again the next time. A run that the guard
-        stops is a result: not a failure, and not tried again."""
+        """A run that fails: the others are made, the page too; it is named, and tried again the next time. A run that
+        the guard stops is a result: not a failure, and not tried again."""
         self.edit("  clip: {set", "  wild: {train.lr: 100}\n  clip: {set")
         self.edit("arms: [baseline, layernorm], minutes", "arms: [baseline, layernorm, wild], minutes")
         program = self.runs / "sinklab"
@@ -217,7 +225,8 @@ class Study(common.EndToEnd):
         out = self.run_study(code=1, sinklab=program)
         self.assertRegex(out, r"layernorm seed 2: failed: it is bad here")
         self.assertRegex(out, r"wild seed 1: diverged: training stopped at step \d+: ")
-        self.assertRegex(self.said, r"^experiments/run: error: 2 of 6 runs failed: mini, layernorm, seed 1: it is bad here \(and 1 more\); "
+        self.assertRegex(self.said, r"^experiments/run: error: 2 of 6 runs failed: mini, layernorm, seed 1: it is bad "
+                                    r"here \(and 1 more\); "
                          r"its log: \S+/train.log\n$")
         log = Path(self.said.rsplit(": ", 1)[1].strip())
         self.assertIn("it is bad here", log.read_text())
@@ -242,7 +251,8 @@ class Study(common.EndToEnd):
         fd = store.lock(self.runs / "store", "a first one")
         self.addCleanup(os.close, fd)
         self.run_study(code=1)
-        self.assertRegex(self.said, r"^experiments/run: error: \S+store: a first one \(process \d+\) is at work there; wait for it, or "
+        self.assertRegex(self.said, r"^experiments/run: error: \S+store: a first one \(process \d+\) is at work there; "
+                                    r"wait for it, or "
                          "give another --runs\n$")
 
     def test_file_size_limit(self) -> None:
@@ -257,7 +267,8 @@ class Study(common.EndToEnd):
         probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
         if probe.returncode != 0:
             self.skipTest(f"cannot mount a tmpfs: {probe.stderr.decode().strip()}")
-        p = subprocess.run(["unshare", "-rm", sys.executable, "-B", __file__, common.SINKLAB, "Study.inside_small_disk"],
+        p = subprocess.run(["unshare", "-rm", sys.executable, "-B", __file__, common.SINKLAB,
+                            "Study.inside_small_disk"],
                            capture_output=True, text=True, timeout=300)
         self.assertEqual(p.returncode, 0, p.stderr)
 
@@ -279,25 +290,32 @@ class Study(common.EndToEnd):
     def test_mistakes(self) -> None:
         """One line with exit code 2, before anything is made."""
         for args, message in ((("--profile", "huge"), "study.yaml: no profile huge; there are quick, clipped"),
-                              (("--set", "model.dimm=3"), "--set: unknown key of the engine model.dimm; did you mean model.dim?"),
-                              (("--set", "model.dim=33"), "arm baseline: model.dim = 33 is not a multiple of model.heads"),
+                              (("--set", "model.dimm=3"), "--set: unknown key of the engine model.dimm; did you mean "
+                                                          "model.dim?"),
+                              (("--set", "model.dim=33"), "arm baseline: model.dim = 33 is not a multiple of "
+                                                          "model.heads"),
                               (("--set", "threads=3"), "--set: not a key of studies: the runner shares out the cores"),
-                              (("--seeds", "1,x"), "--seeds 1,x: different whole numbers with commas between are wanted")):
+                              (("--seeds", "1,x"), "--seeds 1,x: different whole numbers with commas between are "
+                                                   "wanted")):
             with self.subTest(args):
                 self.run_study(*args, code=2)
-                self.assertRegex(self.said, f"^experiments/run: error: .*{message.replace('?', '[?]').replace('.', '[.]')}")
+                self.assertRegex(self.said, "^experiments/run: error: "
+                                            f".*{message.replace('?', '[?]').replace('.', '[.]')}")
                 self.assertEqual(self.said.count("\n"), 1)
                 self.assertFalse((self.runs / "studies").exists())
         self.edit("w4a4-channel-window", "w4a4-chanel-window")
         self.run_study(code=2)
-        self.assertRegex(self.said, r"study.yaml:\d+: quantize.schemes.1: unknown scheme w4a4-chanel-window; did you mean w4a4-channel-window[?]")
+        self.assertRegex(self.said, r"study.yaml:\d+: quantize.schemes.1: unknown scheme w4a4-chanel-window; did you "
+                                    r"mean w4a4-channel-window[?]")
         self.edit("w4a4-chanel-window", "w4a4-channel-window")
         self.edit("metric: val_loss, arms", "metric: val_los, arms")
         self.run_study(code=2)
-        self.assertRegex(self.said, r"study.yaml:\d+: claim same_loss: metric: 'val_los' is not known; nearest: val_loss")
+        self.assertRegex(self.said, r"study.yaml:\d+: claim same_loss: metric: 'val_los' is not known; nearest: "
+                                    r"val_loss")
 
     def test_studies_of_the_repository(self) -> None:
-        """Each is read and expanded by this engine, in every profile; each arm of its gates and claims is run by standard and full."""
+        """Each is read and expanded by this engine, in every profile; each arm of its gates and claims is run by
+        standard and full."""
         import expand
         import store
         import study

@@ -15,12 +15,14 @@ VARIANTS = {"scalar": ["isa=scalar", "model.norm=gated_norm"], "avx2": ["isa=avx
             "best": ["model.norm=gated_norm"], "best, bf16": ["precision=bf16", "model.norm=gated_norm"],
             "best, sgd": ["train.optimizer=sgd", "data.corpus=synthetic:copy"],
             "best, muon": ["train.optimizer=muon", "data.corpus=synthetic:backcopy", "data.bos_place=random"],
-            "best, nullify": ["model.sink_nullify=3", "model.sink_nullify_mode=output", "model.sink_nullify_value=mean"],
+            "best, nullify": ["model.sink_nullify=3", "model.sink_nullify_mode=output",
+                              "model.sink_nullify_value=mean"],
             "best, nullify, bf16": ["model.sink_nullify=3", "model.sink_nullify_mode=denominator", "precision=bf16"],
             "best, layernorm": ["model.norm=layernorm", "model.ffn_kind=gelu", "model.tie_embeddings=true"],
             "best, experts": ["precision=fp32", "model.experts=5", "model.expert_ffn=37", "model.expert_capacity=1.1",
                               "model.router_z_loss=0.1"],
-            "best, bf16 experts": ["precision=bf16", "model.experts=9", "model.experts_per_token=3", "model.expert_ffn=70",
+            "best, bf16 experts": ["precision=bf16", "model.experts=9", "model.experts_per_token=3",
+                                   "model.expert_ffn=70",
                                    "model.shared_experts=1", "model.router=sigmoid", "model.balance=bias"]}
 
 

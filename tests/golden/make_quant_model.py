@@ -3,9 +3,9 @@
 
     make_quant_model.py [FOLDER]     needs torch, ml_dtypes, numpy, safetensors, PyYAML; the tests need none of them
 
-The decoder is that of decoder.py in float64. Where it multiplies by a linear layer of its blocks (and what a case adds), the
-input is rounded to float32 and then, as the matrix was, to the scheme's numbers; the product is float64 again. The schemes
-are written down here once more, from their names. Files hold
+The decoder is that of decoder.py in float64. Where it multiplies by a linear layer of its blocks (and what a case
+adds), the input is rounded to float32 and then, as the matrix was, to the scheme's numbers; the product is float64
+again. The schemes are written down here once more, from their names. Files hold
   w.<name>            F16   parameters
   <scheme>.tokens     I32   [batch, seq]
   <scheme>.logits     F32   [batch, seq, vocab]
@@ -30,7 +30,8 @@ from make_quant import FLOAT, LARGEST, cast, grouped, ungrouped
 SCHEMES = [f"w8a8-{w}-{a}" for w in ("tensor", "channel") for a in ("static", "affine", "window", "token")]
 SCHEMES += [f"w4a16-{w}" for w in ("channel", "g128", "g64", "g32")]
 SCHEMES += ["w4a8-channel-static"] + [f"w4a8-{w}-token" for w in ("channel", "g128", "g64", "g32")]
-SCHEMES += ["w4a4-channel-static", "w4a4-channel-window"] + [f"w4a4-{w}-token" for w in ("channel", "g128", "g64", "g32")]
+SCHEMES += ["w4a4-channel-static", "w4a4-channel-window"] + [f"w4a4-{w}-token"
+                                                             for w in ("channel", "g128", "g64", "g32")]
 SCHEMES += ["fp8-block-window", "fp8-block-token", "nvfp4-static", "nvfp4-window", "nvfp4-token", "mxfp4"]
 
 MODEL = {"layers": 2, "dim": 36, "heads": 3, "ffn": 140, "norm": "rmsnorm", "ffn_kind": "swiglu", "rope_base": 100,
@@ -72,8 +73,9 @@ def numbers(fmt):
 
 
 def check_ties(v, grid):
-    """v in units of the scale. Its float32 error is taken as 5e-7 of the largest; steps below 6e-5 of that matter to nobody.
-    Exact ties are those of sums that either precision holds exactly: products of numbers with power-of-two scales."""
+    """v in units of the scale. Its float32 error is taken as 5e-7 of the largest; steps below 6e-5 of that matter to
+    nobody. Exact ties are those of sums that either precision holds exactly: products of numbers with power-of-two
+    scales."""
     most = np.abs(v).max()
     ties, steps = (grid[1:] + grid[:-1]) / 2, np.diff(grid)
     at = np.clip(np.searchsorted(ties, v), 1, len(ties) - 1)

@@ -1,4 +1,5 @@
-"""Made-up studies for tests: a plan and a store with run directories as training, probe and interventions leave them."""
+"""Made-up studies for tests: a plan and a store with run directories as training, probe and interventions leave
+them."""
 
 from __future__ import annotations
 
@@ -30,15 +31,18 @@ STUDY: Study = {
         {"id": "gated_norm_m2", "text": "GatedNorm weakens the residual sink", "source": "arXiv 2601.22966, Table 1",
          "metric": "m2", "arms": ["baseline", "gated_norm"], "scale": "ratio", "expect": "lower", "margin": 0.2,
          "gate": ["residual_sink"]},
-        {"id": "gated_norm_loss", "text": "GatedNorm costs no loss", "metric": "val_loss", "arms": ["baseline", "gated_norm"],
+        {"id": "gated_norm_loss", "text": "GatedNorm costs no loss", "metric": "val_loss",
+         "arms": ["baseline", "gated_norm"],
          "scale": "difference", "expect": "same", "margin": 0.02},
         {"id": "gated_norm_att0", "text": "GatedNorm leaves the attention sink", "metric": "att0",
-         "arms": ["baseline", "gated_norm"], "scale": "ratio", "expect": "same", "margin": 0.2, "gate": ["attention_sink"]},
+         "arms": ["baseline", "gated_norm"], "scale": "ratio", "expect": "same", "margin": 0.2,
+         "gate": ["attention_sink"]},
         {"id": "dyt_loss", "text": "DyT trains worse", "metric": "val_loss", "arms": ["baseline", "dyt"],
          "scale": "difference", "expect": "higher", "margin": 0.02},
         {"id": "dyt_max", "text": "DyT has larger activations", "metric": "max", "arms": ["baseline", "dyt"],
          "scale": "ratio", "expect": "higher", "margin": 0.5},
-        {"id": "clip_diverges", "text": "Clipping makes training diverge", "metric": "diverged", "arms": ["baseline", "clip"],
+        {"id": "clip_diverges", "text": "Clipping makes training diverge", "metric": "diverged",
+         "arms": ["baseline", "clip"],
          "scale": "difference", "expect": "higher", "margin": 0.5},
         {"id": "clip_loss", "text": "Clipping costs loss", "metric": "val_loss", "arms": ["baseline", "clip"],
          "scale": "difference", "expect": "higher", "margin": 0.01},
@@ -80,12 +84,14 @@ def make(root: Path, study: Study = STUDY, seeds: int = 5, of: Callable[..., dic
         for point in sweep:
             for seed in range(1, seeds + 1):
                 name = "-".join([arm, *map(str, point.values()), str(seed)])
-                settings = study.get("base", {}) | spec.get("set", spec if "sweep" not in spec else {}) | point | {"seed": seed}
+                settings = study.get("base", {}) | spec.get("set", spec if "sweep" not in spec
+                                                            else {}) | point | {"seed": seed}
                 planned.append({"arm": arm, "seed": seed, "point": point, "hash": name, "settings": settings})
                 found = of(arm, seed, point)
                 if found is not None:
                     write_outcome(root / "store" / name, found, runs)
-    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "sha256": "12ab", "profile": "quick", "runs": planned}
+    plan = {"study": "made_up", "file": "experiments/made_up/study.yaml", "sha256": "12ab", "profile": "quick",
+            "runs": planned}
     return plan, root / "store"
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from unittest import mock
 
 sys.dont_write_bytecode = True
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("experiments/agreement", "tests/golden")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder)
+                for folder in ("experiments/agreement", "tests/golden")]
 
 import compare
 import numpy as np
@@ -47,7 +48,8 @@ class Folder(unittest.TestCase):
                 for seed, run in enumerate(runs, 1):
                     out.writerow({"arm": arm, "seed": seed, "status": "finished", "taken": 1, **run})
             out.writerow({"arm": "a", "seed": 9, "status": "diverged", "taken": 1})
-            out.writerow({"arm": "a", "seed": 9, "status": "finished", "taken": 0, **{k: 99 * v for k, v in BASE.items()}})
+            out.writerow({"arm": "a", "seed": 9, "status": "finished", "taken": 0,
+                          **{k: 99 * v for k, v in BASE.items()}})
         for arm, runs in theirs.items():
             for seed, run in enumerate(runs, 1):
                 text = json.dumps({"arm": arm, "seed": seed, "status": "finished", "metrics": run})
@@ -74,7 +76,8 @@ class Compare(Folder):
         self.write({"a": runs_of(1), "b": runs_of(2, m2=2.0)}, {"a": runs_of(3), "b": runs_of(4), "c": runs_of(5)})
         code, out, err = self.call(compare.main)
         self.assertEqual((code, err), (0, ""))
-        starred = [(line.split("|")[1].strip(), i) for line in out.splitlines() for i, cell in enumerate(line.split("|"))
+        starred = [(line.split("|")[1].strip(), i) for line in out.splitlines()
+                   for i, cell in enumerate(line.split("|"))
                    if cell.rstrip().endswith("*")]
         self.assertEqual(starred, [("b", 4)])  # M2 of arm b
         found = json.loads((self.root / "results.json").read_text())
@@ -122,7 +125,8 @@ class Peer(Folder):
         import peer
 
         gated = {"model.norm": "gated_norm", "model.norm_opts.rank": "4", "model.attention_opts.gate": "elementwise"}
-        self.plan(base={}, gated=gated, pre={"model.norm_opts.preaffine": "true"}, none={"model.norm": "none", "train.guard": "off"})
+        self.plan(base={}, gated=gated, pre={"model.norm_opts.preaffine": "true"},
+                  none={"model.norm": "none", "train.guard": "off"})
         code, out, err = self.call(peer.main, "--device", "cpu", "--threads", "1")
         self.assertEqual((code, len(out.splitlines())), (0, 4), err)
         base, more = (json.loads((self.root / "peer" / f"{arm}-1.json").read_text()) for arm in ("base", "gated"))
@@ -160,14 +164,16 @@ class Peer(Folder):
         import peer
 
         self.plan(a={"model.clip": "3"})
-        self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: model.clip: this model does not have it; leave the arm out "
-                         "with --arms\n")
+        self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: model.clip: this model does not have it; "
+                         "leave the arm out with --arms\n")
         self.plan_of(a={"train.guard": "skip"})  # sinklab may have left steps out
-        self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: train.guard: skip: not here; there are stop, off\n")
+        self.assertEqual(self.call(peer.main)[2], "peer.py: error: arm a: train.guard: skip: not here; there are stop, "
+                                                  "off\n")
         self.assertRegex(self.call(peer.main, "--arms", "b")[2], r"no finished run of arm b; there are a\n$")
 
         self.plan_of(a={})
-        self.assertRegex(self.call(peer.main, "--checkpoints", str(self.root))[2], r"^peer.py: error: \S+/a: no checkpoint\n$")
+        self.assertRegex(self.call(peer.main, "--checkpoints", str(self.root))[2],
+                         r"^peer.py: error: \S+/a: no checkpoint\n$")
 
     def test_tokenizer_that_is_not_there(self) -> None:
         import peer

@@ -1,4 +1,5 @@
-"""Statistics of paired runs against SciPy, textbooks and simulation; metrics; claims and gates: parsing and every verdict."""
+"""Statistics of paired runs against SciPy, textbooks and simulation; metrics; claims and gates: parsing and every
+verdict."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Statistics(unittest.TestCase):
 class Metrics(unittest.TestCase):
     def test_names(self) -> None:
         for name in ("val_loss", "m2", "peak.max", "onset.m2", "lambda_sink", "norms.attn_in", "norms.ffn_out.max",
-                     "outliers.down_input.max_over_median", "gates.elements", "dynamics.across_sequences", "contribution.projected",
+                     "outliers.down_input.max_over_median", "gates.elements", "dynamics.across_sequences",
+                     "contribution.projected",
                      "singular.chain.cos_update.max"):
             self.assertTrue(metrics.known(name), name)
         for name in ("M2", "peak.val_loss", "norms", "zero.m2", "norms.{attn,ffn}_in", "peak.m2_dim"):
@@ -124,7 +126,8 @@ class Metrics(unittest.TestCase):
             self.assertNotRegex(row.name + row.label, r"[{}]")
 
 
-CLAIM = {"id": "c", "text": "b has less", "metric": "m2", "arms": ["a", "b"], "scale": "ratio", "expect": "lower", "margin": 0.2}
+CLAIM = {"id": "c", "text": "b has less", "metric": "m2", "arms": ["a", "b"], "scale": "ratio", "expect": "lower",
+         "margin": 0.2}
 STUDY: dict[str, Any] = {"interventions": {"zero": {"k": 1}}, "claims": [CLAIM],
                          "gates": {"g": {"arm": "a", "all": [{"metric": "m2", "at_least": 5}]}}}
 
@@ -165,7 +168,8 @@ class Parsing(unittest.TestCase):
                 (changed(against=1), "claim c: against: a number is compared with one metric of one arm"),
                 (changed(against=1, arms=["c"]), "claim c: arms: 'c' is not known"),
                 (changed(against="much", arms=["a"]), "claim c: against: a number is wanted"),
-                (changed(against=1, arms=["a"], metric="diverged", scale="difference"), "claim c: against: diverged is 0 or 1"),
+                (changed(against=1, arms=["a"], metric="diverged", scale="difference"),
+                 "claim c: against: diverged is 0 or 1"),
                 (changed(metric="diverged"), "claim c: diverged is 0 or 1"),
                 (changed(metric="diverged", scale="difference", expect="same"), "claim c: diverged is 0 or 1"),
                 ({"claims": [CLAIM, CLAIM]}, "claim c: id: two claims have it"),
@@ -197,7 +201,8 @@ class Parsing(unittest.TestCase):
 
 def runs(values: list[Any], metric: str = "m2") -> dict[int, dict[str, Any]]:
     """Seeds 1, 2, ...: a number is a finished run with that metric, a word the status of one without."""
-    return {seed: {"status": "finished", "metrics": {metric: v}} if not isinstance(v, str) else {"status": v, "metrics": {}}
+    return {seed: {"status": "finished", "metrics": {metric: v}} if not isinstance(v, str)
+            else {"status": v, "metrics": {}}
             for seed, v in enumerate(values, start=1)}
 
 
@@ -206,7 +211,8 @@ def judge(first: list[Any], second: list[Any], more: int = 0, **keys: Any) -> di
     study = changed(**keys)
     study["claims"] += [CLAIM | {"id": f"more {i}", "arms": ["x", "y"]} for i in range(more)]
     metric = study["claims"][0]["metric"]
-    return claims.judge(*claims.parse(study), {"a": runs(first, metric), "b": runs(second, metric), "x": runs(["missing"]),
+    return claims.judge(*claims.parse(study), {"a": runs(first, metric), "b": runs(second, metric),
+                                               "x": runs(["missing"]),
                                                "y": runs(["missing"])})[1][0]
 
 
@@ -230,7 +236,8 @@ class Verdicts(unittest.TestCase):
         self.assertEqual([p["seed"] for p in row["pairs"]], [1, 2, 3])
 
     def test_shown_as_a_difference(self) -> None:
-        row = judge([1.50, 1.52, 1.51], [1.60, 1.621, 1.612], metric="val_loss", scale="difference", expect="higher", margin=0.05)
+        row = judge([1.50, 1.52, 1.51], [1.60, 1.621, 1.612], metric="val_loss", scale="difference", expect="higher",
+                    margin=0.05)
         self.check(row, claims.SHOWN, "higher, as claimed")
         self.assertAlmostEqual(row["effect"], (0.1 + 0.101 + 0.102) / 3)
         self.assertEqual((row["unit"], row["test"]), ("nats per token", "t"))
@@ -246,7 +253,8 @@ class Verdicts(unittest.TestCase):
 
     def test_smaller_than_the_margin(self) -> None:
         for second in ([7.6, 8.56, 9.5], [8.4, 9.46, 10.5]):
-            self.check(judge([8.0, 9.0, 10.0], second), claims.NOT_SHOWN, "smaller than the margin", "as large as the margin")
+            self.check(judge([8.0, 9.0, 10.0], second), claims.NOT_SHOWN, "smaller than the margin",
+                       "as large as the margin")
 
     def test_enough_seeds_and_still_nothing(self) -> None:
         first = [8.0 + 0.1 * i for i in range(8)]
@@ -302,9 +310,11 @@ class Verdicts(unittest.TestCase):
 
     def test_two_metrics(self) -> None:
         """Of one arm: the second's against the first's of the same run."""
-        of = {"a": {seed: {"status": "finished", "metrics": {"zero.loss_change": 0.1 * seed, "val_loss": 0.1 * seed + x}}
+        of = {"a": {seed: {"status": "finished", "metrics": {"zero.loss_change": 0.1 * seed, "val_loss": 0.1 * seed
+                                                             + x}}
                     for seed, x in ((1, 0.5), (2, 0.51), (3, 0.49))}}
-        keys = {"metric": ["zero.loss_change", "val_loss"], "arms": ["a", "a"], "scale": "difference", "expect": "higher"}
+        keys = {"metric": ["zero.loss_change", "val_loss"], "arms": ["a", "a"], "scale": "difference",
+                "expect": "higher"}
         row = claims.judge(*claims.parse(changed(**keys)), of)[1][0]
         self.check(row, claims.SHOWN)
         self.assertAlmostEqual(row["effect"], 0.5)
@@ -380,7 +390,8 @@ class Gates(unittest.TestCase):
 
     def test_any_all_and_nested(self) -> None:
         yes, no = {"metric": "m2", "above": 5}, {"metric": "att0", "above": 0.5}
-        found = self.gates(yes={"any": [no, yes]}, no={"all": [yes, no]}, both={"any": ["yes", "no"]}, neither={"all": ["yes", "no"]})
+        found = self.gates(yes={"any": [no, yes]}, no={"all": [yes, no]}, both={"any": ["yes", "no"]},
+                           neither={"all": ["yes", "no"]})
         self.assertEqual([gate["met"] for gate in found.values()], [True, False, True, False])
         self.assertEqual(claims.gate_text(found["neither"]), "neither in a: yes (met), no (failed)")
 

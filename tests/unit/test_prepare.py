@@ -103,7 +103,8 @@ class Sword(unittest.TestCase):
 
     def test_markup(self):
         for markup, want in (
-                ("<div sID=\"a\" type=\"x-p\"/> One &amp; two. <div eID=\"a\"/><div sID=\"b\"/>Three", "One & two.\n\nThree\n"),
+                ("<div sID=\"a\" type=\"x-p\"/> One &amp; two. <div eID=\"a\"/><div sID=\"b\"/>Three",
+                 "One & two.\n\nThree\n"),
                 ("a<note type=\"x\">gone <reference>Ps 1</reference></note>b", "ab\n"),
                 ("<title>T</title>text", "T\n\ntext\n"),
                 ("<l sID=\"1\"/>one<l eID=\"1\"/> <l sID=\"2\"/>two<l eID=\"2\"/>", "one\ntwo\n"),
@@ -119,7 +120,8 @@ class Sword(unittest.TestCase):
                 (index[:-1], blocks, "no multiple of 12"),
                 (index, blocks[:-1], "block 1 ends at byte"),
                 (index[:12] + struct.pack("<III", 1 << 31, packed, plain), blocks, "block 1 ends at byte"),
-                (index[:12] + struct.pack("<III", offset, packed, plain + 1), blocks, "block 1 has 3 bytes, the index says 4"),
+                (index[:12] + struct.pack("<III", offset, packed, plain + 1), blocks,
+                 "block 1 has 3 bytes, the index says 4"),
                 (index[:12] + struct.pack("<III", offset, packed, plain - 1), blocks, "block 1 has 3 bytes"),
                 (index, blocks[:offset] + b"\0" + blocks[offset + 1:], "block 1: Error -3")):
             with self.assertRaises(textform.TextError) as e:
@@ -217,7 +219,8 @@ class Local(InFolder):
         source.mkdir()
         for name in "abcd":
             (source / f"{name}.txt").write_text(name)
-        (source / "MANIFEST.tsv").write_text("x\tfile\tsplit\n\tc.txt\ttrain\n\tb.txt\tval\n\ta.txt\ttrain\n\td.txt\ttest\n")
+        (source / "MANIFEST.tsv").write_text(
+            "x\tfile\tsplit\n\tc.txt\ttrain\n\tb.txt\tval\n\ta.txt\ttrain\n\td.txt\ttest\n")
         self.assertEqual(self.run_prepare("mine", "--from", source)[0], 0)
         self.assertEqual(self.read("mine", "train.txt"), "c\n<|endoftext|>\na\n")
         self.assertEqual(self.read("mine", "val.txt"), "b\n")
@@ -395,9 +398,12 @@ class Reference(InFolder):
         for source, file, want in (
                 ("classics", "train.txt", "d091cb329e3f9d2c7dfea3d871be665fc0a6a609ed07e36a61858563a6b9a302"),
                 ("classics", "val.txt", "6d1c5d7ae96cb5de5eb4f7b7038803a4cbc39d8c141227b168534dbf43b5f24d"),
-                ("storybooks/stories.txt", "train.txt", "d30c89a013d6cc7bc9c9a4985e288abc68cbd3e69f10e695522bb1c584b2938f"),
-                ("us-speeches/inaugural.txt", "train.txt", "1464dcfb177035b0bfc0efbeb86a4feaf08e563475b2aeeb545e0f9e6c6d1520"),
-                ("us-speeches/sotu.txt", "train.txt", "c0093e4d9d50f02eb4eff086d93a830dff712b4d2e079df93e54c6bc9160e986")):
+                ("storybooks/stories.txt", "train.txt",
+                 "d30c89a013d6cc7bc9c9a4985e288abc68cbd3e69f10e695522bb1c584b2938f"),
+                ("us-speeches/inaugural.txt", "train.txt",
+                 "1464dcfb177035b0bfc0efbeb86a4feaf08e563475b2aeeb545e0f9e6c6d1520"),
+                ("us-speeches/sotu.txt", "train.txt",
+                 "c0093e4d9d50f02eb4eff086d93a830dff712b4d2e079df93e54c6bc9160e986")):
             name = Path(source).stem
             if not (self.out / name).exists():
                 code, _, err = self.run_prepare(name, "--from", corpora / source)

@@ -112,7 +112,8 @@ class WithPeer(SpeedTest):
         self.assertEqual(row["PyTorch, tokens/s"], "110 eager")
         self.assertEqual(row["ratio"], "2.73")  # 300 / 110
         self.assertEqual(row["ratio of the rounds"], "1.54\u20134.55")  # 200/130, 300/100, 500/110
-        self.assertEqual((row["GFLOP/s"], row["of peak"], row["memory, GB"], row["memory, GB'"]), ("3", "25 %", "2.00", "3.00"))
+        self.assertEqual((row["GFLOP/s"], row["of peak"], row["memory, GB"], row["memory, GB'"]),
+                         ("3", "25 %", "2.00", "3.00"))
         self.assertIn("A CPU, 4 cores, kernels t1; sinklab 9.9", out)
         self.assertIn("PyTorch 2.99", out)
         code, again, _ = self.run_speed("--table", self.root / "raw.json")
@@ -121,9 +122,11 @@ class WithPeer(SpeedTest):
     def test_alternates_and_takes_the_faster_side(self) -> None:
         self.measure([own(300)], [peer(100), peer(150)], "--rows", "p:fp32:2:gated_norm", "--rounds", 3)
         calls = self.calls()
-        self.assertEqual([call[0] for call in calls], ["sinklab", "python", "python", "python", "sinklab", "sinklab", "python"])
+        self.assertEqual([call[0] for call in calls], ["sinklab", "python", "python", "python", "sinklab", "sinklab",
+                                                       "python"])
         self.assertEqual(["--compile" in call for call in calls if call[0] == "python"], [False, True, True, True])
-        self.assertEqual(calls[0][1:], ["bench", "p", "--json", "--steps", "8", "threads=2", "precision=fp32", "model.norm=gated_norm"])
+        self.assertEqual(calls[0][1:], ["bench", "p", "--json", "--steps", "8", "threads=2", "precision=fp32",
+                                        "model.norm=gated_norm"])
         self.assertEqual(json.loads(calls[1][2]), SHAPE)
 
     def test_what_does_not_compile_is_told(self) -> None:
@@ -133,7 +136,8 @@ class WithPeer(SpeedTest):
         self.assertEqual(sum("--compile" in call for call in self.calls()), 1)
 
     def test_compiling_has_a_limit(self) -> None:
-        out = self.measure([own(300)], [peer(100), peer(900, sleep=60)], "--rows", "p:fp32:1", "--rounds", 1, "--compile-limit", 1)
+        out = self.measure([own(300)], [peer(100), peer(900, sleep=60)], "--rows", "p:fp32:1", "--rounds", 1,
+                           "--compile-limit", 1)
         self.assertEqual(self.table(out)[0]["PyTorch, tokens/s"], "100 eager")
         self.assertIn("was stopped after 1 s", out)
 
@@ -150,7 +154,8 @@ class WithPeer(SpeedTest):
         self.assertEqual(self.table(out)[2]["ratio"], "")
 
     def test_a_failing_row_leaves_the_others(self) -> None:
-        out = self.measure(["sinklab: error: unknown preset", own(200)], [peer(100)], "--rows", "p:fp32:1", "q:fp32:1", "--rounds", 1)
+        out = self.measure(["sinklab: error: unknown preset", own(200)], [peer(100)], "--rows", "p:fp32:1", "q:fp32:1",
+                           "--rounds", 1)
         self.assertEqual([row["preset"] for row in self.table(out)], ["q"])
         self.assertIn("unknown preset", out)
 
@@ -160,7 +165,8 @@ class WithPeer(SpeedTest):
         self.assertIn("no unit for bf16", out)
 
     def test_budget(self) -> None:
-        out = self.measure([own(300), own(300, sleep=60)], [peer(100)], "--rows", "p:fp32:1", "--compile-limit", 0, "--budget", 6)
+        out = self.measure([own(300), own(300, sleep=60)], [peer(100)], "--rows", "p:fp32:1", "--compile-limit", 0,
+                           "--budget", 6)
         self.assertEqual(self.table(out)[0]["ratio"], "3.00")
         self.assertIn("Stopped after the 6 s", out)
         raw = json.loads((self.root / "raw.json").read_text())
@@ -184,13 +190,15 @@ class WithoutPeer(SpeedTest):
 
     def test_python_that_was_named_must_have_torch(self) -> None:
         self.assert_one_line_error(self.run_speed("--sinklab", self.program("sinklab", [own(1)]), "--python",
-                                                  self.program("python", [], torch=False)), "cannot import torch", "No module named torch")
+                                                  self.program("python", [], torch=False)), "cannot import torch",
+                                   "No module named torch")
 
     def test_not_built(self) -> None:
         self.assert_one_line_error(self.run_speed("--sinklab", self.root / "none"), "none", "ninja -C build")
 
     def test_sinklab_fails(self) -> None:
-        outcome = self.run_speed("--sinklab", self.program("sinklab", ["sinklab: error: out of memory"]), "--rows", "p:fp32:1")
+        outcome = self.run_speed("--sinklab", self.program("sinklab", ["sinklab: error: out of memory"]), "--rows",
+                                 "p:fp32:1")
         self.assert_one_line_error(outcome, "out of memory")
 
     def test_default_rows_fit_the_cores(self) -> None:
@@ -208,7 +216,8 @@ class WithoutPeer(SpeedTest):
 
     def test_damaged_raw_figures(self) -> None:
         path = self.root / "raw.json"
-        for text in ("", "[]", '{"machine": {}, "rows": [], "notes": []}', '{"machine": {}, "rows": [1], "notes": [], "steps": 1}'):
+        for text in ("", "[]", '{"machine": {}, "rows": [], "notes": []}',
+                     '{"machine": {}, "rows": [1], "notes": [], "steps": 1}'):
             path.write_text(text)
             self.assert_one_line_error(self.run_speed("--table", path), "raw.json")
 

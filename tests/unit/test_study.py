@@ -1,4 +1,5 @@
-"""Studies: reading study.yaml with its errors, what it expands to, hashes of runs, figures of runs. Needs PyYAML, SciPy."""
+"""Studies: reading study.yaml with its errors, what it expands to, hashes of runs, figures of runs. Needs PyYAML,
+SciPy."""
 
 from __future__ import annotations
 
@@ -27,9 +28,12 @@ import store
 import study as studies
 from study import StudyError
 
-KEYS = {"model.layers": 6, "model.ffn": 64, "model.experts": 0, "model.norm": "rmsnorm", "model.clip": 0.0, "model.clip_baseline": 0.0,
-        "model.match_params": False, "model.norm_opts.alpha_attn": 0.5, "model.norm_opts.alpha_ffn": 0.5, "model.seq": 32,
-        "data.corpus": "treasury", "data.tokenizer": "bytes", "data.synthetic.text": "built-in", "train.lr": 1e-3, "train.guard": "stop",
+KEYS = {"model.layers": 6, "model.ffn": 64, "model.experts": 0, "model.norm": "rmsnorm", "model.clip": 0.0,
+        "model.clip_baseline": 0.0,
+        "model.match_params": False, "model.norm_opts.alpha_attn": 0.5, "model.norm_opts.alpha_ffn": 0.5,
+        "model.seq": 32,
+        "data.corpus": "treasury", "data.tokenizer": "bytes", "data.synthetic.text": "built-in", "train.lr": 1e-3,
+        "train.guard": "stop",
         "train.steps": 100, "train.probe_every": 100, "train.eval_every": 100, "threads": 0, "seed": 1}
 UNDECISIVE = ("threads", "train.eval_every", "train.probe_every")
 STUDY = """\
@@ -87,7 +91,8 @@ class Folder(unittest.TestCase):
     def expand(self, text: str = STUDY, profile: str = "quick", **changes: Any) -> expand.Expansion:
         pairs = {"data.corpus": str(self.corpus)} | changes.pop("set", {})
         options = expand.Options(profile, changes.get("seeds", ()), tuple(pairs.items()))
-        return expand.expand(self.load(text), options, changes.get("engine", FakeEngine()), store.Data(), self.folder / "runs")
+        return expand.expand(self.load(text), options, changes.get("engine", FakeEngine()), store.Data(),
+                             self.folder / "runs")
 
 
 class Reading(Folder):
@@ -104,11 +109,13 @@ class Reading(Folder):
         self.assertEqual(arms["baseline"].points(), [{}])
         self.assertEqual([list(p.values()) for p in arms["dyt"].points()],
                          [[5e-4, .5, .5], [5e-4, 1, 1], [1e-3, .5, .5], [1e-3, 1, 1]])
-        self.assertEqual((arms["clip"].baseline, arms["clip"].of), ({"model.clip_baseline": "max_all_training"}, "baseline"))
+        self.assertEqual((arms["clip"].baseline, arms["clip"].of), ({"model.clip_baseline": "max_all_training"},
+                                                                    "baseline"))
 
     def test_grid(self) -> None:
         grid = ("grid:\n  norm: {rms: {}, ln: {model.norm: layernorm}}\n"
-                "  clip: {free: {}, clipped: {set: {model.clip: 1}, baseline: {model.clip_baseline: peak.max}, of: free}}\nprofiles:")
+                "  clip: {free: {}, clipped: {set: {model.clip: 1}, baseline: {model.clip_baseline: peak.max}, of: "
+                "free}}\nprofiles:")
         arms = self.load(STUDY.replace("profiles:", grid)).arms
         self.assertEqual(list(arms)[4:], ["rms-free", "rms-clipped", "ln-free", "ln-clipped"])
         self.assertEqual(arms["ln-clipped"].set, {"model.norm": "layernorm", "model.clip": 1})
@@ -127,24 +134,33 @@ class Reading(Folder):
                 ("model.layers: 2", "model.layer: 2", 3,
                  "base.model.layer: unknown key of the engine model.layer; did you mean model.layers?"),
                 ("model.layers: 2", "model: {layers: 2}", 3, "base.model: unknown key of the engine model"),
-                ("model.layers: 2", "seed: 2", 3, "base.seed: not a key of studies: seeds come from the profile or --seeds"),
-                ("ln: {model.norm", "ln: {model.nrm", 6, "arms.ln.model.nrm: unknown key of the engine model.nrm; did you mean model.norm?"),
+                ("model.layers: 2", "seed: 2", 3, "base.seed: not a key of studies: seeds come from the profile or "
+                                                  "--seeds"),
+                ("ln: {model.norm", "ln: {model.nrm", 6, "arms.ln.model.nrm: unknown key of the engine model.nrm; did "
+                                                         "you mean model.norm?"),
                 ("ln: {model.norm: layernorm}", "ln: {model.norm: {a: 1}}", 6, "arms.ln.model.norm: a value is wanted; "
                  "keys are written with dots, like model.layers"),
                 ("ln: {model.norm: layernorm}", "ln: [1]", 6, "arms.ln: keys with values are wanted, not [1]"),
                 ("  ln:", "  baseline:", 6, "arms.baseline: a second time"),
-                ("[.5, 1]", "[]", 10, "arms.dyt.sweep.model.norm_opts.alpha_attn: a list of at least one value is wanted"),
+                ("[.5, 1]", "[]", 10, "arms.dyt.sweep.model.norm_opts.alpha_attn: a list of at least one value is "
+                                      "wanted"),
                 ("[5e-4, 1e-3]", "[1e-3, 1e-3]", 10, "arms.dyt.sweep.train.lr: a value is there twice"),
-                ("sweep: {train.lr", "sweeep: {train.lr", 10, "arms.dyt.sweeep: unknown key sweeep; did you mean sweep?"),
+                ("sweep: {train.lr", "sweeep: {train.lr", 10,
+                 "arms.dyt.sweeep: unknown key sweeep; did you mean sweep?"),
                 ("alpha_ffn: model.norm_opts.alpha_attn", "alpha_ffn: model.norm", 11,
-                 "arms.dyt.tie.model.norm_opts.alpha_ffn: unknown key of the sweep model.norm; did you mean model.norm_opts.alpha_attn?"),
-                (", of: baseline", "", 7, "arms.clip: baseline (key: metric) and of (the arm it is taken from) go together"),
-                ("of: baseline", "of: dyt", 7, "arms.clip.of: dyt has a sweep or a baseline of its own; name an arm without"),
+                 "arms.dyt.tie.model.norm_opts.alpha_ffn: unknown key of the sweep model.norm; did you mean "
+                 "model.norm_opts.alpha_attn?"),
+                (", of: baseline", "", 7, "arms.clip: baseline (key: metric) and of (the arm it is taken from) go "
+                                          "together"),
+                ("of: baseline", "of: dyt", 7, "arms.clip.of: dyt has a sweep or a baseline of its own; name an arm "
+                                               "without"),
                 ("of: baseline", "of: basline", 7, "arms.clip.of: unknown arm basline; did you mean baseline?"),
-                ("max_all_training", "peak.maxx", 7, "arms.clip.baseline.model.clip_baseline: unknown metric peak.maxx; nearest: peak.max"),
-                ("max_all_training", "gates.elements", 7, "arms.clip.baseline.model.clip_baseline: gates.elements is measured after "
-                 "training; take a metric of training, like peak.max"),
-                ("seeds: [1, 2]", "seeds: []", 13, "profiles.quick.seeds: a list of different whole numbers is wanted, like [1, 2, 3]"),
+                ("max_all_training", "peak.maxx", 7, "arms.clip.baseline.model.clip_baseline: unknown metric "
+                                                     "peak.maxx; nearest: peak.max"),
+                ("max_all_training", "gates.elements", 7, "arms.clip.baseline.model.clip_baseline: gates.elements is "
+                 "measured after training; take a metric of training, like peak.max"),
+                ("seeds: [1, 2]", "seeds: []", 13, "profiles.quick.seeds: a list of different whole numbers is wanted, "
+                                                   "like [1, 2, 3]"),
                 ("seeds: [3], arms: [ln, baseline]", "seeds: [3], arms: [ln, base]", 14,
                  "profiles.two.arms.1: unknown arm base; did you mean baseline?"),
                 ("arms: [ln, baseline]", "arms: [clip]", 14,
@@ -155,7 +171,8 @@ class Reading(Folder):
                  "grid.b.y.train.lr: set by another axis of the grid too"),
                 ("profiles:\n", "probe: {measures: [norm]}\nprofiles:\n", 12,
                  "probe.measures.0: unknown measure norm; did you mean norms?"),
-                ("profiles:\n", "interventions: {peak: {model.clip: 1}}\nprofiles:\n", 12, "interventions.peak: the name must be one "
+                ("profiles:\n", "interventions: {peak: {model.clip: 1}}\nprofiles:\n", 12,
+                 "interventions.peak: the name must be one "
                  "word, and none that metrics have (peak, onset, measures)"),
                 ("profiles:\n", "quantize: {schemes: [mxfp4]}\nprofiles:\n", 12,
                  "quantize.transformations: names with flags of `sinklab quantize` are wanted, like plain: {}"),
@@ -163,8 +180,10 @@ class Reading(Folder):
                  "quantize.transformations.s.smoth: unknown flag smoth; did you mean smooth?"),
                 ("profiles:\n", "quantize: {schemes: [], transformations: {s: {}}}\nprofiles:\n", 12,
                  "quantize.schemes: a list of names is wanted"),
-                ("metric: val_loss", "metric: val_los", 16, "claim ln_loss: metric: 'val_los' is not known; nearest: val_loss"),
-                ("arms: [baseline, ln], scale", "arms: [baseline, l], scale", 16, "claim ln_loss: arms: 'l' is not known; did you mean ln?"),
+                ("metric: val_loss", "metric: val_los", 16, "claim ln_loss: metric: 'val_los' is not known; nearest: "
+                                                            "val_loss"),
+                ("arms: [baseline, ln], scale", "arms: [baseline, l], scale", 16,
+                 "claim ln_loss: arms: 'l' is not known; did you mean ln?"),
                 ("base: {", "base: [", 3, None)):
             with self.subTest(new):
                 self.assertIn(old, STUDY)
@@ -194,19 +213,23 @@ class Expanding(Folder):
     def test_runs(self) -> None:
         made = self.expand()
         rows = self.by_arm(made)
-        self.assertEqual({arm: len(hashes) for arm, hashes in rows.items()}, {"baseline": 2, "ln": 2, "clip": 2, "dyt": 8})
+        self.assertEqual({arm: len(hashes) for arm, hashes in rows.items()},
+                         {"baseline": 2, "ln": 2, "clip": 2, "dyt": 8})
         self.assertEqual(len(made.runs), 14)
         self.assertEqual(list(rows), ["baseline", "ln", "clip", "dyt"])
 
     def test_settings(self) -> None:
         """Base, profile, arm, point, command line: the later wins."""
-        text = STUDY.replace("seeds: [1, 2], set: {train.steps: 10}", "seeds: [1, 2], set: {train.steps: 10, train.lr: 1}")
+        text = STUDY.replace("seeds: [1, 2], set: {train.steps: 10}",
+                             "seeds: [1, 2], set: {train.steps: 10, train.lr: 1}")
         made = self.expand(text, set={"model.layers": "3"})
         last = made.plan["runs"][-1]
-        self.assertEqual(last["settings"], {"model.layers": "3", "train.lr": "0.001", "train.steps": "10", "model.norm": "dyt",
+        self.assertEqual(last["settings"], {"model.layers": "3", "train.lr": "0.001", "train.steps": "10",
+                                            "model.norm": "dyt",
                                             "model.norm_opts.alpha_attn": "1", "model.norm_opts.alpha_ffn": "1",
                                             "data.corpus": str(self.corpus)})
-        self.assertEqual(last["point"], {"train.lr": 0.001, "model.norm_opts.alpha_attn": 1, "model.norm_opts.alpha_ffn": 1})
+        self.assertEqual(last["point"], {"train.lr": 0.001, "model.norm_opts.alpha_attn": 1,
+                                         "model.norm_opts.alpha_ffn": 1})
         self.assertEqual(made.runs[last["hash"]].config["seed"], 2)
 
     def test_baseline(self) -> None:
@@ -257,7 +280,8 @@ class Expanding(Folder):
         for name in ("x_train.bin", "x_val.bin"):
             (self.folder / name).write_bytes(b"1")
         for name in ("x", "x_train.bin"):
-            self.assertEqual([p.name for p in store.corpus_files(str(self.folder / name))], ["x_train.bin", "x_val.bin"])
+            self.assertEqual([p.name for p in store.corpus_files(str(self.folder / name))],
+                             ["x_train.bin", "x_val.bin"])
         self.assertEqual(store.corpus_files(str(self.folder / "nothing")), [])
 
     def test_measures_apart(self) -> None:
@@ -273,7 +297,8 @@ class Expanding(Folder):
         matched = {arm: made.runs[row["hash"]].config["model.match_params"] for arm, row in rows.items()}
         self.assertEqual(matched, {"baseline": False, "ln": True, "clip": False, "dyt": False})
         self.assertIn("too far off", rows["dyt"]["unmatched"])
-        self.assertEqual(self.by_arm(made)["baseline"], self.by_arm(self.expand())["baseline"], "nothing to match: the same run")
+        self.assertEqual(self.by_arm(made)["baseline"], self.by_arm(self.expand())["baseline"],
+                         "nothing to match: the same run")
 
     def test_bpe(self) -> None:
         text = STUDY.replace("base: {", "bpe: {corpus: treasury, vocab: 512}\nbase: {data.tokenizer: 'bpe:{bpe}', ")
@@ -288,7 +313,8 @@ class Expanding(Folder):
         """The engine's own message, at the line of the key that it names."""
         with self.assertRaises(StudyError) as caught:
             self.expand(STUDY.replace("ln: {model.norm: layernorm}", "ln: {model.norm: bad}"))
-        self.assertRegex(str(caught.exception), r'study.yaml:6: arms.ln.model.norm: arm ln: model.norm: unknown value "bad"$')
+        self.assertRegex(str(caught.exception), r'study.yaml:6: arms.ln.model.norm: arm ln: model.norm: unknown value '
+                                                r'"bad"$')
 
     def test_profile_and_seeds(self) -> None:
         with self.assertRaisesRegex(StudyError, "no profile huge; there are quick, two"):
@@ -317,7 +343,8 @@ class Store(Folder):
 
     def test_lock(self) -> None:
         fd = store.lock(self.folder / "s", "one")
-        with self.assertRaisesRegex(store.StoreError, rf"s: one \(process {os.getpid()}\) is at work there; wait for it"):
+        with self.assertRaisesRegex(store.StoreError, rf"s: one \(process {os.getpid()}\) is at work there; wait for "
+                                                      rf"it"):
             store.lock(self.folder / "s", "two")
         os.close(fd)
         os.close(store.lock(self.folder / "s", "two"))
@@ -332,13 +359,15 @@ class Store(Folder):
 
 
 class Figures(Folder):
-    LAYERS = [{"norm_weight_attn": [1, -.5], "norm_weight_ffn": [1, .75]}, {"norm_weight_attn": [1, .625], "norm_weight_ffn": [1, 2]},
+    LAYERS = [{"norm_weight_attn": [1, -.5], "norm_weight_ffn": [1, .75]},
+              {"norm_weight_attn": [1, .625], "norm_weight_ffn": [1, 2]},
               {"norm_weight_final": [0, 0]}]
 
     def run_folder(self, status: str = "finished") -> Path:
         probes = [{"step": 0, "max": 1, "m2": 1, "m2_dim": 0, "lambda_min": 1, "gate_mean": None},
                   {"step": 10, "max": 9, "m2": 6, "m2_dim": 1, "lambda_min": .75, "gate_mean": None},
-                  {"step": 20, "max": 4, "m2": 5, "m2_dim": 1, "lambda_min": .5, "gate_mean": None, "layers": self.LAYERS}]
+                  {"step": 20, "max": 4, "m2": 5, "m2_dim": 1, "lambda_min": .5, "gate_mean": None,
+                   "layers": self.LAYERS}]
         result = {"status": status, "val_loss": 2.5, "params": 100, "tokens": 640, "seconds": 1.5,
                   "probe": {"max": 4, "m2": 5, "m2_dim": 1, "att0": .5, "tokens": 7, "val_loss": 9}}
         (self.folder / "probe.jsonl").write_text("".join(json.dumps(p) + "\n" for p in probes) + '{"step": 30, "ma')
@@ -347,7 +376,8 @@ class Figures(Folder):
 
     def test_training(self) -> None:
         found = outcome.of_training(self.run_folder(), 4, False)
-        expected = {"val_loss": 2.5, "params": 100, "tokens": 640, "seconds": 1.5, "diverged": 0, "peak.max": 9, "peak.m2": 6,
+        expected = {"val_loss": 2.5, "params": 100, "tokens": 640, "seconds": 1.5, "diverged": 0, "peak.max": 9,
+                    "peak.m2": 6,
                     "peak.lambda_min": 1, "onset.m2": 10, "max": 4, "m2": 5, "m2_dim": 1, "att0": .5, "lambda_min": .5,
                     "lambda_sink": .5, "att0_over_uniform": .5 / ((1 / 2 + 1 / 3 + 1 / 4) / 3)}
         self.assertEqual(found, expected)
@@ -355,22 +385,30 @@ class Figures(Folder):
 
     def test_diverged(self) -> None:
         found = outcome.of_training(self.run_folder("stopped"), 4, True)
-        self.assertEqual(found, {"params": 100, "diverged": 1, "peak.max": 9, "peak.m2": 6, "peak.lambda_min": 1, "onset.m2": 10})
+        self.assertEqual(found, {"params": 100, "diverged": 1, "peak.max": 9, "peak.m2": 6, "peak.lambda_min": 1,
+                                 "onset.m2": 10})
 
     def test_measures(self) -> None:
         measures = {
-            "contribution": [{"head": [.25, .75], "projected": .5, "layer": 0}, {"head": [0, 1], "projected": 1, "layer": 1}],
-            "norms": [{"attn": {"in": .5, "out": .25}, "ffn": None, "layer": 0}, {"attn": {"in": 1, "out": None}, "ffn": None, "layer": 1}],
-            "dynamics": [{"dims": [{"dim": 3, "strength": 6, "constant_share": .5}, {"dim": 5, "strength": 8, "constant_share": 1}],
-                          "layer": 0}, {"dims": [], "layer": 1}],
-            "singular": [{"token": {"position": 1, "norm": 2}, "down": {"sigma": 2, "converged": True}, "block": None, "layer": 0}],
+            "contribution": [{"head": [.25, .75], "projected": .5, "layer": 0},
+                             {"head": [0, 1], "projected": 1, "layer": 1}],
+            "norms": [{"attn": {"in": .5, "out": .25}, "ffn": None, "layer": 0},
+                      {"attn": {"in": 1, "out": None}, "ffn": None, "layer": 1}],
+            "dynamics":
+            [{"dims": [{"dim": 3, "strength": 6, "constant_share": .5}, {"dim": 5, "strength": 8, "constant_share": 1}],
+              "layer": 0}, {"dims": [], "layer": 1}],
+            "singular": [{"token": {"position": 1, "norm": 2}, "down": {"sigma": 2, "converged": True}, "block": None,
+                          "layer": 0}],
             "outliers": [{"q": {"max": 2, "channel": 7}, "down_input": None, "layer": 0}],
-            "gates": [{"attn": {"elements": -.5, "bins": [[0, 1, 2]]}, "ffn": {"elements": -.25, "bins": []}, "layer": 0}]}
+            "gates": [{"attn": {"elements": -.5, "bins": [[0, 1, 2]]}, "ffn": {"elements": -.25, "bins": []},
+                       "layer": 0}]}
         found = outcome.of_measures(measures)
         self.assertEqual(found, {
-            "contribution.head": .5, "contribution.head.max": 1, "contribution.projected": .75, "contribution.projected.max": 1,
+            "contribution.head": .5, "contribution.head.max": 1, "contribution.projected": .75,
+            "contribution.projected.max": 1,
             "norms.attn_in": .75, "norms.attn_in.max": 1, "norms.attn_out": .25, "norms.attn_out.max": .25,
-            "dynamics.strength": 7, "dynamics.strength.max": 8, "dynamics.constant_share": .75, "dynamics.constant_share.max": 1,
+            "dynamics.strength": 7, "dynamics.strength.max": 8, "dynamics.constant_share": .75,
+            "dynamics.constant_share.max": 1,
             "singular.down.sigma": 2, "singular.down.sigma.max": 2, "outliers.q.max": 2, "outliers.q.max.max": 2,
             "gates.elements": -.375, "gates.elements.max": -.25})
         self.assertEqual([name for name in found if not metrics.known(name)], [])
@@ -383,11 +421,13 @@ class Figures(Folder):
     def test_quantised(self) -> None:
         """The worst layer's error of each class; a loss that is not finite is no figure."""
         said = {"loss": {"value": 3.5, "change": 0.5}, "bits_per_byte": {"value": None}, "weights": {"relative": 0.1},
-                "errors": [{"layer": 0, "tensor": "down_in", "relative": 0.2}, {"layer": 1, "tensor": "down_in", "relative": 0.3},
+                "errors": [{"layer": 0, "tensor": "down_in", "relative": 0.2},
+                           {"layer": 1, "tensor": "down_in", "relative": 0.3},
                            {"layer": 0, "tensor": "post_norm", "relative": None}]}
         found = outcome.of_quantised("quantize.mxfp4.plain", said)
         self.assertEqual(found, {f"quantize.mxfp4.plain.{name}": x for name, x in
-                                 (("val_loss", 3.5), ("loss_change", .5), ("error_weights", .1), ("error_down_in", .3))})
+                                 (("val_loss", 3.5), ("loss_change", .5), ("error_weights", .1),
+                                  ("error_down_in", .3))})
         looks = metrics.looks({"quantize": {"schemes": ["mxfp4"], "transformations": {"plain": None}}})
         self.assertEqual([name for name in found if not metrics.known(name, looks)], [])
         self.assertFalse(metrics.known("quantize.mxfp4.plain.m2", looks))
@@ -397,7 +437,8 @@ class Figures(Folder):
 class Sharing(unittest.TestCase):
     def test_threads(self) -> None:
         """(runs, cores, threads each)"""
-        for runs, cores, threads in ((0, 8, 1), (1, 8, 8), (2, 8, 4), (8, 8, 1), (100, 8, 1), (3, 2, 2), (4, 2, 1), (5, 1, 1)):
+        for runs, cores, threads in ((0, 8, 1), (1, 8, 8), (2, 8, 4), (8, 8, 1), (100, 8, 1), (3, 2, 2), (4, 2, 1),
+                                     (5, 1, 1)):
             self.assertEqual(run_studies.share(runs, cores), threads, (runs, cores))
 
 

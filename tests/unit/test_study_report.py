@@ -71,13 +71,15 @@ class Complete(StudyTest):
         self.assertEqual(text.count("<figcaption>"), text.count("<img "))
         again = text
         study_report.report(fake_study.STUDY, *fake_study.make(self.root), self.out)
-        self.assertEqual((self.out / "report.html").read_text(encoding="utf-8"), again)  # the same results, the same page
+        self.assertEqual((self.out / "report.html").read_text(encoding="utf-8"),
+                         again)  # the same results, the same page
 
     def check_verdicts(self, record: dict[str, Any], text: str) -> None:
         found = {v["id"]: v["verdict"] for v in record["claims"]}
         self.assertEqual(found, {
             "gated_norm_m2": claims.SHOWN, "gated_norm_loss": claims.NOT_SHOWN, "gated_norm_att0": claims.GATE_FAILED,
-            "dyt_loss": claims.SHOWN, "dyt_max": claims.OPPOSITE, "clip_diverges": claims.SHOWN, "clip_loss": claims.NO_PAIRS,
+            "dyt_loss": claims.SHOWN, "dyt_max": claims.OPPOSITE, "clip_diverges": claims.SHOWN,
+            "clip_loss": claims.NO_PAIRS,
             "sink_carries": claims.SHOWN})
         for v in record["claims"]:
             row = re.search(rf"<tr><th scope=\"row\">{re.escape(v['text'])}.*?</tr>", text)
@@ -86,10 +88,12 @@ class Complete(StudyTest):
         self.assertIn("sink_rate &gt; 0.5: 0 or att0_over_uniform \u2265 3: 0.9", text)
 
     def check_record(self, record: dict[str, Any]) -> None:
-        self.assertEqual((record["format"], record["study"], record["profile"], record["sha256"]), (1, "made_up", "quick", "12ab"))
+        self.assertEqual((record["format"], record["study"], record["profile"], record["sha256"]),
+                         (1, "made_up", "quick", "12ab"))
         self.assertEqual(record["runs"], {"finished": 20, "diverged": 5, "failed": 0, "missing": 0})
-        self.assertEqual(record["machines"], [{k: fake_study.MACHINE[k] for k in ("cpu", "tier", "precision", "version", "git",
-                                                                                "compiler")} | {"runs": 25}])
+        self.assertEqual(record["machines"],
+                         [{k: fake_study.MACHINE[k] for k in ("cpu", "tier", "precision", "version", "git",
+                                                            "compiler")} | {"runs": 25}])
         self.assertAlmostEqual(record["core_hours"], 2 * (20 * 130 + 5 * 20) / 3600, places=5)
         v = record["claims"][0]
         ratios = [math.log(p["second"] / p["first"]) for p in v["pairs"]]
@@ -105,7 +109,8 @@ class Complete(StudyTest):
         self.assertEqual(list(rows[0])[:len(COLUMNS)], list(COLUMNS))
         self.assertEqual(len(rows), 25)
         dyt = [row for row in rows if row["arm"] == "dyt"]
-        self.assertEqual({(json.loads(row["point"])["train.lr"], row["taken"]) for row in dyt}, {("5e-4", "0"), ("1e-3", "1")})
+        self.assertEqual({(json.loads(row["point"])["train.lr"], row["taken"]) for row in dyt},
+                         {("5e-4", "0"), ("1e-3", "1")})
         first = rows[0]
         self.assertEqual((first["arm"], first["seed"], first["hash"], first["status"], first["tier"], first["threads"]),
                          ("baseline", "1", "baseline-1", "finished", "avx2", "2"))
@@ -157,12 +162,14 @@ class Sweeps(StudyTest):
         self.assertEqual(choice.points[0]["diverged"], 2)
 
     def test_unfinished_points(self) -> None:
-        self.assertEqual(self.choice({"1e-3": ["missing", "missing"], "2e-3": [1.9, "missing"]})[0].taken, (("train.lr", "2e-3"),))
+        self.assertEqual(self.choice({"1e-3": ["missing", "missing"], "2e-3": [1.9, "missing"]})[0].taken,
+                         (("train.lr", "2e-3"),))
 
     def test_selecting_by_another_metric(self) -> None:
         choice, _ = self.choice({"1e-3": [1.5, 1.7], "2e-3": [1.4, 1.6]}, select="tokens_per_s")
         self.assertEqual((choice.select, choice.points[0]["n"]), ("tokens_per_s", 0))
-        self.assertEqual(self.choice({"1e-3": [0.5, 0.7], "2e-3": [0.4, 0.6]}, select="att0")[0].taken, (("train.lr", "2e-3"),))
+        self.assertEqual(self.choice({"1e-3": [0.5, 0.7], "2e-3": [0.4, 0.6]}, select="att0")[0].taken,
+                         (("train.lr", "2e-3"),))
 
 
 class Partial(StudyTest):
@@ -202,7 +209,8 @@ class Partial(StudyTest):
         for name, file, text in ((first[0], "outcome.json", '{"status": "fini'), (first[1], "outcome.json", "[1]"),
                                  (first[2], "trained.json", '{"status": "failed", "message": "no memory"}'),
                                  (first[3], "trained.json", '{"status": "finished", "metrics": {"m2": 5}}'),
-                                 (first[4], "outcome.json", '{"status": "finished", "metrics": {"m2": "x", "max": 1e999}}')):
+                                 (first[4], "outcome.json", '{"status": "finished", "metrics": {"m2": "x", "max": '
+                                                            '1e999}}')):
             (store / name).mkdir(parents=True)
             (store / name / file).write_text(text)
         rows = Results(fake_study.STUDY, plan, store).rows[:5]
@@ -213,7 +221,8 @@ class Partial(StudyTest):
 
     def test_notes_of_runs(self) -> None:
         plan, store = fake_study.make(self.root, seeds=1, of=lambda *args: FINISHED | {"metrics": {}, "threads": 4,
-                                                                                      "notes": ["zero: no norm to change"]})
+                                                                                      "notes":
+                                                                                       ["zero: no norm to change"]})
         for row in plan["runs"]:
             row |= {"unmatched": "no width comes within 0.1 %", "outcome": f"{row['hash']}/outcome.json"}
         study_report.report(fake_study.STUDY, plan, store, self.out)
@@ -239,7 +248,8 @@ class Partial(StudyTest):
 
 class Overview(StudyTest):
     def test_overview(self) -> None:
-        record, _ = self.report(of=lambda arm, seed, point: fake_study.outcome(arm, seed, point) if arm != "dyt" else None)
+        record, _ = self.report(of=lambda arm, seed, point: fake_study.outcome(arm, seed, point) if arm != "dyt"
+                                else None)
         path = self.root / "studies" / "overview.html"
         rows = study_report.overview([self.out, self.root / "nowhere"], path)
         text = path.read_text(encoding="utf-8")
@@ -271,7 +281,8 @@ class Overview(StudyTest):
         made = study_report.report(fake_study.STUDY, plan, store, self.out)
         lines = study_report.verdict_lines(json.loads((self.out / "verdicts.json").read_text()))
         self.assertEqual(lines, study_report.verdict_lines(made))
-        self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, 0\.\d+\] \(n 5, Holm p .*\); lower, as claimed$")
+        self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, "
+                                   r"0\.\d+\] \(n 5, Holm p .*\); lower, as claimed$")
 
     def test_results_of_another_version(self) -> None:
         self.out.mkdir(parents=True)
