@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import store
-from study import ALL_TRAINING, Arm, Profile, Study, StudyError
+from study import ALL_TRAINING, MOST_RUNS, Arm, Profile, Study, StudyError, runs_of
 
 MATCH = "model.match_params"
 
@@ -144,7 +144,11 @@ def chosen(study: Study, options: Options) -> tuple[Profile, list[int]]:
     profile = study.profiles.get(options.profile)
     if profile is None:
         raise StudyError(f"{study.path}: no profile {options.profile}; there are {', '.join(study.profiles)}")
-    return profile, list(options.seeds or profile.seeds)
+    seeds = list(options.seeds or profile.seeds)
+    count = runs_of((study.arms[name] for name in profile.arms), seeds)
+    if count > MOST_RUNS:
+        raise StudyError(f"--seeds: {count:,} runs (points of sweeps x seeds) of {study.name}; at most {MOST_RUNS:,}")
+    return profile, seeds
 
 
 def corpora(study: Study, options: Options) -> list[str]:
@@ -173,7 +177,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     check_schemes(study, engine)
     made = Expansion(study, profile, seeds, {}, {})
     order = sorted(range(len(rows)), key=lambda i: bool(rows[i][0].of))  # those that take a metric come last
-    entries = []
+    entries: list[dict[str, Any]] = []
     for i in order:
         arm, point = rows[i]
         config, unmatched = configs[i]

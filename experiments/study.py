@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,10 @@ RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds",
                "train.keep_checkpoints": "the runner keeps one"}
 MEASURES = sorted({row.name.partition(".")[0] for row in metrics.MEASURES})
 ALL_TRAINING = "max_all_training"  # another name of peak.max
+MOST_BYTES = 1 << 20     # of a file
+MOST_VALUES = 100_000    # of a file, those that aliases repeat counted each time
+MOST_RUNS = 10_000       # of a profile: points of the sweeps of its arms x seeds
+MOST_SEED = 2**53 - 1    # the engine's
 
 
 class StudyError(Exception):
@@ -50,6 +55,11 @@ class Arm:
     select: str = "val_loss"
     baseline: dict[str, str] = field(default_factory=dict)  # key -> metric of the same seed's run of arm `of`
     of: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many points there are."""
+        return math.prod(map(len, self.sweep.values()))
 
     def points(self) -> list[dict[str, Any]]:
         """Settings of the sweep's points, tied keys included; one empty point without a sweep."""
@@ -114,7 +124,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
     """The file as plain values, and the line of each key and list item. Keys are always strings."""
     lines: dict[Where, int] = {}
     try:
-        loader = Loader(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise StudyError(f"{path}: more than {MOST_BYTES >> 20} MiB; a study is a page or two")
+        loader = Loader(data.decode("utf-8"))
         node = loader.get_single_node()
         value = build(loader, node, (), lines, path) if node else {}
     except yaml.YAMLError as error:
@@ -132,6 +146,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
 
 def build(loader: Loader, node: yaml.Node, at: Where, lines: dict[Where, int], path: Path) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
+    if len(lines) > MOST_VALUES:
+        raise StudyError(f"{path}:{node.start_mark.line + 1}: more than {MOST_VALUES:,} values, with those that aliases "
+                         "repeat; write out what is meant")
     if isinstance(node, yaml.SequenceNode):
         return [build(loader, item, (*at, str(i)), lines, path) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
@@ -321,7 +338,18 @@ def read_sweep(check: Checker, where: Where, value: Any) -> dict[str, list[Any]]
             raise check.fail((*where, key), "a list of at least one value is wanted")
         if len({str(v) for v in values}) < len(values):
             raise check.fail((*where, key), "a value is there twice")
+    check_size(check, where, math.prod(map(len, sweep.values())), "points")
     return sweep
+
+
+def check_size(check: Checker, where: Where, count: int, what: str) -> None:
+    """Before anything is made of so many."""
+    if count > MOST_RUNS:
+        raise check.fail(where, f"{count:,} {what}; at most {MOST_RUNS:,} runs are made of a study")
+
+
+def runs_of(arms: Iterable[Arm], seeds: Collection[int]) -> int:
+    return sum(arm.size for arm in arms) * len(seeds)
 
 
 def read_grid(check: Checker, data: Mapping[str, Any]) -> list[Arm]:
@@ -335,6 +363,7 @@ def read_grid(check: Checker, data: Mapping[str, Any]) -> list[Arm]:
             raise check.fail(("grid", axis), "at least one level is wanted")
     if "grid" in data and not axes:
         raise check.fail(("grid",), "at least one axis is wanted")
+    check_size(check, ("grid",), math.prod(map(len, axes)), "arms")
     return [join_levels(check, axes, levels) for levels in itertools.product(*axes)] if axes else []
 
 
@@ -385,6 +414,8 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
                                  read_choice(check, (*where, "arms"), row.get("arms"), arms),
                                  read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"))
         minutes = row.get("minutes", 1)
+        count = runs_of((arms[arm] for arm in profiles[name].arms), profiles[name].seeds)
+        check_size(check, where, count, "runs (points of sweeps x seeds)")
         if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
             raise check.fail((*where, "minutes"), "a number above 0 is wanted: what the profile takes on 2 cores")
     if not profiles:
@@ -395,6 +426,9 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
 def read_seeds(check: Checker, where: Where, value: Any) -> list[int]:
     if not isinstance(value, list) or not value or not all(whole(v, 0) for v in value) or len(set(value)) < len(value):
         raise check.fail(where, "a list of different whole numbers is wanted, like [1, 2, 3]")
+    if max(value) > MOST_SEED:
+        raise check.fail(where, f"seed {max(value)} is above {MOST_SEED}")
+    check_size(check, where, len(value), "seeds")
     return value
 
 

@@ -71,7 +71,8 @@ class FakeEngine:
                 raise expand.EngineError("model.match_params: the nearest width is too far off", True)
             return json.dumps({"ffn": 63 if pairs.get("model.norm") == "layernorm" else 64})
         def typed(key: str, value: str) -> Any:
-            return type(KEYS[key])(value) if not isinstance(KEYS[key], bool) else value == "true"
+            kind: Any = type(KEYS[key])
+            return value == "true" if kind is bool else kind(value)
         return json.dumps(KEYS | {key: typed(key, value) for key, value in pairs.items()})
 
 
@@ -194,6 +195,46 @@ class Reading(Folder):
                 self.assertEqual(len(str(caught.exception).splitlines()), 1)
                 if message:
                     self.assertTrue(said.startswith(message), said)
+
+    def test_limits(self) -> None:
+        """Refused before anything is made of it: each would otherwise fill memory or take hours."""
+        keys = ["model.layers", "train.lr", "train.steps", "model.ffn", "model.seq", "model.experts", "model.clip",
+                "threads", "seed"]
+        twenty = "[" + ", ".join(map(str, range(1, 21))) + "]"
+        sweep = ", ".join(f"{key}: {twenty}" for key in keys[:7])
+        bomb = "a0: &a0 [" + ", ".join(["x"] * 10) + "]\n"
+        bomb += "".join(f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]\n" for i in range(1, 10))
+        seeds = "[" + ", ".join(map(str, range(1, 100001))) + "]"
+        half = "[" + ", ".join(map(str, range(1, 2001))) + "]"
+        levels = ", ".join(f"l{i}: {{}}" for i in range(20))
+        grid = "grid: {" + ", ".join(f"a{i}: {{{levels}}}" for i in range(9)) + "}\nprofiles:\n"
+        for old, new, line, message in (
+                ("profiles:\n", bomb + "profiles:\n", None, "more than 100,000 values, with those that aliases repeat"),
+                ("profiles:\n", "x: &x [*x]\nprofiles:\n", None, ""),
+                ("{train.lr: [5e-4, 1e-3], model.norm_opts.alpha_attn: [.5, 1]}", "{" + sweep
+                 + ", model.norm_opts.alpha_attn: [.5, 1]}", 10,
+                 "arms.dyt.sweep: 2,560,000,000 points; at most 10,000 runs are made of a study"),
+                ("profiles:\n", grid, 12, "grid: 512,000,000,000 arms; at most 10,000"),
+                ("seeds: [3]", f"seeds: {seeds}", None, ""),
+                ("seeds: [1, 2]", f"seeds: {half}", 13, "profiles.quick: 14,000 runs (points of sweeps x seeds); at most"),
+                ("seeds: [3]", "seeds: [100000000000000000000]", 14,
+                 "profiles.two.seeds: seed 100000000000000000000 is above 9007199254740991"),
+                ("title: T", "title: " + "T" * (1 << 20), None, "more than 1 MiB")):
+            with self.subTest(message or new[:40]):
+                self.assertIn(old, STUDY)
+                with self.assertRaises(StudyError) as caught:
+                    self.load(STUDY.replace(old, new, 1))
+                said = str(caught.exception)
+                self.assertIn(message, said)
+                self.assertEqual(len(said.splitlines()), 1)
+                if line:
+                    self.assertIn(f"study.yaml:{line}: ", said)
+
+    def test_largest(self) -> None:
+        """What the limits let pass is read and expanded."""
+        seeds = list(range(1, 1001))
+        study = self.load(STUDY.replace("seeds: [1, 2]", f"seeds: {seeds}"))
+        self.assertEqual(studies.runs_of(study.arms.values(), study.profiles["quick"].seeds), 7000)
 
     def test_find(self) -> None:
         self.load()
@@ -320,6 +361,8 @@ class Expanding(Folder):
         with self.assertRaisesRegex(StudyError, "no profile huge; there are quick, two"):
             self.expand(profile="huge")
         self.assertEqual(len(self.expand(profile="two", seeds=(7, 8, 9)).runs), 6)
+        with self.assertRaisesRegex(StudyError, r"^--seeds: 10,002 runs \(points of sweeps x seeds\) of one; at most"):
+            self.expand(profile="two", seeds=tuple(range(5001)))
 
 
 class Store(Folder):
