@@ -204,10 +204,10 @@ bool ref_variant_middle(int i, ref_variant *v) {
     c->model_heads = 6;
     c->model_kv_heads = on ? 2 : 6;
     c->model_head_dim = 14;
-    c->model_ffn = 261;
+    c->model_ffn = 149;
     c->norm_rank = 16;
-    v->vocab = 301;
-    v->batch = c->train_batch = 3;
+    v->vocab = 157;
+    v->batch = c->train_batch = 2;
     v->seq = c->model_seq = 131;
     return true;
 }
@@ -230,8 +230,8 @@ static const struct {
     {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0},
     {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75},
     {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0},
-    {"large, softmax", 7, 2, 421, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
-    {"large, sigmoid", 70, 4, 133, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
+    {"large, softmax", 7, 2, 261, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
+    {"large, sigmoid", 70, 4, 101, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
 };
 
 bool ref_variant_moe(int i, ref_variant *v) {
