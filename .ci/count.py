@@ -1,19 +1,34 @@
-"""Adds up the results of meson test runs and names the tests that failed or were skipped.
+"""Adds up the results of meson test runs: which tests failed, which were skipped, which took most CPU time.
 
 Usage: count.py BUILD...; the last line is `N passed, N failed`, with `, N skipped` if there are any; exit code 1 if any
 failed. A build whose tests did not run counts as one failure.
 """
 import json
 import pathlib
+import re
 import sys
 
 PASSED = {"OK", "EXPECTEDFAIL"}
-passed, failed, skipped = 0, [], []
+MOST = 5
+
+
+def cpu(test: dict[str, str]) -> float:
+    """What watch.py says on standard error, seconds."""
+    found = re.findall(r"^cpu (\d+\.\d+)$", test.get("stderr", ""), re.M)
+    return float(found[-1]) if found else 0
+
+
+passed = 0
+failed: list[str] = []
+skipped: list[str] = []
 for build in sys.argv[1:]:
     log = pathlib.Path(build, "meson-logs", "check.json")
     tests = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     if not tests:
         failed.append(f"{build}: no test ran")
+    most = sorted(tests, key=cpu, reverse=True)[:MOST]
+    print(f"{build}: {sum(map(cpu, tests)):.0f} s of CPU time; most: "
+          + ", ".join(f"{test['name'].split(' / ')[-1]} {cpu(test):.0f}" for test in most))
     for test in tests:
         name = f"{build}: {test['name']}"
         if test["result"] in PASSED:

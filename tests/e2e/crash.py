@@ -34,7 +34,9 @@ class Crash(common.EndToEnd):
         whole = self.train("whole", *ARGS, "train.keep_checkpoints=1000")
         duration = time.monotonic() - begin
         self.assertEqual(len(common.complete(whole)), 80)
-        kills, landed, finished, reach = 0, set(), [], duration / 4
+        kills, reach = 0, duration / 4
+        landed: set[str] = set()
+        finished: list[Path] = []
         out = Path("run0")
         while kills < KILLS:
             p = self.start(out, *self.arguments(out))
@@ -50,7 +52,7 @@ class Crash(common.EndToEnd):
                     reach *= 1.25
                 landed.add(place)
             else:  # nothing was left to do: this one goes to the comparison, and another begins
-                self.assertEqual(ended, 0, p.stderr.read().decode())
+                self.assertEqual(ended, 0, common.stream(p.stderr).read().decode())
                 finished.append(out)
                 out = Path(f"run{len(finished)}")
             self.check(out, whole)

@@ -49,24 +49,25 @@ class Dump(common.EndToEnd):
         for i in range(LAYERS):
             att = a[f"attention.{i:03}"]
             for w in range(WINDOWS):
-                for h in range(HEADS):
-                    rows = [att[((w * HEADS + h) * SEQ + t) * SEQ:][:SEQ] for t in range(SEQ)]
-                    for t, row in enumerate(rows):
-                        self.assertAlmostEqual(sum(row), 1, delta=1e-5)
-                        self.assertEqual(sum(row[t + 1:]), 0)
-            for h in range(HEADS):
-                att0 = [att[((w * HEADS + h) * SEQ + t) * SEQ] for w in range(WINDOWS) for t in range(1, SEQ)]
-                self.assertAlmostEqual(sum(att0) / len(att0), o["layers"][i]["att0"][h], delta=1e-6)
-                self.assertAlmostEqual(a["att0"][i * HEADS + h], o["layers"][i]["att0"][h], delta=1e-6)
-                self.assertAlmostEqual(a["contribution"][i * HEADS + h], o["measures"]["contribution"][i]["head"][h],
-                                       delta=1e-6)
+                for head in range(HEADS):
+                    rows = [att[((w * HEADS + head) * SEQ + t) * SEQ:][:SEQ] for t in range(SEQ)]
+                    for t, shares in enumerate(rows):
+                        self.assertAlmostEqual(sum(shares), 1, delta=1e-5)
+                        self.assertEqual(sum(shares[t + 1:]), 0)
+            for head in range(HEADS):
+                att0 = [att[((w * HEADS + head) * SEQ + t) * SEQ] for w in range(WINDOWS) for t in range(1, SEQ)]
+                self.assertAlmostEqual(sum(att0) / len(att0), o["layers"][i]["att0"][head], delta=1e-6)
+                self.assertAlmostEqual(a["att0"][i * HEADS + head], o["layers"][i]["att0"][head], delta=1e-6)
+                self.assertAlmostEqual(a["contribution"][i * HEADS + head],
+                                       o["measures"]["contribution"][i]["head"][head], delta=1e-6)
             # fp32 sums of DIM squares: 1e-5 of values that are at most some ten
-            h, n, weight = a[f"residual.{i:03}"], a[f"norm_attn.{i:03}"], a["norm_weight_attn"][i * DIM:][:DIM]
+            stream, normed = a[f"residual.{i:03}"], a[f"norm_attn.{i:03}"]
+            weight = a["norm_weight_attn"][i * DIM:][:DIM]
             for row in range(WINDOWS * SEQ):
-                x = h[row * DIM:][:DIM]
+                x = stream[row * DIM:][:DIM]
                 rms = math.sqrt(sum(v * v for v in x) / DIM + 1e-6)
                 for j in range(DIM):
-                    self.assertAlmostEqual(n[row * DIM + j], x[j] / rms * weight[j], delta=1e-5)
+                    self.assertAlmostEqual(normed[row * DIM + j], x[j] / rms * weight[j], delta=1e-5)
         mean = [0.0] * DIM
         for row in range(WINDOWS * SEQ):
             for j in range(DIM) if row % SEQ else ():

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import common
 from common import UNIT
@@ -11,6 +12,8 @@ MODES = ("both", "output", "denominator")
 
 
 class Nullify(common.EndToEnd):
+    plain: ClassVar[Path]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -68,7 +71,7 @@ class Nullify(common.EndToEnd):
         p = self.start(out, *args)
         self.wait_for_steps(p, out, UNIT // 2)
         p.send_signal(signal.SIGTERM)
-        self.assertEqual(p.wait(60), 1)
+        self.assertEqual(p.wait(), 1)
         self.train(out, *args, "--resume")
         self.assert_same_run(whole, out)
 

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import ClassVar
 
 import common
 
@@ -66,6 +67,10 @@ def figures(result: dict) -> dict:
 
 
 class Quantize(common.EndToEnd):
+    plain: ClassVar[Path]
+    gated: ClassVar[Path]
+    experts: ClassVar[Path]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()

@@ -3,6 +3,7 @@
 import shutil
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import common
 from common import UNIT
@@ -13,6 +14,8 @@ ARGS = [f"train.steps={STEPS}", f"train.eval_every={UNIT}", f"train.probe_every=
 
 
 class Resume(common.EndToEnd):
+    whole: ClassVar[Path]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -23,8 +26,8 @@ class Resume(common.EndToEnd):
         p = self.start(out, *ARGS, *args)
         self.wait_for_steps(p, out, steps)
         p.send_signal(number)
-        self.assertEqual(p.wait(60), 1)
-        return p.stderr.read().decode().splitlines()[-1]
+        self.assertEqual(p.wait(), 1)
+        return common.stream(p.stderr).read().decode().splitlines()[-1]
 
     def test_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

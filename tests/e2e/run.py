@@ -5,6 +5,7 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import ClassVar
 
 import common
 
@@ -33,6 +34,8 @@ def entropy(text: bytes) -> float:
 
 
 class Run(common.EndToEnd):
+    run_dir: ClassVar[Path]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()

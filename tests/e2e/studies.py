@@ -1,6 +1,6 @@
 """Studies from the command line: whole, again, changed, killed, interrupted, diverging, failing, on a full disk.
 
-As the other programs here, but run with .venv's python: python3 tests/e2e/study.py build/src/sinklab [-v]
+As the other programs here, but run with .venv's python: python3 tests/e2e/studies.py build/src/sinklab [-v]
 [Study.test_whole].
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -37,9 +38,9 @@ class Study(common.EndToEnd):
                 "--runs", str(self.runs), "--sinklab", str(sinklab or common.SINKLAB), "--set",
                 f"data.corpus={self.folder / 'corpus.txt'}", "--cores", "2", *args]
 
-    def run_study(self, *args: str, code: int = 0, **kwargs) -> str:
+    def run_study(self, *args: str, code: int = 0, **kwargs: Any) -> str:
         p = subprocess.run(self.command(*args, sinklab=kwargs.pop("sinklab", None)), capture_output=True, text=True,
-                           timeout=300, **kwargs)
+                           **kwargs)
         self.assertEqual(p.returncode, code, p.stdout + p.stderr + self.log())
         self.assertNotIn("Traceback", p.stderr)
         self.said = p.stderr
@@ -49,11 +50,11 @@ class Study(common.EndToEnd):
         path = self.runs / "store" / "workflow.log"
         return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
-    def start_study(self, *args: str, **kwargs) -> subprocess.Popen:
+    def start_study(self, *args: str, **kwargs: Any) -> subprocess.Popen:
         """In a process group of its own."""
         p = subprocess.Popen(self.command(*args), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              start_new_session=True, **kwargs)
-        self.addCleanup(p.stdout.close)
+        self.addCleanup(common.stream(p.stdout).close)
         self.addCleanup(p.wait)
         self.addCleanup(p.kill)
         return p
@@ -157,7 +158,7 @@ class Study(common.EndToEnd):
                 path.unlink()
         maker = snakemaking.Maker(self.runs / "store" / "workflow.json", self.runs / "store", Path("unused"), 2,
                                   slurm=True)
-        p = subprocess.run([*maker.command("all"), "--dry-run"], capture_output=True, text=True, timeout=120)
+        p = subprocess.run([*maker.command("all"), "--dry-run"], capture_output=True, text=True)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
         self.assertRegex(p.stdout, r"(?m)^train +6$")
         self.assertRegex(p.stdout, r"(?m)^measure +6$")
@@ -167,10 +168,8 @@ class Study(common.EndToEnd):
         """kill -9 of the whole process group: the same command goes on from the checkpoints, to the same bits."""
         sets = [word for key in LONG for word in ("--set", key)] + ["--seeds", "1"]
         p = self.start_study(*sets)
-        until = time.monotonic() + 120
         while len(self.checkpoints()) < 2:
             self.assertIsNone(p.poll(), "it ended before it could be killed")
-            self.assertLess(time.monotonic(), until)
             time.sleep(.02)
         os.killpg(p.pid, signal.SIGKILL)
         p.wait()
@@ -185,9 +184,8 @@ class Study(common.EndToEnd):
 
     def wait_for_end(self, group: int) -> None:
         """The last processes of a group may need a moment more than their runner, on a busy machine."""
-        until = time.monotonic() + 30
-        with self.assertRaises(ProcessLookupError, msg="something lives on"):
-            while time.monotonic() < until:
+        with self.assertRaises(ProcessLookupError):
+            while True:
                 os.killpg(group, 0)
                 time.sleep(.05)
 
@@ -197,13 +195,11 @@ class Study(common.EndToEnd):
         for kill, number in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)):
             before = self.checkpoints()
             p = self.start_study(*sets)
-            until = time.monotonic() + 120
             while not self.checkpoints() - before:
                 self.assertIsNone(p.poll(), "it ended before it could be interrupted")
-                self.assertLess(time.monotonic(), until)
                 time.sleep(.02)
             kill(p.pid, number)
-            out, _ = p.communicate(timeout=60)
+            out, _ = p.communicate()
             self.assertEqual(p.returncode, 130, out)
             self.assertIn("interrupted with 2 of 2 runs left; the same command goes on", out)
             self.assertNotIn("Traceback", out)
@@ -269,7 +265,7 @@ class Study(common.EndToEnd):
             self.skipTest(f"cannot mount a tmpfs: {probe.stderr.decode().strip()}")
         p = subprocess.run(["unshare", "-rm", sys.executable, "-B", __file__, common.SINKLAB,
                             "Study.inside_small_disk"],
-                           capture_output=True, text=True, timeout=300)
+                           capture_output=True, text=True)
         self.assertEqual(p.returncode, 0, p.stderr)
 
     def inside_small_disk(self) -> None:
