@@ -147,8 +147,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
 def build(loader: Loader, node: yaml.Node, at: Where, lines: dict[Where, int], path: Path) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
     if len(lines) > MOST_VALUES:
-        raise StudyError(f"{path}:{node.start_mark.line + 1}: more than {MOST_VALUES:,} values, with those that aliases "
-                         "repeat; write out what is meant")
+        raise StudyError(f"{path}:{node.start_mark.line + 1}: more than {MOST_VALUES:,} values, with those that "
+                         "aliases repeat; write out what is meant")
     if isinstance(node, yaml.SequenceNode):
         return [build(loader, item, (*at, str(i)), lines, path) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):

@@ -216,7 +216,8 @@ class Reading(Folder):
                  "arms.dyt.sweep: 2,560,000,000 points; at most 10,000 runs are made of a study"),
                 ("profiles:\n", grid, 12, "grid: 512,000,000,000 arms; at most 10,000"),
                 ("seeds: [3]", f"seeds: {seeds}", None, ""),
-                ("seeds: [1, 2]", f"seeds: {half}", 13, "profiles.quick: 14,000 runs (points of sweeps x seeds); at most"),
+                ("seeds: [1, 2]", f"seeds: {half}", 13, "profiles.quick: 14,000 runs (points of sweeps x seeds); at "
+                 "most 10,000"),
                 ("seeds: [3]", "seeds: [100000000000000000000]", 14,
                  "profiles.two.seeds: seed 100000000000000000000 is above 9007199254740991"),
                 ("title: T", "title: " + "T" * (1 << 20), None, "more than 1 MiB")):
