@@ -12,7 +12,8 @@ REPORT_PACKAGES=(python3 python3-venv)
 # prints the one line to run.
 need() {
     local missing=() as_root=() p log
-    command -v apt-get >/dev/null || die "there is no apt-get here: this script knows Debian 12 and Ubuntu 24.04; the packages it wants are: $*"
+    command -v apt-get >/dev/null ||
+        die "there is no apt-get here: this script knows Debian 12 and Ubuntu 24.04; the packages it wants are: $*"
     for p in "$@"; do
         dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q ' ok installed' || missing+=("$p")
     done
@@ -28,7 +29,8 @@ need() {
     log=$(mktemp)
     { "${as_root[@]}" apt-get update -q || true
       "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-    } </dev/null >"$log" 2>&1 || die "apt-get could not install ${missing[*]} ($(grep -m1 '^E:' "$log" || echo 'no reason given'); all it said: $log)"
+    } </dev/null >"$log" 2>&1 || die "apt-get could not install ${missing[*]} ($(grep -m1 '^E:' "$log" ||
+        echo 'no reason given'); all it said: $log)"
     rm -f "$log"
 }
 
@@ -38,18 +40,24 @@ build() {
     shift
     [ -f "$dir/build.ninja" ] || meson setup "$dir" "$@" >"$dir.log" 2>&1 ||
         { grep -m1 'ERROR:' "$dir.log" >&2; die "meson setup $dir failed; all it said: $dir.log"; }
-    ninja -C "$dir" >"$dir.log" 2>&1 || { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
+    ninja -C "$dir" >"$dir.log" 2>&1 ||
+        { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
 }
 
-# python_env [study]: .venv with the pinned packages of the report, and with those of studies; filled again when the pins
-# change. Those of studies take a minute to install, so the quickstart does without.
+# python_env [study] [lint]: .venv with the pinned packages of the report, and with those of studies and of checks over
+# the Python; filled again when the pins change. Those of studies take a minute to install: the quickstart does without.
 python_env() {
-    local files=(experiments/requirements.txt) stamp=.venv/requirements${1:+-$1}.sha256 what="matplotlib, tokenizers" want
-    [ $# -eq 0 ] || { files+=("experiments/requirements-$1.txt") && what="$what, scipy, snakemake"; }
+    local files=(experiments/requirements.txt) stamp=.venv/requirements want name
+    for name in "$@"; do
+        files+=("experiments/requirements-$name.txt")
+        stamp+=-$name
+    done
+    stamp+=.sha256
     want=$(sha256sum "${files[@]}")
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
-    say "making .venv ($what)"
-    [ -x .venv/bin/pip ] || /usr/bin/python3 -m venv .venv >.venv.log 2>&1 || die "python3 -m venv .venv failed; all it said: .venv.log"
+    say "making .venv (pinned packages of ${files[*]})"
+    [ -x .venv/bin/pip ] || /usr/bin/python3 -m venv .venv >.venv.log 2>&1 ||
+        die "python3 -m venv .venv failed; all it said: .venv.log"
     .venv/bin/pip install -q --disable-pip-version-check "${files[@]/#/-r}" >.venv.log 2>&1 ||
         die "pip could not install ${files[*]}; is there a network? All it said: .venv.log"
     rm -f .venv.log

@@ -86,8 +86,9 @@ def package_files(deb, folder):
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             for member in archive:
                 path = member.name[2:] if member.name.startswith("./") else member.name
-                if member.isfile() and path.startswith(prefix):
-                    files[path[len(prefix):]] = archive.extractfile(member).read()
+                data = archive.extractfile(member) if member.isfile() and path.startswith(prefix) else None
+                if data is not None:
+                    files[path[len(prefix):]] = data.read()
     except tarfile.TarError as e:
         raise FetchError(f"{deb}: {e}; without dpkg-deb only xz, bzip2 and gzip packages can be read") from None
     if not files:

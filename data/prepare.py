@@ -35,7 +35,7 @@ class CorpusError(Exception):
 
 def split_every(documents, val):
     """Every val["every"]-th document, from number val["first"] on, is held out whole."""
-    splits = {"train": [], "val": []}
+    splits: dict[str, list[str]] = {"train": [], "val": []}
     for number, document in enumerate(documents, 1):
         held_out = number >= val["first"] and (number - val["first"]) % val["every"] == 0
         splits["val" if held_out else "train"].append(document)
@@ -87,7 +87,8 @@ def make_join(entry, out, args, manifest):
 
 def write_documents(source, target):
     """A file whose documents are apart by boundary lines, each brought to the normal form, as a stream."""
-    first, lines = True, []
+    first = True
+    lines: list[str] = []
 
     def flush():
         nonlocal first, lines

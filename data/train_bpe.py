@@ -27,7 +27,7 @@ def parse_arguments():
 def documents(paths):
     """The texts between boundary lines."""
     for path in paths:
-        lines = []
+        lines: list[str] = []
         with open(path, encoding="utf-8", newline="") as f:
             for line in f:
                 if line.rstrip("\n") == BOUNDARY:

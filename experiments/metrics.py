@@ -143,11 +143,12 @@ ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with
 def spelled_out(metric: Metric) -> Iterator[Metric]:
     """The metrics that a row stands for: one for each word of its braces."""
     braces = re.search(r"\{(.+)\}", metric.name)
-    for word in braces[1].split(",") if braces else ():
-        yield replace(metric, name=metric.name.replace(braces[0], word),
-                      label=metric.label.replace("{}", word.replace("_", " ")))
     if not braces:
         yield metric
+        return
+    for word in braces[1].split(","):
+        yield replace(metric, name=metric.name.replace(braces[0], word),
+                      label=metric.label.replace("{}", word.replace("_", " ")))
 
 
 def table() -> dict[str, Metric]:

@@ -56,7 +56,7 @@ def of_steps(probes: list[Record]) -> Metrics:
     """Peaks over training, and where the residual sink sets in."""
     names = dict.fromkeys(name for probe in probes for name, value in probe.items()
                           if isinstance(value, (int, float)) and name not in (*NOT_FIGURES, *PLACES))
-    found = {}
+    found: Metrics = {}
     for name in names:
         values = [value for probe in probes if math.isfinite(value := number(probe.get(name)))]
         found |= {f"peak.{name}": max(values)} if values else {}

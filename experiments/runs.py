@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 MAX_BYTES = 1 << 30  # a metrics file of a real run is some megabytes
 
@@ -67,7 +67,7 @@ class Run:
         return math.nan
 
 
-def is_records(value: Any) -> bool:
+def is_records(value: Any) -> TypeGuard[list[Record]]:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 

@@ -22,10 +22,10 @@ from runs import Run
 from study_results import Results, Row
 
 Curve = tuple[np.ndarray, np.ndarray]
+StudyPanel = Callable[..., None]  # of axes and results
 WIDTH = 4.8
 VERDICT_LOOK = {SHOWN: ("#00795a", "o"), OPPOSITE: ("#b34700", "X"), NOT_SHOWN: ("#5f6b76", "s"),
-                GATE_FAILED: ("#a86b00", "D"),
-                NO_PAIRS: ("#8a8a8a", "v"), NOT_RUN: ("#8a8a8a", "v")}
+                GATE_FAILED: ("#a86b00", "D"), NO_PAIRS: ("#8a8a8a", "v"), NOT_RUN: ("#8a8a8a", "v")}
 UP, DOWN, SAME = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}", "="
 ARROWS = {"lower": DOWN, "higher": UP, "same": SAME}
 
@@ -83,7 +83,7 @@ def arm_look(results: Results, arm: str) -> dict[str, Any]:
     return look(results.arms.index(arm))
 
 
-def dots(metric: str) -> Callable[[Axes, Results], None]:
+def dots(metric: str) -> StudyPanel:
     """A dot a seed, a line the mean, a row an arm."""
     def panel(axes: Axes, results: Results) -> None:
         row = metrics.find(metric, results.looks) or metrics.Metric(metric, metric)
@@ -142,7 +142,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return np.array(steps), np.array([np.mean([t[step] for t in tables]) for step in steps])
 
 
-def over_training(title: str, unit: str, of: Callable[[Run], Curve], scale: str) -> Callable[[Axes, Results], None]:
+def over_training(title: str, unit: str, of: Callable[[Run], Curve], scale: str) -> StudyPanel:
     """Seeds faint, their mean a line; diverged runs only faint."""
     def panel(axes: Axes, results: Results) -> None:
         axes.set_title(title)
@@ -239,7 +239,7 @@ def scale_axes(results: Results) -> list[int]:
     return numeric or ([max(range(len(axes)), key=lambda i: len(axes[i][1]))] if axes else [])
 
 
-def against(metric: str, axis: int) -> Callable[[Axes, Results], None]:
+def against(metric: str, axis: int) -> StudyPanel:
     """A metric against an axis of the grid: a line for each combination of the others' levels, seeds as faint dots."""
     def panel(axes: Axes, results: Results) -> None:
         row = metrics.find(metric, results.looks) or metrics.Metric(metric, metric)

@@ -125,14 +125,13 @@ class Results:
         select = self.select_of(arm)
         found = metrics.find(select, self.looks)
         sign = -1 if found and found.better == "higher" else 1
-        points = []
+        points: list[dict[str, Any]] = []
         for key in dict.fromkeys(row.key for row in self.rows if row.arm == arm):
             rows = [row for row in self.rows if row.arm == arm and row.key == key]
             s = paired.sample(finite(row.metrics.get(select, math.nan) for row in rows if row.status == "finished"))
             bad = sum(row.status == "diverged" for row in rows)
             points.append({"key": key, "point": rows[0].point, "mean": s.mean, "sd": s.sd, "n": s.n,
-                           "planned": len(rows),
-                           "diverged": bad})
+                           "planned": len(rows), "diverged": bad})
 
         def rank(point: Mapping[str, Any]) -> tuple[bool, int, float]:
             """A diverged seed is worse than any mean."""

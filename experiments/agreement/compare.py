@@ -90,7 +90,7 @@ def compare(ours: Values, theirs: Values) -> dict[str, Any]:
     arms = [arm for arm in ours if arm in theirs]
     if not arms:
         raise CompareError("no arm has runs of both")
-    cells = []
+    cells: list[dict[str, Any]] = []
     for arm in arms:
         for metric, (_, ratio) in METRICS.items():
             scale = math.log if ratio else float
@@ -101,8 +101,8 @@ def compare(ours: Values, theirs: Values) -> dict[str, Any]:
                           "pytorch": theirs[arm][metric], "effect": back(mean),
                           "interval": [back(mean - half), back(mean + half)],
                           "p": p})
-    for cell, p in zip(cells, holm([cell["p"] for cell in cells])):
-        cell["p_holm"] = p
+    for cell, corrected in zip(cells, holm([cell["p"] for cell in cells])):
+        cell["p_holm"] = corrected
     return {"arms": arms, "cells": cells}
 
 

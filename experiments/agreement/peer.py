@@ -176,7 +176,7 @@ class Norm(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         h = h if self.pre is None else self.pre * h
         u = self.weight * h if self.none else F.rms_norm(h, self.weight.shape, self.weight, self.eps)
-        return u if self.up is None else u * torch.sigmoid(self.up(F.silu(self.down(u))))
+        return u if self.up is None or self.down is None else u * torch.sigmoid(self.up(F.silu(self.down(u))))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

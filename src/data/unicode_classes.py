@@ -23,7 +23,7 @@ def classify(split, char):
 
 def main():
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True).pre_tokenize_str
-    ranges = []
+    ranges: list[list] = []
     for code in range(0x80, 0x110000):
         name = "OTHER" if 0xD800 <= code < 0xE000 else classify(split, chr(code))
         if ranges and ranges[-1][2] == name:

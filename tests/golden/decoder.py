@@ -26,7 +26,7 @@ def tensor_shapes(c, vocab):
     d, hd = c["dim"], c.get("head_dim") or c["dim"] // c["heads"]
     q, kv = c["heads"] * hd, (c.get("kv_heads") or c["heads"]) * hd
     opts = c.get("norm_opts", {})
-    shapes = {"model.embed_tokens.weight": (vocab, d)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, d)}
 
     place = c.get("norm_place", "pre")
     gated = c["norm"] == "gated_norm"
@@ -59,6 +59,7 @@ def tensor_shapes(c, vocab):
         shapes[p + "self_attn.k_proj.weight"] = (kv, d)
         shapes[p + "self_attn.v_proj.weight"] = (kv, d)
         shapes[p + "self_attn.o_proj.weight"] = (d, q)
+        own: dict[str | None, dict[str, tuple[int, ...]]]
         own = {"sink_logit": {"sinks": (c["heads"],)}, "k_bias": {"bias_k": (kv // hd, hd)},
                "kv_bias": {"bias_k": (kv // hd, hd), "bias_v": (kv // hd, hd)}}
         for name, shape in own.get(c.get("attention"), {}).items():
@@ -105,7 +106,7 @@ def layernorm(x, w, eps):
     return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
 
 
-norm_inputs = {}  # prefix of each norm with running means -> channel means of its last input
+norm_inputs: dict[str, torch.Tensor] = {}  # prefix of each norm with running means -> channel means of its last input
 
 
 def replaced(c, p, prefix, x):
@@ -194,7 +195,8 @@ def mix(c, p, prefix, q, s, seen, v, group):
               "sink_logit": lambda: p[prefix + ".sinks"][:, None, None].expand_as(s[..., :1])}.get(kind)
     if kind in ("k_bias", "kv_bias"):
         key = p[prefix + ".bias_k"][group]  # [heads, hd]
-        column = lambda: torch.einsum("bhtd,hd->bht", q, key)[..., None] / math.sqrt(q.shape[-1])
+        def column():
+            return torch.einsum("bhtd,hd->bht", q, key)[..., None] / math.sqrt(q.shape[-1])
     if not column:
         return s.softmax(-1) @ v
     w = torch.cat([s, column()], -1).softmax(-1)  # one more column, whose value is zero or learned
@@ -303,26 +305,26 @@ def run(c, p, tokens, training):
     if c.get("embed_scale"):
         h = p["model.embed_scale"] * h
     for i in range(c["layers"]):
-        l = f"model.layers.{i}."
+        layer = f"model.layers.{i}."
         if place == "post":
-            h = clip(c, h + attention(c, p, l + "self_attn", h))
-            h = block_norm(c, p, l + "post_attention_layernorm", h)
-            x, extra, count = feed_forward(c, p, l + "mlp", h, training)
-            h = block_norm(c, p, l + "post_feedforward_layernorm", clip(c, h + x))
+            h = clip(c, h + attention(c, p, layer + "self_attn", h))
+            h = block_norm(c, p, layer + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
+            h = block_norm(c, p, layer + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
-            x = attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h))
-            h = clip(c, h + block_norm(c, p, l + "post_attention_layernorm", x))
-            x = block_norm(c, p, l + "pre_feedforward_layernorm", h)
-            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
-            h = clip(c, h + block_norm(c, p, l + "post_feedforward_layernorm", x))
+            x = attention(c, p, layer + "self_attn", block_norm(c, p, layer + "input_layernorm", h))
+            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", x))
+            x = block_norm(c, p, layer + "pre_feedforward_layernorm", h)
+            x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
+            h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         else:
-            h = clip(c, h + attention(c, p, l + "self_attn", block_norm(c, p, l + "input_layernorm", h)))
-            x = block_norm(c, p, l + "post_attention_layernorm", h)
-            x, extra, count = feed_forward(c, p, l + "mlp", x, training)
+            h = clip(c, h + attention(c, p, layer + "self_attn", block_norm(c, p, layer + "input_layernorm", h)))
+            x = block_norm(c, p, layer + "post_attention_layernorm", h)
+            x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + x)
         loss = loss + extra
         if count is not None:
-            counts[l + "mlp.gate.e_score_correction_bias"] = count
+            counts[layer + "mlp.gate.e_score_correction_bias"] = count
     h = block_norm(c, p, "model.norm", h)
     head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
     return h @ head.T, loss, counts

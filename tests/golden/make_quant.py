@@ -71,7 +71,7 @@ def points(name):
 
 
 def singles():
-    out = {}
+    out: dict[str, list] = {}
     for name in LARGEST:
         x = points(name)
         code, y = cast(name, x)

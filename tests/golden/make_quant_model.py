@@ -18,7 +18,6 @@ import re
 import sys
 import zlib
 
-import ml_dtypes
 import numpy as np
 import torch
 import yaml
@@ -171,10 +170,10 @@ class Scheme:
         if self.grain == "mxfp4":
             return mxfp4(x, True)
         if self.a_range == "affine":
-            return affine(self.a, x, *limits, True)
+            return affine(self.a, x, limits[0], limits[1], True)
         whole = np.float32(max(limits[1], -limits[0])) if limits else None
         rows = np.abs(x).max(1)
-        amax = {"static": lambda: whole.reshape(1), "token": lambda: rows,
+        amax = {"static": lambda: np.array([whole], np.float32), "token": lambda: rows,
                 "window": lambda: np.repeat(rows.reshape(-1, seq).max(1), seq)}[self.a_range]()
         if self.grain == "nvfp4":
             return nvfp4(x, amax, True)
@@ -251,7 +250,7 @@ def draw(c, p, case, name, flags):
     for seed in range(1000):
         rng = np.random.default_rng([zlib.crc32(f"{case} {name}".encode()), seed])
         tokens = rng.integers(0, VOCAB, (BATCH, c["seq"]))
-        seen = {}
+        seen: dict = {}
         logits(c, p, torch.from_numpy(tokens), flags, None, seen)
         # Ranges that clip a little, as calibration on other text would.
         seen = {k: tuple(np.float32(0.9) * np.float32(v) for v in limits) for k, limits in seen.items()}

@@ -256,8 +256,8 @@ class Packages(InFolder):
         index, blocks = sword_part(["<p>one\u2019s</p>", "two", "three", "four", "five"])
         self.deb = self.root / "module_1-1_all.deb"
         make_deb(self.deb, {"usr/share/m/ot.czs": index, "usr/share/m/ot.czz": blocks, "usr/share/other/x": b"x"})
-        self.entry = {"title": "t", "licence": "l", "kind": "debian", "package": "module", "version": "1-1",
-                      "folder": "usr/share/m", "format": "sword", "val": {"first": 2, "every": 3}}
+        self.entry: dict = {"title": "t", "licence": "l", "kind": "debian", "package": "module", "version": "1-1",
+                            "folder": "usr/share/m", "format": "sword", "val": {"first": 2, "every": 3}}
         self.train = b"one's\n<|endoftext|>\nthree\n<|endoftext|>\nfour\n"
         self.entry["sha256"] = {"train.txt": sha256(self.train), "val.txt": sha256(b"two\n<|endoftext|>\nfive\n")}
         self.manifest({"m": self.entry, "both": {"kind": "join", "licence": "l", "parts": ["m", "m"]}})
@@ -319,7 +319,8 @@ class Urls(InFolder):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        self.addCleanup(lambda: (server.shutdown(), thread.join(), server.server_close()))
+        for end in (server.server_close, thread.join, server.shutdown):  # the last one first
+            self.addCleanup(end)
         self.url = f"http://127.0.0.1:{server.server_port}"
         no_proxy = mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1"})
         no_proxy.start()

@@ -83,7 +83,7 @@ class Complete(StudyTest):
             "sink_carries": claims.SHOWN})
         for v in record["claims"]:
             row = re.search(rf"<tr><th scope=\"row\">{re.escape(v['text'])}.*?</tr>", text)
-            self.assertIsNotNone(row, v["id"])
+            assert row is not None, v["id"]
             self.assertIn(f">{v['verdict']}</span>", row[0])
         self.assertIn("sink_rate &gt; 0.5: 0 or att0_over_uniform \u2265 3: 0.9", text)
 
