@@ -22,7 +22,7 @@ import common
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIATURE = REPOSITORY / "tests" / "study" / "study.yaml"
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-LONG = ("train.steps=8000", "train.checkpoint_every=50", "train.eval_every=0", "train.probe_every=1000")  # seconds
+LONG = ("train.steps=4000", "train.checkpoint_every=50", "train.eval_every=0", "train.probe_every=1000")  # seconds
 
 
 class Study(common.EndToEnd):

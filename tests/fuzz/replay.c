@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 enum { SEEDS = 256, SEED_BYTES = 1 << 20, MUTANT_BYTES = SEED_BYTES + 4096, HANG_SECONDS = 60 };
@@ -70,7 +71,7 @@ static void run(const uint8_t *data, size_t n) {
     if (!copy)
         die("malloc");
     memcpy(copy, data, n);
-    alarm(HANG_SECONDS);
+    setitimer(ITIMER_PROF, &(struct itimerval){.it_value.tv_sec = HANG_SECONDS}, NULL); /* of CPU time */
     LLVMFuzzerTestOneInput(copy, n);
     free(copy);
 }
@@ -145,7 +146,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s CORPUS_DIR [mutants [first]]\n", argv[0]);
         return 2;
     }
-    const int signals[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGALRM};
+    const int signals[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPROF};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         signal(signals[i], on_crash);
     load_seeds(argv[1]);
