@@ -33,7 +33,8 @@ class Includes(Tree):
         self.file("src/sinklab.h")
         self.file("src/ops/norm/rows.h", '#include "base/err.h"')
         self.file("src/ops/norm/gated.c", '#include "ops/norm/rows.h"', '#include "rows.h"',
-                  '#include "simd/kernels.h"', '#include "tables/rows.inc"', '#include "sinklab.h"', '// #include "cli/none.h"')
+                  '#include "simd/kernels.h"', '#include "tables/rows.inc"', '#include "sinklab.h"',
+                  '// #include "cli/none.h"')
         self.assertEqual(includes.check(self.root), [])
 
     def test_up(self) -> None:
