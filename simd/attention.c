@@ -57,7 +57,8 @@ SL_VEC void zero_outside_bf16(span s, int64_t n, sl_bf16 *p) {
 }
 
 /* ---- one element of each kind of rows: its weight p, and the gradient ds of scale*s, from the score, the gradient dp
- * of the weight, and stat and delta of its query. <rows>_short: stat is a logarithm of base 2, c.scale has its factor. */
+ * of the weight, and stat and delta of its query. <rows>_short: stat is a logarithm of base 2, c.scale has its
+ * factor. */
 typedef struct {
     vf scale, a, b;
 } constants;
@@ -135,7 +136,7 @@ SL_VEC constants constants_of(const sl_attend *a, float scale) {
         v_store_bf16_n(p + i, w, c);                                                                                   \
         v_store_bf16_n(ds + i, g, c);                                                                                  \
     }                                                                                                                  \
-    void SL_FN(attend_##name##_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,                 \
+    void SL_FN(attend_##name##_bwd_bf16)(int64_t rows, int64_t n, const float *s, const float *dp, int64_t lds,        \
                                 const sl_attend *a, const float *stat, const float *delta, sl_bf16 *p, sl_bf16 *ds,    \
                                 int64_t ldp) {                                                                         \
         constants k = constants_of(a, name##_factor(a->scale));                                                        \
@@ -152,7 +153,7 @@ BACKWARD(sigmoid)
 BACKWARD(relu)
 
 #define BACKWARD_ROWS(name)                                                                                            \
-    void SL_FN(attend_##name##_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,              \
+    void SL_FN(attend_##name##_bwd)(int64_t rows, int64_t n, float *s, float *dp, int64_t lds, const sl_attend *a,     \
                            const float *stat, const float *delta) {                                                    \
         name##_rows(rows, n, s, dp, lds, a, stat, delta);                                                              \
     }
@@ -319,8 +320,8 @@ SL_VEC float relu_short_stat(span v, const float *s, const sl_attend *a) { retur
         name(v_load_n(s + i, c), v_zero(), stat, v_zero(), k, &p, &ds);                                                \
         v_store_n(s + i, p, c);                                                                                        \
     }                                                                                                                  \
-    void SL_FN(attend_##name##_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a, const float *extra,     \
-                           float *stat) {                                                                              \
+    void SL_FN(attend_##name##_fwd)(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a,                \
+                           const float *extra, float *stat) {                                                          \
         (void)extra;                                                                                                   \
         constants k = constants_of(a, a->scale);                                                                       \
         for (int64_t i = 0; i < rows; i++, s += lds) {                                                                 \
@@ -335,7 +336,7 @@ SL_VEC float relu_short_stat(span v, const float *s, const sl_attend *a) { retur
         name##_short(v_load_n(s + i, c), v_zero(), stat, v_zero(), k, &w, &ds);                                        \
         v_store_bf16_n(p + i, w, c);                                                                                   \
     }                                                                                                                  \
-    void SL_FN(attend_##name##_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,              \
+    void SL_FN(attend_##name##_fwd_bf16)(int64_t rows, int64_t n, const float *s, int64_t lds, const sl_attend *a,     \
                                 const float *extra, sl_bf16 *p, int64_t ldp, float *inverse, float *stat) {            \
         (void)extra;                                                                                                   \
         constants k = constants_of(a, name##_factor(a->scale));                                                        \

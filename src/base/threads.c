@@ -97,8 +97,10 @@ int sl_threads_start(int n, enum sl_pin pin) {
     sl_threads_set(n);
     sl_cpu_detect(&cpu);
     if (threads > cpu.usable)
-        sl_warn("threads=%d: this process may use %d hardware threads, and more only wait for each other; threads=0 takes "
-                "what is there", threads, cpu.usable);
+        sl_warn(
+            "threads=%d: this process may use %d hardware threads, and more only wait for each other; threads=0 takes "
+            "what is there",
+            threads, cpu.usable);
     if (pin == SL_PIN_OFF)
         return 0;
     if (!sl_threads_bound_by())

@@ -43,7 +43,8 @@ int sl_checkpoint_config(const char *dir, sl_config *c);
 /* The vocabulary: rows of the embedding matrix. */
 int sl_checkpoint_vocab(const char *dir, int32_t *vocab);
 /* Fills p->w (and *s, and p->m and p->v if p has them, when s is not NULL) after verifying DONE. A
- * missing or extra tensor, a wrong shape, a newer version, a wrong hash, the state of another optimizer: an error that leaves p and
+ * missing or extra tensor, a wrong shape, a newer version, a wrong hash, the state of another optimizer: an error
+ * that leaves p and
  * *s as they were. */
 int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s);
 /* Number of complete checkpoints of a run (DONE is there and the sizes agree; hashes are not read),

@@ -78,7 +78,8 @@ int sl_folder_scan(const char *base, sl_folder **list) {
     for (struct dirent *e; (e = readdir(d));) {
         sl_folder found;
         struct stat st;
-        if (!parse_name(e->d_name, &found) || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(st.st_mode))
+        if (!parse_name(e->d_name, &found) || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) ||
+            !S_ISDIR(st.st_mode))
             continue;
         if (n == room) {
             room = 2 * room + 16;

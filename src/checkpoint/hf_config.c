@@ -47,28 +47,27 @@ static json_t *expert_keys(const sl_config *c) {
 
 char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     const char *arch = architecture(c);
-    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last id. */
+    /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last
+     * id. */
     bool task = sl_synthetic_named(c->data_corpus);
     bool known = c->data_bos && (task || !strcmp(c->data_tokenizer, "bytes"));
-    json_t *v = json_pack(
-        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, "
-        "s:n, "
-        "s:n, s:f, s:s}",
-        "architectures", arch, "model_type",
-        *arch == 'L'       ? "llama"
-        : *arch != 'Q'     ? "sinklab"
-        : c->model_experts ? "qwen3_moe"
-                           : "qwen3",
-        "hidden_size", (json_int_t)c->model_dim, "intermediate_size",
-        (json_int_t)(sl_config_has_ffn(c) ? c->model_ffn : 0),
-        "num_hidden_layers", (json_int_t)c->model_layers, "num_attention_heads",
-        (json_int_t)c->model_heads, "num_key_value_heads", (json_int_t)sl_config_kv_heads(c),
-        "head_dim", (json_int_t)sl_config_head_dim(c), "max_position_embeddings",
-        (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta", c->model_rope_base,
-        "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab, "hidden_act",
-        sl_config_has_ffn(c) ? hidden_act[c->model_ffn_kind] : "silu", "attention_bias", 0, "mlp_bias", 0, "bos_token_id",
-        known ? json_integer(task ? vocab - 1 : 256) : json_null(), "eos_token_id", "pad_token_id",
-        "initializer_range", c->model_init_std, "torch_dtype", "float32");
+    json_t *v =
+        json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, s:n, "
+                  "s:f, s:s}",
+                  "architectures", arch, "model_type",
+                  *arch == 'L'       ? "llama"
+                  : *arch != 'Q'     ? "sinklab"
+                  : c->model_experts ? "qwen3_moe"
+                                     : "qwen3",
+                  "hidden_size", (json_int_t)c->model_dim, "intermediate_size",
+                  (json_int_t)(sl_config_has_ffn(c) ? c->model_ffn : 0), "num_hidden_layers",
+                  (json_int_t)c->model_layers, "num_attention_heads", (json_int_t)c->model_heads, "num_key_value_heads",
+                  (json_int_t)sl_config_kv_heads(c), "head_dim", (json_int_t)sl_config_head_dim(c),
+                  "max_position_embeddings", (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta",
+                  c->model_rope_base, "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab,
+                  "hidden_act", sl_config_has_ffn(c) ? hidden_act[c->model_ffn_kind] : "silu", "attention_bias", 0,
+                  "mlp_bias", 0, "bos_token_id", known ? json_integer(task ? vocab - 1 : 256) : json_null(),
+                  "eos_token_id", "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
     json_t *more = expert_keys(c);
     if (json_object_update(v, more)) {
         json_decref(v);
@@ -119,7 +118,8 @@ static int read_experts(const source *s, sl_config *c) {
     int64_t step = 1;
     if (whole(s, experts, -1, &c->model_experts) < 0 ||
         whole(s, "num_experts_per_tok", -1, &c->model_experts_per_token) < 0 ||
-        whole(s, "moe_intermediate_size", -1, &c->model_expert_ffn) < 0 || whole(s, "decoder_sparse_step", 1, &step) < 0)
+        whole(s, "moe_intermediate_size", -1, &c->model_expert_ffn) < 0 ||
+        whole(s, "decoder_sparse_step", 1, &step) < 0)
         return -1;
     if (c->model_experts == 0 || c->model_expert_ffn == 0 || step != 1 || json_array_size(dense) > 0)
         return sl_fail("%s: num_experts, moe_intermediate_size, decoder_sparse_step, mlp_only_layers: only mixtures in "

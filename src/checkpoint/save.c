@@ -19,7 +19,8 @@
 
 /* ---------------------------------------------------------------- removing */
 
-/* Removes a folder and the files in it, as far as that is possible. A link to one is left as it is, and what it leads to. */
+/* Removes a folder and the files in it, as far as that is possible. A link to one is left as it is, and what it leads
+ * to. */
 static void remove_folder(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -151,7 +152,8 @@ static int write_folder(const char *dir, const sl_config *c, const sl_params *p,
                         const sl_train_state *s) {
     sl_done d = {.has = {false}};
     if (sl_sys.mkdir(dir, 0777) < 0)
-        return errno == EEXIST ? sl_fail("%s is in the way; move it away", dir) : sl_fail_errno("cannot create folder", dir);
+        return errno == EEXIST ? sl_fail("%s is in the way; move it away", dir)
+                               : sl_fail_errno("cannot create folder", dir);
     if (write_params(dir, p, &d) < 0 || write_config_json(dir, c, p, &d) < 0 ||
         write_config_yaml(dir, c, &d) < 0 || write_state(dir, s, &d) < 0 || sl_fsync_dir(dir) < 0 ||
         sl_done_write(dir, &d) < 0)

@@ -26,13 +26,15 @@ typedef struct {
 } preset;
 
 static const preset presets[] = {
-    {"bench-1m", "4 layers, d 128, 4 heads, ffn 352, vocabulary 256, window 256, batch 32", 4, 128, 4, 352, 256, 256, 32, 0},
+    {"bench-1m", "4 layers, d 128, 4 heads, ffn 352, vocabulary 256, window 256, batch 32", 4, 128, 4, 352, 256, 256,
+     32, 0},
     {"bench-10m", "6 layers, d 384, 6 heads, ffn 1024, vocabulary 256, window 256, batch 16", 6, 384, 6, 1024, 256, 256,
      16, 0},
-    {"bench-100m", "12 layers, d 768, 12 heads, ffn 2048, vocabulary 8192, window 512, batch 8", 12, 768, 12, 2048, 8192,
-     512, 8, 0},
-    {"bench-moe", "bench-10m with 8 experts of width 512 in place of each feed-forward, 2 a token: as many active parameters",
-     6, 384, 6, 1024, 256, 256, 16, 8},
+    {"bench-100m", "12 layers, d 768, 12 heads, ffn 2048, vocabulary 8192, window 512, batch 8", 12, 768, 12, 2048,
+     8192, 512, 8, 0},
+    {"bench-moe",
+     "bench-10m with 8 experts of width 512 in place of each feed-forward, 2 a token: as many active parameters", 6,
+     384, 6, 1024, 256, 256, 16, 8},
     {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}};
 
 typedef struct {
@@ -135,9 +137,9 @@ static int64_t peak_rss(void) {
 /* What another program needs to know to time the same model. */
 static json_t *shape_json(const sl_config *c, int64_t vocab) {
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "layers", (json_int_t)c->model_layers, "dim",
-                     (json_int_t)c->model_dim, "heads", (json_int_t)c->model_heads, "ffn", (json_int_t)c->model_ffn, "vocab",
-                     (json_int_t)vocab, "seq", (json_int_t)c->model_seq, "batch", (json_int_t)c->train_batch, "norm",
-                     sl_choices_norm[c->model_norm].name, "rank", (json_int_t)c->norm_rank);
+                     (json_int_t)c->model_dim, "heads", (json_int_t)c->model_heads, "ffn", (json_int_t)c->model_ffn,
+                     "vocab", (json_int_t)vocab, "seq", (json_int_t)c->model_seq, "batch", (json_int_t)c->train_batch,
+                     "norm", sl_choices_norm[c->model_norm].name, "rank", (json_int_t)c->norm_rank);
 }
 
 static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, bool profile, bool json) {
@@ -150,22 +152,25 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
         return NULL;
     if (open_bench(&b) == 0 && time_steps(&b, profile) == 0) {
         double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
-        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9, share = gflops / sl_measured_peak_gflops(bf16(&b));
+        double gflops = rate * sl_model_flops_per_token(b.model) / 1e9,
+               share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
-        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:f, s:s, s:o*}", "preset", p->name, "tokens_per_s", rate,
-                      "gflops", gflops, "share_of_peak", share, "peak_rss_bytes", (json_int_t)peak_rss(), "params",
-                      (json_int_t)sl_model_params(b.model)->params, "threads", sl_threads(), "tier", tier, "ms_per_step",
-                      1e3 * seconds, "steps", (json_int_t)steps, "loss", b.loss, "precision",
-                      bf16(&b) ? "bf16" : "fp32", "shape", shape_json(&b.config, p->vocab));
+        o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:f, s:s, s:o*}", "preset", p->name,
+                      "tokens_per_s", rate, "gflops", gflops, "share_of_peak", share, "peak_rss_bytes",
+                      (json_int_t)peak_rss(), "params", (json_int_t)sl_model_params(b.model)->params, "threads",
+                      sl_threads(), "tier", tier, "ms_per_step", 1e3 * seconds, "steps", (json_int_t)steps, "loss",
+                      b.loss, "precision", bf16(&b) ? "bf16" : "fp32", "shape", shape_json(&b.config, p->vocab));
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
         sl_bench_profile where = profile_of(&b);
         if (o && profile && json)
             json_object_set_new(o, "profile", sl_bench_profile_json(&where));
         if (o && !json) {
-            printf("%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, %d "
-                   "threads\n", p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier, bf16(&b) ? "bf16" : "fp32",
-                   sl_threads());
+            printf(
+                "%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, "
+                "%d threads\n",
+                p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
+                bf16(&b) ? "bf16" : "fp32", sl_threads());
             if (profile)
                 sl_bench_profile_print(&where, "step", sl_measured_peak_gflops(bf16(&b)));
         }
@@ -179,7 +184,8 @@ static const preset *find_preset(const char *name) {
         if (strcmp(p->name, name) == 0)
             return p;
     char quoted[SL_QUOTE_CHARS];
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, gemm and eval", sl_quote(quoted, name));
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, gemm and eval",
+                  sl_quote(quoted, name));
     return NULL;
 }
 
@@ -223,20 +229,23 @@ static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) 
 int sl_verb_bench(int argc, char **argv) {
     int64_t steps = 8;
     bool profile = false, json = false;
-    const sl_flag flags[] = {SL_FLAG_INT("steps", "N", &steps, 1, 100000, "timed steps, after two of warm-up; default 8"),
-                             SL_FLAG_BOOL("profile", &profile, "where the time goes, per kind of operation"),
-                             SL_FLAG_BOOL("json", &json,
-                                          "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, shape, ...; an array if several"),
-                             SL_FLAG_END};
+    const sl_flag flags[] = {
+        SL_FLAG_INT("steps", "N", &steps, 1, 100000, "timed steps, after two of warm-up; default 8"),
+        SL_FLAG_BOOL("profile", &profile, "where the time goes, per kind of operation"),
+        SL_FLAG_BOOL("json", &json,
+                     "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, shape, ...; an array if several"),
+        SL_FLAG_END};
     const sl_verb_spec spec = {
         .verb = "bench",
         .operands = "[PRESET ...] [key=value ...]",
-        .about = "Measures training speed on random tokens, one full step (forward, backward, clipping, optimizer), median over "
-                 "steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, window 256, "
-                 "batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active parameters), bench-100m "
-                 "(12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix products of bench-10m, beside "
-                 "a BLAS library where one is found; eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights "
-                 "and activations on the int8 unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
+        .about =
+            "Measures training speed on random tokens, one full step (forward, backward, clipping, optimizer), median "
+            "over steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, "
+            "window 256, batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active "
+            "parameters), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix "
+            "products of bench-10m, beside a BLAS library where one is found; eval: a forward pass of bench-10m in "
+            "fp32, in bf16, and with 8-bit weights and activations on the int8 unit (`sinklab quantize --real`). "
+            "Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,
         .overrides = true,

@@ -38,7 +38,8 @@ static sl_model *open_int8(const sl_config *c, int64_t vocab) {
         return NULL;
     sl_model_init(m, (uint64_t)c->seed);
     sl_quant_weights *w = sl_quant_weights_new(sl_model_params(m), &o);
-    bool ok = w && sl_quant_weights_round(w, sl_model_kernels(m), sl_model_params(m)) == 0 && sl_quant_weights_apply(w, m) == 0;
+    bool ok = w && sl_quant_weights_round(w, sl_model_kernels(m), sl_model_params(m)) == 0 &&
+              sl_quant_weights_apply(w, m) == 0;
     sl_quant_weights_free(w);
     sl_quant_point *p;
     for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
@@ -105,13 +106,14 @@ static json_t *report(bench *b, const sl_config *c, bool profile, bool json) {
         if (!b->model[i])
             continue;
         sl_bench_profile p = sl_bench_profile_take(b->model[i], b->steps);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:f, s:f, s:s, s:f, s:o*}", "bench", "eval", "precision",
-                                              names[i], "scheme", i == INT8 ? scheme : NULL, "tokens_per_s", rate[i], "ms",
-                                              1e3 * (double)b->tokens / rate[i], "against", names[base], "ratio",
-                                              rate[i] / rate[base], "profile", profile ? sl_bench_profile_json(&p) : NULL));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s?, s:f, s:f, s:s, s:f, s:o*}", "bench", "eval", "precision",
+                                        names[i], "scheme", i == INT8 ? scheme : NULL, "tokens_per_s", rate[i], "ms",
+                                        1e3 * (double)b->tokens / rate[i], "against", names[base], "ratio",
+                                        rate[i] / rate[base], "profile", profile ? sl_bench_profile_json(&p) : NULL));
         if (!json)
-            printf("eval %-5s %9.0f tokens/s %7.2f times %s   %s, %d threads\n", names[i], rate[i], rate[i] / rate[base],
-                   names[base], sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
+            printf("eval %-5s %9.0f tokens/s %7.2f times %s   %s, %d threads\n", names[i], rate[i],
+                   rate[i] / rate[base], names[base], sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
         if (!json && profile)
             sl_bench_profile_print(&p, "pass", sl_measured_peak_gflops(i != FP32));
     }

@@ -15,7 +15,8 @@ typedef struct {
     const char *name;
     int64_t in, out;
 } layer;
-static const layer layers[] = {{"qkv", 384, 1152}, {"attention out", 384, 384}, {"ffn in", 384, 2048}, {"ffn out", 1024, 384}};
+static const layer layers[] = {
+    {"qkv", 384, 1152}, {"attention out", 384, 384}, {"ffn in", 384, 2048}, {"ffn out", 1024, 384}};
 enum { TOKENS = 4096, LAYERS = 4, PRODUCTS = 3, REPEATS = 9 };
 static const char *const product_names[PRODUCTS] = {"forward", "input gradient", "weight gradient"};
 

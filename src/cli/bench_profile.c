@@ -45,8 +45,9 @@ json_t *sl_bench_profile_json(sl_bench_profile *p) {
     json_t *list = json_array();
     qsort(p->row, (size_t)p->rows, sizeof *p->row, by_seconds);
     for (const sl_bench_row *r = p->row; r < p->row + p->rows; r++)
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "operation", r->name, "ms", 1e3 * r->seconds, "gflops",
-                                              giga(r->flops, r->seconds), "gbytes_per_s", giga(r->bytes, r->seconds)));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:f, s:f, s:f}", "operation", r->name, "ms", 1e3 * r->seconds, "gflops",
+                                        giga(r->flops, r->seconds), "gbytes_per_s", giga(r->bytes, r->seconds)));
     return list;
 }
 

@@ -117,12 +117,14 @@ int sl_verb_generate(int argc, char **argv) {
     options o = {.prompt = "", .seed = 1, .sampling = {.temperature = 1, .top_p = 1}};
     const sl_flag flags[] = {
         SL_FLAG_STR("prompt", "TEXT", &o.prompt, "text to go on from; default none"),
-        SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9, "tokens to generate; default 200, fewer where the window ends before"),
+        SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9,
+                    "tokens to generate; default 200, fewer where the window ends before"),
         SL_FLAG_REAL("temperature", "T", &o.sampling.temperature, 0, 100, "0 takes the likeliest token; default 1"),
         SL_FLAG_INT("top-k", "K", &o.sampling.top_k, 0, 1e9, "sample among the K likeliest tokens; 0 = all (default)"),
         SL_FLAG_REAL("top-p", "P", &o.sampling.top_p, 0, 1,
                      "sample among the likeliest tokens that hold a share P of the probability; default 1"),
-        SL_FLAG_INT("seed", "N", &o.seed, 0, 9007199254740991.0, "same seed, same text; default 1"), SL_FLAG_END};
+        SL_FLAG_INT("seed", "N", &o.seed, 0, 9007199254740991.0, "same seed, same text; default 1"),
+        SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "generate",
                                .operands = "CHECKPOINT [key=value ...]",
                                .about = "Writes text with a checkpoint.",

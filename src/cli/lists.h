@@ -4,7 +4,8 @@
 
 #include "probe/probe.h"
 
-/* Names of a table (ended by a NULL name, at most 32), or "all", into bits 1 << row. `flag`: for messages, "probe: --what". */
+/* Names of a table (ended by a NULL name, at most 32), or "all", into bits 1 << row. `flag`: for messages, "probe:
+ * --what". */
 int sl_list_names(const char *flag, const char *list, const sl_measure_info *table, unsigned *bits);
 /* Numbers and ranges 0,2,5-7 below n into chosen[n]. */
 int sl_list_numbers(const char *flag, const char *list, int64_t n, bool *chosen);

@@ -35,7 +35,8 @@ int sl_verb_logits(int argc, char **argv) {
     const char *tokens = NULL, *out = NULL;
     const sl_flag flags[] = {
         SL_FLAG_STR("tokens", "X.npy", &tokens, "integer array [windows, positions] or [positions]"),
-        SL_FLAG_STR("out", "Y.npy", &out, "where the float32 array [windows, positions, vocabulary] goes"), SL_FLAG_END};
+        SL_FLAG_STR("out", "Y.npy", &out, "where the float32 array [windows, positions, vocabulary] goes"),
+        SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "logits",
                                .operands = "CHECKPOINT --tokens X.npy --out Y.npy",
                                .about = "Logits of a checkpoint for given tokens; no token is added in front.",

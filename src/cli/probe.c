@@ -332,7 +332,8 @@ int sl_verb_probe(int argc, char **argv) {
         "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
         "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
         "value norms and gates; then the figures of the whole model and the sink dimensions.";
-    sl_list_help(about, sizeof about, "Measures that --measures adds (defined in src/probe/detail.h):", sl_measure_table);
+    sl_list_help(about, sizeof about,
+                 "Measures that --measures adds (defined in src/probe/detail.h):", sl_measure_table);
     sl_list_help(about, sizeof about, "What --dump writes:", sl_dump_table);
     const sl_verb_spec spec = {
         .verb = "probe",

@@ -46,13 +46,18 @@ static int check_scheme(const quantize *q) {
     const sl_scheme *s = q->scheme;
     const sl_quant_options *o = &q->report.plan.options;
     if (q->clip_name && !sl_range_is_static(s->range))
-        return sl_fail_usage("quantize: %s takes no scale from calibration, so that --clip has nothing to do; it goes with the "
-                             "-static and -affine schemes", s->name);
+        return sl_fail_usage(
+            "quantize: %s takes no scale from calibration, so that --clip has nothing to do; it goes with the -static "
+            "and -affine schemes",
+            s->name);
     if (o->kv && s->range == SL_RANGE_NONE)
-        return sl_fail_usage("quantize: %s leaves activations as they are, and --kv rounds keys and values like them", s->name);
+        return sl_fail_usage("quantize: %s leaves activations as they are, and --kv rounds keys and values like them",
+                             s->name);
     if (o->real && !sl_scheme_is_integer(s))
-        return sl_fail_usage("quantize: --real multiplies integers, and %s has other numbers or a scale for groups of columns; "
-                             "it goes with w8a8-*, w4a8-channel-* and w4a4-channel-*", s->name);
+        return sl_fail_usage(
+            "quantize: --real multiplies integers, and %s has other numbers or a scale for groups of columns; it goes "
+            "with w8a8-*, w4a8-channel-* and w4a4-channel-*",
+            s->name);
     return 0;
 }
 
@@ -70,7 +75,8 @@ static int check_flags(quantize *q) {
         return sl_fail_usage("quantize: --export writes one model; give --scheme with it, not --grid");
     if (q->grid)
         return p->options.real || p->options.kv
-                   ? sl_fail_usage("quantize: --%s goes with one --scheme, not with --grid", p->options.real ? "real" : "kv")
+                   ? sl_fail_usage("quantize: --%s goes with one --scheme, not with --grid",
+                                   p->options.real ? "real" : "kv")
                    : 0;
     if (!(q->scheme = sl_scheme_find(q->scheme_name)))
         return -1;
@@ -79,7 +85,8 @@ static int check_flags(quantize *q) {
 
 static int set_corpus(sl_config *c, const char *corpus) {
     if (strlen(corpus) >= sizeof c->data_corpus)
-        return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(corpus), sizeof c->data_corpus - 1);
+        return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(corpus),
+                             sizeof c->data_corpus - 1);
     strcpy(c->data_corpus, corpus);
     return 0;
 }
@@ -106,8 +113,9 @@ static int run_import(quantize *q, const sl_args *args) {
     bool real = t->plan.options.real;
     sl_quant_result x = {0};
     snprintf(t->dir, sizeof t->dir, "%s", args->positional[0]);
-    if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0 || sl_args_override(args, &t->config) ||
-        sl_config_check(&t->config) || sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
+    if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0 ||
+        sl_args_override(args, &t->config) || sl_config_check(&t->config) ||
+        sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
     t->plan.options.real = real;
@@ -138,7 +146,8 @@ static int check_import_flags(const quantize *q) {
                        : p->options.kv          ? "kv"
                        : p->export_to           ? "export"
                                                 : NULL;
-    return flag ? sl_fail_usage("quantize: --%s: the folder holds an exported model, which is quantised already", flag) : 0;
+    return flag ? sl_fail_usage("quantize: --%s: the folder holds an exported model, which is quantised already", flag)
+                : 0;
 }
 
 /* ---- a checkpoint */
@@ -174,29 +183,33 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_INT("rotation-seed", "N", &seed, 0, 9007199254740991, "of the rotation's signs; default 1"),
         SL_FLAG_INT("calibration", "N", &q.calibration, 1, 1e9,
                     "windows of the training text for static scales and SmoothQuant; default 64"),
-        SL_FLAG_STR("clip", "HOW", &q.clip_name,
-                    "range of static scales: absmax (default), percentile, mse (least squared error), token (token-wise "
-                    "clipping, arXiv 2209.13325)"),
+        SL_FLAG_STR(
+            "clip", "HOW", &q.clip_name,
+            "range of static scales: absmax (default), percentile, mse (least squared error), token (token-wise "
+            "clipping, arXiv 2209.13325)"),
         SL_FLAG_REAL("percentile", "P", &q.percentile, 50, 100, "of --clip percentile; default 99.9"),
         SL_FLAG_BOOL("head", &p->options.head, "round the head and its input too"),
         SL_FLAG_BOOL("embedding", &p->options.embedding, "round the embeddings too"),
         SL_FLAG_BOOL("kv", &p->options.kv, "round keys and values too, as they would be cached"),
         SL_FLAG_BOOL("real", &p->options.real, "multiply integers on the int8 unit: the same bits, faster"),
-        SL_FLAG_STR("export", "DIR", &p->export_to,
-                    "write the quantised model to this new folder (src/quant/export.h); `sinklab quantize DIR` evaluates it"),
+        SL_FLAG_STR(
+            "export", "DIR", &p->export_to,
+            "write the quantised model to this new folder (src/quant/export.h); `sinklab quantize DIR` evaluates it"),
         SL_FLAG_STR("corpus", "C", &q.corpus, "calibrate and evaluate on this corpus; default: the one trained on"),
-        SL_FLAG_INT("windows", "N", &p->windows, 0, 1e12, "validation windows, from the first one; 0 = all; default 128"),
+        SL_FLAG_INT("windows", "N", &p->windows, 0, 1e12,
+                    "validation windows, from the first one; 0 = all; default 128"),
         SL_FLAG_BOOL("json", &q.json, "print one JSON object"),
         SL_FLAG_END};
     const sl_verb_spec spec = {
         .verb = "quantize",
         .operands = "CHECKPOINT --scheme NAME | --grid [key=value ...]",
-        .about = "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
-                 "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
-                 "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
-                 "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
-                 "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
-                 "A folder that --export wrote is evaluated as it is, without a scheme.",
+        .about =
+            "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
+            "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
+            "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
+            "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
+            "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
+            "A folder that --export wrote is evaluated as it is, without a scheme.",
         .flags = flags,
         .min_positionals = 0,
         .max_positionals = 1,

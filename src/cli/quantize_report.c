@@ -16,8 +16,8 @@ typedef struct {
 } figure;
 
 static json_t *figure_json(figure f) {
-    return json_pack("{s:o, s:o, s:o, s:o}", "value", real(f.value), "change", real(f.change), "low", real(f.low), "high",
-                     real(f.high));
+    return json_pack("{s:o, s:o, s:o, s:o}", "value", real(f.value), "change", real(f.change), "low", real(f.low),
+                     "high", real(f.high));
 }
 
 static figure loss_of(const sl_quant_result *x, double unit) {
@@ -33,8 +33,8 @@ static figure perplexity_of(const sl_quant_result *x, double reference) {
 static double bits(const sl_quant_report *t) { return t->bytes_per_token > 0 ? 1 / log(2) / t->bytes_per_token : NAN; }
 
 static json_t *error_json(const sl_quant_error *e) {
-    return json_pack("{s:f, s:f, s:f}", "relative", sl_quant_error_relative(e), "cosine", sl_quant_error_cosine(e), "max",
-                     e->max);
+    return json_pack("{s:f, s:f, s:f}", "relative", sl_quant_error_relative(e), "cosine", sl_quant_error_cosine(e),
+                     "max", e->max);
 }
 
 static json_t *errors_json(const sl_quant_result *x) {
@@ -62,9 +62,10 @@ void sl_quant_report_free(sl_quant_report *t) { json_decref(t->results); }
 int sl_quant_report_add(sl_quant_report *t, const sl_quant_result *x) {
     if (!isfinite(x->loss.mean))
         return sl_fail("%s: the loss is not a number; the checkpoint is broken or was diverging", x->scheme->name);
-    json_t *o = json_pack("{s:s, s:o, s:o, s:o, s:o, s:f}", "scheme", x->scheme->name, "loss",
-                          figure_json(loss_of(x, 1)), "perplexity", figure_json(perplexity_of(x, t->reference.mean)),
-                          "bits_per_byte", figure_json(loss_of(x, bits(t))), "errors", errors_json(x), "seconds", x->seconds);
+    json_t *o =
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:f}", "scheme", x->scheme->name, "loss", figure_json(loss_of(x, 1)),
+                  "perplexity", figure_json(perplexity_of(x, t->reference.mean)), "bits_per_byte",
+                  figure_json(loss_of(x, bits(t))), "errors", errors_json(x), "seconds", x->seconds);
     if (!o)
         return sl_fail("out of memory for the result");
     if (x->weights.xx > 0)
@@ -94,8 +95,8 @@ static json_t *header(const sl_quant_report *t) {
     double loss = t->reference.mean;
     json_t *fp32 = json_pack("{s:o, s:o, s:o}", "loss", real(loss), "perplexity", real(exp(loss)), "bits_per_byte",
                              real(loss * bits(t)));
-    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:b, s:s?, s:b, s:b, s:b, s:b, s:o}", "checkpoint", t->dir, "corpus",
-                     t->config.data_corpus, "windows", (json_int_t)t->windows, "tokens",
+    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:b, s:s?, s:b, s:b, s:b, s:b, s:o}", "checkpoint", t->dir,
+                     "corpus", t->config.data_corpus, "windows", (json_int_t)t->windows, "tokens",
                      (json_int_t)(t->windows * t->config.model_seq), "fp32", fp32, "smooth",
                      o->smooth >= 0 ? json_real(o->smooth) : json_null(), "migrate", o->migrate, "rotate", rotation(t),
                      "head", o->head, "embedding", o->embedding, "kv", o->kv, "real", o->real, "calibration",
@@ -153,8 +154,8 @@ static void print_header(const sl_quant_report *t) {
 static void print_errors(const json_t *list) {
     size_t i;
     json_t *e;
-    printf("\nError of what is rounded, |Q(x) - x|/|x|, x.Q(x)/|x||Q(x)|, max|Q(x) - x|:\n\n%5s %-14s %9s %9s %9s\n", "layer",
-           "tensor", "relative", "cosine", "max");
+    printf("\nError of what is rounded, |Q(x) - x|/|x|, x.Q(x)/|x||Q(x)|, max|Q(x) - x|:\n\n%5s %-14s %9s %9s %9s\n",
+           "layer", "tensor", "relative", "cosine", "max");
     json_array_foreach(list, i, e) {
         const json_t *layer = json_object_get(e, "layer");
         if (json_is_integer(layer))
@@ -172,8 +173,8 @@ static void print_one(const json_t *o) {
     print_figure("perplexity", json_object_get(o, "perplexity"));
     print_figure("bits per byte", json_object_get(o, "bits_per_byte"));
     if (json_object_get(o, "weights"))
-        printf("%-16s %12.4g   relative error, cosine %.6f\n", "weights", number(json_object_get(o, "weights"), "relative"),
-           number(json_object_get(o, "weights"), "cosine"));
+        printf("%-16s %12.4g   relative error, cosine %.6f\n", "weights",
+               number(json_object_get(o, "weights"), "relative"), number(json_object_get(o, "weights"), "cosine"));
     if (isfinite(number(o, "clip_ratio")))
         printf("%-16s %12.4g   quantile of the tokens' extremes\n", "clip", number(o, "clip_ratio"));
     if (json_array_size(json_object_get(o, "errors")))
@@ -203,8 +204,9 @@ static void print_cell(int width, const char *format, double x) {
 static void print_all(const json_t *results) {
     size_t i;
     json_t *o;
-    printf("%-20s %9s %10s %22s %8s  %s\n%-20s %9s %10s %22s %8s  %8s %8s %8s\n", "", "", "change of", "95 % interval", "",
-           "largest relative error of a layer", "scheme", "loss", "loss", "of the change", "bits/B", "norm", "attn", "down");
+    printf("%-20s %9s %10s %22s %8s  %s\n%-20s %9s %10s %22s %8s  %8s %8s %8s\n", "", "", "change of", "95 % interval",
+           "", "largest relative error of a layer", "scheme", "loss", "loss", "of the change", "bits/B", "norm", "attn",
+           "down");
     json_array_foreach(results, i, o) {
         const json_t *loss = json_object_get(o, "loss");
         char interval[48];
@@ -256,7 +258,8 @@ static void print_ranges(const json_t *results) {
         printf(" %10s", range_names[r]);
     putchar('\n');
     json_array_foreach(results, i, o) {
-        if (split_name(json_string_value(json_object_get(o, "scheme")), base, sizeof base) < 0 || strcmp(base, last) == 0)
+        if (split_name(json_string_value(json_object_get(o, "scheme")), base, sizeof base) < 0 ||
+            strcmp(base, last) == 0)
             continue;
         strcpy(last, base);
         printf("%-20s", base);

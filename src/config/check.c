@@ -57,8 +57,10 @@ static int check_experts(const sl_config *c) {
     if (!sl_ffn_gated[c->model_ffn_kind])
         return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
     if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
-        return sl_fail_usage("model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one "
-                             "or set model.expert_ffn", (ll)c->model_ffn, (ll)parts);
+        return sl_fail_usage(
+            "model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one or set "
+            "model.expert_ffn",
+            (ll)c->model_ffn, (ll)parts);
     if (c->model_router_z_loss > 0 && c->model_router != SL_ROUTER_SOFTMAX)
         return sl_fail_usage("model.router_z_loss needs model.router: softmax: it keeps the log of its sum small");
     return 0;
@@ -126,7 +128,8 @@ static int check_synthetic(const sl_config *c) {
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s%s", used ? ", " : "", SL_SYNTHETIC_PREFIX, ch->name);
     }
-    return sl_fail_usage("data.corpus: unknown synthetic task %s; there are %s", sl_quote(quoted, c->data_corpus), list);
+    return sl_fail_usage("data.corpus: unknown synthetic task %s; there are %s", sl_quote(quoted, c->data_corpus),
+                         list);
 }
 
 static int check_data(const sl_config *c) {

@@ -36,10 +36,9 @@ typedef struct {
 } sl_choice;
 /* Lists end with a NULL name. Norms come from tables/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
-extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[], sl_choices_nullify_value[],
-    sl_choices_base_norm[], sl_choices_gate_granularity[],
-    sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[],
-    sl_choices_attention[],
+extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[],
+    sl_choices_nullify_value[], sl_choices_base_norm[], sl_choices_gate_granularity[], sl_choices_gate_outer[],
+    sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
     sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
@@ -101,8 +100,8 @@ uint64_t sl_config_hash(const sl_config *c);
 enum { SL_DIFFERENCE_CHARS = 256 };
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
-/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a mixture
- * of experts a mixture of as many. */
+/* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a
+ * mixture of experts a mixture of as many. */
 void sl_config_baseline(sl_config *baseline, const sl_config *c);
 
 /* Derived sizes and values. */

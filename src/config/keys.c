@@ -73,7 +73,8 @@ const sl_choice sl_choices_attention[] = {
     {NULL, NULL}};
 const sl_choice sl_choices_attention_gate[] = {
     [SL_ATTENTION_GATE_NONE] = {"none", "no gate"},
-    [SL_ATTENTION_GATE_ELEMENTWISE] = {"elementwise", "sigmoid(x W) on each element of the heads' outputs, before o_proj"},
+    [SL_ATTENTION_GATE_ELEMENTWISE] = {"elementwise",
+                                       "sigmoid(x W) on each element of the heads' outputs, before o_proj"},
     [SL_ATTENTION_GATE_HEADWISE] = {"headwise", "one sigmoid(x W) for each head's output, before o_proj"},
     [SL_ATTENTION_GATE_VALUE] = {"value", "sigmoid(x W) on each element of the values"},
     {NULL, NULL}};
@@ -145,7 +146,8 @@ const sl_choice sl_choices_isa[] = {[SL_ISA_AUTO] = {"auto", "the best that CPU 
                                     {NULL, NULL}};
 const sl_choice sl_choices_pin[] = {
     [SL_PIN_OFF] = {"off", "the system moves threads as it likes"},
-    [SL_PIN_COMPACT] = {"compact", "one NUMA node after the other is filled, in each the cores before their SMT siblings"},
+    [SL_PIN_COMPACT] = {"compact",
+                        "one NUMA node after the other is filled, in each the cores before their SMT siblings"},
     [SL_PIN_SPREAD] = {"spread", "physical cores before SMT siblings, over sockets and nodes in turn"},
     {NULL, NULL}};
 

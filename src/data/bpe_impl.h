@@ -24,7 +24,8 @@ typedef struct {
     int32_t id;
 } sl_bpe_added;
 
-/* tokenizers looks for the added tokens that aren't subject to normalisation first, then for the rest in what is left. */
+/* tokenizers looks for the added tokens that aren't subject to normalisation first, then for the rest in what is
+ * left. */
 typedef struct {
     sl_bpe_added *token; /* longest first */
     int count;

@@ -207,9 +207,9 @@ double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s) { return
 uint64_t sl_dataset_hash(const sl_dataset *d) { return d->hash; }
 
 int sl_dataset_check(const sl_dataset *d) {
-    return d->synthetic || hash_tokens(d) == d->hash
-               ? 0
-               : sl_fail("the tokens of the text changed while it was in use: another program writes to its file; put it back");
+    return d->synthetic || hash_tokens(d) == d->hash ? 0
+                                                     : sl_fail("the tokens of the text changed while it was in use: "
+                                                               "another program writes to its file; put it back");
 }
 
 int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s) {

@@ -37,8 +37,8 @@ int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s);
 /* Hash of the tokens of both splits; part of a run's identity. */
 uint64_t sl_dataset_hash(const sl_dataset *d);
-/* Fails if the tokens are no longer those that the hash is of: a bin is mapped, and another program may write to it. Reads all
- * of them. */
+/* Fails if the tokens are no longer those that the hash is of: a bin is mapped, and another program may write to it.
+ * Reads all of them. */
 int sl_dataset_check(const sl_dataset *d);
 /* Window number `index` >= 0 of the endless training order: epoch = index / windows, place = index % windows,
  * window = P_{seed,epoch}(place) with P a pseudo-random permutation computed on the fly (data/permute.h);

@@ -100,7 +100,8 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
     const char *name = half == SL_NORM_ATTN ? "input_layernorm"
                        : sandwich           ? "pre_feedforward_layernorm"
                                             : "post_attention_layernorm";
-    sl_buf in = post ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h) : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
+    sl_buf in = post ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h)
+                     : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
     sl_buf residual = sandwich ? SL_NONE : h;
     sl_buf x = half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
     if (sandwich)
@@ -141,8 +142,8 @@ void sl_model_build(sl_model *m, bool taps) {
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
     b->nullify = b->nullify && c->model_sink_nullify_final;
-    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm",
-                                                                SL_NORM_FINAL);
+    m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](
+        b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_head), "lm_head",
                                                          "weight", m->vocab, c->model_dim, 0);

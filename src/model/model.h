@@ -24,8 +24,8 @@ int64_t sl_model_count_params(const sl_config *c, int32_t vocab);
  * vocabulary. */
 int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
                         int64_t passes);
-/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns 0, or -1 with the message
- * of the operation that failed, and gradients that mean nothing. */
+/* Forward and backward of a checked batch; gradients of loss*scale are added to params->g. Returns 0, or -1 with the
+ * message of the operation that failed, and gradients that mean nothing. */
 int sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale, double *loss);
 
 /* ---- quantised models (quant/run.h): fp32 but for what the options round; made for inference, without taps. */
@@ -45,8 +45,8 @@ const struct sl_op *sl_model_int_linear(const sl_model *m, int i);
 const sl_kernels *sl_model_kernels(const sl_model *m);
 
 /* ---- what steps leave behind */
-/* Ends a step of one or more passes: if it was applied, running means of channels (ops/norm/nullify.c) take in its own, and
- * biases of balance: bias are updated. Begins new sums. */
+/* Ends a step of one or more passes: if it was applied, running means of channels (ops/norm/nullify.c) take in its
+ * own, and biases of balance: bias are updated. Begins new sums. */
 void sl_model_end_step(sl_model *m, bool applied);
 /* Passes of a model made for inference measure the running means anew: true begins it, from a model without them, and
  * false ends it. */

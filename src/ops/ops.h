@@ -43,8 +43,8 @@ sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, cons
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
 sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
 
-/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias [experts] or SL_NONE; experts: the
- * first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
+/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias
+ * [experts] or SL_NONE; experts: the first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
 sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts);
 
 /* On the residual stream (stream.c). x + residual, both fp32. */

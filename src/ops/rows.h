@@ -4,8 +4,9 @@
 
 #include "program/op.h"
 
-/* Row operations on activations compute in fp32 and round once, when a row is stored; the kernels that read and write bf16
- * rows do both. Here: rows as fp32, whatever their buffer holds, in place or converted into scratch ([n, cols] floats). */
+/* Row operations on activations compute in fp32 and round once, when a row is stored; the kernels that read and write
+ * bf16 rows do both. Here: rows as fp32, whatever their buffer holds, in place or converted into scratch ([n, cols]
+ * floats). */
 const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, float *scratch);
 /* Rounds c[rows, cols] (stride ldc) into rows row0.., columns col0.. of a bf16 buffer, zeroing the padding behind the
  * last column. */
@@ -33,8 +34,8 @@ typedef struct {
 /* fn(task, block, thread) for each block of rows. */
 void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *task, int64_t block, int thread));
 
-/* g[j] += partial[0][j] + partial[1][j] + ... of `count` partial sums, for n columns from `from` on, in this order; they
- * lie `stride` apart. A fold over many columns is cut into items of SL_FOLD_COLUMNS. */
+/* g[j] += partial[0][j] + partial[1][j] + ... of `count` partial sums, for n columns from `from` on, in this order;
+ * they lie `stride` apart. A fold over many columns is cut into items of SL_FOLD_COLUMNS. */
 enum { SL_FOLD_COLUMNS = 2048 };
 void sl_fold_columns(const sl_exec *x, int64_t from, int64_t n, int64_t count, int64_t stride, const float *partial,
                      float *g);

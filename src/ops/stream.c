@@ -12,7 +12,9 @@ static sl_op *new_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_b
 }
 
 /* Row `row` of an fp32 buffer. */
-static float *at(const sl_op *op, const sl_exec *x, sl_buf b, int64_t row) { return sl_buf_data(x, b) + row * op->dim_in; }
+static float *at(const sl_op *op, const sl_exec *x, sl_buf b, int64_t row) {
+    return sl_buf_data(x, b) + row * op->dim_in;
+}
 
 /* ---- add: out = in[0] + in[1] */
 

@@ -14,8 +14,9 @@ const sl_measure_info sl_measure_table[] = {
                      "and in all after it"},
     {"norms", "share of the sink dimensions in the norm of each block norm's input and output"},
     {"dynamics", "sink dimensions over sequences and positions: constant share, correlations"},
-    {"singular", "leading singular directions of each block (fitted linear map, chain of blocks, down projection) against "
-                 "the token of greatest norm (SINDER, arXiv 2407.16826)"},
+    {"singular",
+     "leading singular directions of each block (fitted linear map, chain of blocks, down projection) against the "
+     "token of greatest norm (SINDER, arXiv 2407.16826)"},
     {"outliers", "max, max/median, kurtosis and channel outliers of norm outputs, q, k, v, attention output, "
                  "down-projection input"},
     {"gates", "gate score of gated norms against |activation|: correlations and binned means"},

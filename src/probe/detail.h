@@ -1,8 +1,9 @@
-/* The measures that `sinklab probe --measures` adds, over plain arrays; training takes none of them. Terms and promises are
- * those of measures.h: windows of `seq` rows, token 0 first, bit-equal for any number of threads, NaN where a figure cannot
- * be told. Sums, and what is derived from them, are in double; attention probabilities and products with a weight matrix are
- * the engine's own, fp32. "Share" is always a ratio of two sums of Euclidean norms over the same tokens: rows with nothing to say
- * weigh nothing. MP = arXiv 2601.22966, which gives no formula for contributions; these are ours. */
+/* The measures that `sinklab probe --measures` adds, over plain arrays; training takes none of them. Terms and
+ * promises are those of measures.h: windows of `seq` rows, token 0 first, bit-equal for any number of threads, NaN
+ * where a figure cannot be told. Sums, and what is derived from them, are in double; attention probabilities and
+ * products with a weight matrix are the engine's own, fp32. "Share" is always a ratio of two sums of Euclidean norms
+ * over the same tokens: rows with nothing to say weigh nothing. MP = arXiv 2601.22966, which gives no formula for
+ * contributions; these are ours. */
 #ifndef SL_PROBE_DETAIL_H
 #define SL_PROBE_DETAIL_H
 
@@ -14,10 +15,10 @@ typedef struct {
 static inline double sl_share_of(sl_share s) { return s.part / s.whole; }
 
 /* ---- share of the attention output that comes through token 0 (contribution.c)
- * Before the output projection, per head: sum_t |p_t0 v_0| / sum_t |o_t|, o_t = sum_s p_ts v_s, over queries t = 1.. and
- * windows. After it, all heads together: sum_t |W_o (g_t * [p_t0 v_0])| / sum_t |W_o (g_t * o_t)| with the gate g_t on the
- * attention output if there is one. 0: token 0 only takes attention away (MP: the sink contributes little); near or above
- * 1: it is the output (parts may cancel). */
+ * Before the output projection, per head: sum_t |p_t0 v_0| / sum_t |o_t|, o_t = sum_s p_ts v_s, over queries t = 1..
+ * and windows. After it, all heads together: sum_t |W_o (g_t * [p_t0 v_0])| / sum_t |W_o (g_t * o_t)| with the gate
+ * g_t on the attention output if there is one. 0: token 0 only takes attention away (MP: the sink contributes
+ * little); near or above 1: it is the output (parts may cancel). */
 typedef struct {
     sl_attention_rows rows;
     const float *core;   /* o: [windows*seq, heads*head_dim] */
@@ -34,23 +35,27 @@ int64_t sl_contribution_thread_floats(const sl_contribution_rows *c); /* floats 
 void sl_contribution_add(sl_contribution *s, const sl_kernels *k, const sl_contribution_rows *c, double *parts,
                          float *scratch);
 
-/* ---- sink dimensions S in rows x of dim (sink_dims.c): sum_t |x_S| / sum_t |x| over tokens other than token 0. Of a norm's
- * input it says how much of the norm is taken by the sink; of RMSNorm's output before its weight it is the same number, since
- * all channels are scaled alike. Of the norm's output, weight and gate included: what is left of the sink for the block. */
+/* ---- sink dimensions S in rows x of dim (sink_dims.c): sum_t |x_S| / sum_t |x| over tokens other than token 0. Of a
+ * norm's input it says how much of the norm is taken by the sink; of RMSNorm's output before its weight it is the
+ * same number, since all channels are scaled alike. Of the norm's output, weight and gate included: what is left of
+ * the sink for the block. */
 void sl_share_add(sl_share *s, const sl_kernels *k, int64_t windows, int64_t seq, int64_t dim, const float *x,
                   const sl_sink_dims *sinks);
 
-/* ---- is a sink dimension static or dynamic (sink_dims.c)? x_wt: the channel's value in window w at position t >= 1. */
+/* ---- is a sink dimension static or dynamic (sink_dims.c)? x_wt: the channel's value in window w at position t >= 1.
+ * */
 typedef struct {
     double mean;
     double constant_share;   /* mean(x)^2 / mean(x^2): 1 = a constant, a bias; 0 = centred */
     double same_sign;        /* share of the values with the commoner sign */
     double across_sequences; /* mean over pairs of windows of the correlation of x_w. with x_w'. : 1 = a function of the
                                 position, 0 = of the text */
-    double across_positions; /* mean over pairs of positions of the correlation of x_.t with x_.t' : 1 = a function of the
+    double across_positions; /* mean over pairs of positions of the correlation of x_.t with x_.t' : 1 = a function of
+                              * the
                                 window, 0 = of the token */
 } sl_dynamics;
-/* x: windows x seq values; constant rows have no correlation and are left out. scratch: windows*seq + windows + seq doubles. */
+/* x: windows x seq values; constant rows have no correlation and are left out. scratch: windows*seq + windows + seq
+ * doubles. */
 sl_dynamics sl_dynamics_measure(int64_t windows, int64_t seq, const float *x, double *scratch);
 
 /* ---- outliers of a class of tensors (outliers.c) */
@@ -67,9 +72,11 @@ typedef struct {
 } sl_outlier_rows;
 typedef struct {
     double max, max_no_token0; /* of |x| */
-    double max_over_median;    /* max |x| over the median |x| of all elements (massive activations: about 1000 and more, arXiv
+    double max_over_median;    /* max |x| over the median |x| of all elements (massive activations: about 1000 and
+                                * more, arXiv
                                   2402.17762); the median is known to 1/128 */
-    double kurtosis;           /* 4th standardised moment of each window's values, mean over windows (arXiv 2306.12929); 3: normal */
+    double kurtosis;           /* 4th standardised moment of each window's values, mean over windows (arXiv
+                                * 2306.12929); 3: normal */
     double kurtosis_h;         /* sl_kurtosis_h of the channels' mean squares (arXiv 2405.19279) */
     double channel_max_over_median; /* largest over median channel RMS (github.com/takuma104/OutliersInLLM) */
     double channels_over_6;    /* share of channels whose RMS exceeds 6 times the median one (the same) */
@@ -79,8 +86,8 @@ typedef struct {
 void sl_outliers_add(sl_outliers *o, const sl_outlier_rows *x, double *window, uint64_t *bins);
 sl_outlier_figures sl_outliers_measure(const sl_outliers *o, double *scratch); /* scratch: 2*dim */
 
-/* ---- gate score against |activation| (gate_score.c): q, the gate's values, against |y|, y its input (the norm's output), over
- * tokens other than token 0. MP and its neighbours see lower scores where |y| is large. */
+/* ---- gate score against |activation| (gate_score.c): q, the gate's values, against |y|, y its input (the norm's
+ * output), over tokens other than token 0. MP and its neighbours see lower scores where |y| is large. */
 enum { SL_GATE_BINS = 16 };
 typedef struct {
     double n, y, gate, yy, gate_gate, y_gate; /* sums over elements */
@@ -99,8 +106,8 @@ double sl_gate_score_channels(const sl_gate_score *g); /* of their means over to
 /* Bin b holds edge(b) <= |y| < edge(b+1), edges 0, 2^-7, 2^-6 .. 2^7; the last is open. */
 double sl_gate_bin_edge(int bin);
 
-/* ---- singular directions (singular.c, linear_map.c). SINDER (arXiv 2407.16826): the direction of tokens of extreme norm is the
- * leading left singular vector of the linearised blocks that made them. */
+/* ---- singular directions (singular.c, linear_map.c). SINDER (arXiv 2407.16826): the direction of tokens of extreme
+ * norm is the leading left singular vector of the linearised blocks that made them. */
 typedef struct {
     int64_t rows, cols;
     void (*apply)(const void *map, const double *x, double *y);     /* y[rows] = M x */
@@ -111,8 +118,9 @@ typedef struct {
     double sigma, second; /* the two largest singular values; near each other: the direction means little */
     bool converged;       /* of the first */
 } sl_singular;
-/* Power iteration on M M^T from a fixed start until the singular value changes by less than 1e-12 of itself (at most 2,000
- * times). u[rows]: the leading left singular vector. Not to be called from parallel items. scratch: 2*rows + cols. */
+/* Power iteration on M M^T from a fixed start until the singular value changes by less than 1e-12 of itself (at most
+ * 2,000 times). u[rows]: the leading left singular vector. Not to be called from parallel items. scratch: 2*rows +
+ * cols. */
 sl_singular sl_leading_singular(const sl_linear *m, double *u, double *scratch);
 /* |cosine| of u and x (n values); NaN if one is zero. */
 double sl_alignment(int64_t n, const double *u, const float *x);
@@ -123,10 +131,10 @@ typedef struct {
 } sl_matrix;
 sl_linear sl_linear_matrix(const sl_matrix *m);
 
-/* A block as a linear map of its own tokens: A = I + argmin_B sum_t |dh_t - B h_t|^2 + r |B|^2, dh = what the block adds to h,
- * tokens other than token 0, r = 1e-3 times the mean of the diagonal of sum h h^T (so that a direction in which the stream hardly
- * moves passes through). SINDER fits the feed-forward so on random inputs; here on the tokens that the block sees, which
- * needs no knowledge of what it is made of. */
+/* A block as a linear map of its own tokens: A = I + argmin_B sum_t |dh_t - B h_t|^2 + r |B|^2, dh = what the block
+ * adds to h, tokens other than token 0, r = 1e-3 times the mean of the diagonal of sum h h^T (so that a direction in
+ * which the stream hardly moves passes through). SINDER fits the feed-forward so on random inputs; here on the tokens
+ * that the block sees, which needs no knowledge of what it is made of. */
 typedef struct {
     int64_t dim, tokens;
     double *gram;  /* sum h h^T; after sl_block_map_solve its Cholesky factor */

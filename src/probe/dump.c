@@ -178,8 +178,10 @@ static int check_room(const sl_dump *d) {
         return sl_fail_errno("cannot make a folder in", parent);
     double room = (double)disk.f_bavail * (double)disk.f_frsize;
     if (bytes > .98 * room)
-        return sl_fail("the dump would take %.3g GB and %s has room for %.3g GB; give fewer --what, --layers, --heads or "
-                       "--windows", bytes / 1e9, parent, room / 1e9);
+        return sl_fail(
+            "the dump would take %.3g GB and %s has room for %.3g GB; give fewer --what, --layers, --heads or "
+            "--windows",
+            bytes / 1e9, parent, room / 1e9);
     return 0;
 }
 

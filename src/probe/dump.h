@@ -1,6 +1,6 @@
-/* Activations of passes as .npy files in a new folder, for notebooks. Each array has one file a layer, written pass by pass, so
- * memory does not grow with the windows. manifest.json, which is written last, lists them: file, what, layer, shape, axes,
- * dtype, unit. After a failure the folder is gone. */
+/* Activations of passes as .npy files in a new folder, for notebooks. Each array has one file a layer, written pass
+ * by pass, so memory does not grow with the windows. manifest.json, which is written last, lists them: file, what,
+ * layer, shape, axes, dtype, unit. After a failure the folder is gone. */
 #ifndef SL_PROBE_DUMP_H
 #define SL_PROBE_DUMP_H
 
@@ -30,8 +30,8 @@ typedef struct {
 } sl_dump_options;
 
 typedef struct sl_dump sl_dump;
-/* Makes the folder and the files; m is a model for inference with taps. Fails before anything is made if the folder exists
- * or the disk has not the room. The strings and arrays of *o must stay until the end. */
+/* Makes the folder and the files; m is a model for inference with taps. Fails before anything is made if the folder
+ * exists or the disk has not the room. The strings and arrays of *o must stay until the end. */
 sl_dump *sl_dump_create(const sl_model *m, const sl_dump_options *o);
 /* Adds the pass that m has just done over tokens[batch*seq]. */
 int sl_dump_add(sl_dump *d, const sl_model *m, const int32_t *tokens);

@@ -101,9 +101,10 @@ int dump_manifest(sl_dump *d) {
     for (int64_t h = 0; h < d->shape.heads; h++)
         if (!d->o.head || d->o.head[h])
             rc |= json_array_append_new(heads, json_integer(h));
-    json_t *o = json_pack("{s:i, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "version", 1, "checkpoint",
-                          text(d->o.checkpoint), "corpus", text(d->o.corpus), "windows", (json_int_t)d->o.windows, "seq", (json_int_t)d->shape.seq,
-                          "layers", (json_int_t)d->shape.layers, "attention_heads", heads, "arrays", arrays);
+    json_t *o =
+        json_pack("{s:i, s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "version", 1, "checkpoint", text(d->o.checkpoint),
+                  "corpus", text(d->o.corpus), "windows", (json_int_t)d->o.windows, "seq", (json_int_t)d->shape.seq,
+                  "layers", (json_int_t)d->shape.layers, "attention_heads", heads, "arrays", arrays);
     rc = rc || !o ? sl_fail("out of memory for the dump") : write_json(d, "manifest.json", o);
     json_decref(o);
     return rc;

@@ -1,7 +1,7 @@
 /* The measurements, over plain arrays. A window is `seq` consecutive rows; its position 0 is "token 0": the
  * BOS token with data.bos and data.bos_place first, and else whatever token the window starts with (the causal
- * mask makes it special all the same: every query sees it). All means run over every window added. Adding is spread over
- * threads by shape and folded in fixed order, so results are bit-equal for any number of threads. A NaN
+ * mask makes it special all the same: every query sees it). All means run over every window added. Adding is spread
+ * over threads by shape and folded in fixed order, so results are bit-equal for any number of threads. A NaN
  * in the activations makes the figures that depend on it NaN.
  *
  * Sources: MP = arXiv 2601.22966; the other arXiv numbers stand at the definitions. */
@@ -52,10 +52,11 @@ double sl_top1_permille(int64_t n, const double *mean_abs, double *scratch);
  * sorted in scratch, n values, unless one is NaN. */
 double sl_median(int64_t n, const double *x, double *scratch);
 
-/* The residual sink dimensions of a layer: channels j, lowest first, whose strength mean_abs_j / median_j mean_abs is at
- * least SL_SINK_STRENGTH; the strongest where there are more than SL_SINK_DIMS. M2 is the largest strength. The repository
- * that M2 comes from calls a sink what reaches 10 in models of 600 M parameters and more; at 5 a channel stands clear of the
- * spread of channels in models of some millions, whose widths bound what is possible (kurtosis-H at most dim). */
+/* The residual sink dimensions of a layer: channels j, lowest first, whose strength mean_abs_j / median_j mean_abs is
+ * at least SL_SINK_STRENGTH; the strongest where there are more than SL_SINK_DIMS. M2 is the largest strength. The
+ * repository that M2 comes from calls a sink what reaches 10 in models of 600 M parameters and more; at 5 a channel
+ * stands clear of the spread of channels in models of some millions, whose widths bound what is possible (kurtosis-H
+ * at most dim). */
 enum { SL_SINK_DIMS = 16 };
 #define SL_SINK_STRENGTH 5.0
 typedef struct {
@@ -113,7 +114,8 @@ void sl_attention_add(sl_attention *s, const sl_kernels *k, const sl_attention_r
 double sl_attention_att0(const sl_attention *s, int64_t head);
 /* The same over the marked queries, or over the others, alone; NaN if there were none. */
 double sl_attention_att0_of(const sl_attention *s, int64_t head, bool marked);
-/* Mean of -sum p log p over a head's attention rows, nats, queries 1.. (the entropy where rows sum to 1); uniform: mean of log(q+1). */
+/* Mean of -sum p log p over a head's attention rows, nats, queries 1.. (the entropy where rows sum to 1); uniform:
+ * mean of log(q+1). */
 double sl_attention_entropy(const sl_attention *s, int64_t head);
 /* |v| of token 0 over the mean |v| of the others, of a kv head (ratio of means over windows). Small where
  * token 0 is an attention sink (arXiv 2410.10781, 2402.17762). */

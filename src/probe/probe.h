@@ -46,11 +46,14 @@ void sl_detail_free(sl_detail *d);
 int sl_detail_add(sl_detail *d, const sl_model *m);
 /* An object with one member a measure: an array over layers. Ends the adding. NULL with a message when out of memory.
  *   contribution  blocks: head (array), projected
- *   norms         layers 0..L (L: the final norm): attn and ffn (null without): in, out, the shares of the sink dimensions
+ *   norms         layers 0..L (L: the final norm): attn and ffn (null without): in, out, the shares of the sink
+ *   dimensions
  *   dynamics      layers 0..L: dims, an array of {dim, strength, mean, constant_share, same_sign, across_sequences,
  *                 across_positions}; over the first SL_DYNAMICS_WINDOWS windows
- *   singular      blocks: token ({position, norm}: the row of greatest norm that leaves the block), and for the maps down (the
- *                 down projection), block, chain (this block after all before): sigma, second, converged, cos_state (with the
+ *   singular      blocks: token ({position, norm}: the row of greatest norm that leaves the block), and for the maps
+ *   down (the
+ *                 down projection), block, chain (this block after all before): sigma, second, converged, cos_state
+ *                 (with the
  *                 stream of that token), cos_update (with what the block added to it); null where there is no such map
  *   outliers      layers 0..L, by class norm_attn, norm_ffn, q, k, v, attention_output, down_input: the figures of
  *                 sl_outlier_figures

@@ -11,8 +11,8 @@
 typedef int sl_buf; /* index of a planned buffer; SL_NONE = none */
 enum { SL_NONE = -1 };
 
-/* Row stride of bf16 buffers: padded to whole lines of 64 bytes, an odd number of them, so that the rows of a tile do not
- * fall on the same few sets of L1. */
+/* Row stride of bf16 buffers: padded to whole lines of 64 bytes, an odd number of them, so that the rows of a tile do
+ * not fall on the same few sets of L1. */
 static inline int64_t sl_bf16_ld(int64_t k) { return sl_bf16_kpad(k) | SL_BF16_KR; }
 
 /* A planned buffer: [rows, cols] row-major, fp32 (ld = cols) or bf16 (ld = sl_bf16_ld(cols); columns from
@@ -89,12 +89,14 @@ typedef struct {
 typedef struct {
     const char *name;
     /* In their order, with a barrier between any two. Forward writes out and saved[]. Backward reads dout, writes the
-     * gradients of its inputs, din[i], and adds to those of its parameters, partial sums in an order that shapes decide. An
-     * operation without an output is the loss: its forward writes the gradient of its input too. */
+     * gradients of its inputs, din[i], and adds to those of its parameters, partial sums in an order that shapes
+     * decide. An operation without an output is the loss: its forward writes the gradient of its input too. */
     const sl_stage *forward, *backward;
-    /* The stages behind those of PARAMS are gone through again and again, for so many rows at a time. NULL: all rows. */
+    /* The stages behind those of PARAMS are gone through again and again, for so many rows at a time. NULL: all rows.
+     * */
     int64_t (*chunk)(const sl_op *op);
-    /* After a step of one or more passes: was it applied? Takes over what passes have left in the state. NULL: nothing. */
+    /* After a step of one or more passes: was it applied? Takes over what passes have left in the state. NULL:
+     * nothing. */
     void (*end_step)(const sl_op *op, const sl_exec *x, bool applied);
     void (*destroy)(void *own); /* NULL: free() */
     bool keeps_out;             /* backward reads out */
@@ -169,8 +171,8 @@ static inline void *sl_worker_scratch(const sl_exec *x, int worker) {
     return x->scratch + (size_t)worker * x->scratch_bytes;
 }
 
-/* ---- blocks of rows: calls of ROWS without a split, and wherever partial sums are folded. A function of the shape alone,
- * so that sums do not depend on the number of threads. A block lies within a window or is made of whole ones. */
+/* ---- blocks of rows: calls of ROWS without a split, and wherever partial sums are folded. A function of the shape
+ * alone, so that sums do not depend on the number of threads. A block lies within a window or is made of whole ones. */
 enum { SL_ROW_BLOCKS = 64, SL_ROW_BLOCK_MIN = 16 };
 typedef struct {
     int64_t rows, count;

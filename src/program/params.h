@@ -44,8 +44,8 @@ typedef struct {
     float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
 } sl_params;
 
-/* Memory for the values and, in training, for gradients and the optimizer's moments (SL_OPTIM_*), all zero. Returns 0, or
- * -1 with a message. */
+/* Memory for the values and, in training, for gradients and the optimizer's moments (SL_OPTIM_*), all zero. Returns
+ * 0, or -1 with a message. */
 int sl_params_allocate(sl_params *p, int optimizer, bool training);
 /* Draws the values: of each tensor a function of seed and name. */
 void sl_params_init(sl_params *p, uint64_t seed);

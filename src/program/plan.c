@@ -14,8 +14,8 @@ static sl_buf gradient_buffer(sl_program *b, sl_buf of) {
     return g;
 }
 
-/* Can the gradient of input i be dout's own buffer: is it the only input that has this value, and has none before it got
- * that buffer? */
+/* Can the gradient of input i be dout's own buffer: is it the only input that has this value, and has none before it
+ * got that buffer? */
 static bool may_share(const sl_op *op, int i) {
     for (int j = 0; j < op->inputs; j++) {
         bool wants = j != i && op->use[j] & (SL_INPUT_GRADIENT | SL_INPUT_ADDED);

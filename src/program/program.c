@@ -50,7 +50,8 @@ sl_buf sl_program_lasting(sl_program *b, int64_t rows, int64_t cols) {
 sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, sl_scope scope) {
     static _Thread_local sl_op sink; /* takes the writes of a builder that ran out of memory */
     sl_op *op = grow(b, (void **)&b->op, b->ops, &b->op_capacity, sizeof *b->op) ? &b->op[b->ops++] : &sink;
-    *op = (sl_op){.kind = kind, .scope = scope, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE, .temp = SL_NONE,
+    *op = (sl_op){.kind = kind, .scope = scope, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE,
+        .temp = SL_NONE,
                   .dout = SL_NONE, .factor = 1};
     for (int i = 0; i < SL_OP_INPUTS; i++)
         op->in[i] = op->din[i] = op->sum[i] = SL_NONE;

@@ -160,7 +160,8 @@ static int sum_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
 }
 
 static int run_backward(const sl_op *op, const sl_exec *x) {
-    static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows}, summing = {.cut = SL_CUT_ROWS, .run = sum_rows};
+    static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows},
+                          summing = {.cut = SL_CUT_ROWS, .run = sum_rows};
     bool pass = false, sum = false;
     for (int i = 0; i < op->inputs; i++)
         pass = pass || op->pass[i], sum = sum || op->sum[i] != SL_NONE;

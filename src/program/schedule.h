@@ -6,7 +6,8 @@
 #include "program/program.h"
 
 /* Each runs the whole list. seconds: NULL, or time is added to seconds[2 * op + backward]. Return 0, or -1 with the
- * message of the first call that failed, counted in operations, stages and rows; what is computed then means nothing. */
+ * message of the first call that failed, counted in operations, stages and rows; what is computed then means nothing.
+ * */
 int sl_schedule_forward(const sl_program *b, const sl_exec *x, double *seconds);
 int sl_schedule_backward(const sl_program *b, const sl_exec *x, double *seconds);
 

@@ -1,4 +1,5 @@
-/* Scratch, laid out piece by piece. One function lays a scratch out; with base NULL it only counts, and so tells its size. */
+/* Scratch, laid out piece by piece. One function lays a scratch out; with base NULL it only counts, and so tells its
+ * size. */
 #ifndef SL_PROGRAM_SCRATCH_H
 #define SL_PROGRAM_SCRATCH_H
 

@@ -221,7 +221,8 @@ static json_t *probe(run *r, bool profile) {
     int64_t batch = r->config.train_batch, whole = sl_dataset_windows(r->data, SL_VAL) / batch * batch;
     int64_t windows = whole < PROBE_WINDOWS ? whole : PROBE_WINDOWS;
     sl_probe_reset(r->probe);
-    if (sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS}, probe_batch, r))
+    if (sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS}, probe_batch,
+                      r))
         return NULL;
     return sl_probe_result(r->probe, r->model, profile);
 }
@@ -308,7 +309,9 @@ static void show(run *r, const sl_step_result *s, double rate) {
 
 /* Nothing is saved over a folder that is gone, nor what was trained on other tokens than the run's. */
 static int save(run *r) {
-    return sl_rundir_check(&r->dir) || sl_dataset_check(r->data) ? -1 : sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
+    return sl_rundir_check(&r->dir) || sl_dataset_check(r->data)
+               ? -1
+               : sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -370,7 +373,8 @@ static int loop(run *r) {
         double start = sl_now();
         fill_batch(r, r->state.step);
         sl_step_result s;
-        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, stop_wanted, r, &s))
+        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, stop_wanted, r,
+                                &s))
             return -1;
         if (s.stopped)
             return interrupted_run(r);
@@ -408,14 +412,13 @@ static int write_result(run *r, const char *status) {
         return -1;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
     snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
-    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
-                          (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)),
-                          "best_val_loss", number(t->best_val_loss), "params",
-                          (json_int_t)match.params, "baseline_params", (json_int_t)match.baseline, "ffn",
-                          (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens,
-                          "skipped", (json_int_t)t->skipped, "seconds", number(t->train_seconds), "tokens_per_s",
-                          number((double)t->tokens / t->train_seconds), "config_hash", hash, "data_hash", data,
-                          "probe", p);
+    json_t *o = json_pack(
+        "{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
+        (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)), "best_val_loss",
+        number(t->best_val_loss), "params", (json_int_t)match.params, "baseline_params", (json_int_t)match.baseline,
+        "ffn", (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens, "skipped", (json_int_t)t->skipped, "seconds",
+        number(t->train_seconds), "tokens_per_s", number((double)t->tokens / t->train_seconds), "config_hash", hash,
+        "data_hash", data, "probe", p);
     if (!o)
         return sl_fail("out of memory for the result");
     if (finished)
@@ -528,8 +531,10 @@ int sl_train_dry_run(const sl_config *c) {
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
     printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",
            (double)step_tokens(c) / seconds, flops * (double)step_tokens(c) / seconds / 1e9,
-           flops * (double)step_tokens(c) / seconds / 1e7 / sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16), sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16),
-           sl_threads(), sl_kernels_select((enum sl_isa)c->isa)->tier);
+           flops * (double)step_tokens(c) / seconds / 1e7 /
+               sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16),
+           sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16), sl_threads(),
+           sl_kernels_select((enum sl_isa)c->isa)->tier);
     printf("time         %s for %lld steps, without evaluations and probes\n", eta, (long long)c->train_steps);
     close_run(&r);
     return 0;

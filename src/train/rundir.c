@@ -174,8 +174,10 @@ int sl_rundir_check(const sl_rundir *r) {
     if (fstat(r->lock, &held) == 0 && stat(r->path, &there) == 0 && held.st_dev == there.st_dev &&
         held.st_ino == there.st_ino)
         return 0;
-    return sl_fail("%s: the run folder was removed or renamed while the run was training; nothing more is written. Where it "
-                   "is still there under another name, go on with --out THAT --resume", r->path);
+    return sl_fail(
+        "%s: the run folder was removed or renamed while the run was training; nothing more is written. Where it is "
+        "still there under another name, go on with --out THAT --resume",
+        r->path);
 }
 
 void sl_rundir_close(sl_rundir *r) {

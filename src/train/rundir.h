@@ -20,8 +20,8 @@ typedef struct {
 /* Takes the folder for this process, before anything in it is looked at: makes it (and its parents) where that is asked
  * for, and locks it. Fails if another process is training there. */
 int sl_rundir_claim(sl_rundir *r, const char *path, bool make);
-/* Its files. Resuming after `last` (-1: from the start): lines of later steps are cut off, so that the files go on as if never
- * interrupted; an unfinished last line is cut too, and one that cannot be read is kept in <file>.damaged. */
+/* Its files. Resuming after `last` (-1: from the start): lines of later steps are cut off, so that the files go on as
+ * if never interrupted; an unfinished last line is cut too, and one that cannot be read is kept in <file>.damaged. */
 int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last);
 /* Also of one that was not claimed, if lock is -1. A folder that was made and is still empty goes away. */
 void sl_rundir_close(sl_rundir *r);

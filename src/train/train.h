@@ -7,8 +7,8 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* sl_train_step() that asks stop(ctx) (NULL: never) before each batch but the first whether to leave off: the step then is as
- * if it had not begun, and r->stopped is set. */
+/* sl_train_step() that asks stop(ctx) (NULL: never) before each batch but the first whether to leave off: the step
+ * then is as if it had not begun, and r->stopped is set. */
 typedef bool sl_stop_fn(void *ctx);
 int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
                         sl_apply_fn *apply, sl_stop_fn *stop, void *ctx, sl_step_result *r);

@@ -1,4 +1,4 @@
-"""Runs among other programs: links, closed streams, damaged files, a second process, signals, a folder that goes away."""
+"""Runs among other programs: links, closed streams, damaged files, a second process, signals, a folder that goes."""
 
 import os
 import shutil
@@ -54,8 +54,9 @@ class Hostile(common.EndToEnd):
         other.mkdir()
         (other / "precious").write_text("x")
         (checkpoints / "00000040").symlink_to(other.resolve())
-        self.assertIn("move it away", self.error("train", "t.yaml", "train.checkpoint_every=20", "train.keep_checkpoints=5",
-                                                 "--out", "way", "--resume"))
+        said = self.error("train", "t.yaml", "train.checkpoint_every=20", "train.keep_checkpoints=5", "--out", "way",
+                          "--resume")
+        self.assertIn("move it away", said)
         self.assertEqual([p.name for p in other.iterdir()], ["precious"])
 
     # ---- files of a run
@@ -131,8 +132,8 @@ class Hostile(common.EndToEnd):
         self.end(p)
 
     def test_a_long_step_is_left_between_batches(self) -> None:
-        p = subprocess.Popen([common.SINKLAB, "train", "t.yaml", "--out", "long", "train.accumulate=65536", "train.batch=1"],
-                             stderr=subprocess.PIPE)
+        p = subprocess.Popen([common.SINKLAB, "train", "t.yaml", "--out", "long", "train.accumulate=65536",
+                              "train.batch=1"], stderr=subprocess.PIPE)
         while p.poll() is None and not Path("long", "probe.jsonl").exists():
             time.sleep(0.02)
         time.sleep(0.2)

@@ -71,12 +71,13 @@ static sl_model *create(const golden *g, const sl_scheme *s, bool real) {
     for (int i = 0; i < p->count; i++) {
         char name[160];
         snprintf(name, sizeof name, "w.%s", p->tensor[i].name);
-        ck_assert_msg(sl_st_read_f32(g->file, name, p->tensor[i].ndim, p->tensor[i].shape, p->w + p->tensor[i].offset) == 0,
-                      "%s", sl_error());
+        ck_assert_msg(
+            sl_st_read_f32(g->file, name, p->tensor[i].ndim, p->tensor[i].shape, p->w + p->tensor[i].offset) == 0, "%s",
+            sl_error());
     }
     sl_quant_weights *w = sl_quant_weights_new(p, &o);
-    ck_assert_msg(w && sl_quant_weights_round(w, sl_model_kernels(m), p) == 0 && sl_quant_weights_apply(w, m) == 0, "%s",
-                  sl_error());
+    ck_assert_msg(w && sl_quant_weights_round(w, sl_model_kernels(m), p) == 0 && sl_quant_weights_apply(w, m) == 0,
+                  "%s", sl_error());
     sl_quant_weights_free(w);
     sl_quant_point *q;
     for (int i = 0; (q = sl_model_quant_point(m, i)); i++)
@@ -96,8 +97,8 @@ static void check(golden *g, const sl_scheme *s, bool real) {
     ck_assert_msg(sl_model_logits(m, data_of(g, s->name, "tokens", SL_I32, g->rows), g->logits) == 0, "%s", sl_error());
     double ratio = ref_ratio(g->values, g->logits, g->want, REF_FORWARD * relative);
     g->worst = ratio > g->worst ? ratio : g->worst;
-    ck_assert_msg(ratio <= 1, "%s: %s%s on %s: error is %.3g times the tolerance", g->kind->name, s->name, real ? " real" : "",
-                  sl_model_kernels(m)->tier, ratio);
+    ck_assert_msg(ratio <= 1, "%s: %s%s on %s: error is %.3g times the tolerance", g->kind->name, s->name,
+                  real ? " real" : "", sl_model_kernels(m)->tier, ratio);
     sl_model_free(m);
 }
 

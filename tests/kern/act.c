@@ -431,7 +431,9 @@ static void check_add(k_case *c) {
 static const float thresholds[] = {1e-30f, 0.25f, 1, 3, 1e30f, INFINITY};
 
 static void call_clip_fwd(const sl_kernels *t, const k_case *c) { t->clip_fwd(N(c), *(const float *)c->arg, P(0)); }
-static void call_clip_bwd(const sl_kernels *t, const k_case *c) { t->clip_bwd(N(c), *(const float *)c->arg, P(0), P(1)); }
+static void call_clip_bwd(const sl_kernels *t, const k_case *c) {
+    t->clip_bwd(N(c), *(const float *)c->arg, P(0), P(1));
+}
 
 static void check_clip_fwd(k_case *c) {
     for (int i = 0; i < K_COUNTS; i++)

@@ -392,7 +392,7 @@ static void identity(k_case *c) {
 
 #define CHECKS(name, family)                                                                                           \
     static void check_##name##_fwd(k_case *c) { each_case(c, family, forward_tile, forward_case); }                    \
-    static void check_##name##_bwd(k_case *c) { identity(c), each_case(c, family, backward_tile, backward_case); }                  \
+    static void check_##name##_bwd(k_case *c) { identity(c), each_case(c, family, backward_tile, backward_case); }     \
     static void check_##name##_fwd_bf16(k_case *c) { each_case(c, family, forward_tile, forward_bf16_case); }          \
     static void check_##name##_bwd_bf16(k_case *c) { each_case(c, family, backward_tile, backward_bf16_case); }
 CHECKS(softmax, SOFTMAX)
@@ -438,7 +438,8 @@ static void call_dot_rows(const sl_kernels *t, const k_case *c) {
 static void fill_bf16(k_case *c, k_buf *b) {
     sl_bf16 *x = b->init;
     for (int64_t i = 0; i < b->rows * b->cols; i++) /* both signs, about 2^-8 to 2^8, some zeros */
-        x[i] = k_range(c, 0, 9) ? (sl_bf16)(k_range(c, 0, 1) << 15 | k_range(c, 119, 135) << 7 | k_range(c, 0, 127)) : 0;
+        x[i] =
+            k_range(c, 0, 9) ? (sl_bf16)(k_range(c, 0, 1) << 15 | k_range(c, 119, 135) << 7 | k_range(c, 0, 127)) : 0;
 }
 
 static void check_dot_rows(k_case *c) {
@@ -586,7 +587,7 @@ BENCHES(sigmoid, SIGMOID)
 BENCHES(relu, RELU)
 
 #define K_ROW(rows, member)                                                                                      \
-    {"attend_" #rows "_" #member, offsetof(sl_kernels, attention[SL_ROWS_##rows].member), check_##rows##_##member,          \
+    {"attend_" #rows "_" #member, offsetof(sl_kernels, attention[SL_ROWS_##rows].member), check_##rows##_##member,     \
      bench_##rows##_##member, 0}
 #define K_ROWS(rows)                                                                                             \
     K_ROW(rows, fwd), K_ROW(rows, bwd), K_ROW(rows, fwd_bf16), K_ROW(rows, bwd_bf16)

@@ -331,7 +331,8 @@ static void check_threads(k_case *c) {
         pthread_join(id[t], NULL);
     for (int t = 0; t < THREADS; t++)
         if (t >= started || s[t].wrong)
-            k_fail(c, t >= started ? "thread %d did not start" : "thread %d has other bits beside others than alone", t);
+            k_fail(c, t >= started ? "thread %d did not start" : "thread %d has other bits beside others than alone",
+                   t);
 }
 
 static void check_gemm_bf16(k_case *c) {

@@ -175,7 +175,8 @@ struct scaling {
 static void call_scale(const sl_kernels *t, const k_case *c) {
     const struct scaling *s = c->arg;
     t->scale_int32(c->buf[0].rows, c->buf[0].cols, c->buf[0].p, k_ld(c, 0), s->zero, c->buf[1].p, k_f32(c, 2),
-                   s->step_a, k_f32(c, 3), s->step_b, s->add ? k_f32(c, s->apart ? 5 : 4) : NULL, k_f32(c, 4), k_ld(c, 4));
+                   s->step_a, k_f32(c, 3), s->step_b, s->add ? k_f32(c, s->apart ? 5 : 4) : NULL, k_f32(c, 4),
+                   k_ld(c, 4));
 }
 
 static void describe_scale(k_case *c, int64_t m, int64_t n, struct scaling s) {

@@ -41,8 +41,8 @@ static void identity(k_case *c) {
 static void rope_case(k_case *c, enum k_type type, int64_t heads, int64_t hd, enum k_data kind) {
     struct rope a = {heads, hd, k_range(c, 0, 1) ? 1.0f : -1.0f};
     int64_t h = hd / 2;
-    k_begin(c, type == K_BF16 ? call_rope_bf16 : call_rope, &a, "heads=%d hd=%d sign=%g %s", (int)heads, (int)hd, (double)a.sign,
-            k_data_name(kind));
+    k_begin(c, type == K_BF16 ? call_rope_bf16 : call_rope, &a, "heads=%d hd=%d sign=%g %s", (int)heads, (int)hd,
+            (double)a.sign, k_data_name(kind));
     k_buf *cosine = k_add(c, "cos", K_F32, K_IN, 1, h, h),
           *sine = k_add(c, "sin", K_F32, K_IN, 1, h, h);
     k_buf *x = k_add(c, "x", type, K_INOUT, 1, heads * hd, heads * hd);

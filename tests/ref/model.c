@@ -271,7 +271,8 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     int64_t n = rows_of(m) * m->config->model_dim;
     double most = sl_config_clip(m->config);
     char norm[128];
-    snprintf(norm, sizeof norm, "%s%s", layer, site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
+    snprintf(norm, sizeof norm, "%s%s", layer,
+             site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
     ref_c *x = NULL;
     if (m->config->model_norm_place == SL_PLACE_SANDWICH)
         x = normed(m, norm, site, false, out);
@@ -359,7 +360,8 @@ static void mixer_block(const ref_model *m, int64_t i, const char *layer, ref_c 
     die("mixer %s has no row in tests/ref/model.c", name);
 }
 
-/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to sum. */
+/* One expert's (or the shared ones') gated feed-forward of width f, times weight[i, at] of stride `experts`, added to
+ * sum. */
 static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
                        int64_t experts, ref_c *sum) {
     int64_t rows = rows_of(m), d = m->config->model_dim;

@@ -16,8 +16,8 @@ typedef struct {
     int64_t batch, seq;
 } ref_model;
 
-/* Mean cross-entropy over targets >= 0, as a training pass (of experts with a capacity). token_loss: batch*seq values or NULL; logits:
- * batch*seq*vocab or NULL. A tensor that is missing or of another shape ends the program: the table
+/* Mean cross-entropy over targets >= 0, as a training pass (of experts with a capacity). token_loss: batch*seq values
+ * or NULL; logits: batch*seq*vocab or NULL. A tensor that is missing or of another shape ends the program: the table
  * is part of what is tested. */
 ref_c ref_model_loss(const ref_model *m, const int32_t *in, const int32_t *target,
                      ref_c *token_loss, ref_c *logits);

@@ -29,8 +29,8 @@ void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double
 void ref_layernorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
 /* y_j *= w_j in each row. */
 void ref_scale_channels(int64_t rows, int64_t d, const ref_c *w, ref_c *y);
-/* y = w f(alpha x + shift) + bias, f erf or tanh; bias may be NULL (arXiv 2503.10622, 2512.10938). Imaginary parts must be
- * infinitesimal for erf. */
+/* y = w f(alpha x + shift) + bias, f erf or tanh; bias may be NULL (arXiv 2503.10622, 2512.10938). Imaginary parts
+ * must be infinitesimal for erf. */
 void ref_dyt(int64_t rows, int64_t d, const ref_c *x, bool erf_form, ref_c alpha, ref_c shift, const ref_c *w,
              const ref_c *bias, ref_c *y);
 /* y *= outer(W_up inner(W_down y)) with W_down [rank, d] and W_up [gates, rank], gates = d or 1 for the whole row
@@ -62,10 +62,10 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
 /* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */
 void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, const ref_c *g, ref_c *y);
 /* Mixture of experts: y[i] = sum_e weight[i, e] expert_e(x[i]), weights from the router's products [rows, experts]:
- * scores softmax or sigmoid; the `top` largest of score + bias (NULL: 0) are chosen by their real parts, so that the choice
- * is held fixed in a derivative; weights score / (sum of the chosen + 1e-20), for top = 1 the score; an expert takes its
- * first `capacity` rows, the others weigh 0. aux: experts sum_e (share of the choices) (mean share of the scores); z: mean
- * of (log sum exp)^2. */
+ * scores softmax or sigmoid; the `top` largest of score + bias (NULL: 0) are chosen by their real parts, so that the
+ * choice is held fixed in a derivative; weights score / (sum of the chosen + 1e-20), for top = 1 the score; an expert
+ * takes its first `capacity` rows, the others weigh 0. aux: experts sum_e (share of the choices) (mean share of the
+ * scores); z: mean of (log sum exp)^2. */
 void ref_route(int64_t rows, int64_t experts, int64_t top, bool sigmoid, const ref_c *logits, const ref_c *bias,
                int64_t capacity, ref_c *weight, ref_c *aux, ref_c *z);
 /* A row of simd/ffn.inc: y = act(gate) * up, or act(gate) if up is NULL. y may be either. */

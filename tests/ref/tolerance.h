@@ -23,9 +23,9 @@ enum { REF_FORWARD = 32, REF_GRADIENT = 128 };
  * fails. Not a number in got: infinity. */
 double ref_ratio(int64_t n, const float *got, const double *want, double tolerance);
 
-/* The same for the gradient of tensor t at REF_GRADIENT; both arrays hold the whole table. A tensor of one element has no
- * rms of its own: its gradient is a sum of very many terms of either sign that may come out near 0 by chance. The rms of all
- * such tensors of the table stands for its size. */
+/* The same for the gradient of tensor t at REF_GRADIENT; both arrays hold the whole table. A tensor of one element
+ * has no rms of its own: its gradient is a sum of very many terms of either sign that may come out near 0 by chance.
+ * The rms of all such tensors of the table stands for its size. */
 double ref_gradient_ratio(const sl_params *table, int t, const float *got, const double *want, double relative);
 
 #endif

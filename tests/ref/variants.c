@@ -18,11 +18,13 @@ static const struct {
     {"gated relu", {"norm=gated_norm", "norm_opts.inner=relu"}},
     {"gated tanh", {"norm=gated_norm", "norm_opts.outer=tanh"}},
     {"gated silu identity", {"norm=gated_norm", "norm_opts.outer=silu", "norm_opts.init=identity"}},
-    {"gated identity-activation layernorm", {"norm=gated_norm", "norm_opts.outer=identity", "norm_opts.base=layernorm"}},
-    {"gated tensorwise", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.gate_final=true",
-                          "norm_opts.init=identity"}},
-    {"gated tensorwise tanh identity", {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.outer=tanh",
-                                        "norm_opts.init=identity", "norm_opts.preaffine=true"}},
+    {"gated identity-activation layernorm",
+     {"norm=gated_norm", "norm_opts.outer=identity", "norm_opts.base=layernorm"}},
+    {"gated tensorwise",
+     {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.gate_final=true", "norm_opts.init=identity"}},
+    {"gated tensorwise tanh identity",
+     {"norm=gated_norm", "norm_opts.granularity=tensorwise", "norm_opts.outer=tanh", "norm_opts.init=identity",
+      "norm_opts.preaffine=true"}},
     {"preaffine", {"norm_opts.preaffine=true"}},
     {"preaffine layernorm", {"norm=layernorm", "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
     {"gated preaffine", {"norm=gated_norm", "norm_opts.preaffine=true"}},
@@ -39,16 +41,18 @@ static const struct {
     {"clip", {"clip=0.5"}},
     {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
     {"nullify", {"sink_nullify=2"}},
-    {"nullify mean layernorm", {"sink_nullify=2", "sink_nullify_value=mean", "norm=layernorm", "sink_nullify_final=true"}},
+    {"nullify mean layernorm",
+     {"sink_nullify=2", "sink_nullify_value=mean", "norm=layernorm", "sink_nullify_final=true"}},
     {"nullify output", {"sink_nullify=3", "sink_nullify_mode=output", "sink_nullify_value=mean"}},
-    {"nullify output layernorm", {"sink_nullify=1", "sink_nullify_mode=output", "norm=layernorm",
-                                  "sink_nullify_final=true"}},
+    {"nullify output layernorm",
+     {"sink_nullify=1", "sink_nullify_mode=output", "norm=layernorm", "sink_nullify_final=true"}},
     {"nullify denominator", {"sink_nullify=2", "sink_nullify_mode=denominator", "sink_nullify_value=mean"}},
-    {"nullify denominator layernorm preaffine", {"sink_nullify=2", "sink_nullify_mode=denominator", "norm=layernorm",
-                                                 "norm_opts.preaffine=true", "sink_nullify_final=true",
-                                                 "norm_opts.zero_centred=true"}},
-    {"nullify output gated preaffine post", {"sink_nullify=2", "sink_nullify_mode=output", "norm=gated_norm",
-                                             "norm_opts.preaffine=true", "sink_nullify_value=mean", "norm_place=post"}},
+    {"nullify denominator layernorm preaffine",
+     {"sink_nullify=2", "sink_nullify_mode=denominator", "norm=layernorm", "norm_opts.preaffine=true",
+      "sink_nullify_final=true", "norm_opts.zero_centred=true"}},
+    {"nullify output gated preaffine post",
+     {"sink_nullify=2", "sink_nullify_mode=output", "norm=gated_norm", "norm_opts.preaffine=true",
+      "sink_nullify_value=mean", "norm_place=post"}},
     {"nullify output dyt sandwich", {"sink_nullify=2", "sink_nullify_mode=output", "norm=dyt", "norm_place=sandwich"}},
     {"nullify denominator sandwich", {"sink_nullify=1", "sink_nullify_mode=denominator", "norm_place=sandwich"}},
     {"zero-centred", {"norm_opts.zero_centred=true"}},
@@ -142,8 +146,8 @@ static bool attend(int i, ref_variant *v) {
 }
 
 bool ref_variant_tiny(int i, ref_variant *v) {
-    /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with each
-     * special one, which does not depend on how many norms there are. */
+    /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with
+     * each special one, which does not depend on how many norms there are. */
     enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4, FIRST = 20 };
     int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;

@@ -16,12 +16,13 @@ typedef struct {
 } ref_variant;
 
 /* Variant i = 0, 1, ...: first one without feed-forward and position embedding, then the product of
- * feed-forward x QK-norm x grouped-query attention x tied head with the first norm of the table, then the other norms with
- * four of those combinations each, then norms with options of their own, with one each, then every kind of attention without and with a window, and every gate. False past the last. A few thousand parameters each. */
+ * feed-forward x QK-norm x grouped-query attention x tied head with the first norm of the table, then the other norms
+ * with four of those combinations each, then norms with options of their own, with one each, then every kind of
+ * attention without and with a window, and every gate. False past the last. A few thousand parameters each. */
 bool ref_variant_tiny(int i, ref_variant *v);
 /* The same norms (of the special ones every other) at a size at which sums, rows and windows cross the blocks of the
- * engine (384 and 64), each of the table with all other options on and off, the feed-forward kinds in turn; first of all
- * one with a wide vocabulary. */
+ * engine (384 and 64), each of the table with all other options on and off, the feed-forward kinds in turn; first of
+ * all one with a wide vocabulary. */
 bool ref_variant_middle(int i, ref_variant *v);
 
 /* Mixtures of experts: every router, balance, number of experts a token, shared experts, capacity and z-loss, each
@@ -29,7 +30,8 @@ bool ref_variant_middle(int i, ref_variant *v);
 bool ref_variant_moe(int i, ref_variant *v);
 
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
- * N(0, 1), vectors that start at 1 or so 1 + 0.3 N(0, 1), those that start at 0 0.3 N(0, 1). A function of seed and the tensor's name. */
+ * N(0, 1), vectors that start at 1 or so 1 + 0.3 N(0, 1), those that start at 0 0.3 N(0, 1). A function of seed and
+ * the tensor's name. */
 void ref_randomise(sl_params *p, uint64_t seed);
 void ref_random_tokens(int64_t n, int32_t vocab, uint64_t seed, int32_t *token);
 

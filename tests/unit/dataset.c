@@ -270,7 +270,8 @@ static const char *cache_file(const char *folder) {
 
 static uint64_t bpe_hash(const char *folder) {
     with(folder, 4, true, 0.5);
-    snprintf(config.data_tokenizer, sizeof config.data_tokenizer, "bpe:%s/unit/tokenizer/bpe500.json", getenv("SL_TESTS"));
+    snprintf(config.data_tokenizer, sizeof config.data_tokenizer, "bpe:%s/unit/tokenizer/bpe500.json",
+             getenv("SL_TESTS"));
     sl_dataset *d = open_ok(&config);
     uint64_t hash = sl_dataset_hash(d);
     ck_assert_double_gt(sl_dataset_bytes_per_token(d, SL_TRAIN), 1.2);
@@ -420,8 +421,8 @@ END_TEST
 START_TEST(vocabulary_mismatch) {
     const uint16_t id[] = {1, 2, 300, 4, 5, 6, 50256, 8};
     put_file(in_scratch("v.bin"), id, sizeof id);
-    refused(with("v.bin", 2, true, 0.5), "token 50256 at place 6 is beyond the vocabulary (257) of data.tokenizer=bytes",
-            SL_EXIT_USAGE);
+    refused(with("v.bin", 2, true, 0.5),
+            "token 50256 at place 6 is beyond the vocabulary (257) of data.tokenizer=bytes", SL_EXIT_USAGE);
     ck_error("ids:50257:50256");
     const uint32_t wide[] = {1, 2, 3, UINT32_MAX, 5, 6};
     ck_assert_int_eq(sl_bin_write(in_scratch("w.bin"), &(sl_tokens){wide, 4, 6}, NULL), 0);

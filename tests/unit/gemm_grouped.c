@@ -28,8 +28,8 @@ static void *must_alloc(size_t bytes) {
     return memset(p, 0, (bytes + 127) / 64 * 64);
 }
 
-/* A matrix [rows, cols] in the precision of a product, rows ld apart, and the same values in fp32, cols apart. bf16: zeros
- * up to ld; fp32: NaN, which nobody may read. */
+/* A matrix [rows, cols] in the precision of a product, rows ld apart, and the same values in fp32, cols apart. bf16:
+ * zeros up to ld; fp32: NaN, which nobody may read. */
 typedef struct {
     int64_t ld;
     void *p;
@@ -60,14 +60,16 @@ static void free_rows(operand o) {
     free(o.exact);
 }
 
-/* A sum of k products, each rounded once and added to a rounded sum: within (k + 2) u sum |a b|; u = 2^-23 for BFDOT. */
+/* A sum of k products, each rounded once and added to a rounded sum: within (k + 2) u sum |a b|; u = 2^-23 for BFDOT.
+ * */
 static void compare(float got, double want, double magnitude, int64_t k) {
     ck_assert_double_le(fabs((double)got - want), (double)(sl_bf16_kpad(k) + 3) * 0x1p-23 * magnitude + 1e-30);
 }
 
 static void check_product(const sl_kernels *k, bool bf16, int64_t rows, int64_t n, int64_t depth, bool turned) {
     operand a = random_rows(k, bf16, rows, depth, 1);
-    /* B[depth, n] from w [n, depth], or turned from w [depth, n]: bf16 values exactly, so that packing rounds nothing. */
+    /* B[depth, n] from w [n, depth], or turned from w [depth, n]: bf16 values exactly, so that packing rounds
+     * nothing. */
     operand w = random_rows(k, true, turned ? depth : n, turned ? n : depth, 2);
     sl_mat b = turned ? (sl_mat){w.exact, 1, n} : (sl_mat){w.exact, depth, 1};
     void *packed = must_alloc(sl_grouped_bytes(k, bf16, n, depth));

@@ -139,9 +139,9 @@ START_TEST(test_every_parameter) {
 }
 END_TEST
 
-/* want: the slope, then its direction r. Errors e_k of a gradient's elements, of deviation `relative` times their rms and
- * independent of r, give the slope the deviation relative |g| rms(r). One normal direction finds an error of size e with
- * probability 1 - O(tolerance / e). */
+/* want: the slope, then its direction r. Errors e_k of a gradient's elements, of deviation `relative` times their rms
+ * and independent of r, give the slope the deviation relative |g| rms(r). One normal direction finds an error of size
+ * e with probability 1 - O(tolerance / e). */
 static void compare_slope(const fixture *f, const char *tier, const float *g, const double *want) {
     const double *r = want + 1;
     double slope = 0, squares = 0;

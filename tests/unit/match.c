@@ -71,8 +71,8 @@ START_TEST(every_variant) {
     mixture = _i;
     for (const sl_key *k = sl_keys; k->name; k++) {
         bool yes = k->type == SL_KEY_BOOL;
-        if (strncmp(k->name, "model.", 6) || (!yes && k->type != SL_KEY_ENUM) || !strcmp(k->name, "model.match_params") ||
-            !strcmp(k->name, "model.tie_embeddings"))
+        if (strncmp(k->name, "model.", 6) || (!yes && k->type != SL_KEY_ENUM) ||
+            !strcmp(k->name, "model.match_params") || !strcmp(k->name, "model.tie_embeddings"))
             continue;
         for (const sl_choice *ch = k->choices; yes || ch->name; ch++) {
             char assignment[256];

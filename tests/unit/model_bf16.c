@@ -1,11 +1,12 @@
 /* bf16 against fp32, which the golden values and the complex step have checked. An operand is rounded to 8 bits: a
- * relative error of at most u = 2^-9, in independent directions. A loss or gradient passes at most ROUNDINGS of them in a
- * row, so its tensor errs by about u sqrt(ROUNDINGS) relative to its norm. ROUNDINGS counts, for two blocks forward and
- * back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and the
+ * relative error of at most u = 2^-9, in independent directions. A loss or gradient passes at most ROUNDINGS of them
+ * in a row, so its tensor errs by about u sqrt(ROUNDINGS) relative to its norm. ROUNDINGS counts, for two blocks
+ * forward and back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and the
  * head: 2*2*11 + 4 = 48. Norms behind attention and feed-forward read what these give, rounded: 2*2*2 more.
  * A score s that errs by u |s| changes its probability by that factor: the softmax multiplies relative errors by up to
  * 1 + max |s|, which is read from the taps. A feed-forward's function act multiplies them by its condition, the norm of
- * x act'(x) over that of act(x), taken over N(0, 1): 2 for a square. MARGIN: the larger errors of single tensors over the average. */
+ * x act'(x) over that of act(x), taken over N(0, 1): 2 for a square. MARGIN: the larger errors of single tensors over
+ * the average. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
@@ -23,8 +24,8 @@
 enum { ROUNDINGS = 48, ROUNDINGS_SANDWICH = 8, MARGIN = 3 };
 
 /* Rounding must not change which experts a row is sent to, since a loss jumps there. So token t's embedding is much
- * larger in channel t % experts, each expert's router looks at its own channel and less so at those after it, and what the
- * blocks add is small: every choice is clear by far more than the rounding. */
+ * larger in channel t % experts, each expert's router looks at its own channel and less so at those after it, and
+ * what the blocks add is small: every choice is clear by far more than the rounding. */
 static void make_routing_clear(const ref_variant *v, sl_params *p) {
     int64_t d = v->config.model_dim, experts = v->config.model_experts;
     for (int i = 0; i < p->count; i++) {
@@ -91,8 +92,8 @@ static double condition(int kind) {
     return fmax(1, sqrt(change / size));
 }
 
-/* ||a - b|| of one tensor's gradients, relative to ||b|| or, where its sums cancel, to the tensor's share (by size) of the
- * whole gradient, whichever is larger. */
+/* ||a - b|| of one tensor's gradients, relative to ||b|| or, where its sums cancel, to the tensor's share (by size)
+ * of the whole gradient, whichever is larger. */
 static double distance(const sl_params *a, const sl_params *b, int t, double whole) {
     double d = 0, n = 0, share = whole * (double)a->tensor[t].size / (double)a->params;
     for (int64_t i = 0; i < a->tensor[t].size; i++) {
@@ -128,7 +129,8 @@ static double check_variant(const ref_variant *v) {
     ref_random_tokens(rows, v->vocab, 11, in);
     ref_random_tokens(rows, v->vocab, 12, target);
     sl_model *ref = run(v, SL_PRECISION_FP32, 1, in, target, &want);
-    sl_model *m = run(v, SL_PRECISION_BF16, 1, in, target, &loss), *m3 = run(v, SL_PRECISION_BF16, 3, in, target, &again);
+    sl_model *m = run(v, SL_PRECISION_BF16, 1, in, target, &loss),
+             *m3 = run(v, SL_PRECISION_BF16, 3, in, target, &again);
     bool sandwich = v->config.model_norm_place == SL_PLACE_SANDWICH;
     const double roundings = ROUNDINGS + (sandwich ? ROUNDINGS_SANDWICH : 0);
     const double bound = MARGIN * condition(v->config.model_ffn_kind) * (1 + largest_score(ref, v, in)) *
@@ -138,13 +140,13 @@ static double check_variant(const ref_variant *v) {
     ck_assert_msg(fabs(loss - want) <= bound * fmax(1, want), "%s: loss %g, fp32 %g", v->name, loss, want);
     ck_assert_msg(loss == again && memcmp(p->g, p3->g, (size_t)p->floats * sizeof(float)) == 0,
                   "%s: 1 and 3 threads differ", v->name);
-    /* A ReLU whose input is within rounding of 0 opens or shuts, a value near the threshold of clipping crosses it: gradients
-     * jump, and no bound on smooth functions holds. */
+    /* A ReLU whose input is within rounding of 0 opens or shuts, a value near the threshold of clipping crosses it:
+     * gradients jump, and no bound on smooth functions holds. */
     bool kinks = v->config.norm_inner == SL_GATE_INNER_RELU || sl_config_clip(&v->config) > 0;
     for (int t = 0; t < p->count && !kinks; t++) {
         double d = distance(p, q, t, sum_of_squares(q));
-        ck_assert_msg(d <= bound, "%s: gradient of %s is off by %.3g of its norm, bound %.3g", v->name, p->tensor[t].name,
-                      d, bound);
+        ck_assert_msg(d <= bound, "%s: gradient of %s is off by %.3g of its norm, bound %.3g", v->name,
+                      p->tensor[t].name, d, bound);
         worst = fmax(worst, d / bound);
     }
     sl_model_free(ref), sl_model_free(m), sl_model_free(m3);

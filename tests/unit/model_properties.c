@@ -268,9 +268,14 @@ static void starts_at(sl_model *m, const char *name, double value) {
 }
 
 START_TEST(test_starts_of_norms) {
-    static const char *const keys[] = {"model.norm=derf", "model.norm_opts.alpha_attn=0.8", "model.norm_opts.alpha_ffn=0.3",
-                                       "model.norm_opts.alpha_final=0.2", "model.norm_opts.preaffine=true",
-                                       "model.embed_scale=true", "model.dim=36", "model.layers=1"};
+    static const char *const keys[] = {"model.norm=derf",
+                                       "model.norm_opts.alpha_attn=0.8",
+                                       "model.norm_opts.alpha_ffn=0.3",
+                                       "model.norm_opts.alpha_final=0.2",
+                                       "model.norm_opts.preaffine=true",
+                                       "model.embed_scale=true",
+                                       "model.dim=36",
+                                       "model.layers=1"};
     sl_config c;
     for (int zero_centred = 0; zero_centred < 2; zero_centred++) {
         sl_config_defaults(&c);
@@ -324,8 +329,8 @@ START_TEST(test_gate_starts_open) {
 }
 END_TEST
 
-/* RMSNorm of pre_affine * x does not change when pre_affine grows by a factor (eps apart), so the gradient of pre_affine
- * stands at right angles to it: |<p, dp>| is rounding, and eps / mean square (1e-6 here) of the terms. */
+/* RMSNorm of pre_affine * x does not change when pre_affine grows by a factor (eps apart), so the gradient of
+ * pre_affine stands at right angles to it: |<p, dp>| is rounding, and eps / mean square (1e-6 here) of the terms. */
 START_TEST(test_preaffine_is_scale_free) {
     fixture f = {0};
     ck_assert(ref_variant_middle(1, &f.v));

@@ -104,7 +104,8 @@ END_TEST
 
 /* A capacity below what two experts get: each keeps its first rows in a training pass and all in an evaluation. */
 START_TEST(capacity_keeps_the_first) {
-    sl_model *m = make(SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.75), *free_model = make(SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0);
+    sl_model *m = make(SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.75),
+             *free_model = make(SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0);
     const int64_t most = 4; /* ceil(.75 * 10 * 2 / 4) */
     float token_loss[2][ROWS];
     sl_model *both[] = {m, free_model};

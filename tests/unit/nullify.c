@@ -1,5 +1,5 @@
-/* The running means of channels behind model.sink_nullify, and what each mode keeps and replaces. Gradients: grad_model;
- * values: golden. */
+/* The running means of channels behind model.sink_nullify, and what each mode keeps and replaces. Gradients:
+ * grad_model; values: golden. */
 #include "base/err.h"
 #include "model/model.h"
 #include "ref/variants.h"
@@ -71,8 +71,8 @@ static void step(sl_model *m, int accumulate, sl_apply_fn *apply) {
 static const char *const on[] = {"model.sink_nullify=2", "train.lr=0", NULL};
 static const char *const off[] = {"train.lr=0", NULL};
 
-/* The first step's means are those of its rows, all passes of it; later steps move them by a hundredth of the way; a pass
- * for evaluation and a skipped step leave them. A sum of 20 floats errs by 20 roundings at most. */
+/* The first step's means are those of its rows, all passes of it; later steps move them by a hundredth of the way; a
+ * pass for evaluation and a skipped step leave them. A sum of 20 floats errs by 20 roundings at most. */
 START_TEST(means_run) {
     sl_model *m = create(on, true);
     float *mean = values(m, MEANS), before[DIM];
@@ -91,8 +91,8 @@ START_TEST(means_run) {
     step(m, 1, NULL);
     for (int j = 0; j < DIM; j++) {
         double moved = before[j] + 0.01 * (want[j] - before[j]);
-        ck_assert_msg(fabs(mean[j] - moved) <= 0x1p-18 && fabs(want[j] - before[j]) > 0x1p-10, "channel %d: %.9g, want %.9g",
-                      j, (double)mean[j], moved);
+        ck_assert_msg(fabs(mean[j] - moved) <= 0x1p-18 && fabs(want[j] - before[j]) > 0x1p-10,
+                      "channel %d: %.9g, want %.9g", j, (double)mean[j], moved);
     }
     sl_model_free(m);
 }

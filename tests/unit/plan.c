@@ -1,5 +1,5 @@
-/* The plan and the schedule on programs that no model has: gradients of values with any number of readers, values that live
- * as long as they are read, blocks of rows, stages that fail; and a parallel block of real operations. */
+/* The plan and the schedule on programs that no model has: gradients of values with any number of readers, values
+ * that live as long as they are read, blocks of rows, stages that fail; and a parallel block of real operations. */
 #include "base/err.h"
 #include "base/rng.h"
 #include "base/threads.h"
@@ -124,7 +124,8 @@ static void append_random(dag *d) {
     int values = d->b.buffers, n = 1 + below(d, 3);
     sl_buf in = below(d, values);
     bool in_place = below(d, 4) == 0 && !d->kept[in], kept = !in_place && below(d, 2);
-    sl_op *op = append(d, below(d, 2) ? &times_kind : &plain_times_kind, (float)(below(d, 3) + 1) * (below(d, 2) ? 1 : -1));
+    sl_op *op =
+        append(d, below(d, 2) ? &times_kind : &plain_times_kind, (float)(below(d, 3) + 1) * (below(d, 2) ? 1 : -1));
     sl_op_reads(op, in, SL_INPUT_GRADIENT | (kept ? SL_INPUT_KEPT : 0u));
     d->kept[in] = d->kept[in] || kept;
     ((own *)op->own)->value = d->value[in];
@@ -271,8 +272,8 @@ static double forward_loss(parallel_block *p) {
 }
 
 /* The slope along the gradient of one tensor is its squared norm. fp32 losses are good to about 1e-6, so that central
- * differences over steps that change it by about .02 are good to a few parts in a thousand. A gradient that is left out or
- * overwritten is off by its size. */
+ * differences over steps that change it by about .02 are good to a few parts in a thousand. A gradient that is left
+ * out or overwritten is off by its size. */
 static void check_slope(parallel_block *p, const sl_tensor *t) {
     float *w = p->params.w + t->offset, *g = p->params.g + t->offset, old[1024];
     double norm = 0;

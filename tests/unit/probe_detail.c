@@ -1,5 +1,5 @@
-/* The measures of probe/detail.h on planted cases whose figures are known, on random ones against plain loops in double, and
- * on whole models. */
+/* The measures of probe/detail.h on planted cases whose figures are known, on random ones against plain loops in
+ * double, and on whole models. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -216,8 +216,8 @@ static double projected(const attention_case *f, const double *x) {
     return sqrt(square);
 }
 
-/* Tolerance: scores |s| < 40 in float are off by (HD + 1)*eps*40, probabilities by twice that relative, W x (WIDTH terms
- * that may cancel to a tenth of their size) by 10*WIDTH*eps. */
+/* Tolerance: scores |s| < 40 in float are off by (HD + 1)*eps*40, probabilities by twice that relative, W x (WIDTH
+ * terms that may cancel to a tenth of their size) by 10*WIDTH*eps. */
 static void check_contribution(attention_case *f) {
     double tolerance = (2 * (HD + 1) * 40 + 10 * WIDTH) * (double)FLT_EPSILON;
     sl_share head[H], want[H] = {{0}}, out = {0};
@@ -259,7 +259,8 @@ START_TEST(contribution_agrees_with_plain_loops) {
 }
 END_TEST
 
-/* Heads 0 and 1 see token 0 alone (score 800): share 1. The others see all alike; their token 0 has no value: share 0. */
+/* Heads 0 and 1 see token 0 alone (score 800): share 1. The others see all alike; their token 0 has no value: share
+ * 0. */
 START_TEST(planted_sink_token) {
     attention_case f;
     float *qkv = random_floats(WIN * SEQ * LD, 5);
@@ -420,8 +421,8 @@ END_TEST
 
 /* ---- singular directions */
 
-/* M = 7 a b^T + 3 c d^T with unit a, c orthogonal, b, d orthogonal. The iteration ends when sigma moves by 1e-12: the angle's
- * square, so the angle is some 1e-6 (times the root of 1/(1 - (3/7)^4)). */
+/* M = 7 a b^T + 3 c d^T with unit a, c orthogonal, b, d orthogonal. The iteration ends when sigma moves by 1e-12: the
+ * angle's square, so the angle is some 1e-6 (times the root of 1/(1 - (3/7)^4)). */
 START_TEST(planted_singular_direction) {
     enum { R = 37, C = 50 };
     float w[R * C], a[R] = {0};
@@ -474,10 +475,10 @@ static void plant_block(const float *h, float *next) {
         }
 }
 
-/* The fit of B is exact but for the ridge, 1e-3 of the mean eigenvalue: B is scaled by g/(g + 1e-3) per direction of the
- * tokens' covariance, whose eigenvalues g (mean 1) lie in (1 -+ sqrt(24/796))^2 = .68 .. 1.38: sigma within 1.5e-3 (the
- * identity beside B only helps). The leading left vector of I + 9 e5 b^T, b orthogonal to e5: in the plane of e5 and b it has
- * M = [1 9; 0 1]: sigma = (9 + sqrt(85))/2, u = (sigma, 1)/norm up to order. */
+/* The fit of B is exact but for the ridge, 1e-3 of the mean eigenvalue: B is scaled by g/(g + 1e-3) per direction of
+ * the tokens' covariance, whose eigenvalues g (mean 1) lie in (1 -+ sqrt(24/796))^2 = .68 .. 1.38: sigma within
+ * 1.5e-3 (the identity beside B only helps). The leading left vector of I + 9 e5 b^T, b orthogonal to e5: in the
+ * plane of e5 and b it has M = [1 9; 0 1]: sigma = (9 + sqrt(85))/2, u = (sigma, 1)/norm up to order. */
 START_TEST(a_planted_block_is_recovered) {
     float *h = random_floats(ROWS * D, 8), *next = floats(ROWS * D), u_want[D] = {0};
     double u[D], scratch[3 * D], sigma = (9 + sqrt(85)) / 2;
@@ -535,8 +536,8 @@ END_TEST
 
 /* ---- whole models */
 
-/* Two outputs of each matrix that adds to the stream stand out, as trained ones have it: of random matrices the singular
- * values lie close, and the iterations for them would take most of these tests' time. */
+/* Two outputs of each matrix that adds to the stream stand out, as trained ones have it: of random matrices the
+ * singular values lie close, and the iterations for them would take most of these tests' time. */
 static void separate(sl_params *p) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;

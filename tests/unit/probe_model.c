@@ -147,8 +147,8 @@ static double dot(int64_t n, const float *x, const float *y) {
 }
 
 /* Sums over queries 1.. of one head of one window. */
-static void plain_head(const fixture *f, const sl_qkv_tap *t, const ref_attend *a, int64_t window, int64_t head, double *att0,
-                       double *entropy) {
+static void plain_head(const fixture *f, const sl_qkv_tap *t, const ref_attend *a, int64_t window, int64_t head,
+                       double *att0, double *entropy) {
     const sl_config *c = &f->v.config;
     int64_t hd = sl_config_head_dim(c), kv = head / (c->model_heads / sl_config_kv_heads(c));
     const float *q = t->q + window * f->v.seq * t->ld + head * hd;

@@ -1,5 +1,5 @@
-/* Quantised models: integer products on either unit are the same bits, a window's result is its own, nothing that is not
- * finite passes, and what calibration learns. Values: golden quant_model. */
+/* Quantised models: integer products on either unit are the same bits, a window's result is its own, nothing that is
+ * not finite passes, and what calibration learns. Values: golden quant_model. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
@@ -78,8 +78,8 @@ START_TEST(real_is_fake) {
             run(&f, &o, f.logits);
             o.real = true;
             run(&f, &o, f.other);
-            ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s, isa %s", o.scheme->name,
-                          sl_choices_isa[isa].name);
+            ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s, isa %s",
+                          o.scheme->name, sl_choices_isa[isa].name);
         }
     teardown(&f);
 }
@@ -92,7 +92,11 @@ START_TEST(windows_and_threads) {
         fixture f;
         find(&f, names[i % 3]);
         bool rounds = sl_scheme_at(i)->range != SL_RANGE_NONE;
-        sl_quant_options o = {.scheme = sl_scheme_at(i), .smooth = -1, .head = i % 2, .embedding = i % 2, .kv = rounds && i % 3,
+        sl_quant_options o = {.scheme = sl_scheme_at(i),
+                              .smooth = -1,
+                              .head = i % 2,
+                              .embedding = i % 2,
+                              .kv = rounds && i % 3,
                               .rotate = i % 5 == 0};
         f.v.config.model_tie_embeddings = false;
         sl_threads_set(1);
@@ -141,7 +145,8 @@ START_TEST(not_finite) {
         p->w[t->offset + 3] = k % 2 ? NAN : INFINITY;
         ck_assert(sl_model_forward(m, f.in, NULL, NULL, NULL) == 0);
         ck_assert(sl_quant_check_points(m) < 0);
-        ck_assert_msg(strstr(sl_error(), "cannot quantise layers.1.ffn.in: it has a NaN or an infinity"), "%s", sl_error());
+        ck_assert_msg(strstr(sl_error(), "cannot quantise layers.1.ffn.in: it has a NaN or an infinity"), "%s",
+                      sl_error());
         t = p->tensor + sl_params_find(p, "model.layers.0.self_attn.k_proj.weight");
         p->w[t->offset] = NAN;
         sl_quant_weights *w = sl_quant_weights_new(p, &o);
@@ -154,7 +159,8 @@ START_TEST(not_finite) {
 }
 END_TEST
 
-/* Which matrices are rounded: those of the layers, head and embeddings by flag, and never a router, a gate's or a norm's. */
+/* Which matrices are rounded: those of the layers, head and embeddings by flag, and never a router, a gate's or a
+ * norm's. */
 START_TEST(rounded_matrices) {
     fixture f;
     find(&f, "gated_norm");
@@ -168,7 +174,8 @@ START_TEST(rounded_matrices) {
         ck_assert_int_eq(w->count, 2 * 7 + (flags ? 2 : 0));
         for (int i = 0; i < w->count; i++) {
             const char *name = p->tensor[w->matrix[i].tensor].name;
-            ck_assert_msg(strstr(name, "_proj.weight") || (flags && (strstr(name, "lm_head") || strstr(name, "embed_tokens"))),
+            ck_assert_msg(strstr(name, "_proj.weight") ||
+                              (flags && (strstr(name, "lm_head") || strstr(name, "embed_tokens"))),
                           "%s", name);
         }
         sl_quant_weights_free(w);

@@ -197,8 +197,20 @@ END_TEST
 
 /* A text and its words, apart by '|'. */
 static const char *const words[] = {
-    "a|\xff| b", "\xe4\xb8|a", "a|\xc0\x80|b", "\xed\xa0\x80| x", "a|\xf5\x80\x80\x80|b", "\xe4\xb8\xad|\xe4| a",
-    "a|\xf0\x9f|b", " \xc2| a", " \xc2", "a|  | b", "a|\n|\n|b", "it|'s|'|S", "he|'ll|x|'ve|'re|'m|'d|'t|'|l", "x|\xe3\x80\x80|\xe3\x80\x80|y",
+    "a|\xff| b",
+    "\xe4\xb8|a",
+    "a|\xc0\x80|b",
+    "\xed\xa0\x80| x",
+    "a|\xf5\x80\x80\x80|b",
+    "\xe4\xb8\xad|\xe4| a",
+    "a|\xf0\x9f|b",
+    " \xc2| a",
+    " \xc2",
+    "a|  | b",
+    "a|\n|\n|b",
+    "it|'s|'|S",
+    "he|'ll|x|'ve|'re|'m|'d|'t|'|l",
+    "x|\xe3\x80\x80|\xe3\x80\x80|y",
 };
 
 START_TEST(words_of_any_bytes) {
@@ -319,8 +331,20 @@ START_TEST(kinds) {
 }
 END_TEST
 
-static const char *const bad_specs[] = {"", "byte", "bpe:", "ids:", "ids:1", "ids:10:10", "ids:10:-1", "ids:x", "ids:10:",
-                                        "ids:99999999999", "bytes ", "bpe:/nonexistent/t.json", "bpe:/dev/null", "bpe:/"};
+static const char *const bad_specs[] = {"",
+                                        "byte",
+                                        "bpe:",
+                                        "ids:",
+                                        "ids:1",
+                                        "ids:10:10",
+                                        "ids:10:-1",
+                                        "ids:x",
+                                        "ids:10:",
+                                        "ids:99999999999",
+                                        "bytes ",
+                                        "bpe:/nonexistent/t.json",
+                                        "bpe:/dev/null",
+                                        "bpe:/"};
 
 START_TEST(bad_specs_are_refused) {
     ck_assert_ptr_null(sl_tokenizer_open(bad_specs[_i]));
@@ -403,7 +427,8 @@ START_TEST(bad_models_are_refused) {
 }
 END_TEST
 
-static const char *const bad_json[] = {"", "{", "[]", "3", "nonsense", "{\"a\": 1, \"a\": 2}", "\xff\xfe", "{\"model\": \"\xff\"}"};
+static const char *const bad_json[] = {
+    "", "{", "[]", "3", "nonsense", "{\"a\": 1, \"a\": 2}", "\xff\xfe", "{\"model\": \"\xff\"}"};
 
 START_TEST(bad_json_is_refused) {
     ck_assert_ptr_null(sl_bpe_parse(bad_json[_i], strlen(bad_json[_i]), "t.json"));

@@ -1,5 +1,5 @@
-/* Transformations of quantised models leave the unquantised function as it is, for every variant that they fold into, and
- * refuse the others by name. */
+/* Transformations of quantised models leave the unquantised function as it is, for every variant that they fold into,
+ * and refuse the others by name. */
 #include "base/err.h"
 #include "base/threads.h"
 #include "model/model.h"
@@ -127,7 +127,8 @@ START_TEST(same_function) {
 }
 END_TEST
 
-/* Where a gate reads the norm, dividing the norm's weight alone is another function: undoing what W_down was given shows. */
+/* Where a gate reads the norm, dividing the norm's weight alone is another function: undoing what W_down was given
+ * shows. */
 START_TEST(gate_needs_its_part) {
     fixture f;
     float max[70];
@@ -182,7 +183,8 @@ START_TEST(migration_of_zero) {
         fixture f;
         sl_quant_options o = {.smooth = -1, .migrate = true};
         int i = 1;
-        while (ref_variant_tiny(i, &f.v) && strncmp(f.v.name, k ? "dyt" : "rmsnorm", strlen(k ? "dyt" : "rmsnorm")) != 0)
+        while (ref_variant_tiny(i, &f.v) &&
+               strncmp(f.v.name, k ? "dyt" : "rmsnorm", strlen(k ? "dyt" : "rmsnorm")) != 0)
             i++;
         ck_assert_msg(ref_variant_tiny(i, &f.v), "no variant %s", norms[k]);
         setup(&f);

@@ -25,7 +25,8 @@ sl_attention *sl_attention_describe(sl_program *b, sl_op *op);
 typedef struct {
     int64_t window, kv;
 } sl_attention_item;
-/* A stage of whole windows, cut across key/value heads: how, and the i-th item of a call, below sl_attention_items(). */
+/* A stage of whole windows, cut across key/value heads: how, and the i-th item of a call, below sl_attention_items().
+ * */
 sl_split sl_attention_split(const sl_op *op, const sl_exec *x);
 int64_t sl_attention_items(const sl_op *op, const sl_span *s);
 sl_attention_item sl_attention_item_at(const sl_op *op, const sl_span *s, int64_t i);

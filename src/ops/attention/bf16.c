@@ -28,7 +28,8 @@ typedef struct {
 } shape;
 
 static shape shape_of(const sl_op *op, const sl_kernels *k) {
-    shape s = {.k = k, .op = op, .seq = op->seq, .hd = of(op)->head_dim, .heads = of(op)->heads, .kv_heads = of(op)->kv_heads};
+    shape s = {
+        .k = k, .op = op, .seq = op->seq, .hd = of(op)->head_dim, .heads = of(op)->heads, .kv_heads = of(op)->kv_heads};
     s.kseq = sl_bf16_kpad(s.seq), s.khd = sl_bf16_kpad(s.hd);
     s.group = s.heads / s.kv_heads;
     s.ld = sl_bf16_ld((s.heads + 2 * s.kv_heads) * s.hd);
@@ -169,14 +170,16 @@ static void add_extra(const shape *s, const sl_extra *e, int64_t rows, const flo
 
 /* e: NULL without an extra */
 static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r0, const sl_extra *e, scratch *c) {
-    int64_t rows = sl_min(QB, s->seq - r0), k0 = sl_max(0, r0 + 1 - of(s->op)->window) / NR * NR, keys = r0 + rows - k0, lda;
+    int64_t rows = sl_min(QB, s->seq - r0), k0 = sl_max(0, r0 + 1 - of(s->op)->window) / NR * NR, keys = r0 + rows - k0,
+            lda;
     float *lse = p->lse + h * s->seq + r0;
     sl_attend a = attend(s, r0 + 1 - of(s->op)->window - k0, r0 + 1 - k0);
     const sl_bf16 *rows_q = p->q + h * s->hd + r0 * s->ld, *q = operand(s, rows, rows_q, s->ld, c->rows[0], &lda);
     forward_scores(s, r0, rows, k0, q, lda, c);
     for (int64_t i = 0; e && i < rows; i++)
         c->extra[i] = of(s->op)->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
-    of(s->op)->kernels->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse, lse);
+    of(s->op)->kernels->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse,
+                                 lse);
     product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->in_keys + k0 * NR, s->kseq, c->tile, s->hd, 0);
     if (e)
         add_extra(s, e, rows, lse, c);

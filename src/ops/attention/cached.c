@@ -19,7 +19,8 @@ static void store(const sl_op *op, const sl_exec *x, int64_t item, const float *
 
 static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item at, int worker) {
     int64_t hd = of(op)->head_dim, cap = of(op)->cache, keys = x->position + 1;
-    int64_t window = at.window, kv = at.kv, item = window * of(op)->kv_heads + kv, group = of(op)->heads / of(op)->kv_heads;
+    int64_t window = at.window, kv = at.kv, item = window * of(op)->kv_heads + kv,
+            group = of(op)->heads / of(op)->kv_heads;
     const float *row = sl_buf_data(x, op->in[0]) + window * (of(op)->heads + 2 * of(op)->kv_heads) * hd;
     store(op, x, item, row + (of(op)->heads + kv) * hd, row + (of(op)->heads + of(op)->kv_heads + kv) * hd);
     float *p = sl_worker_scratch(x, worker), lse, logit = 0;

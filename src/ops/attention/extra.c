@@ -88,10 +88,13 @@ void sl_extra_build(sl_program *b, sl_op *op, const char *prefix) {
         return;
     for (int i = 0; i < of(op)->extra->params; i++) {
         bool per_head = of(op)->extra->param[i].per_head;
-        op->param[i] = sl_program_param(
-            b, prefix, &(sl_param_spec){.name = of(op)->extra->param[i].name, .rows = per_head ? of(op)->heads : of(op)->kv_heads,
-                                        .cols = per_head ? 0 : of(op)->head_dim, .init = of(op)->extra->param[i].init,
-                                        .start = b->config->model_init_std, .decay = SL_DECAY_NONE});
+        op->param[i] = sl_program_param(b, prefix,
+                                        &(sl_param_spec){.name = of(op)->extra->param[i].name,
+                                                         .rows = per_head ? of(op)->heads : of(op)->kv_heads,
+                                                         .cols = per_head ? 0 : of(op)->head_dim,
+                                                         .init = of(op)->extra->param[i].init,
+                                                         .start = b->config->model_init_std,
+                                                         .decay = SL_DECAY_NONE});
     }
     if (b->training)
         op->shared_bytes = (size_t)(op->rows / op->seq * partial_floats(op)) * sizeof(float);
@@ -133,7 +136,8 @@ int sl_extra_fold(const sl_op *op, const sl_exec *x, const sl_span *s) {
     const float *partial = x->shared;
     for (int i = 0; i < s->first + s->n; i++) {
         if (i >= s->first)
-            sl_fold_columns(x, 0, size(op, i), op->rows / op->seq, partial_floats(op), partial, sl_weight_grad(op, x, i));
+            sl_fold_columns(x, 0, size(op, i), op->rows / op->seq, partial_floats(op), partial,
+                            sl_weight_grad(op, x, i));
         partial += size(op, i);
     }
     return 0;

@@ -1,5 +1,5 @@
-/* What joins the keys that a query sees: a logit in the softmax's denominator, perhaps with a value of its own. Rows are
- * fp32, of one head. */
+/* What joins the keys that a query sees: a logit in the softmax's denominator, perhaps with a value of its own. Rows
+ * are fp32, of one head. */
 #ifndef SL_OPS_ATTENTION_EXTRA_H
 #define SL_OPS_ATTENTION_EXTRA_H
 

@@ -1,5 +1,5 @@
-/* Gates of attention (arXiv 2505.06708): y times floor + (1 - floor) sigmoid(b), b = x W of the block's normed input x, for
- * each element or one for a head; on the heads' outputs before o_proj, or in place on the values. */
+/* Gates of attention (arXiv 2505.06708): y times floor + (1 - floor) sigmoid(b), b = x W of the block's normed input
+ * x, for each element or one for a head; on the heads' outputs before o_proj, or in place on the values. */
 #include "ops/ops.h"
 #include "ops/rows.h"
 #include "program/scratch.h"

@@ -17,7 +17,8 @@
 
 enum { COLS = SL_GROUPED_COLS };
 
-/* ---- the packed matrices of an expert. Its parameters lie one behind the other: gate, up [ffn, dim], down [dim, ffn]. */
+/* ---- the packed matrices of an expert. Its parameters lie one behind the other: gate, up [ffn, dim], down [dim,
+ * ffn]. */
 enum { GATE, UP, DOWN, FORWARD, DOWN_BACK = FORWARD, GATE_BACK, UP_BACK, ALL };
 
 typedef struct {
@@ -348,7 +349,8 @@ static int combine(const sl_op *op, const sl_exec *x, const sl_span *span) {
 
 /* ---- backward */
 
-/* From dh = W_down^T dout: the gradient of the places' weights, and dgate and dup, which take the places of gate and up. */
+/* From dh = W_down^T dout: the gradient of the places' weights, and dgate and dup, which take the places of gate and
+ * up. */
 static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows *dout, scratch *s) {
     const sl_moe *m = p->m;
     int64_t places = m->rows * m->top;
@@ -420,7 +422,8 @@ static int64_t cut_weight_gradients(pass *p) {
 
 static void weight_block(const pass *p, int64_t item, int worker) {
     const sl_moe *m = p->m;
-    int64_t all = p->cuts[GATE] + p->cuts[UP] + p->cuts[DOWN], e = item / all, cut = item % all, places = places_of(p, e);
+    int64_t all = p->cuts[GATE] + p->cuts[UP] + p->cuts[DOWN], e = item / all, cut = item % all,
+            places = places_of(p, e);
     int which = GATE;
     for (; cut >= p->cuts[which]; which++)
         cut -= p->cuts[which];

@@ -1,6 +1,6 @@
 /* Mixture of experts (Shazeer et al., arXiv 1701.06538): what the files of the operation share, and what a model
- * reads of it. Each row goes to `top` of `experts` gated networks (model.ffn_kind); out = residual + sum_i w_i expert_i(x) over its
- * experts in their order.
+ * reads of it. Each row goes to `top` of `experts` gated networks (model.ffn_kind); out = residual + sum_i w_i
+ * expert_i(x) over its experts in their order.
  *
  *   scores   s = softmax(W x) or sigmoid(W x) (DeepSeek-V3, arXiv 2412.19437), fp32 also in a bf16 program
  *   choice   the `top` largest s, of equals the first; balance: bias adds a bias per expert to the choice alone
@@ -11,8 +11,8 @@
  *   z-loss   mean of (log sum exp W x)^2 (ST-MoE, arXiv 2202.08906)
  *   bias     after a step b_e += rate sign(mean count - count_e) (arXiv 2408.15664); not learned, has no gradient
  *
- * Each choice of a row has a slot, row * top + j, experts ascending in j; and, unless it is dropped, a place: places are
- * sorted by expert and, within one, by row. */
+ * Each choice of a row has a slot, row * top + j, experts ascending in j; and, unless it is dropped, a place: places
+ * are sorted by expert and, within one, by row. */
 #ifndef SL_OPS_MOE_H
 #define SL_OPS_MOE_H
 
@@ -73,15 +73,16 @@ typedef struct {
     double *sums;               /* [blocks of rows, experts + 1]: scores' shares, squares of lse */
     float *dw;                  /* [blocks of rows, experts, dim] */
 } sl_moe_router_shared;
-sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b); /* first in shared scratch */
+/* first in shared scratch */
+sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b);
 typedef struct {
     float *x, *out, *dscore, *packed;
     void *wgrad;
 } sl_moe_router_scratch;
 sl_moe_router_scratch sl_moe_router_scratch_at(const sl_moe *m, sl_carver *b);
 
-/* Stages that choose: the router's matrix packed (items); scores and choices of rows; their places (one item), counted in
- * the state by training passes. */
+/* Stages that choose: the router's matrix packed (items); scores and choices of rows; their places (one item),
+ * counted in the state by training passes. */
 #define SL_MOE_CHOOSE                                                                                                  \
     {.cut = SL_CUT_PARAMS, .run = sl_moe_pack_router, .split = sl_moe_router_panels},                                  \
         {.cut = SL_CUT_ROWS, .run = sl_moe_choose}, {.cut = SL_CUT_BATCH, .run = sl_moe_place}
@@ -91,8 +92,8 @@ int sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_span *s);
 int sl_moe_place(const sl_op *op, const sl_exec *x, const sl_span *s);
 
 /* Stages of their gradients, from dweight (0 of dropped slots): the transpose packed; of rows, din (+)= that of the
- * router's input plus, of each row, the rows of dplace [places, dim] that are its own; the gradient of the router's matrix
- * folded from partial sums. */
+ * router's input plus, of each row, the rows of dplace [places, dim] that are its own; the gradient of the router's
+ * matrix folded from partial sums. */
 int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s);
 sl_split sl_moe_router_back_panels(const sl_op *op, const sl_exec *x);
 void sl_moe_choose_back(const sl_op *op, const sl_exec *x, const sl_span *s, const float *dplace);

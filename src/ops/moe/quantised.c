@@ -1,6 +1,7 @@
-/* The mixture of moe.h in a quantised model: the same formula in three operations. The router reads x as it is, and leaves its
- * choices in a buffer; the experts' hidden rows, one for each slot, are an activation like any other, so that the same
- * quantisers stand before them as before any linear layer. A row's choices count as positions of its window. */
+/* The mixture of moe.h in a quantised model: the same formula in three operations. The router reads x as it is, and
+ * leaves its choices in a buffer; the experts' hidden rows, one for each slot, are an activation like any other, so
+ * that the same quantisers stand before them as before any linear layer. A row's choices count as positions of its
+ * window. */
 #include "ops/moe/quantised.h"
 
 #include "ops/moe/moe.h"
@@ -12,7 +13,8 @@
 
 /* ---- the router: saved[0] is the route, and the output */
 
-static const sl_op_kind router = {.name = "moe_router", .forward = SL_STAGES(SL_MOE_CHOOSE), .end_step = sl_moe_end_step};
+static const sl_op_kind router = {
+    .name = "moe_router", .forward = SL_STAGES(SL_MOE_CHOOSE), .end_step = sl_moe_end_step};
 
 /* ---- products of experts with their rows: in[0] the rows, in[1] the route */
 
@@ -71,7 +73,8 @@ static int pack(const sl_op *op, const sl_exec *x, const sl_span *span) {
     for (int64_t i = span->first; i < span->first + span->n; i++) {
         int64_t matrix = i / per, e = matrix / o->matrices, which = matrix % o->matrices;
         const float *w = sl_weight(op, x, 0) + (e * 3 + o->first + which) * size;
-        sl_grouped_pack(o->m.k, false, o->n, o->depth, (sl_mat){w, o->depth, 1}, i % per, operand(o, &s, e, (int)which));
+        sl_grouped_pack(o->m.k, false, o->n, o->depth, (sl_mat){w, o->depth, 1}, i % per,
+                        operand(o, &s, e, (int)which));
     }
     return 0;
 }

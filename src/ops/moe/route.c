@@ -84,7 +84,8 @@ int sl_moe_pack_router(const sl_op *op, const sl_exec *x, const sl_span *s) {
     run r;
     start(&r, op, x, false);
     for (int64_t i = s->first; i < s->first + s->n; i++)
-        sl_grouped_pack(x->k, false, r.m->experts, r.m->dim, (sl_mat){sl_weight(op, x, 0), r.m->dim, 1}, i, r.s.operand);
+        sl_grouped_pack(x->k, false, r.m->experts, r.m->dim, (sl_mat){sl_weight(op, x, 0), r.m->dim, 1}, i,
+                        r.s.operand);
     return 0;
 }
 
@@ -97,13 +98,15 @@ int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s)
     run r;
     start(&r, op, x, true);
     for (int64_t i = s->first; i < s->first + s->n; i++)
-        sl_grouped_pack(x->k, false, r.m->dim, r.m->experts, (sl_mat){sl_weight(op, x, 0), 1, r.m->dim}, i, r.s.operand);
+        sl_grouped_pack(x->k, false, r.m->dim, r.m->experts, (sl_mat){sl_weight(op, x, 0), 1, r.m->dim}, i,
+                        r.s.operand);
     return 0;
 }
 
 /* ---- scores and choice */
 
-/* The largest of score + bias, experts ascending. A score that is no number is taken only where nothing else is left. */
+/* The largest of score + bias, experts ascending. A score that is no number is taken only where nothing else is left.
+ * */
 static void choose_row(const run *r, int64_t row, const float *bias) {
     const sl_moe *m = r->m;
     const float *score = r->t.score + row * m->experts;
@@ -314,8 +317,8 @@ static void backward_tile(const run *r, int64_t row, int64_t n, float *dw, const
         score_gradient(r, row + i, s->dscore + i * m->experts);
     const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s->x);
     for (int64_t j = 0; j < m->dim; j += SL_GROUPED_WGRAD_M)
-        sl_grouped_wgrad(m->k, false, n, m->experts, sl_min(SL_GROUPED_WGRAD_M, m->dim - j), s->dscore, m->experts, in + j,
-                         m->dim, dw + j, m->dim, s->wgrad);
+        sl_grouped_wgrad(m->k, false, n, m->experts, sl_min(SL_GROUPED_WGRAD_M, m->dim - j), s->dscore, m->experts,
+                         in + j, m->dim, dw + j, m->dim, s->wgrad);
     sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->experts, s->dscore, m->experts, s->packed);
     sl_grouped_product(&a, r->s.operand, 0, m->dim, s->out, m->dim, false);
     store_rows(r, row, n, s->out, s->x);

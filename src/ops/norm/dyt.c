@@ -25,7 +25,9 @@ sl_norm_tap sl_build_dyt(sl_program *b, sl_scope scope, sl_buf in, const char *p
 
 void sl_dyt_params(sl_program *b, const char *prefix, enum sl_norm_site site, int param[SL_NORM_PARAMS]) {
     const sl_config *c = b->config;
-    double alpha = site == SL_NORM_ATTN ? c->norm_alpha_attn : site == SL_NORM_FFN ? c->norm_alpha_ffn : c->norm_alpha_final;
+    double alpha = site == SL_NORM_ATTN  ? c->norm_alpha_attn
+                   : site == SL_NORM_FFN ? c->norm_alpha_ffn
+                                         : c->norm_alpha_final;
     for (int p = 0; p < SL_NORM_PARAMS; p++)
         param[p] = SL_NONE;
     param[SL_NORM_ALPHA] = sl_program_param(b, prefix,

@@ -22,7 +22,8 @@ static inline bool sl_norm_has(const sl_op *op, int p) { return op->param[p] != 
 const float *sl_norm_factored(const sl_op *op, const sl_exec *x, int64_t n, const float *raw, float *scratch);
 /* Does the norm of n rows, `first` of the batch on, into out, whatever its precision. */
 void sl_norm_write(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *scratch);
-/* This block's sums of the parameters' gradients, zeroed; g[p]: where those of parameter p are, NULL where it has none. */
+/* This block's sums of the parameters' gradients, zeroed; g[p]: where those of parameter p are, NULL where it has
+ * none. */
 void sl_norm_sums(const sl_op *op, const sl_exec *x, int64_t block, float *g[SL_NORM_PARAMS]);
 
 /* A stage of PARAMS: 1 + weight, where that is what sl_norm_gain() gives. */

@@ -1,4 +1,5 @@
-/* The low-rank gate that GatedNorm puts on a base norm: out = q * y, q = factor act(b) + offset, b = W_up inner(W_down y). */
+/* The low-rank gate that GatedNorm puts on a base norm: out = q * y, q = factor act(b) + offset, b = W_up
+ * inner(W_down y). */
 #ifndef SL_OPS_NORM_GATE_H
 #define SL_OPS_NORM_GATE_H
 
@@ -15,7 +16,8 @@ typedef struct {
     void (*backward)(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx); /* dx = dy act'(x) */
 } sl_act;
 
-/* The products in one precision. saved[0] is a = W_down y [rows, rank]; panels of the packed matrices are saved[GATE_*]. */
+/* The products in one precision. saved[0] is a = W_down y [rows, rank]; panels of the packed matrices are
+ * saved[GATE_*]. */
 enum { SL_GATE_DOWN = 1, SL_GATE_DOWN_BACK, SL_GATE_UP, SL_GATE_UP_BACK };
 typedef struct {
     sl_op_kind kind;

@@ -141,7 +141,8 @@ static float *scores(const sl_op *op, const sl_exec *x, int64_t index) {
 
 /* into[r, n] = a^T b for a [rows, r] (stride rp) and b [rows, n] (stride ldb) of the block: the narrow one is
  * transposed, which costs more than packing. */
-static void transposed_product(const block *k, const sl_bf16 *a, int64_t n, const sl_bf16 *b, int64_t ldb, float *into) {
+static void transposed_product(const block *k, const sl_bf16 *a, int64_t n, const sl_bf16 *b, int64_t ldb,
+                               float *into) {
     const scratch *s = &k->s;
     k->x->k->transpose_bf16(k->n, k->r, a, k->rp, s->turned, k->np);
     for (int64_t j = 0; j < n; j += NR)

@@ -4,8 +4,8 @@
 
 static void forward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *out) {
     int64_t d = op->dim_in;
-    x->k->layernorm_fwd(n, d, in, d, sl_norm_gain(op, x), sl_norm_own_of(op)->eps, out, d, sl_buf_data(x, op->saved[0]) + first,
-                        sl_buf_data(x, op->saved[1]) + first);
+    x->k->layernorm_fwd(n, d, in, d, sl_norm_gain(op, x), sl_norm_own_of(op)->eps, out, d,
+                        sl_buf_data(x, op->saved[0]) + first, sl_buf_data(x, op->saved[1]) + first);
 }
 
 static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *dout, const float *in,
@@ -18,8 +18,8 @@ static void backward(const sl_op *op, const sl_exec *x, int64_t first, int64_t n
 static void forward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, sl_bf16 *out,
                          int64_t ld) {
     int64_t d = op->dim_in;
-    x->k->layernorm_fwd_bf16(n, d, in, d, sl_norm_gain(op, x), sl_norm_own_of(op)->eps, out, ld, sl_buf_data(x, op->saved[0]) + first,
-                             sl_buf_data(x, op->saved[1]) + first);
+    x->k->layernorm_fwd_bf16(n, d, in, d, sl_norm_gain(op, x), sl_norm_own_of(op)->eps, out, ld,
+                             sl_buf_data(x, op->saved[0]) + first, sl_buf_data(x, op->saved[1]) + first);
 }
 
 static void backward_bf16(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const sl_bf16 *dout, int64_t ld,

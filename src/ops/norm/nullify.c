@@ -1,11 +1,11 @@
-/* Row norms with sink channels replaced by 0 or by their mean (model.sink_nullify): the K channels whose running mean is
- * largest in |.|. What is normalised, a, and what the statistics are taken from, b, are each the row as it is or the row
- * with these channels replaced; y = gain (a - mean(b)) r(b):
+/* Row norms with sink channels replaced by 0 or by their mean (model.sink_nullify): the K channels whose running mean
+ * is largest in |.|. What is normalised, a, and what the statistics are taken from, b, are each the row as it is or
+ * the row with these channels replaced; y = gain (a - mean(b)) r(b):
  *   both: a and b are replaced, as if the stream had no sink; output: only a; denominator: only b.
  * The norm does row b, and the outputs of these channels are made those of a. The means are a tensor of the checkpoint
- * without gradient, <prefix>.channel_mean. A training step uses those of the steps before it and then moves them towards
- * the means of its own batch, so that a pass, a resumed run and decoding see constants. A channel whose mean is 0 is
- * never chosen: nothing is replaced in the first step. */
+ * without gradient, <prefix>.channel_mean. A training step uses those of the steps before it and then moves them
+ * towards the means of its own batch, so that a pass, a resumed run and decoding see constants. A channel whose mean
+ * is 0 is never chosen: nothing is replaced in the first step. */
 #include "base/err.h"
 #include "ops/norm/frame.h"
 #include "ops/rows.h"
@@ -187,9 +187,9 @@ static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
 
 /* ---- backward */
 
-/* Through the corrected outputs of one row, dy the gradients of all outputs: adds to dz, the gradient of row b (z, after
- * preaffine), to that of the gains and to that of the factors of preaffine. With e_j = z'_j - m of row a, G_j = gain_j dy_j
- * and h = z - m: dz += -r^3/d h sum_j G_j e_j - [LayerNorm] r/d sum_j G_j. */
+/* Through the corrected outputs of one row, dy the gradients of all outputs: adds to dz, the gradient of row b (z,
+ * after preaffine), to that of the gains and to that of the factors of preaffine. With e_j = z'_j - m of row a, G_j =
+ * gain_j dy_j and h = z - m: dz += -r^3/d h sum_j G_j e_j - [LayerNorm] r/d sum_j G_j. */
 static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, const float *raw, const float *dy,
                              const float *z, float *dz, float *const *g) {
     const state *c = state_of(op, x);

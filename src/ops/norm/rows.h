@@ -1,7 +1,7 @@
-/* The frame of norms that treat each row by itself: conversion of rows, sums of the parameters' gradients, and what works
- * with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is stored as its
- * distance from 1 (zero_centred), and sink channels that are replaced (nullify.c). Such a norm is two row functions and a
- * builder. */
+/* The frame of norms that treat each row by itself: conversion of rows, sums of the parameters' gradients, and what
+ * works with any of them: a factor on each channel of the input (model.norm_opts.preaffine) and a weight that is
+ * stored as its distance from 1 (zero_centred), and sink channels that are replaced (nullify.c). Such a norm is two
+ * row functions and a builder. */
 #ifndef SL_OPS_NORM_ROWS_H
 #define SL_OPS_NORM_ROWS_H
 

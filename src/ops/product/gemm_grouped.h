@@ -24,8 +24,8 @@ typedef struct {
     int64_t rows, depth, lda;
     const void *a;
 } sl_grouped_rows;
-/* fp32: packs a (row stride lda) into `packed`, of sl_grouped_rows_bytes(). bf16: takes the rows as they lie; they must be
- * zero from depth to sl_bf16_kpad(depth). */
+/* fp32: packs a (row stride lda) into `packed`, of sl_grouped_rows_bytes(). bf16: takes the rows as they lie; they
+ * must be zero from depth to sl_bf16_kpad(depth). */
 sl_grouped_rows sl_grouped_take_rows(const sl_kernels *k, bool bf16, int64_t rows, int64_t depth, const void *a,
                                      int64_t lda, float *packed);
 size_t sl_grouped_rows_bytes(const sl_kernels *k, bool bf16, int64_t rows, int64_t depth);

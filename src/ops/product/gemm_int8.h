@@ -1,7 +1,8 @@
 /* int8 products over the panels and kernels of simd/kernels.h, for stages as in gemm.h:
  * y[m,n] = X[m,k] W[n,k]^T for X and W that stand for (code - zero)*scale_a of their row (or all) and code*scale_b of
  * theirs. Sums of integers are exact: tiers, threads and cuts give the same bits:
- * y = (float)(sum of (a - zero)*b) * scale_a * scale_b, from left to right. That is also how the product of fake-quantised numbers is defined: the same function on any tier. */
+ * y = (float)(sum of (a - zero)*b) * scale_a * scale_b, from left to right. That is also how the product of
+ * fake-quantised numbers is defined: the same function on any tier. */
 #ifndef SL_OPS_GEMM_INT8_H
 #define SL_OPS_GEMM_INT8_H
 
