@@ -5,10 +5,12 @@
 #include "cli/verbs.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 typedef struct {
@@ -64,6 +66,26 @@ static void open_streams(void) {
             _exit(SL_EXIT_FAILED);
 }
 
+/* Room on the stack of this thread and of those to come, where the system lets us have it. */
+static int ensure_stack(void) {
+    enum { NEEDED = 1 << 20 };
+    struct rlimit r;
+    pthread_attr_t a;
+    size_t size = 0;
+    if (getrlimit(RLIMIT_STACK, &r) == 0 && r.rlim_cur < NEEDED) {
+        r.rlim_cur = r.rlim_max < NEEDED ? r.rlim_max : NEEDED;
+        if (r.rlim_max < NEEDED || setrlimit(RLIMIT_STACK, &r))
+            return sl_fail("the stack may have only %llu KiB (`ulimit -s`); at least %d are needed",
+                           (unsigned long long)r.rlim_cur / 1024, NEEDED / 1024);
+    }
+    if (pthread_getattr_default_np(&a) == 0) {
+        if (pthread_attr_getstacksize(&a, &size) == 0 && size < NEEDED && pthread_attr_setstacksize(&a, NEEDED) == 0)
+            pthread_setattr_default_np(&a);
+        pthread_attr_destroy(&a);
+    }
+    return 0;
+}
+
 /* A file that is mapped (a token bin, a checkpoint) was cut short by somebody else. */
 static void on_bus_error(int s) {
     static const char message[] =
@@ -93,7 +115,7 @@ int main(int argc, char **argv) {
     open_streams();
     signal(SIGBUS, on_bus_error);
     signal(SIGXFSZ, SIG_IGN); /* so that a write beyond `ulimit -f` fails like one to a full disk */
-    int rc = run(argc, argv);
+    int rc = ensure_stack() ? -1 : run(argc, argv);
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
         rc = sl_fail_errno("cannot write", "the standard output");
     if (rc < 0) {

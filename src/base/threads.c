@@ -148,7 +148,7 @@ void sl_parallel(int64_t items, sl_item_fn fn, void *ctx) {
             fn(ctx, i, 0);
         return;
     }
-    share shares[SL_MAX_THREADS];
+    static share shares[SL_MAX_THREADS]; /* not on the stack, which may be small; one region runs at a time */
     for (int t = 0; t < team; t++) {
         atomic_init(&shares[t].next, items * t / team);
         shares[t].end = items * (t + 1) / team;

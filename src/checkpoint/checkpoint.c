@@ -8,10 +8,12 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 /* ---------------------------------------------------------------- loading */
 
@@ -193,6 +195,18 @@ static int check_optimizer(const char *dir, const parts *c, const sl_params *p) 
     return 0;
 }
 
+/* Of weights that are no numbers every figure would be one that means nothing. */
+static int check_finite(const char *dir, const sl_params *p) {
+    for (int i = 0; i < p->count; i++) {
+        const float *w = p->w + p->tensor[i].offset;
+        for (int64_t j = 0; j < p->tensor[i].size; j++)
+            if (!isfinite(w[j]))
+                return sl_fail("%s: tensor %s holds values that are not numbers: the training that wrote it had diverged, or "
+                               "the file is damaged", dir, p->tensor[i].name);
+    }
+    return 0;
+}
+
 static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
     parts c;
     bool moments = s && p->m;
@@ -236,11 +250,12 @@ static bool is_ours(const char *dir) {
 }
 
 int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
-    if (is_ours(dir))
-        return load_ours(dir, p, s);
-    if (s)
+    bool ours = is_ours(dir);
+    if (s && !ours)
         return sl_fail("%s: a model without optimizer state: training cannot go on from it", dir);
-    return load_foreign(dir, p);
+    if ((ours ? load_ours(dir, p, s) : load_foreign(dir, p)) < 0)
+        return -1;
+    return check_finite(dir, p);
 }
 
 int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
@@ -248,10 +263,12 @@ int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
              : sl_fail("cannot load into a model that is NULL; was its creation checked?");
 }
 
-int sl_checkpoint_config(const char *dir, sl_config *c) {
+/* *vocab: -1 where the configuration does not say. */
+static int read_config(const char *dir, sl_config *c, int64_t *vocab) {
     char path[SL_PATH];
     sl_map m;
     int rc;
+    *vocab = -1;
     if (is_ours(dir)) {
         sl_done d;
         if (sl_done_read(dir, &d) < 0 || sl_done_map(dir, &d, SL_DONE_CONFIG_YAML, &m) < 0)
@@ -265,14 +282,19 @@ int sl_checkpoint_config(const char *dir, sl_config *c) {
     } else {
         if (sl_path(path, "%s/config.json", dir) < 0 || sl_map_open(&m, path) < 0)
             return -1;
-        rc = sl_hf_config_parse(m.p, m.n, path, c);
+        rc = sl_hf_config_parse(m.p, m.n, path, c, vocab);
     }
     sl_map_close(&m);
     return rc;
 }
 
-int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
-    char path[SL_PATH];
+int sl_checkpoint_config(const char *dir, sl_config *c) {
+    int64_t vocab;
+    return read_config(dir, c, &vocab);
+}
+
+/* The shape of the embedding matrix. */
+static int read_embedding(const char *dir, char path[SL_PATH], int64_t shape[2]) {
     if (sl_path(path, "%s/model.safetensors", dir) < 0)
         return -1;
     sl_st_file *f = sl_st_open(path);
@@ -281,12 +303,20 @@ int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
     const sl_st_tensor *t = sl_st_find(f, SL_EMBEDDING);
     int rc = 0;
     if (!t || t->ndim != 2 || t->shape[0] < 1 || t->shape[0] > INT32_MAX)
-        rc = sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind", path,
-                     SL_EMBEDDING);
+        rc = sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind", path, SL_EMBEDDING);
     else
-        *vocab = (int32_t)t->shape[0];
+        shape[0] = t->shape[0], shape[1] = t->shape[1];
     sl_st_close(f);
     return rc;
+}
+
+int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
+    char path[SL_PATH];
+    int64_t shape[2] = {0};
+    if (read_embedding(dir, path, shape))
+        return -1;
+    *vocab = (int32_t)shape[0];
+    return 0;
 }
 
 /* ---------------------------------------------------------------- finding */
@@ -295,7 +325,7 @@ static _Thread_local char passed_over[2048];
 
 const char *sl_checkpoint_passed_over(void) { return passed_over; }
 
-static int resolve_run(const char *base, char dir[4096]) {
+static int look_for_newest(const char *base, char dir[4096]) {
     sl_folder *list;
     int n = sl_folder_scan(base, &list), found = -1, tried = 0;
     if (n < 0)
@@ -319,6 +349,18 @@ static int resolve_run(const char *base, char dir[4096]) {
         return 0;
     return tried ? sl_fail("no whole checkpoint in %s; of the newest: %.900s", base, passed_over)
                  : sl_fail("no checkpoint in %s yet", base);
+}
+
+/* A run that is training may take the newest away while it is looked at: then there is another one already. */
+static int resolve_run(const char *base, char dir[4096]) {
+    int rc = look_for_newest(base, dir);
+    for (int again = 0; rc < 0 && again < 20; again++) {
+        struct timespec pause = {0, 5000000};
+        nanosleep(&pause, NULL);
+        *passed_over = 0;
+        rc = look_for_newest(base, dir);
+    }
+    return rc;
 }
 
 int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
@@ -352,10 +394,31 @@ int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
                    path);
 }
 
-int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, int32_t *vocab) {
-    if (sl_checkpoint_resolve(path, dir) || sl_checkpoint_config(dir, c))
+static int open_folder(const char *dir, sl_config *c, int32_t *vocab) {
+    char file[SL_PATH];
+    int64_t said, shape[2] = {0};
+    if (read_config(dir, c, &said) || read_embedding(dir, file, shape))
         return -1;
-    return sl_checkpoint_vocab(dir, vocab);
+    /* Before a model is made for as many tokens as the file claims. */
+    if (shape[1] != c->model_dim || (said >= 0 && said != shape[0]))
+        return sl_fail("%s: tensor %s has shape [%" PRId64 ", %" PRId64 "] where the configuration has %" PRId64
+                       " channels%s", file, SL_EMBEDDING, shape[0], shape[1], c->model_dim,
+                       shape[1] != c->model_dim ? "" : " and another vocab_size");
+    *vocab = (int32_t)shape[0];
+    return 0;
+}
+
+/* Looks again where a run has taken away the checkpoint that was found. */
+int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, int32_t *vocab) {
+    for (int again = 0; again < 20; again++) {
+        if (sl_checkpoint_resolve(path, dir))
+            return -1;
+        if (open_folder(dir, c, vocab) == 0)
+            return 0;
+        if (sl_path_exists("%s", dir))
+            return -1;
+    }
+    return -1;
 }
 
 int sl_checkpoint_list(const char *run_dir, int64_t *step) {

@@ -76,11 +76,11 @@ int sl_done_read(const char *dir, sl_done *d) {
     char path[SL_PATH], text[DONE_MAX];
     if (sl_path(path, "%s/DONE", dir) < 0)
         return -1;
-    FILE *f = fopen(path, "rb");
-    if (!f && errno == ENOENT)
+    if (!sl_path_exists("%s", path))
         return sl_fail("%s: unfinished checkpoint: no DONE in it; use an older checkpoint", dir);
+    FILE *f = sl_open_regular(path);
     if (!f)
-        return sl_fail_errno("cannot open", path);
+        return -1;
     size_t n = fread(text, 1, sizeof text - 1, f);
     int bad = ferror(f);
     fclose(f);

@@ -138,6 +138,10 @@ static int read_architecture(const source *s, sl_config *c) {
         return sl_fail("%s: architectures: %s is not supported; LlamaForCausalLM, Qwen3ForCausalLM and "
                        "Qwen3MoeForCausalLM are",
                        s->name, arch ? sl_quote(quoted, arch) : "none given, which");
+    const char *type = json_string_value(json_object_get(s->v, "model_type"));
+    const char *its = moe ? "qwen3_moe" : *arch == 'Q' ? "qwen3" : "llama";
+    if (type && strcmp(type, its))
+        return sl_fail("%s: model_type: %s, but %s is a %s", s->name, sl_quote(quoted, type), arch, its);
     c->model_qk_norm = *arch == 'Q';
     return moe ? read_experts(s, c) : 0;
 }
@@ -254,7 +258,15 @@ static int check_ranges(const source *s, const sl_config *c) {
     return 0;
 }
 
-int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *c) {
+/* 0 where it is not given: no table has that many rows. */
+static int read_vocab(const source *s, int64_t *vocab) {
+    if (whole(s, "vocab_size", 0, vocab) < 0)
+        return -1;
+    *vocab = *vocab ? *vocab : -1;
+    return 0;
+}
+
+int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab) {
     json_error_t e;
     source s = {json_loadb(text, n, JSON_REJECT_DUPLICATES, &e), name};
     sl_config_defaults(c);
@@ -262,7 +274,7 @@ int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *
     if (!json_is_object(s.v))
         rc = sl_fail("%s:%d: not a JSON object with unique keys", name, e.line);
     else
-        rc = read_fields(&s, c);
+        rc = read_fields(&s, c) < 0 ? -1 : read_vocab(&s, vocab);
     json_decref((json_t *)(uintptr_t)s.v);
     if (rc < 0 || check_ranges(&s, c) < 0)
         return -1;

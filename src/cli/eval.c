@@ -37,11 +37,11 @@ static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int6
     return 0;
 }
 
-static int evaluate(const sl_config *c, const char *dir, int32_t vocab, int64_t windows, bool json) {
+static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
     sl_dataset *d = sl_load_dataset(c, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, false, false) : NULL;
     int rc = -1;
-    if (m && sl_model_load(m, dir, NULL) == 0 && sl_measure_states(m, d) == 0) {
+    if (m && sl_load_weights(m, dir) == 0 && sl_measure_states(m, d) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
             windows = sl_dataset_windows(d, SL_VAL);
         sl_losses losses;

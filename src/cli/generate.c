@@ -69,7 +69,7 @@ static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *
     return 0;
 }
 
-static int generate(const sl_config *c, const char *dir, int32_t vocab, options *o) {
+static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
     if (sl_synthetic_named(c->data_corpus))
         return sl_fail_usage("the checkpoint was trained on %s, whose tokens are no text", c->data_corpus);
     sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
@@ -96,7 +96,7 @@ static int generate(const sl_config *c, const char *dir, int32_t vocab, options 
         goto end;
     }
     if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
-        !(sampler = sl_sampler_create(vocab)) || sl_model_load(m, dir, NULL))
+        !(sampler = sl_sampler_create(vocab)) || sl_load_weights(m, dir))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");

@@ -3,12 +3,24 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
-#include "data/synthetic.h"
 #include "checkpoint/checkpoint.h"
 
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int sl_load_override(const sl_args *args, sl_config *c, const char *dir) {
+    char difference[SL_DIFFERENCE_CHARS];
+    sl_config trained = *c;
+    if (sl_args_override(args, c))
+        return -1;
+    if (sl_config_other_model(difference, &trained, c))
+        return sl_fail_usage("%s: was trained as another model, %s; leave that key as it is", dir, difference);
+    return sl_config_check(c);
+}
+
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
-    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_args_override(args, c) ||
-        sl_config_check(c))
+    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_load_override(args, c, dir))
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
@@ -28,4 +40,28 @@ sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
     sl_fail("the checkpoint has %d tokens, but %s=%s has %d; give the one it was trained with", vocab,
             text ? "data.tokenizer" : "data.corpus", text ? c->data_tokenizer : c->data_corpus, its);
     return NULL;
+}
+
+bool sl_load_moved_on(char dir[SL_DIR_CHARS]) {
+    char run[SL_DIR_CHARS], newest[SL_DIR_CHARS], done[SL_DIR_CHARS + 8], said[2048];
+    snprintf(said, sizeof said, "%s", sl_error());
+    snprintf(done, sizeof done, "%s/DONE", dir);
+    snprintf(run, sizeof run, "%s", dir);
+    char *folder = strstr(run, "/checkpoints/");
+    if (folder)
+        *folder = 0;
+    if (!folder || access(done, F_OK) == 0 || sl_checkpoint_resolve(run, newest) || strcmp(newest, dir) == 0) {
+        sl_fail("%s", said);
+        return false;
+    }
+    sl_warn("%s was taken away by its run; reading %s", dir, newest);
+    strcpy(dir, newest);
+    return true;
+}
+
+int sl_load_weights(sl_model *m, char dir[SL_DIR_CHARS]) {
+    while (sl_model_load(m, dir, NULL))
+        if (!sl_load_moved_on(dir))
+            return -1;
+    return 0;
 }

@@ -2,11 +2,12 @@
 #include "cli/args.h"
 #include "cli/load.h"
 #include "cli/verbs.h"
+#include "io/file.h"
 #include "io/npy.h"
 
 #include <stdlib.h>
 
-static int compute(const sl_config *c, const char *dir, int32_t vocab, const char *in, const char *out) {
+static int compute(const sl_config *c, char *dir, int32_t vocab, const char *in, const char *out) {
     int64_t shape[3];
     int32_t *tokens = NULL;
     if (sl_npy_read_tokens(in, shape, &tokens))
@@ -21,7 +22,7 @@ static int compute(const sl_config *c, const char *dir, int32_t vocab, const cha
     int rc = m ? 0 : -1;
     if (m && !logits)
         rc = sl_fail("out of memory for logits of %lld tokens", (long long)(shape[0] * shape[1]));
-    if (rc == 0 && (rc = sl_model_load(m, dir, NULL)) == 0) {
+    if (rc == 0 && (rc = sl_load_weights(m, dir)) == 0) {
         rc = sl_model_logits(m, tokens, logits) ? sl_fail_prefix("%s", in)
                                                 : sl_npy_write(out, "<f4", 3, shape, logits);
     }
@@ -54,6 +55,8 @@ int sl_verb_logits(int argc, char **argv) {
         return rc < 0 ? -1 : 0;
     if (!tokens || !out)
         return sl_fail_usage("logits needs --tokens X.npy and --out Y.npy");
+    if (sl_same_file(tokens, out))
+        return sl_fail_usage("logits: --out %s is the file that --tokens reads; give another", out);
     if (sl_load_config(&args, &c, dir, &vocab))
         return -1;
     return compute(&c, dir, vocab, tokens, out);

@@ -76,7 +76,7 @@ static int open_all(probe_run *r) {
         r->windows = available;
     r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, false,
                                true);
-    if (!r->model || sl_model_load(r->model, r->dir, NULL) < 0)
+    if (!r->model || sl_load_weights(r->model, r->dir) < 0)
         return -1;
     if (sl_measure_states(r->model, r->data) < 0)
         return -1;

@@ -114,7 +114,7 @@ static int run_import(quantize *q, const sl_args *args) {
     sl_quant_result x = {0};
     snprintf(t->dir, sizeof t->dir, "%s", args->positional[0]);
     if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0 ||
-        sl_args_override(args, &t->config) || sl_config_check(&t->config) ||
+        sl_load_override(args, &t->config, t->dir) ||
         sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
@@ -159,7 +159,10 @@ static int run(quantize *q, const sl_args *args) {
     sl_dataset *d = sl_load_dataset(&t->config, t->vocab);
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     t->calibrates = d && (calibrates(q) || t->plan.options.smooth >= 0);
-    sl_quant_run *r = d ? sl_quant_run_open(&t->config, t->dir, t->vocab, d, &t->plan, calibrates(q)) : NULL;
+    sl_quant_run *r = NULL;
+    while (d && !(r = sl_quant_run_open(&t->config, t->dir, t->vocab, d, &t->plan, calibrates(q))) &&
+           sl_load_moved_on(t->dir))
+        ;
     int rc = r ? run_schemes(q, r) : -1;
     sl_quant_report_free(t);
     sl_quant_run_close(r);

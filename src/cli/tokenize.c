@@ -3,6 +3,7 @@
 #include "cli/args.h"
 #include "cli/verbs.h"
 #include "data/token_array.h"
+#include "io/file.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -107,8 +108,7 @@ static int decode(const sl_tokenizer *t, const char *path, const char *out) {
     char *text = text_of(t, &b.tokens, path, &n);
     int rc = text ? 0 : -1;
     if (!rc && out) {
-        sl_writer w;
-        rc = sl_writer_open(&w, out) || sl_writer_put(&w, text, n) || sl_writer_finish(&w, NULL) ? -1 : 0;
+        rc = sl_write_file(out, text, n);
     } else if (!rc && fwrite(text, 1, n, stdout) != n) {
         rc = sl_fail_errno("cannot write", "the standard output");
     }
@@ -146,6 +146,9 @@ int sl_verb_tokenize(int argc, char **argv) {
         return sl_fail_usage("tokenize: --decode takes one bin and no --json");
     if (!back && !out)
         return sl_fail_usage("tokenize: give the bin to write with --out FILE.bin");
+    for (int i = 0; out && i < args.positionals; i++)
+        if (sl_same_file(args.positional[i], out))
+            return sl_fail_usage("tokenize: --out %s is the file that is read; give another", out);
     sl_tokenizer *t = sl_tokenizer_open(spec);
     if (!t)
         return -1;

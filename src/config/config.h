@@ -99,6 +99,8 @@ uint64_t sl_config_hash(const sl_config *c);
  * train the same. */
 enum { SL_DIFFERENCE_CHARS = 256 };
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
+/* The same of the keys that make another model of the same weights. */
+char *sl_config_other_model(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
 /* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a
  * mixture of experts a mixture of as many. */

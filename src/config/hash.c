@@ -19,19 +19,32 @@ static const char *const undecisive[] = {"threads",
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
 static const char *const added[] = {"model.mixer"};
 
-static bool is_added(const sl_key *k) {
-    for (size_t i = 0; i < sizeof added / sizeof *added; i++)
-        if (strcmp(k->name, added[i]) == 0)
+/* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what only
+ * training knows. Any other makes another model of the same weights. */
+static const char *const afterwards[] = {"model.seq",
+                                         "model.clip",
+                                         "model.clip_baseline",
+                                         "model.sink_nullify",
+                                         "model.sink_nullify_mode",
+                                         "model.sink_nullify_value",
+                                         "model.sink_nullify_final",
+                                         "model.balance_coef",
+                                         "model.balance_rate",
+                                         "model.router_z_loss",
+                                         "model.expert_capacity",
+                                         "model.init_std"};
+
+#define NAMED(k, list) named(k, list, sizeof list / sizeof *list)
+static bool named(const sl_key *k, const char *const *list, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(k->name, list[i]) == 0)
             return true;
     return false;
 }
 
-bool sl_key_decides_result(const sl_key *k) {
-    for (size_t i = 0; i < sizeof undecisive / sizeof *undecisive; i++)
-        if (strcmp(k->name, undecisive[i]) == 0)
-            return false;
-    return true;
-}
+bool sl_key_decides_result(const sl_key *k) { return !NAMED(k, undecisive); }
+
+static bool makes_model(const sl_key *k) { return strncmp(k->name, "model.", 6) == 0 && !NAMED(k, afterwards); }
 
 uint64_t sl_config_hash(const sl_config *c) {
     char text[SL_VALUE_CHARS], standard[SL_VALUE_CHARS];
@@ -42,7 +55,7 @@ uint64_t sl_config_hash(const sl_config *c) {
         if (!sl_key_decides_result(k))
             continue;
         sl_key_format(text, k, c);
-        if (is_added(k) && strcmp(text, sl_key_format(standard, k, &defaults)) == 0)
+        if (NAMED(k, added) && strcmp(text, sl_key_format(standard, k, &defaults)) == 0)
             continue;
         /* Each with its NUL, so that key and value stay apart. */
         h = XXH64(k->name, strlen(k->name) + 1, h);
@@ -51,13 +64,22 @@ uint64_t sl_config_hash(const sl_config *c) {
     return h;
 }
 
-char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {
+static char *difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b,
+                        bool (*counts)(const sl_key *k)) {
     char of_a[SL_VALUE_CHARS], of_b[SL_VALUE_CHARS];
     for (const sl_key *k = sl_keys; k->name; k++) {
-        if (!sl_key_decides_result(k) || strcmp(sl_key_format(of_a, k, a), sl_key_format(of_b, k, b)) == 0)
+        if (!counts(k) || strcmp(sl_key_format(of_a, k, a), sl_key_format(of_b, k, b)) == 0)
             continue;
         snprintf(buf, SL_DIFFERENCE_CHARS, "%s: %.80s and %.80s", k->name, of_a, of_b);
         return buf;
     }
     return NULL;
+}
+
+char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {
+    return difference(buf, a, b, sl_key_decides_result);
+}
+
+char *sl_config_other_model(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {
+    return difference(buf, a, b, makes_model);
 }

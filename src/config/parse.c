@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "config/keys.h"
+#include "io/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -253,9 +254,9 @@ int sl_config_parse(sl_config *c, const char *text, size_t n, const char *name) 
 }
 
 int sl_config_read(sl_config *c, const char *path) {
-    FILE *f = fopen(path, "rb");
+    FILE *f = sl_open_regular(path);
     if (!f)
-        return sl_fail_errno("cannot open configuration", path);
+        return -1;
     char *text = malloc(FILE_BYTES + 1);
     if (!text) {
         fclose(f);

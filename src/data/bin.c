@@ -2,10 +2,8 @@
 
 #include "base/err.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bins are read in place");
@@ -90,7 +88,7 @@ bool sl_bin_looks_like(const char *path) {
     int32_t magic = 0;
     if (named_bin(path))
         return access(path, R_OK) == 0;
-    FILE *f = fopen(path, "rb");
+    FILE *f = sl_open_regular(path);
     bool marked = f && fread(&magic, sizeof magic, 1, f) == 1 && is_mark(magic);
     if (f)
         fclose(f);
@@ -129,20 +127,7 @@ int sl_bin_write(const char *path, const sl_tokens *t, const uint64_t extra[4]) 
     if (t->count > INT32_MAX)
         return sl_fail("%s: %lld tokens, more than the %d that a bin can hold; write several", path,
                        (long long)t->count, INT32_MAX);
-    struct stat st;
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* a device, a pipe or a link must stay what it is */
-        return write_file(path, t, extra);
-    char temporary[4096];
-    if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof temporary)
-        return sl_fail("path too long: %.200s...", path);
-    if (write_file(temporary, t, extra))
-        return -1;
-    if (sl_sys.rename(temporary, path)) {
-        sl_fail_errno("cannot create", path);
-        sl_sys.unlinkat(AT_FDCWD, temporary, 0);
-        return -1;
-    }
-    return 0;
+    return write_file(path, t, extra);
 }
 
 bool sl_bin_extra(const sl_bin *b, uint64_t extra[4]) {

@@ -195,13 +195,32 @@ static int encode_plain(encoder *e, const char *text, size_t n) {
     return rc;
 }
 
+/* The first of lo .. hi-1, which are alike up to `at` and longer than that, whose byte there is at least c. */
+static int first_from(const sl_bpe_added_set *set, int lo, int hi, size_t at, int c) {
+    while (lo < hi) {
+        int middle = lo + (hi - lo) / 2;
+        if ((unsigned char)set->token[middle].text[at] < c)
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    return lo;
+}
+
 /* The longest added token of the set at text[0], NULL if there is none. */
 static const sl_bpe_added *added_at(const sl_bpe_added_set *set, const char *text, size_t n) {
-    if (set->starts[(unsigned char)text[0]])
-        for (int k = 0; k < set->count; k++)
-            if (set->token[k].n <= n && !memcmp(set->token[k].text, text, set->token[k].n))
-                return &set->token[k];
-    return NULL;
+    const sl_bpe_added *found = NULL;
+    int lo = set->first[(unsigned char)text[0]], hi = set->first[(unsigned char)text[0] + 1];
+    /* lo .. hi-1 agree with the first `depth` bytes of the text; those of just that length come first. */
+    for (size_t depth = 1; lo < hi; depth++) {
+        while (lo < hi && set->token[lo].n == depth)
+            found = &set->token[lo++];
+        if (depth == n)
+            break;
+        lo = first_from(set, lo, hi, depth, (unsigned char)text[depth]);
+        hi = first_from(set, lo, hi, depth, (unsigned char)text[depth] + 1);
+    }
+    return found;
 }
 
 /* Cuts added tokens out of the text: those of set `pass`, and in between those of the sets after it. */

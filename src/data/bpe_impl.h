@@ -27,9 +27,9 @@ typedef struct {
 /* tokenizers looks for the added tokens that aren't subject to normalisation first, then for the rest in what is
  * left. */
 typedef struct {
-    sl_bpe_added *token; /* longest first */
+    sl_bpe_added *token; /* in the order of their bytes; shorter before longer where one begins the other */
     int count;
-    bool starts[256]; /* whether one starts with this byte */
+    int first[257];      /* those that start with byte c are first[c] .. first[c + 1] - 1 */
 } sl_bpe_added_set;
 
 typedef struct {

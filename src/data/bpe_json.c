@@ -165,9 +165,21 @@ static int read_vocab(sl_bpe *b, json_t *vocab, size_t *used, const char *name) 
     return 0;
 }
 
-static int longer_first(const void *x, const void *y) {
+/* Of equal texts the lower id comes last: it is the one that is found. */
+static int by_bytes(const void *x, const void *y) {
     const sl_bpe_added *a = x, *b = y;
-    return a->n != b->n ? (a->n < b->n ? 1 : -1) : (a->id > b->id) - (a->id < b->id);
+    int c = memcmp(a->text, b->text, a->n < b->n ? a->n : b->n);
+    return c ? c : a->n != b->n ? (a->n > b->n) - (a->n < b->n) : (a->id < b->id) - (a->id > b->id);
+}
+
+static void index_added(sl_bpe_added_set *set) {
+    if (set->count)
+        qsort(set->token, (size_t)set->count, sizeof *set->token, by_bytes);
+    for (int c = 0, k = 0; c <= 256; c++) {
+        while (k < set->count && (unsigned char)set->token[k].text[0] < c)
+            k++;
+        set->first[c] = k;
+    }
 }
 
 static int read_added(sl_bpe *b, const json_t *vocab, const json_t *added, size_t *used, const char *name) {
@@ -199,15 +211,13 @@ static int read_added(sl_bpe *b, const json_t *vocab, const json_t *added, size_
         a->n = strlen(content);
         a->id = id;
         set->count++;
-        set->starts[(unsigned char)content[0]] = true;
         if (!strcmp(content, "<|endoftext|>"))
             end_of_text = id;
         else if (!strcmp(content, "<s>"))
             s = id;
     }
     for (int pass = 0; pass < 2; pass++)
-        if (b->added[pass].count)
-            qsort(b->added[pass].token, (size_t)b->added[pass].count, sizeof *b->added[pass].token, longer_first);
+        index_added(&b->added[pass]);
     b->bos = end_of_text >= 0 ? end_of_text : s;
     if (b->bos < 0)
         return bad(name, "added_tokens holds neither \"<|endoftext|>\" nor \"<s>\", one of which must mark the start "

@@ -5,7 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -14,20 +17,44 @@ static int sys_open(const char *path, int flags, mode_t mode) { return open(path
 
 sl_sys_calls sl_sys = {sys_open, write, fsync, close, rename, mkdir, unlinkat, rmdir};
 
-int sl_map_open(sl_map *m, const char *path) {
-    static const unsigned char empty[1];
-    *m = (sl_map){NULL, 0};
-    /* Non-blocking: opening a FIFO must not wait for a writer before it can be refused. */
+/* Non-blocking: opening a FIFO must not wait for a writer before it can be refused. */
+static int open_regular(const char *path, struct stat *st) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return sl_fail_errno("cannot open", path);
+    int rc = fstat(fd, st) < 0         ? sl_fail_errno("cannot stat", path)
+             : !S_ISREG(st->st_mode) ? sl_fail("cannot read %s: not a regular file", path)
+                                     : 0;
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+FILE *sl_open_regular(const char *path) {
     struct stat st;
-    int rc = 0;
-    if (fstat(fd, &st) < 0) {
-        rc = sl_fail_errno("cannot stat", path);
-    } else if (!S_ISREG(st.st_mode)) {
-        rc = sl_fail("cannot read %s: not a regular file", path);
-    } else if (st.st_size == 0) {
+    int fd = open_regular(path, &st);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (fd >= 0 && !f) {
+        sl_fail_errno("cannot open", path);
+        close(fd);
+    }
+    return f;
+}
+
+bool sl_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+int sl_map_open(sl_map *m, const char *path) {
+    static const unsigned char empty[1];
+    struct stat st;
+    *m = (sl_map){NULL, 0};
+    int fd = open_regular(path, &st), rc = 0;
+    if (fd < 0)
+        return -1;
+    if (st.st_size == 0) {
         m->p = empty;
     } else {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -46,30 +73,61 @@ void sl_map_close(sl_map *m) {
     *m = (sl_map){NULL, 0};
 }
 
+/* ---- writing */
+
+static void forget(sl_writer *w) {
+    XXH3_freeState(w->hash);
+    free(w->beside);
+    *w = (sl_writer){.fd = -1};
+}
+
 int sl_writer_abandon(sl_writer *w) {
-    struct stat st;
     if (w->fd >= 0)
         sl_sys.close(w->fd);
-    if (lstat(w->path, &st) == 0 && S_ISREG(st.st_mode))
-        sl_sys.unlinkat(AT_FDCWD, w->path, 0);
-    XXH3_freeState(w->hash);
-    *w = (sl_writer){.fd = -1};
+    if (w->beside)
+        sl_sys.unlinkat(AT_FDCWD, w->beside, 0);
+    forget(w);
     return -1;
 }
 
+/* A file of its own beside `path`, under a name that nobody can have taken. */
+static int create_beside(sl_writer *w) {
+    size_t room = strlen(w->path) + 32;
+    w->beside = malloc(room);
+    if (!w->beside)
+        return sl_fail("out of memory for the name of %s", w->path);
+    for (int tries = 0; tries < 100; tries++) {
+        uint64_t r = 0;
+        if (getrandom(&r, sizeof r, 0) != (ssize_t)sizeof r)
+            break;
+        snprintf(w->beside, room, "%s.%016llx.tmp", w->path, (unsigned long long)r);
+        w->fd = sl_sys.open(w->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (w->fd >= 0 || errno != EEXIST)
+            break;
+    }
+    if (w->fd >= 0)
+        return 0;
+    free(w->beside);
+    w->beside = NULL; /* nothing is there to be removed */
+    return sl_fail_errno("cannot create", w->path);
+}
+
 int sl_writer_open(sl_writer *w, const char *path) {
+    struct stat st;
     *w = (sl_writer){.fd = -1, .path = path, .hash = XXH3_createState()};
     if (!w->hash)
         return sl_fail("out of memory for the hash of %s", path);
     XXH3_64bits_reset(w->hash);
-    w->fd = sl_sys.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0) {
-        sl_fail_errno("cannot create", path);
-        XXH3_freeState(w->hash);
-        *w = (sl_writer){.fd = -1};
-        return -1;
+    int rc;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* a device, a pipe or a link stays what it is */
+        w->fd = sl_sys.open(path, O_WRONLY | O_TRUNC | O_CLOEXEC, 0666);
+        rc = w->fd < 0 ? sl_fail_errno("cannot create", path) : 0;
+    } else {
+        rc = create_beside(w);
     }
-    return 0;
+    if (rc)
+        forget(w);
+    return rc;
 }
 
 int sl_writer_put(sl_writer *w, const void *p, size_t n) {
@@ -103,11 +161,19 @@ int sl_writer_finish(sl_writer *w, uint64_t *hash) {
         sl_fail_errno("cannot close", w->path);
         return sl_writer_abandon(w);
     }
+    if (w->beside && sl_sys.rename(w->beside, w->path)) {
+        sl_fail_errno("cannot create", w->path);
+        return sl_writer_abandon(w);
+    }
     if (hash)
         *hash = XXH3_64bits_digest(w->hash);
-    XXH3_freeState(w->hash);
-    w->hash = NULL;
+    forget(w);
     return 0;
+}
+
+int sl_write_file(const char *path, const void *p, size_t n) {
+    sl_writer w;
+    return sl_writer_open(&w, path) || sl_writer_put(&w, p, n) || sl_writer_finish(&w, NULL) ? -1 : 0;
 }
 
 int sl_fsync_dir(const char *path) {

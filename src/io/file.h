@@ -3,8 +3,10 @@
 #ifndef SL_IO_FILE_H
 #define SL_IO_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /* The system calls of writing, as in POSIX. Only tests change them. */
@@ -28,21 +30,30 @@ typedef struct {
 int sl_map_open(sl_map *m, const char *path);
 void sl_map_close(sl_map *m); /* also after a failed open, or of a zeroed struct */
 
+/* A regular file for reading; NULL with a message. A FIFO, a device or a folder is refused at once. */
+FILE *sl_open_regular(const char *path);
+/* Whether two paths are one file, through links too. */
+bool sl_same_file(const char *a, const char *b);
+
+/* A file that is whole or not there: it is written beside, under another name, and put in its place when it is finished.
+ * What is there and no regular file (a device, a pipe, a link) is written into as it is. */
 typedef struct {
     int fd;
-    const char *path; /* the caller's, for messages */
+    const char *path; /* the caller's */
+    char *beside;     /* what is written until then; NULL: path itself */
     uint64_t size;    /* bytes put so far */
     void *hash;       /* XXH3 state over them */
 } sl_writer;
-/* Creates or truncates. After a failure of open, put or finish nothing is left to free, and a
- * regular file that is half written has been removed. */
+/* After a failure of open, put or finish nothing is left to free, nor a file that is half written. */
 int sl_writer_open(sl_writer *w, const char *path);
 int sl_writer_put(sl_writer *w, const void *p, size_t n);
-/* Closes, frees, and removes the file unless it is a device, a pipe or a link that the user named.
- */
+/* Closes, frees, and removes what has been written. */
 int sl_writer_abandon(sl_writer *w); /* always -1 */
-/* Flushes to the disk and closes; the XXH3-64 of the bytes goes to *hash unless NULL. */
+/* Flushes to the disk, closes and puts the file in its place; the XXH3-64 of the bytes goes to *hash unless NULL. */
 int sl_writer_finish(sl_writer *w, uint64_t *hash);
+
+/* All of it. */
+int sl_write_file(const char *path, const void *p, size_t n);
 
 int sl_fsync_dir(const char *path);
 

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "io/file.h"
 #include "version.h"
 #include "model/model.h"
 #include "simd/kernels.h"
@@ -69,22 +70,22 @@ static int copy_until(FILE *f, FILE *to, const char *path, int64_t last) {
     return rc;
 }
 
-/* Keeps the lines whose "step" is at most `last`. Lines are in order of step. Written beside, then put in its place. */
+/* Keeps the lines whose "step" is at most `last`. Lines are in order of step. */
 static int cut_after(const char *path, int64_t last) {
-    char tmp[4220];
-    FILE *f = fopen(path, "r");
-    if (!f)
-        return errno == ENOENT ? 0 : sl_fail_errno("cannot read", path);
-    snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    FILE *to = fopen(tmp, "w");
-    int rc = to ? copy_until(f, to, path, last) : sl_fail_errno("cannot write", tmp);
-    fclose(f);
+    if (access(path, F_OK) && errno == ENOENT)
+        return 0;
+    FILE *f = sl_open_regular(path);
+    char *kept = NULL;
+    size_t n = 0;
+    FILE *to = f ? open_memstream(&kept, &n) : NULL;
+    int rc = !f ? -1 : !to ? sl_fail("out of memory for %s", path) : copy_until(f, to, path, last);
+    if (f)
+        fclose(f);
     if (to && fclose(to) && rc == 0)
-        rc = sl_fail_errno("cannot write", tmp);
-    if (rc == 0 && rename(tmp, path))
-        rc = sl_fail_errno("cannot replace", path);
-    if (rc)
-        unlink(tmp);
+        rc = sl_fail("out of memory for %s", path);
+    if (rc == 0)
+        rc = sl_write_file(path, kept, n);
+    free(kept);
     return rc;
 }
 
@@ -101,17 +102,16 @@ static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64
 
 /* At once or not at all: --resume reads it before there is a checkpoint. */
 static int write_config(const sl_rundir *r, const sl_config *c) {
-    char path[4200], tmp[4220];
+    char path[4200], *text = NULL;
+    size_t n = 0;
     join(r, "config.yaml", path);
-    snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    FILE *f = fopen(tmp, "w");
-    if (!f)
-        return sl_fail_errno("cannot write", path);
-    int rc = sl_config_dump(c, f);
-    if ((fclose(f) && !rc) || (!rc && rename(tmp, path)))
-        rc = sl_fail_errno("cannot write", path);
-    if (rc)
-        unlink(tmp);
+    FILE *f = open_memstream(&text, &n);
+    int rc = f ? sl_config_dump(c, f) : sl_fail("out of memory for %s", path);
+    if (f && fclose(f) && rc == 0)
+        rc = sl_fail("out of memory for %s", path);
+    if (rc == 0)
+        rc = sl_write_file(path, text, n);
+    free(text);
     return rc;
 }
 
@@ -159,6 +159,7 @@ int sl_rundir_claim(sl_rundir *r, const char *path, bool make) {
     snprintf(r->path, sizeof r->path, "%s", path);
     r->made = make && access(path, F_OK) != 0;
     if ((make && make_folders(path)) || lock_folder(r)) {
+        r->made = false; /* the other process that is there has it */
         sl_rundir_close(r);
         return -1;
     }
@@ -210,21 +211,12 @@ int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
 }
 
 int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
-    char path[4200], tmp[4220];
-    if (sl_rundir_check(r)) {
-        json_decref(o);
-        return -1;
-    }
-    join(r, name, path);
-    snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    int rc = json_dump_file(o, tmp, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    char path[4200], *text = o ? json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
-    if (rc || rename(tmp, path)) {
-        sl_fail_errno("cannot write", path);
-        unlink(tmp);
-        return -1;
-    }
-    return 0;
+    join(r, name, path);
+    int rc = !text ? sl_fail("out of memory for %s", path) : sl_rundir_check(r) ? -1 : sl_write_file(path, text, strlen(text));
+    free(text);
+    return rc;
 }
 
 json_t *sl_environment(const sl_config *c) {

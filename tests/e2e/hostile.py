@@ -1,6 +1,9 @@
 """Runs among other programs: links, closed streams, damaged files, a second process, signals, a folder that goes."""
 
+import json
 import os
+import random
+import resource
 import shutil
 import signal
 import struct
@@ -163,11 +166,76 @@ class Hostile(common.EndToEnd):
         self.assertIn("changed while it was in use", self.end(p))
         self.assertEqual(common.complete(Path("changing")), [])
 
+    def test_thousands_of_added_tokens_with_one_beginning(self) -> None:
+        """The longest one is taken at each place, and finding it takes no look at all of them."""
+        path = Path(os.environ["SL_TESTS"], "unit", "tokenizer", "bpe500.json")
+        tokenizer = json.loads(path.read_text())
+        rng, texts = random.Random(1), set()
+        while len(texts) < 20_000:
+            texts.add("<" * 40 + "".join(rng.choices("ab<", k=rng.randint(1, 12))))
+        first = 1 + max(tokenizer["model"]["vocab"].values())
+        ids = {text: first + i for i, text in enumerate(sorted(texts))}
+        tokenizer["added_tokens"] += [{"id": i, "content": text, "special": True, "normalized": False}
+                                      for text, i in ids.items()]
+        Path("many.json").write_text(json.dumps(tokenizer))
+        text = "".join(rng.choice(("<" * 39, "a", "<<" * 30, rng.choice(sorted(texts)))) for _ in range(300))
+        Path("many.txt").write_text(text)
+        self.sinklab("tokenize", "--tokenizer", "bpe:many.json", "many.txt", "--out", "many.bin")
+        data = Path("many.bin").read_bytes()[1024:]
+        found = [i for i in struct.unpack(f"<{len(data) // 2}H", data) if i >= first]
+        wanted, at = [], 0
+        while at < len(text):
+            longest = next((text[at:at + n] for n in range(52, 40, -1) if text[at:at + n] in ids), None)
+            if longest:
+                wanted.append(ids[longest])
+            at += len(longest) if longest else 1
+        self.assertGreater(len(wanted), 50)
+        self.assertEqual(found, wanted)
+
+    # ---- checkpoints
+
+    def test_a_checkpoint_is_read_while_its_run_trains(self) -> None:
+        p = self.start("busy", "train.checkpoint_every=1", "train.keep_checkpoints=1", "train.steps=1000000",
+                       "train.eval_every=0", "train.probe_every=0")
+        for _ in range(25):
+            self.sinklab("eval", "busy", "data.corpus=corpus.txt", "--windows", "1")
+        p.send_signal(signal.SIGTERM)
+        self.end(p)
+
+    def foreign(self, name: str, shape: list[int], **changes: object) -> Path:
+        """A Llama of 32 channels whose embedding has this shape."""
+        folder = Path(name)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(
+            {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 64,
+             "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": shape[0]} | changes))
+        size = 4 * shape[0] * shape[1]
+        head = json.dumps({"model.embed_tokens.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
+        return folder
+
+    def test_shapes_are_looked_at_before_memory_is_taken(self) -> None:
+        limit = 600 << 20
+        said = self.error("eval", self.foreign("empty", [1_500_000, 0]), "data.tokenizer=ids:1500000",
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+        self.assertIn("has shape [1500000, 0]", said)
+
+    def test_a_configuration_that_contradicts_the_tensors(self) -> None:
+        self.assertIn("another vocab_size", self.error("eval", self.foreign("vocab", [257, 32], vocab_size=300)))
+        self.assertIn("model_type", self.error("eval", self.foreign("type", [257, 32], model_type="qwen3")))
+
     # ---- the machine
 
     def test_too_many_threads_are_said(self) -> None:
         p = self.sinklab("train", "t.yaml", "threads=200", "train.steps=0", "--out", "threads")
         self.assertIn(b"hardware threads", p.stderr)
+
+    def test_a_small_stack(self) -> None:
+        command = f"exec '{common.SINKLAB}' train t.yaml threads=3 --out stack"
+        hard = subprocess.run(["bash", "-c", "ulimit -s 64; " + command], capture_output=True, timeout=300)
+        self.assertEqual((hard.returncode, b"ulimit -s" in hard.stderr), (1, True), hard.stderr)
+        soft = subprocess.run(["bash", "-c", "ulimit -S -s 64; " + command], capture_output=True, timeout=300)
+        self.assertEqual(soft.returncode, 0, soft.stderr)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,10 @@ START_TEST(newer_version_is_refused) {
     seal(SL_DONE_STATE, "{\"version\": 2, \"state\": []}");
     ck_assert_int_eq(fixture_load(dir, NULL), -1);
     ck_error("made by a newer sinklab");
+    seal(SL_DONE_STATE, "{\"version\": 0, \"step\": 1, \"tokens\": 1, \"skipped\": 0, \"loss_mean\": \"1\", "
+                        "\"best_val_loss\": \"1\", \"train_seconds\": \"1\", \"data_hash\": \"0000000000000000\"}");
+    ck_assert_int_eq(fixture_load(dir, NULL), -1);
+    ck_error("format 0 has never been written");
     seal(SL_DONE_STATE, "{\"version\": 1, \"step\": 1}");
     ck_assert_int_eq(fixture_load(dir, NULL), -1);
     ck_error("state.json: a value is missing");
@@ -305,8 +309,9 @@ START_TEST(config_json_names_the_architecture) {
         ck_assert_str_eq(arch, cases[i].architecture);
         json_decref(v);
 
+        int64_t said;
         char *text = sl_hf_config_text(&c, 257);
-        int rc = sl_hf_config_parse(text, strlen(text), "config.json", &back);
+        int rc = sl_hf_config_parse(text, strlen(text), "config.json", &back, &said);
         if (*cases[i].architecture == 'S') {
             ck_assert_int_eq(rc, -1);
             ck_error("SinklabForCausalLM\" is not supported");
@@ -383,12 +388,14 @@ static const struct {
     {"{\"architectures\":[\"GPT2LMHeadModel\"]}", "\"GPT2LMHeadModel\" is not supported"},
     {"{}", "architectures"},
     {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "num_hidden_layers"},
+    {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"llama\"}", "model_type: \"llama\", but"},
     {"[", "not a JSON object"},
 };
 
 START_TEST(foreign_configs) {
     sl_config c;
-    int rc = sl_hf_config_parse(hf[_i].text, strlen(hf[_i].text), "config.json", &c);
+    int64_t said;
+    int rc = sl_hf_config_parse(hf[_i].text, strlen(hf[_i].text), "config.json", &c, &said);
     if (!hf[_i].message) {
         ck_assert_msg(rc == 0, "%s", sl_error());
         ck_assert_int_eq(c.model_dim, 8);
