@@ -4,7 +4,9 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
+#include "data/corpus.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,8 +21,25 @@ int sl_load_override(const sl_args *args, sl_config *c, const char *dir) {
     return sl_config_check(c);
 }
 
+/* A text that is not found under its name is where the run found it: its env.json says so. */
+static void look_for_text(sl_config *c, const char *dir) {
+    char path[SL_DIR_CHARS + 16];
+    const char *folder = strstr(dir, "/checkpoints/");
+    if (!folder || sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) == 0)
+        return;
+    snprintf(path, sizeof path, "%.*s/env.json", (int)(folder - dir), dir);
+    json_t *env = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    const char *text = json_string_value(json_object_get(env, "corpus"));
+    if (text && strlen(text) < sizeof c->data_corpus && access(text, F_OK) == 0)
+        strcpy(c->data_corpus, text);
+    json_decref(env);
+}
+
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
-    if (sl_checkpoint_open(args->positional[0], dir, c, vocab) || sl_load_override(args, c, dir))
+    if (sl_checkpoint_open(args->positional[0], dir, c, vocab))
+        return -1;
+    look_for_text(c, dir);
+    if (sl_load_override(args, c, dir))
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);

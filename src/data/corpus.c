@@ -138,9 +138,9 @@ static int open_file(sl_corpus *c, const char *path) {
     return is_there(val) ? open_bin(c, SL_VAL, val) : 0;
 }
 
-static int find(sl_corpus *c, const char *name) {
+int sl_corpus_find(const char *name, char path[SL_PATH_CHARS]) {
     const char *data = getenv("SINKLAB_DATA");
-    char path[SL_PATH_CHARS], quoted[SL_QUOTE_CHARS];
+    char quoted[SL_QUOTE_CHARS];
     data = data && *data ? data : "data/corpora";
     if (!*name)
         return sl_fail_usage("data.corpus is empty; give a prepared corpus, a text file, a folder or a token bin");
@@ -148,23 +148,24 @@ static int find(sl_corpus *c, const char *name) {
         if (make_path(path, "%s/%s", data, name))
             return -1;
         if (is_folder(path))
-            return open_folder(c, path);
+            return 0;
     }
-    if (is_folder(name))
-        return open_folder(c, name);
-    if (is_there(name))
-        return open_file(c, name);
+    if (make_path(path, "%s", name))
+        return -1;
+    if (is_folder(path) || is_there(path))
+        return 0;
     if (make_path(path, "%s_train.bin", name))
         return -1;
     if (is_there(path))
-        return open_file(c, path);
+        return 0;
     return sl_fail_usage("data.corpus: %s is neither a prepared corpus in %s nor a file or folder; "
                          "`./data/prepare.py --list` shows what can be prepared", sl_quote(quoted, name), data);
 }
 
 int sl_corpus_open(sl_corpus *c, const char *name) {
+    char path[SL_PATH_CHARS];
     memset(c, 0, sizeof *c);
-    if (find(c, name)) {
+    if (sl_corpus_find(name, path) || (is_folder(path) ? open_folder : open_file)(c, path)) {
         sl_corpus_close(c);
         return -1;
     }

@@ -32,6 +32,8 @@ typedef struct {
  * train.txt (and val.txt), or train.bin (and val.bin), or any *.txt, joined in order of name; a token bin, with
  * ..._val.bin beside ..._train.bin as its val part; the same pair without its ending; a text file. */
 int sl_corpus_open(sl_corpus *c, const char *name);
+/* The file or folder that is meant; fails where there is none. */
+int sl_corpus_find(const char *name, char path[SL_PATH_CHARS]);
 void sl_corpus_close(sl_corpus *c);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "data/corpus.h"
 #include "io/file.h"
 #include "version.h"
 #include "model/model.h"
@@ -219,12 +220,21 @@ int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
     return rc;
 }
 
+/* The text as an absolute path, so that it is found from any folder; NULL of a synthetic one. */
+static char *corpus_path(const sl_config *c) {
+    char path[SL_PATH_CHARS];
+    return sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) ? NULL : realpath(path, NULL);
+}
+
 json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
+    char *corpus = corpus_path(c);
     sl_cpu_detect(&cpu);
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu.model, "tier",
+    json_t *o = json_pack("{s:s*, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "corpus", corpus, "cpu", cpu.model, "tier",
                      sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
                      sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
                      cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
                      "git", sl_git);
+    free(corpus);
+    return o;
 }

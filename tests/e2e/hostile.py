@@ -202,6 +202,13 @@ class Hostile(common.EndToEnd):
         p.send_signal(signal.SIGTERM)
         self.end(p)
 
+    def test_a_run_knows_where_its_text_is(self) -> None:
+        run = self.train("home").resolve()
+        Path("away").mkdir()
+        here = self.sinklab("eval", run, "--json").stdout
+        self.assertEqual(self.sinklab("eval", run, "--json", cwd="away").stdout, here)
+        self.assertIn("neither a prepared corpus", self.error("eval", run, "data.corpus=none", cwd="away", code=2))
+
     def foreign(self, name: str, shape: list[int], **changes: object) -> Path:
         """A Llama of 32 channels whose embedding has this shape."""
         folder = Path(name)
