@@ -23,7 +23,8 @@ typedef void (*sl_item_fn)(void *ctx, int64_t item, int thread);
  * thread starts on its own contiguous share, the same one every time (so that memory it touched first is
  * near it), in rising order; one that is done takes items from the others' shares. A core that is slow,
  * because another program or its other hardware thread is busy, then holds nobody up: make items small
- * enough that there are several a thread. Not to be nested. */
+ * enough that there are several a thread. Not to be
+ * nested, and not to be called from two threads of a program at once. */
 void sl_parallel(int64_t items, sl_item_fn fn, void *ctx);
 /* fn(ctx, i, i) by thread i itself for all i < n <= sl_threads(): for what belongs to a thread. */
 void sl_each_thread(int n, sl_item_fn fn, void *ctx);

@@ -201,8 +201,10 @@ static int check_finite(const char *dir, const sl_params *p) {
         const float *w = p->w + p->tensor[i].offset;
         for (int64_t j = 0; j < p->tensor[i].size; j++)
             if (!isfinite(w[j]))
-                return sl_fail("%s: tensor %s holds values that are not numbers: the training that wrote it had diverged, or "
-                               "the file is damaged", dir, p->tensor[i].name);
+                return sl_fail(
+                    "%s: tensor %s holds what is not a number: the training that wrote it had diverged, or the file "
+                    "is damaged",
+                    dir, p->tensor[i].name);
     }
     return 0;
 }

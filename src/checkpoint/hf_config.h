@@ -12,8 +12,8 @@
  * something else. */
 char *sl_hf_config_text(const sl_config *c, int32_t vocab);
 
-/* Fills *c and *vocab (-1: not given) from n bytes of config.json; `name` stands for the file in messages. What the engine
- * would compute otherwise than the architecture asks (rope_scaling, biases, a sliding window,
+/* Fills *c and *vocab (-1: not given) from n bytes of config.json; `name` stands for the file in messages. What the
+ * engine would compute otherwise than the architecture asks (rope_scaling, biases, a sliding window,
  * another activation, quantised weights) is an error that names the field. */
 int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab);
 

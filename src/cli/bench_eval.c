@@ -41,9 +41,6 @@ static sl_model *open_int8(const sl_config *c, int64_t vocab) {
     bool ok = w && sl_quant_weights_round(w, sl_model_kernels(m), sl_model_params(m)) == 0 &&
               sl_quant_weights_apply(w, m) == 0;
     sl_quant_weights_free(w);
-    sl_quant_point *p;
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
-        p->measure = false; /* errors are no part of the work */
     if (ok)
         return m;
     sl_model_free(m);

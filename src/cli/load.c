@@ -5,9 +5,11 @@
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 #include "data/corpus.h"
+#include "io/file.h"
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,18 +23,34 @@ int sl_load_override(const sl_args *args, sl_config *c, const char *dir) {
     return sl_config_check(c);
 }
 
+/* The run that a checkpoint belongs to, RUN of RUN/checkpoints/STEP, as an absolute path; false of any other folder. */
+static bool run_of(const char *dir, char run[SL_DIR_CHARS]) {
+    char up[SL_DIR_CHARS + 8], *found;
+    snprintf(up, sizeof up, "%s/..", dir);
+    found = realpath(up, NULL);
+    char *last = found ? strrchr(found, '/') : NULL;
+    bool ours = last && strcmp(last, "/checkpoints") == 0 && last - found < SL_DIR_CHARS;
+    if (ours)
+        snprintf(run, SL_DIR_CHARS, "%.*s", (int)(last - found), found);
+    free(found);
+    return ours;
+}
+
 /* A text that is not found under its name is where the run found it: its env.json says so. */
 static void look_for_text(sl_config *c, const char *dir) {
-    char path[SL_DIR_CHARS + 16];
-    const char *folder = strstr(dir, "/checkpoints/");
-    if (!folder || sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) == 0)
+    char run[SL_DIR_CHARS], path[SL_DIR_CHARS + 16];
+    sl_map m;
+    if (sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) == 0 || !run_of(dir, run))
         return;
-    snprintf(path, sizeof path, "%.*s/env.json", (int)(folder - dir), dir);
-    json_t *env = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    snprintf(path, sizeof path, "%s/env.json", run);
+    if (sl_map_open(&m, path))
+        return;
+    json_t *env = json_loadb((const char *)m.p, m.n, JSON_REJECT_DUPLICATES, NULL);
     const char *text = json_string_value(json_object_get(env, "corpus"));
     if (text && strlen(text) < sizeof c->data_corpus && access(text, F_OK) == 0)
         strcpy(c->data_corpus, text);
     json_decref(env);
+    sl_map_close(&m);
 }
 
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
@@ -62,14 +80,17 @@ sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
 }
 
 bool sl_load_moved_on(char dir[SL_DIR_CHARS]) {
-    char run[SL_DIR_CHARS], newest[SL_DIR_CHARS], done[SL_DIR_CHARS + 8], said[2048];
+    char newest[SL_DIR_CHARS], done[SL_DIR_CHARS + 8], said[2048];
+    char *folder = strrchr(dir, '/');
+    static const char under[] = "/checkpoints";
     snprintf(said, sizeof said, "%s", sl_error());
     snprintf(done, sizeof done, "%s/DONE", dir);
-    snprintf(run, sizeof run, "%s", dir);
-    char *folder = strstr(run, "/checkpoints/");
-    if (folder)
-        *folder = 0;
-    if (!folder || access(done, F_OK) == 0 || sl_checkpoint_resolve(run, newest) || strcmp(newest, dir) == 0) {
+    /* dir is gone: its name alone tells the run. */
+    if (!folder || (size_t)(folder - dir) < sizeof under ||
+        strncmp(folder - (sizeof under - 1), under, sizeof under - 1) != 0 || access(done, F_OK) == 0)
+        return false;
+    snprintf(done, sizeof done, "%.*s", (int)(folder - dir - (int)(sizeof under - 1)), dir);
+    if (sl_checkpoint_resolve(done, newest) || strcmp(newest, dir) == 0) {
         sl_fail("%s", said);
         return false;
     }

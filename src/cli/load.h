@@ -11,7 +11,8 @@
 int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab);
 /* The overrides of args on the configuration of the checkpoint in dir; refuses what would make another model of it. */
 int sl_load_override(const sl_args *args, sl_config *c, const char *dir);
-/* The weights of the checkpoint in dir. A run that is training may have taken it away: then its newest, and dir is that. */
+/* The weights of the checkpoint in dir. A run that is training may have taken it away: then its newest, and dir is
+ * that. */
 int sl_load_weights(sl_model *m, char dir[SL_DIR_CHARS]);
 /* Whether dir was a checkpoint of a run, is gone, and the run has another one, which is dir then. */
 bool sl_load_moved_on(char dir[SL_DIR_CHARS]);

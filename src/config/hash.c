@@ -19,8 +19,8 @@ static const char *const undecisive[] = {"threads",
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
 static const char *const added[] = {"model.mixer"};
 
-/* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what only
- * training knows. Any other makes another model of the same weights. */
+/* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
+ * only training knows. Any other makes another model of the same weights. */
 static const char *const afterwards[] = {"model.seq",
                                          "model.clip",
                                          "model.clip_baseline",

@@ -50,8 +50,8 @@ float sl_scale_outer(enum sl_format f, float amax); /* amax / (max * 448), amax 
  * point is the nearest code to -lo/scale. Of a range that is 0 alone: scale 0. */
 float sl_scale_affine(enum sl_format f, float lo, float hi, int *zero);
 
-/* ---- a matrix [rows, d]. Rows that begin where a block does (of outer scales, where there are such) may be given alone:
- * what is computed of them is what it is in the whole matrix, so that parts may be computed at once. */
+/* ---- a matrix [rows, d]. Rows that begin where a block does (of outer scales, where there are such) may be given
+ * alone: what is computed of them is what it is in the whole matrix, so that parts may be computed at once. */
 typedef struct {
     enum sl_format format;
     enum sl_scale scale;
@@ -84,8 +84,9 @@ int sl_quant_codes(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
                    int64_t d, const float *x, int64_t ldx, const float *scale, uint8_t *code, int64_t ldc);
 /* What sl_quant_amax, sl_quant_scales and sl_quant_codes give, with x read from memory once: for blocks of one row
  * whose scales have no outer ones. */
-int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
-                          int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code, int64_t ldc);
+int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what,
+                          int64_t rows, int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code,
+                          int64_t ldc);
 /* y from codes and scales: the bits that sl_quant_round gave. */
 void sl_quant_values(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, int64_t rows, int64_t d,
                      const uint8_t *code, int64_t ldc, const float *scale, float *y, int64_t ldy);

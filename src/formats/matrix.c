@@ -116,8 +116,9 @@ int sl_quant_codes(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
     return 0;
 }
 
-int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what, int64_t rows,
-                          int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code, int64_t ldc) {
+int sl_quant_codes_by_row(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *grid, const char *what,
+                          int64_t rows, int64_t d, const float *x, int64_t ldx, float *scale, uint8_t *code,
+                          int64_t ldc) {
     enum { ROWS = 32 }; /* that stay in a core's cache */
     int64_t across = sl_quant_blocks(q, rows, d).across;
     for (int64_t row = 0; row < rows; row += ROWS) {

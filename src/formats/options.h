@@ -7,7 +7,8 @@
 
 typedef struct sl_quant_options {
     const sl_scheme *scheme; /* NULL: nothing is rounded */
-    /* Beside the linear layers of the blocks: the head with its input, the embeddings (weights alone), keys and values. */
+    /* Beside the linear layers of the blocks: the head with its input, the embeddings (weights alone), keys and
+     * values. */
     bool head, embedding, kv;
     /* Transformations, of which the unquantised model is the same function (quant/transform.h). */
     bool migrate, rotate;
@@ -18,8 +19,8 @@ typedef struct sl_quant_options {
     bool errors;   /* sum up, place by place, what rounding changes */
 } sl_quant_options;
 
-/* Where a model is rotated, every linear layer of its blocks reads R x. Does R fold into what is before the layers that read a
- * norm's output: does the norm commute with it (rmsnorm before the block, nothing else on the stream)? */
+/* Where a model is rotated, every linear layer of its blocks reads R x. Does R fold into what is before the layers
+ * that read a norm's output: does the norm commute with it (rmsnorm before the block, nothing else on the stream)? */
 bool sl_rotation_folds(const sl_config *c);
 
 #endif

@@ -69,8 +69,8 @@ void sl_scheme_describe(const sl_scheme *s, char text[SL_SCHEME_HELP]) {
     char weights[64], blocks[64];
     blocks_in_words(&s->weights, "output channel", weights, sizeof weights);
     const char *second = s->weights.scale == SL_SCALE_E4M3 ? ", a second one per tensor" : "";
-    int n = snprintf(text, SL_SCHEME_HELP, "weights %s, %s%s; activations ", sl_formats[s->weights.format].name, weights,
-                     second);
+    int n = snprintf(text, SL_SCHEME_HELP, "weights %s, %s%s; activations ", sl_formats[s->weights.format].name,
+                     weights, second);
     if (s->range == SL_RANGE_NONE) {
         snprintf(text + n, SL_SCHEME_HELP - (size_t)n, "as they are");
         return;

@@ -24,7 +24,8 @@ void sl_scheme_describe(const sl_scheme *s, char text[SL_SCHEME_HELP]);
 
 /* Does it need calibration? */
 static inline bool sl_range_is_static(enum sl_range r) { return r == SL_RANGE_STATIC || r == SL_RANGE_AFFINE; }
-/* Are products sums of integers times one scale a row on either side? Then they are computed so (ops/quant/linear_int.h). */
+/* Are products sums of integers times one scale a row on either side? Then they are computed so
+ * (ops/quant/linear_int.h). */
 bool sl_scheme_is_integer(const sl_scheme *s);
 
 #endif

@@ -14,7 +14,8 @@ typedef struct sl_seen {
     float *channel;              /* [dim] largest |x| */
     float *row_lo, *row_hi;      /* [rows], of each */
     uint64_t *bins;              /* values by the upper half of their bits: sign, exponent, 7 bits of the fraction */
-    double *trial;               /* NULL, or squared error with the range times 1 - i/SL_CLIP_TRIALS, [SL_CLIP_TRIALS] */
+    double *trial;               /* NULL, or squared error with the range times 1 - i/SL_CLIP_TRIALS, [SL_CLIP_TRIALS]
+                                  * */
 } sl_seen;
 
 /* NULL with a message. */
@@ -22,8 +23,8 @@ sl_seen *sl_seen_new(int64_t dim, int64_t capacity);
 void sl_seen_free(sl_seen *s);
 /* Adds x [rows, dim], finite. */
 void sl_seen_add(sl_seen *s, int64_t rows, const float *x, int64_t ldx);
-/* The value below which a share p of all values, or (magnitudes) of all |x|, lies: linear within a bin, of which there are
- * 128 between a number and its double. */
+/* The value below which a share p of all values, or (magnitudes) of all |x|, lies: linear within a bin, of which
+ * there are 128 between a number and its double. */
 double sl_seen_quantile(const sl_seen *s, double p, bool magnitudes);
 
 /* Of y, which stands for x. */

@@ -78,6 +78,7 @@ void sl_map_close(sl_map *m) {
 static void forget(sl_writer *w) {
     XXH3_freeState(w->hash);
     free(w->beside);
+    free(w->target);
     *w = (sl_writer){.fd = -1};
 }
 
@@ -92,7 +93,7 @@ int sl_writer_abandon(sl_writer *w) {
 
 /* A file of its own beside `path`, under a name that nobody can have taken. */
 static int create_beside(sl_writer *w) {
-    size_t room = strlen(w->path) + 32;
+    size_t room = strlen(w->target) + 32;
     w->beside = malloc(room);
     if (!w->beside)
         return sl_fail("out of memory for the name of %s", w->path);
@@ -100,7 +101,7 @@ static int create_beside(sl_writer *w) {
         uint64_t r = 0;
         if (getrandom(&r, sizeof r, 0) != (ssize_t)sizeof r)
             break;
-        snprintf(w->beside, room, "%s.%016llx.tmp", w->path, (unsigned long long)r);
+        snprintf(w->beside, room, "%s.%016llx.tmp", w->target, (unsigned long long)r);
         w->fd = sl_sys.open(w->beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (w->fd >= 0 || errno != EEXIST)
             break;
@@ -118,8 +119,14 @@ int sl_writer_open(sl_writer *w, const char *path) {
     if (!w->hash)
         return sl_fail("out of memory for the hash of %s", path);
     XXH3_64bits_reset(w->hash);
+    /* What a link leads to is replaced, not the link; a device or a pipe stays what it is. */
+    w->target = realpath(path, NULL);
+    if (!w->target)
+        w->target = strdup(path);
     int rc;
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* a device, a pipe or a link stays what it is */
+    if (!w->target) {
+        rc = sl_fail("out of memory for the name of %s", path);
+    } else if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
         w->fd = sl_sys.open(path, O_WRONLY | O_TRUNC | O_CLOEXEC, 0666);
         rc = w->fd < 0 ? sl_fail_errno("cannot create", path) : 0;
     } else {
@@ -161,7 +168,7 @@ int sl_writer_finish(sl_writer *w, uint64_t *hash) {
         sl_fail_errno("cannot close", w->path);
         return sl_writer_abandon(w);
     }
-    if (w->beside && sl_sys.rename(w->beside, w->path)) {
+    if (w->beside && sl_sys.rename(w->beside, w->target)) {
         sl_fail_errno("cannot create", w->path);
         return sl_writer_abandon(w);
     }

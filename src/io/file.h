@@ -35,12 +35,13 @@ FILE *sl_open_regular(const char *path);
 /* Whether two paths are one file, through links too. */
 bool sl_same_file(const char *a, const char *b);
 
-/* A file that is whole or not there: it is written beside, under another name, and put in its place when it is finished.
- * What is there and no regular file (a device, a pipe, a link) is written into as it is. */
+/* A file that is whole or not there: it is written beside, under another name, and put in its place when it is
+ * finished. A link stays one: what it leads to is replaced. A device or a pipe is written into as it is. */
 typedef struct {
     int fd;
     const char *path; /* the caller's */
-    char *beside;     /* what is written until then; NULL: path itself */
+    char *target;     /* what it leads to */
+    char *beside;     /* what is written until then; NULL: target itself */
     uint64_t size;    /* bytes put so far */
     void *hash;       /* XXH3 state over them */
 } sl_writer;

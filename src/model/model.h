@@ -30,15 +30,15 @@ int sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *tar
 
 /* ---- quantised models (quant/run.h): fp32 but for what the options round; made for inference, without taps. */
 struct sl_quant_options;
-struct sl_quant_point;
+struct sl_quant_place;
 struct sl_rotation;
 struct sl_op;
 sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
                                     const struct sl_quant_options *o);
-/* The i-th place where activations are rounded or observed, in the order of a pass; NULL past the last. */
-struct sl_quant_point *sl_model_quant_point(const sl_model *m, int i);
-/* The point, and the rotation, whose result the layer of this place reads; NULL without. */
-struct sl_quant_point *sl_model_point_before(const sl_model *m, sl_scope scope);
+/* The i-th place where activations are rounded or observed, in the order of a pass; false past the last. */
+bool sl_model_quant_place(const sl_model *m, int i, struct sl_quant_place *p);
+/* The place, and the rotation, whose result the layer of this scope reads; false, NULL without. */
+bool sl_model_place_before(const sl_model *m, sl_scope scope, struct sl_quant_place *p);
 const struct sl_rotation *sl_model_rotation_before(const sl_model *m, sl_scope scope);
 /* The i-th linear layer that multiplies integers; NULL past the last. */
 const struct sl_op *sl_model_int_linear(const sl_model *m, int i);

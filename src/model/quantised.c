@@ -1,36 +1,35 @@
 #include "model/model_internal.h"
+#include "ops/quant/linear_int.h"
 #include "ops/quant/quantise.h"
 #include "ops/quant/rotate.h"
 
-sl_quant_point *sl_model_quant_point(const sl_model *m, int i) {
+bool sl_model_quant_place(const sl_model *m, int i, sl_quant_place *p) {
     for (int op = 0; op < m->program.ops; op++)
-        for (int k = 0; k < 2; k++)
-            if (m->program.op[op].point[k] && i-- == 0)
-                return m->program.op[op].point[k];
-    return NULL;
+        if (sl_quant_place_of(&m->program.op[op], &m->exec, p) && i-- == 0)
+            return true;
+    return false;
 }
 
-sl_quant_point *sl_model_point_before(const sl_model *m, sl_scope scope) {
-    sl_quant_point *p;
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
-        if (sl_scope_same(p->scope, scope))
-            return p;
-    return NULL;
+bool sl_model_place_before(const sl_model *m, sl_scope scope, sl_quant_place *p) {
+    for (int i = 0; sl_model_quant_place(m, i, p); i++)
+        if (sl_scope_same(p->point->scope, scope))
+            return true;
+    return false;
 }
 
 const sl_rotation *sl_model_rotation_before(const sl_model *m, sl_scope scope) {
-    for (int op = 0; op < m->program.ops; op++)
-        for (int k = 0; k < 2; k++) {
-            const sl_rotation *r = m->program.op[op].rotation[k];
-            if (r && sl_scope_same(sl_rotation_scope(r), sl_scope_as(scope, SL_ROLE_ROTATE)))
-                return r;
-        }
+    for (int i = 0; i < m->program.ops; i++) {
+        const sl_op *op = &m->program.op[i];
+        const sl_rotation *r = sl_rotation_of(op) ? sl_rotation_of(op) : sl_kv_rotation_of(op);
+        if (r && sl_scope_same(sl_rotation_scope(r), sl_scope_as(scope, SL_ROLE_ROTATE)))
+            return r;
+    }
     return NULL;
 }
 
 const sl_op *sl_model_int_linear(const sl_model *m, int i) {
     for (int op = 0; op < m->program.ops; op++)
-        if (m->program.op[op].integers && i-- == 0)
+        if (sl_linear_int_point(&m->program.op[op]) && i-- == 0)
             return &m->program.op[op];
     return NULL;
 }

@@ -1,7 +1,5 @@
 #include "ops/rows.h"
 
-#include "base/threads.h"
-
 #include <string.h>
 
 const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, float *scratch) {
@@ -38,10 +36,6 @@ sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t
 void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk) {
     if (x->info[b].bf16)
         x->k->to_bf16(qk.n, qk.p, sl_buf_bf16(x, b) + row * x->info[b].ld);
-}
-
-void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *, int64_t, int)) {
-    sl_parallel(sl_op_blocks(op).count, fn, &(sl_task){op, x});
 }
 
 void sl_fold_columns(const sl_exec *x, int64_t from, int64_t n, int64_t count, int64_t stride, const float *partial,

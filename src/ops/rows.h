@@ -25,15 +25,6 @@ typedef struct {
 sl_qk sl_edit_qk(const sl_exec *x, sl_buf b, int64_t row, int64_t heads, int64_t hd, float *scratch);
 void sl_end_qk(const sl_exec *x, sl_buf b, int64_t row, sl_qk qk);
 
-/* The context of a parallel item: the operation and what it runs on. */
-typedef struct {
-    const sl_op *op;
-    const sl_exec *x;
-} sl_task;
-
-/* fn(task, block, thread) for each block of rows. */
-void sl_parallel_rows(const sl_op *op, const sl_exec *x, void (*fn)(void *task, int64_t block, int thread));
-
 /* g[j] += partial[0][j] + partial[1][j] + ... of `count` partial sums, for n columns from `from` on, in this order;
  * they lie `stride` apart. A fold over many columns is cut into items of SL_FOLD_COLUMNS. */
 enum { SL_FOLD_COLUMNS = 2048 };

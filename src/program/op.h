@@ -130,18 +130,6 @@ struct sl_op {
     size_t state_bytes, state;   /* of what changes from pass to pass, zero at first; where it lies */
     size_t worker_bytes, shared_bytes; /* scratch that it needs */
     double flops;                /* of one forward */
-    /* On their way into own. */
-    struct sl_quant_point *point[2];
-    struct sl_rotation *rotation[2];
-    struct sl_int_weights *integers;
-    const sl_ffn_kernels *ffn;
-    const sl_attention_kernels *attention;
-    const struct sl_extra_kind *extra;
-    sl_attend attend;
-    int64_t window;
-    int64_t heads, kv_heads, head_dim;
-    const float *cos, *sin;
-    float factor;
     /* Set by the plan. */
     sl_buf dout, din[SL_OP_INPUTS];
     bool acc[SL_OP_INPUTS];      /* din[i] already holds a gradient: add */

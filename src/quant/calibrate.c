@@ -13,8 +13,9 @@ const sl_clip_info sl_clip_table[] = {
     [SL_CLIP_ABSMAX] = {"absmax", "all that calibration saw"},
     [SL_CLIP_PERCENTILE] = {"percentile", "the share --percentile of it"},
     [SL_CLIP_MSE] = {"mse", "the part of the range with the least squared error, in steps of 2 %"},
-    [SL_CLIP_TOKEN] = {"token", "token-wise clipping (arXiv 2209.13325): one quantile of the tokens' extremes for all places, "
-                                "with the least change of the logits"},
+    [SL_CLIP_TOKEN] = {"token",
+                       "token-wise clipping (arXiv 2209.13325): one quantile of the tokens' extremes for all places, "
+                       "with the least change of the logits"},
     {NULL, NULL}};
 
 struct sl_calibration {
@@ -34,8 +35,9 @@ void sl_calibration_free(sl_calibration *c) {
 
 static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
     sl_calibration *c = calloc(1, sizeof *c);
+    sl_quant_place p;
     int n = 0;
-    while (sl_model_quant_point(m, n))
+    while (sl_model_quant_place(m, n, &p))
         n++;
     if (c) {
         c->scope = calloc((size_t)n + 1, sizeof *c->scope);
@@ -47,9 +49,9 @@ static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
         return NULL;
     }
     for (c->points = 0; c->points < n; c->points++) {
-        const sl_quant_point *p = sl_model_quant_point(m, c->points);
-        c->scope[c->points] = p->scope;
-        if (!(c->seen[c->points] = sl_seen_new(p->dim, windows * (p->rows / sl_model_shape(m).batch)))) {
+        sl_model_quant_place(m, c->points, &p);
+        c->scope[c->points] = p.point->scope;
+        if (!(c->seen[c->points] = sl_seen_new(p.point->dim, windows * (p.point->rows / sl_model_shape(m).batch)))) {
             sl_calibration_free(c);
             return NULL;
         }
@@ -57,22 +59,22 @@ static sl_calibration *new_calibration(const sl_model *m, int64_t windows) {
     return c;
 }
 
-const sl_seen *sl_calibration_at(const sl_calibration *c, sl_scope scope) {
+static sl_seen *seen_of(const sl_calibration *c, sl_scope scope) {
     for (int i = 0; i < c->points; i++)
         if (sl_scope_same(c->scope[i], scope))
             return c->seen[i];
     return NULL;
 }
 
-static sl_seen *seen_of(const sl_calibration *c, sl_scope scope) {
-    return (sl_seen *)(uintptr_t)sl_calibration_at(c, scope);
-}
+const sl_seen *sl_calibration_at(const sl_calibration *c, sl_scope scope) { return seen_of(c, scope); }
 
 int sl_calibration_check(const sl_dataset *d, int64_t windows) {
     int64_t have = sl_dataset_windows(d, SL_TRAIN);
-    return windows <= have ? 0
-                           : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or "
-                                           "give a longer text", (long long)windows, (long long)have);
+    return windows <= have
+               ? 0
+               : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or give a "
+                               "longer text",
+                               (long long)windows, (long long)have);
 }
 
 /* ---- passes over the calibration windows */
@@ -83,14 +85,14 @@ static int each_batch(sl_model *m, const sl_dataset *d, int64_t windows, sl_batc
 
 static int observe_batch(void *ctx, sl_model *m, const sl_batch *b) {
     (void)ctx;
-    return sl_model_forward(m, b->in, NULL, NULL, NULL) < 0 ? -1 : sl_quant_check_points(m);
+    return sl_model_forward(m, b->in, NULL, NULL, NULL);
 }
 
 /* Points the observer's places at what they add to. */
 static void attach(const sl_calibration *c, sl_model *m) {
-    sl_quant_point *p;
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++)
-        p->seen = seen_of(c, p->scope);
+    sl_quant_place p;
+    for (int i = 0; sl_model_quant_place(m, i, &p); i++)
+        p.state->seen = seen_of(c, p.point->scope);
 }
 
 sl_calibration *sl_calibrate(sl_model *observer, const sl_dataset *d, int64_t windows) {
@@ -109,52 +111,50 @@ sl_calibration *sl_calibrate(sl_model *observer, const sl_dataset *d, int64_t wi
 
 /* ---- ranges */
 
-static void set_percentile(sl_quant_point *p, const sl_seen *s, double percentile) {
+static void set_percentile(const sl_quant_place *p, const sl_seen *s, double percentile) {
     double share = percentile / 100;
-    if (p->range == SL_RANGE_AFFINE) {
-        sl_quant_point_range(p, (float)fmin(0, sl_seen_quantile(s, (1 - share) / 2, false)),
-                             (float)fmax(0, sl_seen_quantile(s, (1 + share) / 2, false)));
+    if (p->point->range == SL_RANGE_AFFINE) {
+        sl_quant_set_range(p, (float)fmin(0, sl_seen_quantile(s, (1 - share) / 2, false)),
+                           (float)fmax(0, sl_seen_quantile(s, (1 + share) / 2, false)));
     } else {
         float amax = (float)sl_seen_quantile(s, share, true);
-        sl_quant_point_range(p, -amax, amax);
+        sl_quant_set_range(p, -amax, amax);
     }
 }
 
-static void free_trials(sl_quant_point *p, sl_seen *s) {
-    free(p->trial), free(s->trial);
-    p->trial = NULL, s->trial = NULL;
+static void end_trials(const sl_calibration *c) {
+    for (int i = 0; i < c->points; i++) {
+        free(c->seen[i]->trial);
+        c->seen[i]->trial = NULL;
+    }
 }
 
-/* Room for the trials at the observer's places. */
+/* Room for the trials. */
 static int begin_trials(const sl_calibration *c, sl_model *observer) {
-    sl_quant_point *p;
     attach(c, observer);
-    for (int i = 0; (p = sl_model_quant_point(observer, i)); i++) {
-        p->trial = malloc((size_t)(p->rows * p->dim) * sizeof *p->trial);
-        p->seen->trial = calloc(SL_CLIP_TRIALS, sizeof *p->seen->trial);
-        if (!p->trial || !p->seen->trial)
+    for (int i = 0; i < c->points; i++)
+        if (!(c->seen[i]->trial = calloc(SL_CLIP_TRIALS, sizeof *c->seen[i]->trial)))
             return sl_fail("out of memory for calibration");
-    }
     return 0;
 }
 
-static void set_best_trial(sl_quant_point *p, const sl_seen *s) {
+static void set_best_trial(const sl_quant_place *p, const sl_seen *s) {
     int best = 0;
     for (int i = 1; i < SL_CLIP_TRIALS; i++)
         if (s->trial[i] < s->trial[best])
             best = i;
-    float share = 1 - (float)best / SL_CLIP_TRIALS;
-    sl_quant_point_range(p, s->lo * share, s->hi * share);
+    float share = sl_quant_trial_share(best);
+    sl_quant_set_range(p, s->lo * share, s->hi * share);
 }
 
-static int set_mse(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m, sl_model *observer) {
-    sl_quant_point *p;
+static int set_mse(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m,
+                   sl_model *observer) {
+    sl_quant_place p;
     int rc = begin_trials(c, observer) < 0 ? -1 : each_batch(observer, d, o->windows, observe_batch, NULL);
-    for (int i = 0; rc == 0 && (p = sl_model_quant_point(m, i)); i++)
-        if (sl_range_is_static(p->range))
-            set_best_trial(p, seen_of(c, p->scope));
-    for (int i = 0; (p = sl_model_quant_point(observer, i)); i++)
-        free_trials(p, p->seen);
+    for (int i = 0; rc == 0 && sl_model_quant_place(m, i, &p); i++)
+        if (sl_range_is_static(p.point->range))
+            set_best_trial(&p, seen_of(c, p.point->scope));
+    end_trials(c);
     return rc;
 }
 
@@ -172,12 +172,12 @@ static float quantile(const float *sorted, int64_t n, double p) {
 }
 
 static void set_token_ratio(const sl_calibration *c, sl_model *m, double ratio) {
-    sl_quant_point *p;
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        const sl_seen *s = sl_calibration_at(c, p->scope);
-        if (sl_range_is_static(p->range))
-            sl_quant_point_range(p, fminf(0, quantile(s->row_lo, s->rows, 1 - ratio)),
-                                 fmaxf(0, quantile(s->row_hi, s->rows, ratio)));
+    sl_quant_place p;
+    for (int i = 0; sl_model_quant_place(m, i, &p); i++) {
+        const sl_seen *s = sl_calibration_at(c, p.point->scope);
+        if (sl_range_is_static(p.point->range))
+            sl_quant_set_range(&p, fminf(0, quantile(s->row_lo, s->rows, 1 - ratio)),
+                               fmaxf(0, quantile(s->row_hi, s->rows, ratio)));
     }
 }
 
@@ -190,8 +190,7 @@ typedef struct {
 static int compare_batch(void *ctx, sl_model *m, const sl_batch *b) {
     comparison *t = ctx;
     sl_shape s = sl_model_shape(m);
-    if (sl_model_logits(m, b->in, t->logits) < 0 || sl_quant_check_points(m) < 0 ||
-        sl_model_logits(t->plain, b->in, t->want) < 0)
+    if (sl_model_logits(m, b->in, t->logits) < 0 || sl_model_logits(t->plain, b->in, t->want) < 0)
         return -1;
     for (int64_t i = 0; i < s.batch * s.seq * s.vocab; i++)
         t->sum += ((double)t->logits[i] - t->want[i]) * ((double)t->logits[i] - t->want[i]);
@@ -215,8 +214,8 @@ static int search(const sl_calibration *c, const sl_clip_options *o, const sl_da
     return 0;
 }
 
-static int set_token(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m, sl_model *plain,
-                     double *ratio) {
+static int set_token(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m,
+                     sl_model *plain, double *ratio) {
     sl_shape s = sl_model_shape(m);
     size_t bytes = (size_t)(s.batch * s.seq * s.vocab) * sizeof(float);
     comparison t = {.plain = plain, .logits = malloc(bytes), .want = malloc(bytes)};
@@ -224,7 +223,8 @@ static int set_token(const sl_calibration *c, const sl_clip_options *o, const sl
         qsort(c->seen[i]->row_lo, (size_t)c->seen[i]->rows, sizeof(float), ascending);
         qsort(c->seen[i]->row_hi, (size_t)c->seen[i]->rows, sizeof(float), ascending);
     }
-    int bits = sl_formats[sl_model_quant_point(m, 0)->q.format].bits;
+    sl_quant_place first;
+    int bits = sl_model_quant_place(m, 0, &first) ? sl_formats[first.point->q.format].bits : 8;
     int rc = t.logits && t.want ? search(c, o, d, m, &t, bits, ratio) : sl_fail("out of memory for logits");
     free(t.logits), free(t.want);
     return rc;
@@ -232,20 +232,20 @@ static int set_token(const sl_calibration *c, const sl_clip_options *o, const sl
 
 int sl_calibration_apply(const sl_calibration *c, const sl_clip_options *o, const sl_dataset *d, sl_model *m,
                          sl_model *observer, sl_model *plain, double *ratio) {
-    sl_quant_point *p;
+    sl_quant_place p;
     *ratio = NAN;
     if (o->clip == SL_CLIP_MSE)
         return set_mse(c, o, d, m, observer);
     if (o->clip == SL_CLIP_TOKEN)
         return set_token(c, o, d, m, plain, ratio);
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        const sl_seen *s = sl_calibration_at(c, p->scope);
-        if (!sl_range_is_static(p->range))
+    for (int i = 0; sl_model_quant_place(m, i, &p); i++) {
+        const sl_seen *s = sl_calibration_at(c, p.point->scope);
+        if (!sl_range_is_static(p.point->range))
             continue;
         if (o->clip == SL_CLIP_PERCENTILE)
-            set_percentile(p, s, o->percentile);
+            set_percentile(&p, s, o->percentile);
         else
-            sl_quant_point_range(p, s->lo, s->hi);
+            sl_quant_set_range(&p, s->lo, s->hi);
     }
     return 0;
 }

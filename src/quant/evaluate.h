@@ -6,11 +6,9 @@
 #include "model/model.h"
 #include "quant/interval.h"
 
-/* Sets loss[windows]: mean loss of each of the first validation windows; a multiple of the model's batch. NaN of a window
- * without targets. */
+/* Sets loss[windows]: mean loss of each of the first validation windows; a multiple of the model's batch. NaN of a
+ * window without targets. */
 int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, double *loss);
-/* -1 if a value that was to be rounded in the last pass was not finite. */
-int sl_quant_check_points(const sl_model *m);
 /* The largest batch of at most `most` windows that divides them. */
 int64_t sl_quant_batch(int64_t windows, int64_t most);
 

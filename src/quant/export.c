@@ -75,19 +75,20 @@ static int add_matrix(entries *e, const sl_tensor *t, const sl_quant_matrix *x, 
 }
 
 /* The static range of the place that a matrix reads from, if it has one. */
-static int add_range(entries *e, const sl_tensor *t, const sl_quant_point *p) {
+static int add_range(entries *e, const sl_tensor *t, const sl_quant_place *p) {
     char name[SL_EXPORT_NAME];
-    if (!p || !sl_range_is_static(p->range))
+    const sl_quant_range *range = &p->state->range;
+    if (!sl_range_is_static(p->point->range))
         return 0;
-    bool second = p->q.scale == SL_SCALE_E4M3;
+    bool second = p->point->q.scale == SL_SCALE_E4M3;
     sl_export_name(name, t, second ? "input_global_scale" : "input_scale");
-    add(e, name, SL_F32, 1, 0, second ? &p->outer : &p->scale);
-    if (p->range != SL_RANGE_AFFINE)
+    add(e, name, SL_F32, 1, 0, second ? &range->outer : &range->scale);
+    if (p->point->range != SL_RANGE_AFFINE)
         return 0;
     int32_t *zero = own(e, sizeof *zero);
     if (!zero)
         return -1;
-    *zero = p->grid.zero;
+    *zero = range->zero;
     sl_export_name(name, t, "input_zero_point");
     add(e, name, SL_I32, 1, 0, zero);
     return 0;
@@ -119,6 +120,7 @@ static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
         const sl_tensor *t = &p->tensor[i];
         const sl_quant_matrix *x = sl_quant_matrix_of(w, i);
         sl_scope scope;
+        sl_quant_place place;
         if (!x) {
             add(e, t->name, SL_F32, t->shape[0], 0, p->w + t->offset);
             e->entry[e->n - 1].meta.ndim = t->ndim;
@@ -130,7 +132,7 @@ static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
         if (!sl_export_scope(t, &scope))
             continue;
         add_rotation(e, t, sl_model_rotation_before(m, scope));
-        if (add_range(e, t, sl_model_point_before(m, scope)) < 0)
+        if (sl_model_place_before(m, scope, &place) && add_range(e, t, &place) < 0)
             return -1;
     }
     collect_kv(e, m);
@@ -154,7 +156,8 @@ static char *config_text(const sl_config *c) {
 static char *options_text(const sl_quant_options *o, const sl_model *m) {
     json_t *x = json_pack("{s:s, s:I, s:b, s:b, s:b, s:b, s:f, s:b, s:I}", "scheme", o->scheme->name, "vocab",
                           (json_int_t)sl_model_shape(m).vocab, "head", o->head, "embedding", o->embedding, "kv", o->kv,
-                          "migrate", o->migrate, "smooth", o->smooth, "rotate", o->rotate, "rotation_seed", (json_int_t)o->seed);
+                          "migrate", o->migrate, "smooth", o->smooth, "rotate", o->rotate, "rotation_seed",
+                          (json_int_t)o->seed);
     char *text = x ? json_dumps(x, JSON_COMPACT) : NULL;
     json_decref(x);
     if (!text)

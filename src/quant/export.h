@@ -1,13 +1,17 @@
-/* A quantised model as one file, DIR/quantised.safetensors, so that the result can be checked elsewhere. For each rounded
- * matrix <name>.weight [out, in] of the checkpoint, with its scheme's blocks of block_rows x block_cols elements:
+/* A quantised model as one file, DIR/quantised.safetensors, so that the result can be checked elsewhere. For each
+ * rounded matrix <name>.weight [out, in] of the checkpoint, with its scheme's blocks of block_rows x block_cols
+ * elements:
  *
- *   <name>.weight_packed        codes: I8 [out, in] of int8, F8_E4M3 [out, in] of e4m3; of int4 (two's complement) and e2m1
+ *   <name>.weight_packed        codes: I8 [out, in] of int8, F8_E4M3 [out, in] of e4m3; of int4 (two's complement)
+ *   and e2m1
  *                               U8 [out, ceil(in/2)], two in a byte, the first in the lower half
- *   <name>.weight_scale         of each block [down, across]: F32; U8 of E8M0 (2^(byte - 127)); F8_E4M3 (times the next)
+ *   <name>.weight_scale         of each block [down, across]: F32; U8 of E8M0 (2^(byte - 127)); F8_E4M3 (times the
+ *   next)
  *   <name>.weight_global_scale  F32 [1], nvfp4
  *   <name>.input_scale          F32 [1], of static ranges; nvfp4: input_global_scale
  *   <name>.input_zero_point     I32 [1], of affine ones: x = (code - zero) * scale
- *   <name>.input_rotation       I8 [in], the signs D where the layer reads R x = (H (x) C) D x (ops/quant/rotate.h); the matrix is
+ *   <name>.input_rotation       I8 [in], the signs D where the layer reads R x = (H (x) C) D x (ops/quant/rotate.h);
+ *   the matrix is
  *                               that which multiplies R x
  *   model.layers.N.self_attn.kv_rotation  I8 [head_dim], where keys and values are rotated to be rounded, and back
  *

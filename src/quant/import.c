@@ -77,7 +77,8 @@ static int parse_options(const char *dir, const char *text, int32_t *vocab, sl_q
     json_t *x = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     bool ok = x != NULL;
     const char *scheme = json_string_value(json_object_get(x, "scheme"));
-    *o = (sl_quant_options){.head = flag(x, "head", &ok), .embedding = flag(x, "embedding", &ok), .kv = flag(x, "kv", &ok),
+    *o = (sl_quant_options){.head = flag(x, "head", &ok), .embedding = flag(x, "embedding", &ok), .kv = flag(x, "kv",
+        &ok),
                             .migrate = flag(x, "migrate", &ok), .rotate = flag(x, "rotate", &ok),
                             .smooth = number(x, "smooth", -1, 1, &ok),
                             .seed = (uint64_t)number(x, "rotation_seed", 0, 0x1p53, &ok)};
@@ -86,7 +87,8 @@ static int parse_options(const char *dir, const char *text, int32_t *vocab, sl_q
     json_decref(x);
     if (ok && scheme && !o->scheme)
         return sl_fail_prefix("%s", dir);
-    return ok && scheme ? 0 : sl_fail("%s/%s: its options (metadata \"quantization\") are damaged", dir, SL_EXPORT_FILE);
+    return ok && scheme ? 0
+                        : sl_fail("%s/%s: its options (metadata \"quantization\") are damaged", dir, SL_EXPORT_FILE);
 }
 
 int sl_quant_export_read(const char *dir, sl_config *c, int32_t *vocab, sl_quant_options *o) {
@@ -94,7 +96,8 @@ int sl_quant_export_read(const char *dir, sl_config *c, int32_t *vocab, sl_quant
     if (!f)
         return -1;
     const char *config = sl_st_metadata(f, "config"), *options = sl_st_metadata(f, "quantization");
-    int rc = config && options ? 0 : sl_fail("%s/%s: its metadata has no configuration or no options", dir, SL_EXPORT_FILE);
+    int rc =
+        config && options ? 0 : sl_fail("%s/%s: its metadata has no configuration or no options", dir, SL_EXPORT_FILE);
     sl_config_defaults(c);
     if (rc == 0)
         rc = sl_config_parse(c, config, strlen(config), dir);
@@ -162,24 +165,24 @@ static int read_scales(const reader *file, const sl_tensor *t, sl_quant_matrix *
     return 0;
 }
 
-static int read_range(const reader *file, const sl_tensor *t, sl_quant_point *p) {
+static int read_range(const reader *file, const sl_tensor *t, const sl_quant_place *p) {
     char name[SL_EXPORT_NAME];
-    if (!p || !sl_range_is_static(p->range))
+    sl_quant_range *range = &p->state->range;
+    if (!sl_range_is_static(p->point->range))
         return 0;
-    bool second = p->q.scale == SL_SCALE_E4M3;
+    bool second = p->point->q.scale == SL_SCALE_E4M3;
     sl_export_name(name, t, second ? "input_global_scale" : "input_scale");
     const void *scale = data_of(file, name, SL_F32, 1, 0), *zero = NULL;
     sl_export_name(name, t, "input_zero_point");
-    if (!scale || (p->range == SL_RANGE_AFFINE && !(zero = data_of(file, name, SL_I32, 1, 0))))
+    if (!scale || (p->point->range == SL_RANGE_AFFINE && !(zero = data_of(file, name, SL_I32, 1, 0))))
         return -1;
-    memcpy(second ? &p->outer : &p->scale, scale, sizeof p->scale);
+    memcpy(second ? &range->outer : &range->scale, scale, sizeof range->scale);
     int32_t z = 0;
     if (zero)
         memcpy(&z, zero, sizeof z);
-    if (z < 0 || z >= 1 << sl_formats[p->q.format].bits)
+    if (z < 0 || z >= 1 << sl_formats[p->point->q.format].bits)
         return sl_fail("%s: tensor %s: %d is no code", file->path, name, z);
-    if (zero)
-        p->grid = sl_grid_affine(p->q.format, z);
+    range->zero = z;
     return 0;
 }
 
@@ -200,6 +203,7 @@ static int read_tensor(const reader *file, const sl_quant_weights *w, int i, sl_
     const sl_tensor *t = &p->tensor[i];
     sl_quant_matrix *x = sl_quant_matrix_of(w, i);
     sl_scope scope;
+    sl_quant_place place;
     if (!x)
         return sl_st_read_f32(file->f, t->name, t->ndim, t->shape, p->w + t->offset);
     if (read_codes(file, t, x, sl_model_kernels(m)) < 0 || read_scales(file, t, x) < 0)
@@ -208,7 +212,8 @@ static int read_tensor(const reader *file, const sl_quant_weights *w, int i, sl_
         return 0;
     return check_rotation(file, t, sl_model_rotation_before(m, scope)) < 0
                ? -1
-               : read_range(file, t, sl_model_point_before(m, scope));
+           : sl_model_place_before(m, scope, &place) ? read_range(file, t, &place)
+                                                     : 0;
 }
 
 int sl_quant_import(const char *dir, const sl_quant_options *o, sl_model *m) {

@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* mean - half .. mean + half holds the expectation with 95 % if the values are independent and normal (Student). half is
- * NaN of fewer than two values. */
+/* mean - half .. mean + half holds the expectation with 95 % if the values are independent and normal (Student). half
+ * is NaN of fewer than two values. */
 typedef struct {
     double mean, half;
     int64_t n;

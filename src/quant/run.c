@@ -31,6 +31,7 @@ static sl_quant_options options_for(const sl_quant_run *r, const sl_scheme *s, b
     sl_quant_options o = r->plan.options;
     o.scheme = s;
     o.observe = observe;
+    o.errors = !observe;
     return o;
 }
 
@@ -123,8 +124,9 @@ static int prepare(sl_quant_run *r, const char *dir, bool calibrates) {
     r->loss = calloc((size_t)r->plan.windows, sizeof *r->loss);
     if (!r->reference || !r->loss)
         return sl_fail("out of memory for losses");
-    if (sl_transform_check(&r->config, &r->plan.options) < 0 || sl_quant_weights_check(&r->config, &r->plan.options) < 0 ||
-        load(r, dir) < 0 || sl_quant_window_losses(r->plain, r->data, r->plan.windows, r->reference) < 0 || transform(r) < 0)
+    if (sl_transform_check(&r->config, &r->plan.options) < 0 ||
+        sl_quant_weights_check(&r->config, &r->plan.options) < 0 || load(r, dir) < 0 ||
+        sl_quant_window_losses(r->plain, r->data, r->plan.windows, r->reference) < 0 || transform(r) < 0)
         return -1;
     sl_quant_options o = options_for(r, NULL, true);
     return calibrates && !(r->calibration = observe(r, &o)) ? -1 : 0;
@@ -154,7 +156,9 @@ void sl_quant_run_close(sl_quant_run *r) {
     free(r);
 }
 
-sl_interval sl_quant_run_reference(const sl_quant_run *r) { return sl_mean_interval(r->plan.windows, r->reference, NULL); }
+sl_interval sl_quant_run_reference(const sl_quant_run *r) {
+    return sl_mean_interval(r->plan.windows, r->reference, NULL);
+}
 int64_t sl_quant_run_windows(const sl_quant_run *r) { return r->plan.windows; }
 
 /* ---- a scheme */
@@ -179,10 +183,10 @@ static int find_ranges(sl_quant_run *r, const sl_scheme *s, sl_model *m, double 
 }
 
 static void copy_ranges(const sl_model *from, sl_model *to) {
-    sl_quant_point *p;
-    for (int i = 0; (p = sl_model_quant_point(to, i)); i++)
-        if (sl_range_is_static(p->range))
-            sl_quant_point_range(p, sl_model_quant_point(from, i)->lo, sl_model_quant_point(from, i)->hi);
+    sl_quant_place p, q;
+    for (int i = 0; sl_model_quant_place(to, i, &p) && sl_model_quant_place(from, i, &q); i++)
+        if (sl_range_is_static(p.point->range))
+            p.state->range = q.state->range;
 }
 
 static int set_ranges(sl_quant_run *r, const sl_scheme *s, const sl_quant_weights *w, sl_model *m, double *ratio) {
@@ -211,21 +215,22 @@ sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weigh
     return NULL;
 }
 
-/* Errors by layer and class: several places of one class (the norms before attention and feed-forward) are taken together. */
+/* Errors by layer and class: several places of one class (the norms before attention and feed-forward) are taken
+ * together. */
 static int collect_errors(const sl_model *m, sl_quant_result *x) {
-    const sl_quant_point *p;
+    sl_quant_place p;
     int n = 0;
-    while (sl_model_quant_point(m, n))
+    while (sl_model_quant_place(m, n, &p))
         n++;
     if (!(x->row = calloc((size_t)n + 1, sizeof *x->row)))
         return sl_fail("out of memory for errors");
-    for (int i = 0; (p = sl_model_quant_point(m, i)); i++) {
-        int at = 0, layer = p->scope.layer;
-        while (at < x->rows && (x->row[at].layer != layer || x->row[at].class != p->class))
+    for (int i = 0; sl_model_quant_place(m, i, &p); i++) {
+        int at = 0, layer = p.point->scope.layer;
+        while (at < x->rows && (x->row[at].layer != layer || x->row[at].class != p.point->class))
             at++;
         if (at == x->rows)
-            x->row[x->rows++] = (sl_quant_row){.layer = layer, .class = p->class};
-        sl_quant_error_fold(&x->row[at].error, 1, &p->error);
+            x->row[x->rows++] = (sl_quant_row){.layer = layer, .class = p.point->class};
+        sl_quant_error_fold(&x->row[at].error, 1, &p.state->error);
     }
     return 0;
 }
@@ -262,13 +267,15 @@ static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl
     return rc < 0 ? -1 : collect_errors(m, x);
 }
 
-int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d, const sl_quant_options *o,
-                        int64_t *windows, sl_quant_result *x) {
+int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
+                        const sl_quant_options *o, int64_t *windows, sl_quant_result *x) {
     sl_quant_run r = {.config = *c, .plan = {.windows = *windows}};
     *x = (sl_quant_result){.scheme = o->scheme, .change = {NAN, NAN, 0}, .clip_ratio = NAN};
+    sl_quant_options with = *o;
+    with.errors = true;
     *windows = windows_in_force(d, *windows);
-    sl_model *m = sl_model_create_quantised(c, vocab, batch_for(&r, *windows), c->model_seq, o);
-    int rc = m ? sl_quant_import(dir, o, m) : -1;
+    sl_model *m = sl_model_create_quantised(c, vocab, batch_for(&r, *windows), c->model_seq, &with);
+    int rc = m ? sl_quant_import(dir, &with, m) : -1;
     if (rc == 0)
         rc = evaluate_import(m, d, *windows, x);
     sl_model_free(m);

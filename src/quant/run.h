@@ -16,8 +16,8 @@ typedef struct {
 
 typedef struct sl_quant_run sl_quant_run;
 
-/* Loads the checkpoint folder, evaluates it as it is (fp32), transforms the weights, and calibrates if a scheme of the plan
- * needs it: calibrates says so. NULL with a message. */
+/* Loads the checkpoint folder, evaluates it as it is (fp32), transforms the weights, and calibrates if a scheme of
+ * the plan needs it: calibrates says so. NULL with a message. */
 sl_quant_run *sl_quant_run_open(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
                                 const sl_quant_plan *plan, bool calibrates);
 void sl_quant_run_close(sl_quant_run *r);
@@ -44,9 +44,10 @@ void sl_quant_result_free(sl_quant_result *x);
 int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x);
 /* A model of the scheme, calibrated, and its weights; to be freed. */
 sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weights **w, double *clip_ratio);
-/* The same of a model that was exported, with no fp32 one to compare with. *windows as in a plan; the number in force after. */
-int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d, const sl_quant_options *o,
-                        int64_t *windows, sl_quant_result *x);
+/* The same of a model that was exported, with no fp32 one to compare with. *windows as in a plan; the number in force
+ * after. */
+int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
+                        const sl_quant_options *o, int64_t *windows, sl_quant_result *x);
 /* fp32, before anything was done. */
 sl_interval sl_quant_run_reference(const sl_quant_run *r);
 int64_t sl_quant_run_windows(const sl_quant_run *r);

@@ -12,13 +12,17 @@
 int sl_transform_check(const sl_config *c, const sl_quant_options *o) {
     const char *fold = o->smooth >= 0 ? "SmoothQuant" : o->migrate ? "gamma migration" : NULL;
     if (o->smooth >= 0 && o->rotate)
-        return sl_fail_usage("--smooth and --rotate do the same work, and rotation undoes what smoothing folded; give one");
+        return sl_fail_usage(
+            "--smooth and --rotate do the same work, and rotation undoes what smoothing folded; give one");
     if (o->kv && sl_mixer_first(c, true) < 0)
-        return sl_fail_usage("--kv rounds keys and values, and no block of this checkpoint has any: its mixer is %s; leave "
-                             "it out", sl_mixer_of(c, 0)->name);
+        return sl_fail_usage(
+            "--kv rounds keys and values, and no block of this checkpoint has any: its mixer is %s; leave it out",
+            sl_mixer_of(c, 0)->name);
     if (fold && c->model_norm_place == SL_PLACE_POST)
-        return sl_fail_usage("%s folds into the norm before a block, and this checkpoint has model.norm_place=post: its "
-                             "blocks read the stream itself; use --rotate or neither", fold);
+        return sl_fail_usage(
+            "%s folds into the norm before a block, and this checkpoint has model.norm_place=post: its blocks read "
+            "the stream itself; use --rotate or neither",
+            fold);
     return 0;
 }
 
@@ -52,8 +56,8 @@ static double gain_of(const sl_config *c, const float *weight, int64_t j) {
     return c->norm_zero_centred ? 1.0 + (double)weight[j] : (double)weight[j];
 }
 
-/* Divides the norm's output by factor[dim], and multiplies what reads it. Where a factor is 0 (a weight of 0, migrated) the
- * layers behind read nothing there, and the weight becomes 1. */
+/* Divides the norm's output by factor[dim], and multiplies what reads it. Where a factor is 0 (a weight of 0,
+ * migrated) the layers behind read nothing there, and the weight becomes 1. */
 static int divide_norm(const sl_config *c, sl_params *p, int64_t block, int half, const double *factor) {
     char prefix[96];
     int64_t d = c->model_dim;
@@ -62,8 +66,8 @@ static int divide_norm(const sl_config *c, sl_params *p, int64_t block, int half
           *down = values(p, prefix, "gate_down.weight");
     for (int64_t j = 0; j < d; j++)
         if (bias && factor[j] == 0 && bias[j] != 0)
-            return sl_fail("%s.weight is 0 at channel %lld and its bias is not: it cannot move into the next layer", prefix,
-                           (long long)j);
+            return sl_fail("%s.weight is 0 at channel %lld and its bias is not: it cannot move into the next layer",
+                           prefix, (long long)j);
     for (int64_t j = 0; j < d; j++) {
         double gain = factor[j] == 0 ? 1 : gain_of(c, weight, j) / factor[j];
         weight[j] = (float)(c->norm_zero_centred ? gain - 1 : gain);
@@ -136,8 +140,8 @@ static int smooth(const sl_config *c, sl_params *p, int64_t block, int half, dou
     return divide_norm(c, p, block, half, factor);
 }
 
-int sl_smooth(const sl_config *c, sl_params *p, double alpha, const float *(*channel_max)(void *ctx, int64_t layer, bool ffn),
-              void *ctx) {
+int sl_smooth(const sl_config *c, sl_params *p, double alpha,
+              const float *(*channel_max)(void *ctx, int64_t layer, bool ffn), void *ctx) {
     return each_norm(c, p, smooth, &(smoothing){alpha, channel_max, ctx});
 }
 

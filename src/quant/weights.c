@@ -10,8 +10,8 @@
 
 int sl_quant_weights_check(const sl_config *c, const sl_quant_options *o) {
     if (c->model_tie_embeddings && o->head != o->embedding)
-        return sl_fail_usage("model.tie_embeddings: head and embeddings are one matrix; give both --head and --embedding, or "
-                             "neither");
+        return sl_fail_usage(
+            "model.tie_embeddings: head and embeddings are one matrix; give both --head and --embedding, or neither");
     return 0;
 }
 
@@ -53,8 +53,11 @@ sl_quant_weights *sl_quant_weights_new(const sl_params *p, const sl_quant_option
         if (!is_rounded(t, o))
             continue;
         sl_quant_matrix *x = &w->matrix[w->count++];
-        *x = (sl_quant_matrix){.tensor = i, .q = o->scheme->weights,
-                               .grid = sl_grid_symmetric(o->scheme->weights.format), .rows = t->shape[0], .cols = t->shape[1]};
+        *x = (sl_quant_matrix){.tensor = i,
+                               .q = o->scheme->weights,
+                               .grid = sl_grid_symmetric(o->scheme->weights.format),
+                               .rows = t->shape[0],
+                               .cols = t->shape[1]};
         if (make_room(x) < 0) {
             sl_quant_weights_free(w);
             return NULL;
@@ -171,7 +174,7 @@ static int give_integers(const sl_quant_weights *w, const sl_op *op, const sl_ke
     int rc = code && scale ? 0 : sl_fail("out of memory for quantised weights");
     if (rc == 0) {
         join(w, op->param[0], op->dim_out, code, scale);
-        sl_linear_int_weights(op, k, code, scale);
+        rc = sl_linear_int_weights(op, k, code, scale);
     }
     free(code), free(scale);
     return rc;

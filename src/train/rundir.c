@@ -215,7 +215,9 @@ int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {
     char path[4200], *text = o ? json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
     join(r, name, path);
-    int rc = !text ? sl_fail("out of memory for %s", path) : sl_rundir_check(r) ? -1 : sl_write_file(path, text, strlen(text));
+    int rc = !text                ? sl_fail("out of memory for %s", path)
+             : sl_rundir_check(r) ? -1
+                                  : sl_write_file(path, text, strlen(text));
     free(text);
     return rc;
 }

@@ -207,6 +207,7 @@ class Hostile(common.EndToEnd):
         Path("away").mkdir()
         here = self.sinklab("eval", run, "--json").stdout
         self.assertEqual(self.sinklab("eval", run, "--json", cwd="away").stdout, here)
+        self.assertEqual(self.sinklab("eval", Path("checkpoints", "00000040"), "--json", cwd=run).stdout, here)
         self.assertIn("neither a prepared corpus", self.error("eval", run, "data.corpus=none", cwd="away", code=2))
 
     def foreign(self, name: str, shape: list[int], **changes: object) -> Path:

@@ -79,11 +79,11 @@ static sl_model *create(const golden *g, const sl_scheme *s, bool real) {
     ck_assert_msg(w && sl_quant_weights_round(w, sl_model_kernels(m), p) == 0 && sl_quant_weights_apply(w, m) == 0,
                   "%s", sl_error());
     sl_quant_weights_free(w);
-    sl_quant_point *q;
-    for (int i = 0; (q = sl_model_quant_point(m, i)); i++)
-        if (sl_range_is_static(q->range)) {
-            const float *range = data_of(g, s->name, q->label, SL_F32, 2);
-            sl_quant_point_range(q, range[0], range[1]);
+    sl_quant_place q;
+    for (int i = 0; sl_model_quant_place(m, i, &q); i++)
+        if (sl_range_is_static(q.point->range)) {
+            const float *range = data_of(g, s->name, q.point->label, SL_F32, 2);
+            sl_quant_set_range(&q, range[0], range[1]);
         }
     return m;
 }

@@ -1,7 +1,5 @@
 #include "ops/product/gemm.h"
 
-#include "base/threads.h"
-
 #include <string.h>
 
 enum {
@@ -152,29 +150,4 @@ void sl_gemm_tiles(const sl_gemm_args *g, int workers, const sl_span *s, void *s
         int64_t i0 = i % t.down * t.rows, j0 = i / t.down * t.cols;
         multiply(g, (block){i0, sl_min(t.rows, g->m - i0), j0, sl_min(j0 + t.cols, g->n)}, scratch);
     }
-}
-
-/* ---- with threads */
-
-typedef struct {
-    const sl_exec *x;
-    const sl_gemm_args *g;
-} job;
-
-static void pack_item(void *ctx, int64_t item, int thread) {
-    const job *j = ctx;
-    sl_gemm_pack(j->g, &(sl_span){.first = item, .n = 1, .worker = thread});
-}
-
-static void tile_item(void *ctx, int64_t item, int thread) {
-    const job *j = ctx;
-    sl_gemm_tiles(j->g, sl_threads(), &(sl_span){.first = item, .n = 1}, sl_worker_scratch(j->x, thread));
-}
-
-void sl_gemm(const sl_exec *x, int64_t m, int64_t n, int64_t depth, sl_mat a, sl_mat b, float *c,
-             int64_t ldc, bool add, const float *residual) {
-    sl_gemm_args g = {.k = x->k, .m = m, .n = n, .depth = depth, .a = a, .b = b, .packed = x->shared, .c = c,
-                      .ldc = ldc, .add = add, .residual = residual};
-    sl_parallel(sl_gemm_pack_split(&g).items, pack_item, &(job){x, &g});
-    sl_parallel(sl_gemm_tiles_split(&g, sl_threads()).items, tile_item, &(job){x, &g});
 }

@@ -52,8 +52,4 @@ void sl_gemm_rows(const sl_gemm_args *g, const sl_span *s, void *scratch);
 sl_split sl_gemm_tiles_split(const sl_gemm_args *g, int workers);
 void sl_gemm_tiles(const sl_gemm_args *g, int workers, const sl_span *s, void *scratch);
 
-/* All of it, with threads and memory of x: on its way out. */
-void sl_gemm(const sl_exec *x, int64_t m, int64_t n, int64_t depth, sl_mat a, sl_mat b, float *c,
-             int64_t ldc, bool add, const float *residual);
-
 #endif

@@ -1,7 +1,5 @@
 #include "ops/product/gemm_int8.h"
 
-#include "base/threads.h"
-
 enum {
     NR = SL_INT8_NR,
     K_CHUNK = 1024,       /* of a panel at a time (32 KiB), while rows of A stream past it */
@@ -64,36 +62,4 @@ void sl_gemm_int8_rows(const sl_gemm_int8_args *g, const sl_span *s, void *scrat
     for (int64_t row = first; row < end; row += ROWS)
         for (int64_t col = left; col < right; col += GROUP * NR)
             gemm_block(g, row, sl_min(end - row, ROWS), col, sl_min(right - col, GROUP * NR), scratch);
-}
-
-/* ---- with threads */
-
-static void pack_item(void *ctx, int64_t item, int thread) {
-    sl_gemm_int8_pack(ctx, &(sl_span){.first = item, .n = 1, .worker = thread});
-}
-
-void sl_int8_pack(const sl_kernels *kn, int64_t n, int64_t k, const int8_t *w, int64_t ldw, int8_t *panels,
-                  int32_t *sum) {
-    sl_gemm_int8_pack_args p = {kn, n, k, w, ldw, panels, sum};
-    sl_parallel(sl_gemm_int8_pack_split(&p).items, pack_item, &p);
-}
-
-typedef struct {
-    const sl_gemm_int8_args *g;
-    char *scratch;
-    size_t bytes;
-    int64_t parts, down;
-} job;
-
-static void rows_item(void *ctx, int64_t item, int thread) {
-    const job *j = ctx;
-    int64_t first = item % j->down * UNIT;
-    sl_span s = {.first = first, .n = sl_min(UNIT, j->g->m - first), .part = item / j->down, .parts = j->parts};
-    sl_gemm_int8_rows(j->g, &s, j->scratch + (size_t)thread * j->bytes);
-}
-
-void sl_gemm_int8(char *scratch, size_t bytes, const sl_gemm_int8_args *g) {
-    sl_split c = sl_gemm_int8_rows_split(g);
-    job j = {g, scratch, bytes, c.parts, sl_div_up(g->m, UNIT)};
-    sl_parallel(j.down * j.parts, rows_item, &j);
 }

@@ -50,9 +50,4 @@ size_t sl_gemm_int8_scratch_bytes(void); /* that each worker needs */
 sl_split sl_gemm_int8_rows_split(const sl_gemm_int8_args *g);
 void sl_gemm_int8_rows(const sl_gemm_int8_args *g, const sl_span *s, void *scratch);
 
-/* With threads of their own: on their way out. scratch: thread t's begins at scratch + t*bytes. */
-void sl_int8_pack(const sl_kernels *kn, int64_t n, int64_t k, const int8_t *w, int64_t ldw, int8_t *panels,
-                  int32_t *sum);
-void sl_gemm_int8(char *scratch, size_t bytes, const sl_gemm_int8_args *g);
-
 #endif

@@ -1,175 +1,173 @@
 #include "ops/quant/quantise.h"
-#include "program/whole.h"
 
-#include "base/err.h"
+#include "ops/quant/linear_int.h"
 #include "ops/quant/rotate.h"
-#include "ops/rows.h"
+#include "program/scratch.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-const char *const sl_quant_class_names[] = {[SL_QUANT_POST_NORM] = "post_norm",
-                                            [SL_QUANT_ATTENTION_OUT] = "attention_out",
-                                            [SL_QUANT_DOWN_IN] = "down_in",
-                                            [SL_QUANT_KV] = "kv"};
+/* ---- rounding before linear layers; own: the point */
 
-/* ---- points */
+static const float *row_of(const sl_exec *x, sl_buf v, int64_t row) { return sl_buf_data(x, v) + row * x->info[v].ld; }
 
-/* The scheme's blocks, of rows that come in windows of seq. */
-static sl_quantiser blocks_of(const sl_scheme *s, int64_t seq) {
-    sl_quantiser q = s->activations;
-    int64_t *rows = q.scale == SL_SCALE_E4M3 ? &q.outer_rows : &q.block_rows;
-    if (s->range != SL_RANGE_BLOCK)
-        *rows = s->range == SL_RANGE_TOKEN ? 1 : s->range == SL_RANGE_WINDOW ? seq : 0;
-    return q;
+static int round_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    const sl_quant_state *state = sl_op_state(op, x);
+    return sl_quant_point_round(op->own, &state->range, x->k, s->n, row_of(x, op->in[0], s->first),
+                                sl_worker_scratch(x, s->worker), sl_buf_data(x, op->out) + s->first * op->dim_out);
 }
 
-static sl_quant_point *new_point(const sl_program *b, sl_scope scope, enum sl_quant_class class, int64_t rows,
-                                 int64_t dim, sl_quantiser q, enum sl_range range) {
-    sl_quant_point *p = calloc(1, sizeof *p);
-    if (p) {
-        *p = (sl_quant_point){.class = class, .q = q, .range = range, .rows = rows, .dim = dim,
-                              .grid = sl_grid_symmetric(q.format), .observe = b->quant->observe, .measure = true};
-        p->scope = scope;
-        sl_scope_name(scope, p->label);
-        sl_scale_layout s = sl_quant_blocks(&q, rows, dim);
-        size_t floats = (size_t)(s.down * s.across);
-        p->amax = malloc(floats * sizeof(float));
-        p->block_scale = malloc(floats * sizeof(float));
-        p->block_outer = malloc((size_t)rows * sizeof(float));
-    }
-    if (p && p->amax && p->block_scale && p->block_outer)
-        return p;
-    sl_quant_point_free(p);
-    sl_fail("out of memory for a quantised activation");
-    return NULL;
-}
-
-sl_quant_point *sl_quant_point_new(const sl_program *b, sl_scope scope, enum sl_quant_class class, int64_t rows,
-                                   int64_t dim, int64_t seq) {
-    static const sl_quantiser none = {.scale = SL_SCALE_F32};
-    const sl_scheme *s = b->quant->scheme;
-    return new_point(b, scope, class, rows, dim, s ? blocks_of(s, seq) : none, s ? s->range : SL_RANGE_NONE);
-}
-
-void sl_quant_point_free(sl_quant_point *p) {
-    if (!p)
-        return;
-    free(p->amax), free(p->block_scale), free(p->block_outer), free(p->trial);
-    free(p);
-}
-
-void sl_quant_point_range(sl_quant_point *p, float lo, float hi) {
-    float amax = hi > -lo ? hi : -lo;
-    int zero = 0;
-    p->lo = lo;
-    p->hi = hi;
-    p->outer = 1;
-    if (p->range == SL_RANGE_AFFINE) {
-        p->scale = sl_scale_affine(p->q.format, lo, hi, &zero);
-        p->grid = sl_grid_affine(p->q.format, zero);
-    } else if (p->q.scale == SL_SCALE_E4M3) {
-        p->outer = sl_scale_outer(p->q.format, amax);
-    } else {
-        p->scale = sl_scale_of(p->q.scale, p->q.format, amax, 1, NULL);
-    }
-}
-
-int sl_quant_point_scales(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx) {
-    bool given = sl_range_is_static(p->range), second = p->q.scale == SL_SCALE_E4M3;
-    if (given && !second) {
-        p->block_scale[0] = p->scale;
-        return 0;
-    }
-    if (sl_quant_amax(k, &p->q, p->label, p->rows, p->dim, x, ldx, p->amax) < 0)
-        return -1;
-    if (given)
-        p->block_outer[0] = p->outer;
-    else if (second)
-        sl_quant_outer(&p->q, p->rows, p->dim, p->amax, p->block_outer);
-    sl_quant_scales(&p->q, p->rows, p->dim, p->amax, second ? p->block_outer : NULL, p->block_scale, NULL);
-    return 0;
-}
-
-static int round_all(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx, float *y, int64_t ldy) {
-    if (sl_quant_point_scales(p, k, x, ldx) < 0)
-        return -1;
-    return sl_quant_round(k, &p->q, &p->grid, p->label, p->rows, p->dim, x, ldx, p->block_scale, y, ldy);
-}
-
-/* The squared error with each of the clipped ranges. */
-static int try_ranges(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx) {
-    float lo = p->seen->lo, hi = p->seen->hi;
-    for (int i = 0; i < SL_CLIP_TRIALS; i++) {
+static int sum_errors(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    sl_blocks b = sl_op_blocks(op);
+    int64_t d = op->dim_in;
+    for (int64_t i = sl_block_at(b, s->first), end = sl_block_behind(b, s); i < end; i++) {
         sl_quant_error e = {0};
-        float share = 1 - (float)i / SL_CLIP_TRIALS;
-        sl_quant_point_range(p, lo * share, hi * share);
-        if (round_all(p, k, x, ldx, p->trial, p->dim) < 0)
-            return -1;
-        sl_quant_error_add(&e, p->rows, p->dim, x, ldx, p->trial, p->dim);
-        p->seen->trial[i] += e.error;
+        int64_t first = sl_block_first(b, i);
+        sl_quant_error_add(&e, sl_block_rows(b, i), d, row_of(x, op->in[0], first), d, row_of(x, op->out, first), d);
+        sl_quant_errors(x)[i] = e;
     }
     return 0;
 }
 
-static int observe(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx) {
-    static const sl_quantiser whole = {.scale = SL_SCALE_F32};
-    float amax;
-    if (!p->seen)
-        return 0;
-    if (p->seen->trial)
-        return try_ranges(p, k, x, ldx);
-    if (sl_quant_amax(k, &whole, p->label, p->rows, p->dim, x, ldx, &amax) < 0)
-        return -1;
-    sl_seen_add(p->seen, p->rows, x, ldx);
+#define ERRORS {.cut = SL_CUT_ROWS, .run = sum_errors}, {.cut = SL_CUT_BATCH, .run = sl_quant_fold_errors}
+/* By what a scale needs, and whether errors are asked for. */
+static const sl_op_kind by_rows[] = {
+    {.name = "quantise", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_rows})},
+    {.name = "quantise", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_rows}, ERRORS)}};
+static const sl_op_kind by_windows[] = {
+    {.name = "quantise", .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = round_rows})},
+    {.name = "quantise", .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = round_rows}, ERRORS)}};
+
+/* ---- observing: what is seen, or (seen->trial) the squared errors of clipped ranges, a part for each block of rows */
+
+enum { STRIP = 16 }; /* rows that are tried at a time */
+
+typedef struct {
+    float *scales, *rounded;
+} trial_scratch;
+
+static trial_scratch trial_scratch_at(const sl_quant_point *p, sl_carver *c) {
+    float *scales = sl_carve_floats(c, sl_quant_point_scratch(p, STRIP));
+    return (trial_scratch){scales, sl_carve_floats(c, STRIP * p->dim)};
+}
+
+static double *trial_errors(const sl_exec *x, int64_t block) {
+    return (double *)(void *)x->shared + block * SL_CLIP_TRIALS;
+}
+
+static int try_range(const sl_quant_point *p, const sl_quant_range *r, const sl_kernels *k, int64_t rows,
+                     const float *x, const trial_scratch *t, double *error) {
+    sl_quant_error e = {0};
+    for (int64_t i = 0; i < rows; i += STRIP) {
+        int64_t n = sl_min(STRIP, rows - i);
+        if (sl_quant_point_round(p, r, k, n, x + i * p->dim, t->scales, t->rounded) < 0)
+            return -1;
+        sl_quant_error_add(&e, n, p->dim, x + i * p->dim, p->dim, t->rounded, p->dim);
+    }
+    *error = e.error;
     return 0;
 }
 
-void sl_quant_point_apply(sl_quant_point *p, const sl_kernels *k, const float *x, int64_t ldx, float *y, int64_t ldy) {
-    int rc = p->observe ? observe(p, k, x, ldx) : round_all(p, k, x, ldx, y, ldy);
-    if (rc < 0)
-        p->failed = true;
-    else if (!p->observe && p->measure)
-        sl_quant_error_add(&p->error, p->rows, p->dim, x, ldx, y, ldy);
+static int try_block(const sl_op *op, const sl_exec *x, int64_t block, const trial_scratch *t) {
+    const sl_quant_state *state = sl_op_state(op, x);
+    sl_blocks b = sl_op_blocks(op);
+    for (int i = 0; i < SL_CLIP_TRIALS; i++) {
+        sl_quant_range r = sl_quant_trial_range(op->own, state->seen, i);
+        if (try_range(op->own, &r, x->k, sl_block_rows(b, block), row_of(x, op->in[0], sl_block_first(b, block)), t,
+                      &trial_errors(x, block)[i]) < 0)
+            return -1;
+    }
+    return 0;
 }
 
-/* ---- before linear layers */
-
-enum sl_quant_class sl_quant_class_of(sl_scope scope) {
-    bool out = scope.part == SL_PART_out || scope.part == SL_PART_shared_out || scope.part == SL_PART_experts_out;
-    return !out ? SL_QUANT_POST_NORM : scope.half == SL_HALF_ATTN ? SL_QUANT_ATTENTION_OUT : SL_QUANT_DOWN_IN;
+/* Is every value finite? */
+static int check_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    static const sl_quantiser whole = {.scale = SL_SCALE_F32};
+    const sl_quant_point *p = op->own;
+    float amax;
+    return sl_quant_amax(x->k, &whole, p->label, s->n, p->dim, row_of(x, op->in[0], s->first), p->dim, &amax);
 }
 
-bool sl_rotates(const sl_program *b, enum sl_quant_class class) {
-    return b->quant && b->quant->rotate && (class != SL_QUANT_POST_NORM || !sl_rotation_folds(b->config));
+static int observe_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    const sl_quant_state *state = sl_op_state(op, x);
+    if (!state->seen)
+        return 0;
+    if (!state->seen->trial)
+        return check_rows(op, x, s);
+    trial_scratch t = trial_scratch_at(op->own, &(sl_carver){sl_worker_scratch(x, s->worker), 0});
+    sl_blocks b = sl_op_blocks(op);
+    for (int64_t i = sl_block_at(b, s->first), end = sl_block_behind(b, s); i < end; i++)
+        if (try_block(op, x, i, &t) < 0)
+            return -1;
+    return 0;
 }
 
-static void forward(const sl_op *op, const sl_exec *x) {
-    sl_quant_point_apply(op->point[0], x->k, sl_buf_data(x, op->in[0]), op->dim_in, sl_buf_data(x, op->out), op->dim_in);
+static void fold_trials(const sl_op *op, const sl_exec *x, double *trial) {
+    for (int i = 0; i < SL_CLIP_TRIALS; i++) {
+        double sum = 0;
+        for (int64_t block = 0; block < sl_op_blocks(op).count; block++)
+            sum += trial_errors(x, block)[i];
+        trial[i] += sum;
+    }
 }
 
-SL_WHOLE(forward)
-static const sl_op_kind quantise = {.name = "quantise", .forward = forward_stages, .backward = NULL};
-static const sl_op_kind observer = {.name = "observe", .forward = forward_stages, .backward = NULL};
+static int keep_seen(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    const sl_quant_state *state = sl_op_state(op, x);
+    (void)s;
+    if (state->seen && state->seen->trial)
+        fold_trials(op, x, state->seen->trial);
+    else if (state->seen)
+        sl_seen_add(state->seen, op->rows, row_of(x, op->in[0], 0), op->dim_in);
+    return 0;
+}
+
+static const sl_op_kind observer = {.name = "observe",
+                                    .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = observe_rows},
+                                                         {.cut = SL_CUT_BATCH, .run = keep_seen})};
+
+/* ---- building */
+
+void sl_op_rows_of(const sl_program *b, sl_op *op, sl_buf v) {
+    if (b->failed || b->buffer[v].rows == op->rows)
+        return;
+    op->seq *= b->buffer[v].rows / op->rows;
+    op->rows = b->buffer[v].rows;
+}
+
+static const sl_op_kind *kind_of(const sl_program *b, const sl_quant_point *p) {
+    if (b->quant->observe)
+        return &observer;
+    return &(sl_quant_cut(p) == SL_CUT_WINDOWS ? by_windows : by_rows)[b->quant->errors];
+}
+
+static void quantiser_scratch(const sl_program *b, sl_op *op, const sl_quant_point *p) {
+    sl_carver c = {0};
+    if (b->quant->observe) {
+        trial_scratch_at(p, &c);
+        op->worker_bytes = c.used;
+        op->shared_bytes = (size_t)(sl_op_blocks(op).count * SL_CLIP_TRIALS) * sizeof(double);
+        return;
+    }
+    int64_t rows = sl_quant_cut(p) == SL_CUT_WINDOWS ? op->seq : sl_op_blocks(op).span;
+    op->worker_bytes = (size_t)sl_quant_point_scratch(p, rows) * sizeof(float);
+    op->shared_bytes = sl_quant_errors_bytes(op);
+}
 
 /* A quantiser or an observer of x. */
 static sl_buf append_point(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) {
     bool watch = b->quant->observe;
-    sl_op *op = sl_program_op(b, watch ? &observer : &quantise,
-                              sl_scope_as(scope, watch ? SL_ROLE_OBSERVE : SL_ROLE_QUANTISE));
+    sl_op *op = sl_program_op(b, &observer, sl_scope_as(scope, watch ? SL_ROLE_OBSERVE : SL_ROLE_QUANTISE));
     sl_op_reads(op, x, 0);
-    if (!b->failed && b->buffer[x].rows != op->rows) { /* several to a position */
-        op->seq *= b->buffer[x].rows / op->rows;
-        op->rows = b->buffer[x].rows;
-    }
+    sl_op_rows_of(b, op, x);
     op->dim_in = op->dim_out = dim;
-    if (!(op->point[0] = sl_quant_point_new(b, scope, sl_quant_class_of(scope), op->rows, dim, op->seq)))
-        b->failed = true;
-    if (watch)
+    op->state_bytes = sizeof(sl_quant_state);
+    sl_quant_point *p = sl_program_own(b, op, sizeof *p);
+    if (!p)
         return x;
-    return op->out = sl_program_buffer(b, op->rows, dim);
+    *p = sl_quant_point_at(b, scope, op->rows, dim, op->seq);
+    op->kind = kind_of(b, p);
+    quantiser_scratch(b, op, p);
+    return watch ? x : (op->out = sl_program_buffer(b, op->rows, dim));
 }
 
 sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) {
@@ -182,53 +180,84 @@ sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) 
 }
 
 sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x) {
-    return b->quant && b->quant->head ? sl_build_quantiser(b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head}, x, b->config->model_dim) : x;
+    static const sl_scope head = {.layer = SL_NO_LAYER, .part = SL_PART_head};
+    return b->quant && b->quant->head ? sl_build_quantiser(b, head, x, b->config->model_dim) : x;
 }
 
-/* ---- keys and values: columns dim_out.. of the qkv rows, `heads` of head_dim. saved[0]: a row for each of them, rotated in
- * a rotated model; saved[1]: rounded, before they go back */
+/* ---- keys and values: behind the queries in the qkv rows, `heads` of head_dim side by side. The rows of its point are
+ * those of the heads. */
 
-static float *head_at(const sl_op *op, const sl_exec *x, int64_t row, int64_t h) {
-    return sl_buf_data(x, op->out) + row * x->info[op->out].ld + op->dim_out + h * op->head_dim;
+typedef struct {
+    sl_quant_point point;
+    int64_t first, heads; /* column of the first one */
+    sl_rotation *rotation; /* NULL: none */
+} kv_own;
+
+typedef struct {
+    float *x, *rounded, *scales; /* of one row's heads */
+    double *work;
+} kv_scratch;
+
+static kv_scratch kv_scratch_at(const kv_own *o, sl_carver *c) {
+    kv_scratch s = {.x = sl_carve_floats(c, o->heads * o->point.dim)};
+    s.rounded = sl_carve_floats(c, o->heads * o->point.dim);
+    s.scales = sl_carve_floats(c, sl_quant_point_scratch(&o->point, o->heads));
+    s.work = sl_carve(c, 2 * o->point.dim * (int64_t)sizeof(double));
+    return s;
 }
 
-static void take_heads(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    for (int64_t i = sl_block_first(rows, block), end = i + sl_block_rows(rows, block); i < end; i++)
-        for (int64_t h = 0; h < op->heads; h++) {
-            float *to = sl_buf_data(x, op->saved[0]) + (i * op->heads + h) * op->head_dim;
-            if (op->rotation[0])
-                sl_rotate_row(op->rotation[0], head_at(op, x, i, h), to, sl_worker_scratch(x, thread));
-            else
-                memcpy(to, head_at(op, x, i, h), (size_t)op->head_dim * sizeof *to);
-        }
+static int kv_row(const kv_own *o, const sl_kernels *k, const kv_scratch *s, float *row, sl_quant_error *e) {
+    static const sl_quant_range none = {0};
+    int64_t hd = o->point.dim;
+    memcpy(s->x, row, (size_t)(o->heads * hd) * sizeof *row);
+    for (int64_t h = 0; o->rotation && h < o->heads; h++)
+        sl_rotate_row(o->rotation, s->x + h * hd, s->x + h * hd, s->work);
+    if (sl_quant_point_round(&o->point, &none, k, o->heads, s->x, s->scales, s->rounded) < 0)
+        return -1;
+    if (e)
+        sl_quant_error_add(e, o->heads, hd, s->x, hd, s->rounded, hd);
+    for (int64_t h = 0; o->rotation && h < o->heads; h++)
+        sl_rotate_row_back(o->rotation, s->rounded + h * hd, s->rounded + h * hd, s->work);
+    memcpy(row, s->rounded, (size_t)(o->heads * hd) * sizeof *row);
+    return 0;
 }
 
-static void put_heads(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    for (int64_t i = sl_block_first(rows, block), end = i + sl_block_rows(rows, block); i < end; i++)
-        for (int64_t h = 0; h < op->heads; h++) {
-            const float *from = sl_buf_data(x, op->saved[1]) + (i * op->heads + h) * op->head_dim;
-            if (op->rotation[0])
-                sl_rotate_row_back(op->rotation[0], from, head_at(op, x, i, h), sl_worker_scratch(x, thread));
-            else
-                memcpy(head_at(op, x, i, h), from, (size_t)op->head_dim * sizeof *from);
-        }
+static int kv_rows(const sl_op *op, const sl_exec *x, const sl_span *s, bool errors) {
+    const kv_own *o = op->own;
+    kv_scratch scratch = kv_scratch_at(o, &(sl_carver){sl_worker_scratch(x, s->worker), 0});
+    sl_blocks b = sl_op_blocks(op);
+    for (int64_t i = sl_block_at(b, s->first), end = sl_block_behind(b, s); i < end; i++) {
+        sl_quant_error e = {0};
+        for (int64_t r = sl_block_first(b, i), last = r + sl_block_rows(b, i); r < last; r++)
+            if (kv_row(o, x->k, &scratch, sl_buf_data(x, op->out) + r * op->dim_out + o->first, errors ? &e : NULL) < 0)
+                return -1;
+        if (errors)
+            sl_quant_errors(x)[i] = e;
+    }
+    return 0;
 }
 
-static void kv_forward(const sl_op *op, const sl_exec *x) {
-    sl_parallel_rows(op, x, take_heads);
-    sl_quant_point_apply(op->point[0], x->k, sl_buf_data(x, op->saved[0]), op->head_dim, sl_buf_data(x, op->saved[1]),
-                         op->head_dim);
-    sl_parallel_rows(op, x, put_heads);
+static int kv_round(const sl_op *op, const sl_exec *x, const sl_span *s) { return kv_rows(op, x, s, false); }
+static int kv_round_errors(const sl_op *op, const sl_exec *x, const sl_span *s) { return kv_rows(op, x, s, true); }
+
+static void kv_destroy(void *own) {
+    kv_own *o = own;
+    if (o)
+        sl_rotation_free(o->rotation);
+    free(o);
 }
 
-SL_WHOLE(kv_forward)
-static const sl_op_kind kv_quantise = {.name = "kv_quantise", .forward = kv_forward_stages, .backward = NULL};
+static const sl_op_kind kv_kinds[] = {
+    {.name = "kv_quantise", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round}), .destroy = kv_destroy},
+    {.name = "kv_quantise",
+     .forward =
+         SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round_errors}, {.cut = SL_CUT_BATCH, .run = sl_quant_fold_errors}),
+     .destroy = kv_destroy}};
+
+const sl_rotation *sl_kv_rotation_of(const sl_op *op) {
+    bool kv = op->kind == &kv_kinds[0] || op->kind == &kv_kinds[1];
+    return kv ? ((const kv_own *)op->own)->rotation : NULL;
+}
 
 /* A scale for each head and position, or the format's blocks in it. */
 static sl_quantiser kv_blocks(const sl_scheme *s) {
@@ -238,21 +267,49 @@ static sl_quantiser kv_blocks(const sl_scheme *s) {
     return q;
 }
 
-void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
+/* The point and the rotation. Failure is left in b->failed. */
+static void kv_describe(sl_program *b, sl_scope scope, sl_op *op, kv_own *o) {
     const sl_config *c = b->config;
+    o->heads = 2 * sl_config_kv_heads(c);
+    o->first = c->model_heads * sl_config_head_dim(c);
+    o->point = sl_quant_point_at(b, scope, op->rows * o->heads, sl_config_head_dim(c), op->seq);
+    o->point.q = kv_blocks(b->quant->scheme);
+    o->point.range = SL_RANGE_TOKEN;
+    if (b->quant->rotate &&
+        !(o->rotation = sl_rotation_new(b->quant->seed, sl_scope_as(scope, SL_ROLE_ROTATE), o->point.dim)))
+        b->failed = true;
+}
+
+void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_kv, SL_ROLE_SELF};
     if (!b->quant || !b->quant->kv || b->quant->observe || !b->quant->scheme)
         return;
-    sl_op *op = sl_program_op(b, &kv_quantise, scope);
+    sl_op *op = sl_program_op(b, &kv_kinds[b->quant->errors], scope);
+    kv_own *o = sl_program_own(b, op, sizeof *o);
+    if (!o)
+        return;
+    kv_describe(b, scope, op, o);
     sl_op_reads(op, op->out = qkv, 0);
-    op->head_dim = sl_config_head_dim(c);
-    op->heads = 2 * sl_config_kv_heads(c);
-    op->dim_out = c->model_heads * op->head_dim;
-    int64_t rows = op->rows * op->heads;
+    op->dim_in = op->dim_out = b->buffer[qkv].cols;
+    sl_carver c = {0};
+    kv_scratch_at(o, &c);
+    op->worker_bytes = c.used;
+    op->shared_bytes = sl_quant_errors_bytes(op);
+    op->state_bytes = sizeof(sl_quant_state);
+}
+
+/* ---- finding */
+
+/* All of these have a point first in their own. */
+static bool has_point(const sl_op_kind *k) {
     for (int i = 0; i < 2; i++)
-        op->saved[i] = sl_program_buffer(b, rows, op->head_dim);
-    op->worker_bytes = (size_t)(2 * op->head_dim) * sizeof(double);
-    if (!(op->point[0] = new_point(b, scope, SL_QUANT_KV, rows, op->head_dim, kv_blocks(b->quant->scheme), SL_RANGE_TOKEN)) ||
-        (b->quant->rotate && !(op->rotation[0] = sl_rotation_new(b->quant->seed, sl_scope_as(scope, SL_ROLE_ROTATE), op->head_dim))))
-        b->failed = true;
+        if (k == &by_rows[i] || k == &by_windows[i] || k == &kv_kinds[i])
+            return true;
+    return k == &observer;
+}
+
+bool sl_quant_place_of(const sl_op *op, const sl_exec *x, sl_quant_place *p) {
+    const sl_quant_point *point = has_point(op->kind) ? op->own : sl_linear_int_point(op);
+    *p = (sl_quant_place){point, point ? sl_op_state(op, x) : NULL};
+    return point;
 }

@@ -1,10 +1,8 @@
 #include "ops/quant/rotate.h"
-#include "program/whole.h"
 
 #include "base/err.h"
 #include "base/rng.h"
-#include "ops/rows.h"
-#include "formats/options.h"
+#include "ops/quant/quantise.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -122,31 +120,30 @@ void sl_rotate_row_back(const sl_rotation *r, const float *x, float *y, double *
     rotate_row(r, x, y, scratch, true);
 }
 
-/* ---- the operation */
+/* ---- the operation; own: the rotation */
 
-static void forward_block(void *task, int64_t block, int thread) {
-    const sl_op *op = ((sl_task *)task)->op;
-    const sl_exec *x = ((sl_task *)task)->x;
-    sl_blocks rows = sl_op_blocks(op);
-    int64_t d = op->dim_in, first = sl_block_first(rows, block);
-    for (int64_t i = first; i < first + sl_block_rows(rows, block); i++)
-        sl_rotate_row(op->rotation[0], sl_buf_data(x, op->in[0]) + i * d, sl_buf_data(x, op->out) + i * d,
-                      sl_worker_scratch(x, thread));
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    int64_t d = op->dim_in;
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        sl_rotate_row(op->own, sl_buf_data(x, op->in[0]) + i * d, sl_buf_data(x, op->out) + i * d,
+                      sl_worker_scratch(x, s->worker));
+    return 0;
 }
 
-static void forward(const sl_op *op, const sl_exec *x) { sl_parallel_rows(op, x, forward_block); }
+static void destroy(void *own) { sl_rotation_free(own); }
 
-SL_WHOLE(forward)
-static const sl_op_kind rotate = {.name = "rotate", .forward = forward_stages, .backward = NULL};
+static const sl_op_kind rotate = {
+    .name = "rotate", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}), .destroy = destroy};
+
+const sl_rotation *sl_rotation_of(const sl_op *op) { return op->kind == &rotate ? op->own : NULL; }
 
 sl_buf sl_build_rotate(sl_program *b, sl_scope scope, sl_buf in, int64_t dim) {
     sl_op *op = sl_program_op(b, &rotate, scope);
     sl_op_reads(op, in, 0);
-    if (!b->failed)
-        op->rows = b->buffer[in].rows;
+    sl_op_rows_of(b, op, in);
     op->dim_in = op->dim_out = dim;
     op->worker_bytes = (size_t)(2 * dim) * sizeof(double);
-    if (!(op->rotation[0] = sl_rotation_new(b->quant->seed, scope, dim)))
+    if (!(op->own = sl_rotation_new(b->quant->seed, scope, dim)))
         b->failed = true;
     return op->out = sl_program_buffer(b, op->rows, dim);
 }
