@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -17,7 +18,7 @@ LONG = ("train.steps=1000000", "train.eval_every=0", "train.probe_every=0", "tra
 
 
 class Hostile(common.EndToEnd):
-    def start(self, out: str, *keys: str, **kwargs) -> subprocess.Popen:
+    def begin(self, out: str, *keys: str, **kwargs: Any) -> subprocess.Popen:
         """A training; returns when it has written a few lines of metrics."""
         p = subprocess.Popen([common.SINKLAB, "train", "t.yaml", "--out", out, *keys], stdout=subprocess.DEVNULL,
                              **{"stderr": subprocess.PIPE, **kwargs})
@@ -101,7 +102,7 @@ class Hostile(common.EndToEnd):
             self.assertEqual(self.steps(f"race{i}"), list(range(1, 41)))
 
     def test_a_folder_that_goes_away_is_not_made_anew(self) -> None:
-        p = self.start("moved", *LONG)
+        p = self.begin("moved", *LONG)
         Path("moved").rename("renamed")
         self.assertIn("removed or renamed", self.end(p))
         self.assertFalse(Path("moved").exists())
@@ -110,13 +111,14 @@ class Hostile(common.EndToEnd):
 
     def test_signals_save_a_checkpoint(self) -> None:
         for s in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            p = self.start(f"signal{s}", *LONG)
+            p = self.begin(f"signal{s}", *LONG)
             p.send_signal(s)
             self.assertIn("a checkpoint was saved", self.end(p))
             self.assertEqual(len(common.complete(Path(f"signal{s}"))), 1)
 
     def test_a_closed_pipe_saves_a_checkpoint(self) -> None:
-        p = self.start("pipe", *LONG)
+        p = self.begin("pipe", *LONG)
+        assert p.stderr
         p.stderr.close()
         p.stderr = None
         p.send_signal(signal.SIGPIPE)  # as the next line of progress would
@@ -125,7 +127,7 @@ class Hostile(common.EndToEnd):
         self.assertEqual(len(common.complete(Path("pipe"))), 1)
 
     def test_nohup_is_respected(self) -> None:
-        p = self.start("nohup", *LONG, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        p = self.begin("nohup", *LONG, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
         lines = len(self.steps("nohup"))
         p.send_signal(signal.SIGHUP)
         while p.poll() is None and len(Path("nohup", "metrics.jsonl").read_text().splitlines()) < lines + 20:
@@ -152,13 +154,13 @@ class Hostile(common.EndToEnd):
 
     def test_a_bin_that_is_truncated_is_an_error(self) -> None:
         data = self.write_bin("cut.bin", 4_000_000)
-        p = self.start("cut", "data.corpus=cut.bin", "data.tokenizer=ids:256", *LONG)
+        p = self.begin("cut", "data.corpus=cut.bin", "data.tokenizer=ids:256", *LONG)
         os.truncate(data, 4096)
         self.assertIn("truncated", self.end(p))
 
     def test_a_bin_that_changes_is_an_error(self) -> None:
         data = self.write_bin("changing.bin", 100_000)
-        p = self.start("changing", "data.corpus=changing.bin", "data.tokenizer=ids:256", *LONG)
+        p = self.begin("changing", "data.corpus=changing.bin", "data.tokenizer=ids:256", *LONG)
         with data.open("r+b") as f:
             f.seek(50_000)
             f.write(b"\1\0" * 5000)
@@ -170,7 +172,8 @@ class Hostile(common.EndToEnd):
         """The longest one is taken at each place, and finding it takes no look at all of them."""
         path = Path(os.environ["SL_TESTS"], "unit", "tokenizer", "bpe500.json")
         tokenizer = json.loads(path.read_text())
-        rng, texts = random.Random(1), set()
+        rng = random.Random(1)
+        texts: set[str] = set()
         while len(texts) < 20_000:
             texts.add("<" * 40 + "".join(rng.choices("ab<", k=rng.randint(1, 12))))
         first = 1 + max(tokenizer["model"]["vocab"].values())
@@ -195,7 +198,7 @@ class Hostile(common.EndToEnd):
     # ---- checkpoints
 
     def test_a_checkpoint_is_read_while_its_run_trains(self) -> None:
-        p = self.start("busy", "train.checkpoint_every=1", "train.keep_checkpoints=1", "train.steps=1000000",
+        p = self.begin("busy", "train.checkpoint_every=1", "train.keep_checkpoints=1", "train.steps=1000000",
                        "train.eval_every=0", "train.probe_every=0")
         for _ in range(25):
             self.sinklab("eval", "busy", "data.corpus=corpus.txt", "--windows", "1")
@@ -218,7 +221,8 @@ class Hostile(common.EndToEnd):
             {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 64,
              "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": shape[0]} | changes))
         size = 4 * shape[0] * shape[1]
-        head = json.dumps({"model.embed_tokens.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+        tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+        head = json.dumps({"model.embed_tokens.weight": tensor}).encode()
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
         return folder
 

@@ -308,11 +308,11 @@ START_TEST(files) {
     close(fd);
     unlink(path);
     ck_assert_int_eq(sl_config_read(&c, path), -1);
-    snprintf(message, sizeof message, "cannot open configuration %s: No such file or directory",
+    snprintf(message, sizeof message, "cannot open %s: No such file or directory",
              path);
     ck_assert_str_eq(sl_error(), message);
     ck_assert_int_eq(sl_config_read(&c, "/tmp"), -1);
-    ck_assert_str_eq(sl_error(), "cannot read configuration /tmp: Is a directory");
+    ck_assert_str_eq(sl_error(), "cannot read /tmp: not a regular file");
 }
 END_TEST
 
