@@ -3,14 +3,14 @@
  *
  *     sl_config *c = sl_config_create();                 // train:
  *     sl_config_override(c, "model.norm=gated_norm");
- *     sl_model *m = sl_model_create(c, vocab, batch, seq, true, false);
+ *     sl_model *m = sl_model_create(c, vocab, batch, seq, SL_MODEL_TRAINING);
  *     sl_optim *o = sl_optim_create(m);
  *     sl_model_init(m, seed);
  *     for (int64_t step = 0; step < steps; step++)
  *         sl_train_step(o, in, target, 1, step, NULL, NULL, &result);
  *
  *     sl_checkpoint_open("runs/baseline", dir, c, &vocab);  // measure:
- *     sl_model *m = sl_model_create(c, vocab, batch, seq, false, true);
+ *     sl_model *m = sl_model_create(c, vocab, batch, seq, SL_MODEL_TAPS);
  *     sl_model_load(m, dir, NULL);
  *     sl_model_forward(m, in, target, &loss, NULL);
  *     const float *h = sl_model_residual(m, layer);
@@ -86,12 +86,13 @@ SL_API int sl_config_dump(const sl_config *c, FILE *f);
 /* ---- models */
 typedef struct sl_model sl_model;
 
+enum {
+    SL_MODEL_TRAINING = 1, /* has gradients and optimizer moments, and taps too */
+    SL_MODEL_TAPS = 2      /* activations stay readable after a forward pass; else they share memory */
+};
 /* A model of *c (which must pass sl_config_check) for batches of `batch` windows of `seq`
- * positions. All memory is allocated here. Weights are zero until sl_model_init or sl_model_load.
- * training: has gradients and optimizer moments. taps: activations stay readable after a forward
- * pass. A training model has taps anyway; without either, activations share memory. */
-SL_API sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
-                                 bool training, bool taps);
+ * positions; flags: SL_MODEL_*. All memory is allocated here. Weights are zero until sl_model_init or sl_model_load. */
+SL_API sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, unsigned flags);
 /* A decoder: one new position for each of `batch` sequences a call, up to `cache` in all. */
 SL_API sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch,
                                          int64_t cache);

@@ -66,7 +66,7 @@ static void apply_preset(const preset *p, sl_config *c) {
 
 static int open_bench(bench *b) {
     const sl_config *c = &b->config;
-    if (!(b->model = sl_model_create(c, (int32_t)b->preset->vocab, c->train_batch, c->model_seq, true, false)))
+    if (!(b->model = sl_model_create(c, (int32_t)b->preset->vocab, c->train_batch, c->model_seq, SL_MODEL_TRAINING)))
         return -1;
     sl_model_init(b->model, (uint64_t)c->seed);
     if (!(b->optim = sl_optim_create(b->model)))

@@ -25,7 +25,7 @@ typedef struct {
 static sl_model *open_plain(const sl_config *c, int64_t vocab, int precision) {
     sl_config own = *c;
     own.precision = precision;
-    sl_model *m = sl_model_create(&own, (int32_t)vocab, c->train_batch, c->model_seq, false, false);
+    sl_model *m = sl_model_create(&own, (int32_t)vocab, c->train_batch, c->model_seq, 0);
     if (m)
         sl_model_init(m, (uint64_t)c->seed);
     return m;

@@ -39,7 +39,7 @@ static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int6
 
 static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
     sl_dataset *d = sl_load_dataset(c, vocab);
-    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, false, false) : NULL;
+    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, 0) : NULL;
     int rc = -1;
     if (m && sl_load_weights(m, dir) == 0 && sl_measure_states(m, d) == 0) {
         if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))

@@ -74,8 +74,7 @@ static int open_all(probe_run *r) {
                        "model.seq", r->config.data_corpus, (long long)r->config.model_seq);
     if (r->windows > available)
         r->windows = available;
-    r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, false,
-                               true);
+    r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, SL_MODEL_TAPS);
     if (!r->model || sl_load_weights(r->model, r->dir) < 0)
         return -1;
     if (sl_measure_states(r->model, r->data) < 0)

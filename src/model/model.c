@@ -73,9 +73,16 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
     return sl_config_check(c);
 }
 
+/* What a model is made for. */
+typedef struct {
+    int64_t batch, seq, cache; /* cache > 0: a decoder */
+    unsigned flags;            /* SL_MODEL_* */
+    const sl_quant_options *quant;
+} purpose;
+
 /* The parameter table and the program of *c, without memory for their values. */
-static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                         bool training, bool taps, const sl_quant_options *quant) {
+static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
+    bool taps = p->flags & (SL_MODEL_TRAINING | SL_MODEL_TAPS);
     sl_model *m = calloc(1, sizeof *m);
     layer_tap *layer = calloc((size_t)c->model_layers + 1, sizeof *layer);
     if (!m || !layer) {
@@ -92,15 +99,15 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
             layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
     }
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
-                              .params = &m->params, .batch = batch, .seq = seq, .layer = SL_NO_LAYER,
-                              .training = training, .cache = cache};
-    if (quant) {
-        m->quant = *quant;
+                              .params = &m->params, .batch = p->batch, .seq = p->seq, .layer = SL_NO_LAYER,
+                              .training = p->flags & SL_MODEL_TRAINING, .cache = p->cache};
+    if (p->quant) {
+        m->quant = *p->quant;
         m->program.quant = &m->quant;
     }
     /* One position at a time gains nothing from bf16 products; what is rounded to other formats is fp32 before. */
-    m->program.bf16 = !cache && !quant && sl_model_precision(c) == SL_PRECISION_BF16;
-    bool ok = c->model_rope_base == 0 || rope_tables(m, cache ? cache : seq);
+    m->program.bf16 = !p->cache && !p->quant && sl_model_precision(c) == SL_PRECISION_BF16;
+    bool ok = c->model_rope_base == 0 || rope_tables(m, p->cache ? p->cache : p->seq);
     if (ok)
         sl_model_build(m, taps);
     if (!ok || m->program.failed) {
@@ -111,31 +118,29 @@ static sl_model *compile(const sl_config *c, int32_t vocab, int64_t batch, int64
 }
 
 int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
-    sl_model *m = compile(c, vocab, 1, 1, 0, false, false, NULL);
+    sl_model *m = compile(c, vocab, &(purpose){.batch = 1, .seq = 1});
     int64_t n = m ? m->params.params : -1;
     sl_model_free(m);
     return n;
 }
 
-static sl_model *create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, int64_t cache,
-                        bool training, bool taps, const sl_quant_options *quant) {
+static sl_model *create(const sl_config *c, int32_t vocab, purpose p) {
     sl_config config = *c;
-    if (check_sizes(c, vocab, batch, cache ? cache : seq) || sl_match_params(&config, vocab))
+    if (check_sizes(c, vocab, p.batch, p.cache ? p.cache : p.seq) || sl_match_params(&config, vocab))
         return NULL;
-    sl_model *m = compile(&config, vocab, batch, seq, cache, training, taps, quant);
+    sl_model *m = compile(&config, vocab, &p);
     if (!m)
         return NULL;
     m->given = *c;
-    if (!allocate(m, training)) {
+    if (!allocate(m, p.flags & SL_MODEL_TRAINING)) {
         sl_model_free(m);
         return NULL;
     }
     return m;
 }
 
-sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, bool training,
-                          bool taps) {
-    return create(c, vocab, batch, seq, 0, training, taps || training, NULL);
+sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, unsigned flags) {
+    return create(c, vocab, (purpose){.batch = batch, .seq = seq, .flags = flags});
 }
 
 sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
@@ -143,12 +148,12 @@ sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t bat
         sl_fail("a decoder needs room for at least one position, not %lld", (long long)cache);
         return NULL;
     }
-    return create(c, vocab, batch, 1, cache, false, false, NULL);
+    return create(c, vocab, (purpose){.batch = batch, .seq = 1, .cache = cache});
 }
 
 sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
                                     const sl_quant_options *o) {
-    return create(c, vocab, batch, seq, 0, false, false, o);
+    return create(c, vocab, (purpose){.batch = batch, .seq = seq, .quant = o});
 }
 
 void sl_model_free(sl_model *m) {

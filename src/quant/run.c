@@ -107,7 +107,7 @@ static int transform(sl_quant_run *r) {
 static int load(sl_quant_run *r, const char *dir) {
     const sl_config *c = &r->config;
     int64_t batch = batch_for(r, r->plan.windows);
-    r->plain = sl_model_create(c, r->vocab, batch, c->model_seq, false, false);
+    r->plain = sl_model_create(c, r->vocab, batch, c->model_seq, 0);
     if (!r->plain || sl_model_load(r->plain, dir, NULL) < 0)
         return -1;
     return sl_measure_states(r->plain, r->data);
@@ -171,7 +171,7 @@ static int find_ranges(sl_quant_run *r, const sl_scheme *s, sl_model *m, double 
     sl_model *observer = clip == SL_CLIP_MSE ? build(r, &o, batch) : NULL, *plain = NULL;
     int rc = clip == SL_CLIP_MSE && !observer ? -1 : 0;
     if (rc == 0 && clip == SL_CLIP_TOKEN) {
-        if (!(plain = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, false, false)))
+        if (!(plain = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, 0)))
             rc = -1;
         else
             memcpy(sl_model_params(plain)->w, sl_model_params(r->plain)->w, weight_bytes(r));

@@ -87,7 +87,8 @@ static int open_model(run *r) {
     const sl_config *c = &r->config;
     if (!(r->data = sl_dataset_open(c)))
         return -1;
-    if (!(r->model = sl_model_create(c, sl_dataset_vocab(r->data), c->train_batch, c->model_seq, true, true)))
+    if (!(r->model = sl_model_create(c, sl_dataset_vocab(r->data), c->train_batch, c->model_seq,
+                                     SL_MODEL_TRAINING | SL_MODEL_TAPS)))
         return -1;
     sl_model_init(r->model, (uint64_t)c->seed);
     if (!(r->optim = sl_optim_create(r->model)) || !(r->probe = sl_probe_create(r->model)))

@@ -30,7 +30,7 @@ static void make_tokens(int32_t *in, int32_t *target) {
 static double train(const int32_t *in, const int32_t *target, const char *folder) {
     sl_config *c = sl_config_create();
     must(c && sl_config_parse(c, config, sizeof config - 1, "embed.c") == 0, "configuration");
-    sl_model *m = sl_model_create(c, VOCAB, BATCH, SEQ, true, false);
+    sl_model *m = sl_model_create(c, VOCAB, BATCH, SEQ, SL_MODEL_TRAINING);
     sl_optim *o = sl_optim_create(m);
     must(sl_model_init(m, 1) == 0 && o, "model");
 
@@ -96,7 +96,7 @@ static void measure(const int32_t *in, const int32_t *target, const char *folder
     sl_train_state state;
     sl_config *c = sl_config_create();
     must(c && sl_checkpoint_open(folder, dir, c, &vocab) == 0 && vocab == VOCAB, "open");
-    sl_model *m = sl_model_create(c, vocab, BATCH, SEQ, false, true);
+    sl_model *m = sl_model_create(c, vocab, BATCH, SEQ, SL_MODEL_TAPS);
     must(sl_model_load(m, dir, &state) == 0 && state.step == STEPS, "load");
     must(sl_model_forward(m, in, target, &loss, NULL) == 0, "forward");
     printf("loss from %s: %.17g\n", dir, loss);

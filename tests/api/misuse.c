@@ -60,12 +60,12 @@ static void null_objects(void) {
 }
 
 static void sizes(void) {
-    IS_NULL(sl_model_create(config, 0, BATCH, SEQ, false, false), "at least 1");
-    IS_NULL(sl_model_create(config, VOCAB, -1, SEQ, false, false), "at least 1");
-    IS_NULL(sl_model_create(config, VOCAB, INT64_MAX, INT64_MAX, false, false), "at most");
+    IS_NULL(sl_model_create(config, 0, BATCH, SEQ, 0), "at least 1");
+    IS_NULL(sl_model_create(config, VOCAB, -1, SEQ, 0), "at least 1");
+    IS_NULL(sl_model_create(config, VOCAB, INT64_MAX, INT64_MAX, 0), "at most");
     IS_NULL(sl_model_create_decoder(config, VOCAB, 1, 0), "at least one");
     WORKS(sl_config_override(config, "model.heads=3") == 0);
-    IS_NULL(sl_model_create(config, VOCAB, BATCH, SEQ, false, false), "model.heads");
+    IS_NULL(sl_model_create(config, VOCAB, BATCH, SEQ, 0), "model.heads");
     WORKS(sl_config_override(config, "model.heads=2") == 0);
 }
 
@@ -89,7 +89,7 @@ static void tokens(sl_model *m, sl_optim *o) {
 }
 
 static void taps(sl_model *m, sl_optim *o, sl_model *plain) {
-    sl_model *fresh = sl_model_create(config, VOCAB, BATCH, SEQ, false, true);
+    sl_model *fresh = sl_model_create(config, VOCAB, BATCH, SEQ, SL_MODEL_TAPS);
     IS_NULL(sl_model_residual(fresh, 0), "none since");
     WORKS(sl_model_forward(m, in, target, NULL, NULL) == 0 && sl_model_residual(m, LAYERS));
     IS_NULL(sl_model_residual(m, LAYERS + 1), "layer 3, of 3");
@@ -149,8 +149,8 @@ int main(int argc, char **argv) {
         in[i] = i % VOCAB, target[i] = (i + 1) % VOCAB;
     null_objects();
     sizes();
-    sl_model *m = sl_model_create(config, VOCAB, BATCH, SEQ, true, false);
-    sl_model *plain = sl_model_create(config, VOCAB, BATCH, SEQ, false, false);
+    sl_model *m = sl_model_create(config, VOCAB, BATCH, SEQ, SL_MODEL_TRAINING);
+    sl_model *plain = sl_model_create(config, VOCAB, BATCH, SEQ, 0);
     sl_optim *o = sl_optim_create(m);
     WORKS(o && plain && sl_model_init(m, 1) == 0);
     tokens(m, o);

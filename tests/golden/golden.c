@@ -199,7 +199,7 @@ END_TEST
 
 /* ---- the engine */
 static sl_model *create(const golden *g) {
-    sl_model *m = sl_model_create(&g->config, g->vocab, g->batch, g->seq, true, false);
+    sl_model *m = sl_model_create(&g->config, g->vocab, g->batch, g->seq, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s: %s", g->name, sl_error());
     sl_params *p = sl_model_params(m);
     ck_assert_int_eq(p->count, g->table.count);

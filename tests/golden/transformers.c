@@ -36,7 +36,7 @@ static void check_folder(const char *folder, bool qk_norm) {
     ck_assert_int_eq(vocab, logits->shape[2]);
     int64_t n = logits->shape[0] * logits->shape[1] * logits->shape[2];
 
-    sl_model *m = sl_model_create(&c, vocab, tokens->shape[0], tokens->shape[1], false, false);
+    sl_model *m = sl_model_create(&c, vocab, tokens->shape[0], tokens->shape[1], 0);
     ck_assert_msg(m != NULL, "%s", sl_error());
     ck_assert_msg(sl_checkpoint_load(dir, sl_model_params(m), NULL) == 0, "%s", sl_error());
     float *got = calloc((size_t)n, sizeof *got);

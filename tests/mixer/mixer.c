@@ -34,7 +34,8 @@ static ref_variant variant(const char *const *overrides) {
 }
 
 static sl_model *create(const ref_variant *v, bool training, bool taps) {
-    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, training, taps);
+    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq,
+                                  (training ? SL_MODEL_TRAINING : 0) | (taps ? SL_MODEL_TAPS : 0));
     ck_assert_msg(m != NULL, "%s", sl_error());
     ref_randomise(sl_model_params(m), 7);
     return m;
@@ -254,8 +255,8 @@ START_TEST(trains_and_resumes) {
         char dir[SL_DIR_CHARS];
         sl_config read;
         int32_t vocab;
-        sl_model *m = sl_model_create(&v.config, v.vocab, v.batch, v.seq, true, false);
-        sl_model *other = sl_model_create(&v.config, v.vocab, v.batch, v.seq, true, false);
+        sl_model *m = sl_model_create(&v.config, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
+        sl_model *other = sl_model_create(&v.config, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
         ck_assert_int_eq(sl_model_init(m, 1), 0);
         sl_params *p = sl_model_params(m), *q = sl_model_params(other);
         const sl_tensor *mix = tensor(p, "model.layers.2.mean.mix");

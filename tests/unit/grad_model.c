@@ -29,7 +29,7 @@ typedef struct {
 static sl_model *create(const fixture *f) {
     const ref_variant *v = &f->v;
     ck_assert_msg(sl_config_check(&v->config) == 0, "%s: %s", v->name, sl_error());
-    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, true, false);
+    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s: %s", v->name, sl_error());
     ref_randomise(sl_model_params(m), 7);
     return m;

@@ -55,7 +55,7 @@ static void check_matched(const char *what) {
     for (int by = -1; by <= 1; by += 2) /* no neighbour is nearer */
         ck_assert_int_ge(llabs(count(&config, m.ffn + by) - m.baseline), llabs(m.params - m.baseline));
     config.precision = SL_PRECISION_FP32;
-    sl_model *model = sl_model_create(&config, VOCAB, 1, 8, false, false);
+    sl_model *model = sl_model_create(&config, VOCAB, 1, 8, 0);
     ck_assert_msg(model != NULL, "%s: %s", what, sl_error());
     ck_assert_int_eq(sl_model_params(model)->params, m.params);
     const sl_config *built = sl_model_config(model), *given = sl_model_config_given(model);
@@ -141,12 +141,12 @@ START_TEST(checkpoints) {
     sl_train_state s = {.step = 1, .loss_mean = NAN, .best_val_loss = NAN};
     defaults();
     config.model_ffn_kind = SL_FFN_gelu;
-    sl_model *m = sl_model_create(&config, VOCAB, 1, 8, true, false), *again;
+    sl_model *m = sl_model_create(&config, VOCAB, 1, 8, SL_MODEL_TRAINING), *again;
     ck_assert_int_eq(sl_model_init(m, 3), 0);
     ck_assert_msg(sl_model_save(m, scratch, &s, 1) == 0, "%s", sl_error());
     ck_assert_msg(sl_checkpoint_open(scratch, dir, &read, &vocab) == 0, "%s", sl_error());
     ck_assert(read.model_match_params && read.model_ffn == FFN);
-    again = sl_model_create(&read, vocab, 1, 8, true, false);
+    again = sl_model_create(&read, vocab, 1, 8, SL_MODEL_TRAINING);
     ck_assert_msg(sl_model_load(again, dir, &s) == 0, "%s", sl_error());
     size_t bytes = (size_t)sl_model_params(m)->floats * sizeof(float);
     ck_assert_mem_eq(sl_model_params(m)->w, sl_model_params(again)->w, bytes);
@@ -171,7 +171,7 @@ START_TEST(impossible) {
     ck_assert_int_eq(sl_config_override(&config, "model.ffn_kind=gelu"), 0);
     ck_assert_int_eq(sl_match_count(&config, VOCAB, &m), -1);
     ck_error("model.match_params: the nearest width, model.ffn=8, gives ");
-    ck_assert_ptr_null(sl_model_create(&config, VOCAB, 1, 8, false, false));
+    ck_assert_ptr_null(sl_model_create(&config, VOCAB, 1, 8, 0));
     defaults();
     config.model_dim = 16;
     config.model_ffn = 1;

@@ -49,7 +49,7 @@ static sl_model *run(const ref_variant *v, int precision, int threads, const int
     sl_config c = v->config;
     c.precision = precision;
     sl_threads_set(threads);
-    sl_model *m = sl_model_create(&c, v->vocab, v->batch, v->seq, true, true);
+    sl_model *m = sl_model_create(&c, v->vocab, v->batch, v->seq, SL_MODEL_TRAINING | SL_MODEL_TAPS);
     ck_assert_msg(m != NULL, "%s: %s", v->name, sl_error());
     ref_randomise(sl_model_params(m), 5);
     if (c.model_experts)

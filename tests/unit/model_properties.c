@@ -21,7 +21,7 @@ typedef struct {
 } fixture;
 
 static sl_model *create(const fixture *f) {
-    sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, true, false);
+    sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
     ref_randomise(sl_model_params(m), 3);
     return m;
@@ -169,7 +169,7 @@ static void inference_equal(fixture *f) {
           *got = malloc((size_t)values * sizeof *got);
     sl_model_logits(f->m, f->in, want);
     for (int taps = 0; taps < 2; taps++) {
-        sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, false, taps);
+        sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, (taps ? SL_MODEL_TAPS : 0));
         ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
         ref_randomise(sl_model_params(m), 3);
         double mean, trained;
@@ -282,7 +282,7 @@ START_TEST(test_starts_of_norms) {
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
             ck_assert_int_eq(sl_config_override(&c, keys[i]), 0);
         c.norm_zero_centred = zero_centred;
-        sl_model *m = sl_model_create(&c, 19, 1, 4, false, false);
+        sl_model *m = sl_model_create(&c, 19, 1, 4, 0);
         ck_assert_msg(m != NULL, "%s", sl_error());
         sl_model_init(m, 1);
         starts_at(m, "model.layers.0.input_layernorm.alpha", 0.8);
@@ -313,7 +313,7 @@ static void gate_starts_open(int outer, int granularity) {
     ref_random_tokens(BATCH * SEQ, VOCAB, 1, in);
     for (int gated = 0; gated < 2; gated++) {
         ck_assert_int_eq(sl_config_override(&c, gated ? "model.norm=gated_norm" : "model.norm=rmsnorm"), 0);
-        sl_model *m = sl_model_create(&c, VOCAB, BATCH, SEQ, false, false);
+        sl_model *m = sl_model_create(&c, VOCAB, BATCH, SEQ, 0);
         ck_assert_msg(m != NULL, "%s", sl_error());
         sl_model_init(m, 1);
         ck_assert_int_eq(sl_model_logits(m, in, logits[gated]), 0);

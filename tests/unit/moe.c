@@ -30,7 +30,7 @@ static sl_model *make(int router, int balance, double capacity) {
     c->model_balance_rate = 0.125;
     c->model_router_z_loss = 0;
     c->model_expert_capacity = capacity;
-    sl_model *m = sl_model_create(c, v.vocab, v.batch, v.seq, true, false);
+    sl_model *m = sl_model_create(c, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s", sl_error());
     ck_assert_int_eq(v.batch * v.seq, ROWS);
     ref_randomise(sl_model_params(m), 3);
@@ -145,13 +145,13 @@ END_TEST
 START_TEST(counts) {
     sl_config c;
     sl_config_defaults(&c);
-    sl_model *dense = sl_model_create(&c, 100, 1, 8, false, false);
+    sl_model *dense = sl_model_create(&c, 100, 1, 8, 0);
     double flops = sl_model_flops_per_token(dense);
     int64_t params = sl_model_params(dense)->params, layers = c.model_layers;
     sl_model_free(dense);
     c.model_experts = 8;
     c.model_balance = SL_BALANCE_BIAS;
-    sl_model *m = sl_model_create(&c, 100, 1, 8, false, false);
+    sl_model *m = sl_model_create(&c, 100, 1, 8, 0);
     double router = (double)(layers * 8 * c.model_dim);
     ck_assert_double_eq(sl_model_flops_per_token(m), flops + 6 * router);
     ck_assert_int_eq(sl_model_params(m)->params, params + (int64_t)router + layers * 3 * 3 * c.model_dim * c.model_ffn);

@@ -21,7 +21,7 @@ static sl_model *create(const char *const *changes, bool training) {
     ck_assert(ref_variant_tiny(1, &v));
     for (int i = 0; changes && changes[i]; i++)
         ck_assert_msg(sl_config_override(&v.config, changes[i]) == 0, "%s", sl_error());
-    sl_model *m = sl_model_create(&v.config, VOCAB, BATCH, SEQ, training, true);
+    sl_model *m = sl_model_create(&v.config, VOCAB, BATCH, SEQ, (training ? SL_MODEL_TRAINING : 0) | SL_MODEL_TAPS);
     ck_assert_msg(m != NULL, "%s", sl_error());
     ref_randomise(sl_model_params(m), 3);
     ref_random_tokens(2 * ROWS, VOCAB, 1, in);
@@ -160,7 +160,7 @@ START_TEST(refused) {
         ck_assert(ref_variant_tiny(1, &v));
         for (int k = 0; cases[i].change[k]; k++)
             ck_assert(sl_config_override(&v.config, cases[i].change[k]) == 0);
-        ck_assert(sl_model_create(&v.config, VOCAB, BATCH, SEQ, true, false) == NULL);
+        ck_assert(sl_model_create(&v.config, VOCAB, BATCH, SEQ, SL_MODEL_TRAINING) == NULL);
         ck_assert_msg(strstr(sl_error(), cases[i].message) == sl_error(), "%s", sl_error());
     }
 }

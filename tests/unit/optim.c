@@ -33,7 +33,7 @@ static sl_model *make(int optimizer) {
     config.train_lr = 0.01;
     config.precision = SL_PRECISION_FP32;
     ck_assert_msg(sl_config_check(&config) == 0, "%s", sl_error());
-    sl_model *m = sl_model_create(&config, VOCAB, BATCH, SEQ, true, false);
+    sl_model *m = sl_model_create(&config, VOCAB, BATCH, SEQ, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s", sl_error());
     ck_assert_int_eq(sl_model_init(m, 3), 0);
     return m;

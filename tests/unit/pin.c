@@ -97,7 +97,7 @@ static void train(enum sl_pin pin, int threads, float **weights, int64_t *floats
     for (int i = 0; i < 8 * 128; i++)
         in[i] = i * 37 % 251, target[i] = i * 11 % 241;
     ck_assert_int_eq(sl_threads_start(threads, pin), 0);
-    sl_model *m = sl_model_create(&c, 257, 8, 128, true, false);
+    sl_model *m = sl_model_create(&c, 257, 8, 128, SL_MODEL_TRAINING);
     ck_assert_msg(m != NULL, "%s", sl_error());
     ck_assert_int_eq(sl_model_init(m, 7), 0);
     sl_optim *o = sl_optim_create(m);

@@ -554,7 +554,8 @@ static char *model_text(const ref_variant *v, int threads, bool training, int pa
     int32_t *in = calloc((size_t)rows, sizeof *in);
     sl_sink_dims *sinks = calloc((size_t)v->config.model_layers + 1, sizeof *sinks);
     sl_threads_set(threads);
-    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, training, true);
+    sl_model *m =
+        sl_model_create(&v->config, v->vocab, v->batch, v->seq, (training ? SL_MODEL_TRAINING : 0) | SL_MODEL_TAPS);
     ck_assert_msg(m != NULL, "%s: %s", v->name, sl_error());
     ref_randomise(sl_model_params(m), 3);
     separate(sl_model_params(m));

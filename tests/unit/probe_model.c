@@ -22,7 +22,8 @@ typedef struct {
 } fixture;
 
 static sl_model *create(const ref_variant *v, bool training) {
-    sl_model *m = sl_model_create(&v->config, v->vocab, v->batch, v->seq, training, true);
+    sl_model *m =
+        sl_model_create(&v->config, v->vocab, v->batch, v->seq, (training ? SL_MODEL_TRAINING : 0) | SL_MODEL_TAPS);
     ck_assert_msg(m != NULL, "%s: %s", v->name, sl_error());
     ref_randomise(sl_model_params(m), 3);
     return m;

@@ -30,7 +30,7 @@ static void setup(fixture *f) {
     f->plain = calloc((size_t)f->values, sizeof *f->plain);
     f->logits = calloc((size_t)f->values, sizeof *f->logits);
     ref_random_tokens(f->rows, f->v.vocab, 11, f->in);
-    sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, false, false);
+    sl_model *m = sl_model_create(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, 0);
     ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
     ref_randomise(sl_model_params(m), 3);
     ck_assert(sl_model_logits(m, f->in, f->logits) == 0);

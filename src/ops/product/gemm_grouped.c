@@ -8,9 +8,6 @@ enum {
     AT_LD = R_CHUNK + KR,
 };
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* ---- B */
 
 static int64_t panel_cols(const sl_kernels *k, bool bf16) { return bf16 ? NR : k->gemm_nr; }
@@ -21,14 +18,14 @@ static size_t panel_bytes(const sl_kernels *k, bool bf16, int64_t depth) {
     return (size_t)sl_round_up(bytes, 64);
 }
 
-int64_t sl_grouped_panels(const sl_kernels *k, bool bf16, int64_t n) { return div_up(n, panel_cols(k, bf16)); }
+int64_t sl_grouped_panels(const sl_kernels *k, bool bf16, int64_t n) { return sl_div_up(n, panel_cols(k, bf16)); }
 
 size_t sl_grouped_bytes(const sl_kernels *k, bool bf16, int64_t n, int64_t depth) {
     return (size_t)sl_grouped_panels(k, bf16, n) * panel_bytes(k, bf16, depth);
 }
 
 void sl_grouped_pack(const sl_kernels *k, bool bf16, int64_t n, int64_t depth, sl_mat b, int64_t panel, void *dst) {
-    int64_t wide = panel_cols(k, bf16), j = panel * wide, cols = min64(n - j, wide);
+    int64_t wide = panel_cols(k, bf16), j = panel * wide, cols = sl_min(n - j, wide);
     char *to = (char *)dst + (size_t)panel * panel_bytes(k, bf16, depth);
     if (!bf16)
         k->pack_f32(cols, depth, b.p + j * b.is, b.is, b.ks, (int)wide, (float *)(void *)to);
@@ -58,19 +55,19 @@ static void product_fp32(const sl_grouped_rows *a, const char *panels, int64_t c
         for (int64_t j = 0; j < cols; j += nr) {
             const float *panel = (const float *)(const void *)(panels + (size_t)(j / nr) * bytes) + k0 * nr;
             for (int64_t i = 0; i < a->rows; i += mr)
-                a->k->gemm_f32(min64(SL_GEMM_KC, a->depth - k0), (const float *)a->a + i * a->depth + k0 * mr, panel,
-                               c + i * ldc + j, ldc, (int)min64(mr, a->rows - i), (int)min64(nr, cols - j),
+                a->k->gemm_f32(sl_min(SL_GEMM_KC, a->depth - k0), (const float *)a->a + i * a->depth + k0 * mr, panel,
+                               c + i * ldc + j, ldc, (int)sl_min(mr, a->rows - i), (int)sl_min(nr, cols - j),
                                add || k0 > 0);
         }
 }
 
 static void product_bf16(const sl_grouped_rows *a, const char *panels, int64_t cols, float *c, int64_t ldc, bool add) {
-    int64_t kp = sl_bf16_kpad(a->depth), chunk = sl_round_up(div_up(kp, div_up(kp, K_CHUNK)), KR);
+    int64_t kp = sl_bf16_kpad(a->depth), chunk = sl_round_up(sl_div_up(kp, sl_div_up(kp, K_CHUNK)), KR);
     size_t bytes = panel_bytes(a->k, true, a->depth);
     for (int64_t j = 0; j < cols; j += NR) {
         const sl_bf16 *panel = (const sl_bf16 *)(const void *)(panels + (size_t)(j / NR) * bytes);
         for (int64_t k0 = 0; k0 < kp; k0 += chunk)
-            a->k->gemm_bf16(a->rows, min64(NR, cols - j), min64(chunk, kp - k0), (const sl_bf16 *)a->a + k0, a->lda,
+            a->k->gemm_bf16(a->rows, sl_min(NR, cols - j), sl_min(chunk, kp - k0), (const sl_bf16 *)a->a + k0, a->lda,
                             panel + k0 * NR, c + j, ldc, add || k0 > 0);
     }
 }
@@ -96,13 +93,13 @@ static void wgrad_fp32(const sl_kernels *k, int64_t rows, int64_t n, int64_t m, 
     int64_t mr = k->gemm_mr, nr = k->gemm_nr;
     float *a = scratch, *b = scratch + sl_round_up(SL_GROUPED_WGRAD_N, mr) * SL_GEMM_KC;
     for (int64_t r = 0; r < rows; r += SL_GEMM_KC) {
-        int64_t deep = min64(SL_GEMM_KC, rows - r);
+        int64_t deep = sl_min(SL_GEMM_KC, rows - r);
         k->pack_f32(n, deep, dy + r * lddy, 1, lddy, (int)mr, a);
         k->pack_f32(m, deep, x + r * ldx, 1, ldx, (int)nr, b);
         for (int64_t j = 0; j < m; j += nr)
             for (int64_t i = 0; i < n; i += mr)
-                k->gemm_f32(deep, a + i * deep, b + j * deep, dw + i * lddw + j, lddw, (int)min64(mr, n - i),
-                            (int)min64(nr, m - j), 1);
+                k->gemm_f32(deep, a + i * deep, b + j * deep, dw + i * lddw + j, lddw, (int)sl_min(mr, n - i),
+                            (int)sl_min(nr, m - j), 1);
     }
 }
 
@@ -110,16 +107,16 @@ static void wgrad_bf16(const sl_kernels *k, int64_t rows, int64_t n, int64_t m, 
                        const sl_bf16 *x, int64_t ldx, float *dw, int64_t lddw, sl_bf16 *scratch) {
     sl_bf16 *at = scratch, *panels = scratch + SL_GROUPED_WGRAD_N * AT_LD;
     for (int64_t r = 0; r < rows; r += R_CHUNK) {
-        int64_t deep = min64(R_CHUNK, rows - r);
+        int64_t deep = sl_min(R_CHUNK, rows - r);
         /* In strips, so that dy and x are read along their rows. */
         for (int64_t s = 0; s < deep; s += KR) {
-            int64_t strip = min64(KR, deep - s);
+            int64_t strip = sl_min(KR, deep - s);
             k->transpose_bf16(strip, n, dy + (r + s) * lddy, lddy, at + s, AT_LD);
             for (int64_t j = 0; j < m; j += NR)
-                k->pack_b_bf16(min64(NR, m - j), strip, x + (r + s) * ldx + j, ldx, panels + j * R_CHUNK + s * NR);
+                k->pack_b_bf16(sl_min(NR, m - j), strip, x + (r + s) * ldx + j, ldx, panels + j * R_CHUNK + s * NR);
         }
         for (int64_t j = 0; j < m; j += NR)
-            k->gemm_bf16(n, min64(NR, m - j), sl_bf16_kpad(deep), at, AT_LD, panels + j * R_CHUNK, dw + j, lddw, 1);
+            k->gemm_bf16(n, sl_min(NR, m - j), sl_bf16_kpad(deep), at, AT_LD, panels + j * R_CHUNK, dw + j, lddw, 1);
     }
 }
 
