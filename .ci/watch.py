@@ -17,7 +17,6 @@ import os
 import pathlib
 import resource
 import signal
-import subprocess
 import sys
 import time
 
@@ -89,35 +88,38 @@ def end(root: int, why: str) -> None:
         found = {pid: row for pid, row in tree(root).items() if row[0] != "Z"}
 
 
-def reap() -> None:
-    """Orphans that were adopted, all of them ended."""
+def reap(child: int) -> int | None:
+    """Waits for what has ended: the test (then its wait status) and orphans that were adopted, which would be zombies
+    for the test that looks for them."""
+    status = None
     try:
-        while True:
-            os.wait()
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            status = ended[1] if ended[0] == child else status
     except ChildProcessError:
         pass
+    return status
 
 
-def watch(child: "subprocess.Popen[bytes]", idle: float, most: float) -> str:
-    """Waits for the test; the reason if it has to be ended. Rounds are counted, not a clock: while the whole machine
-    stands still, so does this."""
+def watch(child: int, idle: float, most: float) -> tuple[int | None, str]:
+    """Waits for the test: its wait status, or the reason why it has to be ended. Rounds are counted, not a clock: while
+    the whole machine stands still, so does this."""
     interval = min(5.0, idle / 4)
-    still, before = 0.0, 0
+    still, before, look = 0.0, 0.0, time.monotonic() + interval
     while True:
-        try:
-            child.wait(interval)
-            return ""
-        except subprocess.TimeoutExpired:
-            pass
+        status = reap(child)
+        if status is not None:
+            return status, ""
+        if time.monotonic() < look:
+            signal.sigtimedwait([signal.SIGCHLD], max(0.0, look - time.monotonic()))
+            continue
         found = tree(os.getpid())
-        now = ticks(found)
-        # A process that ends takes its time along until its parent has waited for it.
-        still = 0.0 if waits(found) or abs(now - before) > BUSY * interval * TICK else still + interval
-        before = now
+        now = used() + ticks(found) / TICK
+        still = 0.0 if waits(found) or now - before > BUSY * interval else still + interval
+        before, look = now, time.monotonic() + interval
         if still >= idle:
-            return f"nothing ran for {idle:g} s"
-        if now > most * TICK:
-            return f"it took {most:g} s of CPU time"
+            return None, f"nothing ran for {idle:g} s"
+        if now > most:
+            return None, f"it took {most:g} s of CPU time"
 
 
 def main() -> int:
@@ -127,14 +129,17 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    child = subprocess.Popen(options.command)
-    why = watch(child, options.idle, options.cpu)
-    if why:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    child = os.posix_spawnp(options.command[0], options.command, os.environ, setsigmask=before)
+    status, why = watch(child, options.idle, options.cpu)
+    if status is None:
         end(os.getpid(), why)
-        child.wait()
-        reap()
+        reap(child)
     print(f"cpu {used():.2f}", file=sys.stderr, flush=True)
-    return 1 if why else child.returncode if child.returncode >= 0 else 128 - child.returncode
+    if status is None:
+        return 1
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":

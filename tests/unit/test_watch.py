@@ -41,6 +41,18 @@ class Watch(unittest.TestCase):
         for pid in pids:
             self.assertFalse(Path(f"/proc/{pid}").exists())
 
+    def test_orphans(self) -> None:
+        """One that ends is waited for at once: no zombie is left for a test that asks whether it lives."""
+        code = ("import os, subprocess, time\n"
+                "pid = int(subprocess.run('sleep .5 >/dev/null & echo $!', shell=True, capture_output=True).stdout)\n"
+                "try:\n"
+                "    while True:\n"
+                "        os.kill(pid, 0)\n"
+                "        time.sleep(.05)\n"
+                "except ProcessLookupError:\n"
+                "    pass\n")
+        self.assertEqual(self.run_watched(sys.executable, "-c", code)[0], 0)
+
     def test_polling_is_no_progress(self) -> None:
         code, said = self.run_watched(sys.executable, "-c",
                                       "import subprocess\nsubprocess.run(['sleep', '600'], timeout=601)")
