@@ -21,6 +21,9 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
+# Tests send these: what ignores them (nohup, a shell's &, Python itself) is not to be handed down.
+SENT = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1,
+        signal.SIGCHLD]
 TICK = os.sysconf("SC_CLK_TCK")
 # Of one core, in an interval: a process that only looks now and then whether another has ended stays below it.
 BUSY = 0.05
@@ -129,8 +132,9 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    child = os.posix_spawnp(options.command[0], options.command, os.environ, setsigmask=before)
+    child = os.posix_spawnp(options.command[0], options.command, os.environ, setsigmask=before, setsigdef=SENT)
     status, why = watch(child, options.idle, options.cpu)
     if status is None:
         end(os.getpid(), why)

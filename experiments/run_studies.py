@@ -190,6 +190,21 @@ def done(work: dict[str, Any], path: str) -> bool:
     return store.read_json(Path(work["store"], path)).get("status") in (store.FINISHED, store.DIVERGED)
 
 
+def of_other_engines(work: dict[str, Any]) -> int:
+    """How many of the runs that are missing were trained by another build of sinklab, as far as the settings that it
+    knew tell. Their figures may differ from this one's, so a page never mixes them."""
+    missing = [row["identity"] for name, row in work["runs"].items() if not done(work, f"{name}/trained.json")]
+    there = [store.read_json(path) for path in sorted(Path(work["store"]).glob("*/identity.json"))
+             if done(work, f"{path.parent.name}/trained.json")] if missing else []
+
+    def same(old: dict[str, Any], wanted: dict[str, Any]) -> bool:
+        shared = old["config"].keys() & wanted["config"].keys()
+        return old["engine"] != wanted["engine"] and all(old["config"][key] == wanted["config"][key] for key in shared)
+
+    whole = [old for old in there if isinstance(old.get("config"), dict) and isinstance(old.get("engine"), str)]
+    return sum(any(same(old, wanted) for old in whole) for wanted in missing)
+
+
 def forget_failures(work: dict[str, Any]) -> None:
     """Failed runs are tried again."""
     for path in (*work["outcomes"], *(f"{name}/trained.json" for name in work["runs"])):
@@ -323,6 +338,11 @@ def make(options: argparse.Namespace, made: Sequence[Expansion], work: dict[str,
     log = options.runs / "store" / "workflow.log"
     maker = snakemaking.Maker(path, options.runs / "store", log, options.cores, options.slurm, held)
     code = 0
+    others = of_other_engines(work) if options.report else 0
+    if others:
+        say(f"note: {others} of {len(work['runs'])} runs are there from another build of sinklab, whose figures may "
+            "differ: this page has only those of this one; --sinklab PROGRAM makes that build's page, and without "
+            "--report they are trained anew")
     if not options.report:
         watch = progress.Watch(work, made, max(1, options.cores // work["threads"]))
         code = maker.run("all", watch)

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -17,14 +18,16 @@ static int sys_open(const char *path, int flags, mode_t mode) { return open(path
 
 sl_sys_calls sl_sys = {sys_open, write, fsync, close, rename, mkdir, unlinkat, rmdir};
 
+static bool is_null(const struct stat *st) { return S_ISCHR(st->st_mode) && st->st_rdev == makedev(1, 3); }
+
 /* Non-blocking: opening a FIFO must not wait for a writer before it can be refused. */
 static int open_regular(const char *path, struct stat *st) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return sl_fail_errno("cannot open", path);
-    int rc = fstat(fd, st) < 0         ? sl_fail_errno("cannot stat", path)
-             : !S_ISREG(st->st_mode) ? sl_fail("cannot read %s: not a regular file", path)
-                                     : 0;
+    int rc = fstat(fd, st) < 0                       ? sl_fail_errno("cannot stat", path)
+             : !S_ISREG(st->st_mode) && !is_null(st) ? sl_fail("cannot read %s: not a regular file", path)
+                                                     : 0;
     if (rc == 0)
         return fd;
     close(fd);

@@ -22,7 +22,7 @@ typedef struct {
 } sl_sys_calls;
 extern sl_sys_calls sl_sys;
 
-/* A whole regular file, mapped read-only; p is never NULL after an open that succeeded. */
+/* A whole regular file (or /dev/null, empty), mapped read-only; p is never NULL after an open that succeeded. */
 typedef struct {
     const unsigned char *p;
     size_t n;
@@ -30,7 +30,8 @@ typedef struct {
 int sl_map_open(sl_map *m, const char *path);
 void sl_map_close(sl_map *m); /* also after a failed open, or of a zeroed struct */
 
-/* A regular file for reading; NULL with a message. A FIFO, a device or a folder is refused at once. */
+/* A regular file for reading, or /dev/null as an empty one; NULL with a message. A FIFO, another device or a folder is
+   refused at once. */
 FILE *sl_open_regular(const char *path);
 /* Whether two paths are one file, through links too. */
 bool sl_same_file(const char *a, const char *b);

@@ -108,6 +108,11 @@ class Study(common.EndToEnd):
         self.edit("{windows: 8", "{windows: 4")
         self.run_study()
         self.assertEqual(sorted(self.trained().values()), [1] * 6, "measured otherwise, not trained again")
+        build = self.runs / "build"
+        build.write_text(f'#!/bin/sh\nexec {common.SINKLAB} "$@"\n')
+        build.chmod(0o755)
+        self.assertIn("note: 4 of 4 runs are there from another build of sinklab",
+                      self.run_study("--report", sinklab=build))
 
     def other_version(self) -> Path:
         """The program as it is at another commit of equal code."""
@@ -121,7 +126,7 @@ class Study(common.EndToEnd):
     def test_dry_run(self) -> None:
         out = self.run_study("--dry-run", "--seeds", "1,2,3")
         self.assertRegex(out, r"layernorm: 3\d,\d{3} parameters, seeds 1, 2, 3: 0 trained, 3 to train")
-        self.assertRegex(out, "6 runs to train, 2 side by side, 1 thread each: about .* s")
+        self.assertRegex(out, r"6 runs to train, 2 side by side, 1 thread each: about \d.* (s|min), ")
         self.assertEqual([path.name for path in self.runs.iterdir()], ["mini"], "a dry run writes nothing")
 
     def test_baseline(self) -> None:

@@ -395,7 +395,7 @@ START_TEST(missing_corpora) {
     refused(with("empty.txt", 4, true, 0.1), "empty.txt: the file is empty", SL_EXIT_FAILED);
     put_text("empty.bin", "");
     refused(with("empty.bin", 4, true, 0.1), "holds no tokens", SL_EXIT_FAILED);
-    refused(with("=/dev/null", 4, true, 0.1), "not a regular file", SL_EXIT_FAILED);
+    refused(with("=/dev/zero", 4, true, 0.1), "not a regular file", SL_EXIT_FAILED);
     with("empty.txt", 4, true, 0.1);
     snprintf(config.data_tokenizer, sizeof config.data_tokenizer, "bpe:%s", in_scratch("none.json"));
     refused(&config, "data.tokenizer: cannot open", SL_EXIT_FAILED);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,15 @@ class Watch(unittest.TestCase):
         self.assertEqual(len(pids), 3)  # the shell's command line has both
         for pid in pids:
             self.assertFalse(Path(f"/proc/{pid}").exists())
+
+    def test_ignored_signals(self) -> None:
+        """Started in the background or by nohup, a test can still be sent signals."""
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            self.assertEqual(self.run_watched(sys.executable, "-c", code)[0], 128 + signal.SIGHUP)
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_orphans(self) -> None:
         """One that ends is waited for at once: no zombie is left for a test that asks whether it lives."""
