@@ -31,8 +31,8 @@ int sl_verb_train(int argc, char **argv) {
         .verb = "train",
         .operands = "CONFIG.yaml [key=value ...]",
         .about = "Trains a model and measures its sinks on the way. The run directory gets config.yaml, env.json, "
-                 "metrics.jsonl, probe.jsonl, checkpoints/ and result.json. A checkpoint is saved on SIGINT and "
-                 "SIGTERM; an interrupted run goes on with --resume to the same bits.",
+                 "metrics.jsonl, probe.jsonl, checkpoints/ and result.json. A checkpoint is saved on SIGINT, "
+                 "SIGTERM, SIGHUP, SIGUSR1 and SIGPIPE; an interrupted run goes on with --resume to the same bits.",
         .flags = flags,
         .min_positionals = 1,
         .max_positionals = 1,
