@@ -11,11 +11,9 @@ int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t
 }
 
 /* Drops what the batches so far have left. */
-static int leave_off(sl_optim *o, sl_step_result *r) {
+static void leave_off(sl_optim *o) {
     sl_optim_zero_grad(o);
     sl_model_end_step(sl_optim_model(o), false);
-    r->skipped = r->stopped = true;
-    return 0;
 }
 
 int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
@@ -33,11 +31,13 @@ int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, i
     for (int64_t i = 0; i < accumulate; i++) {
         double loss;
         if (i > 0 && stop && stop(ctx)) {
+            leave_off(o);
+            r.skipped = r.stopped = true;
             *result = r;
-            return leave_off(o, result);
+            return 0;
         }
         if (sl_model_forward_backward(m, in + i * tokens, target + i * tokens, 1.0f / (float)accumulate, &loss)) {
-            sl_optim_zero_grad(o);
+            leave_off(o);
             return -1;
         }
         r.loss += loss;
