@@ -222,37 +222,10 @@ static int read_fields(const source *s, sl_config *c) {
     return number(s, json_object_get(s->v, "rms_norm_eps"), "rms_norm_eps", 1e-6, &c->norm_eps);
 }
 
-/* The ranges of the schema, which our own parser checks as it reads. */
-static int check_ranges(const source *s, const sl_config *c) {
-    static const struct {
-        const char *key;
-        size_t offset;
-        int64_t min, max;
-    } ranges[] = {
-#define INT(key, field, def, min, max, help) {key, offsetof(sl_config, field), min, max},
-#define REAL(key, field, def, min, max, help)
-#define BOOL(key, field, def, help)
-#define ENUM(key, field, def, choices, help)
-#define STR(key, field, def, help)
-#define PAIR(key, field, d0, d1, min, max, help)
-#define LIST(key, field, def, choices, help)
-#include "config/schema.inc"
-#undef INT
-#undef REAL
-#undef BOOL
-#undef ENUM
-#undef STR
-#undef PAIR
-#undef LIST
-    };
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
-        int64_t v;
-        memcpy(&v, (const char *)c + ranges[i].offset, sizeof v);
-        if (v < ranges[i].min || v > ranges[i].max)
-            return sl_fail("%s: what stands for our %s is %lld; %lld to %lld is supported", s->name,
-                           ranges[i].key, (long long)v, (long long)ranges[i].min,
-                           (long long)ranges[i].max);
-    }
+/* What our own parser checks as it reads. */
+static int check_values(const source *s, const sl_config *c) {
+    if (sl_config_check_ranges(c, s->name))
+        return -1;
     if (c->norm_eps < 0 || c->norm_eps > 1)
         return sl_fail("%s: rms_norm_eps: a number from 0 to 1 is needed", s->name);
     return 0;
@@ -276,7 +249,7 @@ int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *
     else
         rc = read_fields(&s, c) < 0 ? -1 : read_vocab(&s, vocab);
     json_decref((json_t *)(uintptr_t)s.v);
-    if (rc < 0 || check_ranges(&s, c) < 0)
+    if (rc < 0 || check_values(&s, c) < 0)
         return -1;
     return sl_config_check(c) < 0 ? sl_fail_prefix("%s", name) : 0;
 }

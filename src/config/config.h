@@ -21,13 +21,6 @@ struct sl_config {
 #define PAIR(key, field, d0, d1, min, max, help) double field[2];
 #define LIST(key, field, def, choices, help) sl_choice_list field;
 #include "config/schema.inc"
-#undef INT
-#undef REAL
-#undef BOOL
-#undef ENUM
-#undef STR
-#undef PAIR
-#undef LIST
 };
 
 /* A legal value of an ENUM or LIST key. */
@@ -84,6 +77,9 @@ enum { SL_GEMM_OWN, SL_GEMM_BLAS };
 bool sl_synthetic_named(const char *corpus);
 
 void sl_config_defaults(sl_config *c);
+/* Of values that came from elsewhere than sl_config_read() and sl_config_override(), which look at each: are all whole
+ * numbers in the ranges of their keys? -1 with a message that begins with `file`, the one they came from. */
+int sl_config_check_ranges(const sl_config *c, const char *file);
 /* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in
  * `keys` if n > 0. json: one array of objects. Fails on a name that is neither key nor section. */
 int sl_config_help(FILE *f, const char *const *keys, int n, bool json);

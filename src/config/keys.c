@@ -167,13 +167,6 @@ const sl_key sl_keys[] = {
 #define LIST(key, field, def, list, help)                                                          \
     {AT(key, SL_KEY_LIST, field, help), .text_default = def, .choices = sl_choices_##list},
 #include "config/schema.inc"
-#undef INT
-#undef REAL
-#undef BOOL
-#undef ENUM
-#undef STR
-#undef PAIR
-#undef LIST
     {.name = NULL}};
 
 /* ---- names */
@@ -298,6 +291,18 @@ void sl_config_defaults(sl_config *c) {
             break;
         }
     }
+}
+
+int sl_config_check_ranges(const sl_config *c, const char *file) {
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        if (k->type != SL_KEY_INT)
+            continue;
+        int64_t v = *(const int64_t *)const_field(c, k);
+        if (v < k->int_min || v > k->int_max)
+            return sl_fail("%s: what stands for our %s is %lld; %lld to %lld is supported", file, k->name,
+                           (long long)v, (long long)k->int_min, (long long)k->int_max);
+    }
+    return 0;
 }
 
 char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k) {

@@ -29,13 +29,6 @@ enum {
 #define PAIR(key, field, d0, d1, min, max, help) SL_KEY_INDEX_##field,
 #define LIST(key, field, def, choices, help) SL_KEY_INDEX_##field,
 #include "config/schema.inc"
-#undef INT
-#undef REAL
-#undef BOOL
-#undef ENUM
-#undef STR
-#undef PAIR
-#undef LIST
     SL_KEY_COUNT
 };
 
