@@ -22,9 +22,12 @@ static inline bool sl_norm_has(const sl_op *op, int p) { return op->param[p] != 
 const float *sl_norm_factored(const sl_op *op, const sl_exec *x, int64_t n, const float *raw, float *scratch);
 /* Does the norm of n rows, `first` of the batch on, into out, whatever its precision. */
 void sl_norm_write(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, const float *in, float *scratch);
-/* This block's sums of the parameters' gradients, zeroed; g[p]: where those of parameter p are, NULL where it has
- * none. */
-void sl_norm_sums(const sl_op *op, const sl_exec *x, int64_t block, float *g[SL_NORM_PARAMS]);
+/* Gradients of at most SL_NORM_TILE rows from dout; g[p]: what those of parameter p are added to, NULL where the norm
+ * has none. */
+typedef void sl_norm_backward_fn(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, int worker,
+                                 float *const *g);
+/* A stage of ROWS: the rows of each block of s by `rows`, with sums of their own. */
+int sl_norm_backward_blocks(const sl_op *op, const sl_exec *x, const sl_span *s, sl_norm_backward_fn *rows);
 
 /* A stage of PARAMS: 1 + weight, where that is what sl_norm_gain() gives. */
 int sl_norm_gains(const sl_op *op, const sl_exec *x, const sl_span *s);

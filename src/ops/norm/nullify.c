@@ -223,19 +223,20 @@ static void pass_gradients(const sl_op *op, const sl_exec *x, int64_t row, const
     }
 }
 
-static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const scratch *s, float *const *g) {
+static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, int worker, float *const *g) {
+    scratch s = scratch_of(op, x, worker);
     int64_t d = op->dim_in;
-    const float *raw = sl_read_rows(x, op->in[0], r, n, s->t.in);
-    const float *dy = sl_read_rows(x, op->dout, r, n, s->t.dout), *dout = dy;
-    const float *b = rows_b(op, x, n, raw, s->replaced), *z = sl_norm_factored(op, x, n, b, s->t.pre);
-    float *dz = s->t.dpre, *dx = dz;
+    const float *raw = sl_read_rows(x, op->in[0], r, n, s.t.in);
+    const float *dy = sl_read_rows(x, op->dout, r, n, s.t.dout), *dout = dy;
+    const float *b = rows_b(op, x, n, raw, s.replaced), *z = sl_norm_factored(op, x, n, b, s.t.pre);
+    float *dz = s.t.dpre, *dx = dz;
     if (own_of(op)->only_one)
-        dout = with_channels(op, x, n, dy, NULL, s->edited);
+        dout = with_channels(op, x, n, dy, NULL, s.edited);
     own_of(op)->base.norm->backward(op, x, r, n, dout, z, dz, 0, g);
     for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
         correct_backward(op, x, r + i, raw + i * d, dy + i * d, z + i * d, dz + i * d, g);
     if (sl_norm_has(op, SL_NORM_PRE))
-        x->k->channel_scale_bwd(n, d, dz, d, b, d, sl_weight(op, x, SL_NORM_PRE), dx = s->t.out, d, 0, g[SL_NORM_PRE]);
+        x->k->channel_scale_bwd(n, d, dz, d, b, d, sl_weight(op, x, SL_NORM_PRE), dx = s.t.out, d, 0, g[SL_NORM_PRE]);
     for (int64_t i = 0; i < n; i++)
         pass_gradients(op, x, r + i, dy + i * d, dx + i * d);
     float *din = sl_buf_data(x, op->din[0]) + r * d;
@@ -246,16 +247,7 @@ static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t 
 }
 
 static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    scratch t = scratch_of(op, x, s->worker);
-    sl_blocks blocks = sl_op_blocks(op);
-    for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
-        int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
-        float *g[SL_NORM_PARAMS];
-        sl_norm_sums(op, x, i, g);
-        for (int64_t r = 0; r < n; r += SL_NORM_TILE)
-            backward_rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), &t, g);
-    }
-    return 0;
+    return sl_norm_backward_blocks(op, x, s, backward_rows);
 }
 
 /* ---- building */

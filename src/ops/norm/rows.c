@@ -74,7 +74,9 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 /* ---- backward */
 
-void sl_norm_sums(const sl_op *op, const sl_exec *x, int64_t block, float *g[SL_NORM_PARAMS]) {
+/* This block's sums of the parameters' gradients, zeroed; g[p]: where those of parameter p are, NULL where it has
+ * none. */
+static void sums_of(const sl_op *op, const sl_exec *x, int64_t block, float *g[SL_NORM_PARAMS]) {
     int64_t floats = sl_op_params_floats(op, x->p);
     float *at = x->shared + block * floats;
     memset(at, 0, (size_t)floats * sizeof *at);
@@ -82,6 +84,18 @@ void sl_norm_sums(const sl_op *op, const sl_exec *x, int64_t block, float *g[SL_
         g[p] = sl_norm_has(op, p) ? at : NULL;
         at += sl_op_param_floats(op, x->p, p);
     }
+}
+
+int sl_norm_backward_blocks(const sl_op *op, const sl_exec *x, const sl_span *s, sl_norm_backward_fn *rows) {
+    sl_blocks blocks = sl_op_blocks(op);
+    for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
+        int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
+        float *g[SL_NORM_PARAMS];
+        sums_of(op, x, i, g);
+        for (int64_t r = 0; r < n; r += SL_NORM_TILE)
+            rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), s->worker, g);
+    }
+    return 0;
 }
 
 static void norm_backward(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, float *scratch, const float *in,
@@ -94,21 +108,20 @@ static void norm_backward(const sl_op *op, const sl_exec *x, int64_t r, int64_t 
         norm->backward(op, x, r, n, sl_read_rows(x, op->dout, r, n, scratch), in, din, add, g);
 }
 
-/* Gradients of the rows r.. from dout; g: where the block sums those of the parameters. */
-static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const sl_norm_tiles *t,
-                          float *const *g) {
+static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, int worker, float *const *g) {
+    sl_norm_tiles t = tiles_of(op, x, worker);
     int64_t d = op->dim_in;
-    const float *raw = sl_read_rows(x, op->in[0], r, n, t->in);
+    const float *raw = sl_read_rows(x, op->in[0], r, n, t.in);
     bool direct = !x->info[op->din[0]].bf16; /* of the residual stream */
-    float *din = direct ? sl_buf_data(x, op->din[0]) + r * d : t->out;
+    float *din = direct ? sl_buf_data(x, op->din[0]) + r * d : t.out;
     if (!direct && op->acc[0])
         sl_read_rows(x, op->din[0], r, n, din);
     if (!sl_norm_has(op, SL_NORM_PRE)) {
-        norm_backward(op, x, r, n, t->dout, raw, din, op->acc[0], g);
+        norm_backward(op, x, r, n, t.dout, raw, din, op->acc[0], g);
     } else {
-        const float *z = sl_norm_factored(op, x, n, raw, t->pre);
-        norm_backward(op, x, r, n, t->dout, z, t->dpre, 0, g);
-        x->k->channel_scale_bwd(n, d, t->dpre, d, raw, d, sl_weight(op, x, SL_NORM_PRE), din, d, op->acc[0],
+        const float *z = sl_norm_factored(op, x, n, raw, t.pre);
+        norm_backward(op, x, r, n, t.dout, z, t.dpre, 0, g);
+        x->k->channel_scale_bwd(n, d, t.dpre, d, raw, d, sl_weight(op, x, SL_NORM_PRE), din, d, op->acc[0],
                                 g[SL_NORM_PRE]);
     }
     if (!direct)
@@ -116,16 +129,7 @@ static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t 
 }
 
 static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    sl_norm_tiles t = tiles_of(op, x, s->worker);
-    sl_blocks blocks = sl_op_blocks(op);
-    for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
-        int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
-        float *g[SL_NORM_PARAMS];
-        sl_norm_sums(op, x, i, g);
-        for (int64_t r = 0; r < n; r += SL_NORM_TILE)
-            backward_rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), &t, g);
-    }
-    return 0;
+    return sl_norm_backward_blocks(op, x, s, backward_rows);
 }
 
 /* ---- building */
