@@ -79,16 +79,13 @@ static sl_norm_tap block_norm(sl_program *b, int64_t i, enum sl_norm_site half, 
     return sl_norm_builders[b->config->model_norm](b, at(i, halves[half], part), x, prefix, half);
 }
 
-/* The norm behind a half of a block joins the residual stream: fp32. In a sandwich it reads the half alone, not the
- * stream, so that there are no sink channels to replace. */
+/* The norm behind a half of a block joins the residual stream: fp32. */
 static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half, enum sl_part part, sl_buf x) {
-    bool bf16 = b->bf16, nullify = b->nullify;
+    bool bf16 = b->bf16;
     b->bf16 = false;
-    b->nullify = nullify && b->config->model_norm_place == SL_PLACE_POST;
     sl_norm_tap tap = block_norm(b, i, half, part,
                                  half == SL_NORM_ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm", x);
     b->bf16 = bf16;
-    b->nullify = nullify;
     return tap;
 }
 
@@ -126,7 +123,6 @@ void sl_model_build(sl_model *m, bool taps) {
     sl_program *b = &m->program;
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
-    b->nullify = c->model_sink_nullify > 0;
     int embed = sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_embed), "model", "embed_tokens.weight",
                                 m->vocab, c->model_dim, 0);
     sl_buf x = sl_build_embed(b, embed);
@@ -141,7 +137,6 @@ void sl_model_build(sl_model *m, bool taps) {
     }
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
-    b->nullify = b->nullify && c->model_sink_nullify_final;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](
         b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed

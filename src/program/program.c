@@ -51,8 +51,7 @@ sl_op *sl_program_op(sl_program *b, const sl_op_kind *kind, sl_scope scope) {
     static _Thread_local sl_op sink; /* takes the writes of a builder that ran out of memory */
     sl_op *op = grow(b, (void **)&b->op, b->ops, &b->op_capacity, sizeof *b->op) ? &b->op[b->ops++] : &sink;
     *op = (sl_op){.kind = kind, .scope = scope, .rows = b->batch * b->seq, .seq = b->seq, .out = SL_NONE,
-        .temp = SL_NONE,
-                  .dout = SL_NONE};
+                  .temp = SL_NONE, .dout = SL_NONE};
     for (int i = 0; i < SL_OP_INPUTS; i++)
         op->in[i] = op->din[i] = op->sum[i] = SL_NONE;
     for (int i = 0; i < SL_OP_SAVED; i++)

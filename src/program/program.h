@@ -14,7 +14,6 @@ typedef struct {
     int layer;    /* of the block that is built now; SL_NO_LAYER outside */
     bool training;
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
-    bool nullify; /* norms that are built now replace sink channels (ops/norm/nullify.c) */
     const struct sl_quant_options *quant; /* NULL: the model is not quantised */
     int64_t cache; /* > 0: one-position decoding with a cache of this many positions */
 

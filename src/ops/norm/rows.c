@@ -170,9 +170,15 @@ sl_op *sl_norm_append(sl_program *b, const sl_op_kind *kind, size_t own_bytes, c
     return op;
 }
 
+/* Only norms that read the residual stream meet sink channels: not the one behind a half in a sandwich (out_norm). */
+static bool nullifies(const sl_config *c, sl_scope scope) {
+    return c->model_sink_nullify > 0 && scope.part == SL_PART_norm &&
+           (scope.layer != SL_NO_LAYER || c->model_sink_nullify_final);
+}
+
 sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                               const int *param) {
-    const sl_op *op = b->nullify
+    const sl_op *op = nullifies(b->config, scope)
                           ? sl_append_nullified(b, norm, scope, in, prefix, param)
                           : sl_norm_append(b, &row_norm, sizeof(sl_norm_own), norm, scope, in, prefix, param);
     return (sl_norm_tap){op->out, op->param[SL_NORM_WEIGHT], SL_NONE};
