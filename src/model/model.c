@@ -4,11 +4,8 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "model/match.h"
-#include "ops/attention/attention.h"
-#include "ops/attention/extra.h"
 #include "ops/mixer/mixer.h"
 #include "ops/moe/moe.h"
-#include "ops/rows.h"
 #include "program/exec.h"
 #include "program/schedule.h"
 
@@ -17,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int fail_null(const char *what) {
+int sl_model_fail_null(const char *what) {
     return sl_fail("%s: the model is NULL; was its creation checked?", what);
 }
 
@@ -170,7 +167,7 @@ void sl_model_free(sl_model *m) {
 
 int sl_model_init(sl_model *m, uint64_t seed) {
     if (!m)
-        return fail_null("sl_model_init");
+        return sl_model_fail_null("sl_model_init");
     sl_params_init(&m->params, seed);
     return 0;
 }
@@ -199,7 +196,7 @@ sl_shape sl_model_shape(const sl_model *m) {
 int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, const int32_t *target,
                         int64_t passes) {
     if (!m)
-        return fail_null("a pass");
+        return sl_model_fail_null("a pass");
     if (decoder != (m->program.cache > 0))
         return sl_fail(decoder ? "only a model of sl_model_create_decoder decodes"
                                : "a decoder runs through sl_model_decode only");
@@ -340,158 +337,4 @@ bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load) {
         return true;
     }
     return false;
-}
-/* ---- profile */
-
-void sl_model_profile(sl_model *m, bool on) {
-    free(m->seconds);
-    m->seconds = on ? calloc(2 * (size_t)m->program.ops, sizeof *m->seconds) : NULL;
-}
-
-int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
-
-static double buffer_bytes(const sl_model *m, sl_buf b) {
-    if (b == SL_NONE)
-        return 0;
-    const sl_buffer *v = &m->program.buffer[b];
-    return (double)(v->rows * v->cols) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
-}
-
-sl_op_profile sl_model_profile_op(const sl_model *m, int i) {
-    const sl_op *op = &m->program.op[i];
-    double in = buffer_bytes(m, op->in[0]), out = buffer_bytes(m, op->out), saved = 0, params = 0;
-    for (int j = 0; j < SL_OP_SAVED; j++)
-        saved += buffer_bytes(m, op->saved[j]);
-    for (int j = 0; j < SL_OP_PARAMS && op->flops > 0; j++)
-        params += op->param[j] == SL_NONE ? 0 : (double)(op->dim_in * op->dim_out) * sizeof(float);
-    bool head = op->out == SL_NONE; /* its forward does the backward too */
-    sl_op_profile p = {.kind = op->kind->name, .scope = op->scope};
-    p.forward_flops = op->flops * (head && m->program.training ? 3 : 1);
-    p.backward_flops = head ? 0 : op->flops * 2;
-    p.forward_bytes = in + buffer_bytes(m, op->in[1]) + out + saved + params;
-    p.backward_bytes = buffer_bytes(m, op->din[0]) * (op->acc[0] ? 2 : 1) + buffer_bytes(m, op->dout) +
-                       (op->use[0] & SL_INPUT_KEPT ? in : 0) + (op->kind->keeps_out ? out : 0) + saved + 3 * params;
-    if (m->seconds)
-        p.forward_s = m->seconds[2 * i], p.backward_s = m->seconds[2 * i + 1];
-    return p;
-}
-
-/* ---- taps */
-
-int sl_model_check_taps(const sl_model *m) {
-    if (!m)
-        return fail_null("a tap");
-    if (!m->taps)
-        return sl_fail("the model keeps no taps; create it with them");
-    if (!m->tapped)
-        return sl_fail("taps hold a forward pass, and the model has done none since its last step");
-    return 0;
-}
-
-/* Is there a layer of that number, of `layers`, and can its taps be read? */
-static bool has_tap(const sl_model *m, int layer, int64_t layers) {
-    if (sl_model_check_taps(m))
-        return false;
-    if (layer >= 0 && layer < layers)
-        return true;
-    sl_fail("no such tap of layer %d, of %lld", layer, (long long)layers);
-    return false;
-}
-
-/* NULL with a message if there is no such norm. */
-static const sl_norm_tap *norm_tap(const sl_model *m, int layer, int which) {
-    if (!m)
-        fail_null("a norm");
-    else if (layer < 0 || layer > m->config.model_layers || which < 0 || which > 1 ||
-             m->layer[layer].norm[which].out == SL_NONE)
-        sl_fail("layer %d has no norm %d", layer, which);
-    else
-        return &m->layer[layer].norm[which];
-    return NULL;
-}
-
-const float *sl_model_residual(const sl_model *m, int layer) {
-    if (!has_tap(m, layer, m ? m->config.model_layers + 1 : 0))
-        return NULL;
-    return sl_buf_data(&m->exec, m->layer[layer].residual);
-}
-
-sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
-    if (!has_tap(m, layer, m ? m->config.model_layers : 0))
-        return (sl_qkv_tap){0};
-    const sl_mixer *mixer = sl_mixer_of(&m->config, layer);
-    if (!mixer->attends) {
-        sl_fail("layer %d has no queries and keys: its mixer is %s", layer, mixer->name);
-        return (sl_qkv_tap){0};
-    }
-    int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
-            kv = sl_config_kv_heads(&m->config) * hd;
-    sl_buf qkv = sl_model_qkv_buffer(m, layer);
-    const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
-    return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
-}
-
-bool sl_model_attends(const sl_model *m, int layer) { return sl_mixer_of(&m->config, layer)->attends; }
-
-static const sl_op *attention_op(const sl_model *m, int layer) {
-    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
-}
-
-sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
-    const sl_attention *a = sl_attention_of(attention_op(m, layer));
-    return (sl_attention_tap){a->kernels, a->attend, a->window, a->extra != NULL};
-}
-
-float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {
-    const sl_op *op = attention_op(m, layer);
-    const sl_extra_kind *extra = sl_attention_of(op)->extra;
-    if (!extra)
-        return 0;
-    sl_extra e = sl_extra_of_head(op, &m->exec, 0, head, false);
-    return extra->logit(&e, q);
-}
-
-const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
-    const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || n->weight == SL_NONE)
-        return NULL;
-    const float *w = m->params.w + m->params.tensor[n->weight].offset;
-    if (!m->config.norm_zero_centred)
-        return w;
-    float *gain = m->gain + (2 * layer + which) * m->config.model_dim;
-    for (int64_t j = 0; j < m->config.model_dim; j++)
-        gain[j] = 1 + w[j];
-    return gain;
-}
-
-const float *sl_model_norm_output(const sl_model *m, int layer, int which) {
-    const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || sl_model_check_taps(m))
-        return NULL;
-    return sl_read_rows(&m->exec, n->out, 0, m->program.buffer[n->out].rows, m->tap);
-}
-
-bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
-    const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || n->gate_op == SL_NONE || sl_model_check_taps(m))
-        return false;
-    sl_gate_values(&m->program.op[n->gate_op], &m->exec, dst);
-    return true;
-}
-
-double sl_model_flops_per_token(const sl_model *m) {
-    const sl_config *c = &m->config;
-    double matrices = 0;
-    for (int i = 0; i < m->params.count; i++)
-        if (m->params.tensor[i].ndim > 1)
-            matrices += (double)m->params.tensor[i].size;
-    if (c->model_experts)
-        matrices -= (double)(c->model_layers * (c->model_experts - c->model_experts_per_token)) * 3 *
-                    (double)c->model_dim * (double)sl_config_expert_ffn(c);
-    if (!c->model_tie_embeddings)
-        matrices -= (double)m->vocab * (double)c->model_dim;
-    double mixers = 0;
-    for (int64_t i = 0; i < c->model_layers; i++)
-        mixers += sl_mixer_of(c, i)->flops(c, m->program.seq);
-    return 6 * matrices + mixers;
 }

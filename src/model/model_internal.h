@@ -34,6 +34,8 @@ struct sl_model {
 void sl_model_build(sl_model *m, bool taps);
 /* [q | k | v] of a layer whose mixer is attention. */
 sl_buf sl_model_qkv_buffer(const sl_model *m, int layer);
+/* "WHAT: the model is NULL ...". Returns -1. */
+int sl_model_fail_null(const char *what);
 /* Keeps what sl_model_tap() reads (taps.c). */
 void sl_model_keep_taps(sl_model *m);
 

@@ -1,9 +1,119 @@
-/* Taps beyond those of sinklab.h, found by the places of the operations that read or write them: a variant that
- * appends operations of its own needs nothing here. */
+/* What a forward pass leaves for probes. */
+#include "base/err.h"
 #include "model/model_internal.h"
+#include "ops/attention/attention.h"
+#include "ops/attention/extra.h"
+#include "ops/mixer/mixer.h"
 #include "ops/rows.h"
 
+#include <math.h>
 #include <string.h>
+
+/* ---- those of sinklab.h */
+
+int sl_model_check_taps(const sl_model *m) {
+    if (!m)
+        return sl_model_fail_null("a tap");
+    if (!m->taps)
+        return sl_fail("the model keeps no taps; create it with them");
+    if (!m->tapped)
+        return sl_fail("taps hold a forward pass, and the model has done none since its last step");
+    return 0;
+}
+
+/* Is there a layer of that number, of `layers`, and can its taps be read? */
+static bool has_tap(const sl_model *m, int layer, int64_t layers) {
+    if (sl_model_check_taps(m))
+        return false;
+    if (layer >= 0 && layer < layers)
+        return true;
+    sl_fail("no such tap of layer %d, of %lld", layer, (long long)layers);
+    return false;
+}
+
+/* NULL with a message if there is no such norm. */
+static const sl_norm_tap *norm_tap(const sl_model *m, int layer, int which) {
+    if (!m)
+        sl_model_fail_null("a norm");
+    else if (layer < 0 || layer > m->config.model_layers || which < 0 || which > 1 ||
+             m->layer[layer].norm[which].out == SL_NONE)
+        sl_fail("layer %d has no norm %d", layer, which);
+    else
+        return &m->layer[layer].norm[which];
+    return NULL;
+}
+
+const float *sl_model_residual(const sl_model *m, int layer) {
+    if (!has_tap(m, layer, m ? m->config.model_layers + 1 : 0))
+        return NULL;
+    return sl_buf_data(&m->exec, m->layer[layer].residual);
+}
+
+sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
+    if (!has_tap(m, layer, m ? m->config.model_layers : 0))
+        return (sl_qkv_tap){0};
+    const sl_mixer *mixer = sl_mixer_of(&m->config, layer);
+    if (!mixer->attends) {
+        sl_fail("layer %d has no queries and keys: its mixer is %s", layer, mixer->name);
+        return (sl_qkv_tap){0};
+    }
+    int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
+            kv = sl_config_kv_heads(&m->config) * hd;
+    sl_buf qkv = sl_model_qkv_buffer(m, layer);
+    const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
+    return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
+}
+
+bool sl_model_attends(const sl_model *m, int layer) { return sl_mixer_of(&m->config, layer)->attends; }
+
+static const sl_op *attention_op(const sl_model *m, int layer) {
+    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
+}
+
+sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
+    const sl_attention *a = sl_attention_of(attention_op(m, layer));
+    return (sl_attention_tap){a->kernels, a->attend, a->window, a->extra != NULL};
+}
+
+float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {
+    const sl_op *op = attention_op(m, layer);
+    const sl_extra_kind *extra = sl_attention_of(op)->extra;
+    if (!extra)
+        return 0;
+    sl_extra e = sl_extra_of_head(op, &m->exec, 0, head, false);
+    return extra->logit(&e, q);
+}
+
+const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    if (!n || n->weight == SL_NONE)
+        return NULL;
+    const float *w = m->params.w + m->params.tensor[n->weight].offset;
+    if (!m->config.norm_zero_centred)
+        return w;
+    float *gain = m->gain + (2 * layer + which) * m->config.model_dim;
+    for (int64_t j = 0; j < m->config.model_dim; j++)
+        gain[j] = 1 + w[j];
+    return gain;
+}
+
+const float *sl_model_norm_output(const sl_model *m, int layer, int which) {
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    if (!n || sl_model_check_taps(m))
+        return NULL;
+    return sl_read_rows(&m->exec, n->out, 0, m->program.buffer[n->out].rows, m->tap);
+}
+
+bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
+    const sl_norm_tap *n = norm_tap(m, layer, which);
+    if (!n || n->gate_op == SL_NONE || sl_model_check_taps(m))
+        return false;
+    sl_gate_values(&m->program.op[n->gate_op], &m->exec, dst);
+    return true;
+}
+
+/* ---- those of model.h, found by the places of the operations that read or write them: a variant that appends
+ * operations of its own needs nothing here */
 
 static const sl_op *norm_op(const sl_model *m, int layer, int which) {
     if (layer == m->config.model_layers)
