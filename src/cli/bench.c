@@ -122,7 +122,7 @@ static sl_bench_profile profile_of(const bench *b) {
     double params = (double)sl_model_params(b->model)->params * sizeof(float), per = 1.0 / (double)b->steps;
     sl_bench_profile p = sl_bench_profile_take(b->model, b->steps);
     sl_bench_profile_add(&p, "gradient norm", "", b->norm_s * per, 0, params);
-    sl_bench_profile_add(&p, "adamw", "", b->update_s * per, 0, 8 * params);
+    sl_bench_profile_add(&p, sl_choices_optim[b->config.train_optimizer].name, "", b->update_s * per, 0, 8 * params);
     return p;
 }
 
@@ -184,7 +184,7 @@ static const preset *find_preset(const char *name) {
         if (strcmp(p->name, name) == 0)
             return p;
     char quoted[SL_QUOTE_CHARS];
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, gemm and eval",
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, bench-moe, gemm and eval",
                   sl_quote(quoted, name));
     return NULL;
 }

@@ -33,11 +33,13 @@ int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, sl_losses *lo
     sl_windows w = {SL_VAL, windows < have ? windows : have, SL_FILL_NO_LOSS};
     int rc = s.token_loss ? sl_each_batch(m, d, w, add_losses, &s) : sl_fail("out of memory for the losses of a batch");
     free(s.token_loss);
+    if (rc)
+        return rc;
     bool marks = sl_dataset_has_marks(d);
     *losses = (sl_losses){.all = mean(s.loss[0] + s.loss[1], s.count[0] + s.count[1]),
                           .trigger = marks ? mean(s.loss[1], s.count[1]) : NAN,
                           .other = marks ? mean(s.loss[0], s.count[0]) : NAN};
-    return rc;
+    return 0;
 }
 
 static int measure_batch(void *ctx, sl_model *m, const sl_batch *b) {

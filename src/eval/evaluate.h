@@ -11,7 +11,7 @@ typedef struct {
     double trigger, other; /* of marked positions and of all others (sl_dataset_mark); NaN without marks */
 } sl_losses;
 
-/* Over the first `windows` validation windows (all if fewer). Returns 0, or -1 with a message. */
+/* Over the first `windows` validation windows (all if fewer). Returns 0, or -1 with a message and *losses untouched. */
 int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, sl_losses *losses);
 
 /* Where the loaded checkpoint has no channel means for model.sink_nullify, measures them: on the first

@@ -19,7 +19,7 @@ enum sl_fill {
 };
 
 typedef struct {
-    int split;       /* SL_VAL: in their order; SL_TRAIN: in that of training with the model's seed */
+    enum sl_split split; /* SL_VAL: in their order; SL_TRAIN: in that of training with the model's seed */
     int64_t windows;
     enum sl_fill fill;
 } sl_windows;

@@ -4,12 +4,12 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "checkpoint/checkpoint.h"
 #include "eval/evaluate.h"
 #include "eval/windows.h"
 #include "model/match.h"
 #include "probe/probe.h"
 #include "simd/kernels.h"
-#include "checkpoint/checkpoint.h"
 #include "train/rundir.h"
 #include "train/train.h"
 
@@ -103,8 +103,6 @@ static int open_model(run *r) {
 /* The configuration that the run in `out` was started with, and the checkpoint to go on from: none yet if dir is "". */
 static int find_run(const char *out, sl_config *saved, char dir[4096]) {
     char path[4200];
-    if (!sl_rundir_holds_run(out))
-        return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", out);
     snprintf(path, sizeof path, "%s/DONE", out);
     if (access(path, F_OK) == 0)
         return sl_fail_usage("%s is a checkpoint; --resume wants the run folder that it is in", out);
@@ -447,10 +445,10 @@ static void describe_match(const run *r, char *text, size_t n) {
 static int start(run *r, const sl_run_options *o) {
     const sl_config *c = &r->config;
     char dir[4096];
-    if ((o->resume && !sl_rundir_holds_run(o->out)) || sl_rundir_claim(&r->dir, o->out, !o->resume))
-        return o->resume && !sl_rundir_holds_run(o->out)
-                   ? sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", o->out)
-                   : -1;
+    if (o->resume && !sl_rundir_holds_run(o->out))
+        return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", o->out);
+    if (sl_rundir_claim(&r->dir, o->out, !o->resume))
+        return -1;
     if (check_folder(c, o, dir) || open_model(r))
         return -1;
     r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};

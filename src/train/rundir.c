@@ -6,9 +6,9 @@
 #include "base/threads.h"
 #include "data/corpus.h"
 #include "io/file.h"
-#include "version.h"
 #include "model/model.h"
 #include "simd/kernels.h"
+#include "version.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -126,18 +126,6 @@ static int lock_folder(sl_rundir *r) {
     return 0;
 }
 
-static int open_files(sl_rundir *r, const sl_config *c, bool resume, int64_t last) {
-    char result[4200];
-    join(r, "result.json", result);
-    if (unlink(result) && errno != ENOENT) /* of an earlier end, which is not this run's any more */
-        return sl_fail_errno("cannot replace", result);
-    if (write_config(r, c) || sl_rundir_write_json(r, "env.json", sl_environment(c)) ||
-        !(r->metrics = open_lines(r, "metrics.jsonl", resume, last)) ||
-        !(r->probe = open_lines(r, "probe.jsonl", resume, last)))
-        return -1;
-    return 0;
-}
-
 static bool holds(const char *path, const char *name) {
     char file[4200];
     return snprintf(file, sizeof file, "%s/%s", path, name) < (int)sizeof file && access(file, F_OK) == 0;
@@ -168,7 +156,15 @@ int sl_rundir_claim(sl_rundir *r, const char *path, bool make) {
 }
 
 int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last) {
-    return open_files(r, c, resume, last);
+    char result[4200];
+    join(r, "result.json", result);
+    if (unlink(result) && errno != ENOENT) /* of an earlier end, which is not this run's any more */
+        return sl_fail_errno("cannot replace", result);
+    if (write_config(r, c) || sl_rundir_write_json(r, "env.json", sl_environment(c)) ||
+        !(r->metrics = open_lines(r, "metrics.jsonl", resume, last)) ||
+        !(r->probe = open_lines(r, "probe.jsonl", resume, last)))
+        return -1;
+    return 0;
 }
 
 int sl_rundir_check(const sl_rundir *r) {
