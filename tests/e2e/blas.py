@@ -9,7 +9,7 @@ import common
 from common import UNIT
 
 MODEL = ["model.layers=2", "model.dim=48", "model.heads=4", "model.ffn=70", "model.seq=50", "train.batch=3",
-         f"train.steps={UNIT // 16}", "train.warmup=1", "train.eval_every=2", "train.checkpoint_every=0"]
+         f"train.steps={max(4, UNIT // 16)}", "train.warmup=1", "train.eval_every=2", "train.checkpoint_every=0"]
 FAKE = {"SINKLAB_BLAS": os.environ["SINKLAB_FAKE_BLAS"]}
 
 
