@@ -28,8 +28,9 @@ sl_bench_profile sl_bench_profile_take(const sl_model *m, int64_t passes) {
     double per = 1.0 / (double)passes;
     for (int i = 0, ops = sl_model_profile_ops(m); i < ops; i++) {
         sl_op_profile o = sl_model_profile_op(m, i);
-        sl_bench_profile_add(&p, o.kind, "forward", o.forward_s * per, o.forward_flops, o.forward_bytes);
-        sl_bench_profile_add(&p, o.kind, "backward", o.backward_s * per, o.backward_flops, o.backward_bytes);
+        sl_bench_profile_add(&p, o.kind, "forward", o.forward.seconds * per, o.forward.flops, o.forward.bytes);
+        sl_bench_profile_add(&p, o.kind, "backward", o.backward.seconds * per, o.backward.flops, o.backward.bytes);
+        sl_bench_profile_add(&p, o.kind, "weights", o.weights.seconds * per, o.weights.flops, o.weights.bytes);
     }
     return p;
 }

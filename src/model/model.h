@@ -68,11 +68,13 @@ bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load);
 
 /* ---- profile: time of each operation, summed over calls since the last reset. */
 typedef struct {
+    double seconds;      /* wall time; of operations that rows go through together, shared as workers were busy */
+    double flops, bytes; /* of one call; bytes count each buffer and matrix that it reads or writes once */
+} sl_op_cost;
+typedef struct {
     const char *kind; /* e.g. "linear" */
     sl_scope scope;
-    double forward_s, backward_s;
-    /* of one call; bytes count each buffer and matrix that it reads or writes once */
-    double forward_flops, backward_flops, forward_bytes, backward_bytes;
+    sl_op_cost forward, backward, weights; /* weights: sums over rows, gradients of parameters above all */
 } sl_op_profile;
 void sl_model_profile(sl_model *m, bool on); /* off by default; on: resets */
 int sl_model_profile_ops(const sl_model *m);

@@ -26,7 +26,7 @@ struct sl_model {
     bool taps, tapped; /* does it keep taps; do they hold a pass */
     int threads;       /* that there is scratch for */
     int64_t decoded;   /* positions in a decoder's cache */
-    double *seconds; /* NULL, or forward and backward time of each operation */
+    double *seconds; /* NULL, or SL_TIMES of each operation (program/schedule.h) */
 };
 
 /* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read

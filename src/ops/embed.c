@@ -30,7 +30,7 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 static const sl_op_kind embed = {
     .name = "embed",
     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
-    .backward = SL_STAGES({.cut = SL_CUT_BATCH, .run = backward, .split = slices})};
+    .backward = SL_STAGES({.cut = SL_CUT_SUMS, .run = backward, .split = slices})};
 
 sl_buf sl_build_embed(sl_program *b, int weight) {
     sl_op *op = sl_program_op(b, &embed, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_embed});

@@ -35,7 +35,7 @@ static const sl_op_kind embed_scale = {
     .name = "embed_scale",
     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
-                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split})};
+                          {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split})};
 
 sl_buf sl_build_embed_scale(sl_program *b, sl_buf in) {
     static const sl_scope scope = {.layer = SL_NO_LAYER, .part = SL_PART_embed, .role = SL_ROLE_SCALE};

@@ -31,7 +31,7 @@ enum { SL_FOLD_COLUMNS = 2048 };
 void sl_fold_columns(const sl_exec *x, int64_t from, int64_t n, int64_t count, int64_t stride, const float *partial,
                      float *g);
 
-/* Stages of BATCH that fold the sums that every block of sl_op_blocks() has left in x->shared: the gradients of
+/* Stages of FOLD: fold the sums that every block of sl_op_blocks() has left in x->shared: the gradients of
  * op->param[0], of param[1] ..., one behind the other; of these params the operation has those that are not SL_NONE. */
 int sl_fold_params(const sl_op *op, const sl_exec *x, const sl_span *s);
 sl_split sl_fold_params_split(const sl_op *op, const sl_exec *x);

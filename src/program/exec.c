@@ -5,6 +5,7 @@
 #include "base/threads.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static size_t largest(size_t a, size_t b) { return a > b ? a : b; }
 
@@ -16,46 +17,57 @@ static size_t worker_bytes(const sl_program *b) {
     return (size_t)sl_round_up((int64_t)n, 4096) + 64;
 }
 
-static size_t shared_bytes(const sl_program *b) {
+static size_t sums_bytes(const sl_program *b) {
     size_t n = 0;
     for (int i = 0; i < b->ops; i++)
-        n = largest(n, b->op[i].shared_bytes);
+        n = largest(n, b->op[i].sums_bytes);
     return n;
 }
 
-/* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. */
+/* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. Nobody has a
+ * local one as a whole. */
 static void place_buffers(sl_exec *x, const sl_program *b, void **buf) {
     for (int i = 0; i < b->buffers; i++) {
         const sl_buffer *v = &b->buffer[i];
+        if (v->local)
+            continue;
         buf[i] = x->arena + v->offset;
         sl_touch(buf[i], (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float)));
     }
+    for (int t = 0; t < x->workers; t++)
+        memcpy(x->worker_buf + (size_t)t * x->buffers, buf, x->buffers * sizeof *buf);
 }
 
 int sl_exec_open(sl_exec *x, sl_program *b, const sl_params *p) {
     *x = (sl_exec){.k = b->kernels, .p = p, .grad_scale = 1, .workers = sl_threads()};
-    x->arena_bytes = sl_program_plan(b);
+    x->arena_bytes = sl_program_plan(b, x->workers);
     if (b->failed)
         return -1;
     x->info = b->buffer;
-    void **buf = calloc((size_t)b->buffers + 1, sizeof *buf);
+    x->buffers = (size_t)b->buffers;
+    void **buf = calloc(x->buffers + 1, sizeof *buf);
     x->buf = buf;
-    if (!buf)
+    x->worker_buf = calloc((size_t)x->workers * x->buffers + 1, sizeof *x->worker_buf);
+    if (!buf || !x->worker_buf)
         return sl_fail("out of memory for the program");
     x->scratch_bytes = worker_bytes(b);
     x->scratch = sl_alloc_threads(x->workers, x->scratch_bytes, "scratch");
-    x->shared = sl_alloc_shared(shared_bytes(b), "scratch");
+    x->local_bytes = (size_t)sl_round_up((int64_t)b->local_bytes, 4096) + 64;
+    x->local = sl_alloc_threads(x->workers, x->local_bytes, "activations of a worker");
+    x->shared = sl_alloc_shared(b->shared_bytes, "scratch");
+    x->sums = sl_alloc_shared(sums_bytes(b), "scratch");
     x->state = sl_alloc(b->state_bytes, "the state of operations");
     x->arena = sl_alloc_untouched(x->arena_bytes, "activations; use a smaller train.batch");
     x->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
-    if (!x->scratch || !x->shared || !x->state || !x->arena || !x->token_loss)
+    if (!x->scratch || !x->local || !x->shared || !x->sums || !x->state || !x->arena || !x->token_loss)
         return -1;
     place_buffers(x, b, buf);
     return 0;
 }
 
 void sl_exec_close(sl_exec *x) {
-    sl_free(x->scratch), sl_free(x->shared), sl_free(x->state), sl_free(x->arena), sl_free(x->token_loss);
-    free((void *)x->buf);
+    sl_free(x->scratch), sl_free(x->local), sl_free(x->shared), sl_free(x->sums);
+    sl_free(x->state), sl_free(x->arena), sl_free(x->token_loss);
+    free((void *)x->buf), free(x->worker_buf);
     *x = (sl_exec){0};
 }

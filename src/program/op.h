@@ -21,7 +21,10 @@ typedef struct {
     int64_t rows, cols, ld;
     bool bf16;
     int first, last; /* first and last use on the timeline (forward op i at i, backward at 2n-1-i) */
-    size_t offset;   /* bytes in the activation arena */
+    bool summed;     /* a stage of SUMS reads all of its rows */
+    bool kept;       /* it can be read after a pass */
+    int64_t local;   /* > 0: all uses are in one segment; each worker has so many rows, those of its call */
+    size_t offset;   /* bytes in the activation arena; local: in a worker's */
 } sl_buffer;
 
 typedef struct sl_op sl_op;
@@ -31,7 +34,8 @@ typedef struct {
     const sl_kernels *k;
     const sl_params *p;
     const sl_buffer *info;   /* shape of each buffer */
-    void *const *buf;        /* data of each buffer, in */
+    void *const *buf;        /* data of each buffer, in arena; of a local one only within a segment */
+    size_t buffers;
     char *arena;
     size_t arena_bytes;
     const int32_t *tokens;   /* rows of the batch */
@@ -45,7 +49,11 @@ typedef struct {
     char *state;             /* what operations keep from pass to pass: sl_op_state() */
     char *scratch;           /* private scratch of worker t: scratch + t*scratch_bytes */
     size_t scratch_bytes;
-    float *shared;           /* scratch of one operation, of all workers */
+    char *local;             /* local buffers of worker t: local + t*local_bytes */
+    size_t local_bytes;
+    void **worker_buf;       /* buf of worker t within a segment: worker_buf + t * buffers */
+    float *shared;           /* scratch of one operation, of all workers: from its first stage to its last */
+    float *sums;             /* the same, but from its first stage of SUMS on */
     int workers;
 } sl_exec;
 
@@ -57,7 +65,11 @@ enum sl_cut {
     SL_CUT_PARAMS,  /* some of its items. They read parameters alone, and so may run before anything else of the pass */
     SL_CUT_ROWS,    /* some rows of the batch, and perhaps a part of their columns */
     SL_CUT_WINDOWS, /* whole windows, whose rows see each other, and perhaps a part of their heads */
-    SL_CUT_BATCH    /* some of its items, once every row has been through the stages before */
+    SL_CUT_BATCH,   /* some of its items, once every row has been through the stages before */
+    /* The same, of what no other operation of this pass reads, gradients of parameters above all: the schedule may go
+     * on to other operations' rows first. Nothing but SUMS and FOLD comes behind. */
+    SL_CUT_SUMS, /* reads rows of inputs, of saved and of temp, or of dout where there is no temp */
+    SL_CUT_FOLD  /* reads none, but what stages before left in shared scratch */
 };
 
 /* What a call is to compute. Calls of one stage run at once and in any order, and must not see each other. */
@@ -70,7 +82,7 @@ typedef struct {
 
 /* How a stage may be cut. Results must not depend on where it is. */
 typedef struct {
-    int64_t items;         /* PARAMS, BATCH: how many there are. ROWS: */
+    int64_t items;         /* PARAMS, BATCH, SUMS, FOLD: how many there are. ROWS: */
     int64_t unit;          /* calls begin at multiples of so many rows, */
     int64_t least, most;   /* want at least and have at most so many, */
     int64_t parts, parts_most; /* and columns may be cut into this many shares up to that many */
@@ -128,13 +140,14 @@ struct sl_op {
     int64_t dim_in, dim_out;     /* columns */
     void *own;                   /* what its kind alone knows; destroyed with the program */
     size_t state_bytes, state;   /* of what changes from pass to pass, zero at first; where it lies */
-    size_t worker_bytes, shared_bytes; /* scratch that it needs */
+    size_t worker_bytes, shared_bytes, sums_bytes; /* scratch that it needs */
     double flops;                /* of one forward */
     /* Set by the plan. */
     sl_buf dout, din[SL_OP_INPUTS];
     bool acc[SL_OP_INPUTS];      /* din[i] already holds a gradient: add */
     bool pass[SL_OP_INPUTS];     /* the schedule writes dout into din[i] (acc: adds it) before backward, */
     sl_buf sum[SL_OP_INPUTS];    /* or adds din[i] to this afterwards; SL_NONE */
+    size_t shared[2];            /* where its shared scratch begins, forward and backward */
 };
 
 /* Data of a buffer that is fp32 by construction (residual stream, statistics, logits), or of one that the

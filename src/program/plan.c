@@ -1,6 +1,7 @@
 /* What a program needs before it can run: gradient buffers, lifetimes, places in the arena. */
 #include "base/err.h"
 #include "program/program.h"
+#include "program/segments.h"
 
 #include <stdlib.h>
 
@@ -114,15 +115,76 @@ static void lifetimes(sl_program *b) {
         if (b->training)
             use_backward(b, &b->op[i], 2 * b->ops - 1 - i);
     }
-    for (int i = 0; i < b->keeps; i++)
+    for (int i = 0; i < b->keeps; i++) {
         use(b, b->keep[i], b->ops);
+        b->buffer[b->keep[i]].kept = true;
+    }
+}
+
+/* The segment of each time on the timeline: when it begins, when it ends, which it is. */
+typedef struct {
+    int begin, end;
+    const sl_segment *segment;
+} moment;
+
+static void fill_moments(const sl_program *b, int direction, moment *at) {
+    for (int i = 0; i < b->segments[direction]; i++) {
+        const sl_segment *s = &b->segment[direction][i];
+        int begin = direction == SL_FORWARD ? s->first : 2 * b->ops - s->end, end = begin + s->end - s->first;
+        for (int t = begin; t < end; t++)
+            at[t] = (moment){begin, end - 1, s};
+    }
+}
+
+/* Rows of a call of the segment that all of its uses are in; 0 if there is none, or somebody else reads it. */
+static int64_t local_rows(const sl_program *b, const sl_buffer *v, const moment *at) {
+    const sl_segment *s = v->first < 0 || v->kept ? NULL : at[v->first].segment;
+    if (!s || s->blocks == 0 || at[v->last].segment != s || v->summed || v->rows != b->op[s->first].rows)
+        return 0;
+    return sl_min(s->blocks * sl_op_blocks(&b->op[s->first]).size, v->rows);
+}
+
+static void list_local(sl_program *b, const moment *at) {
+    int n = 0;
+    for (int d = 0; d <= b->training; d++)
+        for (int i = 0; i < b->segments[d]; i++) {
+            sl_segment *s = &b->segment[d][i];
+            s->local = n;
+            for (int v = 0; v < b->buffers; v++)
+                if (b->buffer[v].local && at[b->buffer[v].first].segment == s)
+                    b->local[n++] = v;
+            s->local_end = n;
+        }
+}
+
+/* Buffers that are not local are in use from the beginning of their first segment to the end of their last one, since
+ * each worker is elsewhere in them. */
+static int lifetimes_in_segments(sl_program *b) {
+    moment *at = calloc(2 * (size_t)b->ops + 1, sizeof *at);
+    b->local = calloc((size_t)b->buffers + 1, sizeof *b->local);
+    if (!at || !b->local) {
+        free(at);
+        return sl_fail("out of memory while planning lifetimes");
+    }
+    at[b->ops] = (moment){b->ops, b->ops, NULL}; /* of what is kept, if nothing goes back */
+    for (int d = 0; d <= b->training; d++)
+        fill_moments(b, d, at);
+    for (int i = 0; i < b->buffers; i++) {
+        sl_buffer *v = &b->buffer[i];
+        v->local = local_rows(b, v, at);
+        if (!v->local && v->first >= 0)
+            v->first = at[v->first].begin, v->last = at[v->last].end;
+    }
+    list_local(b, at);
+    free(at);
+    return 0;
 }
 
 /* ---- places */
 
 static size_t bytes_of(const sl_buffer *v) {
     size_t element = v->bf16 ? sizeof(sl_bf16) : sizeof(float);
-    return (size_t)sl_round_up(v->rows * v->ld * (int64_t)element, 4096);
+    return (size_t)sl_round_up((v->local ? v->local : v->rows) * v->ld * (int64_t)element, v->local ? 64 : 4096);
 }
 
 static int by_size(const void *x, const void *y) {
@@ -155,6 +217,16 @@ static size_t place(sl_buffer **order, int n) {
     return end;
 }
 
+/* Places all buffers that are local, or all that are not. */
+static size_t place_all(sl_program *b, sl_buffer **order, bool local) {
+    int n = 0;
+    for (int i = 0; i < b->buffers; i++)
+        if ((b->buffer[i].local > 0) == local)
+            order[n++] = &b->buffer[i];
+    qsort(order, (size_t)n, sizeof(sl_buffer *), by_size);
+    return place(order, n);
+}
+
 static void place_states(sl_program *b) {
     for (int i = 0; i < b->ops; i++) {
         b->op[i].state = b->state_bytes;
@@ -162,21 +234,43 @@ static void place_states(sl_program *b) {
     }
 }
 
-size_t sl_program_plan(sl_program *b) {
-    if (b->failed || (b->training && assign_gradients(b)))
-        return 0;
-    lifetimes(b);
-    place_states(b);
+/* Of a segment's operations one behind the other: between its stages an operation's is not to be touched. */
+static void place_shared(sl_program *b) {
+    for (int d = 0; d <= b->training; d++)
+        for (int i = 0; i < b->segments[d]; i++) {
+            size_t at = 0;
+            for (int k = b->segment[d][i].first; k < b->segment[d][i].end; k++) {
+                b->op[k].shared[d] = at;
+                at += (size_t)sl_round_up((int64_t)b->op[k].shared_bytes, 64);
+            }
+            b->shared_bytes = at > b->shared_bytes ? at : b->shared_bytes;
+        }
+}
+
+static size_t place_buffers(sl_program *b) {
     sl_buffer **order = malloc((size_t)(b->buffers + 1) * sizeof *order);
     if (!order) {
         sl_fail("out of memory while planning buffers");
         b->failed = true;
         return 0;
     }
-    for (int i = 0; i < b->buffers; i++)
-        order[i] = &b->buffer[i];
-    qsort(order, (size_t)b->buffers, sizeof(sl_buffer *), by_size);
-    size_t end = place(order, b->buffers);
+    b->local_bytes = place_all(b, order, true);
+    size_t bytes = place_all(b, order, false);
     free(order);
-    return end;
+    return bytes;
+}
+
+size_t sl_program_plan(sl_program *b, int threads) {
+    if (b->failed || (b->training && assign_gradients(b)) || sl_segments_cut(b, threads)) {
+        b->failed = true;
+        return 0;
+    }
+    lifetimes(b);
+    if (lifetimes_in_segments(b)) {
+        b->failed = true;
+        return 0;
+    }
+    place_states(b);
+    place_shared(b);
+    return place_buffers(b);
 }

@@ -129,6 +129,7 @@ void sl_program_free(sl_program *b) {
         (b->op[i].kind->destroy ? b->op[i].kind->destroy : free)(b->op[i].own);
     free(b->op);
     free(b->buffer);
+    free(b->segment[SL_FORWARD]), free(b->segment[SL_BACKWARD]), free(b->local);
     free(b->keep);
 }
 

@@ -6,6 +6,15 @@
 #include "config/config.h"
 #include "program/op.h"
 
+/* Operations that rows go through together: a worker takes some rows through all of them before it takes others, so
+ * that what one leaves is still in the cache for the next. */
+typedef struct {
+    int first, end; /* forward in this order, backward in the reverse one */
+    int64_t blocks; /* of sl_op_blocks() that a worker takes at a time; 0: one operation, cut as it likes */
+    int local, local_end; /* its local buffers are those of the program's list from local on */
+} sl_segment;
+enum { SL_FORWARD, SL_BACKWARD };
+
 typedef struct {
     const sl_config *config;
     const sl_kernels *kernels;
@@ -24,6 +33,10 @@ typedef struct {
     int *keep;  /* buffers that stay readable after a forward */
     int keeps, keep_capacity;
     size_t state_bytes; /* of all operations */
+    sl_segment *segment[2]; /* of each direction, in the order in which they run */
+    int segments[2];
+    sl_buf *local; /* local buffers, segment by segment */
+    size_t shared_bytes, local_bytes; /* of a segment's operations; of a worker's local buffers */
     bool failed; /* a builder failed; message set */
 } sl_program;
 
@@ -60,8 +73,9 @@ void sl_program_keep(sl_program *b, sl_buf v);
 /* The first operation of this layer, half and part, in any role; NULL if there is none. */
 const sl_op *sl_program_find(const sl_program *b, int layer, enum sl_half half, enum sl_part part);
 
-/* Assigns gradient buffers (training), lifetimes and offsets, and places of states. Returns the arena's bytes. */
-size_t sl_program_plan(sl_program *b);
+/* Assigns gradient buffers (training), segments that suit so many threads, lifetimes and offsets, and places of states.
+ * Returns the arena's bytes. */
+size_t sl_program_plan(sl_program *b, int threads);
 void sl_program_free(sl_program *b); /* ops and buffers; params belong to the model */
 
 #endif

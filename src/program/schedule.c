@@ -6,9 +6,39 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* The calls of one stage: `down` of them for each of `parts`. */
+/* ---- the message of the first call that failed, whichever comes first */
+
+typedef struct {
+    pthread_mutex_t lock;
+    int64_t rank; /* of the call; INT64_MAX: none failed */
+    char message[2048];
+} failure;
+
+static void open_failure(failure *f) {
+    f->rank = INT64_MAX;
+    pthread_mutex_init(&f->lock, NULL);
+}
+
+static void note_failure(failure *f, int64_t rank) {
+    pthread_mutex_lock(&f->lock);
+    if (rank < f->rank) {
+        f->rank = rank;
+        snprintf(f->message, sizeof f->message, "%s", sl_error());
+    }
+    pthread_mutex_unlock(&f->lock);
+}
+
+static int close_failure(failure *f) {
+    pthread_mutex_destroy(&f->lock);
+    return f->rank == INT64_MAX ? 0 : sl_fail("%s", f->message);
+}
+
+/* ---- one stage */
+
+/* Its calls: `down` of them for each of `parts`. */
 typedef struct {
     const sl_op *op;
     const sl_exec *x;
@@ -17,9 +47,7 @@ typedef struct {
     int64_t base, end, step;  /* what is cut, rows or items, into steps */
     bool blocks;              /* and not into steps but into sl_op_blocks() */
     int64_t down, parts;
-    pthread_mutex_t lock;
-    int64_t failed;           /* the first call that failed, */
-    char message[2048];       /* and what it said */
+    failure failure;
 } calls;
 
 static sl_span span_of(const calls *c, int64_t call, int worker) {
@@ -34,23 +62,12 @@ static sl_span span_of(const calls *c, int64_t call, int worker) {
     return s;
 }
 
-static void note_failure(calls *c, int64_t call) {
-    pthread_mutex_lock(&c->lock);
-    if (call < c->failed) {
-        c->failed = call;
-        snprintf(c->message, sizeof c->message, "%s", sl_error());
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
 static void run_call(void *ctx, int64_t call, int worker) {
     calls *c = ctx;
     sl_span s = span_of(c, call, worker);
     if (c->stage->run(c->op, c->x, &s))
-        note_failure(c, call);
+        note_failure(&c->failure, call);
 }
-
-/* ---- cutting */
 
 enum { CALLS = 6 }; /* for each thread at least, so that none waits long for a slow one */
 
@@ -76,7 +93,7 @@ static void cut(calls *c) {
     const sl_stage *s = c->stage;
     sl_split g = s->split ? s->split(c->op, c->x) : (sl_split){.items = 1, .parts = 1};
     c->parts = 1;
-    if (s->cut == SL_CUT_PARAMS || s->cut == SL_CUT_BATCH) {
+    if (s->cut != SL_CUT_ROWS && s->cut != SL_CUT_WINDOWS) {
         c->end = c->down = g.items;
         c->step = 1;
         return;
@@ -96,27 +113,14 @@ static void cut(calls *c) {
 }
 
 static int run_stage(const sl_op *op, const sl_exec *x, const sl_stage *stage, int64_t row0, int64_t rows) {
-    calls c = {.op = op, .x = x, .stage = stage, .row0 = row0, .rows = rows, .failed = INT64_MAX};
+    calls c = {.op = op, .x = x, .stage = stage, .row0 = row0, .rows = rows};
     cut(&c);
-    pthread_mutex_init(&c.lock, NULL);
+    open_failure(&c.failure);
     sl_parallel(c.down * c.parts, run_call, &c);
-    pthread_mutex_destroy(&c.lock);
-    return c.failed == INT64_MAX ? 0 : sl_fail("%s", c.message);
+    return close_failure(&c.failure);
 }
 
-/* ---- operations */
-
-static int run_stages(const sl_op *op, const sl_exec *x, const sl_stage *stage) {
-    int64_t chunk = op->kind->chunk ? op->kind->chunk(op) : op->rows;
-    for (; stage->cut == SL_CUT_PARAMS; stage++)
-        if (run_stage(op, x, stage, 0, op->rows))
-            return -1;
-    for (int64_t row0 = 0; row0 < op->rows; row0 += chunk)
-        for (const sl_stage *s = stage; s->cut != SL_CUT_END; s++)
-            if (run_stage(op, x, s, row0, sl_min(chunk, op->rows - row0)))
-                return -1;
-    return 0;
-}
+/* ---- gradients of inputs that somebody else reads too */
 
 /* dout to the gradients of added inputs that do not share it: all of the residual stream, so fp32. */
 static int pass_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -159,37 +163,241 @@ static int sum_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static int run_backward(const sl_op *op, const sl_exec *x) {
+/* ---- one direction of a pass */
+
+typedef struct {
+    const sl_program *b;
+    const sl_exec *x;
+    int direction;
+    double *seconds; /* NULL, or SL_TIMES of each operation */
+} pass;
+
+static const sl_stage *stages_of(const pass *p, const sl_op *op) {
+    static const sl_stage none[] = {{0}};
+    const sl_stage *s = p->direction == SL_FORWARD ? op->kind->forward : op->kind->backward;
+    return s ? s : none;
+}
+
+static bool behind_rows(const sl_stage *s) { return s->cut == SL_CUT_SUMS || s->cut == SL_CUT_FOLD; }
+
+/* What the operation sees: its own part of the shared scratch. */
+static sl_exec exec_of(const pass *p, const sl_op *op) {
+    sl_exec x = *p->x;
+    x.shared = (float *)(void *)((char *)x.shared + op->shared[p->direction]);
+    return x;
+}
+
+static void count(const pass *p, const sl_op *op, bool sums, double seconds) {
+    if (p->seconds)
+        p->seconds[SL_TIMES * (op - p->b->op) + (sums ? SL_TIME_SUMS : p->direction)] += seconds;
+}
+
+static int timed_stage(const pass *p, const sl_op *op, const sl_stage *s, int64_t row0, int64_t rows) {
+    sl_exec x = exec_of(p, op);
+    double start = p->seconds ? sl_now() : 0;
+    int rc = run_stage(op, &x, s, row0, rows);
+    if (p->seconds)
+        count(p, op, behind_rows(s) && p->direction == SL_BACKWARD, sl_now() - start);
+    return rc;
+}
+
+typedef struct {
+    bool pass, sum; /* before the stages, behind them */
+} around;
+
+static around around_of(const pass *p, const sl_op *op) {
+    around a = {false, false};
+    for (int i = 0; p->direction == SL_BACKWARD && i < op->inputs; i++)
+        a.pass = a.pass || op->pass[i], a.sum = a.sum || op->sum[i] != SL_NONE;
+    return a;
+}
+
+/* ---- an operation by itself */
+
+static int run_stages(const pass *p, const sl_op *op) {
+    const sl_stage *stage = stages_of(p, op);
+    int64_t chunk = op->kind->chunk ? op->kind->chunk(op) : op->rows;
+    for (; stage->cut == SL_CUT_PARAMS; stage++)
+        if (timed_stage(p, op, stage, 0, op->rows))
+            return -1;
+    for (int64_t row0 = 0; row0 < op->rows; row0 += chunk)
+        for (const sl_stage *s = stage; s->cut != SL_CUT_END; s++)
+            if (timed_stage(p, op, s, row0, sl_min(chunk, op->rows - row0)))
+                return -1;
+    return 0;
+}
+
+static int run_op(const pass *p, const sl_op *op) {
     static const sl_stage passing = {.cut = SL_CUT_ROWS, .run = pass_rows},
                           summing = {.cut = SL_CUT_ROWS, .run = sum_rows};
-    bool pass = false, sum = false;
-    for (int i = 0; i < op->inputs; i++)
-        pass = pass || op->pass[i], sum = sum || op->sum[i] != SL_NONE;
-    if (pass && run_stage(op, x, &passing, 0, op->rows))
+    around a = around_of(p, op);
+    if (a.pass && timed_stage(p, op, &passing, 0, op->rows))
         return -1;
-    if (op->kind->backward && run_stages(op, x, op->kind->backward))
+    if (run_stages(p, op))
         return -1;
-    return sum ? run_stage(op, x, &summing, 0, op->rows) : 0;
+    return a.sum ? timed_stage(p, op, &summing, 0, op->rows) : 0;
+}
+
+/* ---- a segment: first what reads parameters alone, of all its operations at once; then rows, each call through all
+ * operations; then sums, operation by operation */
+
+typedef struct {
+    const pass *p;
+    const sl_segment *s;
+    int ops, nth;    /* stages of PARAMS: which of each operation */
+    int64_t calls;
+    sl_blocks blocks;
+    double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * ops + i] */
+    failure failure;
+} passage;
+
+/* The i-th operation that the direction comes to. */
+static const sl_op *op_of(const passage *g, int i) {
+    return &g->p->b->op[g->p->direction == SL_FORWARD ? g->s->first + i : g->s->end - 1 - i];
+}
+
+/* The n-th of its stages if that is one of PARAMS, else NULL. */
+static const sl_stage *nth_of_params(const passage *g, const sl_op *op) {
+    const sl_stage *s = stages_of(g->p, op);
+    for (int i = 0; i < g->nth && s->cut == SL_CUT_PARAMS; i++)
+        s++;
+    return s->cut == SL_CUT_PARAMS ? s : NULL;
+}
+
+static int64_t params_items(const passage *g, const sl_op *op) {
+    const sl_stage *s = nth_of_params(g, op);
+    if (!s)
+        return 0;
+    sl_exec x = exec_of(g->p, op);
+    return s->split ? s->split(op, &x).items : 1;
+}
+
+/* Items are counted through all operations. */
+static void run_params(void *ctx, int64_t item, int worker) {
+    passage *g = ctx;
+    int64_t rank = item, n;
+    int i = 0;
+    for (; item >= (n = params_items(g, op_of(g, i))); i++)
+        item -= n;
+    const sl_op *op = op_of(g, i);
+    sl_exec x = exec_of(g->p, op);
+    double start = g->busy ? sl_now() : 0;
+    sl_span span = {.first = item, .n = 1, .parts = 1, .rows = op->rows, .worker = worker};
+    if (nth_of_params(g, op)->run(op, &x, &span))
+        note_failure(&g->failure, rank);
+    if (g->busy)
+        g->busy[worker * g->ops + i] += sl_now() - start;
+}
+
+/* Places the local buffers of these rows, so that row r of one is where that of any other buffer would be. */
+static void place_local(const passage *g, const sl_exec *x, const sl_span *s) {
+    void **buf = x->worker_buf + (size_t)s->worker * x->buffers;
+    uintptr_t base = (uintptr_t)x->local + (uintptr_t)s->worker * x->local_bytes;
+    for (int i = g->s->local; i < g->s->local_end; i++) {
+        sl_buf v = g->p->b->local[i];
+        const sl_buffer *info = &x->info[v];
+        size_t row = (size_t)info->ld * (info->bf16 ? sizeof(sl_bf16) : sizeof(float));
+        buf[v] = (void *)(base + info->offset - (uintptr_t)s->first * row);
+    }
+}
+
+/* One operation on these rows: 0, or which of its steps failed, counted from 1. */
+static int run_rows_of(const pass *p, const sl_op *op, const sl_exec *x, const sl_span *span) {
+    around a = around_of(p, op);
+    const sl_stage *s = stages_of(p, op);
+    int step = 1;
+    if (a.pass && pass_rows(op, x, span))
+        return step;
+    for (; s->cut == SL_CUT_PARAMS; s++)
+        ;
+    for (; s->cut == SL_CUT_ROWS; s++)
+        if (step++, s->run(op, x, span))
+            return step;
+    return a.sum && sum_rows(op, x, span) ? step + 1 : 0;
+}
+
+static void run_rows(void *ctx, int64_t call, int worker) {
+    enum { STEPS = 16 };
+    passage *g = ctx;
+    int64_t block = call * g->s->blocks, last = sl_min(block + g->s->blocks, g->blocks.count) - 1;
+    sl_span span = {.first = sl_block_first(g->blocks, block), .parts = 1, .rows = g->blocks.rows, .worker = worker};
+    span.n = sl_block_first(g->blocks, last) + sl_block_rows(g->blocks, last) - span.first;
+    place_local(g, g->p->x, &span);
+    for (int i = 0; i < g->ops; i++) {
+        const sl_op *op = op_of(g, i);
+        sl_exec x = exec_of(g->p, op);
+        x.buf = x.worker_buf + (size_t)worker * x.buffers;
+        double start = g->busy ? sl_now() : 0;
+        int failed = run_rows_of(g->p, op, &x, &span);
+        if (g->busy)
+            g->busy[worker * g->ops + i] += sl_now() - start;
+        if (failed) {
+            note_failure(&g->failure, (i * STEPS + failed) * g->calls + call);
+            return;
+        }
+    }
+}
+
+/* Runs the items and shares the time that it took among the operations as they were busy. */
+static int run_timed(passage *g, int64_t items, sl_item_fn fn) {
+    double start = g->busy ? sl_now() : 0, all = 0;
+    int workers = g->p->x->workers;
+    if (g->busy)
+        memset(g->busy, 0, (size_t)(workers * g->ops) * sizeof *g->busy);
+    open_failure(&g->failure);
+    sl_parallel(items, fn, g);
+    double took = g->busy ? sl_now() - start : 0;
+    for (int i = 0; g->busy && i < workers * g->ops; i++)
+        all += g->busy[i];
+    for (int i = 0; all > 0 && i < workers * g->ops; i++)
+        count(g->p, op_of(g, i % g->ops), false, took * g->busy[i] / all);
+    return close_failure(&g->failure);
+}
+
+static int run_all_params(passage *g) {
+    for (bool more = true; more; g->nth++) {
+        int64_t items = 0;
+        more = false;
+        for (int i = 0; i < g->ops; i++) {
+            more = more || nth_of_params(g, op_of(g, i));
+            items += params_items(g, op_of(g, i));
+        }
+        if (items > 0 && run_timed(g, items, run_params))
+            return -1;
+    }
+    return 0;
+}
+
+static int run_sums(const passage *g) {
+    for (int i = 0; i < g->ops; i++)
+        for (const sl_stage *s = stages_of(g->p, op_of(g, i)); s->cut != SL_CUT_END; s++)
+            if (behind_rows(s) && timed_stage(g->p, op_of(g, i), s, 0, op_of(g, i)->rows))
+                return -1;
+    return 0;
+}
+
+static int run_segment(const pass *p, const sl_segment *s) {
+    passage g = {.p = p, .s = s, .ops = s->end - s->first, .blocks = sl_op_blocks(&p->b->op[s->first])};
+    if (s->blocks == 0)
+        return run_op(p, &p->b->op[s->first]);
+    g.calls = sl_div_up(g.blocks.count, s->blocks);
+    g.busy = p->seconds ? calloc((size_t)(p->x->workers * g.ops), sizeof *g.busy) : NULL;
+    int rc = run_all_params(&g) || run_timed(&g, g.calls, run_rows) || run_sums(&g) ? -1 : 0;
+    free(g.busy);
+    return rc;
+}
+
+static int run_pass(const pass *p) {
+    for (int i = 0; i < p->b->segments[p->direction]; i++)
+        if (run_segment(p, &p->b->segment[p->direction][i]))
+            return -1;
+    return 0;
 }
 
 int sl_schedule_forward(const sl_program *b, const sl_exec *x, double *seconds) {
-    for (int i = 0; i < b->ops; i++) {
-        double start = seconds ? sl_now() : 0;
-        if (run_stages(&b->op[i], x, b->op[i].kind->forward))
-            return -1;
-        if (seconds)
-            seconds[2 * i] += sl_now() - start;
-    }
-    return 0;
+    return run_pass(&(pass){b, x, SL_FORWARD, seconds});
 }
 
 int sl_schedule_backward(const sl_program *b, const sl_exec *x, double *seconds) {
-    for (int i = b->ops - 1; i >= 0; i--) {
-        double start = seconds ? sl_now() : 0;
-        if (run_backward(&b->op[i], x))
-            return -1;
-        if (seconds)
-            seconds[2 * i + 1] += sl_now() - start;
-    }
-    return 0;
+    return run_pass(&(pass){b, x, SL_BACKWARD, seconds});
 }

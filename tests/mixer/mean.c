@@ -103,7 +103,7 @@ static int decode(const sl_op *op, const sl_exec *x, const sl_span *s) {
 static const sl_op_kind mean = {
     .name = "mean",
     .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = forward}),
-    .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = backward}, {.cut = SL_CUT_BATCH, .run = fold})};
+    .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = backward}, {.cut = SL_CUT_FOLD, .run = fold})};
 static const sl_op_kind cached_mean = {
     .name = "cached_mean", .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = decode})};
 

@@ -13,7 +13,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { BATCH = 3, SEQ = 7, ROWS = BATCH * SEQ, COLS = 5, MOST = 64 };
+/* Random programs have few rows, or so many that these go through several operations together. */
+enum { BATCH = 3, MANY = 60, SEQ = 7, ROWS = BATCH * SEQ, COLS = 5, MOST = 64 };
 
 /* ---- linear operations in whole numbers, so that fp32 is exact. Value v, row r, column j starts as a small number. */
 
@@ -22,6 +23,7 @@ typedef struct {
     float factor;
     float *gradient;    /* a source's, as backward gets it */
     const float *value; /* of in[0] after the forward pass that is to be there in backward, or NULL */
+    float weight, expected; /* of an operation with a weight: the sum of in[0] times the gradient of out */
 } own;
 
 static const own *own_of(const sl_op *op) { return op->own; }
@@ -76,6 +78,22 @@ static const sl_op_kind plain_times_kind = {.name = "plain times",
                                             .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
                                             .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back})};
 
+/* Sums over all rows what must not have changed since backward. */
+static int weigh(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    float sum = 0;
+    (void)s;
+    for (int64_t i = 0; i < op->rows * COLS; i++)
+        sum += sl_buf_data(x, op->in[0])[i] * sl_buf_data(x, op->dout)[i];
+    ((own *)op->own)->weight = sum;
+    return 0;
+}
+
+static const sl_op_kind weighted_kind = {
+    .name = "weighted",
+    .adds = true,
+    .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
+    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back}, {.cut = SL_CUT_SUMS, .run = weigh})};
+
 static int loss(const sl_op *op, const sl_exec *x, const sl_span *s) {
     for (int64_t i = s->first * COLS; i < (s->first + s->n) * COLS; i++)
         sl_buf_data(x, op->din[0])[i] = start(1, i);
@@ -91,6 +109,7 @@ typedef struct {
     sl_program b;
     sl_exec x;
     sl_rng rng;
+    int64_t size; /* of a value */
     int unread[MOST], unreads;
     bool kept[MOST]; /* of each value: is it read going back, and so not to be changed */
     float *value[MOST], *gradient[MOST];
@@ -111,9 +130,9 @@ static void mark_read(dag *d, sl_buf v) {
 }
 
 static sl_buf new_value(dag *d) {
-    sl_buf v = sl_program_buffer(&d->b, ROWS, COLS);
-    d->value[v] = calloc(ROWS * COLS, sizeof(float));
-    d->gradient[v] = calloc(ROWS * COLS, sizeof(float));
+    sl_buf v = sl_program_buffer(&d->b, d->size / COLS, COLS);
+    d->value[v] = calloc((size_t)d->size, sizeof(float));
+    d->gradient[v] = calloc((size_t)d->size, sizeof(float));
     return d->unread[d->unreads++] = v;
 }
 
@@ -124,8 +143,8 @@ static void append_random(dag *d) {
     int values = d->b.buffers, n = 1 + below(d, 3);
     sl_buf in = below(d, values);
     bool in_place = below(d, 4) == 0 && !d->kept[in], kept = !in_place && below(d, 2);
-    sl_op *op =
-        append(d, below(d, 2) ? &times_kind : &plain_times_kind, (float)(below(d, 3) + 1) * (below(d, 2) ? 1 : -1));
+    const sl_op_kind *kind = kept && below(d, 2) ? &weighted_kind : below(d, 2) ? &times_kind : &plain_times_kind;
+    sl_op *op = append(d, kind, (float)(below(d, 2) + 1) * (below(d, 2) ? 1 : -1));
     sl_op_reads(op, in, SL_INPUT_GRADIENT | (kept ? SL_INPUT_KEPT : 0u));
     d->kept[in] = d->kept[in] || kept;
     ((own *)op->own)->value = d->value[in];
@@ -158,19 +177,20 @@ static void end(dag *d) {
 static void expect(dag *d) {
     for (int i = 0; i < d->b.ops - 1; i++) {
         const sl_op *op = &d->b.op[i];
-        for (int64_t at = 0; at < ROWS * COLS; at++) {
+        for (int64_t at = 0; at < d->size; at++) {
             float sum = op->inputs ? own_of(op)->factor * d->value[op->in[0]][at] : start(own_of(op)->id, at);
             for (int k = 1; k < op->inputs; k++)
                 sum += d->value[op->in[k]][at];
             d->value[op->out][at] = sum;
         }
     }
-    for (int64_t at = 0; at < ROWS * COLS; at++)
+    for (int64_t at = 0; at < d->size; at++)
         d->gradient[d->b.op[d->b.ops - 1].in[0]][at] = start(1, at);
     for (int i = d->b.ops - 2; i >= 0; i--) {
         const sl_op *op = &d->b.op[i];
-        for (int64_t at = 0; op->inputs && at < ROWS * COLS; at++) {
+        for (int64_t at = 0; op->inputs && at < d->size; at++) {
             float g = d->gradient[op->out][at];
+            ((own *)op->own)->expected += d->value[op->in[0]][at] * g;
             for (int k = 1; k < op->inputs; k++)
                 d->gradient[op->in[k]][at] += g;
             if (op->in[0] == op->out)
@@ -181,16 +201,17 @@ static void expect(dag *d) {
     }
 }
 
-static sl_program program(const sl_config *c, sl_params *p) {
-    return (sl_program){.config = c, .kernels = sl_kernels_select(SL_ISA_AUTO), .params = p, .batch = BATCH, .seq = SEQ,
+static sl_program program(const sl_config *c, sl_params *p, int64_t batch) {
+    return (sl_program){.config = c, .kernels = sl_kernels_select(SL_ISA_AUTO), .params = p, .batch = batch, .seq = SEQ,
                         .training = true};
 }
 
-static void check_dag(uint64_t seed) {
+/* Returns how many operations share a segment with others. */
+static int check_dag(uint64_t seed, int64_t batch) {
     static sl_config c;
-    dag d = {.rng = sl_rng_make(seed, SL_STREAM_TEST, 0)};
-    float got[3][ROWS * COLS];
-    d.b = program(&c, &d.params);
+    static float got[3][MANY * SEQ * COLS];
+    dag d = {.rng = sl_rng_make(seed, SL_STREAM_TEST, 0), .size = batch * SEQ * COLS};
+    d.b = program(&c, &d.params, batch);
     for (int i = 0; i < 3; i++) {
         sl_op *op = append(&d, &source_kind, 0);
         ((own *)op->own)->gradient = got[i];
@@ -208,18 +229,41 @@ static void check_dag(uint64_t seed) {
     ck_assert_msg(sl_schedule_forward(&d.b, &d.x, NULL) == 0, "%s", sl_error());
     ck_assert_msg(sl_schedule_backward(&d.b, &d.x, NULL) == 0, "seed %d: %s", (int)seed, sl_error());
     for (int i = 0; i < 3; i++)
-        for (int at = 0; at < ROWS * COLS; at++)
+        for (int at = 0; at < d.size; at++)
             ck_assert_msg(got[i][at] == d.gradient[sources[i]][at], "seed %d: gradient of source %d is %g, not %g",
                           (int)seed, i, (double)got[i][at], (double)d.gradient[sources[i]][at]);
+    int together = 0;
+    for (int i = 0; i < d.b.ops; i++)
+        if (d.b.op[i].kind == &weighted_kind)
+            ck_assert_msg(own_of(&d.b.op[i])->weight == own_of(&d.b.op[i])->expected, "seed %d: operation %d sums %g, not %g",
+                          (int)seed, i, (double)own_of(&d.b.op[i])->weight, (double)own_of(&d.b.op[i])->expected);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < d.b.segments[k]; i++)
+            together += d.b.segment[k][i].blocks ? d.b.segment[k][i].end - d.b.segment[k][i].first : 0;
     for (int v = 0; v < values; v++)
         free(d.value[v]), free(d.gradient[v]);
     sl_exec_close(&d.x);
     sl_program_free(&d.b);
+    return together;
 }
 
 START_TEST(gradients_of_any_readers) {
     for (int seed = 0; seed < 500; seed++)
-        check_dag((uint64_t)seed);
+        ck_assert_int_eq(check_dag((uint64_t)seed, BATCH), 0);
+}
+END_TEST
+
+/* The same with rows that go through operations together: values that only one call has, and sums over rows that come
+ * after rows of later operations. */
+START_TEST(gradients_in_segments) {
+    int together = 0;
+    for (int threads = 1; threads <= 3; threads++) {
+        sl_threads_set(threads);
+        for (int seed = 0; seed < 100; seed++)
+            together += check_dag((uint64_t)seed, MANY);
+    }
+    sl_threads_set(2);
+    ck_assert_int_gt(together, 3 * 100 * 6);
 }
 END_TEST
 
@@ -297,7 +341,7 @@ static void check_parallel_block(bool one_norm) {
     ref_variant v;
     ck_assert(ref_variant_tiny(1, &v));
     p = (parallel_block){.config = v.config};
-    p.b = program(&p.config, &p.params);
+    p.b = program(&p.config, &p.params, BATCH);
     build(&p, one_norm);
     ref_random_tokens(ROWS, VOCAB, 1, p.in);
     ref_random_tokens(ROWS, VOCAB, 2, p.target);
@@ -365,7 +409,7 @@ START_TEST(failures_come_back) {
     sl_params p = {0};
     for (int threads = 1; threads <= 4; threads++) {
         sl_threads_set(threads);
-        sl_program b = program(&c, &p);
+        sl_program b = program(&c, &p, BATCH);
         sl_exec x;
         sl_program_op(&b, &failing, (sl_scope){0})->out = sl_program_buffer(&b, ROWS, COLS);
         ck_assert(sl_exec_open(&x, &b, &p) == 0);
@@ -384,6 +428,7 @@ int main(void) {
     Suite *s = suite_create("plan");
     TCase *t = tcase_create("plan");
     tcase_add_test(t, gradients_of_any_readers);
+    tcase_add_test(t, gradients_in_segments);
     tcase_add_test(t, parallel_blocks);
     tcase_add_test(t, blocks_cover_rows);
     tcase_add_test(t, failures_come_back);

@@ -233,7 +233,7 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     {.name = "attention",                                                                                              \
      .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = run_forward, .split = sl_attention_split}),                   \
      .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = run_backward, .split = sl_attention_split},                  \
-                           {.cut = SL_CUT_BATCH, .run = sl_extra_fold, .split = sl_extra_fold_items}),                 \
+                           {.cut = SL_CUT_FOLD, .run = sl_extra_fold, .split = sl_extra_fold_items}),                 \
      .keeps_out = true}
 static const sl_op_kind attention = KIND(forward, backward);
 static const sl_op_kind attention_bf16 = KIND(sl_attention_bf16_forward, sl_attention_bf16_backward);

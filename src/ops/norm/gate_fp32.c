@@ -145,6 +145,6 @@ const sl_gate_products sl_gate_fp32 = {
              .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = pack, .split = pack_split},
                                   {.cut = SL_CUT_ROWS, .run = forward}),
              .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
-                                   {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split})},
+                                   {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split})},
     .build = build,
     .scores = scores};

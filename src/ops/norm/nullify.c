@@ -256,9 +256,9 @@ static const sl_op_kind nullified_norm = {
     .name = "norm", .adds = true,
     .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = sl_norm_gains, .split = sl_norm_gains_split},
                          {.cut = SL_CUT_PARAMS, .run = choose}, {.cut = SL_CUT_ROWS, .run = forward},
-                         {.cut = SL_CUT_BATCH, .run = fold_sums, .split = sums_split}),
+                         {.cut = SL_CUT_FOLD, .run = fold_sums, .split = sums_split}),
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
-                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split}),
+                          {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split}),
     .end_step = end_step};
 
 sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,

@@ -55,7 +55,7 @@ static const sl_op_kind qk_norm = {
     .name = "qk_norm",
     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
-                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split})};
+                          {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split})};
 
 void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix) {
     const sl_config *c = b->config;

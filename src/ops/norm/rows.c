@@ -139,7 +139,7 @@ static const sl_op_kind row_norm = {
     .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = sl_norm_gains, .split = sl_norm_gains_split},
                          {.cut = SL_CUT_ROWS, .run = forward}),
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
-                          {.cut = SL_CUT_BATCH, .run = sl_fold_params, .split = sl_fold_params_split})};
+                          {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split})};
 
 sl_op *sl_norm_append(sl_program *b, const sl_op_kind *kind, size_t own_bytes, const sl_row_norm *norm, sl_scope scope,
                       sl_buf in, const char *prefix, const int *param) {

@@ -21,19 +21,22 @@ static const sl_blas *blas_of(const sl_op *op) { return ((const own *)op->own)->
 
 /* ---- the three products in fp32, of the rows that a stage is about */
 
-/* Packed operands. They lie side by side, since an operation in chunks packs W once and x for each. */
+/* W packed for y and for din: a pass packs both only in an operation in chunks (the loss), which does all in forward. */
 typedef struct {
-    float *w, *w_back, *rows;
+    float *w, *w_back;
 } shared;
 
 static shared shared_at(const sl_op *op, const sl_kernels *k, bool training, sl_carver *c) {
     if (blas_of(op))
         return (shared){0};
-    shared s = {.w = sl_carve(c, (int64_t)sl_gemm_packed_bytes(k, op->dim_out, op->dim_in))};
-    if (training) {
-        s.w_back = sl_carve(c, (int64_t)sl_gemm_packed_bytes(k, op->dim_in, op->dim_out));
-        s.rows = sl_carve(c, (int64_t)sl_gemm_packed_bytes(k, op->dim_in, sl_layer_chunk(op)));
+    int64_t forward = (int64_t)sl_gemm_packed_bytes(k, op->dim_out, op->dim_in);
+    int64_t back = training ? (int64_t)sl_gemm_packed_bytes(k, op->dim_in, op->dim_out) : 0;
+    if (op->out != SL_NONE) {
+        float *either = sl_carve(c, sl_max(forward, back));
+        return (shared){either, either};
     }
+    shared s = {.w = sl_carve(c, forward)};
+    s.w_back = sl_carve(c, back);
     return s;
 }
 
@@ -63,7 +66,7 @@ static sl_gemm_args input_gradient_of(const sl_op *op, const sl_exec *x, int64_t
 static sl_gemm_args weight_gradient_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
     return (sl_gemm_args){.k = x->k, .m = op->dim_out, .n = op->dim_in, .depth = rows,
                           .a = {sl_buf_data(x, sl_layer_dy(op)), 1, op->dim_out},
-                          .b = {in_rows(op, x, row0), 1, op->dim_in}, .packed = shared_of(op, x).rows,
+                          .b = {in_rows(op, x, row0), 1, op->dim_in}, .packed = x->sums,
                           .c = sl_weight_grad(op, x, 0), .ldc = op->dim_in, .add = true, .blas = blas_of(op)};
 }
 
@@ -159,5 +162,7 @@ void sl_layer_build(sl_program *b, sl_op *op) {
     sl_carver c = {0};
     shared_at(op, b->kernels, b->training, &c);
     op->shared_bytes = c.used;
+    if (b->training && !o->blas)
+        op->sums_bytes = sl_gemm_packed_bytes(b->kernels, op->dim_in, sl_layer_chunk(op));
     op->worker_bytes = sl_gemm_scratch_bytes(b->kernels);
 }

@@ -40,7 +40,7 @@ static sl_gemm_bf16_wgrad_args weight_gradient_of(const sl_op *op, const sl_exec
     return (sl_gemm_bf16_wgrad_args){.k = x->k, .m = rows, .n = op->dim_out, .depth = op->dim_in,
                                      .chunk = sl_layer_chunk(op), .dy = sl_buf_bf16(x, dy), .lddy = x->info[dy].ld,
                                      .x = in_rows(op, x, row0), .ldx = x->info[op->in[0]].ld,
-                                     .dw = sl_weight_grad(op, x, 0), .lddw = op->dim_in, .partials = x->shared};
+                                     .dw = sl_weight_grad(op, x, 0), .lddw = op->dim_in, .partials = x->sums};
 }
 
 /* ---- their stages */
@@ -115,7 +115,7 @@ void sl_layer_bf16_build(sl_program *b, sl_op *op) {
     if (!b->training)
         return;
     op->saved[SL_LAYER_PANELS_BACK] = sl_panels_buffer(b, op->dim_in, op->dim_out);
-    op->shared_bytes =
+    op->sums_bytes =
         (size_t)sl_gemm_bf16_wgrad_partials(sl_layer_chunk(op), op->dim_out, op->dim_in) * sizeof(float);
     size_t wgrad = sl_gemm_bf16_wgrad_scratch_bytes(op->dim_out, op->dim_in);
     if (wgrad > op->worker_bytes)

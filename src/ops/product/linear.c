@@ -7,8 +7,8 @@
 static const sl_op_kind linear = {
     .name = "linear", .adds = true,
     .forward = SL_STAGES(SL_LAYER(PARAMS, pack), SL_LAYER(ROWS, forward)),
-    .backward = SL_STAGES(SL_LAYER(PARAMS, pack_back), SL_LAYER(ROWS, input_gradient), SL_LAYER(BATCH, pack_rows),
-                          SL_LAYER(BATCH, weight_gradient))};
+    .backward = SL_STAGES(SL_LAYER(PARAMS, pack_back), SL_LAYER(ROWS, input_gradient), SL_LAYER(SUMS, pack_rows),
+                          SL_LAYER(SUMS, weight_gradient))};
 
 /* dout of the residual stream as an operand. */
 static int round_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -18,7 +18,7 @@ static int round_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
 }
 
 #define BACKWARD_BF16                                                                                                  \
-    SL_LAYER(ROWS, bf16_input_gradient), SL_LAYER(BATCH, bf16_weight_gradient), SL_LAYER(BATCH, bf16_fold)
+    SL_LAYER(ROWS, bf16_input_gradient), SL_LAYER(SUMS, bf16_weight_gradient), SL_LAYER(FOLD, bf16_fold)
 static const sl_op_kind linear_bf16 = {.name = "linear", .adds = true,
                                        .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(ROWS, bf16_forward)),
                                        .backward = SL_STAGES(BACKWARD_BF16)};

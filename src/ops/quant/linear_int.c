@@ -55,7 +55,7 @@ static sl_grid grid_of(const sl_op *op, const sl_exec *x) {
 }
 
 /* Scales and codes of rows: whole windows where a scale is taken over one. */
-static int take_codes(const sl_op *op, const sl_exec *x, const sl_span *s) {
+static int take_codes_of_block(const sl_op *op, const sl_exec *x, const sl_span *s) {
     const sl_quant_point *p = &of(op)->point;
     const sl_quant_state *state = sl_op_state(op, x);
     const float *in = input_at(op, x, s->first);
@@ -71,6 +71,10 @@ static int take_codes(const sl_op *op, const sl_exec *x, const sl_span *s) {
     for (int64_t i = 0; i < s->n; i++)
         rows[i] = scales[i / block];
     return 0;
+}
+
+static int take_codes(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    return sl_quant_each_block(op, x, s, &of(op)->point, take_codes_of_block);
 }
 
 /* What rounding changes, a part for each block of rows. */
@@ -204,15 +208,16 @@ static void destroy(void *p) {
 }
 
 #define CODES_OF(what) {.cut = SL_CUT_##what, .run = take_codes}
-#define ERRORS {.cut = SL_CUT_ROWS, .run = sum_errors}, {.cut = SL_CUT_BATCH, .run = sl_quant_fold_errors}
+#define ERRORS {.cut = SL_CUT_ROWS, .run = sum_errors}
+#define FOLD {.cut = SL_CUT_FOLD, .run = sl_quant_fold_errors}
 #define FP32 {.cut = SL_CUT_ROWS, .run = product, .split = product_split}
 #define UNIT {.cut = SL_CUT_ROWS, .run = unit_product, .split = unit_split}
 #define KIND(name_, ...) {.name = name_, .forward = SL_STAGES(__VA_ARGS__), .destroy = destroy}
 static const sl_op_kind kinds[2][2][2] = {
-    {{KIND("linear_int", CODES_OF(ROWS), FP32), KIND("linear_int", CODES_OF(ROWS), ERRORS, FP32)},
-     {KIND("linear_int", CODES_OF(WINDOWS), FP32), KIND("linear_int", CODES_OF(WINDOWS), ERRORS, FP32)}},
-    {{KIND("linear_int8", CODES_OF(ROWS), UNIT), KIND("linear_int8", CODES_OF(ROWS), ERRORS, UNIT)},
-     {KIND("linear_int8", CODES_OF(WINDOWS), UNIT), KIND("linear_int8", CODES_OF(WINDOWS), ERRORS, UNIT)}}};
+    {{KIND("linear_int", CODES_OF(ROWS), FP32), KIND("linear_int", CODES_OF(ROWS), ERRORS, FP32, FOLD)},
+     {KIND("linear_int", CODES_OF(WINDOWS), FP32), KIND("linear_int", CODES_OF(WINDOWS), ERRORS, FP32, FOLD)}},
+    {{KIND("linear_int8", CODES_OF(ROWS), UNIT), KIND("linear_int8", CODES_OF(ROWS), ERRORS, UNIT, FOLD)},
+     {KIND("linear_int8", CODES_OF(WINDOWS), UNIT), KIND("linear_int8", CODES_OF(WINDOWS), ERRORS, UNIT, FOLD)}}};
 
 const sl_quant_point *sl_linear_int_point(const sl_op *op) {
     const sl_op_kind *all = &kinds[0][0][0];

@@ -100,6 +100,20 @@ int sl_quant_point_round(const sl_quant_point *p, const sl_quant_range *r, const
     return sl_quant_round(k, &p->q, &g, p->label, rows, p->dim, x, p->dim, scratch, y, p->dim);
 }
 
+int sl_quant_each_block(const sl_op *op, const sl_exec *x, const sl_span *s, const sl_quant_point *p,
+                        int (*fn)(const sl_op *op, const sl_exec *x, const sl_span *s)) {
+    sl_blocks b = sl_op_blocks(op);
+    if (sl_quant_cut(p) == SL_CUT_WINDOWS)
+        return fn(op, x, s);
+    for (int64_t i = sl_block_at(b, s->first), end = sl_block_behind(b, s); i < end; i++) {
+        sl_span block = *s;
+        block.first = sl_block_first(b, i), block.n = sl_block_rows(b, i);
+        if (fn(op, x, &block) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* ---- errors */
 
 size_t sl_quant_errors_bytes(const sl_op *op) { return (size_t)sl_op_blocks(op).count * sizeof(sl_quant_error); }

@@ -11,10 +11,14 @@
 
 static const float *row_of(const sl_exec *x, sl_buf v, int64_t row) { return sl_buf_data(x, v) + row * x->info[v].ld; }
 
-static int round_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+static int round_block(const sl_op *op, const sl_exec *x, const sl_span *s) {
     const sl_quant_state *state = sl_op_state(op, x);
     return sl_quant_point_round(op->own, &state->range, x->k, s->n, row_of(x, op->in[0], s->first),
                                 sl_worker_scratch(x, s->worker), sl_buf_data(x, op->out) + s->first * op->dim_out);
+}
+
+static int round_rows(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    return sl_quant_each_block(op, x, s, op->own, round_block);
 }
 
 static int sum_errors(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -29,7 +33,7 @@ static int sum_errors(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-#define ERRORS {.cut = SL_CUT_ROWS, .run = sum_errors}, {.cut = SL_CUT_BATCH, .run = sl_quant_fold_errors}
+#define ERRORS {.cut = SL_CUT_ROWS, .run = sum_errors}, {.cut = SL_CUT_FOLD, .run = sl_quant_fold_errors}
 /* By what a scale needs, and whether errors are asked for. */
 static const sl_op_kind by_rows[] = {
     {.name = "quantise", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_rows})},
@@ -123,7 +127,7 @@ static int keep_seen(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 static const sl_op_kind observer = {.name = "observe",
                                     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = observe_rows},
-                                                         {.cut = SL_CUT_BATCH, .run = keep_seen})};
+                                                         {.cut = SL_CUT_SUMS, .run = keep_seen})};
 
 /* ---- building */
 
@@ -251,7 +255,7 @@ static const sl_op_kind kv_kinds[] = {
     {.name = "kv_quantise", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round}), .destroy = kv_destroy},
     {.name = "kv_quantise",
      .forward =
-         SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round_errors}, {.cut = SL_CUT_BATCH, .run = sl_quant_fold_errors}),
+         SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round_errors}, {.cut = SL_CUT_FOLD, .run = sl_quant_fold_errors}),
      .destroy = kv_destroy}};
 
 const sl_rotation *sl_kv_rotation_of(const sl_op *op) {

@@ -72,6 +72,9 @@ int sl_quant_point_round(const sl_quant_point *p, const sl_quant_range *r, const
 
 /* Errors: a part for each block of rows, in shared scratch; the stage that folds them into the state. */
 size_t sl_quant_errors_bytes(const sl_op *op);
+/* Of a call of what sl_quant_cut() says: fn on each of its blocks, which there is scratch for, or on its window. */
+int sl_quant_each_block(const sl_op *op, const sl_exec *x, const sl_span *s, const sl_quant_point *p,
+                        int (*fn)(const sl_op *op, const sl_exec *x, const sl_span *s));
 static inline sl_quant_error *sl_quant_errors(const sl_exec *x) { return (sl_quant_error *)(void *)x->shared; }
 int sl_quant_fold_errors(const sl_op *op, const sl_exec *x, const sl_span *s);
 
