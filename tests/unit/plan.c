@@ -235,8 +235,9 @@ static int check_dag(uint64_t seed, int64_t batch) {
     int together = 0;
     for (int i = 0; i < d.b.ops; i++)
         if (d.b.op[i].kind == &weighted_kind)
-            ck_assert_msg(own_of(&d.b.op[i])->weight == own_of(&d.b.op[i])->expected, "seed %d: operation %d sums %g, not %g",
-                          (int)seed, i, (double)own_of(&d.b.op[i])->weight, (double)own_of(&d.b.op[i])->expected);
+            ck_assert_msg(own_of(&d.b.op[i])->weight == own_of(&d.b.op[i])->expected,
+                          "seed %d: operation %d sums %g, not %g", (int)seed, i, (double)own_of(&d.b.op[i])->weight,
+                          (double)own_of(&d.b.op[i])->expected);
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < d.b.segments[k]; i++)
             together += d.b.segment[k][i].blocks ? d.b.segment[k][i].end - d.b.segment[k][i].first : 0;

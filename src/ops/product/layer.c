@@ -21,7 +21,7 @@ static const sl_blas *blas_of(const sl_op *op) { return ((const own *)op->own)->
 
 /* ---- the three products in fp32, of the rows that a stage is about */
 
-/* W packed for y and for din: a pass packs both only in an operation in chunks (the loss), which does all in forward. */
+/* W packed for y and for din. One pass needs both only in the loss, which does all in forward. */
 typedef struct {
     float *w, *w_back;
 } shared;
