@@ -1,7 +1,7 @@
 /* bf16 GEMM in plain C: the reference of every tier and the whole of it where the CPU has no bf16
  * unit. Contracts and rounding: simd/kernels.h. Inner loops run over the 32 columns of a panel,
  * which the compiler vectorises for its tier. */
-#include "simd/tier.h"
+#include "simd/store_bf16.h"
 
 #include <string.h>
 
@@ -44,6 +44,11 @@ void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, in
         block(MR, n, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
     for (; i < m; i++)
         block(1, n, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+}
+
+void SL_UNIT_FN(gemm_bf16_store)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+                                 const sl_bf16 *panels, const sl_bf16_store *to) {
+    store_product(m, n, k, a, lda, panels, to);
 }
 
 /* Two products a lane and round, as the real inner loop. */

@@ -108,6 +108,16 @@ typedef struct {
     int zero;                     /* integers: sign is 0, a code is number + zero, two's complement */
 } sl_grid;
 
+/* ---- what becomes of the sums T[m,n] of gemm_bf16_store */
+typedef struct {
+    sl_bf16 *y; /* T, or with `add` y + T, rounded once; columns from n to sl_bf16_kpad(n) are set to zero. Or NULL: */
+    int64_t ldy; /* >= sl_bf16_kpad(n) */
+    float *c;    /* T; or with `add` T summed from c on, as by gemm_bf16; or T + residual */
+    int64_t ldc;
+    const float *residual; /* of row stride ldc; may be c; NULL where y is not, and with `add` */
+    int add;
+} sl_bf16_store;
+
 typedef struct sl_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot", "neonbf16" */
     int vl;           /* floats in a vector */

@@ -16,6 +16,7 @@
 #include "simd/tier.h"
 
 #include <immintrin.h>
+#include <stddef.h>
 
 enum { TILE = 16, ROW_BYTES = 64, PANEL_BYTES = 2 * ROW_BYTES };
 
@@ -41,13 +42,14 @@ static void configure(int r0, int r1, int n0, int n1) {
     _tile_loadconfig(&t);
 }
 
-/* One block of C; r2, n2: whether the second tile row and column exist. k, lda and ldc in bytes. */
-static inline __attribute__((always_inline)) void block(const int r2, const int n2, int64_t k, const char *a,
-                                                        int64_t lda, const char *panel, char *c, int64_t ldc,
-                                                        int add) {
-    const char *a1 = a + TILE * lda;
-    char *c1 = c + TILE * ldc;
-    if (add) {
+/* A block of C is begun, multiplied, by parts of k, and stored. r2, n2: whether the second tile row and column exist. k
+ * and strides in bytes. */
+#define TILES static inline __attribute__((always_inline))
+
+/* From c on, or from 0 where c is NULL. */
+TILES void tiles_begin(const int r2, const int n2, const char *c, int64_t ldc) {
+    if (c) {
+        const char *c1 = c + TILE * ldc;
         _tile_loadd(0, c, ldc);
         if (n2)
             _tile_loadd(1, c + ROW_BYTES, ldc);
@@ -64,6 +66,10 @@ static inline __attribute__((always_inline)) void block(const int r2, const int 
         if (r2 && n2)
             _tile_zero(3);
     }
+}
+
+TILES void tiles_multiply(const int r2, const int n2, int64_t k, const char *a, int64_t lda, const char *panel) {
+    const char *a1 = a + TILE * lda;
     for (int64_t kk = 0; kk < k; kk += ROW_BYTES, panel += TILE * PANEL_BYTES) {
         _tile_loadd(6, panel, PANEL_BYTES);
         _tile_stream_loadd(4, a + kk, lda);
@@ -79,6 +85,10 @@ static inline __attribute__((always_inline)) void block(const int r2, const int 
         if (r2 && n2)
             TILE_DP(3, 5, 7);
     }
+}
+
+TILES void tiles_store(const int r2, const int n2, char *c, int64_t ldc) {
+    char *c1 = c + TILE * ldc;
     _tile_stored(0, c, ldc);
     if (n2)
         _tile_stored(1, c + ROW_BYTES, ldc);
@@ -86,6 +96,13 @@ static inline __attribute__((always_inline)) void block(const int r2, const int 
         _tile_stored(2, c1, ldc);
     if (r2 && n2)
         _tile_stored(3, c1 + ROW_BYTES, ldc);
+}
+
+TILES void block(const int r2, const int n2, int64_t k, const char *a, int64_t lda, const char *panel, char *c,
+                 int64_t ldc, int add) {
+    tiles_begin(r2, n2, add ? c : NULL, ldc);
+    tiles_multiply(r2, n2, k, a, lda, panel);
+    tiles_store(r2, n2, c, ldc);
 }
 
 static inline int tile_least(int64_t x, int y) { return x < y ? (int)x : y; }

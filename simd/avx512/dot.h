@@ -7,6 +7,7 @@
 #include "simd/tier.h"
 
 #include <immintrin.h>
+#include <stddef.h>
 
 enum { MR = 12, PANEL_BYTES = 128 };
 
@@ -16,16 +17,21 @@ static inline __m512i broadcast4(const char *a) {
     return _mm512_set1_epi32(u);
 }
 
-static inline __attribute__((always_inline)) void block(const int mr, int64_t n, int64_t k, const char *a, int64_t lda,
-                                                        const char *panel, int32_t *c, int64_t ldc, int add) {
-    __mmask16 m0 = n >= 16 ? 0xffff : (__mmask16)((1U << n) - 1);
-    __mmask16 m1 = n <= 16 ? 0 : (__mmask16)((1U << (n - 16)) - 1);
-    __m512i acc[MR][2];
+#define DOT_INLINE static inline __attribute__((always_inline))
+
+DOT_INLINE __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1U << n) - 1); }
+
+/* mr rows of sums, from c on or from 0 (c NULL). */
+DOT_INLINE void dot_begin(const int mr, int64_t n, const int32_t *c, int64_t ldc, __m512i acc[MR][2]) {
+    __mmask16 m0 = first_lanes(n), m1 = first_lanes(n - 16);
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) {
-        acc[i][0] = add ? _mm512_maskz_loadu_epi32(m0, c + i * ldc) : _mm512_setzero_si512();
-        acc[i][1] = add && m1 ? _mm512_maskz_loadu_epi32(m1, c + i * ldc + 16) : _mm512_setzero_si512();
+        acc[i][0] = c ? _mm512_maskz_loadu_epi32(m0, c + i * ldc) : _mm512_setzero_si512();
+        acc[i][1] = c && m1 ? _mm512_maskz_loadu_epi32(m1, c + i * ldc + 16) : _mm512_setzero_si512();
     }
+}
+
+DOT_INLINE void dot_sums(const int mr, int64_t k, const char *a, int64_t lda, const char *panel, __m512i acc[MR][2]) {
     for (int64_t kk = 0; kk < k; kk += 4, a += 4, panel += PANEL_BYTES) {
         __m512i b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + PANEL_BYTES / 2);
 #pragma GCC unroll 12
@@ -35,6 +41,14 @@ static inline __attribute__((always_inline)) void block(const int mr, int64_t n,
             acc[i][1] = DOT(acc[i][1], x, b1);
         }
     }
+}
+
+DOT_INLINE void block(const int mr, int64_t n, int64_t k, const char *a, int64_t lda, const char *panel, int32_t *c,
+                      int64_t ldc, int add) {
+    __mmask16 m0 = first_lanes(n), m1 = first_lanes(n - 16);
+    __m512i acc[MR][2];
+    dot_begin(mr, n, add ? c : NULL, ldc, acc);
+    dot_sums(mr, k, a, lda, panel, acc);
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) {
         _mm512_mask_storeu_epi32(c + i * ldc, m0, acc[i][0]);

@@ -1,6 +1,6 @@
 /* bf16 GEMM on BFDOT: 4 rows x 16 columns in registers, a pair of A by lane. The panel's pairs are
  * BFDOT's operand as they lie. Contract in simd/kernels.h. */
-#include "simd/tier.h"
+#include "simd/store_bf16.h"
 
 #include <arm_neon.h>
 #include <string.h>
@@ -59,6 +59,11 @@ void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, in
         for (; i < m; i++)
             block(1, w, k, a + i * lda, lda, panel + 2 * j, c + i * ldc + j, ldc, add);
     }
+}
+
+void SL_UNIT_FN(gemm_bf16_store)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
+                                 const sl_bf16 *panels, const sl_bf16_store *to) {
+    store_product(m, n, k, a, lda, panels, to);
 }
 
 int64_t SL_UNIT_FN(peak_bf16)(int64_t rounds) {

@@ -361,6 +361,125 @@ static void bench_gemm_bf16(k_case *c) {
     c->flops = 2.0 * (double)(g.m * g.n * g.k);
 }
 
+/* ---- the product that is stored at once: bit for bit gemm_bf16 and a pass over its sums */
+
+enum form { ROUNDED, ROUNDED_ONTO, PLAIN, PLAIN_ONTO, RESIDUAL, FORMS };
+static const char *const form_name[] = {"y", "y add", "c", "c add", "c residual"};
+
+struct stored {
+    int64_t m, n, k;
+    enum form form;
+};
+
+static void call_stored(const sl_kernels *t, const k_case *c) {
+    const struct stored *g = c->arg;
+    sl_bf16_store to = {.add = g->form == ROUNDED_ONTO || g->form == PLAIN_ONTO};
+    if (g->form <= ROUNDED_ONTO)
+        to.y = c->buf[2].p, to.ldy = k_ld(c, 2);
+    else
+        to.c = k_f32(c, 2), to.ldc = k_ld(c, 2);
+    if (g->form == RESIDUAL)
+        to.residual = k_f32(c, 3);
+    t->gemm_bf16_store(g->m, g->n, g->k, c->buf[0].p, k_ld(c, 0), c->buf[1].p, &to);
+}
+
+/* Buffers a, panels, the result, and the residual, which the result may be written over. */
+static k_buf *describe_stored(k_case *c, struct stored g, const char *data) {
+    static struct stored arg;
+    arg = g;
+    int rounded = g.form <= ROUNDED_ONTO, onto = g.form == ROUNDED_ONTO || g.form == PLAIN_ONTO;
+    int64_t wide = rounded ? sl_bf16_kpad(g.n) : g.n, ld = k_stride(c, wide);
+    k_begin(c, call_stored, &arg, "m=%d n=%d k=%d %s %s", (int)g.m, (int)g.n, (int)g.k, form_name[g.form], data);
+    k_add(c, "a", K_BF16, K_IN, g.m, g.k, k_stride(c, g.k));
+    k_add(c, "panels", K_BF16, K_IN, 1, g.k * sl_bf16_kpad(g.n), g.k * sl_bf16_kpad(g.n))->align = 64;
+    k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, onto ? K_INOUT : K_OUT, g.m, wide, ld);
+    if (g.form == RESIDUAL)
+        k_alias(c, out, k_add(c, "residual", K_F32, K_IN, g.m, g.n, ld));
+    return out;
+}
+
+/* Element j of a row of sums t and of what was there, through the tier's own kernels. */
+static double stored_value(const k_case *c, enum form form, float t, const k_buf *old, int64_t at) {
+    sl_bf16 y;
+    if (form == RESIDUAL)
+        c->k->sum(1, &t, (const float *)old->init + at, &t);
+    if (form >= PLAIN)
+        return (double)t;
+    if (form == ROUNDED_ONTO) {
+        float sum = (float)value(((const sl_bf16 *)old->init)[at]);
+        c->k->add(1, &t, &sum);
+        t = sum;
+    }
+    c->k->to_bf16(1, &t, &y);
+    return value(y);
+}
+
+static void want_stored(k_case *c, const struct stored *g, k_buf *out) {
+    static _Alignas(64) sl_bf16 panel[MAX_K * NR];
+    const k_buf *old = g->form == RESIDUAL ? &c->buf[3] : out;
+    for (int64_t col = 0; col < g->n; col += NR) {
+        int64_t cols = g->n - col < NR ? g->n - col : NR;
+        memcpy(panel, (const sl_bf16 *)c->buf[1].init + col * g->k, (size_t)(g->k * NR) * sizeof *panel);
+        for (int64_t i = 0; i < g->m; i++) {
+            float t[NR];
+            int64_t at = i * out->cols + col;
+            if (g->form == PLAIN_ONTO)
+                memcpy(t, (const float *)out->init + at, (size_t)cols * sizeof *t);
+            c->k->gemm_bf16(1, cols, g->k, (const sl_bf16 *)c->buf[0].init + i * g->k, g->k, panel, t, NR,
+                            g->form == PLAIN_ONTO);
+            for (int64_t j = 0; j < cols; j++)
+                k_want(out, at + j, stored_value(c, g->form, t[j], old, at + j), 0);
+            for (int64_t j = cols; g->form <= ROUNDED_ONTO && j < NR; j++)
+                k_want(out, at + j, 0, 0);
+        }
+    }
+}
+
+/* Columns behind n are zero in the panels, whatever is in y. */
+static void fill_panels(k_case *c, const struct stored *g, enum k_data kind) {
+    fill_bf16(c, &c->buf[1], c->buf[1].cols, kind);
+    for (int64_t j = g->n; j < sl_bf16_kpad(g->n); j++)
+        for (int64_t k = 0; k < g->k; k++)
+            ((sl_bf16 *)c->buf[1].init)[j / NR * g->k * NR + k / 2 * 2 * NR + j % NR * 2 + k % 2] = 0;
+}
+
+static void stored_case(k_case *c, struct stored g, enum k_data kind) {
+    k_buf *out = describe_stored(c, g, k_data_name(kind));
+    fill_bf16(c, &c->buf[0], g.k, kind);
+    fill_panels(c, &g, kind == K_WIDE ? K_WIDE : K_NORMAL);
+    if (g.form == ROUNDED_ONTO)
+        random_bits(c, out);
+    if (g.form == PLAIN_ONTO)
+        k_fill(c, out, kind);
+    if (g.form == RESIDUAL)
+        k_fill(c, &c->buf[3], kind);
+    want_stored(c, &g, out);
+    k_run(c);
+}
+
+static void check_gemm_bf16_store(k_case *c) {
+    static const enum k_data kinds[] = {K_NORMAL, K_WIDE, K_DENORMAL, K_POSINF, K_NAN};
+    for (enum form f = 0; f < FORMS; f++) {
+        for (int64_t m = 0; m <= 70; m += k_range(c, 1, 3)) /* about the blocks of 4, 12, 16 and 32 */
+            stored_case(c, (struct stored){m, k_range(c, 1, 3 * NR), k_range(c, 0, 3) * SL_BF16_KR, f},
+                        kinds[k_range(c, 0, 4)]);
+        for (int64_t n = 0; n <= 2 * NR; n++)
+            stored_case(c, (struct stored){k_range(c, 1, 40), n, 64, f}, kinds[k_range(c, 0, 4)]);
+        for (int64_t k = 512; k <= MAX_K; k += 160) /* panels in parts, and more rows than are in work at a time */
+            stored_case(c, (struct stored){k_range(c, 1, 170), k_range(c, 1, 40), k, f}, K_NORMAL);
+        stored_case(c, (struct stored){160, NR, 544, f}, K_DENORMAL);
+    }
+}
+
+static void bench_gemm_bf16_store(k_case *c) {
+    struct stored g = {128, 384, 384, ROUNDED};
+    describe_stored(c, g, "");
+    fill_bf16(c, &c->buf[0], g.k, K_NORMAL);
+    fill_panels(c, &g, K_NORMAL);
+    c->bytes = (double)(2 * g.m * g.k + 2 * g.k * g.n + 2 * g.m * g.n);
+    c->flops = 2.0 * (double)(g.m * g.n * g.k);
+}
+
 /* ---- the yardstick */
 
 enum { ROUNDS = 1000 };
@@ -385,6 +504,7 @@ static void bench_peak(k_case *c) {
 
 const k_kernel k_gemm_bf16[] = {
     K_KERNEL(gemm_bf16, check_gemm_bf16, bench_gemm_bf16, 0),
+    K_KERNEL(gemm_bf16_store, check_gemm_bf16_store, bench_gemm_bf16_store, 0),
     K_KERNEL(pack_bt_f32, check_pack_bt_f32, bench_pack_bt_f32, 0),
     K_KERNEL(pack_b_f32, check_pack_b_f32, bench_pack_b_f32, 0),
     K_KERNEL(pack_bt_bf16, check_pack_bt_bf16, bench_pack_bt_bf16, K_SAME_BITS),
