@@ -2,15 +2,10 @@
 
 #include "program/scratch.h"
 
-#include <string.h>
-
 enum {
     NR = SL_BF16_NR,
     KR = SL_BF16_KR,
     /* Forward and input gradient. */
-    K_CHUNK = 512,        /* of a panel at a time (32 KiB), while rows of A stream past it */
-    GROUP = 4,            /* panels whose columns are stored together: narrower rows are slow to store */
-    BLOCK_ROWS = 128,     /* of GROUP panels, 64 KiB: still near when they are stored */
     B_SLICE = 256 * 1024, /* elements of B that stay in L2 while rows of A stream past them */
     CALL_ROWS = 128,      /* rows of a call: B's panels come from L2 once for so many */
     /* Weight gradient. */
@@ -42,75 +37,29 @@ void sl_gemm_bf16_pack(const sl_gemm_bf16_pack_args *p, const sl_span *s) {
 
 /* ---- forward and input gradient */
 
-size_t sl_gemm_bf16_scratch_bytes(void) { return (BLOCK_ROWS + 1) * GROUP * NR * sizeof(float); }
-
-/* Rows and columns of C. */
-typedef struct {
-    int64_t row, rows, col, cols;
-} block;
-
-static void multiply(const sl_gemm_bf16_args *g, const block *b, float *c, int64_t ldc, int add) {
-    int64_t kp = sl_bf16_kpad(g->depth), chunk = sl_round_up(sl_div_up(kp, sl_div_up(kp, K_CHUNK)), KR);
-    const sl_bf16 *a = g->a + b->row * g->lda;
-    for (int64_t n = 0; n < b->cols; n += NR) {
-        const sl_bf16 *panel = g->b + (b->col + n) * kp;
-        for (int64_t kk = 0; kk < kp; kk += chunk)
-            g->k->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_min(kp - kk, chunk), a + kk, g->lda, panel + kk * NR,
-                            c + n, ldc, add || kk > 0);
-    }
-}
-
-/* c[rows, cols] of the block, rounded; a line of floats is for sums. */
-static void store(const sl_gemm_bf16_args *g, const block *b, float *c, float *line) {
-    int64_t padding = b->col + b->cols == g->n ? sl_bf16_kpad(g->n) - g->n : 0;
-    for (int64_t i = 0; i < b->rows; i++) {
-        sl_bf16 *y = g->y + (b->row + i) * g->ldy + b->col;
-        float *row = c + i * GROUP * NR;
-        if (g->add) {
-            g->k->from_bf16(b->cols, y, line);
-            g->k->add(b->cols, row, line);
-            row = line;
-        }
-        g->k->to_bf16(b->cols, row, y);
-        if (padding)
-            memset(y + b->cols, 0, (size_t)padding * sizeof *y);
-    }
-}
-
-/* Up to BLOCK_ROWS rows x GROUP panels. */
-static void product_block(const sl_gemm_bf16_args *g, const block *b, float *c) {
-    float *to = g->c ? g->c + b->row * g->ldc + b->col : NULL;
-    if (to && !g->residual) {
-        multiply(g, b, to, g->ldc, g->add);
-        return;
-    }
-    multiply(g, b, c, GROUP * NR, 0);
-    if (!to) {
-        store(g, b, c, c + BLOCK_ROWS * GROUP * NR);
-        return;
-    }
-    for (int64_t i = 0; i < b->rows; i++)
-        g->k->sum(b->cols, c + i * GROUP * NR, g->residual + (b->row + i) * g->ldc + b->col, to + i * g->ldc);
-}
-
-/* Panels that belong together: c is written as it is computed. */
-static int64_t group_of(const sl_gemm_bf16_args *g) { return g->c && !g->residual ? 1 : GROUP; }
+size_t sl_gemm_bf16_scratch_bytes(void) { return 0; }
 
 /* A slice of B that fits L2 by a few rows; narrower, then lower, where that gives too few calls. */
 sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g) {
-    int64_t wide = group_of(g) * NR, groups = sl_div_up(g->n, wide);
-    int64_t slice = sl_max(B_SLICE / (wide * sl_bf16_kpad(g->depth)), 1);
-    return (sl_split){.unit = KR, .least = CALL_ROWS, .most = CALL_ROWS, .parts = sl_div_up(groups, slice),
-                      .parts_most = groups};
+    int64_t panels = sl_div_up(g->n, NR), slice = sl_max(B_SLICE / (NR * sl_bf16_kpad(g->depth)), 1);
+    return (sl_split){.unit = KR, .least = CALL_ROWS, .most = CALL_ROWS, .parts = sl_div_up(panels, slice),
+                      .parts_most = panels};
 }
 
 void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scratch) {
-    int64_t wide = group_of(g) * NR, share = sl_div_up(sl_div_up(g->n, wide), s->parts) * wide;
-    int64_t left = s->part * share, right = sl_min(left + share, g->n);
-    int64_t first = s->first - s->row0, end = first + s->n;
-    for (int64_t col = left; col < right; col += wide)
-        for (int64_t row = first; row < end; row += BLOCK_ROWS)
-            product_block(g, &(block){row, sl_min(end - row, BLOCK_ROWS), col, sl_min(right - col, wide)}, scratch);
+    (void)scratch;
+    int64_t kp = sl_bf16_kpad(g->depth), share = sl_div_up(sl_div_up(g->n, NR), s->parts) * NR;
+    int64_t left = s->part * share, right = sl_min(left + share, g->n), first = s->first - s->row0;
+    if (left >= right)
+        return;
+    sl_bf16_store to = {.ldy = g->ldy, .ldc = g->ldc, .add = g->add};
+    if (g->c) {
+        to.c = g->c + first * g->ldc + left;
+        to.residual = g->residual ? g->residual + first * g->ldc + left : NULL;
+    } else {
+        to.y = g->y + first * g->ldy + left;
+    }
+    g->k->gemm_bf16_store(s->n, right - left, kp, g->a + first * g->lda, g->lda, g->b + left * kp, &to);
 }
 
 /* ---- weight gradient */
@@ -192,6 +141,11 @@ size_t sl_gemm_bf16_wgrad_scratch_bytes(int64_t n, int64_t depth) {
     pieces_at(n, depth, &c);
     return c.used;
 }
+
+/* Rows and columns of C. */
+typedef struct {
+    int64_t row, rows, col, cols;
+} block;
 
 /* Rows m0..m1 of one job's piece of C into c, or onto it. */
 static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c, int64_t ldc,

@@ -39,9 +39,9 @@ typedef struct {
     const float *residual; /* of row stride ldc, added to C before it is stored in c: may be c; or NULL */
     sl_bf16 *y;            /* where c is NULL: rounded once; columns from n to sl_bf16_kpad(n) are set to zero */
     int64_t ldy;
-    bool add; /* onto what is there, in fp32 */
+    bool add; /* onto what is there, in fp32; not beside a residual */
 } sl_gemm_bf16_args;
-size_t sl_gemm_bf16_scratch_bytes(void); /* that each worker needs, aligned to 64 */
+size_t sl_gemm_bf16_scratch_bytes(void); /* that each worker needs: none, the kernel keeps its sums on the stack */
 /* The rows of C that the span means, s->first - s->row0 being the first, and its share of the columns. The split does
  * not depend on m. */
 sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g);
