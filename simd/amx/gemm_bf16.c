@@ -30,6 +30,7 @@ typedef struct {
     const sl_bf16_store *to;
     int rows; /* that the tiles are configured for */
     sums done; /* but not stored */
+    fetch ahead;
 } product;
 
 static void finish(product *p) {
@@ -63,9 +64,10 @@ TILES void stored_block(const int r2, product *p, const sums *s, int64_t kk, con
     else
         tiles_begin(r2, 1, NULL, 0);
     panel += kk * NR;
-    tiles_multiply(r2, 1, 2 * half, (const char *)a, 2 * p->lda, (const char *)panel);
+    tiles_multiply(r2, 1, 2 * half, (const char *)a, 2 * p->lda, (const char *)panel, &p->ahead);
     finish(p);
-    tiles_multiply(r2, 1, 2 * (k - half), (const char *)(a + half), 2 * p->lda, (const char *)(panel + half * NR));
+    tiles_multiply(r2, 1, 2 * (k - half), (const char *)(a + half), 2 * p->lda, (const char *)(panel + half * NR),
+                   &p->ahead);
     tiles_store(r2, 1, (char *)(straight ? c : s->t), straight ? 4 * to->ldc : 4 * NR);
     if (last && !straight)
         p->done = *s;
@@ -95,6 +97,13 @@ static void stored_rows(product *p, int64_t row, int64_t rows, int64_t col, cons
     } while (kk < p->k);
 }
 
+/* What the caller names, or else the panels behind the first. */
+static fetch fetch_for(const product *p, const sl_bf16 *panels) {
+    int64_t across = (p->n + NR - 1) / NR, down = (p->m + BLOCK - 1) / BLOCK;
+    const sl_ahead rest[2] = {{panels + p->k * NR, 1, (across - 1) * p->k * NR * 2, 0}, {0}};
+    return fetch_over(across * down * (p->k / SL_BF16_KR), p->to->ahead ? p->to->ahead : rest);
+}
+
 void SL_UNIT_FN(gemm_bf16_store)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                                  const sl_bf16 *panels, const sl_bf16_store *to) {
     _Alignas(64) float slot[SLOTS][BLOCK * NR];
@@ -103,6 +112,7 @@ void SL_UNIT_FN(gemm_bf16_store)(int64_t m, int64_t n, int64_t k, const sl_bf16 
         return;
     product p = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .to = to};
     p.chunk = chunks > 1 ? sl_bf16_kpad((k + chunks - 1) / chunks) : K_CHUNK;
+    p.ahead = fetch_for(&p, panels);
     for (int64_t col = 0; col < n; col += NR, panels += k * NR)
         for (int64_t row = 0; row < m; row += height)
             stored_rows(&p, row, store_least(m - row, height), col, panels, slot);

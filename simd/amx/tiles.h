@@ -68,7 +68,50 @@ TILES void tiles_begin(const int r2, const int n2, const char *c, int64_t ldc) {
     }
 }
 
-TILES void tiles_multiply(const int r2, const int n2, int64_t k, const char *a, int64_t lda, const char *panel) {
+/* Memory that is wanted next, a few lines of it at each step of k, evenly: at once they would take all fill buffers, and
+ * the tiles' loads wait. */
+typedef struct {
+    sl_ahead area[2];
+    const char *at;
+    int64_t bytes;        /* left of the row */
+    int64_t rate, credit; /* of a step, in LINE parts of a line */
+} fetch;
+enum { LINE = 256 };
+
+static inline fetch fetch_over(int64_t steps, const sl_ahead area[2]) {
+    fetch f = {.area = {area[0], area[1]}};
+    int64_t lines = 0;
+    for (int i = 0; i < 2; i++)
+        lines += area[i].rows * ((area[i].bytes + ROW_BYTES - 1) / ROW_BYTES);
+    f.rate = steps > 0 ? (lines * LINE + steps - 1) / steps : 0;
+    return f;
+}
+
+static inline int fetch_row(fetch *f) {
+    sl_ahead *a = f->area[0].rows > 0 ? &f->area[0] : &f->area[1];
+    if (a->rows <= 0)
+        return 0;
+    f->at = a->p;
+    f->bytes = a->bytes;
+    a->p = f->at + a->stride;
+    return a->rows-- > 0;
+}
+
+TILES void fetch_step(fetch *f) {
+    for (f->credit += f->rate; f->credit >= LINE; f->credit -= LINE) {
+        if (f->bytes <= 0 && !fetch_row(f)) {
+            f->rate = 0;
+            continue;
+        }
+        _mm_prefetch(f->at, _MM_HINT_T1);
+        f->at += ROW_BYTES;
+        f->bytes -= ROW_BYTES;
+    }
+}
+
+/* f: what to fetch meanwhile, or NULL. */
+TILES void tiles_multiply(const int r2, const int n2, int64_t k, const char *a, int64_t lda, const char *panel,
+                          fetch *f) {
     const char *a1 = a + TILE * lda;
     for (int64_t kk = 0; kk < k; kk += ROW_BYTES, panel += TILE * PANEL_BYTES) {
         _tile_loadd(6, panel, PANEL_BYTES);
@@ -84,6 +127,8 @@ TILES void tiles_multiply(const int r2, const int n2, int64_t k, const char *a, 
             TILE_DP(2, 5, 6);
         if (r2 && n2)
             TILE_DP(3, 5, 7);
+        if (f)
+            fetch_step(f);
     }
 }
 
@@ -101,7 +146,7 @@ TILES void tiles_store(const int r2, const int n2, char *c, int64_t ldc) {
 TILES void block(const int r2, const int n2, int64_t k, const char *a, int64_t lda, const char *panel, char *c,
                  int64_t ldc, int add) {
     tiles_begin(r2, n2, add ? c : NULL, ldc);
-    tiles_multiply(r2, n2, k, a, lda, panel);
+    tiles_multiply(r2, n2, k, a, lda, panel, NULL);
     tiles_store(r2, n2, c, ldc);
 }
 
