@@ -9,10 +9,12 @@ enum {
     B_SLICE = 256 * 1024, /* elements of B that stay in L2 while rows of A stream past them */
     CALL_ROWS = 128,      /* rows of a call: B's panels come from L2 once for so many */
     /* Weight gradient. */
-    M_CHUNK = 512,      /* rows of x and dy that are transposed and packed at a time */
-    PARTIALS = 2 << 20, /* floats of all partial sums; small gradients are summed in parts of m */
+    M_CHUNK = 384,      /* rows of x and dy that are transposed and packed at a time, at most */
+    PARTIALS = 2 << 20, /* floats of all partial sums; small gradients are summed in parts of m, */
+    PART_ROWS = 512,    /* of at least so many rows */
     JOB_ROWS = 16,
-    JOB_COLS = 24, /* the largest piece of dw (or its transpose), in units of 32 */
+    JOB_COLS = 24,       /* the largest piece of dw (or its transpose), in units of 32 */
+    JOB_BYTES = 7 << 18, /* of L2 (2 MB, AMX) for that piece, a chunk's operands, and the next one's rows of x and dy */
     FOLD_ROWS = 16,
     AT_LD = M_CHUNK + KR,
 };
@@ -80,7 +82,7 @@ typedef struct {
 
 /* Parts of so many rows of a chunk of m, for dw of so many elements. */
 static int64_t part_rows(int64_t chunk, int64_t elements) {
-    int64_t parts = sl_max(sl_min(PARTIALS / elements, chunk / M_CHUNK), 1);
+    int64_t parts = sl_max(sl_min(PARTIALS / elements, chunk / PART_ROWS), 1);
     return sl_round_up(sl_div_up(chunk, parts), KR);
 }
 
@@ -99,16 +101,26 @@ int64_t sl_gemm_bf16_wgrad_partials(int64_t chunk, int64_t n, int64_t depth) {
     return parts > 1 ? parts * n * depth : 0;
 }
 
-/* The cut of C into jobs that takes least time, in cycles of an AMX core per 32 rows of m: 64 for a
- * 32 x 32 block of C, 170 to transpose and 64 to pack 32 x 32 elements, 10 to load and store the
- * block. Workers take jobs as they come free, so the last one ends half a job after the average. */
+/* Does a job of r x c blocks leave L2 only for the rows of x and dy, which are fetched before they are wanted? */
+static bool fits(int64_t r, int64_t c) {
+    int64_t operands = (r + c) * 32 * M_CHUNK * (int64_t)sizeof(sl_bf16);
+    return r * c * 32 * 32 * (int64_t)sizeof(float) + 2 * operands <= JOB_BYTES;
+}
+
+/* Cycles of an AMX core for a job of r x c blocks per 32 rows of m: 64 for a 32 x 32 block of C, 13 to load and store
+ * the block, beside which 32 x 32 elements of an operand come from beyond L2 in 380 (16 GB/s); then 170 to transpose
+ * and 64 to pack them. */
+static int64_t cycles(int64_t r, int64_t c) { return sl_max((64 + 13) * r * c, 380 * (r + c)) + 170 * r + 64 * c; }
+
+/* The cut of C into jobs that takes least time. Workers take jobs as they come free, so the last one ends half a job
+ * after the average. */
 static void cut(wgrad *w, int workers) {
     int64_t na = sl_div_up(w->na, 32), nb = sl_div_up(w->nb, 32), best = INT64_MAX;
     for (int64_t r = 1; r <= sl_min(na, JOB_ROWS); r++) {
         int64_t down = sl_div_up(na, r) * w->parts;
-        for (int64_t c = 1; c <= sl_min(nb, JOB_COLS); c++) {
+        for (int64_t c = 1; c <= sl_min(nb, JOB_COLS) && fits(r, c); c++) {
             int64_t jobs = down * sl_div_up(nb, c);
-            int64_t cost = (2 * jobs + workers) * ((64 + 10) * r * c + 170 * r + 64 * c);
+            int64_t cost = (2 * jobs + workers) * cycles(r, c);
             if (cost < best) {
                 best = cost;
                 w->job_rows = r * 32;
@@ -147,23 +159,36 @@ typedef struct {
     int64_t row, rows, col, cols;
 } block;
 
-/* Rows m0..m1 of one job's piece of C into c, or onto it. */
+/* Rows i..i+k of m for a piece of C: P transposed, Q packed. In strips of 32 rows, so that x and dy are read along
+ * their rows, once. */
+static void wgrad_operands(const wgrad *w, const block *b, int64_t i, int64_t k, const pieces *s) {
+    const sl_kernels *kn = w->g->k;
+    int64_t panel = sl_bf16_kpad(k) * NR;
+    for (int64_t t = 0; t < k; t += KR) {
+        int64_t deep = sl_min(k - t, KR);
+        kn->transpose_bf16(deep, b->rows, w->p + (i + t) * w->ldp + b->row, w->ldp, s->at + t, AT_LD);
+        for (int64_t n = 0; n < b->cols; n += NR)
+            kn->pack_b_bf16(sl_min(b->cols - n, NR), deep, w->q + (i + t) * w->ldq + b->col + n, w->ldq,
+                            s->panels + n / NR * panel + t * NR);
+    }
+}
+
+static sl_ahead rows_ahead(const sl_bf16 *x, int64_t ld, int64_t rows, int64_t cols) {
+    return (sl_ahead){x, rows, cols * (int64_t)sizeof *x, ld * (int64_t)sizeof *x};
+}
+
+/* Rows m0..m1 of one job's piece of C into c, or onto it: in even chunks, each of which fetches the next one's rows. */
 static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c, int64_t ldc,
                         int add) {
-    const sl_kernels *kn = w->g->k;
-    for (int64_t i = m0; i < m1; i += M_CHUNK) {
-        int64_t k = sl_min(m1 - i, M_CHUNK);
-        /* In strips of 32 rows, so that x and dy are read along their rows, once. */
-        for (int64_t t = 0; t < k; t += KR) {
-            int64_t deep = sl_min(k - t, KR);
-            kn->transpose_bf16(deep, b->rows, w->p + (i + t) * w->ldp + b->row, w->ldp, s->at + t, AT_LD);
-            for (int64_t n = 0; n < b->cols; n += NR)
-                kn->pack_b_bf16(sl_min(b->cols - n, NR), deep, w->q + (i + t) * w->ldq + b->col + n, w->ldq,
-                                s->panels + n * M_CHUNK + t * NR);
-        }
-        for (int64_t n = 0; n < b->cols; n += NR)
-            kn->gemm_bf16(b->rows, sl_min(b->cols - n, NR), sl_bf16_kpad(k), s->at, AT_LD, s->panels + n * M_CHUNK,
-                          c + n, ldc, add || i > m0);
+    int64_t step = sl_round_up(sl_div_up(m1 - m0, sl_div_up(m1 - m0, M_CHUNK)), KR);
+    for (int64_t i = m0; i < m1; i += step) {
+        int64_t k = sl_min(m1 - i, step), next = i + step < m1 ? i + step : i; /* or none */
+        int64_t rows = next > i ? sl_min(m1 - next, step) : 0;
+        const sl_ahead ahead[2] = {rows_ahead(w->p + next * w->ldp + b->row, w->ldp, rows, b->rows),
+                                   rows_ahead(w->q + next * w->ldq + b->col, w->ldq, rows, b->cols)};
+        wgrad_operands(w, b, i, k, s);
+        w->g->k->gemm_bf16_store(b->rows, b->cols, sl_bf16_kpad(k), s->at, AT_LD, s->panels,
+                                 &(sl_bf16_store){.c = c, .ldc = ldc, .add = add || i > m0, .ahead = ahead});
     }
 }
 
