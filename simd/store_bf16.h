@@ -15,6 +15,19 @@ SL_VEC void store_vector(const sl_bf16_store *to, int64_t row, int64_t col, int 
     }
 }
 
+/* 2 VL columns: a whole line of y in the widest tiers. */
+SL_VEC void store_pair(const sl_bf16_store *to, int64_t row, int64_t col, vf a, vf b) {
+    if (to->y) {
+        sl_bf16 *y = to->y + row * to->ldy + col;
+        if (to->add)
+            a = v_add(v_load_bf16_n(y, VL), a), b = v_add(v_load_bf16_n(y + VL, VL), b);
+        v_store2_bf16(y, a, b);
+    } else {
+        store_vector(to, row, col, VL, a);
+        store_vector(to, row, col + VL, VL, b);
+    }
+}
+
 /* Zeros behind the last column of a row, n < 32 of a panel. */
 SL_VEC void store_padding(const sl_bf16_store *to, int64_t row, int64_t col, int64_t n) {
     if (to->y)
@@ -30,8 +43,8 @@ SL_VEC void store_rows(const sl_bf16_store *to, int64_t row, int64_t col, int64_
     const sl_bf16_store copy = *to; /* which no store below can change */
     if (n == SL_BF16_NR) {
         for (int64_t i = 0; i < rows; i++, t += SL_BF16_NR)
-            for (int64_t j = 0; j < SL_BF16_NR; j += VL)
-                store_at(j, VL, &copy, row + i, col, t);
+            for (int64_t j = 0; j < SL_BF16_NR; j += 2 * VL)
+                store_pair(&copy, row + i, col + j, v_load(t + j), v_load(t + j + VL));
         return;
     }
     for (int64_t i = 0; i < rows; i++, t += SL_BF16_NR) {

@@ -7,6 +7,7 @@
  *   *_n(p, ..., n)  the first n lanes, 0 <= n <= VL: the memory of the others is not touched, and
  * loads give 0 there. A constant n == VL is the plain load or store. v_head(a, n, rest)  a in the
  * first n lanes, rest in the others
+ *   v_store2_bf16(p, a, b)  2 VL of them, where that can be one store of a whole line
  *
  * Contract that makes element-wise results the same bits in all tiers: every operation is one
  * correctly rounded IEEE operation (v_fma is a true fma, in software where there is none),
@@ -45,6 +46,13 @@
 #include "simd/vec_scalar.h"
 #else
 #error "define SL_TIER_SCALAR, SL_TIER_AVX2, SL_TIER_AVX512, SL_TIER_AVX512BF16 or SL_TIER_NEON"
+#endif
+
+#ifndef SL_STORE2_BF16
+SL_VEC void v_store2_bf16(sl_bf16 *p, vf a, vf b) {
+    v_store_bf16_n(p, a, VL);
+    v_store_bf16_n(p + VL, b, VL);
+}
 #endif
 
 /* v_load_n and v_store_n, or v_load_bf16_n and v_store_bf16_n, by the type of p: arithmetic is fp32

@@ -113,6 +113,15 @@ SL_VEC void v_store_bf16_n(sl_bf16 *p, vf a, int n) {
     else
         _mm256_mask_storeu_epi16(p, v_first(n), h);
 }
+#define SL_STORE2_BF16
+SL_VEC void v_store2_bf16(sl_bf16 *p, vf a, vf b) {
+#ifdef __AVX512BF16__
+    __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a); /* rounds as the other does */
+#else
+    __m512i h = _mm512_inserti64x4(_mm512_castsi256_si512(v_to_bf16(a)), v_to_bf16(b), 1);
+#endif
+    _mm512_storeu_si512(p, h);
+}
 
 SL_VEC vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 SL_VEC vd vd_load_n(const double *p, int n) {

@@ -25,8 +25,7 @@ DOT_INLINE void stored_block(const int mr, int64_t n, int64_t k, const sl_bf16 *
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) {
         if (n == SL_BF16_NR) {
-            store_vector(to, row + i, col, VL, v_float(acc[i][0]));
-            store_vector(to, row + i, col + VL, VL, v_float(acc[i][1]));
+            store_pair(to, row + i, col, v_float(acc[i][0]), v_float(acc[i][1]));
             continue;
         }
         store_vector(to, row + i, col, (int)store_least(n, VL), v_float(acc[i][0]));
