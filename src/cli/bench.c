@@ -184,12 +184,13 @@ static const preset *find_preset(const char *name) {
         if (strcmp(p->name, name) == 0)
             return p;
     char quoted[SL_QUOTE_CHARS];
-    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, bench-moe, gemm and eval",
+    sl_fail_usage("unknown preset %s; there are bench-1m, bench-10m, bench-100m, bench-moe, gemm, kernel and eval",
                   sl_quote(quoted, name));
     return NULL;
 }
 
 static bool is_gemm(const char *name) { return strcmp(name, "gemm") == 0; }
+static bool is_kernel(const char *name) { return strcmp(name, "kernel") == 0; }
 static bool is_eval(const char *name) { return strcmp(name, "eval") == 0; }
 
 static json_t *run_eval(const sl_args *args, int64_t steps, bool profile, bool json) {
@@ -205,13 +206,14 @@ static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) 
     int n = args->positionals ? args->positionals : 1;
     const char *const *names = args->positionals ? args->positional : standard;
     for (int i = 0; i < n; i++) /* before any of them takes its time */
-        if (!is_gemm(names[i]) && !is_eval(names[i]) && !find_preset(names[i]))
+        if (!is_gemm(names[i]) && !is_kernel(names[i]) && !is_eval(names[i]) && !find_preset(names[i]))
             return -1;
     json_t *results = json_array();
     for (int i = 0; i < n; i++) {
-        json_t *o = is_gemm(names[i])   ? sl_bench_gemm(args, json)
-                    : is_eval(names[i]) ? run_eval(args, steps, profile, json)
-                                        : run_preset(find_preset(names[i]), args, steps, profile, json);
+        json_t *o = is_gemm(names[i])     ? sl_bench_gemm(args, json)
+                    : is_kernel(names[i]) ? sl_bench_kernel(args, json)
+                    : is_eval(names[i])   ? run_eval(args, steps, profile, json)
+                                          : run_preset(find_preset(names[i]), args, steps, profile, json);
         if (!o) {
             json_decref(results);
             return -1;
@@ -243,14 +245,16 @@ int sl_verb_bench(int argc, char **argv) {
             "over steps. Presets: bench-1m (4 layers, d 128, window 256, batch 32), bench-10m (6 layers, d 384, "
             "window 256, batch 16; the default), bench-moe (the same with 8 experts, 2 a token, and as many active "
             "parameters), bench-100m (12 layers, d 768, vocabulary 8192, window 512, batch 8); gemm: the matrix "
-            "products of bench-10m, beside a BLAS library where one is found; eval: a forward pass of bench-10m in "
-            "fp32, in bf16, and with 8-bit weights and activations on the int8 unit (`sinklab quantize --real`). "
-            "Kernels one by one: the test runner's `kern bench`.",
+            "products of bench-10m, beside a BLAS library where one is found; kernel: the kernel that products of "
+            "this precision are made of, each thread with operands of its own in its L2 cache, which is as fast as a "
+            "step's products could be (precision=, threads= and isa= count; median and best over 25 times 20 ms); "
+            "eval: a forward pass of bench-10m in fp32, in bf16, and with 8-bit weights and activations on the int8 "
+            "unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,
         .overrides = true,
         .examples = "sinklab bench bench-10m --profile threads=2\nsinklab bench bench-10m model.norm=gated_norm\n"
-                    "sinklab bench gemm --json\n"};
+                    "sinklab bench gemm --json\nsinklab bench kernel threads=2 precision=bf16\n"};
     sl_args args;
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)

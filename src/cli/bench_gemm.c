@@ -6,8 +6,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
+#include "model/model.h"
 #include "train/multiply.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* The linear layers of bench-10m on 4096 tokens, each as y = x W^T, dx = dy W, dW = dy^T x. */
@@ -131,4 +133,130 @@ json_t *sl_bench_gemm(const sl_args *args, bool json) {
         json_array_append_new(list, one_product(&w, &layers[i / PRODUCTS], i % PRODUCTS, json));
     close_workspace(&w);
     return list;
+}
+
+/* ---- the kernel alone */
+
+/* Each thread multiplies operands of its own, again and again: C[rows, cols] = A[rows, DEPTH] B[DEPTH, cols]. */
+enum { DEPTH = SL_GEMM_KC, WINDOWS = 25 };
+
+typedef struct {
+    const sl_kernels *k;
+    bool bf16;
+    int64_t rows, cols;
+    size_t a_bytes, b_bytes, bytes, stride; /* A, B and all three matrices of a thread; to the next thread's */
+    char *memory;
+    double start;
+    double *rate; /* [WINDOWS][threads], operations a second */
+} alone;
+
+static void set_shape(alone *a, int64_t rows, int64_t cols) {
+    a->rows = a->bf16 ? rows : rows / a->k->gemm_mr * a->k->gemm_mr;
+    a->cols = a->bf16 ? cols : cols / a->k->gemm_nr * a->k->gemm_nr;
+    a->a_bytes = (size_t)sl_round_up(a->rows * (a->bf16 ? sl_bf16_ld(DEPTH) * 2 : DEPTH * 4), SL_ALIGN);
+    a->b_bytes = (size_t)(a->cols * DEPTH * (a->bf16 ? 2 : 4));
+    a->bytes = a->a_bytes + a->b_bytes + (size_t)(a->rows * a->cols * 4);
+    a->stride = (size_t)sl_round_up((int64_t)a->bytes, 4096) + SL_ALIGN; /* threads must not share sets of the cache */
+}
+
+/* The largest that takes at most three quarters of L2; all are more than an L1. */
+static void fit_l2(alone *a) {
+    enum { SHAPES = 5, UNKNOWN = 512 << 10 };
+    static const int64_t shape[SHAPES][2] = {{256, 384}, {256, 192}, {128, 192}, {128, 96}, {64, 96}};
+    sl_cpu cpu;
+    sl_cpu_detect(&cpu);
+    size_t most = (size_t)(cpu.l2 ? cpu.l2 : UNKNOWN) / 4 * 3;
+    for (int i = 0; i < SHAPES && (i == 0 || a->bytes > most); i++)
+        set_shape(a, shape[i][0], shape[i][1]);
+}
+
+static void fill_item(void *ctx, int64_t item, int thread) {
+    (void)item;
+    const alone *a = ctx;
+    char *at = a->memory + (size_t)thread * a->stride;
+    size_t n = (a->a_bytes + a->b_bytes) / (a->bf16 ? 2 : 4);
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)((int)(i % 17) - 8) / 16;
+        if (a->bf16)
+            a->k->to_bf16(1, &x, (sl_bf16 *)at + i);
+        else
+            ((float *)at)[i] = x;
+    }
+}
+
+static void multiply_alone(const alone *a, char *at) {
+    const sl_kernels *k = a->k;
+    char *b = at + a->a_bytes;
+    float *c = (float *)(b + a->b_bytes);
+    int64_t wide = a->bf16 ? SL_BF16_NR : k->gemm_nr, high = a->bf16 ? a->rows : k->gemm_mr;
+    for (int64_t j = 0; j < a->cols; j += wide)
+        for (int64_t i = 0; i < a->rows; i += high) {
+            float *to = c + i * a->cols + j;
+            if (a->bf16)
+                k->gemm_bf16(high, wide, DEPTH, (sl_bf16 *)at, sl_bf16_ld(DEPTH), (sl_bf16 *)b + j * DEPTH, to,
+                             a->cols, 0);
+            else
+                k->gemm_f32(DEPTH, (float *)at + i * DEPTH, (float *)b + j * DEPTH, to, a->cols, (int)high, (int)wide,
+                            0);
+        }
+}
+
+/* Windows are cut by the clock, the same for all threads, so that their rates may be added. */
+static void alone_item(void *ctx, int64_t item, int thread) {
+    (void)item;
+    const double window = 0.02, warm = 0.1;
+    const alone *a = ctx;
+    char *at = a->memory + (size_t)thread * a->stride;
+    while (sl_now() < a->start + warm)
+        multiply_alone(a, at);
+    for (int w = 0; w < WINDOWS; w++) {
+        double begin = sl_now(), end = a->start + warm + (w + 1) * window, now, done = 0;
+        do {
+            multiply_alone(a, at);
+            done += 2.0 * (double)(a->rows * a->cols) * DEPTH;
+        } while ((now = sl_now()) < end);
+        a->rate[w * sl_threads() + thread] = done / (now - begin);
+    }
+}
+
+static int ascending(const void *x, const void *y) {
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+static json_t *report_alone(const alone *a, bool json) {
+    double gflops[WINDOWS] = {0};
+    for (int i = 0; i < WINDOWS * sl_threads(); i++)
+        gflops[i / sl_threads()] += a->rate[i] / 1e9;
+    qsort(gflops, WINDOWS, sizeof *gflops, ascending);
+    double median = gflops[WINDOWS / 2], best = gflops[WINDOWS - 1];
+    const char *precision = a->bf16 ? "bf16" : "fp32";
+    if (!json)
+        printf("kernel %s  %lld x %lld x %d, %zu KiB a thread in L2  %.1f GFLOP/s, best %.1f  %s, %d threads\n",
+               precision, (long long)a->rows, (long long)a->cols, DEPTH, a->bytes >> 10, median, best, a->k->tier,
+               sl_threads());
+    return json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:i, s:I, s:f, s:f, s:i}", "bench", "kernel", "precision",
+                     precision, "tier", a->k->tier, "threads", sl_threads(), "m", (json_int_t)a->rows, "n",
+                     (json_int_t)a->cols, "k", DEPTH, "bytes", (json_int_t)a->bytes, "gflops", median, "best_gflops",
+                     best, "repetitions", WINDOWS);
+}
+
+json_t *sl_bench_kernel(const sl_args *args, bool json) {
+    sl_config c;
+    json_t *o = NULL;
+    sl_config_defaults(&c);
+    if (sl_args_override(args, &c) || sl_config_check(&c) || sl_threads_start((int)c.threads, (enum sl_pin)c.pin))
+        return NULL;
+    alone a = {.k = sl_kernels_select((enum sl_isa)c.isa), .bf16 = sl_model_precision(&c) == SL_PRECISION_BF16};
+    fit_l2(&a);
+    a.memory = sl_alloc_threads(sl_threads(), a.stride, "bench");
+    a.rate = sl_alloc((size_t)(WINDOWS * sl_threads()) * sizeof *a.rate, "bench");
+    if (a.memory && a.rate) {
+        sl_each_thread(sl_threads(), fill_item, &a);
+        a.start = sl_now();
+        sl_each_thread(sl_threads(), alone_item, &a);
+        o = report_alone(&a, json);
+    }
+    sl_free(a.memory), sl_free(a.rate);
+    return o;
 }

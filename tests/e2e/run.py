@@ -232,6 +232,18 @@ class Bench(common.EndToEnd):
         self.assertEqual(self.loss("train.clip_norm=0"), self.loss("train.clip_norm=1e9"))
         self.assertNotEqual(self.loss("train.clip_norm=0"), self.loss("train.clip_norm=0", "train.lr=1e-30"))
 
+    def test_the_kernel_alone_has_operands_between_l1_and_l2(self) -> None:
+        caches = json.loads(self.sinklab("doctor", "--json").stdout)["caches"]
+        for precision, width in ("fp32", 4), ("bf16", 2):
+            found = json.loads(self.sinklab("bench", "kernel", "--json", "threads=2", f"precision={precision}").stdout)
+            m, n, k = (found[key] for key in "mnk")
+            if found["precision"] == precision:  # bf16: where there is a unit
+                self.assertGreaterEqual(found["bytes"], width * (m + n) * k + 4 * m * n)
+            self.assertLess(found["bytes"], caches["l2_bytes"] or 1 << 19)
+            self.assertGreater(found["bytes"], caches["l1d_bytes"] or 1 << 15)
+            self.assertTrue(0 < found["gflops"] <= found["best_gflops"], found)
+            self.assertEqual(found["threads"], 2)
+
 
 if __name__ == "__main__":
     common.main()
