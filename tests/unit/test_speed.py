@@ -9,6 +9,7 @@ import stat
 import sys
 import tempfile
 import unittest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "sp
 import run as speed
 
 SHAPE = {"layers": 1, "dim": 8, "heads": 2, "ffn": 16, "vocab": 256, "seq": 8, "batch": 2, "norm": "rmsnorm", "rank": 4}
-# A program that answers from a list in a file, one answer a call: a JSON value, or a string that is its error.
-# --version, doctor and -c don't count. It logs its arguments beside.
+# A program that answers from a list in a file, one answer a call: a JSON value, or a string that is its error. `bench
+# kernel` and --profile have lists of their own. --version, doctor and -c don't count. It logs its arguments and when it
+# ran beside.
 PROGRAM = """#!{python}
-import json, sys, time
+import fcntl, json, sys, time
 args = sys.argv[1:]
 if args[0] == "--version":
     print("sinklab 9.9")
 elif args[0] == "doctor":
-    print(json.dumps({{"cpu": "A CPU", "usable_cores": 4, "tier": "t1"}}))
+    print(json.dumps({{"cpu": "A CPU", "usable_cores": {cores}, "tier": "t1"}}))
 elif args[0] == "-c":
     {torch}
 else:
-    with open({log!r}, "a") as log:
-        log.write(json.dumps([{name!r}, *args]) + "\\n")
-    with open({answers!r}) as f:
-        first, *rest = json.load(f)
-    with open({answers!r}, "w") as f:
-        json.dump(rest or [first], f)
+    start = time.monotonic()
+    kind = "kernel" if "kernel" in args else "profile" if "--profile" in args else "plain"
+    with open({answers!r}, "r+") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        answers = json.load(f)
+        first, *rest = answers[kind]
+        answers[kind] = rest or [first]
+        f.seek(0), f.truncate()
+        json.dump(answers, f)
+        with open({log!r}, "a") as log:
+            log.write(json.dumps([{name!r}, *args]) + "\\n")
     if isinstance(first, str):
         sys.exit(first)
     time.sleep(first.pop("sleep", 0))
+    with open({log!r} + ".times", "a") as log:
+        log.write(json.dumps([start, time.monotonic()]) + "\\n")
     print(json.dumps(first))
 """
 
@@ -52,19 +61,40 @@ def peer(*rates: float, **more: Any) -> dict[str, Any]:
     return {"tokens_per_s": list(rates), "params": 100, "peak_rss_bytes": 3e9, **more}
 
 
+def profiled(forward: float, backward: float, **more: Any) -> dict[str, Any]:
+    """Linear layers that do so many GFLOP/s, the backward pass in twice the time; and what is none."""
+    lines = [("linear forward", 10, forward), ("linear backward", 20, backward), ("linear_int8 forward", 30, 9999),
+             ("adamw", 40, 0)]
+    return own(1, profile=[{"operation": operation, "ms": ms, "gflops": gflops} for operation, ms, gflops in lines],
+               **more)
+
+
+def kernel(gflops: float, **more: Any) -> dict[str, Any]:
+    return {"gflops": gflops, "best_gflops": gflops + 1, "precision": "fp32", **more}
+
+
 class SpeedTest(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.root = Path(folder.name)
 
-    def program(self, name: str, answers: list[Any], torch: bool = True) -> Path:
+    def program(self, name: str, answers: list[Any], torch: bool = True, kernel: Sequence[Any] = (),
+                profile: Sequence[Any] = (), cores: int = 4) -> Path:
         path, file = self.root / name, self.root / f"{name}.json"
-        file.write_text(json.dumps(answers))
+        file.write_text(json.dumps({"plain": answers, "kernel": kernel, "profile": profile}))
         path.write_text(PROGRAM.format(python=sys.executable, name=name, log=str(self.root / "log"), answers=str(file),
+                                       cores=cores,
                                        torch='print("2.99")' if torch else 'sys.exit("No module named torch")'))
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
+
+    def sinklab_without_torch(self, answers: list[Any], **more: Any) -> Path:
+        """The program; the interpreter that runs the script has no torch from now on."""
+        sinklab = self.program("sinklab", answers, **more)
+        self.addCleanup(setattr, sys, "executable", sys.executable)
+        sys.executable = str(self.program("python", [], torch=False))
+        return sinklab
 
     def run_speed(self, *args: object) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
@@ -78,9 +108,10 @@ class SpeedTest(unittest.TestCase):
     def calls(self) -> list[list[str]]:
         return [json.loads(line) for line in (self.root / "log").read_text().splitlines()]
 
-    def table(self, text: str) -> list[dict[str, str]]:
-        """Rows of the Markdown table; a second column of one name gets an apostrophe."""
-        lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    def table(self, text: str, number: int = 0) -> list[dict[str, str]]:
+        """Rows of a Markdown table of a document; a second column of one name gets an apostrophe."""
+        part = [part for part in text.split("\n\n") if part.startswith("|")][number]
+        lines = [[c.strip() for c in line.strip("|").split("|")] for line in part.splitlines()]
         header: list[str] = []
         for cell in lines[0]:
             header.append(cell + "'" if cell in header else cell)
@@ -98,7 +129,8 @@ class SpeedTest(unittest.TestCase):
 class WithPeer(SpeedTest):
     def measure(self, own_answers: list[Any], peer_answers: list[Any], *args: object) -> str:
         code, out, err = self.run_speed("--sinklab", self.program("sinklab", own_answers), "--python",
-                                        self.program("python", peer_answers), "--json", self.root / "raw.json", *args)
+                                        self.program("python", peer_answers), "--json", self.root / "raw.json",
+                                        "--no-share", *args)
         self.assertEqual(code, 0, err)
         return out
 
@@ -108,9 +140,10 @@ class WithPeer(SpeedTest):
                            [peer(1, 100, 999), peer(90), peer(110), peer(130)], "--rows", "p:fp32:2")
         row, = self.table(out)
         self.assertEqual(row["sinklab, tokens/s"], "300")
-        self.assertEqual(row["lowest\u2013highest"], "200\u2013500")
-        self.assertEqual(row["PyTorch, tokens/s"], "110 eager")
+        self.assertEqual((row["best"], row["lowest"]), ("500", "200"))
+        self.assertEqual((row["PyTorch, tokens/s"], row["best'"]), ("110 eager", "130"))
         self.assertEqual(row["ratio"], "2.73")  # 300 / 110
+        self.assertEqual(row["ratio of the bests"], "3.85")  # 500 / 130
         self.assertEqual(row["ratio of the rounds"], "1.54\u20134.55")  # 200/130, 300/100, 500/110
         self.assertEqual((row["GFLOP/s"], row["of peak"], row["memory, GB"], row["memory, GB'"]),
                          ("3", "25 %", "2.00", "3.00"))
@@ -118,6 +151,19 @@ class WithPeer(SpeedTest):
         self.assertIn("PyTorch 2.99", out)
         code, again, _ = self.run_speed("--table", self.root / "raw.json")
         self.assertEqual((code, again), (0, out))
+
+    def test_figures_of_an_older_script(self) -> None:
+        old = {"preset": "p", "precision": "fp32", "threads": 2, "norm": "rmsnorm", "sinklab": [own(300), own(200)],
+               "eager": [own(100), own(160)], "compiled": [], "failed": [], "notes": ["said then"]}
+        machine = {"cpu": "A CPU", "tier": "t1", "cores": 4, "sinklab": "9.8", "torch": "2.99", "load": 0}
+        (self.root / "raw.json").write_text(json.dumps({"machine": machine, "rounds": 2, "steps": 8, "notes": [],
+                                                        "rows": [old]}))
+        code, out, err = self.run_speed("--table", self.root / "raw.json")
+        self.assertEqual(code, 0, err)
+        row, = self.table(out)
+        self.assertEqual((row["best"], row["best'"], row["ratio of the bests"]), ("300", "160", "1.88"))
+        self.assertIn("said then", out)
+        self.assertNotIn("linear layers", out)
 
     def test_alternates_and_takes_the_faster_side(self) -> None:
         self.measure([own(300)], [peer(100), peer(150)], "--rows", "p:fp32:2:gated_norm", "--rounds", 3)
@@ -175,12 +221,8 @@ class WithPeer(SpeedTest):
 
 class WithoutPeer(SpeedTest):
     def test_no_torch_prints_one_column_and_says_so(self) -> None:
-        python = self.program("python", [], torch=False)
-        executable, sys.executable = sys.executable, str(python)
-        self.addCleanup(setattr, sys, "executable", executable)
-        sinklab = self.program("sinklab", [own(300), own(100), own(200)])
-        sinklab.write_text(sinklab.read_text().replace(str(python), executable, 1))
-        code, out, err = self.run_speed("--sinklab", sinklab, "--rows", "p:fp32:2")
+        sinklab = self.sinklab_without_torch([own(300), own(100), own(200)])
+        code, out, err = self.run_speed("--sinklab", sinklab, "--rows", "p:fp32:2", "--no-share")
         self.assertEqual(code, 0, err)
         row, = self.table(out)
         self.assertEqual(row["sinklab, tokens/s"], "200")
@@ -203,7 +245,8 @@ class WithoutPeer(SpeedTest):
 
     def test_default_rows_fit_the_cores(self) -> None:
         code, out, _ = self.run_speed("--sinklab", self.program("sinklab", [own(300, precision="bf16")]), "--python",
-                                      self.program("python", [peer(1)]), "--rounds", 1, "--compile-limit", 0)
+                                      self.program("python", [peer(1)]), "--rounds", 1, "--compile-limit", 0,
+                                      "--no-share")
         self.assertEqual(code, 0)
         self.assertIn("Rows of more than 4 threads are left out", out)
         self.assertTrue(all(call[6] == "threads=2" for call in self.calls() if call[0] == "sinklab"))
@@ -220,6 +263,84 @@ class WithoutPeer(SpeedTest):
                      '{"machine": {}, "rows": [1], "notes": [], "steps": 1}'):
             path.write_text(text)
             self.assert_one_line_error(self.run_speed("--table", path), "raw.json")
+
+
+class Share(SpeedTest):
+    """Linear layers of a step beside their kernel alone."""
+
+    def measure(self, profile: list[Any], kernels: list[Any], *args: object) -> str:
+        sinklab = self.program("sinklab", [own(300)], profile=profile, kernel=kernels)
+        code, out, err = self.run_speed("--sinklab", sinklab, "--python", self.program("python", [peer(100)]),
+                                        "--compile-limit", 0, "--rows", "p:fp32:2", "--json", self.root / "raw.json",
+                                        *args)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_share_of_the_kernels_rate(self) -> None:
+        # A round's linear layers: (10 ms x 90 + 20 ms x 60) / 30 ms = 70; then 100 and 40.
+        out = self.measure([profiled(90, 60), profiled(100, 100), profiled(40, 40)],
+                           [kernel(140), kernel(100), kernel(125)])
+        row = self.table(out, 1)[0]
+        self.assertEqual((row["linear layers, GFLOP/s"], row["best"]), ("70", "100"))
+        self.assertEqual((row["kernel, GFLOP/s"], row["best'"]), ("125", "140"))
+        self.assertEqual((row["share"], row["share of the bests"]), ("56 %", "71 %"))
+        self.assertEqual(self.run_speed("--table", self.root / "raw.json")[1], out)
+
+    def test_they_alternate_with_the_same_threads_and_precision(self) -> None:
+        self.measure([profiled(1, 1)], [kernel(1)], "--rounds", 2)
+        calls = self.calls()
+        kinds = ["kernel" if "kernel" in call else "profile" if "--profile" in call else call[0] for call in calls]
+        self.assertEqual(kinds, ["sinklab", "python", "profile", "kernel", "kernel", "profile", "python", "sinklab"])
+        self.assertEqual(calls[3][1:], ["bench", "kernel", "--json", "threads=2", "precision=fp32"])
+        self.assertEqual(calls[2][1:], [*calls[0][1:], "--profile"])
+
+    def test_a_program_without_it_leaves_the_speeds(self) -> None:
+        out = self.measure([own(1)], ["sinklab: error: unknown preset"])
+        self.assertEqual(self.table(out)[0]["ratio"], "3.00")
+        self.assertNotIn("linear layers, GFLOP/s", out)
+        self.assertIn("linear: sinklab bench --profile did not print the time of linear layers", out)
+        self.assertIn("kernel: unknown preset", out)
+
+    def test_kernel_of_another_precision(self) -> None:
+        out = self.measure([profiled(1, 1)], [kernel(1, precision="bf16")])
+        self.assertIn("kernel: this machine has no unit for fp32: sinklab ran bf16", out)
+
+
+class Studies(SpeedTest):
+    def measure(self, answers: list[Any], *args: object, cores: int = 4) -> str:
+        sinklab = self.sinklab_without_torch(answers, cores=cores)
+        code, out, err = self.run_speed("--sinklab", sinklab, "--no-share", "--rows", "p:fp32:2", "--precision", "fp32",
+                                        "--json", self.root / "raw.json", *args)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_runs_at_once_against_one(self) -> None:
+        # A round: the row, one run and three at once; the next in turn; then as the first.
+        out = self.measure([own(1), own(100), own(50), own(60), own(70), own(1), own(80), own(80), own(80), own(120),
+                            own(1), own(110), own(70), own(70), own(70)], "--studies", "q", cores=3)
+        self.assertIn("3 runs at once of 1 thread each (q fp32, not pinned): 210 tokens/s together, 1.91 times those "
+                      "of one run with 3 threads (110); of the best rounds 2.00 times; single rounds 1.80\u20132.00",
+                      out)
+        self.assertEqual([call[6] for call in self.calls() if call[2] == "q"],
+                         ["threads=3", *["threads=1"] * 6, "threads=3", "threads=3", *["threads=1"] * 3])
+        self.assertEqual(self.run_speed("--table", self.root / "raw.json")[1], out)
+
+    def test_they_run_at_once(self) -> None:
+        self.measure([own(1), own(2), *[own(3, sleep=1.5)] * 4], "--studies", "--rounds", 1)
+        times = [json.loads(line) for line in (self.root / "log.times").read_text().splitlines()]
+        starts, ends = zip(*times[2:])
+        self.assertEqual(len(starts), 4)
+        self.assertLess(max(starts), min(ends))
+        self.assertLessEqual(times[1][1], min(starts))
+
+    def test_a_failing_one_is_told_and_not_tried_again(self) -> None:
+        out = self.measure([own(1), own(2), "sinklab: error: out of memory", own(3)], "--studies", "--rounds", 2)
+        self.assertIn("4 runs at once: out of memory", out)
+        self.assertNotIn("tokens/s together", out)
+        self.assertEqual(sum(call[2] == "bench-10m" for call in self.calls()), 5)
+
+    def test_one_core_has_none(self) -> None:
+        self.assertIn("left out: there is one core", self.measure([own(1)], "--studies", cores=1))
 
 
 if __name__ == "__main__":
