@@ -93,7 +93,8 @@ def json_object(text: str, what: str, keys: Sequence[str]) -> Figures:
 
 def bench_command(options: argparse.Namespace, row: Figures) -> list[str]:
     return [options.sinklab, "bench", row["preset"], "--json", "--steps", str(options.steps),
-            f"threads={row['threads']}", f"precision={row['precision']}", f"model.norm={row['norm']}"]
+            f"threads={row['threads']}", f"precision={row['precision']}", f"model.norm={row['norm']}",
+            *row.get("overrides", [])]
 
 
 def with_precision(answer: Figures, wanted: str) -> Figures:
@@ -177,7 +178,8 @@ def new_row(preset: str, precision: str, threads: int, norm: str = "rmsnorm") ->
 
 def name(row: Figures) -> str:
     norm = "" if row["norm"] == "rmsnorm" else f" {row['norm']}"
-    return f"{row['preset']} {row['precision']}{norm}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    what = row.get("point", row["preset"])
+    return f"{what} {row['precision']}{norm}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
 
 
 def speeds(row: Figures, side: str) -> list[float]:

@@ -3,10 +3,12 @@
 
     python3 experiments/speed/run.py --python PYTHON_WITH_TORCH --json speed.json
     python3 experiments/speed/run.py --rows bench-10m:bf16:2 bench-10m:bf16:2:gated_norm --rounds 5
+    python3 experiments/speed/run.py --grid --precision bf16 --json grid.json --picture grid.png
     python3 experiments/speed/run.py --rows bench-1m:bf16:2 --studies
     python3 experiments/speed/run.py --table speed.json        # the tables again, from the raw figures
 
-A row is PRESET:PRECISION:THREADS[:NORM]. Without PyTorch only sinklab's columns are there. Python's own library only.
+A row is PRESET:PRECISION:THREADS[:NORM]. Without PyTorch only sinklab's columns are there. Only --picture needs more
+than Python's own library.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from measure import (ROOT, SHARE, Bench, Figures, SpeedError, faster, json_object, machine, name, new_row,
-                     speeds)
+import grid
+import picture
+from measure import (LIMIT, ROOT, SHARE, Bench, Figures, SpeedError, faster, json_object, machine, name, new_row,
+                     run_kernel, speeds)
 from telling import best, markdown, median, ratio, shown, span
 
 ROWS = ("bench-1m:fp32:2", "bench-1m:bf16:2", "bench-10m:fp32:2", "bench-10m:bf16:2", "bench-10m:bf16:2:gated_norm",
@@ -131,10 +135,12 @@ def how(data: Figures) -> str:
     rounds = max((len(row["sinklab"]) for row in data["rows"]), default=0)
     told = (f"Medians of up to {rounds} alternating round{'s' if rounds != 1 else ''}, {data['steps']} steps each, and "
             "the best round beside them. A step: forward, backward, clipping, AdamW.")
-    told += " GFLOP/s and share of the measured peak are sinklab's."
+    if "grid" not in data:
+        told += " GFLOP/s and share of the measured peak are sinklab's."
     sides = {faster(row) for row in data["rows"]} - {""}
     if sides:
-        told += " PyTorch: eager or compiled, whichever was faster in the first round. Ratio: of the medians."
+        tried = "eager or compiled, whichever was faster in the first round" if data.get("compiled", True) else "eager"
+        told += f" PyTorch: {tried}. Ratio: of the medians."
     return told
 
 
@@ -143,10 +149,11 @@ def document(data: Figures) -> str:
     peer = f"PyTorch {m['torch']}" if m["torch"] else "no PyTorch here"
     head = (f"{m['cpu']}, {m['cores']} cores, kernels {m['tier']}; {m['sinklab']}; {peer}; "
             f"load {m['load']:.1f} at the start.")
-    notes = [*norm_costs(data), *studies_note(data), *data["notes"],
+    notes = [*(grid.cliffs(data) if "grid" in data else norm_costs(data)), *studies_note(data), *data["notes"],
              *(note for row in data["rows"] for note in row["notes"])]
-    shares = share_table(data)
-    parts = [head, table(data), how(data)]
+    shares = "" if "grid" in data else share_table(data)
+    parts = [head, grid.table(data) if "grid" in data else table(data), how(data)]
+    parts += [grid.how(data)] if "grid" in data else []
     parts += [shares, SHARE_HOW] if shares else []
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts)
@@ -155,35 +162,52 @@ def document(data: Figures) -> str:
 # ---- command line
 
 
+def picture_path(text: str) -> Path:
+    if Path(text).suffix not in picture.KINDS:
+        raise argparse.ArgumentTypeError(f"a picture's name ends with {' or '.join(picture.KINDS)}, unlike {text!r}")
+    return Path(text)
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py", description="sinklab's training speed beside PyTorch's.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--rows", nargs="+", type=parse_row, metavar="ROW", help="PRESET:PRECISION:THREADS[:NORM]; "
                       f"default, as far as there are cores: {' '.join(ROWS)}")
+    what.add_argument("--grid", nargs="*", type=grid.quantity, metavar="QUANTITY",
+                      help=f"instead of rows: vary one quantity at a time, of {', '.join(grid.VALUES)} (default: all)")
     what.add_argument("--table", type=Path, metavar="FILE", help="only print the tables of what --json wrote")
     parser.add_argument("--studies", nargs="?", const="bench-10m", metavar="PRESET", help="also: as many runs at once "
                         "of one thread as there are cores, against one run with all threads (default: %(const)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16",
-                        help="of --studies (default: %(default)s)")
+                        help="of --grid and --studies (default: %(default)s)")
     parser.add_argument("--share", action=argparse.BooleanOptionalAction, default=True,
                         help="of rows: linear layers as a share of their kernel's own rate")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a run (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0, metavar="SECONDS",
                         help="stop then and print what is there; default: no end")
-    parser.add_argument("--compile-limit", type=float, default=300, metavar="SECONDS",
-                        help="for a compiled run of the peer; 0: don't try (default: %(default)s)")
+    parser.add_argument("--compile-limit", type=float, metavar="SECONDS",
+                        help="for a compiled run of the peer; 0: don't try (default: 300, with --grid 0)")
     parser.add_argument("--python", help="interpreter that has torch (default: this one)")
     parser.add_argument("--sinklab", default=str(ROOT / "build/src/sinklab"), help="default: build/src/sinklab")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw figure")
+    parser.add_argument("--picture", type=picture_path, metavar="FILE",
+                        help="of --grid, or of a --table that is one: .png or .svg; needs matplotlib")
     options = parser.parse_args(argv)
+    if options.compile_limit is None:
+        options.compile_limit = 300 if options.grid is None else 0
     if min(options.rounds, options.steps) < 1 or min(options.budget, options.compile_limit) < 0:
         parser.error("--rounds and --steps are at least 1, --budget and --compile-limit at least 0")
+    if options.picture and options.grid is None and not options.table:
+        parser.error("--picture is of --grid")
+    options.share = options.share and options.grid is None
     options.python_given, options.python = options.python is not None, options.python or sys.executable
     return options
 
 
 def rows_to_run(options: argparse.Namespace, data: Figures) -> list[Figures]:
+    if options.grid is not None:
+        return grid.rows(data, options.precision, options.grid)
     if options.rows:
         return options.rows
     cores = data["machine"]["cores"]
@@ -207,9 +231,11 @@ def measured(options: argparse.Namespace) -> Figures:
         raise SpeedError(f"{options.sinklab}: no such program; build it (meson setup build && ninja -C build), "
                          "or give --sinklab")
     data: Figures = {"machine": machine(options), "rounds": options.rounds, "steps": options.steps,
-                     "notes": []}
+                     "compiled": options.compile_limit > 0, "notes": []}
     data["rows"] = rows_to_run(options, data)
     data["studies"] = studies_to_run(options, data)
+    if options.grid is not None:  # a unit that is not there is told before every point of the grid fails
+        run_kernel(options, data["rows"][0], LIMIT)
     Bench(options, data).run()
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -224,10 +250,19 @@ def read_raw(path: Path) -> Figures:
                        ("machine", "rows", "notes", "steps"))
 
 
+def told(options: argparse.Namespace) -> None:
+    if options.picture:
+        picture.check_packages()  # before the time of measuring is lost
+    data = read_raw(options.table) if options.table else measured(options)
+    print(document(data))
+    if options.picture:
+        picture.draw(data, options.picture)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     try:
-        print(document(read_raw(options.table) if options.table else measured(options)))
+        told(options)
     except SpeedError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import stat
@@ -12,12 +13,15 @@ import unittest
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "speed"))
 
+import grid
 import run as speed
 
+HAVE_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 SHAPE = {"layers": 1, "dim": 8, "heads": 2, "ffn": 16, "vocab": 256, "seq": 8, "batch": 2, "norm": "rmsnorm", "rank": 4}
 # A program that answers from a list in a file, one answer a call: a JSON value, or a string that is its error. `bench
 # kernel` and --profile have lists of their own. --version, doctor and -c don't count. It logs its arguments and when it
@@ -341,6 +345,122 @@ class Studies(SpeedTest):
 
     def test_one_core_has_none(self) -> None:
         self.assertIn("left out: there is one core", self.measure([own(1)], "--studies", cores=1))
+
+
+class Grid(SpeedTest):
+    def measure(self, answers: list[Any], peers: list[Any] | None, *args: object) -> str:
+        more: dict[str, Any] = {"kernel": [kernel(1, precision="bf16")]}
+        if peers is None:
+            programs: list[object] = ["--sinklab", self.sinklab_without_torch(answers, **more)]
+        else:
+            programs = ["--sinklab", self.program("sinklab", answers, **more), "--python",
+                        self.program("python", peers)]
+        code, out, err = self.run_speed(*programs, "--json", self.root / "raw.json", *args)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_one_quantity_at_a_time(self) -> None:
+        out = self.measure([own(300, precision="bf16")], [peer(200)], "--grid", "--rounds", 1)
+        calls = [call for call in self.calls() if call[0] == "sinklab" and "kernel" not in call]
+        centre = {"threads": "2", "precision": "bf16", "model.norm": "rmsnorm", "model.dim": "384", "model.heads": "6",
+                  "model.ffn": "1024", "model.seq": "256", "train.batch": "16"}
+        found = [dict(word.split("=") for word in call if "=" in word) for call in calls]
+        self.assertEqual(sum(keys == centre for keys in found), 1)
+        self.assertEqual([(keys["model.heads"], keys["model.ffn"]) for keys in found
+                          if keys["model.dim"] in ("64", "1024")], [("1", "192"), ("16", "2752")])
+        for keys in found:
+            varied = {key for key in keys if keys[key] != centre[key]} - {"model.heads", "model.ffn"}
+            self.assertLessEqual(len(varied), 1, keys)
+        for key, values in {"model.dim": (64, 1024), "model.seq": (128, 2048), "train.batch": (1, 64),
+                            "threads": (1, 4)}.items():
+            numbers = [int(keys[key]) for keys in found]
+            self.assertEqual((min(numbers), max(numbers)), values)
+        self.assertFalse(any("--compile" in call for call in self.calls()))
+        rows = self.table(out)
+        self.assertEqual(sum("(centre)" in row["value"] for row in rows), 4)
+        self.assertEqual((rows[0]["ratio"], rows[0]["GFLOP/s"], rows[0]["GFLOP/s'"]), ("1.50", "3", "2"))
+        self.assertEqual(self.run_speed("--table", self.root / "raw.json")[1], out)
+
+    def test_medians_and_bests(self) -> None:
+        # Points in order: the centre is the third of five windows. All answers alike but those of the first point.
+        rest = [own(100, precision="bf16")] * 4
+        out = self.measure([own(300, precision="bf16"), *rest, own(500, precision="bf16"), *rest,
+                            own(200, precision="bf16"), *rest], None, "--grid", "window")
+        row = self.table(out)[0]
+        self.assertEqual((row["varied"], row["value"]), ("window, tokens", "128"))
+        self.assertEqual((row["sinklab, tokens/s"], row["best"], row["GFLOP/s"]), ("300", "500", "3"))
+        self.assertNotIn("ratio", row)
+        self.assertIn("no PyTorch here", out)
+
+    def test_cliffs_are_named(self) -> None:
+        rates = [100, 300, 180, 500, 1000]
+        out = self.measure([own(1000, gflops=rate, precision="bf16") for rate in rates], None, "--grid", "window",
+                           "--rounds", 1)
+        self.assertEqual([line for line in out.splitlines() if "Cliff" in line],
+                         ["- Cliff: sinklab, window 512: 180 GFLOP/s where its neighbours let expect 387, 2.2 times as "
+                          "many"])
+
+    def test_what_neighbours_let_expect(self) -> None:
+        for name, values, cliffs in (
+                ("saturates", [10, 20, 35, 40, 40], []), ("falls and stays", [100, 100, 60, 60], [2]),
+                ("falls at the end", [100, 110, 60], [2]), ("slow where there is little work", [5, 50, 100], []),
+                ("rises late", [10, 12, 100], [1]), ("falls slowly", [100, 80, 60, 45], [])):
+            points = [(2.0 ** i, float(value)) for i, value in enumerate(values)]
+            found = [i for i, (_, value) in enumerate(points) if grid.expected(points, i) > 1.5 * value]
+            self.assertEqual(found, cliffs, name)
+
+    def test_a_point_that_fails_leaves_the_others(self) -> None:
+        out = self.measure([own(1, precision="bf16"), "sinklab: error: out of memory", own(1, precision="bf16")], None,
+                           "--grid", "threads", "--rounds", 1)
+        self.assertEqual([row["value"] for row in self.table(out)], ["1", "4"])
+        self.assertIn("centre bf16, 2 threads: sinklab: out of memory", out)
+
+    def test_precision_that_the_machine_lacks_is_told_at_once(self) -> None:
+        sinklab = self.sinklab_without_torch([own(1)], kernel=[kernel(1)])
+        self.assert_one_line_error(self.run_speed("--sinklab", sinklab, "--grid"), "no unit for bf16", "choose fp32")
+        self.assertEqual(len(self.calls()), 1)
+
+    def test_budget(self) -> None:
+        bf16 = own(300, precision="bf16")
+        out = self.measure([bf16, {**bf16, "sleep": 60}], None, "--grid", "batch", "--budget", 3)
+        self.assertEqual([row["value"] for row in self.table(out)], ["1"])
+        self.assertIn("Stopped after the 3 s", out)
+
+    def test_arguments(self) -> None:
+        for args, words in ((["--grid", "depth"], "the grid varies d, window, batch, threads, not 'depth'"),
+                            (["--grid", "--picture", "x.gif"], "ends with .png or .svg"),
+                            (["--picture", "x.png"], "--picture is of --grid"),
+                            (["--grid", "--rows", "p:fp32:1"], "not allowed with")):
+            code, _, err = self.run_speed(*args)
+            self.assertEqual(code, 2)
+            self.assertIn(words, err)
+
+    def test_without_matplotlib_nothing_is_measured(self) -> None:
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            outcome = self.run_speed("--sinklab", self.program("sinklab", [own(1)]), "--grid", "--picture", "x.png")
+        self.assert_one_line_error(outcome, "needs the Python package matplotlib; pip install -r")
+        self.assertFalse((self.root / "log").exists())
+
+    @unittest.skipUnless(HAVE_MATPLOTLIB, "needs matplotlib")
+    def test_picture_again_from_the_figures(self) -> None:
+        rates = [own(100 + i, precision="bf16") for i in range(10)]
+        first, again = self.root / "first.svg", self.root / "again.svg"
+        self.measure(rates, [peer(90)], "--grid", "window", "batch", "--rounds", 2, "--picture", first)
+        code, _, err = self.run_speed("--table", self.root / "raw.json", "--picture", again)
+        self.assertEqual(code, 0, err)
+        self.assertEqual(first.read_bytes(), again.read_bytes())
+        texts: list[str] = []
+        with mock.patch("matplotlib.figure.Figure.supxlabel", lambda _, text, **more: texts.append(text)):
+            self.run_speed("--table", self.root / "raw.json", "--picture", self.root / "p.png")
+        self.assertIn("n = 2 rounds of 8 steps", " ".join(texts[0].split()))
+        self.assertEqual((self.root / "p.png").read_bytes()[:4], b"\x89PNG")
+
+    def test_rows_have_no_picture(self) -> None:
+        (self.root / "raw.json").write_text('{"machine": {"cpu": "", "cores": 1, "tier": "", "sinklab": "", "torch": '
+                                            '"", "load": 0}, "rows": [], "notes": [], "steps": 1}')
+        code, _, err = self.run_speed("--table", self.root / "raw.json", "--picture", self.root / "p.png")
+        self.assertEqual(code, 1)
+        self.assertIn("measure with --grid" if HAVE_MATPLOTLIB else "matplotlib", err)
 
 
 if __name__ == "__main__":
