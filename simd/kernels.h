@@ -117,8 +117,8 @@ typedef struct {
     sl_bf16 *y; /* T, or with `add` y + T, rounded once; columns from n to sl_bf16_kpad(n) are set to zero. Or NULL: */
     int64_t ldy; /* >= sl_bf16_kpad(n) */
     float *c;    /* T; or with `add` T summed from c on, as by gemm_bf16; or T + residual */
-    int64_t ldc;
-    const float *residual; /* of row stride ldc; may be c; NULL where y is not, and with `add` */
+    int64_t ldc, ldp; /* from row to row; from 32 columns to the next 32: 32 where rows are whole, or panel by panel */
+    const float *residual; /* laid out as c; may be c; NULL where y is not, and with `add` */
     int add;
     const sl_ahead *ahead; /* two areas that are wanted next: a hint to bring them into L2 meanwhile; or NULL */
 } sl_bf16_store;

@@ -4,13 +4,17 @@
 
 #include "simd/tier.h"
 
+static inline int64_t store_place(const sl_bf16_store *to, int64_t row, int64_t col) {
+    return row * to->ldc + col / SL_BF16_NR * to->ldp + col % SL_BF16_NR;
+}
+
 /* Sums t of row `row`, columns col.., the first n lanes. */
 SL_VEC void store_vector(const sl_bf16_store *to, int64_t row, int64_t col, int n, vf t) {
     if (to->y) {
         sl_bf16 *y = to->y + row * to->ldy + col;
         v_store_bf16_n(y, to->add ? v_add(v_load_bf16_n(y, n), t) : t, n);
     } else {
-        int64_t at = row * to->ldc + col;
+        int64_t at = store_place(to, row, col);
         v_store_n(to->c + at, to->residual ? v_add(t, v_load_n(to->residual + at, n)) : t, n);
     }
 }
@@ -64,8 +68,8 @@ static inline void store_product(int64_t m, int64_t n, int64_t k, const sl_bf16 
         for (int64_t row = 0; row < m; row += ROWS) {
             int64_t rows = store_least(m - row, ROWS), cols = store_least(n - col, NR_);
             if (!to->y && !to->residual) {
-                SL_UNIT_FN(gemm_bf16)(rows, cols, k, a + row * lda, lda, panels, to->c + row * to->ldc + col, to->ldc,
-                                      to->add);
+                SL_UNIT_FN(gemm_bf16)(rows, cols, k, a + row * lda, lda, panels, to->c + store_place(to, row, col),
+                                      to->ldc, to->add);
                 continue;
             }
             SL_UNIT_FN(gemm_bf16)(rows, cols, k, a + row * lda, lda, panels, t, NR_, 0);

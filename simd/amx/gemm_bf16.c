@@ -45,7 +45,7 @@ static float *gather(product *p, const sums *s) {
     finish(p); /* in that slot, maybe */
     for (int64_t i = 0; i < s->rows; i++) {
         memset(s->t + i * NR, 0, NR * sizeof(float));
-        memcpy(s->t + i * NR, p->to->c + (s->row + i) * p->to->ldc + s->col, (size_t)s->cols * sizeof(float));
+        memcpy(s->t + i * NR, p->to->c + store_place(p->to, s->row + i, s->col), (size_t)s->cols * sizeof(float));
     }
     return s->t;
 }
@@ -54,7 +54,7 @@ static float *gather(product *p, const sums *s) {
 TILES void stored_block(const int r2, product *p, const sums *s, int64_t kk, const sl_bf16 *panel) {
     const sl_bf16_store *to = p->to;
     int64_t k = store_least(p->k - kk, p->chunk), half = k / 2 / SL_BF16_KR * SL_BF16_KR;
-    float *c = !to->y && s->cols == NR ? to->c + s->row * to->ldc + s->col : NULL;
+    float *c = !to->y && s->cols == NR ? to->c + store_place(to, s->row, s->col) : NULL;
     const sl_bf16 *a = p->a + s->row * p->lda + kk;
     int last = kk + k >= p->k, straight = last && c && !to->residual;
     if (kk > 0)

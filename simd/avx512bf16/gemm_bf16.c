@@ -19,7 +19,7 @@ void SL_UNIT_FN(gemm_bf16)(int64_t m, int64_t n, int64_t k, const sl_bf16 *a, in
 DOT_INLINE void stored_block(const int mr, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda, const sl_bf16 *panel,
                              const sl_bf16_store *to, int64_t row, int64_t col) {
     __m512i acc[MR][2];
-    const void *start = !to->y && to->add ? to->c + row * to->ldc + col : NULL;
+    const void *start = !to->y && to->add ? to->c + store_place(to, row, col) : NULL;
     dot_begin(mr, n, start, to->ldc, acc);
     dot_sums(mr, 2 * k, (const char *)(a + row * lda), 2 * lda, (const char *)panel, acc);
 #pragma GCC unroll 12

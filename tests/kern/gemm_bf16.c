@@ -363,8 +363,10 @@ static void bench_gemm_bf16(k_case *c) {
 
 /* ---- the product that is stored at once: bit for bit gemm_bf16 and a pass over its sums */
 
-enum form { ROUNDED, ROUNDED_ONTO, PLAIN, PLAIN_ONTO, RESIDUAL, FORMS };
-static const char *const form_name[] = {"y", "y add", "c", "c add", "c residual"};
+enum form { ROUNDED, ROUNDED_ONTO, PLAIN, PLAIN_ONTO, RESIDUAL, PANELS, PANELS_ONTO, FORMS };
+static const char *const form_name[] = {"y", "y add", "c", "c add", "c residual", "c in panels", "c in panels add"};
+
+static int adds(enum form f) { return f == ROUNDED_ONTO || f == PLAIN_ONTO || f == PANELS_ONTO; }
 
 struct stored {
     int64_t m, n, k;
@@ -373,11 +375,11 @@ struct stored {
 
 static void call_stored(const sl_kernels *t, const k_case *c) {
     const struct stored *g = c->arg;
-    sl_bf16_store to = {.add = g->form == ROUNDED_ONTO || g->form == PLAIN_ONTO};
+    sl_bf16_store to = {.add = adds(g->form)};
     if (g->form <= ROUNDED_ONTO)
         to.y = c->buf[2].p, to.ldy = k_ld(c, 2);
     else
-        to.c = k_f32(c, 2), to.ldc = k_ld(c, 2);
+        to.c = k_f32(c, 2), to.ldc = k_ld(c, 2), to.ldp = g->form >= PANELS ? g->m * k_ld(c, 2) : NR;
     if (g->form == RESIDUAL)
         to.residual = k_f32(c, 3);
     t->gemm_bf16_store(g->m, g->n, g->k, c->buf[0].p, k_ld(c, 0), c->buf[1].p, &to);
@@ -387,12 +389,13 @@ static void call_stored(const sl_kernels *t, const k_case *c) {
 static k_buf *describe_stored(k_case *c, struct stored g, const char *data) {
     static struct stored arg;
     arg = g;
-    int rounded = g.form <= ROUNDED_ONTO, onto = g.form == ROUNDED_ONTO || g.form == PLAIN_ONTO;
-    int64_t wide = rounded ? sl_bf16_kpad(g.n) : g.n, ld = k_stride(c, wide);
+    int rounded = g.form <= ROUNDED_ONTO, panels = g.form >= PANELS;
+    int64_t wide = rounded ? sl_bf16_kpad(g.n) : panels ? NR : g.n, ld = k_stride(c, wide);
+    int64_t rows = panels ? (g.n + NR - 1) / NR * g.m : g.m;
     k_begin(c, call_stored, &arg, "m=%d n=%d k=%d %s %s", (int)g.m, (int)g.n, (int)g.k, form_name[g.form], data);
     k_add(c, "a", K_BF16, K_IN, g.m, g.k, k_stride(c, g.k));
     k_add(c, "panels", K_BF16, K_IN, 1, g.k * sl_bf16_kpad(g.n), g.k * sl_bf16_kpad(g.n))->align = 64;
-    k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, onto ? K_INOUT : K_OUT, g.m, wide, ld);
+    k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, adds(g.form) ? K_INOUT : K_OUT, rows, wide, ld);
     if (g.form == RESIDUAL)
         k_alias(c, out, k_add(c, "residual", K_F32, K_IN, g.m, g.n, ld));
     return out;
@@ -422,11 +425,12 @@ static void want_stored(k_case *c, const struct stored *g, k_buf *out) {
         memcpy(panel, (const sl_bf16 *)c->buf[1].init + col * g->k, (size_t)(g->k * NR) * sizeof *panel);
         for (int64_t i = 0; i < g->m; i++) {
             float t[NR];
-            int64_t at = i * out->cols + col;
-            if (g->form == PLAIN_ONTO)
+            int64_t at = g->form >= PANELS ? (col / NR * g->m + i) * out->cols : i * out->cols + col;
+            int onto = g->form == PLAIN_ONTO || g->form == PANELS_ONTO;
+            if (onto)
                 memcpy(t, (const float *)out->init + at, (size_t)cols * sizeof *t);
             c->k->gemm_bf16(1, cols, g->k, (const sl_bf16 *)c->buf[0].init + i * g->k, g->k, panel, t, NR,
-                            g->form == PLAIN_ONTO);
+                            onto);
             for (int64_t j = 0; j < cols; j++)
                 k_want(out, at + j, stored_value(c, g->form, t[j], old, at + j), 0);
             for (int64_t j = cols; g->form <= ROUNDED_ONTO && j < NR; j++)
@@ -449,7 +453,7 @@ static void stored_case(k_case *c, struct stored g, enum k_data kind) {
     fill_panels(c, &g, kind == K_WIDE ? K_WIDE : K_NORMAL);
     if (g.form == ROUNDED_ONTO)
         random_bits(c, out);
-    if (g.form == PLAIN_ONTO)
+    if (g.form == PLAIN_ONTO || g.form == PANELS_ONTO)
         k_fill(c, out, kind);
     if (g.form == RESIDUAL)
         k_fill(c, &c->buf[3], kind);

@@ -15,7 +15,6 @@ enum {
     JOB_ROWS = 16,
     JOB_COLS = 24,       /* the largest piece of dw (or its transpose), in units of 32 */
     JOB_BYTES = 7 << 18, /* of L2 (2 MB, AMX) for that piece, a chunk's operands, and the next one's rows of x and dy */
-    FOLD_ROWS = 16,
     AT_LD = M_CHUNK + KR,
 };
 
@@ -54,7 +53,7 @@ void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scrat
     int64_t left = s->part * share, right = sl_min(left + share, g->n), first = s->first - s->row0;
     if (left >= right)
         return;
-    sl_bf16_store to = {.ldy = g->ldy, .ldc = g->ldc, .add = g->add};
+    sl_bf16_store to = {.ldy = g->ldy, .ldc = g->ldc, .ldp = NR, .add = g->add};
     if (g->c) {
         to.c = g->c + first * g->ldc + left;
         to.residual = g->residual ? g->residual + first * g->ldc + left : NULL;
@@ -69,7 +68,10 @@ void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scrat
 /* C[na, nb] = P[m, na]^T Q[m, nb]: P is transposed into rows, Q is packed into panels. The narrower
  * of x and dy is P, since transposing costs three times as much as packing; if that is x, C is
  * dw^T. A small C is summed in parts of m, which then are added up: jobs may be large pieces of it, so
- * that little is transposed and packed more than once. */
+ * that little is transposed and packed more than once.
+ *
+ * Until it is added to dw, C is in panels of 32 columns, [rows][32] one behind the other: rows as far apart as dw's,
+ * often a power of two, would fall on the same few sets of the caches. */
 typedef struct {
     const sl_gemm_bf16_wgrad_args *g;
     int64_t na, nb, ldp, ldq;
@@ -98,7 +100,7 @@ static wgrad wgrad_of(const sl_gemm_bf16_wgrad_args *g) {
 
 int64_t sl_gemm_bf16_wgrad_partials(int64_t chunk, int64_t n, int64_t depth) {
     int64_t parts = sl_div_up(chunk, part_rows(chunk, n * depth));
-    return parts > 1 ? parts * n * depth : 0;
+    return parts > 1 ? parts * sl_min(n, depth) * sl_round_up(sl_max(n, depth), NR) : 0;
 }
 
 /* Does a job of r x c blocks leave L2 only for the rows of x and dy, which are fetched before they are wanted? */
@@ -132,10 +134,10 @@ static void cut(wgrad *w, int workers) {
     w->tiles = sl_div_up(w->na, w->job_rows) * w->across;
 }
 
-/* Scratch of a worker: transposed rows of P, panels of Q, and a piece of C before it is turned. */
+/* Scratch of a worker: transposed rows of P, panels of Q, and a piece of C that is not one of several parts. */
 typedef struct {
     sl_bf16 *at, *panels;
-    float *turned;
+    float *c;
 } pieces;
 
 static pieces pieces_at(int64_t n, int64_t depth, sl_carver *c) {
@@ -144,7 +146,7 @@ static pieces pieces_at(int64_t n, int64_t depth, sl_carver *c) {
     pieces p;
     p.at = sl_carve(c, rows * AT_LD * (int64_t)sizeof *p.at);
     p.panels = sl_carve(c, cols * M_CHUNK * (int64_t)sizeof *p.panels);
-    p.turned = sl_carve_floats(c, depth < n ? rows * cols : 0);
+    p.c = sl_carve_floats(c, rows * cols);
     return p;
 }
 
@@ -177,9 +179,9 @@ static sl_ahead rows_ahead(const sl_bf16 *x, int64_t ld, int64_t rows, int64_t c
     return (sl_ahead){x, rows, cols * (int64_t)sizeof *x, ld * (int64_t)sizeof *x};
 }
 
-/* Rows m0..m1 of one job's piece of C into c, or onto it: in even chunks, each of which fetches the next one's rows. */
-static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c, int64_t ldc,
-                        int add) {
+/* Rows m0..m1 of one job's piece of C into c, its panels ldp apart: in even chunks, each of which fetches the next one's
+ * rows. */
+static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c, int64_t ldp) {
     int64_t step = sl_round_up(sl_div_up(m1 - m0, sl_div_up(m1 - m0, M_CHUNK)), KR);
     for (int64_t i = m0; i < m1; i += step) {
         int64_t k = sl_min(m1 - i, step), next = i + step < m1 ? i + step : i; /* or none */
@@ -188,25 +190,37 @@ static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, 
                                    rows_ahead(w->q + next * w->ldq + b->col, w->ldq, rows, b->cols)};
         wgrad_operands(w, b, i, k, s);
         w->g->k->gemm_bf16_store(b->rows, b->cols, sl_bf16_kpad(k), s->at, AT_LD, s->panels,
-                                 &(sl_bf16_store){.c = c, .ldc = ldc, .add = add || i > m0, .ahead = ahead});
+                                 &(sl_bf16_store){.c = c, .ldc = NR, .ldp = ldp, .add = i > m0, .ahead = ahead});
     }
 }
 
-/* Where C is not turned, straight into dw. */
-static void wgrad_item(const wgrad *w, int64_t item, const pieces *s) {
+/* dw += the piece b of C. */
+static void add_piece(const wgrad *w, const block *b, const float *c, int64_t ldp) {
     const sl_gemm_bf16_wgrad_args *g = w->g;
+    for (int64_t n = 0; n < b->cols; n += NR, c += ldp) {
+        int64_t cols = sl_min(b->cols - n, NR);
+        if (w->flip)
+            g->k->transpose_f32(b->rows, cols, c, NR, g->dw + (b->col + n) * g->lddw + b->row, g->lddw, 1);
+        for (int64_t i = 0; !w->flip && i < b->rows; i++)
+            g->k->add(cols, c + i * NR, g->dw + (b->row + i) * g->lddw + b->col + n);
+    }
+}
+
+static float *part_of(const wgrad *w, int64_t part) {
+    return w->g->partials + part * w->na * sl_round_up(w->nb, NR);
+}
+
+static void wgrad_item(const wgrad *w, int64_t item, const pieces *s) {
     int64_t part = item / w->tiles, tile = item % w->tiles;
     block b = {.row = tile / w->across * w->job_rows, .col = tile % w->across * w->job_cols};
     b.rows = sl_min(w->na - b.row, w->job_rows), b.cols = sl_min(w->nb - b.col, w->job_cols);
-    int64_t m0 = part * w->depth, m1 = sl_min(m0 + w->depth, g->m);
+    int64_t m0 = part * w->depth, m1 = sl_min(m0 + w->depth, w->g->m);
     if (w->parts > 1) {
-        wgrad_piece(w, &b, m0, m1, s, g->partials + (part * w->na + b.row) * w->nb + b.col, w->nb, 0);
-    } else if (w->flip) {
-        wgrad_piece(w, &b, m0, m1, s, s->turned, b.cols, 0);
-        g->k->transpose_f32(b.rows, b.cols, s->turned, b.cols, g->dw + b.col * g->lddw + b.row, g->lddw, 1);
-    } else {
-        wgrad_piece(w, &b, m0, m1, s, g->dw + b.row * g->lddw + b.col, g->lddw, 1);
+        wgrad_piece(w, &b, m0, m1, s, part_of(w, part) + b.col * w->na + b.row * NR, w->na * NR);
+        return;
     }
+    wgrad_piece(w, &b, m0, m1, s, s->c, b.rows * NR);
+    add_piece(w, &b, s->c, b.rows * NR);
 }
 
 sl_split sl_gemm_bf16_wgrad_split(const sl_gemm_bf16_wgrad_args *g, int workers) {
@@ -227,26 +241,20 @@ void sl_gemm_bf16_wgrad(const sl_gemm_bf16_wgrad_args *g, int workers, const sl_
 
 sl_split sl_gemm_bf16_fold_split(const sl_gemm_bf16_wgrad_args *g) {
     wgrad w = wgrad_of(g);
-    return (sl_split){.items = w.parts > 1 ? sl_div_up(w.na, FOLD_ROWS) : 0};
+    return (sl_split){.items = w.parts > 1 ? sl_div_up(w.nb, NR) : 0};
 }
 
-/* dw += the sum of the parts, FOLD_ROWS rows of C at a time, left in the first part. */
-static void fold_item(const wgrad *w, int64_t row) {
-    const sl_gemm_bf16_wgrad_args *g = w->g;
-    int64_t rows = sl_min(w->na - row, FOLD_ROWS);
-    float *sum = g->partials + row * w->nb;
-    for (int64_t part = 1; part * w->depth < g->m; part++)
-        g->k->add(rows * w->nb, sum + part * w->na * w->nb, sum);
-    if (w->flip) {
-        g->k->transpose_f32(rows, w->nb, sum, w->nb, g->dw + row, g->lddw, 1);
-        return;
-    }
-    for (int64_t i = 0; i < rows; i++)
-        g->k->add(w->nb, sum + i * w->nb, g->dw + (row + i) * g->lddw);
+/* dw += the sum of the parts, a panel of C at a time, left in the first part. */
+static void fold_item(const wgrad *w, int64_t panel) {
+    block b = {.rows = w->na, .col = panel * NR, .cols = sl_min(w->nb - panel * NR, NR)};
+    float *sum = part_of(w, 0) + b.col * w->na;
+    for (int64_t part = 1; part * w->depth < w->g->m; part++)
+        w->g->k->add(w->na * NR, part_of(w, part) + b.col * w->na, sum);
+    add_piece(w, &b, sum, 0);
 }
 
 void sl_gemm_bf16_fold(const sl_gemm_bf16_wgrad_args *g, const sl_span *s) {
     wgrad w = wgrad_of(g);
     for (int64_t i = s->first; i < s->first + s->n; i++)
-        fold_item(&w, i * FOLD_ROWS);
+        fold_item(&w, i);
 }
