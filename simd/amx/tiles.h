@@ -68,8 +68,8 @@ TILES void tiles_begin(const int r2, const int n2, const char *c, int64_t ldc) {
     }
 }
 
-/* Memory that is wanted next, a few lines of it at each step of k, evenly: at once they would take all fill buffers, and
- * the tiles' loads wait. */
+/* Memory that is wanted next, a few lines of it at each step of k, evenly: at once they would take all fill buffers,
+ * and tiles' loads would wait. */
 typedef struct {
     sl_ahead area[2];
     const char *at;
