@@ -8,6 +8,7 @@ enum {
     LEAST_ROWS = 64, /* of a call: weights come into the cache once for so many */
     MOST_ROWS = 256, /* and their activations leave room for weights there */
     CALL_COST = 16,  /* of a call, in rows */
+    WEIGHTS = 2,     /* bytes of weights that a call may read for each byte that it writes */
 };
 
 static const sl_stage *stages_of(const sl_op *op, int direction) {
@@ -87,6 +88,25 @@ static int64_t blocks_of_call(sl_blocks all, int threads) {
     return chosen;
 }
 
+/* What operations read once a call, and what they write for each row. */
+typedef struct {
+    double weights, row;
+} traffic;
+
+static double row_bytes(const sl_program *b, sl_buf v, int64_t rows) {
+    const sl_buffer *u = v == SL_NONE ? NULL : &b->buffer[v];
+    return u && u->rows == rows ? (double)u->ld * (u->bf16 ? sizeof(sl_bf16) : sizeof(float)) : 0;
+}
+
+static void add_traffic(const sl_program *b, int direction, const sl_op *op, traffic *t) {
+    double weights = op->flops / (2 * (double)op->rows); /* of a product by rows: each is used once a row */
+    t->weights += weights * (b->bf16 ? sizeof(sl_bf16) : sizeof(float));
+    if (direction == SL_FORWARD)
+        t->row += row_bytes(b, op->out, op->rows);
+    for (int i = 0; direction == SL_BACKWARD && i < op->inputs; i++)
+        t->row += op->din[i] == op->dout ? 0 : row_bytes(b, op->din[i], op->rows);
+}
+
 /* May operation i, the next of the direction, join those from `from` on? */
 static bool joins(const sl_program *b, int direction, int from, int i) {
     const sl_op *op = &b->op[i];
@@ -99,19 +119,38 @@ static bool joins(const sl_program *b, int direction, int from, int i) {
     return true;
 }
 
+/* How many operations from `from` on: as many as may, but no more than pays. It does not where their weights, which each
+ * call reads again, are more than what stays in the cache for it: by itself an operation goes through its weights a part
+ * at a time, each of which stays for all rows. */
+static int length_from(const sl_program *b, int direction, int from, int64_t rows) {
+    int step = direction == SL_FORWARD ? 1 : -1, longest = 1, n = 1;
+    traffic t = {0, 0};
+    add_traffic(b, direction, &b->op[from], &t);
+    for (int i = from + step; i >= 0 && i < b->ops && joins(b, direction, from, i); i += step) {
+        add_traffic(b, direction, &b->op[i], &t);
+        n++;
+        if (t.weights <= WEIGHTS * t.row * (double)rows)
+            longest = n;
+    }
+    return longest;
+}
+
+static sl_segment segment_from(const sl_program *b, int direction, int from, int threads) {
+    const sl_op *op = &b->op[from];
+    int64_t blocks = blocks_of_call(sl_op_blocks(op), threads);
+    bool enough = op->rows >= (int64_t)LEAST_ROWS * threads;
+    int n = enough ? length_from(b, direction, from, blocks * sl_op_blocks(op).size) : 1;
+    int first = direction == SL_FORWARD ? from : from - n + 1;
+    return (sl_segment){.first = first, .end = first + n, .blocks = n > 1 ? blocks : 0};
+}
+
 static void cut(sl_program *b, int direction, int threads) {
-    sl_segment *s = b->segment[direction];
-    int forward = direction == SL_FORWARD, n = 0;
-    for (int k = 0; k < b->ops; n++) {
-        int from = forward ? k : b->ops - 1 - k, ops = 1, step = forward ? 1 : -1;
-        const sl_op *op = &b->op[from];
-        bool enough = op->rows >= (int64_t)LEAST_ROWS * threads;
-        while (enough && k + ops < b->ops && joins(b, direction, from, from + step * ops))
-            ops++;
-        s[n].first = forward ? from : from - ops + 1;
-        s[n].end = s[n].first + ops;
-        s[n].blocks = ops > 1 ? blocks_of_call(sl_op_blocks(op), threads) : 0;
-        k += ops;
+    bool forward = direction == SL_FORWARD;
+    int n = 0;
+    for (int left = b->ops; left > 0; n++) {
+        sl_segment s = segment_from(b, direction, forward ? b->ops - left : left - 1, threads);
+        b->segment[direction][n] = s;
+        left -= s.end - s.first;
     }
     b->segments[direction] = n;
 }
