@@ -17,13 +17,6 @@ static size_t worker_bytes(const sl_program *b) {
     return (size_t)sl_round_up((int64_t)n, 4096) + 64;
 }
 
-static size_t sums_bytes(const sl_program *b) {
-    size_t n = 0;
-    for (int i = 0; i < b->ops; i++)
-        n = largest(n, b->op[i].sums_bytes);
-    return n;
-}
-
 /* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. Nobody has a
  * local one as a whole. */
 static void place_buffers(sl_exec *x, const sl_program *b, void **buf) {
@@ -55,7 +48,7 @@ int sl_exec_open(sl_exec *x, sl_program *b, const sl_params *p) {
     x->local_bytes = (size_t)sl_round_up((int64_t)b->local_bytes, 4096) + 64;
     x->local = sl_alloc_threads(x->workers, x->local_bytes, "activations of a worker");
     x->shared = sl_alloc_shared(b->shared_bytes, "scratch");
-    x->sums = sl_alloc_shared(sums_bytes(b), "scratch");
+    x->sums = sl_alloc_shared(b->sums_bytes, "scratch");
     x->state = sl_alloc(b->state_bytes, "the state of operations");
     x->arena = sl_alloc_untouched(x->arena_bytes, "activations; use a smaller train.batch");
     x->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");

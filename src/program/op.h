@@ -147,7 +147,7 @@ struct sl_op {
     bool acc[SL_OP_INPUTS];      /* din[i] already holds a gradient: add */
     bool pass[SL_OP_INPUTS];     /* the schedule writes dout into din[i] (acc: adds it) before backward, */
     sl_buf sum[SL_OP_INPUTS];    /* or adds din[i] to this afterwards; SL_NONE */
-    size_t shared[2];            /* where its shared scratch begins, forward and backward */
+    size_t shared[2], sums[2];   /* where its shared scratch begins, forward and backward */
 };
 
 /* Data of a buffer that is fp32 by construction (residual stream, statistics, logits), or of one that the

@@ -238,12 +238,15 @@ static void place_states(sl_program *b) {
 static void place_shared(sl_program *b) {
     for (int d = 0; d <= b->training; d++)
         for (int i = 0; i < b->segments[d]; i++) {
-            size_t at = 0;
+            size_t shared = 0, sums = 0;
             for (int k = b->segment[d][i].first; k < b->segment[d][i].end; k++) {
-                b->op[k].shared[d] = at;
-                at += (size_t)sl_round_up((int64_t)b->op[k].shared_bytes, 64);
+                sl_op *op = &b->op[k];
+                op->shared[d] = shared, op->sums[d] = sums;
+                shared += (size_t)sl_round_up((int64_t)op->shared_bytes, 64);
+                sums += (size_t)sl_round_up((int64_t)op->sums_bytes, 64);
             }
-            b->shared_bytes = at > b->shared_bytes ? at : b->shared_bytes;
+            b->shared_bytes = shared > b->shared_bytes ? shared : b->shared_bytes;
+            b->sums_bytes = sums > b->sums_bytes ? sums : b->sums_bytes;
         }
 }
 

@@ -36,7 +36,7 @@ typedef struct {
     sl_segment *segment[2]; /* of each direction, in the order in which they run */
     int segments[2];
     sl_buf *local; /* local buffers, segment by segment */
-    size_t shared_bytes, local_bytes; /* of a segment's operations; of a worker's local buffers */
+    size_t shared_bytes, sums_bytes, local_bytes; /* of a segment's operations; of a worker's local buffers */
     bool failed; /* a builder failed; message set */
 } sl_program;
 

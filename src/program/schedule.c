@@ -184,6 +184,7 @@ static bool behind_rows(const sl_stage *s) { return s->cut == SL_CUT_SUMS || s->
 static sl_exec exec_of(const pass *p, const sl_op *op) {
     sl_exec x = *p->x;
     x.shared = (float *)(void *)((char *)x.shared + op->shared[p->direction]);
+    x.sums = (float *)(void *)((char *)x.sums + op->sums[p->direction]);
     return x;
 }
 
@@ -238,13 +239,14 @@ static int run_op(const pass *p, const sl_op *op) {
     return a.sum ? timed_stage(p, op, &summing, 0, op->rows) : 0;
 }
 
-/* ---- a segment: first what reads parameters alone, of all its operations at once; then rows, each call through all
- * operations; then sums, operation by operation */
+/* ---- a segment: what reads parameters alone, of all its operations at once; then rows, each call through all
+ * operations; then sums over them, again of all operations at once */
 
 typedef struct {
     const pass *p;
     const sl_segment *s;
-    int ops, nth;    /* stages of PARAMS: which of each operation */
+    int ops, nth;    /* apart from rows: which stage of each operation, */
+    bool behind;     /* of those behind its rows, or before */
     int64_t calls;
     sl_blocks blocks;
     double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * ops + i] */
@@ -256,16 +258,17 @@ static const sl_op *op_of(const passage *g, int i) {
     return &g->p->b->op[g->p->direction == SL_FORWARD ? g->s->first + i : g->s->end - 1 - i];
 }
 
-/* The n-th of its stages if that is one of PARAMS, else NULL. */
-static const sl_stage *nth_of_params(const passage *g, const sl_op *op) {
+/* The n-th of its stages before the rows, or behind them; NULL if there are not so many. */
+static const sl_stage *nth_of(const passage *g, const sl_op *op) {
     const sl_stage *s = stages_of(g->p, op);
-    for (int i = 0; i < g->nth && s->cut == SL_CUT_PARAMS; i++)
-        s++;
-    return s->cut == SL_CUT_PARAMS ? s : NULL;
+    for (int n = 0; s->cut != SL_CUT_END; s++)
+        if ((g->behind ? behind_rows(s) : s->cut == SL_CUT_PARAMS) && n++ == g->nth)
+            return s;
+    return NULL;
 }
 
-static int64_t params_items(const passage *g, const sl_op *op) {
-    const sl_stage *s = nth_of_params(g, op);
+static int64_t items_of(const passage *g, const sl_op *op) {
+    const sl_stage *s = nth_of(g, op);
     if (!s)
         return 0;
     sl_exec x = exec_of(g->p, op);
@@ -273,17 +276,17 @@ static int64_t params_items(const passage *g, const sl_op *op) {
 }
 
 /* Items are counted through all operations. */
-static void run_params(void *ctx, int64_t item, int worker) {
+static void run_item(void *ctx, int64_t item, int worker) {
     passage *g = ctx;
     int64_t rank = item, n;
     int i = 0;
-    for (; item >= (n = params_items(g, op_of(g, i))); i++)
+    for (; item >= (n = items_of(g, op_of(g, i))); i++)
         item -= n;
     const sl_op *op = op_of(g, i);
     sl_exec x = exec_of(g->p, op);
     double start = g->busy ? sl_now() : 0;
     sl_span span = {.first = item, .n = 1, .parts = 1, .rows = op->rows, .worker = worker};
-    if (nth_of_params(g, op)->run(op, &x, &span))
+    if (nth_of(g, op)->run(op, &x, &span))
         note_failure(&g->failure, rank);
     if (g->busy)
         g->busy[worker * g->ops + i] += sl_now() - start;
@@ -350,29 +353,24 @@ static int run_timed(passage *g, int64_t items, sl_item_fn fn) {
     for (int i = 0; g->busy && i < workers * g->ops; i++)
         all += g->busy[i];
     for (int i = 0; all > 0 && i < workers * g->ops; i++)
-        count(g->p, op_of(g, i % g->ops), false, took * g->busy[i] / all);
+        count(g->p, op_of(g, i % g->ops), g->behind && g->p->direction == SL_BACKWARD, took * g->busy[i] / all);
     return close_failure(&g->failure);
 }
 
-static int run_all_params(passage *g) {
+/* Stages apart from rows: the first of each operation at once, then the second ... */
+static int run_apart(passage *g, bool behind) {
+    g->behind = behind;
+    g->nth = 0;
     for (bool more = true; more; g->nth++) {
         int64_t items = 0;
         more = false;
         for (int i = 0; i < g->ops; i++) {
-            more = more || nth_of_params(g, op_of(g, i));
-            items += params_items(g, op_of(g, i));
+            more = more || nth_of(g, op_of(g, i));
+            items += items_of(g, op_of(g, i));
         }
-        if (items > 0 && run_timed(g, items, run_params))
+        if (items > 0 && run_timed(g, items, run_item))
             return -1;
     }
-    return 0;
-}
-
-static int run_sums(const passage *g) {
-    for (int i = 0; i < g->ops; i++)
-        for (const sl_stage *s = stages_of(g->p, op_of(g, i)); s->cut != SL_CUT_END; s++)
-            if (behind_rows(s) && timed_stage(g->p, op_of(g, i), s, 0, op_of(g, i)->rows))
-                return -1;
     return 0;
 }
 
@@ -382,7 +380,7 @@ static int run_segment(const pass *p, const sl_segment *s) {
         return run_op(p, &p->b->op[s->first]);
     g.calls = sl_div_up(g.blocks.count, s->blocks);
     g.busy = p->seconds ? calloc((size_t)(p->x->workers * g.ops), sizeof *g.busy) : NULL;
-    int rc = run_all_params(&g) || run_timed(&g, g.calls, run_rows) || run_sums(&g) ? -1 : 0;
+    int rc = run_apart(&g, false) || run_timed(&g, g.calls, run_rows) || run_apart(&g, true) ? -1 : 0;
     free(g.busy);
     return rc;
 }

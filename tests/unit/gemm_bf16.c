@@ -83,7 +83,10 @@ typedef struct {
 } results;
 
 static void pack(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_bf16_pack(args, s); }
-static void multiply(const void *args, const sl_span *s, void *scratch) { sl_gemm_bf16_rows(args, s, scratch); }
+static void multiply(const void *args, const sl_span *s, void *scratch) {
+    (void)scratch;
+    sl_gemm_bf16_rows(args, s);
+}
 typedef struct {
     sl_gemm_bf16_wgrad_args g;
     int workers;
@@ -95,7 +98,7 @@ static void weigh(const void *args, const sl_span *s, void *scratch) {
 static void fold(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_bf16_fold(args, s); }
 
 static void product(const sl_gemm_bf16_args *g, int cut) {
-    each_span(g, g->m, sl_gemm_bf16_rows_split(g), multiply, cut, sl_gemm_bf16_scratch_bytes());
+    each_span(g, g->m, sl_gemm_bf16_rows_split(g), multiply, cut, 0);
 }
 
 static void forward(const sl_kernels *kn, const operands *o, const sl_bf16 *panels, int cut, results *r) {

@@ -10,7 +10,7 @@ enum {
     CALL_ROWS = 128,      /* rows of a call: B's panels come from L2 once for so many */
     /* Weight gradient. */
     M_CHUNK = 384,      /* rows of x and dy that are transposed and packed at a time, at most */
-    PARTIALS = 2 << 20, /* floats of all partial sums; small gradients are summed in parts of m, */
+    PARTIALS = 1 << 20, /* floats of all partial sums; small gradients are summed in parts of m, */
     PART_ROWS = 512,    /* of at least so many rows */
     JOB_ROWS = 16,
     JOB_COLS = 24,       /* the largest piece of dw (or its transpose), in units of 32 */
@@ -38,8 +38,6 @@ void sl_gemm_bf16_pack(const sl_gemm_bf16_pack_args *p, const sl_span *s) {
 
 /* ---- forward and input gradient */
 
-size_t sl_gemm_bf16_scratch_bytes(void) { return 0; }
-
 /* A slice of B that fits L2 by a few rows; narrower, then lower, where that gives too few calls. */
 sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g) {
     int64_t panels = sl_div_up(g->n, NR), slice = sl_max(B_SLICE / (NR * sl_bf16_kpad(g->depth)), 1);
@@ -47,8 +45,7 @@ sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g) {
                       .parts_most = panels};
 }
 
-void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scratch) {
-    (void)scratch;
+void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s) {
     int64_t kp = sl_bf16_kpad(g->depth), share = sl_div_up(sl_div_up(g->n, NR), s->parts) * NR;
     int64_t left = s->part * share, right = sl_min(left + share, g->n), first = s->first - s->row0;
     if (left >= right)

@@ -41,11 +41,10 @@ typedef struct {
     int64_t ldy;
     bool add; /* onto what is there, in fp32; not beside a residual */
 } sl_gemm_bf16_args;
-size_t sl_gemm_bf16_scratch_bytes(void); /* that each worker needs: none, the kernel keeps its sums on the stack */
 /* The rows of C that the span means, s->first - s->row0 being the first, and its share of the columns. The split does
  * not depend on m. */
 sl_split sl_gemm_bf16_rows_split(const sl_gemm_bf16_args *g);
-void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s, void *scratch);
+void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s);
 
 /* ---- dw[n, depth] += dy[m, n]^T x[m, depth], m >= 1. Rows of dy and x need no padding. A small dw is summed in parts
  * of m, which the fold adds up; how many depends on the shape alone. */

@@ -1,7 +1,6 @@
 #include "ops/product/layer.h"
 
 #include "ops/product/gemm.h"
-#include "program/scratch.h"
 
 int64_t sl_layer_chunk(const sl_op *op) { return op->kind->chunk ? op->kind->chunk(op) : op->rows; }
 
@@ -21,27 +20,25 @@ static const sl_blas *blas_of(const sl_op *op) { return ((const own *)op->own)->
 
 /* ---- the three products in fp32, of the rows that a stage is about */
 
-/* W packed for y and for din. One pass needs both only in the loss, which does all in forward. */
-typedef struct {
-    float *w, *w_back;
-} shared;
-
-static shared shared_at(const sl_op *op, const sl_kernels *k, bool training, sl_carver *c) {
-    if (blas_of(op))
-        return (shared){0};
-    int64_t forward = (int64_t)sl_gemm_packed_bytes(k, op->dim_out, op->dim_in);
-    int64_t back = training ? (int64_t)sl_gemm_packed_bytes(k, op->dim_in, op->dim_out) : 0;
+sl_layer_packed sl_layer_packed_at(const sl_op *op, int64_t forward, int64_t back, sl_carver *c) {
     if (op->out != SL_NONE) {
-        float *either = sl_carve(c, sl_max(forward, back));
-        return (shared){either, either};
+        void *either = sl_carve(c, sl_max(forward, back));
+        return (sl_layer_packed){either, either};
     }
-    shared s = {.w = sl_carve(c, forward)};
-    s.w_back = sl_carve(c, back);
-    return s;
+    sl_layer_packed p = {.forward = sl_carve(c, forward)};
+    p.back = sl_carve(c, back);
+    return p;
 }
 
-static shared shared_of(const sl_op *op, const sl_exec *x) {
-    return shared_at(op, x->k, true, &(sl_carver){(char *)x->shared, 0});
+static sl_layer_packed packed_at(const sl_op *op, const sl_kernels *k, bool training, sl_carver *c) {
+    if (blas_of(op))
+        return (sl_layer_packed){0};
+    int64_t back = training ? (int64_t)sl_gemm_packed_bytes(k, op->dim_in, op->dim_out) : 0;
+    return sl_layer_packed_at(op, (int64_t)sl_gemm_packed_bytes(k, op->dim_out, op->dim_in), back, c);
+}
+
+static sl_layer_packed packed_of(const sl_op *op, const sl_exec *x) {
+    return packed_at(op, x->k, true, &(sl_carver){(char *)x->shared, 0});
 }
 
 static const float *in_rows(const sl_op *op, const sl_exec *x, int64_t row0) {
@@ -51,14 +48,14 @@ static const float *in_rows(const sl_op *op, const sl_exec *x, int64_t row0) {
 static sl_gemm_args forward_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
     return (sl_gemm_args){.k = x->k, .m = rows, .n = op->dim_out, .depth = op->dim_in,
                           .a = {in_rows(op, x, row0), op->dim_in, 1}, .b = {sl_weight(op, x, 0), op->dim_in, 1},
-                          .packed = shared_of(op, x).w, .c = sl_buf_data(x, sl_layer_y(op)), .ldc = op->dim_out,
+                          .packed = packed_of(op, x).forward, .c = sl_buf_data(x, sl_layer_y(op)), .ldc = op->dim_out,
                           .residual = sl_buf_data(x, op->in[1]), .blas = blas_of(op)};
 }
 
 static sl_gemm_args input_gradient_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
     return (sl_gemm_args){.k = x->k, .m = rows, .n = op->dim_in, .depth = op->dim_out,
                           .a = {sl_buf_data(x, sl_layer_dy(op)), op->dim_out, 1},
-                          .b = {sl_weight(op, x, 0), 1, op->dim_in}, .packed = shared_of(op, x).w_back,
+                          .b = {sl_weight(op, x, 0), 1, op->dim_in}, .packed = packed_of(op, x).back,
                           .c = sl_buf_data(x, op->din[0]) + row0 * op->dim_in, .ldc = op->dim_in, .add = op->acc[0],
                           .blas = blas_of(op)};
 }
@@ -160,7 +157,7 @@ void sl_layer_build(sl_program *b, sl_op *op) {
     if (b->config->gemm == SL_GEMM_BLAS && !(o->blas = sl_blas_load()))
         b->failed = true;
     sl_carver c = {0};
-    shared_at(op, b->kernels, b->training, &c);
+    packed_at(op, b->kernels, b->training, &c);
     op->shared_bytes = c.used;
     if (b->training && !o->blas)
         op->sums_bytes = sl_gemm_packed_bytes(b->kernels, op->dim_in, sl_layer_chunk(op));

@@ -6,16 +6,24 @@
  *
  * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums are fp32; a
  * result is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight
- * gradient. Weights are packed at each forward and kept for the backward pass. */
+ * gradient. */
 #ifndef SL_OPS_LAYER_H
 #define SL_OPS_LAYER_H
 
 #include "ops/product/gemm_bf16.h"
 #include "program/program.h"
+#include "program/scratch.h"
 
-enum { SL_LAYER_PANELS, SL_LAYER_PANELS_BACK /* bf16: W packed */, SL_LAYER_Y, SL_LAYER_DY };
+enum { SL_LAYER_Y, SL_LAYER_DY };
 
-/* Once the operation has its shape, kind and buffers of y: its scratch, FLOPs, and the panels. */
+/* W packed for y and for din, in shared scratch. One pass needs both only in the loss, which does all in forward. */
+typedef struct {
+    void *forward, *back;
+} sl_layer_packed;
+/* Of so many bytes each, back 0 where the program does not train. */
+sl_layer_packed sl_layer_packed_at(const sl_op *op, int64_t forward, int64_t back, sl_carver *c);
+
+/* Once the operation has its shape, kind and buffers of y: its scratch and FLOPs. */
 void sl_layer_build(sl_program *b, sl_op *op);
 
 /* The stages. In a pass that is not training those of gradients do nothing in an operation without dout (the loss). */
@@ -28,8 +36,9 @@ SL_LAYER_STAGE(pack_back)       /* W for din */
 SL_LAYER_STAGE(input_gradient)  /* din = dy W, or += */
 SL_LAYER_STAGE(pack_rows)       /* x for the gradient of W */
 SL_LAYER_STAGE(weight_gradient) /* dW += dy^T x */
-SL_LAYER_STAGE(bf16_pack)       /* W for both */
+SL_LAYER_STAGE(bf16_pack)
 SL_LAYER_STAGE(bf16_forward)
+SL_LAYER_STAGE(bf16_pack_back)
 SL_LAYER_STAGE(bf16_input_gradient)
 SL_LAYER_STAGE(bf16_weight_gradient)
 SL_LAYER_STAGE(bf16_fold)
@@ -46,8 +55,5 @@ static inline bool sl_layer_has_gradients(const sl_op *op, const sl_exec *x) {
 }
 
 void sl_layer_bf16_build(sl_program *b, sl_op *op); /* sl_layer_build() of a bf16 program */
-
-/* A buffer for the panels of B[k, n]. */
-sl_buf sl_panels_buffer(sl_program *b, int64_t n, int64_t k);
 
 #endif

@@ -21,11 +21,12 @@ static int round_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
     SL_LAYER(ROWS, bf16_input_gradient), SL_LAYER(SUMS, bf16_weight_gradient), SL_LAYER(FOLD, bf16_fold)
 static const sl_op_kind linear_bf16 = {.name = "linear", .adds = true,
                                        .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(ROWS, bf16_forward)),
-                                       .backward = SL_STAGES(BACKWARD_BF16)};
+                                       .backward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack_back), BACKWARD_BF16)};
 static const sl_op_kind linear_bf16_residual = {
     .name = "linear", .adds = true,
     .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(ROWS, bf16_forward)),
-    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = round_gradient}, BACKWARD_BF16)};
+    .backward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack_back), {.cut = SL_CUT_ROWS, .run = round_gradient},
+                          BACKWARD_BF16)};
 
 sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out,
                        int weight, sl_buf residual) {
