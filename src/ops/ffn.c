@@ -49,10 +49,10 @@ static int backward_bf16(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-static const sl_op_kind ffn = {.name = "ffn",
+static const sl_op_kind ffn = {.name = "ffn", .again = true,
                                .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
                                .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward})};
-static const sl_op_kind ffn_bf16 = {.name = "ffn",
+static const sl_op_kind ffn_bf16 = {.name = "ffn", .again = true,
                                     .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward_bf16}),
                                     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward_bf16})};
 

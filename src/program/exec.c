@@ -20,6 +20,7 @@ static size_t worker_bytes(const sl_program *b) {
 /* Each buffer's rows in the split of row operations. Where buffers share memory the first one decides. Nobody has a
  * local one as a whole. */
 static void place_buffers(sl_exec *x, const sl_program *b, void **buf) {
+    void **back = buf + x->buffers;
     for (int i = 0; i < b->buffers; i++) {
         const sl_buffer *v = &b->buffer[i];
         if (v->local)
@@ -27,8 +28,10 @@ static void place_buffers(sl_exec *x, const sl_program *b, void **buf) {
         buf[i] = x->arena + v->offset;
         sl_touch(buf[i], (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float)));
     }
+    for (int i = 0; i < b->buffers; i++)
+        back[i] = buf[b->buffer[i].back == SL_NONE ? i : b->buffer[i].back];
     for (int t = 0; t < x->workers; t++)
-        memcpy(x->worker_buf + (size_t)t * x->buffers, buf, x->buffers * sizeof *buf);
+        memcpy(x->worker_buf + 2 * (size_t)t * x->buffers, buf, 2 * x->buffers * sizeof *buf);
 }
 
 int sl_exec_open(sl_exec *x, sl_program *b, const sl_params *p) {
@@ -38,9 +41,9 @@ int sl_exec_open(sl_exec *x, sl_program *b, const sl_params *p) {
         return -1;
     x->info = b->buffer;
     x->buffers = (size_t)b->buffers;
-    void **buf = calloc(x->buffers + 1, sizeof *buf);
+    void **buf = calloc(2 * x->buffers + 1, sizeof *buf);
     x->buf = buf;
-    x->worker_buf = calloc((size_t)x->workers * x->buffers + 1, sizeof *x->worker_buf);
+    x->worker_buf = calloc(2 * (size_t)x->workers * x->buffers + 1, sizeof *x->worker_buf);
     if (!buf || !x->worker_buf)
         return sl_fail("out of memory for the program");
     x->scratch_bytes = worker_bytes(b);

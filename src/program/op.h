@@ -21,10 +21,12 @@ typedef struct {
     int64_t rows, cols, ld;
     bool bf16;
     int first, last; /* first and last use on the timeline (forward op i at i, backward at 2n-1-i) */
-    bool summed;     /* a stage of SUMS reads all of its rows */
+    bool summed[2];  /* a stage of SUMS, forward or backward, reads all of its rows */
     bool kept;       /* it can be read after a pass */
     int64_t local;   /* > 0: all uses are in one segment; each worker has so many rows, those of its call */
     size_t offset;   /* bytes in the activation arena; local: in a worker's */
+    sl_buf id;       /* by which operations know it: its own, or, going back, that of the value that it holds again */
+    sl_buf back;     /* SL_NONE, or the buffer that holds the value going back */
 } sl_buffer;
 
 typedef struct sl_op sl_op;
@@ -34,7 +36,8 @@ typedef struct {
     const sl_kernels *k;
     const sl_params *p;
     const sl_buffer *info;   /* shape of each buffer */
-    void *const *buf;        /* data of each buffer, in arena; of a local one only within a segment */
+    void *const *buf;        /* data of each buffer, in arena; of a local one only within a segment. In memory those of
+                              * backward follow those of forward */
     size_t buffers;
     char *arena;
     size_t arena_bytes;
@@ -51,7 +54,7 @@ typedef struct {
     size_t scratch_bytes;
     char *local;             /* local buffers of worker t: local + t*local_bytes */
     size_t local_bytes;
-    void **worker_buf;       /* buf of worker t within a segment: worker_buf + t * buffers */
+    void **worker_buf;       /* buf of worker t within a segment: worker_buf + 2 * t * buffers */
     float *shared;           /* scratch of one operation, of all workers: from its first stage to its last */
     float *sums;             /* the same, but from its first stage of SUMS on */
     int workers;
@@ -113,6 +116,8 @@ typedef struct {
     void (*destroy)(void *own); /* NULL: free() */
     bool keeps_out;             /* backward reads out */
     bool adds;                  /* backward adds to din[i] where acc[i] says so; for other kinds the schedule adds */
+    bool again;                 /* stages of ROWS are cheap and write nothing but out and saved[], as they did before:
+                                 * they may run again going back, in place of keeping out */
 } sl_op_kind;
 
 /* ---- description */

@@ -1,7 +1,7 @@
-/* What a program needs before it can run: gradient buffers, lifetimes, places in the arena. */
+/* What a program needs before it can run: gradient buffers, and, once segments and lifetimes are known, places. */
+#include "program/plan.h"
+
 #include "base/err.h"
-#include "program/program.h"
-#include "program/segments.h"
 
 #include <stdlib.h>
 
@@ -74,112 +74,6 @@ static int assign_gradients(sl_program *b) {
     return b->failed ? -1 : 0;
 }
 
-/* ---- lifetimes */
-
-static void use(sl_program *b, sl_buf v, int time) {
-    if (v == SL_NONE)
-        return;
-    sl_buffer *u = &b->buffer[v];
-    if (u->first < 0 || time < u->first)
-        u->first = time;
-    if (time > u->last)
-        u->last = time;
-}
-
-static void use_forward(sl_program *b, const sl_op *op, int time) {
-    for (int i = 0; i < op->inputs; i++)
-        use(b, op->in[i], time);
-    for (int s = 0; s < SL_OP_SAVED; s++)
-        use(b, op->saved[s], time);
-    use(b, op->out, time);
-    if (op->out == SL_NONE) /* the loss writes its input's gradient with its value */
-        use(b, op->din[0], time);
-}
-
-static void use_backward(sl_program *b, const sl_op *op, int time) {
-    for (int i = 0; i < op->inputs; i++) {
-        use(b, op->din[i], time), use(b, op->sum[i], time);
-        if (op->use[i] & SL_INPUT_KEPT)
-            use(b, op->in[i], time);
-    }
-    for (int s = 0; s < SL_OP_SAVED; s++)
-        use(b, op->saved[s], time);
-    if (op->kind->keeps_out)
-        use(b, op->out, time);
-    use(b, op->dout, time), use(b, op->temp, time);
-}
-
-static void lifetimes(sl_program *b) {
-    for (int i = 0; i < b->ops; i++) {
-        use_forward(b, &b->op[i], i);
-        if (b->training)
-            use_backward(b, &b->op[i], 2 * b->ops - 1 - i);
-    }
-    for (int i = 0; i < b->keeps; i++) {
-        use(b, b->keep[i], b->ops);
-        b->buffer[b->keep[i]].kept = true;
-    }
-}
-
-/* The segment of each time on the timeline: when it begins, when it ends, which it is. */
-typedef struct {
-    int begin, end;
-    const sl_segment *segment;
-} moment;
-
-static void fill_moments(const sl_program *b, int direction, moment *at) {
-    for (int i = 0; i < b->segments[direction]; i++) {
-        const sl_segment *s = &b->segment[direction][i];
-        int begin = direction == SL_FORWARD ? s->first : 2 * b->ops - s->end, end = begin + s->end - s->first;
-        for (int t = begin; t < end; t++)
-            at[t] = (moment){begin, end - 1, s};
-    }
-}
-
-/* Rows of a call of the segment that all of its uses are in; 0 if there is none, or somebody else reads it. */
-static int64_t local_rows(const sl_program *b, const sl_buffer *v, const moment *at) {
-    const sl_segment *s = v->first < 0 || v->kept ? NULL : at[v->first].segment;
-    if (!s || s->blocks == 0 || at[v->last].segment != s || v->summed || v->rows != b->op[s->first].rows)
-        return 0;
-    return sl_min(s->blocks * sl_op_blocks(&b->op[s->first]).size, v->rows);
-}
-
-static void list_local(sl_program *b, const moment *at) {
-    int n = 0;
-    for (int d = 0; d <= b->training; d++)
-        for (int i = 0; i < b->segments[d]; i++) {
-            sl_segment *s = &b->segment[d][i];
-            s->local = n;
-            for (int v = 0; v < b->buffers; v++)
-                if (b->buffer[v].local && at[b->buffer[v].first].segment == s)
-                    b->local[n++] = v;
-            s->local_end = n;
-        }
-}
-
-/* Buffers that are not local are in use from the beginning of their first segment to the end of their last one, since
- * each worker is elsewhere in them. */
-static int lifetimes_in_segments(sl_program *b) {
-    moment *at = calloc(2 * (size_t)b->ops + 1, sizeof *at);
-    b->local = calloc((size_t)b->buffers + 1, sizeof *b->local);
-    if (!at || !b->local) {
-        free(at);
-        return sl_fail("out of memory while planning lifetimes");
-    }
-    at[b->ops] = (moment){b->ops, b->ops, NULL}; /* of what is kept, if nothing goes back */
-    for (int d = 0; d <= b->training; d++)
-        fill_moments(b, d, at);
-    for (int i = 0; i < b->buffers; i++) {
-        sl_buffer *v = &b->buffer[i];
-        v->local = local_rows(b, v, at);
-        if (!v->local && v->first >= 0)
-            v->first = at[v->first].begin, v->last = at[v->last].end;
-    }
-    list_local(b, at);
-    free(at);
-    return 0;
-}
-
 /* ---- places */
 
 static size_t bytes_of(const sl_buffer *v) {
@@ -234,20 +128,36 @@ static void place_states(sl_program *b) {
     }
 }
 
-/* Of a segment's operations one behind the other: between its stages an operation's is not to be touched. */
+/* Of a segment's operations one behind the other: between its stages an operation's is not to be touched. Scratch of
+ * sums is not worth more memory than so much to take them all at once. */
+enum { SUMS_AT_ONCE = 16 << 20 };
+
+static size_t place_one(size_t *at, size_t bytes) {
+    size_t place = *at;
+    *at += (size_t)sl_round_up((int64_t)bytes, 64);
+    return place;
+}
+
+static void place_shared_of(sl_program *b, int direction, sl_segment *s) {
+    size_t shared = 0, sums = 0, most = 0;
+    for (int k = s->first; k < s->end; k++) {
+        sl_op *op = &b->op[k];
+        op->shared[direction] = place_one(&shared, op->shared_bytes);
+        op->sums[direction] = place_one(&sums, op->sums_bytes);
+        most = op->sums_bytes > most ? op->sums_bytes : most;
+    }
+    s->sums_apart = sums > SUMS_AT_ONCE;
+    for (int k = s->first; s->sums_apart && k < s->end; k++)
+        b->op[k].sums[direction] = 0;
+    sums = s->sums_apart ? most : sums;
+    b->shared_bytes = shared > b->shared_bytes ? shared : b->shared_bytes;
+    b->sums_bytes = sums > b->sums_bytes ? sums : b->sums_bytes;
+}
+
 static void place_shared(sl_program *b) {
     for (int d = 0; d <= b->training; d++)
-        for (int i = 0; i < b->segments[d]; i++) {
-            size_t shared = 0, sums = 0;
-            for (int k = b->segment[d][i].first; k < b->segment[d][i].end; k++) {
-                sl_op *op = &b->op[k];
-                op->shared[d] = shared, op->sums[d] = sums;
-                shared += (size_t)sl_round_up((int64_t)op->shared_bytes, 64);
-                sums += (size_t)sl_round_up((int64_t)op->sums_bytes, 64);
-            }
-            b->shared_bytes = shared > b->shared_bytes ? shared : b->shared_bytes;
-            b->sums_bytes = sums > b->sums_bytes ? sums : b->sums_bytes;
-        }
+        for (int i = 0; i < b->segments[d]; i++)
+            place_shared_of(b, d, &b->segment[d][i]);
 }
 
 static size_t place_buffers(sl_program *b) {
@@ -264,15 +174,10 @@ static size_t place_buffers(sl_program *b) {
 }
 
 size_t sl_program_plan(sl_program *b, int threads) {
-    if (b->failed || (b->training && assign_gradients(b)) || sl_segments_cut(b, threads)) {
-        b->failed = true;
+    b->failed = b->failed || (b->training && assign_gradients(b)) || sl_plan_segments(b, threads) ||
+                sl_plan_lifetimes(b);
+    if (b->failed)
         return 0;
-    }
-    lifetimes(b);
-    if (lifetimes_in_segments(b)) {
-        b->failed = true;
-        return 0;
-    }
     place_states(b);
     place_shared(b);
     return place_buffers(b);

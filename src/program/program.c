@@ -26,7 +26,8 @@ static bool grow(sl_program *b, void **array, int count, int *capacity, size_t s
 sl_buf sl_program_buffer(sl_program *b, int64_t rows, int64_t cols) {
     if (!grow(b, (void **)&b->buffer, b->buffers, &b->buffer_capacity, sizeof *b->buffer))
         return 0;
-    b->buffer[b->buffers] = (sl_buffer){.rows = rows, .cols = cols, .ld = cols, .first = -1, .last = -1};
+    b->buffer[b->buffers] = (sl_buffer){.rows = rows, .cols = cols, .ld = cols, .first = -1, .last = -1,
+                                          .id = b->buffers, .back = SL_NONE};
     return b->buffers++;
 }
 
@@ -129,7 +130,7 @@ void sl_program_free(sl_program *b) {
         (b->op[i].kind->destroy ? b->op[i].kind->destroy : free)(b->op[i].own);
     free(b->op);
     free(b->buffer);
-    free(b->segment[SL_FORWARD]), free(b->segment[SL_BACKWARD]), free(b->local);
+    free(b->segment[SL_FORWARD]), free(b->segment[SL_BACKWARD]), free(b->local), free(b->again);
     free(b->keep);
 }
 

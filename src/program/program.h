@@ -11,7 +11,9 @@
 typedef struct {
     int first, end; /* forward in this order, backward in the reverse one */
     int64_t blocks; /* of sl_op_blocks() that a worker takes at a time; 0: one operation, cut as it likes */
-    int local, local_end; /* its local buffers are those of the program's list from local on */
+    int local, local_end; /* its local buffers are those of the program's list from local on; */
+    int again, again_end; /* backward: operations whose values it computes again, likewise */
+    bool sums_apart;      /* sums of its operations share their scratch, and are taken one operation after the other */
 } sl_segment;
 enum { SL_FORWARD, SL_BACKWARD };
 
@@ -36,6 +38,7 @@ typedef struct {
     sl_segment *segment[2]; /* of each direction, in the order in which they run */
     int segments[2];
     sl_buf *local; /* local buffers, segment by segment */
+    int *again;    /* operations, likewise */
     size_t shared_bytes, sums_bytes, local_bytes; /* of a segment's operations; of a worker's local buffers */
     bool failed; /* a builder failed; message set */
 } sl_program;

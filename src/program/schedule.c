@@ -239,22 +239,38 @@ static int run_op(const pass *p, const sl_op *op) {
     return a.sum ? timed_stage(p, op, &summing, 0, op->rows) : 0;
 }
 
+/* What it needs again. */
+static int run_again(const pass *p, const sl_segment *s) {
+    for (int i = s->again; i < s->again_end; i++) {
+        const sl_op *op = &p->b->op[p->b->again[i]];
+        for (const sl_stage *stage = op->kind->forward; stage->cut != SL_CUT_END; stage++)
+            if (stage->cut == SL_CUT_ROWS && timed_stage(p, op, stage, 0, op->rows))
+                return -1;
+    }
+    return 0;
+}
+
 /* ---- a segment: what reads parameters alone, of all its operations at once; then rows, each call through all
  * operations; then sums over them, again of all operations at once */
 
 typedef struct {
     const pass *p;
     const sl_segment *s;
-    int ops, nth;    /* apart from rows: which stage of each operation, */
+    int ops;
+    int from, to;    /* apart from rows: of which operations, */
+    int nth;         /* which stage of each, */
     bool behind;     /* of those behind its rows, or before */
     int64_t calls;
     sl_blocks blocks;
-    double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * ops + i] */
+    double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * timed + i]; behind those of the segment */
+    int timed;       /* come those that it computes again */
     failure failure;
 } passage;
 
-/* The i-th operation that the direction comes to. */
+/* The i-th operation that the direction comes to; behind them those that it computes again. */
 static const sl_op *op_of(const passage *g, int i) {
+    if (i >= g->ops)
+        return &g->p->b->op[g->p->b->again[g->s->again + i - g->ops]];
     return &g->p->b->op[g->p->direction == SL_FORWARD ? g->s->first + i : g->s->end - 1 - i];
 }
 
@@ -279,7 +295,7 @@ static int64_t items_of(const passage *g, const sl_op *op) {
 static void run_item(void *ctx, int64_t item, int worker) {
     passage *g = ctx;
     int64_t rank = item, n;
-    int i = 0;
+    int i = g->from;
     for (; item >= (n = items_of(g, op_of(g, i))); i++)
         item -= n;
     const sl_op *op = op_of(g, i);
@@ -289,18 +305,22 @@ static void run_item(void *ctx, int64_t item, int worker) {
     if (nth_of(g, op)->run(op, &x, &span))
         note_failure(&g->failure, rank);
     if (g->busy)
-        g->busy[worker * g->ops + i] += sl_now() - start;
+        g->busy[worker * g->timed + i] += sl_now() - start;
+}
+
+static void **bufs_of(const pass *p, int worker) {
+    return p->x->worker_buf + (2 * (size_t)worker + (size_t)p->direction) * p->x->buffers;
 }
 
 /* Places the local buffers of these rows, so that row r of one is where that of any other buffer would be. */
 static void place_local(const passage *g, const sl_exec *x, const sl_span *s) {
-    void **buf = x->worker_buf + (size_t)s->worker * x->buffers;
+    void **buf = bufs_of(g->p, s->worker);
     uintptr_t base = (uintptr_t)x->local + (uintptr_t)s->worker * x->local_bytes;
     for (int i = g->s->local; i < g->s->local_end; i++) {
         sl_buf v = g->p->b->local[i];
         const sl_buffer *info = &x->info[v];
         size_t row = (size_t)info->ld * (info->bf16 ? sizeof(sl_bf16) : sizeof(float));
-        buf[v] = (void *)(base + info->offset - (uintptr_t)s->first * row);
+        buf[info->id] = (void *)(base + info->offset - (uintptr_t)s->first * row);
     }
 }
 
@@ -319,6 +339,22 @@ static int run_rows_of(const pass *p, const sl_op *op, const sl_exec *x, const s
     return a.sum && sum_rows(op, x, span) ? step + 1 : 0;
 }
 
+/* Values that the segment needs again. */
+static int compute_again(const passage *g, const sl_span *span) {
+    for (int i = g->ops; i < g->timed; i++) {
+        double start = g->busy ? sl_now() : 0;
+        const sl_op *op = op_of(g, i);
+        sl_exec x = *g->p->x;
+        x.buf = bufs_of(g->p, span->worker);
+        for (const sl_stage *s = op->kind->forward; s->cut != SL_CUT_END; s++)
+            if (s->cut == SL_CUT_ROWS && s->run(op, &x, span))
+                return -1;
+        if (g->busy)
+            g->busy[span->worker * g->timed + i] += sl_now() - start;
+    }
+    return 0;
+}
+
 static void run_rows(void *ctx, int64_t call, int worker) {
     enum { STEPS = 16 };
     passage *g = ctx;
@@ -326,14 +362,18 @@ static void run_rows(void *ctx, int64_t call, int worker) {
     sl_span span = {.first = sl_block_first(g->blocks, block), .parts = 1, .rows = g->blocks.rows, .worker = worker};
     span.n = sl_block_first(g->blocks, last) + sl_block_rows(g->blocks, last) - span.first;
     place_local(g, g->p->x, &span);
+    if (compute_again(g, &span)) {
+        note_failure(&g->failure, call);
+        return;
+    }
     for (int i = 0; i < g->ops; i++) {
         const sl_op *op = op_of(g, i);
         sl_exec x = exec_of(g->p, op);
-        x.buf = x.worker_buf + (size_t)worker * x.buffers;
+        x.buf = bufs_of(g->p, worker);
         double start = g->busy ? sl_now() : 0;
         int failed = run_rows_of(g->p, op, &x, &span);
         if (g->busy)
-            g->busy[worker * g->ops + i] += sl_now() - start;
+            g->busy[worker * g->timed + i] += sl_now() - start;
         if (failed) {
             note_failure(&g->failure, (i * STEPS + failed) * g->calls + call);
             return;
@@ -344,27 +384,28 @@ static void run_rows(void *ctx, int64_t call, int worker) {
 /* Runs the items and shares the time that it took among the operations as they were busy. */
 static int run_timed(passage *g, int64_t items, sl_item_fn fn) {
     double start = g->busy ? sl_now() : 0, all = 0;
-    int workers = g->p->x->workers;
+    int timed = g->p->x->workers * g->timed;
     if (g->busy)
-        memset(g->busy, 0, (size_t)(workers * g->ops) * sizeof *g->busy);
+        memset(g->busy, 0, (size_t)timed * sizeof *g->busy);
     open_failure(&g->failure);
     sl_parallel(items, fn, g);
     double took = g->busy ? sl_now() - start : 0;
-    for (int i = 0; g->busy && i < workers * g->ops; i++)
+    for (int i = 0; g->busy && i < timed; i++)
         all += g->busy[i];
-    for (int i = 0; all > 0 && i < workers * g->ops; i++)
-        count(g->p, op_of(g, i % g->ops), g->behind && g->p->direction == SL_BACKWARD, took * g->busy[i] / all);
+    for (int i = 0; all > 0 && i < timed; i++)
+        count(g->p, op_of(g, i % g->timed), g->behind && g->p->direction == SL_BACKWARD, took * g->busy[i] / all);
     return close_failure(&g->failure);
 }
 
-/* Stages apart from rows: the first of each operation at once, then the second ... */
-static int run_apart(passage *g, bool behind) {
+/* Stages apart from rows, of operations from..to-1: the first of each at once, then the second ... */
+static int run_apart(passage *g, bool behind, int from, int to) {
     g->behind = behind;
+    g->from = from, g->to = to;
     g->nth = 0;
     for (bool more = true; more; g->nth++) {
         int64_t items = 0;
         more = false;
-        for (int i = 0; i < g->ops; i++) {
+        for (int i = from; i < to; i++) {
             more = more || nth_of(g, op_of(g, i));
             items += items_of(g, op_of(g, i));
         }
@@ -374,13 +415,22 @@ static int run_apart(passage *g, bool behind) {
     return 0;
 }
 
+static int run_sums(passage *g) {
+    int step = g->s->sums_apart ? 1 : g->ops;
+    for (int i = 0; i < g->ops; i += step)
+        if (run_apart(g, true, i, i + step))
+            return -1;
+    return 0;
+}
+
 static int run_segment(const pass *p, const sl_segment *s) {
     passage g = {.p = p, .s = s, .ops = s->end - s->first, .blocks = sl_op_blocks(&p->b->op[s->first])};
     if (s->blocks == 0)
-        return run_op(p, &p->b->op[s->first]);
+        return run_again(p, s) || run_op(p, &p->b->op[s->first]) ? -1 : 0;
     g.calls = sl_div_up(g.blocks.count, s->blocks);
-    g.busy = p->seconds ? calloc((size_t)(p->x->workers * g.ops), sizeof *g.busy) : NULL;
-    int rc = run_apart(&g, false) || run_timed(&g, g.calls, run_rows) || run_apart(&g, true) ? -1 : 0;
+    g.timed = g.ops + s->again_end - s->again;
+    g.busy = p->seconds ? calloc((size_t)(p->x->workers * g.timed), sizeof *g.busy) : NULL;
+    int rc = run_apart(&g, false, 0, g.ops) || run_timed(&g, g.calls, run_rows) || run_sums(&g) ? -1 : 0;
     free(g.busy);
     return rc;
 }
@@ -397,5 +447,7 @@ int sl_schedule_forward(const sl_program *b, const sl_exec *x, double *seconds) 
 }
 
 int sl_schedule_backward(const sl_program *b, const sl_exec *x, double *seconds) {
-    return run_pass(&(pass){b, x, SL_BACKWARD, seconds});
+    sl_exec back = *x;
+    back.buf += back.buffers;
+    return run_pass(&(pass){b, &back, SL_BACKWARD, seconds});
 }

@@ -1,4 +1,4 @@
-#include "program/segments.h"
+#include "program/plan.h"
 
 #include "base/err.h"
 
@@ -15,7 +15,8 @@ static const sl_stage *stages_of(const sl_op *op, int direction) {
     return direction == SL_FORWARD ? op->kind->forward : op->kind->backward;
 }
 
-bool sl_op_by_rows(const sl_op *op, int direction) {
+/* Does a pass of this direction go through the operation's rows once, without waiting for all of them in between? */
+static bool by_rows(const sl_op *op, int direction) {
     const sl_stage *s = stages_of(op, direction);
     if (op->kind->chunk)
         return false;
@@ -67,7 +68,7 @@ static bool disturbs(const sl_op *later, const sl_op *earlier, int direction) {
 
 static void mark_summed(sl_program *b, const sl_op *op, int direction) {
     for (int v = 0; v < b->buffers; v++)
-        b->buffer[v].summed = b->buffer[v].summed || sums_read(op, direction, v);
+        b->buffer[v].summed[direction] = b->buffer[v].summed[direction] || sums_read(op, direction, v);
 }
 
 /* ---- cutting */
@@ -111,7 +112,7 @@ static void add_traffic(const sl_program *b, int direction, const sl_op *op, tra
 static bool joins(const sl_program *b, int direction, int from, int i) {
     const sl_op *op = &b->op[i];
     int step = i > from ? 1 : -1;
-    if (!sl_op_by_rows(op, direction) || !sl_op_by_rows(&b->op[from], direction))
+    if (!by_rows(op, direction) || !by_rows(&b->op[from], direction))
         return false;
     for (int j = from; j != i; j += step)
         if (op->rows != b->op[j].rows || op->seq != b->op[j].seq || disturbs(op, &b->op[j], direction))
@@ -119,9 +120,9 @@ static bool joins(const sl_program *b, int direction, int from, int i) {
     return true;
 }
 
-/* How many operations from `from` on: as many as may, but no more than pays. It does not where their weights, which each
- * call reads again, are more than what stays in the cache for it: by itself an operation goes through its weights a part
- * at a time, each of which stays for all rows. */
+/* How many operations from `from` on: as many as may, but no more than pays. It does not where their weights, which
+ * each call reads again, are more than what stays in the cache for it: by itself an operation goes through its weights
+ * a part at a time, each of which stays for all rows. */
 static int length_from(const sl_program *b, int direction, int from, int64_t rows) {
     int step = direction == SL_FORWARD ? 1 : -1, longest = 1, n = 1;
     traffic t = {0, 0};
@@ -155,7 +156,7 @@ static void cut(sl_program *b, int direction, int threads) {
     b->segments[direction] = n;
 }
 
-int sl_segments_cut(sl_program *b, int threads) {
+int sl_plan_segments(sl_program *b, int threads) {
     for (int d = 0; d < (b->training ? 2 : 1); d++) {
         if (!(b->segment[d] = calloc((size_t)b->ops + 1, sizeof *b->segment[d])))
             return sl_fail("out of memory while planning segments");

@@ -395,7 +395,8 @@ static k_buf *describe_stored(k_case *c, struct stored g, const char *data) {
     k_begin(c, call_stored, &arg, "m=%d n=%d k=%d %s %s", (int)g.m, (int)g.n, (int)g.k, form_name[g.form], data);
     k_add(c, "a", K_BF16, K_IN, g.m, g.k, k_stride(c, g.k));
     k_add(c, "panels", K_BF16, K_IN, 1, g.k * sl_bf16_kpad(g.n), g.k * sl_bf16_kpad(g.n))->align = 64;
-    k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, adds(g.form) ? K_INOUT : K_OUT, rows, wide, ld);
+    k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, adds(g.form) || panels ? K_INOUT : K_OUT,
+                       rows, wide, ld);
     if (g.form == RESIDUAL)
         k_alias(c, out, k_add(c, "residual", K_F32, K_IN, g.m, g.n, ld));
     return out;
@@ -435,6 +436,8 @@ static void want_stored(k_case *c, const struct stored *g, k_buf *out) {
                 k_want(out, at + j, stored_value(c, g->form, t[j], old, at + j), 0);
             for (int64_t j = cols; g->form <= ROUNDED_ONTO && j < NR; j++)
                 k_want(out, at + j, 0, 0);
+            for (int64_t j = cols; g->form >= PANELS && j < NR; j++) /* left alone */
+                k_want(out, at + j, (double)((const float *)out->init)[at + j], 0);
         }
     }
 }
@@ -453,7 +456,7 @@ static void stored_case(k_case *c, struct stored g, enum k_data kind) {
     fill_panels(c, &g, kind == K_WIDE ? K_WIDE : K_NORMAL);
     if (g.form == ROUNDED_ONTO)
         random_bits(c, out);
-    if (g.form == PLAIN_ONTO || g.form == PANELS_ONTO)
+    if (g.form == PLAIN_ONTO || g.form >= PANELS)
         k_fill(c, out, kind);
     if (g.form == RESIDUAL)
         k_fill(c, &c->buf[3], kind);

@@ -78,6 +78,13 @@ static const sl_op_kind plain_times_kind = {.name = "plain times",
                                             .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
                                             .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back})};
 
+/* one whose value may be computed again going back */
+static const sl_op_kind again_kind = {.name = "again",
+                                      .adds = true,
+                                      .again = true,
+                                      .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times}),
+                                      .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = times_back})};
+
 /* Sums over all rows what must not have changed since backward. */
 static int weigh(const sl_op *op, const sl_exec *x, const sl_span *s) {
     float sum = 0;
@@ -141,9 +148,13 @@ static int below(dag *d, int n) { return (int)sl_rng_below(&d->rng, (uint64_t)n)
 /* One more operation: reads one to three values, the same one perhaps twice, now and then in place. */
 static void append_random(dag *d) {
     int values = d->b.buffers, n = 1 + below(d, 3);
-    sl_buf in = below(d, values);
-    bool in_place = below(d, 4) == 0 && !d->kept[in], kept = !in_place && below(d, 2);
-    const sl_op_kind *kind = kept && below(d, 2) ? &weighted_kind : below(d, 2) ? &times_kind : &plain_times_kind;
+    sl_buf in = below(d, 2) ? below(d, values) : values - 1 - below(d, 3); /* of three sources at least */
+    bool in_place = below(d, 4) == 0 && !d->kept[in], kept = !in_place && below(d, 3);
+    const sl_op_kind *kind = below(d, 2) ? &times_kind : &plain_times_kind;
+    if (kept && below(d, 4))
+        kind = below(d, 2) ? &weighted_kind : &again_kind;
+    if (kind == &again_kind && below(d, 4))
+        n = 1; /* others are not kept, and would keep it from being computed again */
     sl_op *op = append(d, kind, (float)(below(d, 2) + 1) * (below(d, 2) ? 1 : -1));
     sl_op_reads(op, in, SL_INPUT_GRADIENT | (kept ? SL_INPUT_KEPT : 0u));
     d->kept[in] = d->kept[in] || kept;
@@ -206,12 +217,15 @@ static sl_program program(const sl_config *c, sl_params *p, int64_t batch) {
                         .training = true};
 }
 
+static int values_again; /* that all programs computed again */
+
 /* Returns how many operations share a segment with others. */
 static int check_dag(uint64_t seed, int64_t batch) {
     static sl_config c;
     static float got[3][MANY * SEQ * COLS];
     dag d = {.rng = sl_rng_make(seed, SL_STREAM_TEST, 0), .size = batch * SEQ * COLS};
     d.b = program(&c, &d.params, batch);
+    d.b.bf16 = true; /* in which alone values are computed again */
     for (int i = 0; i < 3; i++) {
         sl_op *op = append(&d, &source_kind, 0);
         ((own *)op->own)->gradient = got[i];
@@ -233,6 +247,8 @@ static int check_dag(uint64_t seed, int64_t batch) {
             ck_assert_msg(got[i][at] == d.gradient[sources[i]][at], "seed %d: gradient of source %d is %g, not %g",
                           (int)seed, i, (double)got[i][at], (double)d.gradient[sources[i]][at]);
     int together = 0;
+    for (int v = 0; v < d.b.buffers; v++)
+        values_again += d.b.buffer[v].back != SL_NONE && d.b.buffer[d.b.buffer[v].back].first >= 0;
     for (int i = 0; i < d.b.ops; i++)
         if (d.b.op[i].kind == &weighted_kind)
             ck_assert_msg(own_of(&d.b.op[i])->weight == own_of(&d.b.op[i])->expected,
@@ -251,6 +267,7 @@ static int check_dag(uint64_t seed, int64_t batch) {
 START_TEST(gradients_of_any_readers) {
     for (int seed = 0; seed < 500; seed++)
         ck_assert_int_eq(check_dag((uint64_t)seed, BATCH), 0);
+    ck_assert_int_gt(values_again, 100);
 }
 END_TEST
 
@@ -265,6 +282,7 @@ START_TEST(gradients_in_segments) {
     }
     sl_threads_set(2);
     ck_assert_int_gt(together, 3 * 100 * 6);
+    ck_assert_int_gt(values_again, 200);
 }
 END_TEST
 

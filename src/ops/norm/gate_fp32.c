@@ -141,7 +141,7 @@ static void build(sl_program *b, sl_op *op) {
 }
 
 const sl_gate_products sl_gate_fp32 = {
-    .kind = {.name = "gate",
+    .kind = {.name = "gate", .again = true,
              .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = pack, .split = pack_split},
                                   {.cut = SL_CUT_ROWS, .run = forward}),
              .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},

@@ -135,7 +135,7 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 /* ---- building */
 
 static const sl_op_kind row_norm = {
-    .name = "norm", .adds = true,
+    .name = "norm", .adds = true, .again = true,
     .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = sl_norm_gains, .split = sl_norm_gains_split},
                          {.cut = SL_CUT_ROWS, .run = forward}),
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},

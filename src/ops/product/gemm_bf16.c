@@ -176,9 +176,10 @@ static sl_ahead rows_ahead(const sl_bf16 *x, int64_t ld, int64_t rows, int64_t c
     return (sl_ahead){x, rows, cols * (int64_t)sizeof *x, ld * (int64_t)sizeof *x};
 }
 
-/* Rows m0..m1 of one job's piece of C into c, its panels ldp apart: in even chunks, each of which fetches the next one's
- * rows. */
-static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c, int64_t ldp) {
+/* Rows m0..m1 of one job's piece of C into c, its panels ldp apart: in even chunks, each of which fetches the next
+ * one's rows. */
+static void wgrad_piece(const wgrad *w, const block *b, int64_t m0, int64_t m1, const pieces *s, float *c,
+                        int64_t ldp) {
     int64_t step = sl_round_up(sl_div_up(m1 - m0, sl_div_up(m1 - m0, M_CHUNK)), KR);
     for (int64_t i = m0; i < m1; i += step) {
         int64_t k = sl_min(m1 - i, step), next = i + step < m1 ? i + step : i; /* or none */

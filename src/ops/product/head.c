@@ -52,9 +52,9 @@ static const sl_op_kind head = {
                          SL_LAYER(BATCH, pack_rows), SL_LAYER(BATCH, weight_gradient), SL_LAYER(ROWS, input_gradient))};
 static const sl_op_kind head_bf16 = {
     .name = "head", .chunk = chunk_rows,
-    .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT, SL_LAYER(ROWS, bf16_forward), LOSS,
-                         SL_LAYER(BATCH, bf16_weight_gradient), SL_LAYER(BATCH, bf16_fold),
-                         SL_LAYER(ROWS, bf16_input_gradient))};
+    .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT,
+                         SL_LAYER(ROWS, bf16_forward), LOSS, SL_LAYER(BATCH, bf16_weight_gradient),
+                         SL_LAYER(BATCH, bf16_fold), SL_LAYER(ROWS, bf16_input_gradient))};
 
 void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
     sl_op *op = sl_program_op(b, b->bf16 ? &head_bf16 : &head, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
