@@ -1,124 +1,11 @@
 #include "program/schedule.h"
 
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/threads.h"
+#include "program/stage.h"
 
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- the message of the first call that failed, whichever comes first */
-
-typedef struct {
-    pthread_mutex_t lock;
-    int64_t rank; /* of the call; INT64_MAX: none failed */
-    char message[2048];
-} failure;
-
-static void open_failure(failure *f) {
-    f->rank = INT64_MAX;
-    pthread_mutex_init(&f->lock, NULL);
-}
-
-static void note_failure(failure *f, int64_t rank) {
-    pthread_mutex_lock(&f->lock);
-    if (rank < f->rank) {
-        f->rank = rank;
-        snprintf(f->message, sizeof f->message, "%s", sl_error());
-    }
-    pthread_mutex_unlock(&f->lock);
-}
-
-static int close_failure(failure *f) {
-    pthread_mutex_destroy(&f->lock);
-    return f->rank == INT64_MAX ? 0 : sl_fail("%s", f->message);
-}
-
-/* ---- one stage */
-
-/* Its calls: `down` of them for each of `parts`. */
-typedef struct {
-    const sl_op *op;
-    const sl_exec *x;
-    const sl_stage *stage;
-    int64_t row0, rows;       /* that the stage is about */
-    int64_t base, end, step;  /* what is cut, rows or items, into steps */
-    bool blocks;              /* and not into steps but into sl_op_blocks() */
-    int64_t down, parts;
-    failure failure;
-} calls;
-
-static sl_span span_of(const calls *c, int64_t call, int worker) {
-    sl_span s = {.part = call / c->down, .parts = c->parts, .row0 = c->row0, .rows = c->rows, .worker = worker};
-    int64_t i = call % c->down;
-    if (c->blocks) {
-        sl_blocks b = sl_op_blocks(c->op);
-        s.first = sl_block_first(b, i), s.n = sl_block_rows(b, i);
-    } else {
-        s.first = c->base + i * c->step, s.n = sl_min(c->step, c->end - s.first);
-    }
-    return s;
-}
-
-static void run_call(void *ctx, int64_t call, int worker) {
-    calls *c = ctx;
-    sl_span s = span_of(c, call, worker);
-    if (c->stage->run(c->op, c->x, &s))
-        note_failure(&c->failure, call);
-}
-
-enum { CALLS = 6 }; /* for each thread at least, so that none waits long for a slow one */
-
-/* Lower as long as a call has the rows that the stage likes, then narrower, then lower still; even ones. */
-static void cut_rows(calls *c, const sl_split *g) {
-    int64_t step = sl_min(sl_round_up(c->rows, g->unit), g->most), wanted = CALLS * c->x->workers;
-    c->parts = g->parts;
-    while (sl_div_up(c->rows, step) * c->parts < wanted) {
-        if (step > g->least)
-            step = sl_max(sl_round_up(step / 2, g->unit), g->least);
-        else if (2 * c->parts <= g->parts_most)
-            c->parts *= 2;
-        else if (step > g->unit)
-            step = sl_round_up(step / 2, g->unit);
-        else
-            break;
-    }
-    c->step = sl_round_up(sl_div_up(c->rows, sl_div_up(c->rows, step)), g->unit);
-    c->down = sl_div_up(c->rows, c->step);
-}
-
-static void cut(calls *c) {
-    const sl_stage *s = c->stage;
-    sl_split g = s->split ? s->split(c->op, c->x) : (sl_split){.items = 1, .parts = 1};
-    c->parts = 1;
-    if (s->cut != SL_CUT_ROWS && s->cut != SL_CUT_WINDOWS) {
-        c->end = c->down = g.items;
-        c->step = 1;
-        return;
-    }
-    c->base = c->row0;
-    c->end = c->row0 + c->rows;
-    if (s->cut == SL_CUT_WINDOWS) {
-        c->step = c->op->seq;
-        c->down = c->rows / c->step;
-        c->parts = g.parts;
-    } else if (s->split) {
-        cut_rows(c, &g);
-    } else {
-        c->blocks = true;
-        c->down = sl_op_blocks(c->op).count;
-    }
-}
-
-static int run_stage(const sl_op *op, const sl_exec *x, const sl_stage *stage, int64_t row0, int64_t rows) {
-    calls c = {.op = op, .x = x, .stage = stage, .row0 = row0, .rows = rows};
-    cut(&c);
-    open_failure(&c.failure);
-    sl_parallel(c.down * c.parts, run_call, &c);
-    return close_failure(&c.failure);
-}
 
 /* ---- gradients of inputs that somebody else reads too */
 
@@ -196,7 +83,7 @@ static void count(const pass *p, const sl_op *op, bool sums, double seconds) {
 static int timed_stage(const pass *p, const sl_op *op, const sl_stage *s, int64_t row0, int64_t rows) {
     sl_exec x = exec_of(p, op);
     double start = p->seconds ? sl_now() : 0;
-    int rc = run_stage(op, &x, s, row0, rows);
+    int rc = sl_stage_run(op, &x, s, row0, rows);
     if (p->seconds)
         count(p, op, behind_rows(s) && p->direction == SL_BACKWARD, sl_now() - start);
     return rc;
@@ -264,7 +151,7 @@ typedef struct {
     sl_blocks blocks;
     double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * timed + i]; behind those of the segment */
     int timed;       /* come those that it computes again */
-    failure failure;
+    sl_failure failure;
 } passage;
 
 /* The i-th operation that the direction comes to; behind them those that it computes again. */
@@ -303,7 +190,7 @@ static void run_item(void *ctx, int64_t item, int worker) {
     double start = g->busy ? sl_now() : 0;
     sl_span span = {.first = item, .n = 1, .parts = 1, .rows = op->rows, .worker = worker};
     if (nth_of(g, op)->run(op, &x, &span))
-        note_failure(&g->failure, rank);
+        sl_failure_note(&g->failure, rank);
     if (g->busy)
         g->busy[worker * g->timed + i] += sl_now() - start;
 }
@@ -363,7 +250,7 @@ static void run_rows(void *ctx, int64_t call, int worker) {
     span.n = sl_block_first(g->blocks, last) + sl_block_rows(g->blocks, last) - span.first;
     place_local(g, g->p->x, &span);
     if (compute_again(g, &span)) {
-        note_failure(&g->failure, call);
+        sl_failure_note(&g->failure, call);
         return;
     }
     for (int i = 0; i < g->ops; i++) {
@@ -375,7 +262,7 @@ static void run_rows(void *ctx, int64_t call, int worker) {
         if (g->busy)
             g->busy[worker * g->timed + i] += sl_now() - start;
         if (failed) {
-            note_failure(&g->failure, (i * STEPS + failed) * g->calls + call);
+            sl_failure_note(&g->failure, (i * STEPS + failed) * g->calls + call);
             return;
         }
     }
@@ -387,14 +274,14 @@ static int run_timed(passage *g, int64_t items, sl_item_fn fn) {
     int timed = g->p->x->workers * g->timed;
     if (g->busy)
         memset(g->busy, 0, (size_t)timed * sizeof *g->busy);
-    open_failure(&g->failure);
+    sl_failure_open(&g->failure);
     sl_parallel(items, fn, g);
     double took = g->busy ? sl_now() - start : 0;
     for (int i = 0; g->busy && i < timed; i++)
         all += g->busy[i];
     for (int i = 0; all > 0 && i < timed; i++)
         count(g->p, op_of(g, i % g->timed), g->behind && g->p->direction == SL_BACKWARD, took * g->busy[i] / all);
-    return close_failure(&g->failure);
+    return sl_failure_close(&g->failure);
 }
 
 /* Stages apart from rows, of operations from..to-1: the first of each at once, then the second ... */

@@ -50,6 +50,8 @@ static const sl_op_kind head = {
     .name = "head", .chunk = chunk_rows,
     .forward = SL_STAGES(SL_LAYER(PARAMS, pack), SL_LAYER(PARAMS, pack_back), COUNT, SL_LAYER(ROWS, forward), LOSS,
                          SL_LAYER(BATCH, pack_rows), SL_LAYER(BATCH, weight_gradient), SL_LAYER(ROWS, input_gradient))};
+static const sl_op_kind head_few = {.name = "head", .chunk = chunk_rows,
+                                    .forward = SL_STAGES(COUNT, SL_LAYER(ROWS, few_forward), LOSS)};
 static const sl_op_kind head_bf16 = {
     .name = "head", .chunk = chunk_rows,
     .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT,
@@ -57,7 +59,8 @@ static const sl_op_kind head_bf16 = {
                          SL_LAYER(BATCH, bf16_fold), SL_LAYER(ROWS, bf16_input_gradient))};
 
 void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
-    sl_op *op = sl_program_op(b, b->bf16 ? &head_bf16 : &head, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
+    const sl_op_kind *kind = sl_layer_is_few(b, b->batch * b->seq) ? &head_few : b->bf16 ? &head_bf16 : &head;
+    sl_op *op = sl_program_op(b, kind, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = b->config->model_dim;
     op->dim_out = vocab;

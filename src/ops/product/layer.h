@@ -26,12 +26,16 @@ sl_layer_packed sl_layer_packed_at(const sl_op *op, int64_t forward, int64_t bac
 /* Once the operation has its shape, kind and buffers of y: its scratch and FLOPs. */
 void sl_layer_build(sl_program *b, sl_op *op);
 
+/* Is a program's layer of so many rows one for few_forward below? */
+bool sl_layer_is_few(const sl_program *b, int64_t rows);
+
 /* The stages. In a pass that is not training those of gradients do nothing in an operation without dout (the loss). */
 #define SL_LAYER_STAGE(name)                                                                                           \
     int sl_layer_##name(const sl_op *op, const sl_exec *x, const sl_span *s);                                          \
     sl_split sl_layer_##name##_split(const sl_op *op, const sl_exec *x);
 SL_LAYER_STAGE(pack)            /* W for y */
 SL_LAYER_STAGE(forward)         /* y = x W^T, plus in[1] */
+SL_LAYER_STAGE(few_forward)     /* the same of few rows, without packing */
 SL_LAYER_STAGE(pack_back)       /* W for din */
 SL_LAYER_STAGE(input_gradient)  /* din = dy W, or += */
 SL_LAYER_STAGE(pack_rows)       /* x for the gradient of W */
