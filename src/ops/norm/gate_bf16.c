@@ -57,8 +57,7 @@ static block block_at(const sl_op *op, const sl_exec *x, int64_t index, int work
 /* c[m, n] (+)= a panels, k padded. */
 static void product(const sl_exec *x, int64_t m, int64_t n, int64_t k, const sl_bf16 *a, int64_t lda,
                     const sl_bf16 *panels, float *c, int64_t ldc, int add) {
-    for (int64_t j = 0; j < n; j += NR)
-        x->k->gemm_bf16(m, sl_min(n - j, NR), k, a, lda, panels + j * k, c + j, ldc, add);
+    x->k->gemm_bf16_store(m, n, k, a, lda, panels, &(sl_bf16_store){.c = c, .ldc = ldc, .ldp = NR, .add = add});
 }
 
 static void round_rows(const sl_exec *x, int64_t n, int64_t cols, const float *src, sl_bf16 *dst) {
