@@ -443,6 +443,47 @@ START_TEST(failures_come_back) {
 }
 END_TEST
 
+/* Two operations that rows go through together. The first fails from row 30 on, the second everywhere: what is told is
+ * what the first says of the first rows it is given. */
+static int fail_from_row_30(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    (void)op, (void)x;
+    return s->first + s->n > 30 ? sl_fail("first, row 30") : 0;
+}
+
+static int fail_always(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    (void)op, (void)x, (void)s;
+    return sl_fail("second");
+}
+
+static const sl_op_kind failing_first = {.name = "first",
+                                         .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = fail_from_row_30})};
+static const sl_op_kind failing_second = {.name = "second",
+                                          .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = fail_always})};
+
+START_TEST(failures_in_segments) {
+    static sl_config c;
+    sl_params p = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        sl_threads_set(threads);
+        sl_program b = program(&c, &p, MANY);
+        sl_exec x;
+        sl_buf v = sl_program_op(&b, &failing_first, (sl_scope){0})->out = sl_program_buffer(&b, MANY * SEQ, COLS);
+        sl_op *second = sl_program_op(&b, &failing_second, (sl_scope){0});
+        sl_op_reads(second, v, 0);
+        second->out = sl_program_buffer(&b, MANY * SEQ, COLS);
+        ck_assert(sl_exec_open(&x, &b, &p) == 0);
+        ck_assert_int_eq(b.segments[SL_FORWARD], 1);
+        for (int i = 0; i < 20; i++) {
+            ck_assert(sl_schedule_forward(&b, &x, NULL) == -1);
+            ck_assert_str_eq(sl_error(), "first, row 30");
+        }
+        sl_exec_close(&x);
+        sl_program_free(&b);
+    }
+    sl_threads_set(0);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("plan");
     TCase *t = tcase_create("plan");
@@ -451,6 +492,7 @@ int main(void) {
     tcase_add_test(t, parallel_blocks);
     tcase_add_test(t, blocks_cover_rows);
     tcase_add_test(t, failures_come_back);
+    tcase_add_test(t, failures_in_segments);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
