@@ -1,3 +1,4 @@
+/* When buffers are in use, and which of them nobody needs to have as a whole. */
 #include "program/plan.h"
 
 #include "base/err.h"

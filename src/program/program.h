@@ -16,6 +16,7 @@ typedef struct {
     bool sums_apart;      /* sums of its operations share their scratch, and are taken one operation after the other */
 } sl_segment;
 enum { SL_FORWARD, SL_BACKWARD };
+enum { SL_SEGMENT_OPS = 64 }; /* of a segment at most */
 
 typedef struct {
     const sl_config *config;

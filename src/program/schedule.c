@@ -146,7 +146,8 @@ typedef struct {
     int ops;
     int from, to;    /* apart from rows: of which operations, */
     int nth;         /* which stage of each, */
-    bool behind;     /* of those behind its rows, or before */
+    bool behind;     /* of those behind its rows, or before, */
+    int64_t end[SL_SEGMENT_OPS]; /* and where its items end among those of all */
     int64_t calls;
     sl_blocks blocks;
     double *busy;    /* NULL, or seconds of operation i in worker t: busy[t * timed + i]; behind those of the segment */
@@ -181,16 +182,16 @@ static int64_t items_of(const passage *g, const sl_op *op) {
 /* Items are counted through all operations. */
 static void run_item(void *ctx, int64_t item, int worker) {
     passage *g = ctx;
-    int64_t rank = item, n;
     int i = g->from;
-    for (; item >= (n = items_of(g, op_of(g, i))); i++)
-        item -= n;
+    while (item >= g->end[i])
+        i++;
     const sl_op *op = op_of(g, i);
     sl_exec x = exec_of(g->p, op);
     double start = g->busy ? sl_now() : 0;
-    sl_span span = {.first = item, .n = 1, .parts = 1, .rows = op->rows, .worker = worker};
+    sl_span span = {.first = item - (i > g->from ? g->end[i - 1] : 0), .n = 1, .parts = 1, .rows = op->rows,
+                    .worker = worker};
     if (nth_of(g, op)->run(op, &x, &span))
-        sl_failure_note(&g->failure, rank);
+        sl_failure_note(&g->failure, item);
     if (g->busy)
         g->busy[worker * g->timed + i] += sl_now() - start;
 }
@@ -294,7 +295,7 @@ static int run_apart(passage *g, bool behind, int from, int to) {
         more = false;
         for (int i = from; i < to; i++) {
             more = more || nth_of(g, op_of(g, i));
-            items += items_of(g, op_of(g, i));
+            g->end[i] = items += items_of(g, op_of(g, i));
         }
         if (items > 0 && run_timed(g, items, run_item))
             return -1;

@@ -1,3 +1,4 @@
+/* Where the list of operations is cut into segments, for each direction. */
 #include "program/plan.h"
 
 #include "base/err.h"
@@ -127,7 +128,7 @@ static int length_from(const sl_program *b, int direction, int from, int64_t row
     int step = direction == SL_FORWARD ? 1 : -1, longest = 1, n = 1;
     traffic t = {0, 0};
     add_traffic(b, direction, &b->op[from], &t);
-    for (int i = from + step; i >= 0 && i < b->ops && joins(b, direction, from, i); i += step) {
+    for (int i = from + step; n < SL_SEGMENT_OPS && i >= 0 && i < b->ops && joins(b, direction, from, i); i += step) {
         add_traffic(b, direction, &b->op[i], &t);
         n++;
         if (t.weights <= WEIGHTS * t.row * (double)rows)

@@ -410,6 +410,19 @@ END_TEST
 
 /* ---- a stage that fails */
 
+/* Forward fails with this message, however its calls follow one another. All operations are in one segment. */
+static void expect_failure(sl_program *b, const sl_params *p, const char *message) {
+    sl_exec x;
+    ck_assert(sl_exec_open(&x, b, p) == 0);
+    ck_assert_int_eq(b->segments[SL_FORWARD], 1);
+    for (int i = 0; i < 20; i++) {
+        ck_assert(sl_schedule_forward(b, &x, NULL) == -1);
+        ck_assert_str_eq(sl_error(), message);
+    }
+    sl_exec_close(&x);
+    sl_program_free(b);
+}
+
 static int fail_from_row_4(const sl_op *op, const sl_exec *x, const sl_span *s) {
     (void)op, (void)x;
     return s->first + s->n > 4 ? sl_fail("rows from %d on", (int)s->first) : 0;
@@ -429,15 +442,8 @@ START_TEST(failures_come_back) {
     for (int threads = 1; threads <= 4; threads++) {
         sl_threads_set(threads);
         sl_program b = program(&c, &p, BATCH);
-        sl_exec x;
         sl_program_op(&b, &failing, (sl_scope){0})->out = sl_program_buffer(&b, ROWS, COLS);
-        ck_assert(sl_exec_open(&x, &b, &p) == 0);
-        for (int i = 0; i < 20; i++) {
-            ck_assert(sl_schedule_forward(&b, &x, NULL) == -1);
-            ck_assert_str_eq(sl_error(), "rows from 4 on");
-        }
-        sl_exec_close(&x);
-        sl_program_free(&b);
+        expect_failure(&b, &p, "rows from 4 on");
     }
     sl_threads_set(0);
 }
@@ -466,19 +472,11 @@ START_TEST(failures_in_segments) {
     for (int threads = 1; threads <= 4; threads++) {
         sl_threads_set(threads);
         sl_program b = program(&c, &p, MANY);
-        sl_exec x;
         sl_buf v = sl_program_op(&b, &failing_first, (sl_scope){0})->out = sl_program_buffer(&b, MANY * SEQ, COLS);
         sl_op *second = sl_program_op(&b, &failing_second, (sl_scope){0});
         sl_op_reads(second, v, 0);
         second->out = sl_program_buffer(&b, MANY * SEQ, COLS);
-        ck_assert(sl_exec_open(&x, &b, &p) == 0);
-        ck_assert_int_eq(b.segments[SL_FORWARD], 1);
-        for (int i = 0; i < 20; i++) {
-            ck_assert(sl_schedule_forward(&b, &x, NULL) == -1);
-            ck_assert_str_eq(sl_error(), "first, row 30");
-        }
-        sl_exec_close(&x);
-        sl_program_free(&b);
+        expect_failure(&b, &p, "first, row 30");
     }
     sl_threads_set(0);
 }
