@@ -12,6 +12,7 @@
 #include "cli/bench_profile.h"
 #include "cli/verbs.h"
 #include "model/model.h"
+#include "probe/measures.h"
 #include "simd/kernels.h"
 #include "train/optim.h"
 
@@ -43,7 +44,7 @@ typedef struct {
     sl_model *model;
     sl_optim *optim;
     int32_t *in, *target;
-    double *step_s;           /* of each timed step */
+    double *step_s;           /* of each timed step; and as many for sorting them */
     double norm_s, update_s;  /* gradient norm, optimizer: sums over timed steps */
     double loss;
     int64_t steps;
@@ -73,7 +74,7 @@ static int open_bench(bench *b) {
         return -1;
     b->in = malloc((size_t)tokens(b) * sizeof *b->in);
     b->target = malloc((size_t)tokens(b) * sizeof *b->target);
-    b->step_s = malloc((size_t)b->steps * sizeof *b->step_s);
+    b->step_s = malloc(2 * (size_t)b->steps * sizeof *b->step_s);
     if (!b->in || !b->target || !b->step_s)
         return sl_fail("out of memory for a batch");
     sl_rng r = sl_rng_make((uint64_t)c->seed, SL_STREAM_TEST, 0);
@@ -106,16 +107,6 @@ static int time_steps(bench *b, bool profile) {
         b->update_s += r.update_seconds;
     }
     return 0;
-}
-
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(double *v, int64_t n) {
-    qsort(v, (size_t)n, sizeof *v, ascending);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
 static sl_bench_profile profile_of(const bench *b) {
@@ -151,7 +142,7 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
         sl_threads_start((int)b.config.threads, (enum sl_pin)b.config.pin))
         return NULL;
     if (open_bench(&b) == 0 && time_steps(&b, profile) == 0) {
-        double seconds = median(b.step_s, steps), rate = (double)tokens(&b) / seconds;
+        double seconds = sl_median(steps, b.step_s, b.step_s + steps), rate = (double)tokens(&b) / seconds;
         double gflops = rate * sl_model_flops_per_token(b.model) / 1e9,
                share = gflops / sl_measured_peak_gflops(bf16(&b));
         const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;

@@ -7,9 +7,9 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "model/model.h"
+#include "probe/measures.h"
 #include "train/multiply.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* The linear layers of bench-10m on 4096 tokens, each as y = x W^T, dx = dy W, dW = dy^T x. */
@@ -219,17 +219,11 @@ static void alone_item(void *ctx, int64_t item, int thread) {
     }
 }
 
-static int ascending(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static json_t *report_alone(const alone *a, bool json) {
     double gflops[WINDOWS] = {0};
     for (int i = 0; i < WINDOWS * sl_threads(); i++)
         gflops[i / sl_threads()] += a->rate[i] / 1e9;
-    qsort(gflops, WINDOWS, sizeof *gflops, ascending);
-    double median = gflops[WINDOWS / 2], best = gflops[WINDOWS - 1];
+    double sorted[WINDOWS], median = sl_median(WINDOWS, gflops, sorted), best = sorted[WINDOWS - 1];
     const char *precision = a->bf16 ? "bf16" : "fp32";
     if (!json)
         printf("kernel %s  %lld x %lld x %d, %zu KiB a thread in L2  %.1f GFLOP/s, best %.1f  %s, %d threads\n",
