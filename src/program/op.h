@@ -95,7 +95,8 @@ typedef struct {
     enum sl_cut cut;
     /* Returns 0, or -1 with a message, which ends the pass. */
     int (*run)(const sl_op *op, const sl_exec *x, const sl_span *s);
-    /* NULL: one item; whole blocks of sl_op_blocks(), uncut; window by window. Asked when the stage begins. */
+    /* NULL: one item; whole blocks of sl_op_blocks(), uncut; window by window. Asked when the stage begins; of ROWS not
+     * within a segment (program.h), where a call is several whole blocks, uncut. */
     sl_split (*split)(const sl_op *op, const sl_exec *x);
 } sl_stage;
 /* A list of them, for the table entry of a kind. */
