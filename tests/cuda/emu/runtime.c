@@ -1,0 +1,83 @@
+/* The runtime of the emulation: device memory is memory, and what is enqueued is done at once. Graphs are not there: a
+ * step is enqueued anew each time. */
+#include "base/clock.h"
+#include "base/err.h"
+#include "cuda/runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int slc_devices(void) { return 1; }
+
+int slc_device(int i, slc_device_info *info) {
+    (void)i;
+    *info = (slc_device_info){.name = "emulated", .major = 8, .sms = 4, .total = (size_t)1 << 34,
+                              .free = (size_t)1 << 34, .driver = 13000, .runtime = 13000};
+    return 0;
+}
+int slc_device_use(int i) { return i == 0 ? 0 : sl_fail("the emulation has one device"); }
+
+/* Not zero: nobody counts on it. */
+void *slc_alloc(size_t bytes) {
+    void *p = aligned_alloc(256, (bytes + 256) / 256 * 256);
+    return p ? memset(p, 0xff, bytes) : (sl_fail("the emulation is out of memory"), NULL);
+}
+void slc_free(void *p) { free(p); }
+void *slc_alloc_host(size_t bytes) { return slc_alloc(bytes); }
+void slc_free_host(void *p) { free(p); }
+
+int slc_put(void *device, const void *host, size_t bytes) {
+    memcpy(device, host, bytes);
+    return 0;
+}
+int slc_get(void *host, const void *device, size_t bytes) { return slc_put(host, device, bytes); }
+int slc_sync(slc_stream s) {
+    (void)s;
+    return 0;
+}
+void slc_put_async(slc_stream s, void *device, const void *host, size_t bytes) {
+    (void)s;
+    memcpy(device, host, bytes);
+}
+void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes) { slc_put_async(s, host, device, bytes); }
+void slc_copy(slc_stream s, void *to, const void *from, size_t bytes) { slc_put_async(s, to, from, bytes); }
+void slc_zero(slc_stream s, void *device, size_t bytes) {
+    (void)s;
+    memset(device, 0, bytes);
+}
+int slc_check(const char *what) {
+    (void)what;
+    return 0;
+}
+
+int slc_stream_open(slc_stream *s) {
+    *s = NULL;
+    return 0;
+}
+void slc_stream_close(slc_stream s) { (void)s; }
+
+int slc_capture_begin(slc_stream s) {
+    (void)s;
+    return 1; /* nothing is recorded */
+}
+int slc_capture_end(slc_stream s, slc_graph *g) {
+    (void)s;
+    *g = NULL;
+    return 0;
+}
+int slc_graph_run(slc_graph g, slc_stream s) {
+    (void)g, (void)s;
+    return sl_fail("the emulation records nothing");
+}
+void slc_graph_free(slc_graph g) { (void)g; }
+
+int slc_event_open(slc_event *e) {
+    return (*e = calloc(1, sizeof(double))) ? 0 : sl_fail("out of memory");
+}
+void slc_event_close(slc_event e) { free(e); }
+void slc_event_record(slc_event e, slc_stream s) {
+    (void)s;
+    *(double *)e = sl_now();
+}
+double slc_event_seconds(slc_event from, slc_event to) { return *(double *)to - *(double *)from; }
