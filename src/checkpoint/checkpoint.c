@@ -261,8 +261,9 @@ int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
 }
 
 int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
-    return m ? sl_checkpoint_load(dir, sl_model_params(m), s)
-             : sl_fail("cannot load into a model that is NULL; was its creation checked?");
+    if (!m)
+        return sl_fail("cannot load into a model that is NULL; was its creation checked?");
+    return sl_checkpoint_load(dir, sl_model_params(m), s) || sl_model_params_written(m) ? -1 : 0;
 }
 
 /* *vocab: -1 where the configuration does not say. */

@@ -277,6 +277,8 @@ void sl_checkpoint_clean(const char *run_dir) {
 }
 
 int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
-    return m ? sl_checkpoint_save(run_dir, sl_model_config_given(m), sl_model_params(m), s, keep)
-             : sl_fail("cannot save a model that is NULL; was its creation checked?");
+    if (!m)
+        return sl_fail("cannot save a model that is NULL; was its creation checked?");
+    return sl_model_read_params(m) ? -1
+                                   : sl_checkpoint_save(run_dir, sl_model_config_given(m), sl_model_params(m), s, keep);
 }

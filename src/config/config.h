@@ -34,7 +34,7 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
     sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
+    sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
 
 /* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
 enum {
@@ -70,6 +70,7 @@ enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_BOS_FIRST, SL_BOS_RANDOM };
 enum { SL_GUARD_STOP, SL_GUARD_SKIP, SL_GUARD_OFF };
 enum { SL_PRECISION_AUTO, SL_PRECISION_FP32, SL_PRECISION_BF16 };
+enum { SL_DEVICE_CPU, SL_DEVICE_CUDA, SL_DEVICE_AUTO };
 enum { SL_GEMM_OWN, SL_GEMM_BLAS };
 
 #define SL_SYNTHETIC_PREFIX "synthetic:"

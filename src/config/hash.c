@@ -5,10 +5,11 @@
 #include <xxhash.h>
 
 /* The keys that do not decide what is trained: how many threads and where (results are the same bits), which
- * tier or library (the same up to rounding), how often one looks and saves. */
+ * tier, device or library (the same up to rounding), how often one looks and saves. */
 static const char *const undecisive[] = {"threads",
                                          "pin",
                                          "isa",
+                                         "device",
                                          "gemm",
                                          "train.eval_every",
                                          "train.probe_every",

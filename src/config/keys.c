@@ -124,9 +124,14 @@ const sl_choice sl_choices_guard[] = {
     [SL_GUARD_OFF] = {"off", "train on through spikes; what is not a number still stops"},
     {NULL, NULL}};
 const sl_choice sl_choices_precision[] = {
-    [SL_PRECISION_AUTO] = {"auto", "bf16 where the CPU has a unit for it, else fp32"},
+    [SL_PRECISION_AUTO] = {"auto", "bf16 where the device has a unit for it, else fp32"},
     [SL_PRECISION_FP32] = {"fp32", "binary32 throughout"},
     [SL_PRECISION_BF16] = {"bf16", "inputs of matrix products rounded to bf16, sums in fp32"},
+    {NULL, NULL}};
+const sl_choice sl_choices_device[] = {
+    [SL_DEVICE_CPU] = {"cpu", "the CPU"},
+    [SL_DEVICE_CUDA] = {"cuda", "the first NVIDIA GPU of CUDA_VISIBLE_DEVICES"},
+    [SL_DEVICE_AUTO] = {"auto", "a GPU where one can be used, else the CPU"},
     {NULL, NULL}};
 const sl_choice sl_choices_gemm[] = {
     [SL_GEMM_OWN] = {"own", "the engine: the same bits for any number of threads"},

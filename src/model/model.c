@@ -52,12 +52,28 @@ static bool allocate(sl_model *m, bool training) {
         sl_params_allocate(&m->params, m->config.train_optimizer, training))
         return false;
     m->threads = m->exec.workers;
-    return allocate_taps(m);
+    return allocate_taps(m) && sl_model_open_device(m) == 0;
+}
+
+/* NULL: the CPU, or none that is there. */
+static const sl_device *device_of(const sl_config *c) {
+    const sl_device *d;
+    return sl_device_of(c, &d) ? NULL : d;
 }
 
 int sl_model_precision(const sl_config *c) {
-    const sl_kernels *k = sl_kernels_select((enum sl_isa)c->isa);
-    return c->precision != SL_PRECISION_FP32 && k->bf16_unit ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+    bool unit = sl_kernels_select((enum sl_isa)c->isa)->bf16_unit || device_of(c);
+    return c->precision != SL_PRECISION_FP32 && unit ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+}
+
+/* Returns 0, or -1 with a message: its device is not there. */
+static int check_device(const sl_config *c) {
+    const sl_device *d;
+    if (sl_device_of(c, &d))
+        return -1;
+    return d && c->gemm == SL_GEMM_BLAS
+               ? sl_fail_usage("gemm: blas is a library of the CPU's; leave it out with device: %s", d->key)
+               : 0;
 }
 
 static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq) {
@@ -87,7 +103,9 @@ static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
         sl_fail("out of memory for the model");
         return NULL;
     }
+    const sl_device *device = device_of(c);
     m->config = m->given = *c;
+    m->device = device;
     m->vocab = vocab;
     m->taps = taps;
     m->layer = layer;
@@ -97,7 +115,8 @@ static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
     }
     m->program = (sl_program){.config = &m->config, .kernels = sl_kernels_select((enum sl_isa)c->isa),
                               .params = &m->params, .batch = p->batch, .seq = p->seq, .layer = SL_NO_LAYER,
-                              .training = p->flags & SL_MODEL_TRAINING, .cache = p->cache};
+                              .training = p->flags & SL_MODEL_TRAINING, .cache = p->cache,
+                              .device = device};
     if (p->quant) {
         m->quant = *p->quant;
         m->program.quant = &m->quant;
@@ -123,7 +142,7 @@ int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
 
 static sl_model *create(const sl_config *c, int32_t vocab, purpose p) {
     sl_config config = *c;
-    if (check_sizes(c, vocab, p.batch, p.cache ? p.cache : p.seq) || sl_match_params(&config, vocab))
+    if (check_device(c) || check_sizes(c, vocab, p.batch, p.cache ? p.cache : p.seq) || sl_match_params(&config, vocab))
         return NULL;
     sl_model *m = compile(&config, vocab, &p);
     if (!m)
@@ -157,6 +176,7 @@ void sl_model_free(sl_model *m) {
     if (!m)
         return;
     sl_free(m->cos), sl_free(m->sin), sl_free(m->tap), sl_free(m->gain);
+    sl_model_close_device(m);
     sl_exec_close(&m->exec);
     sl_program_free(&m->program);
     sl_params_free(&m->params);
@@ -169,10 +189,21 @@ int sl_model_init(sl_model *m, uint64_t seed) {
     if (!m)
         return sl_model_fail_null("sl_model_init");
     sl_params_init(&m->params, seed);
-    return 0;
+    return sl_model_params_written(m);
 }
 
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
+
+int sl_model_read_params(const sl_model *m) {
+    return m->run ? m->device->get_params(m->run, SL_BLOCK_W | SL_BLOCK_G | SL_BLOCK_M | SL_BLOCK_V) : 0;
+}
+
+int sl_model_params_written(sl_model *m) {
+    return m->run ? m->device->put_params(m->run, SL_BLOCK_W | SL_BLOCK_M | SL_BLOCK_V) : 0;
+}
+
+const sl_device *sl_model_device(const sl_model *m) { return m->device; }
+sl_device_run *sl_model_device_run(const sl_model *m) { return m->run; }
 const sl_config *sl_model_config(const sl_model *m) { return &m->config; }
 const sl_config *sl_model_config_given(const sl_model *m) { return &m->given; }
 int64_t sl_model_activation_bytes(const sl_model *m) { return (int64_t)m->exec.arena_bytes; }
@@ -235,7 +266,7 @@ static int forward(sl_model *m, const int32_t *in, const int32_t *target, bool t
     m->exec.training = training;
     m->exec.workers = sl_threads();
     m->tapped = false;
-    if (sl_schedule_forward(&m->program, &m->exec, m->seconds))
+    if (m->run ? sl_model_forward_on_device(m) : sl_schedule_forward(&m->program, &m->exec, m->seconds))
         return -1;
     m->tapped = m->taps;
     return 0;
@@ -256,8 +287,20 @@ int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *target, doub
     return 0;
 }
 
+static int forward_backward_on_device(sl_model *m, const int32_t *in, const int32_t *target, double *loss) {
+    m->exec.targets = target;
+    m->tapped = false;
+    sl_device_pass p = {.tokens = in, .targets = target, .token_loss = m->exec.token_loss, .seconds = m->seconds};
+    if (m->device->forward_backward(m->run, &p, m->exec.grad_scale))
+        return -1;
+    *loss = mean_loss(m);
+    return 0;
+}
+
 int sl_model_forward_backward(sl_model *m, const int32_t *in, const int32_t *target, float scale, double *loss) {
     m->exec.grad_scale = scale;
+    if (m->run)
+        return forward_backward_on_device(m, in, target, loss);
     if (forward(m, in, target, true))
         return -1;
     *loss = mean_loss(m);
@@ -299,6 +342,10 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
 /* ---- what steps leave behind: running means of channels, loads and biases of experts */
 
 void sl_model_end_step(sl_model *m, bool applied) {
+    if (m->run) {
+        m->device->end_step(m->run, applied);
+        return;
+    }
     for (int i = 0; i < m->program.ops; i++)
         if (m->program.op[i].kind->end_step)
             m->program.op[i].kind->end_step(&m->program.op[i], &m->exec, applied);
@@ -307,18 +354,23 @@ void sl_model_end_step(sl_model *m, bool applied) {
 void sl_model_measure_states(sl_model *m, bool on) {
     sl_params *p = &m->params;
     sl_model_end_step(m, !on);
+    if (on)
+        sl_model_read_params(m);
     for (int i = 0; on && i < p->count; i++)
         if (p->tensor[i].state)
             memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
     m->exec.measuring = on;
-    if (on)
+    if (on) {
         p->state_missing = false;
+        sl_model_params_written(m);
+    }
 }
 
 bool sl_model_states_missing(const sl_model *m) { return m->params.state_missing; }
 
 double sl_model_router_loss(const sl_model *m) {
     double sum = 0;
+    sl_model_fetch_states(m);
     for (int i = 0; i < m->program.ops; i++)
         if (sl_moe_of(&m->program.op[i]))
             sum += sl_moe_state_of(&m->program.op[i], &m->exec)->extra;
@@ -326,6 +378,8 @@ double sl_model_router_loss(const sl_model *m) {
 }
 
 bool sl_model_expert_load(const sl_model *m, int i, sl_expert_load *load) {
+    if (i == 0 && m->config.model_experts && sl_model_fetch_states(m))
+        return false;
     for (int op = 0; op < m->program.ops; op++) {
         const sl_moe *e = sl_moe_of(&m->program.op[op]);
         if (!e || i-- > 0)

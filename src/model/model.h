@@ -4,6 +4,7 @@
 #define SL_MODEL_MODEL_H
 
 #include "config/config.h"
+#include "program/device.h"
 #include "program/params.h"
 #include "program/scope.h"
 
@@ -11,7 +12,16 @@
  * fp32 was not asked for, else SL_PRECISION_FP32. */
 int sl_model_precision(const sl_config *c);
 
+/* The parameter table, with the host's values. Where the model runs on a device (config's `device`), its values are the
+ * ones in force: read_params brings the host's up to date, and params_written hands over what the host has written. Both
+ * do nothing on the CPU; they return 0, or -1 with a message. */
 sl_params *sl_model_params(sl_model *m);
+int sl_model_read_params(const sl_model *m);
+int sl_model_params_written(sl_model *m);
+/* Both NULL on the CPU. */
+const sl_device *sl_model_device(const sl_model *m);
+sl_device_run *sl_model_device_run(const sl_model *m);
+double *sl_model_seconds(const sl_model *m); /* NULL, or what the profile (below) is counted in */
 /* As it is built: model.ffn or model.expert_ffn is the width in force. The second is what sl_model_create was given
  * (model.match_params changes the width). */
 const sl_config *sl_model_config(const sl_model *m);

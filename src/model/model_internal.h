@@ -19,6 +19,8 @@ struct sl_model {
     sl_params params;
     sl_program program;
     sl_exec exec;
+    const sl_device *device; /* NULL: it runs on the CPU, in exec */
+    sl_device_run *run;
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     float *cos, *sin;
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
@@ -36,6 +38,19 @@ void sl_model_build(sl_model *m, bool taps);
 sl_buf sl_model_qkv_buffer(const sl_model *m, int layer);
 /* "WHAT: the model is NULL ...". Returns -1. */
 int sl_model_fail_null(const char *what);
+/* ---- of a model on a device (on_device.c) */
+/* Memory there and the parameters' values. Returns 0, or -1 with a message. */
+int sl_model_open_device(sl_model *m);
+void sl_model_close_device(sl_model *m);
+/* One forward pass of what m->exec says, losses and logits to where that says. */
+int sl_model_forward_on_device(sl_model *m);
+/* Lets the host read what is on a device, and does nothing on the CPU: a buffer of the last pass (true: m->exec.buf has
+ * it), the inputs of a gate's values too, states of operations. false, -1 with a message. */
+bool sl_model_fetch(const sl_model *m, sl_buf v);
+bool sl_model_fetch_gate(const sl_model *m, const sl_op *gate);
+int sl_model_fetch_states(const sl_model *m);
+int sl_model_read_weights(const sl_model *m);
+
 /* Keeps what sl_model_tap() reads (taps.c). */
 void sl_model_keep_taps(sl_model *m);
 

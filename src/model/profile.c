@@ -10,6 +10,8 @@ void sl_model_profile(sl_model *m, bool on) {
     m->seconds = on ? calloc(SL_TIMES * (size_t)m->program.ops, sizeof *m->seconds) : NULL;
 }
 
+double *sl_model_seconds(const sl_model *m) { return m->seconds; }
+
 int sl_model_profile_ops(const sl_model *m) { return m->program.ops; }
 
 static double buffer_bytes(const sl_model *m, sl_buf b) {

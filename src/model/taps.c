@@ -46,7 +46,8 @@ static const sl_norm_tap *norm_tap(const sl_model *m, int layer, int which) {
 const float *sl_model_residual(const sl_model *m, int layer) {
     if (!has_tap(m, layer, m ? m->config.model_layers + 1 : 0))
         return NULL;
-    return sl_buf_data(&m->exec, m->layer[layer].residual);
+    sl_buf h = m->layer[layer].residual;
+    return sl_model_fetch(m, h) ? sl_buf_data(&m->exec, h) : NULL;
 }
 
 sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
@@ -60,6 +61,8 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     int64_t hd = sl_config_head_dim(&m->config), q = m->config.model_heads * hd,
             kv = sl_config_kv_heads(&m->config) * hd;
     sl_buf qkv = sl_model_qkv_buffer(m, layer);
+    if (!sl_model_fetch(m, qkv))
+        return (sl_qkv_tap){0};
     const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
     return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
 }
@@ -78,7 +81,7 @@ sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
 float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {
     const sl_op *op = attention_op(m, layer);
     const sl_extra_kind *extra = sl_attention_of(op)->extra;
-    if (!extra)
+    if (!extra || sl_model_read_weights(m))
         return 0;
     sl_extra e = sl_extra_of_head(op, &m->exec, 0, head, false);
     return extra->logit(&e, q);
@@ -86,7 +89,7 @@ float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const
 
 const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || n->weight == SL_NONE)
+    if (!n || n->weight == SL_NONE || sl_model_read_weights(m))
         return NULL;
     const float *w = m->params.w + m->params.tensor[n->weight].offset;
     if (!m->config.norm_zero_centred)
@@ -99,14 +102,15 @@ const float *sl_model_norm_weight(const sl_model *m, int layer, int which) {
 
 const float *sl_model_norm_output(const sl_model *m, int layer, int which) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || sl_model_check_taps(m))
+    if (!n || sl_model_check_taps(m) || !sl_model_fetch(m, n->out))
         return NULL;
     return sl_read_rows(&m->exec, n->out, 0, m->program.buffer[n->out].rows, m->tap);
 }
 
 bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
     const sl_norm_tap *n = norm_tap(m, layer, which);
-    if (!n || n->gate_op == SL_NONE || sl_model_check_taps(m))
+    if (!n || n->gate_op == SL_NONE || sl_model_check_taps(m) ||
+        !sl_model_fetch_gate(m, &m->program.op[n->gate_op]))
         return false;
     sl_gate_values(&m->program.op[n->gate_op], &m->exec, dst);
     return true;
@@ -173,7 +177,7 @@ int64_t sl_model_tap_width(const sl_model *m, int layer, enum sl_tap tap) {
 
 bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst) {
     sl_buf b = has_taps(m, layer) && m->tapped ? find_tap(m, layer, tap) : SL_NONE;
-    if (b == SL_NONE)
+    if (b == SL_NONE || !sl_model_fetch(m, b))
         return false;
     const sl_buffer *info = &m->program.buffer[b];
     const float *x = sl_read_rows(&m->exec, b, 0, info->rows, dst);
@@ -186,5 +190,5 @@ const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap) 
     const sl_op *op = NULL;
     if (has_taps(m, layer) && (tap == SL_TAP_OUT_IN || tap == SL_TAP_DOWN_IN))
         op = sl_program_find(&m->program, layer, tap == SL_TAP_OUT_IN ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_out);
-    return op ? m->params.w + m->params.tensor[op->param[0]].offset : NULL;
+    return op && sl_model_read_weights(m) == 0 ? m->params.w + m->params.tensor[op->param[0]].offset : NULL;
 }

@@ -49,13 +49,17 @@ int sl_exec_open(sl_exec *x, sl_program *b, const sl_params *p) {
     x->scratch_bytes = worker_bytes(b);
     x->scratch = sl_alloc_threads(x->workers, x->scratch_bytes, "scratch");
     x->local_bytes = (size_t)sl_round_up((int64_t)b->local_bytes, 4096) + 64;
+    x->state = sl_alloc(b->state_bytes, "the state of operations");
+    x->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
+    if (!x->scratch || !x->state || !x->token_loss)
+        return -1;
+    if (b->device)
+        return 0;
     x->local = sl_alloc_threads(x->workers, x->local_bytes, "activations of a worker");
     x->shared = sl_alloc_shared(b->shared_bytes, "scratch");
     x->sums = sl_alloc_shared(b->sums_bytes, "scratch");
-    x->state = sl_alloc(b->state_bytes, "the state of operations");
     x->arena = sl_alloc_untouched(x->arena_bytes, "activations; use a smaller train.batch");
-    x->token_loss = sl_alloc((size_t)(b->batch * b->seq) * sizeof(float), "losses");
-    if (!x->scratch || !x->local || !x->shared || !x->sums || !x->state || !x->arena || !x->token_loss)
+    if (!x->local || !x->shared || !x->sums || !x->arena)
         return -1;
     place_buffers(x, b, buf);
     return 0;

@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 /* ---- gradients */
@@ -174,7 +175,7 @@ static size_t place_buffers(sl_program *b) {
 }
 
 size_t sl_program_plan(sl_program *b, int threads) {
-    b->failed = b->failed || (b->training && assign_gradients(b)) || sl_plan_segments(b, threads) ||
+    b->failed = b->failed || (b->training && assign_gradients(b)) || sl_plan_segments(b, b->device ? INT_MAX : threads) ||
                 sl_plan_lifetimes(b);
     if (b->failed)
         return 0;

@@ -35,7 +35,7 @@ sl_buf sl_program_activation(sl_program *b, int64_t rows, int64_t cols) {
     sl_buf v = sl_program_buffer(b, rows, cols);
     if (b->bf16 && !b->failed) {
         b->buffer[v].bf16 = true;
-        b->buffer[v].ld = sl_bf16_ld(cols);
+        b->buffer[v].ld = b->device ? sl_round_up(cols, 8) : sl_bf16_ld(cols);
     }
     return v;
 }

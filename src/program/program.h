@@ -25,6 +25,7 @@ typedef struct {
     int64_t batch, seq;
     int layer;    /* of the block that is built now; SL_NO_LAYER outside */
     bool training;
+    bool device; /* it runs on a CUDA device (cuda/kind.h), not by the schedule */
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
     const struct sl_quant_options *quant; /* NULL: the model is not quantised */
     int64_t cache; /* > 0: one-position decoding with a cache of this many positions */

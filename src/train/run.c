@@ -35,7 +35,6 @@ typedef struct {
     sl_train_state state;
     int32_t *in, *target;  /* accumulate * batch * seq */
     int64_t skips_in_row;
-    bool spiked;           /* the guard refused the last step */
     double peak_gflops;
     sl_losses val;         /* last ones; NaN before */
     double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
@@ -54,10 +53,7 @@ static void on_signal(int s) {
     interrupted = s;
 }
 
-static bool stop_wanted(void *ctx) {
-    (void)ctx;
-    return interrupted != 0;
-}
+static bool stop_wanted(void) { return interrupted != 0; }
 
 /* What was ignored before stays so: `nohup` ignores SIGHUP. */
 static void catch_signals(struct sigaction old[SIGNALS]) {
@@ -168,13 +164,12 @@ static void fill_batch(run *r, int64_t step) {
         sl_dataset_train_window(r->data, (uint64_t)c->seed, first + i, r->in + i * seq, r->target + i * seq);
 }
 
-static bool guard(void *ctx, double loss, double norm) {
-    (void)norm;
-    run *r = ctx;
+/* A loss above this is a spike. */
+static double most_loss(const run *r) {
     const sl_config *c = &r->config;
-    bool judge = c->train_guard != SL_GUARD_OFF && c->train_guard_spike > 0 && r->state.step >= GUARD_WARMUP;
-    r->spiked = judge && loss > r->state.loss_mean + c->train_guard_spike;
-    return !r->spiked;
+    bool judge = c->train_guard != SL_GUARD_OFF && c->train_guard_spike > 0 && r->state.step >= GUARD_WARMUP &&
+                 !isnan(r->state.loss_mean);
+    return judge ? r->state.loss_mean + c->train_guard_spike : INFINITY;
 }
 
 /* 0: go on; -1: the run ends with a message. */
@@ -187,7 +182,7 @@ static int judge_step(run *r, const sl_step_result *s) {
     }
     t->skipped++;
     r->skips_in_row++;
-    const char *what = r->spiked ? "the loss spiked" : "the loss or a gradient is not a number";
+    const char *what = isfinite(s->loss) && s->loss > most_loss(r) ? "the loss spiked" : "the loss or a gradient is not a number";
     if (r->config.train_guard == SL_GUARD_SKIP && r->skips_in_row < GUARD_MAX_SKIPS) {
         sl_warn("step %lld skipped: %s (loss %.4g, running mean %.4g)", (long long)t->step, what, s->loss,
                 t->loss_mean);
@@ -372,8 +367,8 @@ static int loop(run *r) {
         double start = sl_now();
         fill_batch(r, r->state.step);
         sl_step_result s;
-        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, guard, stop_wanted, r,
-                                &s))
+        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, most_loss(r),
+                                stop_wanted, &s))
             return -1;
         if (s.stopped)
             return interrupted_run(r);

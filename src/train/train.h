@@ -7,11 +7,12 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* sl_train_step() that asks stop(ctx) (NULL: never) before each batch but the first whether to leave off: the step
- * then is as if it had not begun, and r->stopped is set. */
-typedef bool sl_stop_fn(void *ctx);
+/* sl_train_step() that skips a step whose loss is above most_loss (INFINITY: none), and asks stop() (NULL: never)
+ * before each batch but the first whether to leave off: the step then is as if it had not begun, and r->stopped is set.
+ * A device takes all batches at once. */
+typedef bool sl_stop_fn(void);
 int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
-                        sl_apply_fn *apply, sl_stop_fn *stop, void *ctx, sl_step_result *r);
+                        double most_loss, sl_stop_fn *stop, sl_step_result *r);
 
 typedef struct {
     const char *out;    /* run directory */
