@@ -1,0 +1,311 @@
+/* Whole models on the device beside the CPU: losses, gradients, logits, taps, decoding, steps of every optimizer; the
+ * same bits again, recorded or not, resumed or not. Runs on a GPU where one is, on the emulation (emu/) anywhere. */
+#include "base/err.h"
+#include "base/threads.h"
+#include "cuda/runtime.h"
+#include "model/model.h"
+#include "ref/variants.h"
+#include "train/train.h"
+
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int failures, checks;
+
+static void check(bool ok, const char *model, const char *what, double got, double bound) {
+    checks++;
+    failures += !ok;
+    if (!ok)
+        printf("FAIL %s: %s: %.6g, at most %.6g%s%s\n", model, what, got, bound, *sl_error() ? "; " : "", sl_error());
+}
+
+static void need(bool ok, const char *what) {
+    if (ok)
+        return;
+    printf("%s: %s\n", what, sl_error());
+    exit(1);
+}
+
+/* ---- a model on both */
+
+typedef struct {
+    const ref_variant *v;
+    const char *name;
+    bool bf16;
+    sl_model *on[2]; /* the CPU, the device */
+    int64_t rows;
+    int32_t *token, *target;
+} pair;
+
+static sl_model *make(const ref_variant *v, int device, bool bf16, unsigned flags, int optimizer) {
+    sl_config c = v->config;
+    c.device = device;
+    c.precision = bf16 ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+    c.train_optimizer = optimizer;
+    c.train_lr = 1e-3, c.train_warmup = 0, c.train_steps = 1000;
+    sl_model *m = sl_model_create(&c, v->vocab, v->batch, v->seq, flags);
+    need(m, v->name);
+    ref_randomise(sl_model_params(m), 3);
+    need(sl_model_params_written(m) == 0, v->name);
+    return m;
+}
+
+static pair open_pair(const ref_variant *v, bool bf16, unsigned flags, int optimizer) {
+    pair p = {.v = v, .name = v->name, .bf16 = bf16, .rows = v->batch * v->seq};
+    p.on[0] = make(v, SL_DEVICE_CPU, bf16, flags, optimizer);
+    p.on[1] = make(v, SL_DEVICE_CUDA, bf16, flags, optimizer);
+    p.token = malloc((size_t)p.rows * sizeof *p.token);
+    p.target = malloc((size_t)p.rows * sizeof *p.target);
+    need(p.token && p.target, "memory");
+    ref_random_tokens(p.rows, v->vocab, 5, p.token);
+    ref_random_tokens(p.rows, v->vocab, 6, p.target);
+    for (int64_t i = 3; i < p.rows; i += 7)
+        p.target[i] = -1;
+    return p;
+}
+
+static void close_pair(pair *p) {
+    sl_model_free(p->on[0]), sl_model_free(p->on[1]);
+    free(p->token), free(p->target);
+}
+
+/* |got - want| / |want|, as vectors. */
+static double apart(int64_t n, const float *want, const float *got) {
+    double d = 0, w = 0;
+    for (int64_t i = 0; i < n; i++)
+        d += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), w += (double)want[i] * want[i];
+    return w > 0 ? sqrt(d / w) : sqrt(d);
+}
+
+/* fp32: sums in other orders through a dozen layers. bf16: activations are rounded at each of them, on either side. */
+static double bound(const pair *p) { return p->bf16 ? 0.06 : 1e-4; }
+
+static void compare_losses(pair *p) {
+    double loss[2];
+    float *token_loss[2];
+    for (int i = 0; i < 2; i++) {
+        token_loss[i] = calloc((size_t)p->rows, sizeof(float));
+        need(sl_model_forward(p->on[i], p->token, p->target, &loss[i], token_loss[i]) == 0, p->name);
+    }
+    check(fabs(loss[0] - loss[1]) <= (p->bf16 ? 2e-2 : 1e-5) * (1 + fabs(loss[0])), p->name, "loss",
+          fabs(loss[0] - loss[1]), p->bf16 ? 2e-2 : 1e-5);
+    double d = apart(p->rows, token_loss[0], token_loss[1]);
+    check(d <= bound(p), p->name, "losses of tokens", d, bound(p));
+    free(token_loss[0]), free(token_loss[1]);
+}
+
+static void compare_gradients(pair *p) {
+    double loss[2], d;
+    for (int i = 0; i < 2; i++) {
+        need(sl_model_forward_backward(p->on[i], p->token, p->target, 0.5f, &loss[i]) == 0, p->name);
+        need(sl_model_read_params(p->on[i]) == 0, p->name);
+    }
+    const sl_params *a = sl_model_params(p->on[0]), *b = sl_model_params(p->on[1]);
+    d = apart(a->floats, a->g, b->g);
+    check(d <= 2 * bound(p), p->name, "gradient", d, 2 * bound(p));
+}
+
+static void compare_logits(pair *p) {
+    int64_t n = p->rows * p->v->vocab;
+    float *logits[2];
+    for (int i = 0; i < 2; i++) {
+        logits[i] = malloc((size_t)n * sizeof(float));
+        need(sl_model_logits(p->on[i], p->token, logits[i]) == 0, p->name);
+    }
+    double d = apart(n, logits[0], logits[1]);
+    check(d <= bound(p), p->name, "logits", d, bound(p));
+    free(logits[0]), free(logits[1]);
+}
+
+static void compare_taps(pair *p) {
+    sl_shape s = sl_model_shape(p->on[0]);
+    size_t n = (size_t)(p->rows * s.dim);
+    float *gate[2] = {malloc(n * sizeof(float)), malloc(n * sizeof(float))};
+    for (int layer = 0; layer <= s.layers; layer++) {
+        double d = apart((int64_t)n, sl_model_residual(p->on[0], layer), sl_model_residual(p->on[1], layer));
+        check(d <= bound(p), p->name, "residual", d, bound(p));
+        for (int w = 0; w < 2; w++) {
+            const float *want = sl_model_norm_output(p->on[0], layer, w), *got = sl_model_norm_output(p->on[1], layer, w);
+            check(!want == !got, p->name, "a norm's output is there", 0, 0);
+            d = want && got ? apart((int64_t)n, want, got) : 0;
+            check(d <= bound(p), p->name, "norm's output", d, bound(p));
+            bool gated = sl_model_norm_gate(p->on[0], layer, w, gate[0]);
+            check(gated == sl_model_norm_gate(p->on[1], layer, w, gate[1]), p->name, "a gate is there", 0, 0);
+            d = gated ? apart((int64_t)n, gate[0], gate[1]) : 0;
+            check(d <= bound(p), p->name, "gate", d, bound(p));
+        }
+        if (layer == s.layers || !sl_model_attends(p->on[0], layer))
+            continue;
+        sl_qkv_tap want = sl_model_qkv(p->on[0], layer), got = sl_model_qkv(p->on[1], layer);
+        d = want.q && got.q ? apart(p->rows * want.ld, want.q, got.q) : INFINITY;
+        check(d <= bound(p), p->name, "queries, keys and values", d, bound(p));
+    }
+    free(gate[0]), free(gate[1]);
+}
+
+static void models(const ref_variant *v, bool bf16) {
+    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    compare_losses(&p);
+    compare_taps(&p);
+    compare_gradients(&p);
+    compare_logits(&p);
+    close_pair(&p);
+}
+
+/* ---- steps */
+
+static int steps_of(sl_model *m, const pair *p, int64_t from, int64_t to, double *loss) {
+    sl_optim *o = sl_optim_create(m);
+    need(o, p->name);
+    sl_step_result r = {0};
+    for (int64_t s = from; s < to; s++) {
+        need(sl_train_step(o, p->token, p->target, 1, s, NULL, NULL, &r) == 0, p->name);
+        loss[s] = r.loss;
+    }
+    sl_optim_free(o);
+    return r.skipped;
+}
+
+static void training(const ref_variant *v, bool bf16, int optimizer) {
+    enum { STEPS = 50 };
+    double loss[2][STEPS], most = 0;
+    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, optimizer);
+    for (int i = 0; i < 2; i++)
+        steps_of(p.on[i], &p, 0, STEPS, loss[i]);
+    for (int s = 0; s < STEPS; s++)
+        most = fmax(most, fabs(loss[0][s] - loss[1][s]));
+    /* Differences grow from step to step: ten times the bound of one pass. */
+    check(most <= (bf16 ? 0.2 : 1e-3), p.name, "losses of 50 steps", most, bf16 ? 0.2 : 1e-3);
+    check(loss[1][STEPS - 1] < loss[1][0], p.name, "the last loss, below the first", loss[1][STEPS - 1], loss[1][0]);
+    close_pair(&p);
+}
+
+static bool same_params(sl_model *a, sl_model *b) {
+    need(sl_model_read_params(a) == 0 && sl_model_read_params(b) == 0, "parameters");
+    const sl_params *p = sl_model_params(a), *q = sl_model_params(b);
+    size_t n = (size_t)p->floats * sizeof(float);
+    return memcmp(p->w, q->w, n) == 0 && memcmp(p->m, q->m, n) == 0 && (!p->v || memcmp(p->v, q->v, n) == 0);
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+/* Two runs; and one that was saved and loaded on the way: the same bits. */
+static void again(const ref_variant *v, bool bf16) {
+    enum { HALF = 4, STEPS = 9 };
+    double loss[3][STEPS];
+    char dir[] = "/tmp/sinklab-test-XXXXXX", found[SL_DIR_CHARS];
+    need(mkdtemp(dir) != NULL, "a folder in /tmp");
+    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    sl_model *one = p.on[1], *two = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    sl_model *resumed = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    steps_of(one, &p, 0, STEPS, loss[0]);
+    steps_of(two, &p, 0, HALF, loss[1]);
+    sl_train_state state = {.step = HALF, .loss_mean = NAN, .best_val_loss = NAN};
+    sl_config *c = sl_config_create();
+    int32_t vocab;
+    need(sl_model_save(two, dir, &state, 1) == 0 && sl_checkpoint_open(dir, found, c, &vocab) == 0 &&
+             sl_model_load(resumed, found, &state) == 0, "checkpoint");
+    steps_of(two, &p, HALF, STEPS, loss[1]);
+    steps_of(resumed, &p, HALF, STEPS, loss[2]);
+    check(memcmp(loss[0], loss[1], sizeof loss[0]) == 0, p.name, "two runs have the same losses", 0, 0);
+    check(same_params(one, two), p.name, "two runs have the same bits", 0, 0);
+    check(same_params(two, resumed), p.name, "a resumed run has the same bits", 0, 0);
+    sl_config_free(c);
+    sl_model_free(two), sl_model_free(resumed);
+    close_pair(&p);
+    nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static bool never(void *ctx, double loss, double norm) { return (void)ctx, (void)loss, (void)norm, false; }
+
+/* Steps that are not applied leave parameters and moments as they were. */
+static void skipping(const ref_variant *v) {
+    pair p = open_pair(v, false, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    sl_model *m = p.on[1], *other = make(v, SL_DEVICE_CUDA, false, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    sl_optim *o = sl_optim_create(m);
+    sl_step_result r;
+    need(o && sl_train_step(o, p.token, p.target, 1, 0, never, NULL, &r) == 0, p.name);
+    check(r.skipped && same_params(m, other), p.name, "a refused step changes nothing", r.loss, 0);
+    need(sl_train_step_until(o, p.token, p.target, 1, 0, r.loss / 2, NULL, &r) == 0, p.name);
+    check(r.skipped && same_params(m, other), p.name, "a spike changes nothing", r.loss, 0);
+    sl_model_params(m)->w[3] = sl_model_params(other)->w[3] = NAN;
+    need(sl_model_params_written(m) == 0 && sl_model_params_written(other) == 0, p.name);
+    for (int64_t i = 0; i < p.rows; i++)
+        p.token[i] = 0; /* the row that holds the NaN */
+    need(sl_train_step(o, p.token, p.target, 1, 0, NULL, NULL, &r) == 0, p.name);
+    check(r.skipped && same_params(m, other), p.name, "what is not a number changes nothing", r.loss, 0);
+    sl_optim_free(o);
+    sl_model_free(other);
+    close_pair(&p);
+}
+
+/* Positions one by one, against all at once. */
+static void decoding(const ref_variant *v) {
+    pair p = open_pair(v, false, 0, SL_OPTIM_ADAMW);
+    sl_config c = v->config;
+    c.device = SL_DEVICE_CUDA;
+    sl_model *d = sl_model_create_decoder(&c, v->vocab, v->batch, v->seq);
+    need(d, v->name);
+    ref_randomise(sl_model_params(d), 3);
+    need(sl_model_params_written(d) == 0, v->name);
+    size_t row = (size_t)v->vocab;
+    float *all = malloc((size_t)p.rows * row * sizeof *all), *one = malloc((size_t)v->batch * row * sizeof *one);
+    int32_t *token = malloc((size_t)v->batch * sizeof *token);
+    need(all && one && token && sl_model_logits(p.on[1], p.token, all) == 0, v->name);
+    double most = 0;
+    for (int64_t t = 0; t < v->seq; t++) {
+        for (int64_t b = 0; b < v->batch; b++)
+            token[b] = p.token[b * v->seq + t];
+        need(sl_model_decode(d, token, t, one) == 0, v->name);
+        for (int64_t b = 0; b < v->batch; b++)
+            most = fmax(most, apart(v->vocab, all + (size_t)(b * v->seq + t) * row, one + (size_t)b * row));
+    }
+    check(most <= 1e-4, p.name, "decoding", most, 1e-4);
+    free(all), free(one), free(token);
+    sl_model_free(d);
+    close_pair(&p);
+}
+
+/* ---- which */
+
+/* Every n-th of a list. */
+static void each(bool (*list)(int, ref_variant *), int n, const char *only) {
+    ref_variant v;
+    for (int i = 0; list(i, &v); i++) {
+        if (i % n || (only && !strstr(v.name, only)))
+            continue;
+        for (int bf16 = 0; bf16 < 2; bf16++)
+            models(&v, bf16);
+        again(&v, i / n % 2);
+        if (!v.config.model_experts && v.config.model_sink_nullify == 0)
+            decoding(&v);
+    }
+}
+
+/* models [part of a variant's name] */
+int main(int argc, char **argv) {
+    const char *only = argc > 1 ? argv[1] : NULL;
+    ref_variant v;
+    if (slc_devices() < 0) {
+        printf("skipped: %s\n", sl_error());
+        return 77;
+    }
+    sl_threads_set(2);
+    each(ref_variant_tiny, only ? 1 : 5, only);
+    each(ref_variant_moe, only ? 1 : 5, only);
+    ref_variant_tiny(1, &v);
+    for (int optimizer = 0; !only && optimizer < 3; optimizer++)
+        for (int bf16 = 0; bf16 < 2; bf16++)
+            training(&v, bf16, optimizer);
+    if (!only)
+        skipping(&v);
+    printf("%d checks, %d failures\n", checks, failures);
+    return failures != 0;
+}
