@@ -144,8 +144,8 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
     if (open_bench(&b) == 0 && time_steps(&b, profile) == 0) {
         double seconds = sl_median(steps, b.step_s, b.step_s + steps), rate = (double)tokens(&b) / seconds;
         double gflops = rate * sl_model_flops_per_token(b.model) / 1e9,
-               share = gflops / sl_measured_peak_gflops(bf16(&b));
-        const char *tier = sl_kernels_select((enum sl_isa)b.config.isa)->tier;
+               peak = sl_model_peak_gflops(&b.config), share = gflops / peak;
+        const char *tier = sl_model_place(&b.config);
         o = json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:f, s:I, s:f, s:s, s:o*}", "preset", p->name,
                       "tokens_per_s", rate, "gflops", gflops, "share_of_peak", share, "peak_rss_bytes",
                       (json_int_t)peak_rss(), "params", (json_int_t)sl_model_params(b.model)->params, "threads",
@@ -163,7 +163,7 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
                 p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
                 bf16(&b) ? "bf16" : "fp32", sl_threads());
             if (profile)
-                sl_bench_profile_print(&where, "step", sl_measured_peak_gflops(bf16(&b)));
+                sl_bench_profile_print(&where, "step", peak, sl_model_bandwidth(&b.config));
         }
     }
     close_bench(&b);

@@ -108,7 +108,7 @@ static json_t *report(bench *b, const sl_config *c, bool profile, bool json) {
             printf("eval %-5s %9.0f tokens/s %7.2f times %s   %s, %d threads\n", names[i], rate[i],
                    rate[i] / rate[base], names[base], sl_kernels_select((enum sl_isa)c->isa)->tier, sl_threads());
         if (!json && profile)
-            sl_bench_profile_print(&p, "pass", sl_measured_peak_gflops(i != FP32));
+            sl_bench_profile_print(&p, "pass", sl_measured_peak_gflops(i != FP32), sl_measure_bandwidth(0.2));
     }
     return list;
 }

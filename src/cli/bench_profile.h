@@ -24,8 +24,8 @@ void sl_bench_profile_add(sl_bench_profile *p, const char *kind, const char *dir
                           double bytes);
 /* Both have the slowest first. An array of {operation, ms, gflops, gbytes_per_s}. */
 json_t *sl_bench_profile_json(sl_bench_profile *p);
-/* `pass` names one: "step". The share of the roof is the larger of those of peak_gflops and of the bandwidth, which is
- * measured here (Williams et al. 2009). */
-void sl_bench_profile_print(sl_bench_profile *p, const char *pass, double peak_gflops);
+/* `pass` names one: "step". The share of the roof is the larger of those of peak_gflops and of the bandwidth, in GB/s
+ * (Williams et al. 2009). */
+void sl_bench_profile_print(sl_bench_profile *p, const char *pass, double peak_gflops, double bandwidth);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "cli/args.h"
+#include "cli/doctor_device.h"
 #include "cli/verbs.h"
 #include "config/config.h"
 #include "simd/kernels.h"
@@ -376,6 +377,7 @@ static void print_findings(const findings *f) {
         printf(", %.0f GFLOP/s with %d", f->gflops, f->threads);
     printf("\nbandwidth  %.1f GB/s with %d thread%s\n", f->bandwidth, f->threads,
            plural(f->threads));
+    sl_doctor_print_devices();
     if (f->cpu.load >= 0)
         printf("load       %.2f in the last minute, of everything on the machine\n", f->cpu.load);
     for (int i = 0; i < f->warnings; i++)
@@ -452,7 +454,9 @@ static int print_json(const findings *f) {
                   "openmp", "version", _OPENMP, "threads", f->team, "proc_bind", f->proc_bind,
                   "blas", f->blas_name, "openblas", blas, "peak_gflops_1_thread", f->gflops_1, "peak_gflops", f->gflops,
                   "bandwidth_gb_s", f->bandwidth, "warnings", warnings);
-    int rc = json_object_update(o, rest) || json_object_update(o, places) ? -1 : 0;
+    json_t *devices = sl_doctor_devices_json();
+    int rc = json_object_update(o, rest) || json_object_update(o, places) || json_object_update(o, devices) ? -1 : 0;
+    json_decref(devices);
     json_decref(places);
     if (rc == 0)
         rc = json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -483,7 +487,7 @@ int sl_verb_doctor(int argc, char **argv) {
     const sl_verb_spec spec = {.verb = "doctor",
                                .operands = "",
                                .about = "Says what this machine offers (kernel tier, cores, NUMA "
-                                        "nodes, caches, memory and where it lies, SMT, OpenMP, OpenBLAS), "
+                                        "nodes, caches, memory and where it lies, SMT, OpenMP, OpenBLAS, GPUs), "
                                         "measures its peak in fp32 GFLOP/s and its memory "
                                         "bandwidth in about two seconds, and warns of what "
                                         "would make a run slow, with the mend.",

@@ -2,6 +2,7 @@
 /* Programs on a CUDA device: memory, batches, passes, steps. */
 #include "base/err.h"
 #include "cuda/kind.h"
+#include "cuda/measure.h"
 #include "cuda/optim.h"
 #include "cuda/rows.h"
 #include "cuda/runtime.h"
@@ -32,6 +33,23 @@ static int wanted(const sl_config *c) {
 }
 
 static const char *device_name(void) { return used.name; }
+
+static int device_info(int i, sl_device_info *info) {
+    slc_device_info d;
+    int n = slc_devices();
+    if (n < 0)
+        return -1;
+    if (i >= n)
+        return sl_fail("there is no GPU %d, of %d", i, n);
+    if (slc_device(i, &d) || slc_device_use(0))
+        return -1;
+    *info = (sl_device_info){.total = d.total, .free = d.free};
+    snprintf(info->name, sizeof info->name, "%s", d.name);
+    snprintf(info->detail, sizeof info->detail,
+             "compute capability %d.%d, %d multiprocessors, driver for CUDA %d.%d, built with %d.%d", d.major, d.minor,
+             d.sms, d.driver / 1000, d.driver % 1000 / 10, d.runtime / 1000, d.runtime % 1000 / 10);
+    return 0;
+}
 
 /* ---- kinds */
 
@@ -534,7 +552,8 @@ static int gpu_get_buffer(gpu *g, sl_buf v, void *host) {
 }
 static int gpu_get_states(gpu *g, void *host) { return slc_get(host, g->x.state, g->b->state_bytes); }
 
-static const sl_device cuda = {.key = "cuda", .name = device_name, .open = gpu_open, .close = gpu_close,
+static const sl_device cuda = {.key = "cuda", .name = device_name, .info = device_info,
+                               .gflops = slc_measured_gflops, .bandwidth = slc_measured_bandwidth, .open = gpu_open, .close = gpu_close,
                                .bytes = gpu_bytes, .forward = gpu_forward, .forward_backward = gpu_forward_backward,
                                .train = gpu_train, .end_step = gpu_end_step, .get_params = gpu_get_params,
                                .put_params = gpu_put_params, .get_buffer = gpu_get_buffer,

@@ -85,7 +85,8 @@ void slc_put_async(slc_stream s, void *device, const void *host, size_t bytes) {
 void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes) {
     cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s);
 }
-void slc_zero(slc_stream s, void *device, size_t bytes) { cudaMemsetAsync(device, 0, bytes, s); }
+void slc_fill(slc_stream s, void *device, int byte, size_t bytes) { cudaMemsetAsync(device, byte, bytes, s); }
+void slc_zero(slc_stream s, void *device, size_t bytes) { slc_fill(s, device, 0, bytes); }
 void slc_copy(slc_stream s, void *to, const void *from, size_t bytes) {
     cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, s);
 }

@@ -40,6 +40,7 @@ int slc_sync(slc_stream s); /* NULL: the default one. Tells of failed kernels to
 /* Enqueued; nobody waits. host: page-locked. Errors are told by slc_check() or slc_sync(). */
 void slc_put_async(slc_stream s, void *device, const void *host, size_t bytes);
 void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes);
+void slc_fill(slc_stream s, void *device, int byte, size_t bytes);
 void slc_zero(slc_stream s, void *device, size_t bytes);
 void slc_copy(slc_stream s, void *to, const void *from, size_t bytes); /* both on the device */
 /* Of launches so far; `what` begins the message. */

@@ -1,5 +1,6 @@
 #include "model/model_internal.h"
 
+#include "base/cpu.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
@@ -64,6 +65,22 @@ static const sl_device *device_of(const sl_config *c) {
 int sl_model_precision(const sl_config *c) {
     bool unit = sl_kernels_select((enum sl_isa)c->isa)->bf16_unit || device_of(c);
     return c->precision != SL_PRECISION_FP32 && unit ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+}
+
+const char *sl_model_place(const sl_config *c) {
+    const sl_device *d = device_of(c);
+    return d ? d->name() : sl_kernels_select((enum sl_isa)c->isa)->tier;
+}
+
+double sl_model_peak_gflops(const sl_config *c) {
+    const sl_device *d = device_of(c);
+    bool bf16 = sl_model_precision(c) == SL_PRECISION_BF16;
+    return d ? d->gflops(bf16) : sl_measured_peak_gflops(bf16);
+}
+
+double sl_model_bandwidth(const sl_config *c) {
+    const sl_device *d = device_of(c);
+    return d ? d->bandwidth() : sl_measure_bandwidth(0.2);
 }
 
 /* Returns 0, or -1 with a message: its device is not there. */

@@ -11,6 +11,11 @@
 /* What precision means on this machine, under the config's isa: SL_PRECISION_BF16 where a bf16 unit is there and
  * fp32 was not asked for, else SL_PRECISION_FP32. */
 int sl_model_precision(const sl_config *c);
+/* Where models of this configuration run: the name of a device, or the tier of kernels, "amx". Its measured peak, in
+ * GFLOP/s in that precision with all threads, and its memory's GB/s. */
+const char *sl_model_place(const sl_config *c);
+double sl_model_peak_gflops(const sl_config *c);
+double sl_model_bandwidth(const sl_config *c);
 
 /* The parameter table, with the host's values. Where the model runs on a device (config's `device`), its values are the
  * ones in force: read_params brings the host's up to date, and params_written hands over what the host has written. Both

@@ -37,9 +37,20 @@ typedef struct {
 enum { SL_BLOCK_W = 1, SL_BLOCK_G = 2, SL_BLOCK_M = 4, SL_BLOCK_V = 8 };
 
 typedef struct {
+    char name[128];   /* "NVIDIA H100 80GB HBM3" */
+    char detail[160]; /* what else there is to say of it */
+    size_t total, free; /* bytes of memory */
+} sl_device_info;
+
+typedef struct {
     const char *key; /* the value of `device` */
-    /* "NVIDIA H100 80GB HBM3", the one that is used. */
+    /* Of the one that is used, and of the i-th there is; -1 with a message: there is none. */
     const char *(*name)(void);
+    int (*info)(int i, sl_device_info *info);
+    /* Of the one that is used, measured once: GFLOP/s of a large product, GB/s of its memory. 0: it cannot be
+     * measured. */
+    double (*gflops)(bool bf16);
+    double (*bandwidth)(void);
     /* Memory for a planned program, all on the device; p has its host's values already. NULL with a message: an
      * operation has no kind there, or memory is out. */
     sl_device_run *(*open)(const sl_program *b, size_t arena_bytes, sl_params *p);

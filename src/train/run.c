@@ -453,13 +453,13 @@ static int start(run *r, const sl_run_options *o) {
         return -1;
     if (*dir)
         sl_checkpoint_clean(o->out);
-    r->peak_gflops = sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16);
+    r->peak_gflops = sl_model_peak_gflops(c);
     char matched[128];
     describe_match(r, matched, sizeof matched);
     sl_info("%s: %lld parameters%s, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
             (long long)sl_model_params(r->model)->params, matched, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
-            sl_kernels_select((enum sl_isa)c->isa)->tier,
+            sl_model_place(c),
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
     if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
         sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
@@ -522,13 +522,16 @@ int sl_train_dry_run(const sl_config *c) {
     printf("memory       %.2f GiB: parameters, gradients, moments %.2f, activations %.2f\n",
            gib(held + (double)sl_model_activation_bytes(r.model)), gib(held),
            gib((double)sl_model_activation_bytes(r.model)));
+    const sl_device *device = sl_model_device(r.model);
+    sl_device_info info;
+    if (device && device->info(0, &info) == 0)
+        printf("on %s    %.2f GiB taken in all, %.2f of %.2f GiB free\n", device->key,
+               gib((double)device->bytes(sl_model_device_run(r.model))), gib((double)info.free),
+               gib((double)info.total));
     printf("work         %.3g FLOP a token, %.3g in all\n", flops, flops * tokens);
-    printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n",
-           (double)step_tokens(c) / seconds, flops * (double)step_tokens(c) / seconds / 1e9,
-           flops * (double)step_tokens(c) / seconds / 1e7 /
-               sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16),
-           sl_measured_peak_gflops(sl_model_precision(c) == SL_PRECISION_BF16), sl_threads(),
-           sl_kernels_select((enum sl_isa)c->isa)->tier);
+    double rate = (double)step_tokens(c) / seconds, gflops = flops * rate / 1e9, peak = sl_model_peak_gflops(c);
+    printf("speed        %.0f tokens/s, %.0f GFLOP/s, %.0f%% of this machine's measured %.0f (%d threads, %s)\n", rate,
+           gflops, 100 * gflops / peak, peak, sl_threads(), sl_model_place(c));
     printf("time         %s for %lld steps, without evaluations and probes\n", eta, (long long)c->train_steps);
     close_run(&r);
     return 0;

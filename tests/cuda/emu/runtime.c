@@ -42,10 +42,11 @@ void slc_put_async(slc_stream s, void *device, const void *host, size_t bytes) {
 }
 void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes) { slc_put_async(s, host, device, bytes); }
 void slc_copy(slc_stream s, void *to, const void *from, size_t bytes) { slc_put_async(s, to, from, bytes); }
-void slc_zero(slc_stream s, void *device, size_t bytes) {
+void slc_fill(slc_stream s, void *device, int byte, size_t bytes) {
     (void)s;
-    memset(device, 0, bytes);
+    memset(device, byte, bytes);
 }
+void slc_zero(slc_stream s, void *device, size_t bytes) { slc_fill(s, device, 0, bytes); }
 int slc_check(const char *what) {
     (void)what;
     return 0;
