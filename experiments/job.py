@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import gpus
 import outcome
 import store
 from runs import number, parse_json
@@ -47,15 +48,16 @@ def on_signal(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def run_engine(work: dict[str, Any], log: Path, *args: str) -> str:
+def run_engine(work: dict[str, Any], log: Path, *args: str, device: str = "cpu") -> str:
     """Standard output of a verb; its messages go to the log. A signal is passed on and waited for: training then
-    saves."""
-    with open(log, "a", encoding="utf-8") as errors:
+    saves. On a GPU it has a place of its own."""
+    args = (*args, f"device={device}")
+    with open(log, "a", encoding="utf-8") as errors, gpus.place(work, device) as there:
         errors.write(f"$ sinklab {' '.join(args)}\n")
         errors.flush()
         start = errors.tell()
         process = subprocess.Popen([work["sinklab"], *args], stdout=subprocess.PIPE, stderr=errors, text=True,
-                                   cwd=store.ROOT)
+                                   cwd=store.ROOT, env=os.environ | there)
         try:
             out, _ = process.communicate()
         except Interrupted:
@@ -131,7 +133,7 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
     status, message, before = store.FINISHED, "", seconds_before(folder)
     if store.read_json(folder / "result.json").get("status") != "finished":
         try:
-            run_engine(work, folder / "train.log", *command, *resume)
+            run_engine(work, folder / "train.log", *command, *resume, device=run["config"]["device"])
         except JobError as error:
             if not str(error).startswith(STOPPED_BY_GUARD):
                 raise
@@ -172,7 +174,7 @@ def probe(work: dict[str, Any], folder: Path, config: dict[str, Any], wanted: di
     said = outcome.parse(run_engine(work, folder / "measure.log", "probe", str(folder), "--json", "--profile",
                                     "--windows",
                                     str(wanted.get("windows", TRAINING_PROBE_WINDOWS)), *measures,
-                                    f"threads={work['threads']}"))
+                                    f"threads={work['threads']}", device=config["device"]))
     return outcome.of_probe(said, config["model.seq"]) | outcome.of_measures(said.get("measures", {}))
 
 
@@ -180,9 +182,10 @@ def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: 
               before: float) -> outcome.Metrics:
     """On the windows of the run's own validation loss and of its probes."""
     log, keys = folder / "measure.log", [*keys, f"threads={work['threads']}"]
-    loss = run_engine(work, log, "eval", str(folder), *keys, "--json", "--windows", str(config["train.eval_windows"]))
+    loss = run_engine(work, log, "eval", str(folder), *keys, "--json", "--windows", str(config["train.eval_windows"]),
+                      device=config["device"])
     seen = run_engine(work, log, "probe", str(folder), *keys, "--json", "--profile", "--windows",
-                      str(TRAINING_PROBE_WINDOWS))
+                      str(TRAINING_PROBE_WINDOWS), device=config["device"])
     return outcome.of_intervention(name, outcome.parse(loss), outcome.parse(seen), config["model.seq"], before)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import expand
+import gpus
 import progress
 import snakemaking
 import store
@@ -62,6 +63,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="of each run; default: so that the cores are used "
                         "well (figures are the same for any number)")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N",
+                        help="GPUs for runs with device=cuda (--set, or a profile of the study), each on one; default: "
+                        "the first one, for one run after the other")
+    parser.add_argument("--per-gpu", type=int, default=1, metavar="K",
+                        help="so many runs share a GPU (default: %(default)s; small models leave most of one idle)")
     parser.add_argument("--seeds", metavar="LIST", help="in place of the profile's, like 1,2,3")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a key of the engine for all runs, like "
@@ -76,8 +82,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a STUDY, --all or --list")
     if options.study and options.all:
         parser.error("give either STUDY or --all")
-    if options.cores < 0 or options.threads < 0:
-        parser.error("--cores and --threads are whole numbers from 1 on")
+    if options.cores < 0 or options.threads < 0 or options.gpus < 0 or options.per_gpu < 1:
+        parser.error("--cores, --threads, --gpus and --per-gpu are whole numbers from 1 on")
     # From here on paths are as the engine sees them, from the repository's folder.
     options.runs, options.sinklab = options.runs.resolve(), options.sinklab.resolve()
     options.study = [name if "/" not in name and not Path(name).is_dir() or (HERE / name).is_dir()
@@ -143,6 +149,7 @@ def workflow(options: argparse.Namespace, change: Options, made: Sequence[Expans
     """What Snakefile and job.py read."""
     work: dict[str, Any] = {
         "sinklab": str(options.sinklab), "store": str(options.runs / "store"), "threads": 1,
+        "gpus": gpus.visible(max(1, options.gpus)), "per_gpu": options.per_gpu,
         "corpora_folder": str(store.corpora_folder()), "corpora": [], "tokenizers": {}, "runs": {}, "outcomes": {},
         "studies": {}, "overview": None}
     for study in loaded:
@@ -295,8 +302,12 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options, engine.keys)
     for study in loaded:
         expand.chosen(study, change)
-    if not options.cores:
-        options.cores = json.loads(engine("doctor", "--json"))["usable_cores"]
+    if options.gpus > 0 or not options.cores:
+        machine = json.loads(engine("doctor", "--json"))
+        options.cores = options.cores or machine["usable_cores"]
+        if options.gpus > len(machine["devices"]):
+            raise StudyError(f"--gpus {options.gpus}: there are {len(machine['devices'])}"
+                             + (f"; {machine['no_device']}" if "no_device" in machine else ""))
     made, work = plan(options, change, engine, loaded)
     if options.dry_run:
         dry_run(options, engine, made, work)
@@ -319,7 +330,10 @@ def plan(options: argparse.Namespace, change: Options, engine: Engine,
     made = [expand.expand(study, change, engine, data, options.runs, ready) for study in loaded]
     work = workflow(options, change, made, loaded)
     pending = sum(not done(work, f"{name}/trained.json") for name in work["runs"])
-    work["threads"] = options.threads or (1 if options.slurm else share(pending, options.cores))
+    places = len(gpus.places(work))  # side by side there are as many runs as have a place, each with its share of cores
+    on_gpu = any(run["config"]["device"] != "cpu" for run in work["runs"].values())
+    work["threads"] = options.threads or (1 if options.slurm else max(1, options.cores // places) if on_gpu else
+                                          share(pending, options.cores))
     return made, work
 
 

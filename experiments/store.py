@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]  # the engine finds corpora from here
-# Don't decide what is trained, but which steps peaks and onsets are taken from.
-RECORDED = ("train.probe_every", "train.probe_log")
+# Don't decide what is trained, but which steps peaks and onsets are taken from; and where it ran, for the last bits.
+RECORDED = ("train.probe_every", "train.probe_log", "device")
 GIT_SECTION = "sinklab_git"  # of src/base/version.c
 SHF_ALLOC, SHT_NULL, SHT_NOTE, SHT_NOBITS = 2, 0, 7, 8
 

@@ -57,6 +57,7 @@ int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], in
     if (sl_checkpoint_open(args->positional[0], dir, c, vocab))
         return -1;
     look_for_text(c, dir);
+    c->device = SL_DEVICE_CPU; /* a run of a GPU can be read where none is */
     if (sl_load_override(args, c, dir))
         return -1;
     if (*sl_checkpoint_passed_over())
