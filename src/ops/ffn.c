@@ -5,9 +5,12 @@
 
 typedef struct {
     const sl_ffn_kernels *k;
+    enum sl_ffn kind;
 } own;
 
 static const sl_ffn_kernels *kernels(const sl_op *op) { return ((const own *)op->own)->k; }
+
+enum sl_ffn sl_ffn_kind_of(const sl_op *op) { return ((const own *)op->own)->kind; }
 
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     int64_t f = op->dim_out;
@@ -60,7 +63,7 @@ sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, 
     sl_op *op = sl_program_op(b, b->bf16 ? &ffn_bf16 : &ffn, scope);
     own *o = sl_program_own(b, op, sizeof *o);
     if (o)
-        o->k = &b->kernels->ffn[kind];
+        *o = (own){&b->kernels->ffn[kind], kind};
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = sl_ffn_gated[kind] ? 2 * width : width;
     op->dim_out = width;

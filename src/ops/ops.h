@@ -42,6 +42,7 @@ sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, cons
 
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
 sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
+enum sl_ffn sl_ffn_kind_of(const sl_op *op); /* of such an operation */
 
 /* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias
  * [experts] or SL_NONE; experts: the first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
@@ -53,6 +54,7 @@ sl_buf sl_build_add(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual);
 sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf x);
 /* Clamps x to [-threshold, threshold], in place; the gradient is 0 outside. */
 void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold);
+float sl_clip_of(const sl_op *op); /* the threshold of such an operation */
 
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
 void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);

@@ -64,15 +64,15 @@ sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf in) {
 
 /* ---- clip: in place to [-most, most]; no gradient where it cut, which is where |out| is not below that */
 
-static float most(const sl_op *op) { return *(const float *)op->own; }
+float sl_clip_of(const sl_op *op) { return *(const float *)op->own; }
 
 static int clip_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    x->k->clip_fwd(s->n * op->dim_in, most(op), at(op, x, op->out, s->first));
+    x->k->clip_fwd(s->n * op->dim_in, sl_clip_of(op), at(op, x, op->out, s->first));
     return 0;
 }
 
 static int clip_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    x->k->clip_bwd(s->n * op->dim_in, most(op), at(op, x, op->out, s->first), at(op, x, op->dout, s->first));
+    x->k->clip_bwd(s->n * op->dim_in, sl_clip_of(op), at(op, x, op->out, s->first), at(op, x, op->dout, s->first));
     return 0;
 }
 
