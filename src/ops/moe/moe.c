@@ -527,14 +527,15 @@ sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, in
     op->param[1] = experts;
     int64_t places = m->rows * m->top;
     op->flops = 2.0 * (double)m->rows * (double)m->dim * (double)(m->experts + 3 * m->top * m->ffn);
-    plan_scratch(m, op);
+    if (!b->device)
+        plan_scratch(m, op);
     sl_carver route = {0};
     sl_moe_route_at(m, &route);
     op->saved[0] = sl_program_buffer(b, 1, (int64_t)(route.used / sizeof(float)));
     if (m->training)
         op->saved[1] = sl_program_activation(b, 2 * places, m->ffn);
     op->saved[2] = sl_program_activation(b, places, m->ffn);
-    if (m->bf16)
+    if (m->bf16 && !b->device)
         op->saved[3] = sl_program_buffer(
             b, 1, m->experts * (int64_t)(matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float)));
     return op->out = sl_program_buffer(b, m->rows, m->dim);

@@ -5,11 +5,18 @@
 
 #include <string.h>
 
-enum { LOGITS = 4 << 20, CHUNK_MIN = 256, XENT_ROWS = 16 };
+enum { LOGITS = 4 << 20, DEVICE_LOGITS = 64 << 20, CHUNK_MIN = 256, XENT_ROWS = 16 };
 
 /* saved[SL_LAYER_Y]: logits of a chunk of rows, which dlogits overwrite; bf16: saved[SL_LAYER_DY]: dlogits rounded to
  * operands. */
-static int64_t chunk_rows(const sl_op *op) { return sl_min(sl_max(LOGITS / op->dim_out, CHUNK_MIN), op->rows); }
+static int64_t rows_with(const sl_op *op, int64_t logits) {
+    return sl_min(sl_max(logits / op->dim_out, CHUNK_MIN), op->rows);
+}
+static int64_t chunk_rows(const sl_op *op) { return rows_with(op, LOGITS); }
+/* Large products are what a device is good at. */
+static int64_t device_chunk_rows(const sl_op *op) {
+    return rows_with(op, sl_max(DEVICE_LOGITS / op->dim_out / CHUNK_MIN, 1) * CHUNK_MIN * op->dim_out);
+}
 
 /* The state: gradients are those of the mean over rows with a target. */
 static float *gradient_scale(const sl_op *op, const sl_exec *x) { return sl_op_state(op, x); }
@@ -57,17 +64,25 @@ static const sl_op_kind head_bf16 = {
     .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT,
                          SL_LAYER(ROWS, bf16_forward), LOSS, SL_LAYER(BATCH, bf16_weight_gradient),
                          SL_LAYER(BATCH, bf16_fold), SL_LAYER(ROWS, bf16_input_gradient))};
+/* Its stages are those of cuda/product_ops.c. */
+static const sl_op_kind head_on_device = {.name = "head", .chunk = device_chunk_rows};
+
+static const sl_op_kind *kind_of(const sl_program *b) {
+    if (b->device)
+        return &head_on_device;
+    return sl_layer_is_few(b, b->batch * b->seq) ? &head_few : b->bf16 ? &head_bf16 : &head;
+}
 
 void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
-    const sl_op_kind *kind = sl_layer_is_few(b, b->batch * b->seq) ? &head_few : b->bf16 ? &head_bf16 : &head;
-    sl_op *op = sl_program_op(b, kind, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
+    sl_op *op = sl_program_op(b, kind_of(b), (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = b->config->model_dim;
     op->dim_out = vocab;
     op->param[0] = weight;
     op->state_bytes = sizeof(float);
-    op->saved[SL_LAYER_Y] = sl_program_buffer(b, chunk_rows(op), vocab);
+    int64_t rows = sl_layer_chunk(op);
+    op->saved[SL_LAYER_Y] = sl_program_buffer(b, rows, vocab);
     if (b->bf16 && b->training)
-        op->saved[SL_LAYER_DY] = sl_program_activation(b, chunk_rows(op), vocab);
+        op->saved[SL_LAYER_DY] = sl_program_activation(b, rows, vocab);
     sl_layer_build(b, op);
 }

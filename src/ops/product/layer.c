@@ -147,7 +147,7 @@ int sl_layer_weight_gradient(const sl_op *op, const sl_exec *x, const sl_span *s
 
 void sl_layer_build(sl_program *b, sl_op *op) {
     op->flops = 2.0 * (double)op->rows * (double)op->dim_in * (double)op->dim_out;
-    if (sl_layer_is_few(b, op->rows))
+    if (b->device || sl_layer_is_few(b, op->rows))
         return;
     if (b->bf16) {
         sl_layer_bf16_build(b, op);

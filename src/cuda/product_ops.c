@@ -1,0 +1,102 @@
+/* "linear" and "head" (ops/product/): products of product.h on the buffers as they lie. */
+#include "base/err.h"
+#include "cuda/kind.h"
+#include "cuda/multiply.h"
+#include "cuda/runtime.h"
+#include "cuda/xent.h"
+#include "ops/product/layer.h"
+
+/* ---- the three products of a layer, of rows row0 on; y and dy of a chunk are counted from its first row */
+
+static const void *rows_of(const slc_exec *x, sl_buf b, int64_t row0) {
+    const sl_buffer *v = &x->info[b];
+    return (const char *)x->buf[b] + (size_t)(row0 * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
+}
+
+static const void *weights(const sl_op *op, const slc_exec *x, bool bf16) {
+    return bf16 ? (const void *)slc_weight16(op, x, 0) : (const void *)slc_weight(op, x, 0);
+}
+
+/* y = x W^T, plus the residual. */
+static int forward_rows(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+    const sl_buffer *in = &x->info[op->in[0]], *y = &x->info[sl_layer_y(op)];
+    slc_product p = {.m = rows, .n = op->dim_out, .k = op->dim_in, .bf16 = in->bf16, .y_bf16 = y->bf16, .tb = true,
+                     .a = rows_of(x, op->in[0], row0), .b = weights(op, x, in->bf16), .lda = in->ld,
+                     .ldb = op->dim_in, .y = x->buf[sl_layer_y(op)], .add = slc_f32(x, op->in[1]), .ldy = y->ld,
+                     .scale = 1};
+    return slc_multiply(x->blas, x->stream, &p);
+}
+
+/* din = dy W, or += */
+static int input_gradient(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+    if (op->din[0] == SL_NONE)
+        return 0;
+    const sl_buffer *dy = &x->info[sl_layer_dy(op)], *din = &x->info[op->din[0]];
+    void *to = (void *)(uintptr_t)rows_of(x, op->din[0], row0);
+    slc_product p = {.m = rows, .n = op->dim_in, .k = op->dim_out, .bf16 = dy->bf16, .y_bf16 = din->bf16,
+                     .a = x->buf[sl_layer_dy(op)], .b = weights(op, x, dy->bf16), .lda = dy->ld, .ldb = op->dim_in,
+                     .y = to, .add = op->acc[0] ? to : NULL, .ldy = din->ld, .scale = 1};
+    return slc_multiply(x->blas, x->stream, &p);
+}
+
+/* dW += dy^T x */
+static int weight_gradient(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+    const sl_buffer *dy = &x->info[sl_layer_dy(op)], *in = &x->info[op->in[0]];
+    float *dw = slc_grad(op, x, 0);
+    slc_product p = {.m = op->dim_out, .n = op->dim_in, .k = rows, .bf16 = dy->bf16, .ta = true,
+                     .a = x->buf[sl_layer_dy(op)], .b = rows_of(x, op->in[0], row0), .lda = dy->ld, .ldb = in->ld,
+                     .y = dw, .add = dw, .ldy = op->dim_in, .scale = 1};
+    return slc_multiply(x->blas, x->stream, &p);
+}
+
+/* ---- linear */
+
+static int linear_forward(const sl_op *op, const slc_exec *x) { return forward_rows(op, x, 0, op->rows); }
+
+static int linear_backward(const sl_op *op, const slc_exec *x) {
+    /* dout of the residual stream as an operand */
+    if (op->temp != SL_NONE)
+        slc_round(x->stream, op->rows, op->dim_out, slc_f32(x, op->dout), x->info[op->dout].ld, slc_b16(x, op->temp),
+                  x->info[op->temp].ld);
+    return input_gradient(op, x, 0, op->rows) || weight_gradient(op, x, 0, op->rows) ? -1 : 0;
+}
+
+/* ---- head */
+
+/* The state, as the CPU's: gradients are those of the mean over rows with a target. */
+static float *gradient_scale(const sl_op *op, const slc_exec *x) { return (float *)(void *)(x->state + op->state); }
+
+/* Losses of a chunk, and dlogits: over the logits, or rounded beside them. */
+static void lose(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+    float *logits = slc_f32(x, op->saved[SL_LAYER_Y]);
+    const sl_buffer *dy = &x->info[sl_layer_dy(op)];
+    slc_xent(x->stream, rows, op->dim_out, op->dim_out, logits, x->targets + row0, gradient_scale(op, x), x->training,
+             x->token_loss + row0, x->buf[sl_layer_dy(op)], dy->bf16, dy->ld);
+}
+
+static int head_chunk(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+    int64_t v = op->dim_out;
+    if (forward_rows(op, x, row0, rows))
+        return -1;
+    if (x->logits)
+        slc_copy(x->stream, x->logits + row0 * v, slc_f32(x, op->saved[SL_LAYER_Y]),
+                 (size_t)(rows * v) * sizeof(float));
+    if (!x->targets)
+        return 0;
+    lose(op, x, row0, rows);
+    return x->training && (weight_gradient(op, x, row0, rows) || input_gradient(op, x, row0, rows)) ? -1 : 0;
+}
+
+static int head_forward(const sl_op *op, const slc_exec *x) {
+    int64_t chunk = sl_layer_chunk(op);
+    if (x->targets && x->training)
+        slc_count_targets(x->stream, op->rows, x->targets, x->grad_scale, gradient_scale(op, x));
+    for (int64_t row = 0; row < op->rows; row += chunk)
+        if (head_chunk(op, x, row, sl_min(chunk, op->rows - row)))
+            return -1;
+    return 0;
+}
+
+const slc_kind slc_product_kinds[] = {{.name = "linear", .forward = linear_forward, .backward = linear_backward},
+                                      {.name = "head", .forward = head_forward},
+                                      {.name = NULL}};
