@@ -213,25 +213,24 @@ void slc_dot(slc_stream s, int64_t n, const float *x, const float *y, float *par
     SLC_LAUNCH(dot_kernel, slc_dot_parts(n), THREADS, 0, s, n, x, y, part);
 }
 
-/* 32 columns a block, each summed by 8 threads over every 8th row and then in order. */
-__global__ void fold_kernel(int64_t count, int64_t n, const float *part, float *g) {
-    __shared__ float sums[8][33];
-    int64_t j = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
-    int first = (int)threadIdx.x / 32;
+/* 32 columns a block, each summed by 32 threads over every 32nd row and then in order. */
+__global__ void fold_kernel(int64_t count, int64_t n, int64_t stride, const float *part, float *g) {
+    __shared__ float sums[32][33];
+    int column = (int)threadIdx.x % 32, first = (int)threadIdx.x / 32;
+    int64_t j = (int64_t)blockIdx.x * 32 + column;
     float sum = 0;
-    for (int64_t i = first; j < n && i < count; i += 8)
-        sum += part[i * n + j];
-    sums[first][threadIdx.x % 32] = sum;
+    for (int64_t i = first; j < n && i < count; i += 32)
+        sum += part[i * stride + j];
+    sums[first][column] = sum;
     __syncthreads();
-    if (first > 0 || j >= n)
-        return;
-    for (int i = 1; i < 8; i++)
-        sum += sums[i][threadIdx.x];
-    g[j] += sum;
+    sum = slc_warp_sum(sums[column][first]); /* of column `first` */
+    j = (int64_t)blockIdx.x * 32 + first;
+    if (column == 0 && j < n)
+        g[j] += sum;
 }
 
-void slc_fold(slc_stream s, int64_t count, int64_t n, const float *part, float *g) {
-    SLC_LAUNCH(fold_kernel, slc_div_up(n, 32), 256, 0, s, count, n, part, g);
+void slc_fold(slc_stream s, int64_t count, int64_t n, int64_t stride, const float *part, float *g) {
+    SLC_LAUNCH(fold_kernel, slc_div_up(n, 32), 1024, 0, s, count, n, stride, part, g);
 }
 
 /* ---- embedding */

@@ -26,8 +26,8 @@ void slc_scale(slc_stream s, int64_t n, const float *a, const float *x, float *y
 /* part[i], i < slc_dot_parts(n): sums of pieces of x . y. */
 int64_t slc_dot_parts(int64_t n);
 void slc_dot(slc_stream s, int64_t n, const float *x, const float *y, float *part);
-/* g[j] += part[0, j] + part[1, j] + ... of `count` rows of n columns, in this order. */
-void slc_fold(slc_stream s, int64_t count, int64_t n, const float *part, float *g);
+/* g[j] += the sum of part[i, j] over `count` rows of n columns, `stride` apart, in an order that count decides. */
+void slc_fold(slc_stream s, int64_t count, int64_t n, int64_t stride, const float *part, float *g);
 
 /* out[r, :] = e[tokens[r], :], of dim columns. */
 void slc_embed(slc_stream s, int64_t rows, int64_t dim, const int32_t *tokens, const float *e, float *out);

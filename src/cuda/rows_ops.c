@@ -32,7 +32,7 @@ static int scale_forward(const sl_op *op, const slc_exec *x) {
 static int scale_backward(const sl_op *op, const slc_exec *x) {
     const float *dout = slc_f32(x, op->dout);
     slc_dot(x->stream, elements(op), dout, slc_f32(x, op->in[0]), x->scratch);
-    slc_fold(x->stream, slc_dot_parts(elements(op)), 1, x->scratch, slc_grad(op, x, 0));
+    slc_fold(x->stream, slc_dot_parts(elements(op)), 1, 1, x->scratch, slc_grad(op, x, 0));
     slc_scale(x->stream, elements(op), slc_weight(op, x, 0), dout, slc_f32(x, op->din[0]));
     return 0;
 }

@@ -41,4 +41,17 @@ sl_op *sl_norm_append(sl_program *b, const sl_op_kind *kind, size_t own_bytes, c
 sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                            const int *param);
 
+/* Of a norm with replaced channels. */
+typedef struct {
+    sl_norm_own base;
+    bool in_b, only_one; /* is b another row than the one given; is a not b */
+    bool to_mean;
+    int means;           /* parameter [dim] */
+    int64_t most;
+} sl_norm_nullified;
+/* Of a step's means in the running ones: a memory of about a hundred steps. */
+#define SL_NULLIFY_RATE 0.01f
+/* NULL of any other operation. */
+const sl_norm_nullified *sl_norm_nullified_of(const sl_op *op);
+
 #endif

@@ -15,17 +15,11 @@
 
 enum { CHANNELS = 64 }; /* most channels of a norm; model.sink_nullify has the same bound */
 
-/* Of a step's means in the running ones: a memory of about a hundred steps. */
-static const float rate = 0.01f;
+static const float rate = SL_NULLIFY_RATE;
 
-typedef struct {
-    sl_norm_own base;
-    bool in_b, only_one; /* is b another row than the one given; is a not b */
-    bool to_mean;
-    int means;           /* parameter [dim] */
-    int64_t most;
-} own;
+typedef sl_norm_nullified own;
 
+/* Laid out as cuda/norm.h has it. */
 typedef struct {
     int64_t count, channel[CHANNELS]; /* those of the pass, the largest first, */
     float value[CHANNELS];            /* and what stands there instead */
@@ -260,6 +254,10 @@ static const sl_op_kind nullified_norm = {
     .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
                           {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split}),
     .end_step = end_step};
+
+const sl_norm_nullified *sl_norm_nullified_of(const sl_op *op) {
+    return op->kind == &nullified_norm ? op->own : NULL;
+}
 
 sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                            const int *param) {

@@ -1,0 +1,525 @@
+#include "cuda/norm.h"
+
+#include "cuda/cu.h"
+#include "cuda/rows.h"
+
+enum { WARPS = 4, PARTS = 512, WIDE = 256 };
+
+/* ---- what the kinds are, element by element */
+
+static __device__ __forceinline__ float gain_of(const slc_norm &n, int64_t j) {
+    return n.zero_centred ? 1 + n.weight[j] : n.weight[j];
+}
+
+/* Statistics and numbers of a row that all of its elements share. */
+struct shared_by_row {
+    float mean, r, alpha, shift;
+};
+
+static __device__ __forceinline__ float value_of(int kind, const shared_by_row &s, float z) {
+    switch (kind) {
+    case SLC_NORM_DYT: return tanhf(s.alpha * z);
+    case SLC_NORM_DERF: return erff(s.alpha * z + s.shift);
+    case SLC_NORM_NONE: return z;
+    default: return (z - s.mean) * s.r;
+    }
+}
+
+/* f' of the kinds without statistics, over alpha where there is one. */
+static __device__ __forceinline__ float slope_of(int kind, const shared_by_row &s, float z, float f) {
+    float u = s.alpha * z + s.shift;
+    return kind == SLC_NORM_DYT ? 1 - f * f : kind == SLC_NORM_DERF ? 1.1283791671f * expf(-u * u) : 1;
+}
+
+static __device__ __forceinline__ bool has_statistics(int kind) {
+    return kind == SLC_NORM_RMS || kind == SLC_NORM_LAYER;
+}
+
+static __device__ __forceinline__ shared_by_row numbers_of(const slc_norm &n, int64_t row, bool saved) {
+    shared_by_row s = {0, 1, 1, 0};
+    if (n.alpha)
+        s.alpha = *n.alpha;
+    if (n.shift)
+        s.shift = *n.shift;
+    if (saved && n.kind == SLC_NORM_LAYER)
+        s.mean = n.mean[row];
+    if (saved && has_statistics(n.kind))
+        s.r = n.r[row];
+    return s;
+}
+
+/* ---- RMS and LAYER, rows held in a warp's registers: K vectors of four floats a lane */
+
+template <int K> struct held {
+    float x[4 * K];
+};
+
+/* f(element, channel) of each. */
+#define HELD_EACH(K, dim, i, j)                                                                                        \
+    for (int i = 0; i < 4 * (K); i++)                                                                \
+        if (int64_t j = 128 * (i / 4) + 4 * (int64_t)(threadIdx.x % 32) + i % 4; j < (dim))
+
+template <int K> static __device__ __forceinline__ void hold(const float *p, int64_t dim, held<K> *h) {
+    for (int k = 0; k < K; k++) {
+        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
+        float4 v = j < dim ? *(const float4 *)(p + j) : make_float4(0, 0, 0, 0);
+        h->x[4 * k] = v.x, h->x[4 * k + 1] = v.y, h->x[4 * k + 2] = v.z, h->x[4 * k + 3] = v.w;
+    }
+}
+template <int K> static __device__ __forceinline__ void hold(const slc_bf16 *p, int64_t dim, held<K> *h) {
+    for (int k = 0; k < K; k++) {
+        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
+        uint2 v = j < dim ? *(const uint2 *)(p + j) : make_uint2(0, 0);
+        h->x[4 * k] = __uint_as_float(v.x << 16), h->x[4 * k + 1] = __uint_as_float(v.x & 0xffff0000u);
+        h->x[4 * k + 2] = __uint_as_float(v.y << 16), h->x[4 * k + 3] = __uint_as_float(v.y & 0xffff0000u);
+    }
+}
+template <int K> static __device__ __forceinline__ void release(float *p, int64_t dim, const held<K> &h) {
+    for (int k = 0; k < K; k++) {
+        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
+        if (j < dim)
+            *(float4 *)(p + j) = make_float4(h.x[4 * k], h.x[4 * k + 1], h.x[4 * k + 2], h.x[4 * k + 3]);
+    }
+}
+template <int K> static __device__ __forceinline__ void release(slc_bf16 *p, int64_t dim, const held<K> &h) {
+    for (int k = 0; k < K; k++) {
+        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
+        if (j < dim)
+            *(uint2 *)(p + j) = make_uint2(slc_pack_bf16(h.x[4 * k], h.x[4 * k + 1]),
+                                           slc_pack_bf16(h.x[4 * k + 2], h.x[4 * k + 3]));
+    }
+}
+
+/* Sums of the elements that are there; those behind the row are 0. */
+template <int K> static __device__ __forceinline__ float sum_of(const held<K> &h) {
+    float sum = 0;
+    for (int i = 0; i < 4 * K; i++)
+        sum += h.x[i];
+    return slc_warp_sum(sum);
+}
+
+/* z of a row. */
+template <int K> static __device__ __forceinline__ void hold_z(const slc_norm &n, int64_t row, held<K> *z) {
+    hold(n.x + row * n.dim, n.dim, z);
+    if (n.pre)
+        HELD_EACH(K, n.dim, i, j) z->x[i] *= n.pre[j];
+}
+
+template <int K, typename T> __global__ void __launch_bounds__(32 * WARPS) forward_kernel(slc_norm n, T *y) {
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= n.rows)
+        return;
+    held<K> z;
+    hold_z(n, row, &z);
+    float mean = n.kind == SLC_NORM_LAYER ? sum_of(z) / (float)n.dim : 0, square = 0;
+    HELD_EACH(K, n.dim, i, j) square += (z.x[i] - mean) * (z.x[i] - mean);
+    float r = 1 / sqrtf(slc_warp_sum(square) / (float)n.dim + n.eps);
+    if (threadIdx.x % 32 == 0) {
+        n.r[row] = r;
+        if (n.mean)
+            n.mean[row] = mean;
+    }
+    HELD_EACH(K, n.dim, i, j) z.x[i] = gain_of(n, j) * ((z.x[i] - mean) * r);
+    release(y + row * n.ld, n.dim, z);
+}
+
+/* Where the sums of a part lie, in this order; [dim] each but for alpha and shift. */
+enum { OF_WEIGHT, OF_BIAS, OF_PRE, OF_ALPHA, OF_SHIFT, OFS };
+static __host__ __device__ __forceinline__ int64_t part_floats(int64_t dim) { return 3 * dim + 2; }
+static __host__ __device__ __forceinline__ int64_t part_at(int64_t dim, int of) {
+    return of <= OF_ALPHA ? of * dim : 3 * dim + 1;
+}
+
+/* Adds the warps' sums of a held row in order and writes them. room: WARPS * dim floats. */
+template <int K>
+static __device__ __forceinline__ void write_sums(const held<K> &mine, int64_t dim, float *room, float *to) {
+    int warp = (int)threadIdx.x / 32;
+    __syncthreads();
+    HELD_EACH(K, dim, i, j) room[warp * dim + j] = mine.x[i];
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < dim; j += 32 * WARPS) {
+        float sum = room[j];
+        for (int w = 1; w < WARPS; w++)
+            sum += room[w * dim + j];
+        to[j] = sum;
+    }
+}
+
+/* A part takes every parts-th group of WARPS rows. pre: is there preaffine? */
+template <int K, typename T, bool pre>
+__global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const T *dy, bool add, float *dx, float *part) {
+    SLC_DYNAMIC(float, room);
+    held<K> dw = {}, dp = {};
+    int warp = (int)threadIdx.x / 32;
+    for (int64_t row = (int64_t)blockIdx.x * WARPS + warp; row < n.rows; row += (int64_t)gridDim.x * WARPS) {
+        held<K> f, g;
+        hold_z(n, row, &f);
+        hold(dy + row * n.ld, n.dim, &g);
+        float mean = n.mean ? n.mean[row] : 0, r = n.r[row], first = 0, second = 0;
+        HELD_EACH(K, n.dim, i, j) {
+            f.x[i] = (f.x[i] - mean) * r;
+            dw.x[i] += g.x[i] * f.x[i];
+            g.x[i] *= gain_of(n, j);
+            first += g.x[i], second += g.x[i] * f.x[i];
+        }
+        second = slc_warp_sum(second) / (float)n.dim;
+        first = n.mean ? slc_warp_sum(first) / (float)n.dim : 0;
+        HELD_EACH(K, n.dim, i, j) g.x[i] = r * (g.x[i] - first - f.x[i] * second);
+        if (pre)
+            HELD_EACH(K, n.dim, i, j) {
+                dp.x[i] += g.x[i] * n.x[row * n.dim + j];
+                g.x[i] *= n.pre[j];
+            }
+        if (add) {
+            hold(dx + row * n.dim, n.dim, &f);
+            HELD_EACH(K, n.dim, i, j) g.x[i] += f.x[i];
+        }
+        release(dx + row * n.dim, n.dim, g);
+    }
+    part += blockIdx.x * part_floats(n.dim);
+    write_sums(dw, n.dim, room, part + part_at(n.dim, OF_WEIGHT));
+    if (pre)
+        write_sums(dp, n.dim, room, part + part_at(n.dim, OF_PRE));
+}
+
+/* ---- rows of any length and alignment, of every kind, with channels replaced: a block a row, the row read as often as
+ * it is needed */
+
+static __device__ __forceinline__ int listed(const slc_norm &n, int64_t j) {
+    for (int k = 0; n.replaced && k < n.replaced->count; k++)
+        if (n.replaced->channel[k] == j)
+            return k;
+    return -1;
+}
+
+static __device__ __forceinline__ float pre_of(const slc_norm &n, int64_t j) { return n.pre ? n.pre[j] : 1; }
+
+/* Element j of row b, and of the other one. */
+static __device__ __forceinline__ float b_of(const slc_norm &n, const float *x, int64_t j) {
+    int k = n.in_b ? listed(n, j) : -1;
+    return k < 0 ? x[j] : n.replaced->value[k];
+}
+static __device__ __forceinline__ float a_of(const slc_norm &n, const float *x, int k) {
+    return n.in_b ? x[n.replaced->channel[k]] : n.replaced->value[k];
+}
+
+template <typename T> __global__ void any_forward_kernel(slc_norm n, T *y) {
+    __shared__ float room[33];
+    int64_t row = blockIdx.x;
+    const float *x = n.x + row * n.dim;
+    shared_by_row s = numbers_of(n, row, false);
+    if (n.kind == SLC_NORM_LAYER) {
+        float sum = 0;
+        for (int64_t j = threadIdx.x; j < n.dim; j += WIDE)
+            sum += pre_of(n, j) * b_of(n, x, j);
+        s.mean = slc_block_sum(sum, room) / (float)n.dim;
+    }
+    if (has_statistics(n.kind)) {
+        float square = 0;
+        for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
+            float h = pre_of(n, j) * b_of(n, x, j) - s.mean;
+            square += h * h;
+        }
+        s.r = 1 / sqrtf(slc_block_sum(square, room) / (float)n.dim + n.eps);
+        if (threadIdx.x == 0) {
+            n.r[row] = s.r;
+            if (n.mean)
+                n.mean[row] = s.mean;
+        }
+    }
+    for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
+        int k = n.only_one ? listed(n, j) : -1;
+        float z = pre_of(n, j) * (k < 0 ? b_of(n, x, j) : a_of(n, x, k));
+        slc_store(y + row * n.ld + j, gain_of(n, j) * value_of(n.kind, s, z) + (n.bias ? n.bias[j] : 0));
+    }
+}
+
+/* A part takes every parts-th row; its sums are in memory, a channel always with the same thread. */
+template <typename T>
+__global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, float *dx_all, float *part) {
+    __shared__ float room[33];
+    float *sums = part + blockIdx.x * part_floats(n.dim), da = 0, ds = 0;
+    for (int64_t j = threadIdx.x; j < n.dim; j += WIDE)
+        sums[part_at(n.dim, OF_WEIGHT) + j] = sums[part_at(n.dim, OF_BIAS) + j] = sums[part_at(n.dim, OF_PRE) + j] = 0;
+    for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
+        const float *x = n.x + row * n.dim;
+        const T *dy = dy_all + row * n.ld;
+        float *dx = dx_all + row * n.dim;
+        shared_by_row s = numbers_of(n, row, true);
+        float first = 0, second = 0; /* sums of G and of G f, over what the row's own statistics see */
+        for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
+            int k = n.only_one ? listed(n, j) : -1;
+            float z = pre_of(n, j) * (k < 0 ? b_of(n, x, j) : a_of(n, x, k)), g = slc_load(dy + j);
+            float f = value_of(n.kind, s, z), dg = g * gain_of(n, j);
+            sums[part_at(n.dim, OF_WEIGHT) + j] += g * f;
+            sums[part_at(n.dim, OF_BIAS) + j] += g;
+            if (k >= 0)
+                sums[part_at(n.dim, OF_PRE) + j] += dg * s.r * a_of(n, x, k);
+            if (!has_statistics(n.kind))
+                dg *= slope_of(n.kind, s, z, f);
+            first += dg, second += dg * (has_statistics(n.kind) ? f : z);
+        }
+        if (has_statistics(n.kind)) {
+            first = slc_block_sum(first, room) / (float)n.dim, second = slc_block_sum(second, room) / (float)n.dim;
+            first = n.kind == SLC_NORM_LAYER ? first : 0;
+        } else {
+            da += second, ds += first;
+        }
+        for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
+            int k = listed(n, j);
+            float b = b_of(n, x, j), z = pre_of(n, j) * b, f = value_of(n.kind, s, z);
+            float dg = slc_load(dy + j) * gain_of(n, j), dz;
+            if (has_statistics(n.kind))
+                dz = s.r * ((n.only_one && k >= 0 ? 0 : dg) - first - f * second);
+            else
+                dz = dg * slope_of(n.kind, s, z, f) * s.alpha;
+            sums[part_at(n.dim, OF_PRE) + j] += dz * b;
+            float d = dz * pre_of(n, j);
+            if (n.in_b && k >= 0)
+                d = n.only_one ? pre_of(n, j) * dg * s.r : 0;
+            dx[j] = add ? dx[j] + d : d;
+        }
+    }
+    da = slc_block_sum(da, room), ds = slc_block_sum(ds, room);
+    if (threadIdx.x == 0)
+        sums[part_at(n.dim, OF_ALPHA)] = da, sums[part_at(n.dim, OF_SHIFT)] = ds;
+}
+
+/* ---- launching */
+
+static int held_vectors(const slc_norm *n) {
+    bool any = (n->kind != SLC_NORM_RMS && n->kind != SLC_NORM_LAYER) || n->replaced || n->dim % 4 || n->ld % 4 || n->dim > 1024;
+    return any ? 0 : (int)slc_div_up(n->dim, 128);
+}
+
+template <typename T> static void forward(slc_stream s, const slc_norm *n, T *y) {
+    int64_t blocks = slc_div_up(n->rows, WARPS);
+    switch (held_vectors(n)) {
+    case 0: SLC_LAUNCH(any_forward_kernel<T>, n->rows, WIDE, 0, s, *n, y); break;
+    case 1: SLC_LAUNCH((forward_kernel<1, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    case 2: SLC_LAUNCH((forward_kernel<2, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    case 3: SLC_LAUNCH((forward_kernel<3, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    case 4: SLC_LAUNCH((forward_kernel<4, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    case 5:
+    case 6: SLC_LAUNCH((forward_kernel<6, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    default: SLC_LAUNCH((forward_kernel<8, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
+    }
+}
+
+void slc_norm_forward(slc_stream s, const slc_norm *n, void *y) {
+    if (n->bf16)
+        forward(s, n, (slc_bf16 *)y);
+    else
+        forward(s, n, (float *)y);
+}
+
+static int64_t parts_of(int64_t rows, int64_t group) { return slc_min(PARTS, slc_div_up(rows, group)); }
+int64_t slc_norm_parts(int64_t rows, int64_t dim) { return parts_of(rows, 1) * part_floats(dim); }
+
+template <int K, typename T>
+static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T *dy, bool add, float *dx, float *part) {
+    size_t room = (size_t)(WARPS * n->dim) * sizeof(float);
+    if (n->pre)
+        SLC_LAUNCH((backward_kernel<K, T, true>), parts, 32 * WARPS, room, s, *n, dy, add, dx, part);
+    else
+        SLC_LAUNCH((backward_kernel<K, T, false>), parts, 32 * WARPS, room, s, *n, dy, add, dx, part);
+}
+
+/* Returns how many parts there are. */
+template <typename T>
+static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, float *dx, float *part) {
+    int k = held_vectors(n);
+    int64_t parts = parts_of(n->rows, k ? WARPS : 1);
+    switch (k) {
+    case 0: SLC_LAUNCH(any_backward_kernel<T>, parts, WIDE, 0, s, *n, dy, add, dx, part); break;
+    case 1: launch_held<1>(s, parts, n, dy, add, dx, part); break;
+    case 2: launch_held<2>(s, parts, n, dy, add, dx, part); break;
+    case 3: launch_held<3>(s, parts, n, dy, add, dx, part); break;
+    case 4: launch_held<4>(s, parts, n, dy, add, dx, part); break;
+    case 5:
+    case 6: launch_held<6>(s, parts, n, dy, add, dx, part); break;
+    default: launch_held<8>(s, parts, n, dy, add, dx, part); break;
+    }
+    return parts;
+}
+
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, float *dx, const slc_norm_grads *g,
+                       float *part) {
+    int64_t parts = n->bf16 ? backward(s, n, (const slc_bf16 *)dy, add, dx, part)
+                            : backward(s, n, (const float *)dy, add, dx, part);
+    float *const of[OFS] = {g->weight, g->bias, g->pre, g->alpha, g->shift};
+    for (int i = 0; i < OFS; i++)
+        if (of[i])
+            slc_fold(s, parts, i < OF_ALPHA ? n->dim : 1, part_floats(n->dim), part + part_at(n->dim, i), of[i]);
+}
+
+/* ---- channels that are replaced */
+
+__global__ void choose_kernel(int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < dim; j++) {
+        int64_t at = count;
+        while (at > 0 && fabsf(mean[c->channel[at - 1]]) < fabsf(mean[j]))
+            at--;
+        if (at >= most || mean[j] == 0)
+            continue;
+        count += count < most;
+        for (int64_t k = count - 1; k > at; k--)
+            c->channel[k] = c->channel[k - 1];
+        c->channel[at] = j;
+    }
+    c->count = count;
+    for (int64_t k = 0; k < count; k++)
+        c->value[k] = to_mean ? mean[c->channel[k]] : 0;
+}
+
+void slc_choose_channels(slc_stream s, int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c) {
+    SLC_LAUNCH(choose_kernel, 1, 1, 0, s, dim, most, to_mean, mean, c);
+}
+
+__global__ void column_kernel(int64_t rows, int64_t dim, const float *x, float *part) {
+    for (int64_t j = threadIdx.x; j < dim; j += WIDE) {
+        float sum = 0;
+        for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+            sum += x[r * dim + j];
+        part[blockIdx.x * dim + j] = sum;
+    }
+}
+
+__global__ void count_kernel(int64_t rows, int64_t *count) { *count += rows; }
+
+void slc_sum_channels(slc_stream s, int64_t rows, int64_t dim, const float *x, float *part, float *sum, int64_t *count) {
+    int64_t parts = parts_of(rows, 1);
+    SLC_LAUNCH(column_kernel, parts, WIDE, 0, s, rows, dim, x, part);
+    slc_fold(s, parts, dim, dim, part, sum);
+    SLC_LAUNCH(count_kernel, 1, 1, 0, s, rows, count);
+}
+
+__global__ void move_kernel(int64_t dim, float rate, const int32_t *applied, float *mean, float *sum, int64_t *count) {
+    __shared__ int some;
+    if (threadIdx.x == 0)
+        some = 0;
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < dim; j += WIDE)
+        if (mean[j] != 0)
+            some = 1; /* all write the same */
+    __syncthreads();
+    float part = some ? rate : 1, rows = (float)*count;
+    for (int64_t j = threadIdx.x; j < dim; j += WIDE) {
+        if (*applied && rows > 0)
+            mean[j] += part * (sum[j] / rows - mean[j]);
+        sum[j] = 0;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0)
+        *count = 0;
+}
+
+void slc_move_means(slc_stream s, int64_t dim, float rate, const int32_t *applied, float *mean, float *sum,
+                    int64_t *count) {
+    SLC_LAUNCH(move_kernel, 1, WIDE, 0, s, dim, rate, applied, mean, sum, count);
+}
+
+/* ---- the gate */
+
+static __device__ __forceinline__ float act(int kind, float x, float *slope) {
+    float q;
+    switch (kind) {
+    case SLC_GATE_SIGMOID:
+        q = 1 / (1 + expf(-x));
+        *slope = q * (1 - q);
+        return q;
+    case SLC_GATE_TANH:
+        q = tanhf(x);
+        *slope = 1 - q * q;
+        return q;
+    case SLC_GATE_SILU:
+        q = 1 / (1 + expf(-x));
+        *slope = q + x * q * (1 - q);
+        return x * q;
+    case SLC_GATE_RELU:
+        *slope = x > 0;
+        return x < 0 ? 0 : x;
+    default:
+        *slope = 1;
+        return x;
+    }
+}
+
+static int64_t blocks_for(int64_t items) { return slc_max(1, slc_min(slc_div_up(items, WIDE), 1 << 16)); }
+#define EACH(i, n)                                                                                                     \
+    for (int64_t i = (int64_t)blockIdx.x * WIDE + threadIdx.x, all_ = (int64_t)gridDim.x * WIDE; i < (n); i += all_)
+
+/* dh NULL: h = inner(a), else da = dh inner'(a). */
+template <typename T> __global__ void inner_kernel(slc_gate g, const float *a, const float *dh, T *to) {
+    EACH(i, g.rows * g.rank) {
+        float slope, h = act(g.inner, a[i], &slope);
+        slc_store(to + i / g.rank * g.ldr + i % g.rank, dh ? dh[i] * slope : h);
+    }
+}
+
+static void inner(slc_stream s, const slc_gate *g, const float *a, const float *dh, void *to) {
+    int64_t blocks = blocks_for(g->rows * g->rank);
+    if (g->bf16)
+        SLC_LAUNCH(inner_kernel<slc_bf16>, blocks, WIDE, 0, s, *g, a, dh, (slc_bf16 *)to);
+    else
+        SLC_LAUNCH(inner_kernel<float>, blocks, WIDE, 0, s, *g, a, dh, (float *)to);
+}
+
+void slc_gate_inner(slc_stream s, const slc_gate *g, const float *a, void *h) { inner(s, g, a, nullptr, h); }
+void slc_gate_inner_back(slc_stream s, const slc_gate *g, const float *a, const float *dh, void *da) {
+    inner(s, g, a, dh, da);
+}
+
+template <typename T> __global__ void apply_kernel(slc_gate g, const float *b, const T *y, T *out) {
+    EACH(i, g.rows * g.dim) {
+        int64_t r = i / g.dim, j = i % g.dim, at = r * g.ld + j;
+        float slope, q = act(g.outer, b[g.gates == 1 ? r : i], &slope);
+        slc_store(out + at, (g.factor * q + g.offset) * slc_load(y + at));
+    }
+}
+
+void slc_gate_apply(slc_stream s, const slc_gate *g, const float *b, const void *y, void *out) {
+    int64_t blocks = blocks_for(g->rows * g->dim);
+    if (g->bf16)
+        SLC_LAUNCH(apply_kernel<slc_bf16>, blocks, WIDE, 0, s, *g, b, (const slc_bf16 *)y, (slc_bf16 *)out);
+    else
+        SLC_LAUNCH(apply_kernel<float>, blocks, WIDE, 0, s, *g, b, (const float *)y, (float *)out);
+}
+
+/* A warp a row. */
+template <typename T>
+__global__ void back_kernel(slc_gate g, const float *b, const T *y, const T *dout, float *dy, T *db) {
+    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (r >= g.rows)
+        return;
+    float sum = 0, slope = 0, q = 0;
+    if (g.gates == 1)
+        q = act(g.outer, b[r], &slope);
+    for (int64_t j = threadIdx.x % 32; j < g.dim; j += 32) {
+        float d = slc_load(dout + r * g.ld + j), v = slc_load(y + r * g.ld + j);
+        if (g.gates != 1)
+            q = act(g.outer, b[r * g.dim + j], &slope);
+        dy[r * g.dim + j] = (g.factor * q + g.offset) * d;
+        if (g.gates != 1)
+            slc_store(db + r * g.ld + j, g.factor * slope * d * v);
+        else
+            sum += d * v;
+    }
+    if (g.gates != 1)
+        return;
+    sum = slc_warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        slc_store(db + r, g.factor * slope * sum);
+}
+
+void slc_gate_back(slc_stream s, const slc_gate *g, const float *b, const void *y, const void *dout, float *dy,
+                   void *db) {
+    int64_t blocks = slc_div_up(g->rows, WARPS);
+    if (g->bf16)
+        SLC_LAUNCH(back_kernel<slc_bf16>, blocks, 32 * WARPS, 0, s, *g, b, (const slc_bf16 *)y, (const slc_bf16 *)dout,
+                   dy, (slc_bf16 *)db);
+    else
+        SLC_LAUNCH(back_kernel<float>, blocks, 32 * WARPS, 0, s, *g, b, (const float *)y, (const float *)dout, dy,
+                   (float *)db);
+}
