@@ -1,6 +1,7 @@
 /* Attention, its rotary embedding, q and k norms and gates on the device, against sums in double. */
 #include "base/err.h"
 #include "cuda/attention.h"
+#include "cuda/heads.h"
 #include "cuda/runtime.h"
 
 #include <math.h>
@@ -336,6 +337,123 @@ static const trial decoded[] = {{"softmax", ROWS(SOFTMAX), EXTRA(NONE), false, 2
                                 {"sigmoid", ROWS(SIGMOID), EXTRA(NONE), false, 1, 6, 1, 1, 8, 4},
                                 {"relu", ROWS(RELU), EXTRA(NONE), false, 1, 6, 1, 1, 8, 4}};
 
+/* ---- heads */
+
+typedef struct {
+    bool bf16;
+    int64_t rows, heads, kv_heads, hd; /* rows: three windows */
+} sizes;
+
+static void rope(const sizes *z) {
+    int64_t turned = z->heads + z->kv_heads, cols = (turned + z->kv_heads) * z->hd, seq = z->rows / 3, half = z->hd / 2;
+    int32_t start = 5, *position = slc_alloc(sizeof start);
+    array x = make(z->rows, cols, z->bf16, 2), table = make(seq + start, z->hd, false, 0);
+    slc_rope p = {.rows = z->rows, .seq = seq, .heads = turned, .head_dim = z->hd, .bf16 = z->bf16, .x = x.device,
+                  .ld = x.ld, .sign = 1, .base = 10000, .table = table.device, .position = position};
+    double *want = copied(&x), near = z->bf16 ? 0.01 : 1e-6;
+    for (int64_t i = 0; i < z->rows * turned * half; i++) {
+        int64_t j = i % half, h = i / half % turned, r = i / half / turned;
+        double angle = (double)(start + r % seq) * pow(p.base, -2.0 * (double)j / (double)z->hd);
+        const double *lo = at(&x, r, h * z->hd + j), *hi = lo + half;
+        want[r * cols + h * z->hd + j] = *lo * cos(angle) - *hi * sin(angle);
+        want[r * cols + h * z->hd + j + half] = *hi * cos(angle) + *lo * sin(angle);
+    }
+    failures += slc_put(position, &start, sizeof start) != 0;
+    slc_rope_turn(NULL, &p);
+    compare("rope", "out", &x, want, near);
+    p.sign = -1;
+    slc_rope_turn(NULL, &p);
+    compare("rope", "turned back", &x, x.x, near);
+    drop(&x), drop(&table), free(want), slc_free(position);
+}
+
+static void qk_norm(const sizes *z) {
+    int64_t normed = z->heads + z->kv_heads, cols = (normed + z->kv_heads) * z->hd, hd = z->hd;
+    array x = make(z->rows, cols, z->bf16, 2), dx = make(z->rows, cols, z->bf16, 2);
+    array raw = make(z->rows, normed * hd, false, 1), rstd = make(z->rows, normed, false, 1);
+    array w[2] = {make(1, hd, false, 1), make(1, hd, false, 1)}, dw[2] = {make(1, hd, false, 1), make(1, hd, false, 1)};
+    slc_qk_norm p = {.rows = z->rows, .heads = z->heads, .kv_heads = z->kv_heads, .head_dim = hd, .bf16 = z->bf16,
+                     .x = x.device, .ld = x.ld, .eps = 1e-5f, .weight = {w[0].device, w[1].device},
+                     .raw = raw.device, .rstd = rstd.device, .dweight = {dw[0].device, dw[1].device}};
+    p.scratch = slc_alloc(slc_qk_norm_scratch(&p));
+    double *out = copied(&x), *din = copied(&dx), *want[2] = {copied(&dw[0]), copied(&dw[1])};
+    double *want_raw = zeros(z->rows * normed * hd), near = z->bf16 ? 0.01 : 1e-5;
+    for (int64_t i = 0; i < z->rows * normed; i++) {
+        int64_t r = i / normed, h = i % normed, k = h >= z->heads;
+        const double *a = at(&x, r, h * hd), *g = at(&dx, r, h * hd), *v = w[k].x;
+        double rms = sqrt(dot(hd, a, a) / (double)hd + 1e-5), sum = 0;
+        for (int64_t j = 0; j < hd; j++)
+            sum += v[j] * g[j] * a[j] / rms / (double)hd;
+        for (int64_t j = 0; j < hd; j++) {
+            want_raw[i * hd + j] = a[j];
+            out[r * cols + h * hd + j] = v[j] * a[j] / rms;
+            din[r * cols + h * hd + j] = (v[j] * g[j] - a[j] / rms * sum) / rms;
+            want[k][j] += g[j] * a[j] / rms;
+        }
+    }
+    slc_qk_norm_forward(NULL, &p);
+    compare("qk_norm", "out", &x, out, near);
+    compare("qk_norm", "raw", &raw, want_raw, 0);
+    p.x = dx.device;
+    slc_qk_norm_backward(NULL, &p);
+    compare("qk_norm", "din", &dx, din, near);
+    compare("qk_norm", "dq_norm", &dw[0], want[0], 1e-5);
+    compare("qk_norm", "dk_norm", &dw[1], want[1], 1e-5);
+    array *all[] = {&x, &dx, &raw, &rstd, &w[0], &w[1], &dw[0], &dw[1]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        drop(all[i]);
+    free(out), free(din), free(want[0]), free(want[1]), free(want_raw), slc_free(p.scratch);
+}
+
+/* Columns col.. + n of y, in place or not. */
+static void gate(bool bf16, int64_t rows, int64_t col, int64_t n, int64_t group) {
+    int64_t cols = col + n, bytes = bf16 ? 2 : 4;
+    array y = make(rows, cols, bf16, 2), b = make(rows, n / group, bf16, 3), dout = make(rows, cols, bf16, 1);
+    array out = make(rows, cols, bf16, 1), keep = make(rows, n, bf16, 1), db = make(rows, n / group, bf16, 1);
+    array *to = col ? &y : &out;
+    slc_gate p = {.rows = rows, .n = n, .group = group, .bf16 = bf16, .open = 0.75f, .b = b.device, .ld_b = b.ld};
+    p.y = (char *)y.device + col * bytes, p.ld_y = y.ld;
+    p.out = (char *)to->device + col * bytes, p.ld_out = to->ld;
+    p.keep = col ? keep.device : NULL, p.ld_keep = keep.ld;
+    double *want = copied(&y), *dy = copied(&dout), *want_db = zeros(rows * n), *kept = zeros(rows * n);
+    double near = bf16 ? 0.01 : 1e-5;
+    for (int64_t i = 0; i < rows * n; i++) {
+        int64_t r = i / n, c = i % n, j = r * cols + col + c;
+        double s = 1 / (1 + exp(-*at(&b, r, c / group)));
+        kept[i] = y.x[j];
+        want[j] = y.x[j] * (0.25 + 0.75 * s);
+        dy[j] = dout.x[j] * (0.25 + 0.75 * s);
+        want_db[r * (n / group) + c / group] += dout.x[j] * y.x[j] * 0.75 * s * (1 - s);
+    }
+    slc_gate_forward(NULL, &p);
+    compare("gate", "out", to, want, near);
+    if (col) {
+        compare("gate", "kept", &keep, kept, 0);
+        p.y = keep.device, p.ld_y = keep.ld;
+    }
+    p.dout = (char *)dout.device + col * bytes, p.ld_dout = dout.ld;
+    p.dy = (char *)dout.device + col * bytes, p.ld_dy = dout.ld;
+    p.db = db.device, p.ld_db = db.ld;
+    slc_gate_backward(NULL, &p);
+    compare("gate", "dy", &dout, dy, near);
+    compare("gate", "db", &db, want_db, near);
+    array *all[] = {&y, &b, &dout, &out, &keep, &db};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        drop(all[i]);
+    free(want), free(dy), free(want_db), free(kept);
+}
+
+static void heads(void) {
+    const sizes of_heads[] = {{false, 21, 3, 1, 12}, {true, 21, 3, 1, 12}, {false, 30, 6, 2, 64}, {true, 30, 6, 6, 64},
+                              {true, 3, 5, 1, 128}, {false, 6, 2, 1, 18}, {true, 300, 1, 1, 272}};
+    for (size_t i = 0; i < sizeof of_heads / sizeof *of_heads; i++)
+        rope(&of_heads[i]), qk_norm(&of_heads[i]);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        gate(bf16, 9, 0, 36, 1), gate(bf16, 9, 0, 36, 12), gate(bf16, 40, 0, 192, 64), gate(bf16, 17, 0, 128, 1);
+        gate(bf16, 9, 64, 32, 1), gate(bf16, 5, 36, 12, 1), gate(bf16, 3, 0, 600, 300);
+    }
+}
+
 int main(void) {
     if (slc_devices() < 0) {
         printf("skipped: %s\n", sl_error());
@@ -345,5 +463,6 @@ int main(void) {
         attention(&trials[i]);
     for (size_t i = 0; i < sizeof decoded / sizeof *decoded; i++)
         cached(&decoded[i]);
+    heads();
     return failures > 0;
 }

@@ -285,6 +285,7 @@ sl_attention *sl_attention_describe(sl_program *b, sl_op *op) {
     sl_attention *a = sl_program_own(b, op, sizeof *a);
     if (!a)
         return NULL;
+    a->kind = (enum sl_attention_kind)c->model_attention;
     a->heads = c->model_heads;
     a->kv_heads = sl_config_kv_heads(c);
     a->head_dim = sl_config_head_dim(c);

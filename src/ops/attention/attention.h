@@ -5,6 +5,7 @@
 #include "program/program.h"
 
 typedef struct {
+    enum sl_attention_kind kind;
     int64_t heads, kv_heads, head_dim; /* rows are [q heads | k kv_heads | v kv_heads] of head_dim */
     int64_t window;                    /* positions that a query sees at most */
     const sl_attention_kernels *kernels;

@@ -1,19 +1,13 @@
 /* Gates of attention (arXiv 2505.06708): y times floor + (1 - floor) sigmoid(b), b = x W of the block's normed input
  * x, for each element or one for a head; on the heads' outputs before o_proj, or in place on the values. */
+#include "ops/attention/heads.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 #include "program/scratch.h"
 
 #include <string.h>
 
-typedef struct {
-    int64_t first, n; /* the gated columns of in[0]; in place where they are only some of them */
-    int64_t group;    /* so many side by side share a gate value, a column of in[1] */
-    float open;       /* 1 - floor */
-    bool in_place;    /* saved[0]: the columns before the gate */
-} own;
-
-static const own *of(const sl_op *op) { return op->own; }
+static const sl_attention_gate *of(const sl_op *op) { return op->own; }
 
 /* Private scratch of a worker: one row each. */
 typedef struct {
@@ -32,7 +26,7 @@ static scratch scratch_at(const sl_op *op, sl_carver *at) {
 
 /* One value for each gated column. */
 static const float *gate_inputs(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s) {
-    const own *o = of(op);
+    const sl_attention_gate *o = of(op);
     const float *b = sl_read_rows(x, op->in[1], row, 1, o->group > 1 ? s->db : s->b);
     if (o->group == 1)
         return b;
@@ -41,7 +35,7 @@ static const float *gate_inputs(const sl_op *op, const sl_exec *x, int64_t row, 
     return s->b;
 }
 
-static void add_floor(const own *o, const float *from, float *to) {
+static void add_floor(const sl_attention_gate *o, const float *from, float *to) {
     for (int64_t j = 0; o->open != 1 && j < o->n; j++)
         to[j] += (1 - o->open) * from[j];
 }
@@ -55,7 +49,7 @@ static void put(const sl_exec *x, sl_buf to, int64_t row, int64_t col, int64_t n
 }
 
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
-    const own *o = of(op);
+    const sl_attention_gate *o = of(op);
     scratch s = scratch_at(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
     for (int64_t r = span->first; r < span->first + span->n; r++) {
         const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + o->first, *b = gate_inputs(op, x, r, &s);
@@ -69,7 +63,7 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
 }
 
 /* Sums the gradients of columns that share a gate value. */
-static void fold(const own *o, float *db) {
+static void fold(const sl_attention_gate *o, float *db) {
     for (int64_t j = 0; o->group > 1 && j < o->n / o->group; j++) {
         float sum = 0;
         for (int64_t i = 0; i < o->group; i++)
@@ -79,7 +73,7 @@ static void fold(const own *o, float *db) {
 }
 
 static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
-    const own *o = of(op);
+    const sl_attention_gate *o = of(op);
     scratch s = scratch_at(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
     for (int64_t r = span->first; r < span->first + span->n; r++) {
         const float *b = gate_inputs(op, x, r, &s);
@@ -110,10 +104,10 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
     sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE);
     scope.part = SL_PART_gate;
     sl_op *op = sl_program_op(b, &attention_gate, scope);
-    own *o = sl_program_own(b, op, sizeof *o);
+    sl_attention_gate *o = sl_program_own(b, op, sizeof *o);
     if (!o)
         return y;
-    *o = (own){col, n, group, (float)(1 - c->attention_gate_floor), col > 0};
+    *o = (sl_attention_gate){col, n, group, (float)(1 - c->attention_gate_floor), col > 0};
     sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, gate, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = b->buffer[y].cols;

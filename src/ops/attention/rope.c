@@ -1,13 +1,9 @@
+#include "ops/attention/heads.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 
-typedef struct {
-    int64_t heads, head_dim; /* the first so many heads of a row are rotated: q and k */
-    const float *cos, *sin;  /* [positions, head_dim / 2] */
-} own;
-
 static void rotate(const sl_op *op, const sl_exec *x, sl_buf buf, const sl_span *s, float sign) {
-    const own *o = op->own;
+    const sl_rope *o = op->own;
     const sl_buffer *v = &x->info[buf];
     for (int64_t r = s->first; r < s->first + s->n; r++) {
         int64_t at = (x->position + r % op->seq) * (o->head_dim / 2);
@@ -34,8 +30,10 @@ static const sl_op_kind rope = {.name = "rope",
 
 void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, const float *sin) {
     sl_op *op = sl_program_op(b, &rope, scope);
-    own *o = sl_program_own(b, op, sizeof *o);
+    sl_rope *o = sl_program_own(b, op, sizeof *o);
     sl_op_reads(op, op->out = qkv, SL_INPUT_GRADIENT);
     if (o)
-        *o = (own){b->config->model_heads + sl_config_kv_heads(b->config), sl_config_head_dim(b->config), cos, sin};
+        *o = (sl_rope){b->config->model_heads + sl_config_kv_heads(b->config), sl_config_head_dim(b->config), cos, sin};
+    if (b->device) /* its own table, which it makes itself: cosine and sine of each pair */
+        op->saved[0] = sl_program_lasting(b, b->cache ? b->cache : b->seq, sl_config_head_dim(b->config));
 }

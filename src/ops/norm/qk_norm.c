@@ -1,18 +1,14 @@
 /* saved[0]: raw q and k of each row (the operation works in place); saved[1]: 1/rms of each head. */
+#include "ops/attention/heads.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 
 #include <string.h>
 
-typedef struct {
-    int64_t heads, kv_heads, head_dim;
-    float eps;
-} own;
-
-static const own *own_of(const sl_op *op) { return op->own; }
+static const sl_qk_norm *own_of(const sl_op *op) { return op->own; }
 
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    const own *o = own_of(op);
+    const sl_qk_norm *o = own_of(op);
     int64_t hd = o->head_dim, h = o->heads, kv = o->kv_heads, qk = (h + kv) * hd;
     for (int64_t r = s->first; r < s->first + s->n; r++) {
         sl_qk row = sl_edit_qk(x, op->out, r, h + kv, hd, sl_worker_scratch(x, s->worker));
@@ -28,7 +24,7 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 /* One row; dw: where its block sums the gradients of both weights. */
 static void backward_row(const sl_op *op, const sl_exec *x, int64_t r, float *scratch, float *dw) {
-    const own *o = own_of(op);
+    const sl_qk_norm *o = own_of(op);
     int64_t hd = o->head_dim, h = o->heads, kv = o->kv_heads, qk = (h + kv) * hd;
     sl_qk row = sl_edit_qk(x, op->dout, r, h + kv, hd, scratch);
     float *dq = row.p;
@@ -62,9 +58,9 @@ void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *pre
     int64_t hd = sl_config_head_dim(c), h = c->model_heads, kv = sl_config_kv_heads(c);
     sl_param_spec weight = {.name = "q_norm.weight", .rows = hd, .init = SL_INIT_ONES, .decay = SL_DECAY_NORM};
     sl_op *op = sl_program_op(b, &qk_norm, scope);
-    own *o = sl_program_own(b, op, sizeof *o);
+    sl_qk_norm *o = sl_program_own(b, op, sizeof *o);
     if (o)
-        *o = (own){.heads = h, .kv_heads = kv, .head_dim = hd, .eps = (float)c->norm_eps};
+        *o = (sl_qk_norm){.heads = h, .kv_heads = kv, .head_dim = hd, .eps = (float)c->norm_eps};
     sl_op_reads(op, op->out = qkv, SL_INPUT_GRADIENT);
     op->dim_in = op->dim_out = (h + 2 * kv) * hd;
     op->param[0] = sl_program_param(b, prefix, &weight);

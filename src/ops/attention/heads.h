@@ -1,0 +1,24 @@
+/* What the operations on heads beside attention hold; a device reads it. */
+#ifndef SL_OPS_ATTENTION_HEADS_H
+#define SL_OPS_ATTENTION_HEADS_H
+
+#include "program/program.h"
+
+typedef struct {
+    int64_t heads, head_dim; /* the first so many heads of a row are rotated: q and k */
+    const float *cos, *sin;  /* [positions, head_dim / 2] */
+} sl_rope;
+
+typedef struct {
+    int64_t heads, kv_heads, head_dim;
+    float eps;
+} sl_qk_norm;
+
+typedef struct {
+    int64_t first, n; /* the gated columns of in[0]; in place where they are only some of them */
+    int64_t group;    /* so many side by side share a gate value, a column of in[1] */
+    float open;       /* 1 - floor */
+    bool in_place;    /* saved[0]: the columns before the gate */
+} sl_attention_gate;
+
+#endif
