@@ -535,9 +535,10 @@ sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, in
     if (m->training)
         op->saved[1] = sl_program_activation(b, 2 * places, m->ffn);
     op->saved[2] = sl_program_activation(b, places, m->ffn);
-    if (m->bf16 && !b->device)
-        op->saved[3] = sl_program_buffer(
-            b, 1, m->experts * (int64_t)(matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float)));
+    /* A device packs nothing; the buffer stands there all the same, so that both have the same list of them. */
+    size_t packed = matrices_bytes(m, 0, m->training ? ALL : FORWARD) / sizeof(float);
+    if (m->bf16)
+        op->saved[3] = sl_program_buffer(b, 1, b->device ? 1 : m->experts * (int64_t)packed);
     return op->out = sl_program_buffer(b, m->rows, m->dim);
 }
 

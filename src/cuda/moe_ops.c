@@ -1,0 +1,95 @@
+/* "moe" (ops/moe/moe.c) by the launchers of moe.h. */
+#include "cuda/moe.h"
+
+#include "cuda/kind.h"
+#include "ops/moe/moe.h"
+
+#include <math.h>
+#include <stddef.h>
+
+_Static_assert(sizeof(slc_moe_state) == sizeof(sl_moe_state) && sizeof(slc_moe_load) == sizeof(sl_moe_load) &&
+                   offsetof(slc_moe_state, last) == offsetof(sl_moe_state, last) &&
+                   offsetof(slc_moe_load, aux) == offsetof(sl_moe_load, aux) &&
+                   offsetof(slc_moe_load, count) == offsetof(sl_moe_load, count) &&
+                   (int)SLC_MOE_MAX_EXPERTS == (int)SL_MOE_MAX_EXPERTS,
+               "the state is that of ops/moe/moe.h");
+
+/* Only gated kinds make experts. */
+static int act_of(const sl_moe *m) {
+    switch (m->act - m->k->ffn) {
+    case SL_FFN_swiglu: return SLC_MOE_SILU;
+    case SL_FFN_glu: return SLC_MOE_SIGMOID;
+    default: return SLC_MOE_GELU;
+    }
+}
+
+static int64_t capacity_of(const sl_moe *m, bool training) {
+    double slots = (double)(m->rows * m->top), most = ceil(m->capacity * slots / (double)m->experts);
+    return training && m->capacity > 0 && most < slots ? (int64_t)most : m->rows * m->top;
+}
+
+/* Of a pass that trains or not, in a program that does or does not. */
+static slc_moe describe(const sl_op *op, bool training, float grad_scale) {
+    const sl_moe *m = sl_moe_of(op);
+    return (slc_moe){.rows = m->rows, .dim = m->dim, .experts = m->experts, .top = m->top, .ffn = m->ffn,
+                     .capacity = capacity_of(m, training), .act = act_of(m), .bf16 = m->bf16, .sigmoid = m->sigmoid,
+                     .training = m->training, .measured = training, .aux = m->aux, .z = m->z, .rate = m->rate,
+                     .grad_scale = grad_scale};
+}
+
+/* The CPU's layout of saved[0]. */
+static slc_moe_route route_of(const sl_op *op, const slc_exec *x) {
+    sl_moe_route t = sl_moe_route_at(sl_moe_of(op), &(sl_carver){x->buf[op->saved[0]], 0});
+    return (slc_moe_route){t.score, t.lse, t.weight, t.dweight, t.expert, t.place, t.slot, t.offset, t.count};
+}
+
+static slc_moe_rows rows_of(const slc_exec *x, sl_buf b) {
+    return b == SL_NONE ? (slc_moe_rows){0} : (slc_moe_rows){x->buf[b], x->info[b].ld};
+}
+
+static const void *experts_of(const sl_op *op, const slc_exec *x) {
+    return sl_moe_of(op)->bf16 ? (const void *)slc_weight16(op, x, 1) : (const void *)slc_weight(op, x, 1);
+}
+
+static slc_moe_state *state_of(const sl_op *op, const slc_exec *x) {
+    return (slc_moe_state *)(void *)(x->state + op->state);
+}
+
+static const float *bias_of(const sl_op *op, const slc_exec *x) {
+    int bias = sl_moe_of(op)->bias;
+    return bias == SL_NONE ? NULL : x->w + slc_at(x, bias);
+}
+
+static int forward(const sl_op *op, const slc_exec *x) {
+    slc_moe m = describe(op, x->training, x->grad_scale);
+    slc_moe_route t = route_of(op, x);
+    slc_moe_rows in = rows_of(x, op->in[0]);
+    slc_moe_route_rows(x->stream, &m, in, slc_weight(op, x, 0), bias_of(op, x), &t, state_of(op, x), x->scratch);
+    slc_moe_forward(x->stream, &m, in, experts_of(op, x), &t, rows_of(x, op->saved[1]), rows_of(x, op->saved[2]),
+                    slc_f32(x, op->in[1]), slc_f32(x, op->out), x->scratch);
+    return 0;
+}
+
+static int backward(const sl_op *op, const slc_exec *x) {
+    slc_moe m = describe(op, x->training, x->grad_scale);
+    slc_moe_route t = route_of(op, x);
+    slc_moe_backward(x->stream, &m, rows_of(x, op->in[0]), experts_of(op, x), slc_weight(op, x, 0), &t,
+                     rows_of(x, op->saved[1]), rows_of(x, op->saved[2]), slc_f32(x, op->dout), rows_of(x, op->din[0]),
+                     op->acc[0], slc_grad(op, x, 1), slc_grad(op, x, 0), x->scratch);
+    return 0;
+}
+
+static size_t scratch(const sl_op *op, const sl_program *b) {
+    slc_moe m = describe(op, b->training, 1);
+    return slc_moe_scratch_bytes(&m);
+}
+
+static int end_step(const sl_op *op, const slc_exec *x, const int32_t *applied) {
+    slc_moe m = describe(op, x->training, x->grad_scale);
+    slc_moe_end_step(x->stream, &m, state_of(op, x), (float *)(uintptr_t)bias_of(op, x), applied);
+    return 0;
+}
+
+const slc_kind slc_moe_kinds[] = {
+    {.name = "moe", .forward = forward, .backward = backward, .scratch = scratch, .end_step = end_step},
+    {.name = NULL}};
