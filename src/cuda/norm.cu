@@ -98,9 +98,36 @@ template <int K> static __device__ __forceinline__ float sum_of(const held<K> &h
     return slc_warp_sum(sum);
 }
 
+/* Row `row` of x or of what is like it. */
+template <int K>
+static __device__ __forceinline__ void hold_x(const slc_norm &n, const void *x, int64_t row, held<K> *h) {
+    if (n.x_bf16)
+        hold((const slc_bf16 *)x + row * n.ldx, n.dim, h);
+    else
+        hold((const float *)x + row * n.ldx, n.dim, h);
+}
+template <int K>
+static __device__ __forceinline__ void release_x(const slc_norm &n, void *x, int64_t row, const held<K> &h) {
+    if (n.x_bf16)
+        release((slc_bf16 *)x + row * n.ldx, n.dim, h);
+    else
+        release((float *)x + row * n.ldx, n.dim, h);
+}
+static __device__ __forceinline__ float load_x(const slc_norm &n, const void *x, int64_t row, int64_t j) {
+    int64_t at = row * n.ldx + j;
+    return n.x_bf16 ? slc_from_bf16(((const slc_bf16 *)x)[at]) : ((const float *)x)[at];
+}
+static __device__ __forceinline__ void store_x(const slc_norm &n, void *x, int64_t row, int64_t j, float v) {
+    int64_t at = row * n.ldx + j;
+    if (n.x_bf16)
+        ((slc_bf16 *)x)[at] = slc_to_bf16(v);
+    else
+        ((float *)x)[at] = v;
+}
+
 /* z of a row. */
 template <int K> static __device__ __forceinline__ void hold_z(const slc_norm &n, int64_t row, held<K> *z) {
-    hold(n.x + row * n.dim, n.dim, z);
+    hold_x(n, n.x, row, z);
     if (n.pre)
         HELD_EACH(K, n.dim, i, j) z->x[i] *= n.pre[j];
 }
@@ -147,7 +174,7 @@ static __device__ __forceinline__ void write_sums(const held<K> &mine, int64_t d
 
 /* A part takes every parts-th group of WARPS rows. pre: is there preaffine? */
 template <int K, typename T, bool pre>
-__global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const T *dy, bool add, float *dx, float *part) {
+__global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const T *dy, bool add, void *dx, float *part) {
     SLC_DYNAMIC(float, room);
     held<K> dw = {}, dp = {};
     int warp = (int)threadIdx.x / 32;
@@ -167,14 +194,14 @@ __global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const 
         HELD_EACH(K, n.dim, i, j) g.x[i] = r * (g.x[i] - first - f.x[i] * second);
         if (pre)
             HELD_EACH(K, n.dim, i, j) {
-                dp.x[i] += g.x[i] * n.x[row * n.dim + j];
+                dp.x[i] += g.x[i] * load_x(n, n.x, row, j);
                 g.x[i] *= n.pre[j];
             }
         if (add) {
-            hold(dx + row * n.dim, n.dim, &f);
+            hold_x(n, dx, row, &f);
             HELD_EACH(K, n.dim, i, j) g.x[i] += f.x[i];
         }
-        release(dx + row * n.dim, n.dim, g);
+        release_x(n, dx, row, g);
     }
     part += blockIdx.x * part_floats(n.dim);
     write_sums(dw, n.dim, room, part + part_at(n.dim, OF_WEIGHT));
@@ -195,29 +222,28 @@ static __device__ __forceinline__ int listed(const slc_norm &n, int64_t j) {
 static __device__ __forceinline__ float pre_of(const slc_norm &n, int64_t j) { return n.pre ? n.pre[j] : 1; }
 
 /* Element j of row b, and of the other one. */
-static __device__ __forceinline__ float b_of(const slc_norm &n, const float *x, int64_t j) {
+static __device__ __forceinline__ float b_of(const slc_norm &n, int64_t row, int64_t j) {
     int k = n.in_b ? listed(n, j) : -1;
-    return k < 0 ? x[j] : n.replaced->value[k];
+    return k < 0 ? load_x(n, n.x, row, j) : n.replaced->value[k];
 }
-static __device__ __forceinline__ float a_of(const slc_norm &n, const float *x, int k) {
-    return n.in_b ? x[n.replaced->channel[k]] : n.replaced->value[k];
+static __device__ __forceinline__ float a_of(const slc_norm &n, int64_t row, int k) {
+    return n.in_b ? load_x(n, n.x, row, n.replaced->channel[k]) : n.replaced->value[k];
 }
 
 template <typename T> __global__ void any_forward_kernel(slc_norm n, T *y) {
     __shared__ float room[33];
     int64_t row = blockIdx.x;
-    const float *x = n.x + row * n.dim;
     shared_by_row s = numbers_of(n, row, false);
     if (n.kind == SLC_NORM_LAYER) {
         float sum = 0;
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE)
-            sum += pre_of(n, j) * b_of(n, x, j);
+            sum += pre_of(n, j) * b_of(n, row, j);
         s.mean = slc_block_sum(sum, room) / (float)n.dim;
     }
     if (has_statistics(n.kind)) {
         float square = 0;
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
-            float h = pre_of(n, j) * b_of(n, x, j) - s.mean;
+            float h = pre_of(n, j) * b_of(n, row, j) - s.mean;
             square += h * h;
         }
         s.r = 1 / sqrtf(slc_block_sum(square, room) / (float)n.dim + n.eps);
@@ -229,32 +255,30 @@ template <typename T> __global__ void any_forward_kernel(slc_norm n, T *y) {
     }
     for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
         int k = n.only_one ? listed(n, j) : -1;
-        float z = pre_of(n, j) * (k < 0 ? b_of(n, x, j) : a_of(n, x, k));
+        float z = pre_of(n, j) * (k < 0 ? b_of(n, row, j) : a_of(n, row, k));
         slc_store(y + row * n.ld + j, gain_of(n, j) * value_of(n.kind, s, z) + (n.bias ? n.bias[j] : 0));
     }
 }
 
 /* A part takes every parts-th row; its sums are in memory, a channel always with the same thread. */
 template <typename T>
-__global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, float *dx_all, float *part) {
+__global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, void *dx, float *part) {
     __shared__ float room[33];
     float *sums = part + blockIdx.x * part_floats(n.dim), da = 0, ds = 0;
     for (int64_t j = threadIdx.x; j < n.dim; j += WIDE)
         sums[part_at(n.dim, OF_WEIGHT) + j] = sums[part_at(n.dim, OF_BIAS) + j] = sums[part_at(n.dim, OF_PRE) + j] = 0;
     for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
-        const float *x = n.x + row * n.dim;
         const T *dy = dy_all + row * n.ld;
-        float *dx = dx_all + row * n.dim;
         shared_by_row s = numbers_of(n, row, true);
         float first = 0, second = 0; /* sums of G and of G f, over what the row's own statistics see */
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
             int k = n.only_one ? listed(n, j) : -1;
-            float z = pre_of(n, j) * (k < 0 ? b_of(n, x, j) : a_of(n, x, k)), g = slc_load(dy + j);
+            float z = pre_of(n, j) * (k < 0 ? b_of(n, row, j) : a_of(n, row, k)), g = slc_load(dy + j);
             float f = value_of(n.kind, s, z), dg = g * gain_of(n, j);
             sums[part_at(n.dim, OF_WEIGHT) + j] += g * f;
             sums[part_at(n.dim, OF_BIAS) + j] += g;
             if (k >= 0)
-                sums[part_at(n.dim, OF_PRE) + j] += dg * s.r * a_of(n, x, k);
+                sums[part_at(n.dim, OF_PRE) + j] += dg * s.r * a_of(n, row, k);
             if (!has_statistics(n.kind))
                 dg *= slope_of(n.kind, s, z, f);
             first += dg, second += dg * (has_statistics(n.kind) ? f : z);
@@ -267,7 +291,7 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, float
         }
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
             int k = listed(n, j);
-            float b = b_of(n, x, j), z = pre_of(n, j) * b, f = value_of(n.kind, s, z);
+            float b = b_of(n, row, j), z = pre_of(n, j) * b, f = value_of(n.kind, s, z);
             float dg = slc_load(dy + j) * gain_of(n, j), dz;
             if (has_statistics(n.kind))
                 dz = s.r * ((n.only_one && k >= 0 ? 0 : dg) - first - f * second);
@@ -277,7 +301,7 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, float
             float d = dz * pre_of(n, j);
             if (n.in_b && k >= 0)
                 d = n.only_one ? pre_of(n, j) * dg * s.r : 0;
-            dx[j] = add ? dx[j] + d : d;
+            store_x(n, dx, row, j, add ? load_x(n, dx, row, j) + d : d);
         }
     }
     da = slc_block_sum(da, room), ds = slc_block_sum(ds, room);
@@ -288,7 +312,7 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, float
 /* ---- launching */
 
 static int held_vectors(const slc_norm *n) {
-    bool any = (n->kind != SLC_NORM_RMS && n->kind != SLC_NORM_LAYER) || n->replaced || n->dim % 4 || n->ld % 4 || n->dim > 1024;
+    bool any = (n->kind != SLC_NORM_RMS && n->kind != SLC_NORM_LAYER) || n->replaced || n->dim % 4 || n->ldx % 4 || n->ld % 4 || n->dim > 1024;
     return any ? 0 : (int)slc_div_up(n->dim, 128);
 }
 
@@ -317,7 +341,7 @@ static int64_t parts_of(int64_t rows, int64_t group) { return slc_min(PARTS, slc
 int64_t slc_norm_parts(int64_t rows, int64_t dim) { return parts_of(rows, 1) * part_floats(dim); }
 
 template <int K, typename T>
-static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T *dy, bool add, float *dx, float *part) {
+static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T *dy, bool add, void *dx, float *part) {
     size_t room = (size_t)(WARPS * n->dim) * sizeof(float);
     if (n->pre)
         SLC_LAUNCH((backward_kernel<K, T, true>), parts, 32 * WARPS, room, s, *n, dy, add, dx, part);
@@ -327,7 +351,7 @@ static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T 
 
 /* Returns how many parts there are. */
 template <typename T>
-static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, float *dx, float *part) {
+static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, void *dx, float *part) {
     int k = held_vectors(n);
     int64_t parts = parts_of(n->rows, k ? WARPS : 1);
     switch (k) {
@@ -343,7 +367,7 @@ static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, 
     return parts;
 }
 
-void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, float *dx, const slc_norm_grads *g,
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, const slc_norm_grads *g,
                        float *part) {
     int64_t parts = n->bf16 ? backward(s, n, (const slc_bf16 *)dy, add, dx, part)
                             : backward(s, n, (const float *)dy, add, dx, part);
@@ -377,22 +401,22 @@ void slc_choose_channels(slc_stream s, int64_t dim, int64_t most, bool to_mean, 
     SLC_LAUNCH(choose_kernel, 1, 1, 0, s, dim, most, to_mean, mean, c);
 }
 
-__global__ void column_kernel(int64_t rows, int64_t dim, const float *x, float *part) {
-    for (int64_t j = threadIdx.x; j < dim; j += WIDE) {
+__global__ void column_kernel(slc_norm n, float *part) {
+    for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
         float sum = 0;
-        for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
-            sum += x[r * dim + j];
-        part[blockIdx.x * dim + j] = sum;
+        for (int64_t r = blockIdx.x; r < n.rows; r += gridDim.x)
+            sum += load_x(n, n.x, r, j);
+        part[blockIdx.x * n.dim + j] = sum;
     }
 }
 
 __global__ void count_kernel(int64_t rows, int64_t *count) { *count += rows; }
 
-void slc_sum_channels(slc_stream s, int64_t rows, int64_t dim, const float *x, float *part, float *sum, int64_t *count) {
-    int64_t parts = parts_of(rows, 1);
-    SLC_LAUNCH(column_kernel, parts, WIDE, 0, s, rows, dim, x, part);
-    slc_fold(s, parts, dim, dim, part, sum);
-    SLC_LAUNCH(count_kernel, 1, 1, 0, s, rows, count);
+void slc_sum_channels(slc_stream s, const slc_norm *n, float *part, float *sum, int64_t *count) {
+    int64_t parts = parts_of(n->rows, 1);
+    SLC_LAUNCH(column_kernel, parts, WIDE, 0, s, *n, part);
+    slc_fold(s, parts, n->dim, n->dim, part, sum);
+    SLC_LAUNCH(count_kernel, 1, 1, 0, s, n->rows, count);
 }
 
 __global__ void move_kernel(int64_t dim, float rate, const int32_t *applied, float *mean, float *sum, int64_t *count) {

@@ -1,5 +1,5 @@
 /* Norms of rows, as src/ops/norm: y = gain f(z) (+ bias), z = pre b, with b the row x or the row with sink channels
- * replaced. Input rows are fp32 (stride dim), outputs fp32 (stride dim) or bf16 (stride ld). */
+ * replaced. Rows of inputs and of outputs are fp32 or bf16 each. */
 #ifndef SL_CUDA_NORM_H
 #define SL_CUDA_NORM_H
 
@@ -27,11 +27,11 @@ typedef struct {
 /* Device pointers; NULL where the norm has no such thing. */
 typedef struct {
     int kind;
-    bool bf16; /* outputs and their gradients */
+    bool x_bf16, bf16; /* inputs and their gradients, outputs and theirs */
     bool zero_centred; /* gain = 1 + weight, else weight */
-    int64_t rows, dim, ld;
+    int64_t rows, dim, ldx, ld; /* from row to row of inputs, of outputs */
     float eps;
-    const float *x;
+    const void *x;
     const float *weight, *bias, *alpha, *shift, *pre;
     float *mean, *r; /* [rows], saved by forward: mean of LAYER, r of RMS and LAYER */
     const slc_replaced *replaced;
@@ -45,7 +45,7 @@ typedef struct {
     float *weight, *bias, *alpha, *shift, *pre;
 } slc_norm_grads;
 /* dx = or += (add) the gradient of x from dy. part: slc_norm_parts(n, g) floats. */
-void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, float *dx, const slc_norm_grads *g,
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, const slc_norm_grads *g,
                        float *part);
 int64_t slc_norm_parts(int64_t rows, int64_t dim);
 
@@ -53,8 +53,8 @@ int64_t slc_norm_parts(int64_t rows, int64_t dim);
 
 /* The most channels whose |mean| is largest, of equal ones the lower, none of mean 0; value: their mean or 0. */
 void slc_choose_channels(slc_stream s, int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c);
-/* sum[j] += x[0, j] + x[1, j] + ..., *count += rows. part: slc_norm_parts(rows, dim) floats. */
-void slc_sum_channels(slc_stream s, int64_t rows, int64_t dim, const float *x, float *part, float *sum, int64_t *count);
+/* sum[j] += x[0, j] + x[1, j] + ... of the norm's inputs, *count += rows. part: slc_norm_parts(rows, dim) floats. */
+void slc_sum_channels(slc_stream s, const slc_norm *n, float *part, float *sum, int64_t *count);
 /* If *applied and *count > 0: mean += rate (sum/count - mean), the whole distance where all means are 0. sum and count
  * become 0 in any case. */
 void slc_move_means(slc_stream s, int64_t dim, float rate, const int32_t *applied, float *mean, float *sum,

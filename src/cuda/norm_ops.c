@@ -29,11 +29,11 @@ static int kind_of(const sl_op *op) {
 }
 
 static slc_norm norm_of(const sl_op *op, const slc_exec *x) {
-    const sl_buffer *out = &x->info[op->out];
+    const sl_buffer *in = &x->info[op->in[0]], *out = &x->info[op->out];
     const sl_norm_nullified *o = sl_norm_nullified_of(op);
-    slc_norm n = {.kind = kind_of(op), .bf16 = out->bf16, .zero_centred = x->program->config->norm_zero_centred,
-                  .rows = op->rows, .dim = op->dim_in, .ld = out->ld, .eps = sl_norm_own_of(op)->eps,
-                  .x = slc_f32(x, op->in[0]), .weight = slc_weight(op, x, SL_NORM_WEIGHT),
+    slc_norm n = {.kind = kind_of(op), .x_bf16 = in->bf16, .bf16 = out->bf16, .zero_centred = x->program->config->norm_zero_centred,
+                  .rows = op->rows, .dim = op->dim_in, .ldx = in->ld, .ld = out->ld, .eps = sl_norm_own_of(op)->eps,
+                  .x = x->buf[op->in[0]], .weight = slc_weight(op, x, SL_NORM_WEIGHT),
                   .bias = slc_weight(op, x, SL_NORM_BIAS), .alpha = slc_weight(op, x, SL_NORM_ALPHA),
                   .shift = slc_weight(op, x, SL_NORM_SHIFT), .pre = slc_weight(op, x, SL_NORM_PRE)};
     if (n.kind == SLC_NORM_RMS)
@@ -53,8 +53,7 @@ static int norm_forward(const sl_op *op, const slc_exec *x) {
                             &state_of(op, x)->list);
     slc_norm_forward(x->stream, &n, x->buf[op->out]);
     if (o && (x->training || x->measuring))
-        slc_sum_channels(x->stream, op->rows, op->dim_in, n.x, x->scratch, state_of(op, x)->sum,
-                         &state_of(op, x)->rows);
+        slc_sum_channels(x->stream, &n, x->scratch, state_of(op, x)->sum, &state_of(op, x)->rows);
     return 0;
 }
 
@@ -62,7 +61,7 @@ static int norm_backward(const sl_op *op, const slc_exec *x) {
     slc_norm n = norm_of(op, x);
     slc_norm_grads g = {slc_grad(op, x, SL_NORM_WEIGHT), slc_grad(op, x, SL_NORM_BIAS), slc_grad(op, x, SL_NORM_ALPHA),
                         slc_grad(op, x, SL_NORM_SHIFT), slc_grad(op, x, SL_NORM_PRE)};
-    slc_norm_backward(x->stream, &n, x->buf[op->dout], op->acc[0], slc_f32(x, op->din[0]), &g, x->scratch);
+    slc_norm_backward(x->stream, &n, x->buf[op->dout], op->acc[0], x->buf[op->din[0]], &g, x->scratch);
     return 0;
 }
 

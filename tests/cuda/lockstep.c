@@ -48,18 +48,21 @@ static size_t bytes_of(const sl_buffer *v) { return (size_t)(v->rows * v->ld) * 
 
 /* ---- values across */
 
-static void upload(pair *p, sl_buf v) {
-    if (v == SL_NONE)
+/* The programs number their buffers each for itself: from, to are the same operand of the same operation. */
+static void upload(pair *p, sl_buf from, sl_buf to) {
+    if (from == SL_NONE || to == SL_NONE)
         return;
-    const sl_buffer *h = &p->cpu->program.buffer[v], *d = &p->gpu->program.buffer[v];
+    const sl_buffer *h = &p->cpu->program.buffer[from], *d = &p->gpu->program.buffer[to];
     if (h->rows != d->rows || h->cols != d->cols)
         return; /* each its own business: chunks of the head, packed panels */
+    if (h->bf16 != d->bf16)
+        die("a buffer is bf16 for one alone");
     char *staged = need(malloc(bytes_of(d)), "memory");
     memset(staged, 0xff, bytes_of(d));
     for (int64_t r = 0; r < h->rows; r++)
-        memcpy(staged + (size_t)(r * d->ld) * element(d), (char *)p->host_buf[v] + (size_t)(r * h->ld) * element(h),
+        memcpy(staged + (size_t)(r * d->ld) * element(d), (char *)p->host_buf[from] + (size_t)(r * h->ld) * element(h),
                (size_t)h->cols * element(h));
-    if (slc_put(p->dev_buf[v], staged, bytes_of(d)))
+    if (slc_put(p->dev_buf[to], staged, bytes_of(d)))
         die("upload");
     free(staged);
 }
@@ -97,17 +100,17 @@ static void judge(const pair *p, const sl_op *op, const char *what, distance d, 
     failures += bad;
 }
 
-static void compare(pair *p, const sl_op *op, sl_buf v, const char *what) {
-    if (v == SL_NONE)
+static void compare(pair *p, const sl_op *op, sl_buf on_host, sl_buf on_device, const char *what) {
+    if (on_host == SL_NONE)
         return;
-    const sl_buffer *h = &p->cpu->program.buffer[v], *d = &p->gpu->program.buffer[v];
+    const sl_buffer *h = &p->cpu->program.buffer[on_host], *d = &p->gpu->program.buffer[on_device];
     void *got = need(malloc(bytes_of(d)), "memory");
-    if (slc_get(got, p->dev_buf[v], bytes_of(d)))
+    if (slc_get(got, p->dev_buf[on_device], bytes_of(d)))
         die("download");
     distance e = {0, 0};
     for (int64_t r = 0; r < h->rows; r++)
         for (int64_t c = 0; c < h->cols; c++)
-            add(&e, value(h, p->host_buf[v], r, c), value(d, got, r, c));
+            add(&e, value(h, p->host_buf[on_host], r, c), value(d, got, r, c));
     judge(p, op, what, e, p->cpu->program.bf16);
     free(got);
 }
@@ -174,23 +177,23 @@ static void forward(pair *p, int i) {
         return;
     }
     for (int j = 0; j < host->inputs; j++)
-        upload(p, host->in[j]);
+        upload(p, host->in[j], dev->in[j]);
     zero_gradients(p);
     if (k->forward && k->forward(dev, &p->dev))
         die(p->name);
     run_stages(p, host, host->kind->forward, SL_FORWARD);
     if (slc_sync(p->dev.stream))
         die(p->name);
-    compare(p, host, host->out, "out");
-    upload(p, host->out);
+    compare(p, host, host->out, dev->out, "out");
+    upload(p, host->out, dev->out);
     if (host->out != SL_NONE)
         return;
     compare_floats(p, host, p->rows, p->host.token_loss, p->dev_loss, "losses");
-    compare(p, host, host->din[0], "gradient of its input");
+    compare(p, host, host->din[0], dev->din[0], "gradient of its input");
     compare_gradients(p, host, "gradient");
 }
 
-static void random_values(pair *p, sl_buf v) {
+static void random_values(pair *p, sl_buf v, sl_buf to) {
     const sl_buffer *b = &p->cpu->program.buffer[v];
     for (int64_t r = 0; r < b->rows; r++)
         for (int64_t c = 0; c < b->cols; c++) {
@@ -200,7 +203,7 @@ static void random_values(pair *p, sl_buf v) {
             else
                 ((float *)p->host_buf[v])[r * b->ld + c] = x;
         }
-    upload(p, v);
+    upload(p, v, to);
 }
 
 static void backward(pair *p, int i) {
@@ -208,14 +211,14 @@ static void backward(pair *p, int i) {
     const slc_kind *k = kind_of(dev->kind->name);
     if (!host->kind->backward || !k || host->dout == SL_NONE)
         return;
-    random_values(p, host->dout);
+    random_values(p, host->dout, dev->dout);
     for (int j = 0; j < host->inputs; j++) {
-        upload(p, host->in[j]);
+        upload(p, host->in[j], dev->in[j]);
         if (host->din[j] != SL_NONE && host->din[j] != host->dout)
-            random_values(p, host->din[j]);
+            random_values(p, host->din[j], dev->din[j]);
     }
     if (host->kind->keeps_out)
-        upload(p, host->out);
+        upload(p, host->out, dev->out);
     zero_gradients(p);
     if (k->backward && k->backward(dev, &p->dev))
         die(p->name);
@@ -224,7 +227,7 @@ static void backward(pair *p, int i) {
         die(p->name);
     for (int j = 0; j < host->inputs; j++)
         if (host->use[j] & SL_INPUT_GRADIENT)
-            compare(p, host, host->din[j], "gradient of an input");
+            compare(p, host, host->din[j], dev->din[j], "gradient of an input");
     compare_gradients(p, host, "gradient");
 }
 
@@ -269,6 +272,9 @@ static void open_pair(pair *p, const ref_variant *v, int precision) {
                         .scratch = need(slc_alloc(scratch), "scratch"), .scratch_bytes = scratch,
                         .state = need(slc_alloc(b->state_bytes + 1), "state")};
     slc_zero(NULL, p->dev.state, b->state_bytes + 1);
+    int32_t *position = need(slc_alloc(sizeof *position), "position");
+    slc_zero(NULL, position, sizeof *position);
+    p->dev.position = position;
     p->dev.token_loss = p->dev_loss = need(slc_alloc((size_t)p->rows * sizeof(float)), "losses");
     if (slc_put(w, p->cpu->params.w, floats) || slc_put(w16, rounded, floats / 2) || slc_blas_open(&p->dev.blas))
         die(v->name);
@@ -281,7 +287,7 @@ static void close_pair(pair *p) {
     for (int i = 0; i < p->gpu->program.buffers; i++)
         slc_free(p->dev_buf[i]);
     void *device[] = {(void *)(uintptr_t)p->dev.w, (void *)(uintptr_t)p->dev.w16, p->dev.g, p->dev.scratch, p->dev.state,
-                      p->dev_loss, (void *)(uintptr_t)p->dev.tokens};
+                      p->dev_loss, (void *)(uintptr_t)p->dev.tokens, (void *)(uintptr_t)p->dev.position};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         slc_free(device[i]);
     slc_blas_close(p->dev.blas);

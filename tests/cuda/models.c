@@ -148,7 +148,7 @@ static void compare_taps(pair *p) {
 }
 
 static void models(const ref_variant *v, bool bf16) {
-    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_adamw);
     compare_losses(&p);
     compare_taps(&p);
     compare_gradients(&p);
@@ -202,9 +202,9 @@ static void again(const ref_variant *v, bool bf16) {
     double loss[3][STEPS];
     char dir[] = "/tmp/sinklab-test-XXXXXX", found[SL_DIR_CHARS];
     need(mkdtemp(dir) != NULL, "a folder in /tmp");
-    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
-    sl_model *one = p.on[1], *two = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
-    sl_model *resumed = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    pair p = open_pair(v, bf16, SL_MODEL_TRAINING, SL_OPTIM_adamw);
+    sl_model *one = p.on[1], *two = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_adamw);
+    sl_model *resumed = make(v, SL_DEVICE_CUDA, bf16, SL_MODEL_TRAINING, SL_OPTIM_adamw);
     steps_of(one, &p, 0, STEPS, loss[0]);
     steps_of(two, &p, 0, HALF, loss[1]);
     sl_train_state state = {.step = HALF, .loss_mean = NAN, .best_val_loss = NAN};
@@ -227,8 +227,8 @@ static bool never(void *ctx, double loss, double norm) { return (void)ctx, (void
 
 /* Steps that are not applied leave parameters and moments as they were. */
 static void skipping(const ref_variant *v) {
-    pair p = open_pair(v, false, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
-    sl_model *m = p.on[1], *other = make(v, SL_DEVICE_CUDA, false, SL_MODEL_TRAINING, SL_OPTIM_ADAMW);
+    pair p = open_pair(v, false, SL_MODEL_TRAINING, SL_OPTIM_adamw);
+    sl_model *m = p.on[1], *other = make(v, SL_DEVICE_CUDA, false, SL_MODEL_TRAINING, SL_OPTIM_adamw);
     sl_optim *o = sl_optim_create(m);
     sl_step_result r;
     need(o && sl_train_step(o, p.token, p.target, 1, 0, never, NULL, &r) == 0, p.name);
@@ -248,7 +248,7 @@ static void skipping(const ref_variant *v) {
 
 /* Positions one by one, against all at once. */
 static void decoding(const ref_variant *v) {
-    pair p = open_pair(v, false, 0, SL_OPTIM_ADAMW);
+    pair p = open_pair(v, false, 0, SL_OPTIM_adamw);
     sl_config c = v->config;
     c.device = SL_DEVICE_CUDA;
     sl_model *d = sl_model_create_decoder(&c, v->vocab, v->batch, v->seq);

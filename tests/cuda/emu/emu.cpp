@@ -29,7 +29,8 @@ ucontext_t scheduler;
 fiber fibers[MAX_THREADS];
 warp warps[MAX_THREADS / 32];
 char *stacks;
-int current, threads;
+unsigned current;
+int threads;
 const std::function<void()> *body;
 
 void stop(state s) {
@@ -44,7 +45,7 @@ void run() {
 }
 
 void resume(int i) {
-    current = i;
+    current = (unsigned)i;
     threadIdx = fibers[i].index;
     fibers[i].s = RUNNING;
     swapcontext(&scheduler, &fibers[i].at);
@@ -98,7 +99,7 @@ void run_block() {
 
 } // namespace
 
-int emu_lane() { return current % 32; }
+int emu_lane() { return (int)(current % 32); }
 
 void emu_barrier() { stop(AT_BARRIER); }
 

@@ -18,14 +18,43 @@ int slc_device(int i, slc_device_info *info) {
 }
 int slc_device_use(int i) { return i == 0 ? 0 : sl_fail("the emulation has one device"); }
 
-/* Not zero: nobody counts on it. */
+/* A block has its size in front of it, and around it bytes that nobody may change. What is in it is not zero: nobody
+ * counts on that. */
+enum { AROUND = 256, GUARD = 0xa5 };
+
 void *slc_alloc(size_t bytes) {
-    void *p = aligned_alloc(256, (bytes + 256) / 256 * 256);
-    return p ? memset(p, 0xff, bytes) : (sl_fail("the emulation is out of memory"), NULL);
+    char *p = aligned_alloc(AROUND, (bytes + 3 * AROUND - 1) / AROUND * AROUND);
+    if (!p) {
+        sl_fail("the emulation is out of memory");
+        return NULL;
+    }
+    memset(p, GUARD, AROUND);
+    memcpy(p, &bytes, sizeof bytes);
+    memset(p + AROUND, 0xff, bytes);
+    memset(p + AROUND + bytes, GUARD, AROUND);
+    return p + AROUND;
 }
-void slc_free(void *p) { free(p); }
+
+static void check(const unsigned char *p, size_t n, const char *where, size_t bytes) {
+    for (size_t i = 0; i < n; i++)
+        if (p[i] != GUARD) {
+            fprintf(stderr, "emulation: a kernel has written %s a block of %zu bytes, at byte %zu there\n", where, bytes, i);
+            abort();
+        }
+}
+
+void slc_free(void *p) {
+    size_t bytes;
+    if (!p)
+        return;
+    char *block = (char *)p - AROUND;
+    memcpy(&bytes, block, sizeof bytes);
+    check((unsigned char *)block + sizeof bytes, AROUND - sizeof bytes, "before", bytes);
+    check((unsigned char *)p + bytes, AROUND, "behind", bytes);
+    free(block);
+}
 void *slc_alloc_host(size_t bytes) { return slc_alloc(bytes); }
-void slc_free_host(void *p) { free(p); }
+void slc_free_host(void *p) { slc_free(p); }
 
 int slc_put(void *device, const void *host, size_t bytes) {
     memcpy(device, host, bytes);
