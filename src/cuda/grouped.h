@@ -2,12 +2,13 @@
  * TILE_THREADS computes TILE x TILE of sum_k a(i, k) b(j, k) into registers: by tensor cores from bf16 (bf16_tile), or
  * in fp32 (fp32_tile).
  *
- * An operand is a function p = f(i, k, &n): where the elements of index i (0 to TILE - 1) and depth k on lie, of which n
- * (<= 0: none, all are 0) are there; along the depth, or, turned, along i. p is never read beyond n. `wide` says
- * that all p are aligned to 16 bytes where n > 0; k (turned: i) is a multiple of 8.
+ * An operand is stored in lines: of an index each, along the depth, or, turned, of a depth each, along the indices. It
+ * is a function f(line) that tells where line i (of the tile: 0 to TILE - 1; turned: the depth) begins, NULL if there
+ * is none, and `length`: how many elements lines have, from there on. What is not there is 0, and is not read. `wide`:
+ * all lines are aligned to 16 bytes.
  *
  * PAIRED tiles hold two products for the same results: half of the columns of b belong to each. pair_of(j, &which) says
- * what a column of the tile is. */
+ * what a column of the tile is. Results come in twos, of columns that follow each other, the first one even. */
 #ifndef SL_CUDA_GROUPED_H
 #define SL_CUDA_GROUPED_H
 
@@ -33,21 +34,40 @@ struct bf16_tile {
         return j / 32 * 16 + j % 16;
     }
 
-    template <bool turned, typename F>
-    static __device__ __forceinline__ void load(slc_bf16 *to, int64_t k, F f, bool wide) {
-        for (int c = (int)threadIdx.x; c < TILE * DEPTH / 8; c += TILE_THREADS) {
-            int i = turned ? c % (TILE / 8) * 8 : c / (DEPTH / 8), d = turned ? c / (TILE / 8) : c % (DEPTH / 8) * 8;
-            int64_t n;
-            const slc_bf16 *p = f(i, k + d, &n);
-            slc_bf16 *x = to + (turned ? d * LD_TURNED + i : i * LD + d);
-            int there = n < 0 ? 0 : n > 8 ? 8 : (int)n;
+    enum { CHUNKS = TILE * DEPTH / 8 / TILE_THREADS }; /* of 8 elements, that a thread fetches of an operand */
+
+    /* The lines that a thread fetches from do not change with the depth unless they are turned. */
+    template <bool turned, typename F> struct operand {
+        F f;
+        int64_t length;
+        bool wide;
+        const slc_bf16 *line[CHUNKS];
+
+        __device__ __forceinline__ operand(F f_, int64_t length_, bool wide_) : f(f_), length(length_), wide(wide_) {
+            SLC_UNROLL
+            for (int c = 0; c < CHUNKS && !turned; c++)
+                line[c] = f(((int)threadIdx.x + c * TILE_THREADS) / (DEPTH / 8));
+        }
+
+        __device__ __forceinline__ void fetch(slc_bf16 *to, int64_t k, int64_t depth) {
+            SLC_UNROLL
+            for (int c = 0; c < CHUNKS; c++) {
+                int at = (int)threadIdx.x + c * TILE_THREADS;
+                int i = turned ? at % (TILE / 8) * 8 : at / (DEPTH / 8);
+                int d = turned ? at / (TILE / 8) : at % (DEPTH / 8) * 8;
+                const slc_bf16 *p = turned ? (k + d < depth ? f(k + d) : nullptr) : line[c];
+                int64_t from = turned ? i : k + d, left = p ? length - from : 0;
+                put(to + (turned ? d * LD_TURNED + i : i * LD + d), p + from, left < 0 ? 0 : left > 8 ? 8 : (int)left);
+            }
+        }
+        __device__ __forceinline__ void put(slc_bf16 *to, const slc_bf16 *from, int n) {
             if (wide)
-                slc_copy_async(x, p, 2 * there);
+                slc_copy_async(to, n ? (const void *)from : (const void *)to, 2 * n);
             else
                 for (int j = 0; j < 8; j++)
-                    x[j] = j < there ? p[j] : (slc_bf16)0;
+                    to[j] = j < n ? from[j] : (slc_bf16)0;
         }
-    }
+    };
 
     template <bool ta, bool tb> __device__ __forceinline__ void multiply(const slc_bf16 *a, const slc_bf16 *b) {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, wm = warp / 4 * 64, wn = warp % 4 * 32;
@@ -82,21 +102,24 @@ struct bf16_tile {
 
     /* Adds a product of this depth. */
     template <bool ta, bool tb, typename A, typename B>
-    __device__ __forceinline__ void add(int64_t depth, A a, bool a_wide, B b, bool b_wide) {
+    __device__ __forceinline__ void add(int64_t depth, A a_line, int64_t a_length, bool a_wide, B b_line,
+                                        int64_t b_length, bool b_wide) {
         SLC_DYNAMIC(slc_bf16, shared);
-        int64_t steps = (depth + DEPTH - 1) / DEPTH;
-        auto fetch = [&](int64_t step) {
+        operand<ta, A> a(a_line, a_length, a_wide);
+        operand<tb, B> b(b_line, b_length, b_wide);
+        int steps = (int)((depth + DEPTH - 1) / DEPTH);
+        auto fetch = [&](int step) {
             slc_bf16 *to = shared + step % STAGES * 2 * OPERAND;
-            load<ta>(to, step * DEPTH, a, a_wide);
-            load<tb>(to + OPERAND, step * DEPTH, b, b_wide);
+            a.fetch(to, (int64_t)step * DEPTH, depth);
+            b.fetch(to + OPERAND, (int64_t)step * DEPTH, depth);
         };
         __syncthreads(); /* shared memory may still be read from the last product */
-        for (int64_t s = 0; s < STAGES - 1; s++) {
+        for (int s = 0; s < STAGES - 1; s++) {
             if (s < steps)
                 fetch(s);
             slc_copy_commit();
         }
-        for (int64_t s = 0; s < steps; s++) {
+        for (int s = 0; s < steps; s++) {
             slc_copy_wait<STAGES - 2>();
             __syncthreads();
             if (s + STAGES - 1 < steps)
@@ -107,34 +130,51 @@ struct bf16_tile {
         }
     }
 
-    /* f(row, column, value) of each that the thread has. */
+    /* f(row, column, values of two columns) of all that the thread has. */
     template <typename F> __device__ __forceinline__ void each(F f) {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
         int row = warp / 4 * 64 + lane / 4, col = warp % 4 * 32 + lane % 4 * 2;
         SLC_UNROLL
-        for (int i = 0; i < 64; i++)
-            f(row + i / 16 * 16 + i % 4 / 2 * 8, col + i / 4 % 4 * 8 + i % 2, acc[i / 16][i / 4 % 4][i % 4]);
+        for (int i = 0; i < 32; i++) {
+            const float *v = acc[i / 8][i % 4] + i / 4 % 2 * 2;
+            f(row + i / 8 * 16 + i / 4 % 2 * 8, col + i % 4 * 8, v[0], v[1]);
+        }
     }
-    /* f(row, column of the pair, first value, second) */
-    template <typename F> __device__ __forceinline__ void pairs(F f) {
+    /* f(row, column of the pair, w, two values of the first product, two of the second), w = of_row(row). */
+    template <typename W, typename F> __device__ __forceinline__ void pairs(W of_row, F f) {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
         int row = warp / 4 * 64 + lane / 4, col = warp % 4 * 16 + lane % 4 * 2;
+        float w[8];
         SLC_UNROLL
-        for (int i = 0; i < 32; i++)
-            f(row + i / 8 * 16 + i % 4 / 2 * 8, col + i / 4 % 2 * 8 + i % 2, acc[i / 8][i / 4 % 2][i % 4],
-              acc[i / 8][i / 4 % 2 + 2][i % 4]);
+        for (int i = 0; i < 8; i++)
+            w[i] = of_row(row + 8 * i);
+        SLC_UNROLL
+        for (int i = 0; i < 16; i++) {
+            const float *a = acc[i / 4][i % 2] + i / 2 % 2 * 2, *b = acc[i / 4][i % 2 + 2] + i / 2 % 2 * 2;
+            f(row + i / 2 * 8, col + i % 2 * 8, w[i / 2], a[0], a[1], b[0], b[1]);
+        }
     }
-    /* Sums of f(row, column, value) over each part of a row: g(row, part, sum), by one thread. */
-    template <typename F, typename G> __device__ __forceinline__ void row_sums(F f, G g) {
+    /* Sums of f(row, column, w, four, two values) over each part of a row: g(row, part, sum), by one thread. four =
+     * load(row, column): what f reads before it writes, so that loads do not wait for stores. */
+    template <typename W, typename L, typename F, typename G>
+    __device__ __forceinline__ void row_sums(W of_row, L load, F f, G g) {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
         int row = warp / 4 * 64 + lane / 4, col = warp % 4 * 32 + lane % 4 * 2;
+        float w[8];
+        SLC_UNROLL
+        for (int i = 0; i < 8; i++)
+            w[i] = of_row(row + 8 * i);
         SLC_UNROLL
         for (int i = 0; i < 8; i++) {
             float sum = 0;
-            int r = row + i / 2 * 16 + i % 2 * 8;
+            float4 four[4];
+            int r = row + 8 * i;
             SLC_UNROLL
-            for (int j = 0; j < 8; j++)
-                sum += f(r, col + j / 2 * 8 + j % 2, acc[i / 2][j / 2][i % 2 * 2 + j % 2]);
+            for (int j = 0; j < 4; j++)
+                four[j] = load(r, col + j * 8);
+            SLC_UNROLL
+            for (int j = 0; j < 4; j++)
+                sum += f(r, col + j * 8, w[i], four[j], acc[i / 2][j][i % 2 * 2], acc[i / 2][j][i % 2 * 2 + 1]);
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
             if (lane % 4 == 0)
@@ -148,18 +188,20 @@ struct fp32_tile {
     enum { TILE = 64, HALF = 32, PARTS = 1, DEPTH = 16, SHARED = 0 };
     float acc[4][4]; /* 16 x 16 threads */
 
+    /* Thread tx has columns 2 tx, 2 tx + 1, and those 32 behind. */
+    static __device__ __forceinline__ int column(int c) { return 2 * ((int)threadIdx.x % 16) + c % 2 + c / 2 * 32; }
     static __device__ __forceinline__ int pair_of(int j, int *which) {
         *which = j / 32;
         return j % 32;
     }
 
     template <bool turned, typename F>
-    static __device__ __forceinline__ void load(float (*to)[TILE + 1], int64_t k, F f) {
+    static __device__ __forceinline__ void load(float (*to)[TILE + 1], int64_t k, int64_t depth, F f, int64_t length) {
         for (int c = (int)threadIdx.x; c < TILE * DEPTH; c += TILE_THREADS) {
             int i = turned ? c % TILE : c / DEPTH, d = turned ? c / TILE : c % DEPTH;
-            int64_t n;
-            const float *p = f(i, k + d, &n);
-            to[d][i] = n > 0 ? *p : 0;
+            const float *p = k + d < depth ? f(turned ? k + d : i) : nullptr;
+            int64_t at = turned ? i : k + d;
+            to[d][i] = p && at < length ? p[at] : 0;
         }
     }
 
@@ -169,45 +211,45 @@ struct fp32_tile {
     }
 
     template <bool ta, bool tb, typename A, typename B>
-    __device__ __forceinline__ void add(int64_t depth, A a, bool, B b, bool) {
+    __device__ __forceinline__ void add(int64_t depth, A a, int64_t a_length, bool, B b, int64_t b_length, bool) {
         __shared__ float as[DEPTH][TILE + 1], bs[DEPTH][TILE + 1];
-        int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+        int ty = (int)threadIdx.x / 16;
         for (int64_t k = 0; k < depth; k += DEPTH) {
             __syncthreads();
-            load<ta>(as, k, a);
-            load<tb>(bs, k, b);
+            load<ta>(as, k, depth, a, a_length);
+            load<tb>(bs, k, depth, b, b_length);
             __syncthreads();
             for (int d = 0; d < DEPTH; d++)
                 SLC_UNROLL
                 for (int i = 0; i < 16; i++)
-                    acc[i / 4][i % 4] = fmaf(as[d][ty + 16 * (i / 4)], bs[d][tx + 16 * (i % 4)], acc[i / 4][i % 4]);
+                    acc[i / 4][i % 4] = fmaf(as[d][ty + 16 * (i / 4)], bs[d][column(i % 4)], acc[i / 4][i % 4]);
         }
     }
 
     template <typename F> __device__ __forceinline__ void each(F f) {
-        int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
-        SLC_UNROLL
-        for (int i = 0; i < 16; i++)
-            f(ty + 16 * (i / 4), tx + 16 * (i % 4), acc[i / 4][i % 4]);
-    }
-    template <typename F> __device__ __forceinline__ void pairs(F f) {
-        int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+        int ty = (int)threadIdx.x / 16;
         SLC_UNROLL
         for (int i = 0; i < 8; i++)
-            f(ty + 16 * (i / 2), tx + 16 * (i % 2), acc[i / 2][i % 2], acc[i / 2][i % 2 + 2]);
+            f(ty + 16 * (i / 2), column(i % 2 * 2), acc[i / 2][i % 2 * 2], acc[i / 2][i % 2 * 2 + 1]);
     }
-    template <typename F, typename G> __device__ __forceinline__ void row_sums(F f, G g) {
-        int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    template <typename W, typename F> __device__ __forceinline__ void pairs(W of_row, F f) {
+        int ty = (int)threadIdx.x / 16;
+        SLC_UNROLL
+        for (int i = 0; i < 4; i++)
+            f(ty + 16 * i, column(0), of_row(ty + 16 * i), acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+    }
+    template <typename W, typename L, typename F, typename G>
+    __device__ __forceinline__ void row_sums(W of_row, L load, F f, G g) {
+        int ty = (int)threadIdx.x / 16;
         SLC_UNROLL
         for (int i = 0; i < 4; i++) {
-            float sum = 0;
-            SLC_UNROLL
-            for (int j = 0; j < 4; j++)
-                sum += f(ty + 16 * i, tx + 16 * j, acc[i][j]);
+            int r = ty + 16 * i;
+            float w = of_row(r), sum = f(r, column(0), w, load(r, column(0)), acc[i][0], acc[i][1]);
+            sum += f(r, column(2), w, load(r, column(2)), acc[i][2], acc[i][3]);
             for (int j = 8; j > 0; j /= 2)
                 sum += __shfl_xor_sync(0xffffffffu, sum, j);
-            if (tx == 0)
-                g(ty + 16 * i, 0, sum);
+            if (threadIdx.x % 16 == 0)
+                g(r, 0, sum);
         }
     }
 };

@@ -323,6 +323,7 @@ template <typename T> struct experts {
     T *gate, *up, *h;
     int64_t ldx, ldg, ldh, ldd;
     bool wide_x, wide_dim, wide_ffn; /* x and dout; matrices with rows of dim, of ffn */
+    bool even;   /* ld of gate, up and h */
     float *y;    /* forward y, backward dplace */
     float *part; /* of dweight */
     float *dw;
@@ -349,7 +350,34 @@ __device__ __forceinline__ const T *matrix_of(const experts<T> &x, int64_t e, in
     return x.w + (e * 3 + which) * x.m.dim * x.m.ffn;
 }
 template <typename T> __device__ __forceinline__ int64_t row_of(const experts<T> &x, int64_t place) {
-    return x.t.slot[place] / x.m.top;
+    return (uint32_t)x.t.slot[place] / (uint32_t)x.m.top;
+}
+
+/* One or two values, at once where the address allows it (aligned). */
+__device__ __forceinline__ void store_two(float *p, float a, float b, bool two, bool aligned) {
+    if (two && aligned) {
+        *(float2 *)p = make_float2(a, b);
+        return;
+    }
+    p[0] = a;
+    if (two)
+        p[1] = b;
+}
+__device__ __forceinline__ void store_two(slc_bf16 *p, float a, float b, bool two, bool aligned) {
+    if (two && aligned) {
+        *(uint32_t *)p = slc_pack_bf16(a, b);
+        return;
+    }
+    p[0] = slc_to_bf16(a);
+    if (two)
+        p[1] = slc_to_bf16(b);
+}
+__device__ __forceinline__ float2 load_two(const float *p, bool two) {
+    return make_float2(p[0], two ? p[1] : 0);
+}
+__device__ __forceinline__ float2 load_two(const slc_bf16 *p, bool two) { /* ld is even */
+    uint32_t v = two ? *(const uint32_t *)p : p[0];
+    return make_float2(slc_from_bf16((slc_bf16)v), slc_from_bf16((slc_bf16)(v >> 16)));
 }
 
 __device__ __forceinline__ float normal_cdf(float a) { return fmaf(0.5f, erff(a * 0x1.6a09e6p-1f), 0.5f); }
@@ -384,28 +412,26 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) hidden(exp
     E tile;
     tile.clear();
     tile.template add<false, false>(
-        d,
-        [&](int i, int64_t k, int64_t *n) {
-            *n = i < p.n ? d - k : 0;
-            return *n > 0 ? x.x + row_of(x, p.first + i) * x.ldx + k : x.x;
-        },
+        d, [&](int64_t i) -> const T * { return i < p.n ? x.x + row_of(x, p.first + i) * x.ldx : nullptr; }, d,
         x.wide_x,
-        [&](int j, int64_t k, int64_t *n) {
+        [&](int64_t j) -> const T * {
             int which;
-            int64_t col = col0 + E::pair_of(j, &which);
-            *n = col < f ? d - k : 0;
-            return *n > 0 ? w + (which * f + col) * d + k : w;
+            int64_t col = col0 + E::pair_of((int)j, &which);
+            return col < f ? w + (which * f + col) * d : nullptr;
         },
-        x.wide_dim);
-    tile.pairs([&](int i, int j, float gate, float up) {
+        d, x.wide_dim);
+    auto weight_of = [&](int i) { return i < p.n ? x.t.weight[x.t.slot[p.first + i]] : 0; };
+    tile.pairs(weight_of, [&](int i, int j, float weight, float gate, float gate2, float up, float up2) {
         int64_t place = p.first + i, col = col0 + j;
         if (i >= p.n || col >= f)
             return;
+        bool two = col + 1 < f;
         if (x.m.training) {
-            slc_store(x.gate + place * x.ldg + col, gate);
-            slc_store(x.up + place * x.ldg + col, up);
+            store_two(x.gate + place * x.ldg + col, gate, gate2, two, x.even);
+            store_two(x.up + place * x.ldg + col, up, up2, two, x.even);
         }
-        slc_store(x.h + place * x.ldh + col, x.t.weight[x.t.slot[place]] * (activate(x.m.act, gate) * up));
+        store_two(x.h + place * x.ldh + col, weight * (activate(x.m.act, gate) * up),
+                  weight * (activate(x.m.act, gate2) * up2), two, x.even);
     });
 }
 
@@ -420,34 +446,33 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) down(exper
     E tile;
     tile.clear();
     tile.template add<false, false>(
-        f,
-        [&](int i, int64_t k, int64_t *n) {
-            *n = i < p.n ? f - k : 0;
-            return *n > 0 ? x.h + (p.first + i) * x.ldh + k : x.h;
-        },
-        true,
-        [&](int j, int64_t k, int64_t *n) {
-            *n = col0 + j < d ? f - k : 0;
-            return *n > 0 ? w + (col0 + j) * f + k : w;
-        },
-        x.wide_ffn);
-    tile.each([&](int i, int j, float v) {
+        f, [&](int64_t i) -> const T * { return i < p.n ? x.h + (p.first + i) * x.ldh : nullptr; }, f, true,
+        [&](int64_t j) -> const T * { return col0 + j < d ? w + (col0 + j) * f : nullptr; }, f, x.wide_ffn);
+    tile.each([&](int i, int j, float v, float v2) {
         if (i < p.n && col0 + j < d)
-            x.y[(p.first + i) * d + col0 + j] = v;
+            store_two(x.y + (p.first + i) * d + col0 + j, v, v2, col0 + j + 1 < d, d % 2 == 0);
     });
 }
 
-/* Each row adds its places' y. */
-__global__ void __launch_bounds__(256) combine(slc_moe m, const int32_t *place, const float *y, const float *residual,
-                                               float *out) {
-    int64_t all = m.rows * m.dim;
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < all; i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t row = i / m.dim, col = i % m.dim;
-        float sum = residual ? residual[i] : 0;
-        for (int64_t j = row * m.top; j < (row + 1) * m.top; j++)
-            if (place[j] >= 0)
-                sum += y[place[j] * m.dim + col];
-        out[i] = sum;
+/* Each row adds its places' y; `each` (4 or 1) columns a thread. */
+__global__ void __launch_bounds__(128) combine(slc_moe m, const int32_t *place, const float *y, const float *residual,
+                                               float *out, int each) {
+    int64_t row = blockIdx.x, first = row * m.top, at = row * m.dim;
+    for (int64_t c = threadIdx.x * each; c < m.dim; c += 128 * each) {
+        float4 sum = make_float4(0, 0, 0, 0);
+        if (residual)
+            sum = each == 4 ? *(const float4 *)(residual + at + c) : make_float4(residual[at + c], 0, 0, 0);
+        for (int64_t j = first; j < first + m.top; j++) {
+            if (place[j] < 0)
+                continue;
+            const float *p = y + place[j] * m.dim + c;
+            float4 v = each == 4 ? *(const float4 *)p : make_float4(*p, 0, 0, 0);
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        }
+        if (each == 4)
+            *(float4 *)(out + at + c) = sum;
+        else
+            out[at + c] = sum.x;
     }
 }
 
@@ -464,28 +489,26 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) hidden_bac
     E tile;
     tile.clear();
     tile.template add<false, true>(
-        d,
-        [&](int i, int64_t k, int64_t *n) {
-            *n = i < p.n ? d - k : 0;
-            return *n > 0 ? x.dout + row_of(x, p.first + i) * x.ldd + k : x.dout;
-        },
-        x.wide_x,
-        [&](int j, int64_t k, int64_t *n) {
-            *n = k < d ? f - col0 - j : 0;
-            return *n > 0 ? w + k * f + col0 + j : w;
-        },
-        x.wide_ffn);
+        d, [&](int64_t i) -> const T * { return i < p.n ? x.dout + row_of(x, p.first + i) * x.ldd : nullptr; }, d,
+        x.wide_x, [&](int64_t k) -> const T * { return w + k * f + col0; }, f - col0, x.wide_ffn);
     tile.row_sums(
-        [&](int i, int j, float dh) {
-            int64_t place = p.first + i, col = col0 + j;
-            if (i >= p.n || col >= f)
+        [&](int i) { return i < p.n ? x.t.weight[x.t.slot[p.first + i]] : 0; },
+        [&](int i, int j) {
+            int64_t at = (p.first + i) * x.ldg + col0 + j;
+            if (i >= p.n || col0 + j >= f)
+                return make_float4(0, 0, 0, 0);
+            float2 gate = load_two(x.gate + at, col0 + j + 1 < f), up = load_two(x.up + at, col0 + j + 1 < f);
+            return make_float4(gate.x, gate.y, up.x, up.y);
+        },
+        [&](int i, int j, float weight, float4 gate_up, float dh, float dh2) {
+            int64_t at = (p.first + i) * x.ldg + col0 + j;
+            bool two = col0 + j + 1 < f;
+            float value, value2, s = slope(x.m.act, gate_up.x, &value), s2 = slope(x.m.act, gate_up.y, &value2);
+            if (i >= p.n || col0 + j >= f)
                 return 0.0f;
-            T *gate = x.gate + place * x.ldg + col, *up = x.up + place * x.ldg + col;
-            float value, g = slope(x.m.act, slc_load(gate), &value), u = slc_load(up);
-            float scaled = dh * x.t.weight[x.t.slot[place]];
-            slc_store(gate, scaled * u * g);
-            slc_store(up, scaled * value);
-            return dh * (value * u);
+            store_two(x.gate + at, dh * weight * gate_up.z * s, dh2 * weight * gate_up.w * s2, two, x.even);
+            store_two(x.up + at, dh * weight * value, dh2 * weight * value2, two, x.even);
+            return dh * (value * gate_up.z) + (two ? dh2 * (value2 * gate_up.w) : 0);
         },
         [&](int i, int part, float sum) {
             if (i < p.n)
@@ -505,21 +528,12 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) input_back
     for (int which = 0; which < 2; which++) {
         const T *a = which ? x.up : x.gate, *w = matrix_of(x, p.e, which);
         tile.template add<false, true>(
-            f,
-            [&](int i, int64_t k, int64_t *n) {
-                *n = i < p.n ? f - k : 0;
-                return *n > 0 ? a + (p.first + i) * x.ldg + k : a;
-            },
-            true,
-            [&](int j, int64_t k, int64_t *n) {
-                *n = k < f ? d - col0 - j : 0;
-                return *n > 0 ? w + k * d + col0 + j : w;
-            },
-            x.wide_dim);
+            f, [&](int64_t i) -> const T * { return i < p.n ? a + (p.first + i) * x.ldg : nullptr; }, f, true,
+            [&](int64_t k) -> const T * { return w + k * d + col0; }, d - col0, x.wide_dim);
     }
-    tile.each([&](int i, int j, float v) {
+    tile.each([&](int i, int j, float v, float v2) {
         if (i < p.n && col0 + j < d)
-            x.y[(p.first + i) * d + col0 + j] = v;
+            store_two(x.y + (p.first + i) * d + col0 + j, v, v2, col0 + j + 1 < d, d % 2 == 0);
     });
 }
 
@@ -527,7 +541,8 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) input_back
  * x; of down a is dout, b is h. */
 template <typename E> __global__ void __launch_bounds__(TILE_THREADS) weights_back(experts<typename E::T> x) {
     typedef typename E::T T;
-    int64_t f_tiles = div_up(x.m.ffn, E::TILE), tiles = f_tiles * div_up(x.m.dim, E::TILE), tile_at = blockIdx.x % tiles;
+    int64_t f_tiles = div_up(x.m.ffn, E::TILE), tiles = f_tiles * div_up(x.m.dim, E::TILE);
+    int64_t tile_at = blockIdx.x % tiles;
     int64_t e = blockIdx.x / tiles / 3, first = x.t.offset[e], depth = x.t.offset[e + 1] - first;
     int which = (int)(blockIdx.x / tiles % 3);
     bool is_down = which == 2;
@@ -537,21 +552,22 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) weights_ba
     int64_t ldi = is_down ? x.ldh : x.ldg, ldo = is_down ? x.ldd : x.ldx;
     if (depth <= 0)
         return;
-    auto of_ffn = [&](int i, int64_t k, int64_t *n) {
-        *n = k < depth ? f - f0 - i : 0;
-        return *n > 0 ? inner + (first + k) * ldi + f0 + i : inner;
-    };
-    auto of_dim = [&](int i, int64_t k, int64_t *n) {
-        *n = k < depth ? d - d0 - i : 0;
-        return *n > 0 ? outer + row_of(x, first + k) * ldo + d0 + i : outer;
-    };
+    auto of_ffn = [&](int64_t k) -> const T * { return inner + (first + k) * ldi + f0; };
+    auto of_dim = [&](int64_t k) -> const T * { return outer + row_of(x, first + k) * ldo + d0; };
     E tile;
     tile.clear();
-    tile.template add<true, true>(depth, of_ffn, true, of_dim, x.wide_x);
     float *dw = x.dw + (e * 3 + which) * f * d;
-    tile.each([&](int i, int j, float v) {
-        if (f0 + i < f && d0 + j < d)
-            dw[is_down ? (d0 + j) * f + f0 + i : (f0 + i) * d + d0 + j] += v;
+    int64_t rows = is_down ? d - d0 : f - f0, cols = is_down ? f - f0 : d - d0, ld = is_down ? f : d;
+    if (is_down)
+        tile.template add<true, true>(depth, of_dim, d - d0, x.wide_x, of_ffn, f - f0, true);
+    else
+        tile.template add<true, true>(depth, of_ffn, f - f0, true, of_dim, d - d0, x.wide_x);
+    bool even = ld % 2 == 0 && (uintptr_t)dw % 8 == 0;
+    dw += is_down ? d0 * f + f0 : f0 * d + d0;
+    tile.each([&](int i, int j, float v, float v2) {
+        float *to = dw + i * ld + j;
+        if (i < rows && j < cols)
+            store_two(to, to[0] + v, (j + 1 < cols ? to[1] : 0) + v2, j + 1 < cols, even);
     });
 }
 
@@ -645,7 +661,7 @@ __global__ void __launch_bounds__(256) rows_back(slc_moe m, const float *w, slc_
     }
 }
 
-enum { EACH = 8 }; /* experts a thread */
+enum { EACH = 8, STEP = 256 / EACH }; /* experts a thread; rows at a time */
 
 /* dw[chunk, experts, dim] of `per` rows; blocks: chunks, columns, experts. */
 template <typename T>
@@ -654,18 +670,24 @@ __global__ void __launch_bounds__(256) router_back(slc_moe m, int64_t per, const
     int64_t c = (int64_t)blockIdx.y * 256 + threadIdx.x, first = (int64_t)blockIdx.x * per,
             end = first + per < m.rows ? first + per : m.rows;
     int e0 = (int)blockIdx.z * EACH, n = (int)m.experts - e0 < EACH ? (int)m.experts - e0 : EACH;
-    if (c >= m.dim)
-        return;
+    __shared__ __align__(16) float ds[STEP][EACH];
     float sum[EACH] = {};
-    for (int64_t r = first; r < end; r++) {
-        float v = slc_load(x + r * ld + c);
-        SLC_UNROLL
-        for (int i = 0; i < EACH; i++)
-            sum[i] = fmaf(i < n ? dscore[r * m.experts + e0 + i] : 0, v, sum[i]);
+    for (int64_t r0 = first; r0 < end; r0 += STEP) {
+        int rows = end - r0 < STEP ? (int)(end - r0) : (int)STEP;
+        int r = (int)threadIdx.x / EACH, i = (int)threadIdx.x % EACH;
+        __syncthreads();
+        ds[r][i] = r < rows && i < n ? dscore[(r0 + r) * m.experts + e0 + i] : 0;
+        __syncthreads();
+        for (r = 0; r < rows && c < m.dim; r++) {
+            float v = slc_load(x + (r0 + r) * ld + c);
+            SLC_UNROLL
+            for (i = 0; i < EACH; i++)
+                sum[i] = fmaf(ds[r][i], v, sum[i]);
+        }
     }
     SLC_UNROLL
     for (int i = 0; i < EACH; i++)
-        if (i < n)
+        if (i < n && c < m.dim)
             dw[((int64_t)blockIdx.x * m.experts + e0 + i) * m.dim + c] = sum[i];
 }
 
@@ -714,6 +736,7 @@ experts<T> experts_of(const slc_moe *m, slc_moe_rows x, const void *weights, con
     a.up = a.gate ? a.gate + m->rows * m->top * gate_up.ld : nullptr;
     a.h = (T *)h.p, a.ldh = h.ld;
     a.wide_x = true;
+    a.even = gate_up.ld % 2 == 0 && h.ld % 2 == 0;
     bool whole = m->dim * m->ffn % 8 == 0; /* matrices follow each other */
     a.wide_dim = whole && aligned(weights, m->dim);
     a.wide_ffn = whole && aligned(weights, m->ffn);
@@ -779,8 +802,7 @@ void slc_moe_forward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void 
         b.y = a.y;
         forward<fp32_tile>(s, m, b);
     }
-    int64_t blocks = slc_min(div_up(m->rows * m->dim, 256), 1 << 20);
-    SLC_LAUNCH(combine, blocks, 256, 0, s, *m, t->place, a.y, residual, out);
+    SLC_LAUNCH(combine, m->rows, 128, 0, s, *m, t->place, a.y, residual, out, m->dim % 4 == 0 ? 4 : 1);
 }
 
 void slc_moe_backward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void *weights, const float *router,

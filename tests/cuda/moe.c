@@ -312,7 +312,8 @@ static void check_end_step(const mixture *x, tensors *t, slc_moe_state *dev) {
     done(slc_put(applied, &yes, sizeof yes));
     slc_moe_end_step(NULL, &x->m, dev, x->bias ? t->bias.dev : NULL, applied);
     done(slc_get(&s, dev, sizeof s));
-    check(x, s.last.passes == 1 && s.now.passes == 0 && s.last.choices == slots && s.now.count[0] == 0, "sums of a step");
+    check(x, s.last.passes == 1 && s.now.passes == 0 && s.last.choices == slots && s.now.count[0] == 0,
+          "sums of a step");
     check(x, s.last.dropped == slots - t->r.host.offset[n] && s.last.count[n - 1] == t->r.host.count[n - 1], "loads");
     for (int64_t e = 0; e < n && x->bias; e++) {
         int64_t below = slots - n * t->r.host.count[e];
@@ -374,9 +375,12 @@ int main(void) {
 #define SIZES(r, d, e, t, f) .rows = r, .dim = d, .experts = e, .top = t, .ffn = f
     static const mixture all[] = {
         {"softmax", {SIZES(150, 36, 3, 2, 70), .act = SLC_MOE_SILU, .aux = 0.5, .z = 0.1}, false, true, false},
-        {"sigmoid with biases", {SIZES(70, 20, 40, 6, 17), .act = SLC_MOE_GELU, .sigmoid = true, .aux = 0.3, .rate = 0.01},
+        {"sigmoid with biases",
+         {SIZES(70, 20, 40, 6, 17), .act = SLC_MOE_GELU, .sigmoid = true, .aux = 0.3, .rate = 0.01},
          true, false, true},
-        {"one expert a row, dropping", {SIZES(257, 12, 2, 1, 9), .capacity = 90, .act = SLC_MOE_SIGMOID}, true, true, true},
+        {"one expert a row, dropping",
+         {SIZES(257, 12, 2, 1, 9), .capacity = 90, .act = SLC_MOE_SIGMOID},
+         true, true, true},
         {"one row", {SIZES(1, 8, 256, 2, 8), .act = SLC_MOE_SILU, .aux = 1}, false, false, false},
         {"wide", {SIZES(300, 136, 2, 2, 144), .act = SLC_MOE_SILU, .z = 0.2}, false, true, true}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
