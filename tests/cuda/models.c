@@ -37,6 +37,7 @@ typedef struct {
     const char *name;
     bool bf16;
     sl_model *on[2]; /* the CPU, the device */
+    sl_model *exact; /* bf16: the same in fp32 on the CPU, else NULL */
     int64_t rows;
     int32_t *token, *target;
 } pair;
@@ -58,6 +59,7 @@ static pair open_pair(const ref_variant *v, bool bf16, unsigned flags, int optim
     pair p = {.v = v, .name = v->name, .bf16 = bf16, .rows = v->batch * v->seq};
     p.on[0] = make(v, SL_DEVICE_CPU, bf16, flags, optimizer);
     p.on[1] = make(v, SL_DEVICE_CUDA, bf16, flags, optimizer);
+    p.exact = bf16 ? make(v, SL_DEVICE_CPU, false, flags, optimizer) : NULL;
     p.token = malloc((size_t)p.rows * sizeof *p.token);
     p.target = malloc((size_t)p.rows * sizeof *p.target);
     need(p.token && p.target, "memory");
@@ -69,7 +71,7 @@ static pair open_pair(const ref_variant *v, bool bf16, unsigned flags, int optim
 }
 
 static void close_pair(pair *p) {
-    sl_model_free(p->on[0]), sl_model_free(p->on[1]);
+    sl_model_free(p->on[0]), sl_model_free(p->on[1]), sl_model_free(p->exact);
     free(p->token), free(p->target);
 }
 
@@ -81,70 +83,97 @@ static double apart(int64_t n, const float *want, const float *got) {
     return w > 0 ? sqrt(d / w) : sqrt(d);
 }
 
-/* fp32: sums in other orders through a dozen layers. bf16: activations are rounded at each of them, on either side. */
-static double bound(const pair *p) { return p->bf16 ? 0.06 : 1e-4; }
+/* fp32: sums in other orders through a dozen layers. bf16: activations are rounded at each of them on either side, and
+ * by how much that moves a figure of this model, its distance from fp32 on the CPU says. */
+static double bound(double from_exact) { return 1e-4 + 2 * from_exact; }
+
+/* Vectors of the CPU, of the device, and (bf16) of fp32. */
+static void compare(const pair *p, const char *what, int64_t n, const float *want, const float *got,
+                    const float *exact) {
+    double most = bound(exact ? apart(n, exact, want) : 0), d = want && got ? apart(n, want, got) : INFINITY;
+    check(d <= most, p->name, what, d, most);
+}
+
+/* The i-th of the models of a pair; NULL: none. */
+static sl_model *model_of(const pair *p, int i) { return i < 2 ? p->on[i] : p->exact; }
 
 static void compare_losses(pair *p) {
-    double loss[2];
-    float *token_loss[2];
-    for (int i = 0; i < 2; i++) {
+    double loss[3];
+    float *token_loss[3] = {NULL, NULL, NULL};
+    for (int i = 0; i < 3 && model_of(p, i); i++) {
         token_loss[i] = calloc((size_t)p->rows, sizeof(float));
-        need(sl_model_forward(p->on[i], p->token, p->target, &loss[i], token_loss[i]) == 0, p->name);
+        need(sl_model_forward(model_of(p, i), p->token, p->target, &loss[i], token_loss[i]) == 0, p->name);
     }
-    check(fabs(loss[0] - loss[1]) <= (p->bf16 ? 2e-2 : 1e-5) * (1 + fabs(loss[0])), p->name, "loss",
-          fabs(loss[0] - loss[1]), p->bf16 ? 2e-2 : 1e-5);
-    double d = apart(p->rows, token_loss[0], token_loss[1]);
-    check(d <= bound(p), p->name, "losses of tokens", d, bound(p));
-    free(token_loss[0]), free(token_loss[1]);
+    double most = (1 + fabs(loss[0])) * (p->bf16 ? 2e-2 : 1e-5);
+    check(fabs(loss[0] - loss[1]) <= most, p->name, "loss", fabs(loss[0] - loss[1]), most);
+    compare(p, "losses of tokens", p->rows, token_loss[0], token_loss[1], token_loss[2]);
+    for (int i = 0; i < 3; i++)
+        free(token_loss[i]);
 }
 
 static void compare_gradients(pair *p) {
-    double loss[2], d;
-    for (int i = 0; i < 2; i++) {
-        need(sl_model_forward_backward(p->on[i], p->token, p->target, 0.5f, &loss[i]) == 0, p->name);
-        need(sl_model_read_params(p->on[i]) == 0, p->name);
+    const float *g[3] = {NULL, NULL, NULL};
+    for (int i = 0; i < 3 && model_of(p, i); i++) {
+        double loss;
+        need(sl_model_forward_backward(model_of(p, i), p->token, p->target, 0.5f, &loss) == 0, p->name);
+        need(sl_model_read_params(model_of(p, i)) == 0, p->name);
+        g[i] = sl_model_params(model_of(p, i))->g;
     }
-    const sl_params *a = sl_model_params(p->on[0]), *b = sl_model_params(p->on[1]);
-    d = apart(a->floats, a->g, b->g);
-    check(d <= 2 * bound(p), p->name, "gradient", d, 2 * bound(p));
+    compare(p, "gradient", sl_model_params(p->on[0])->floats, g[0], g[1], g[2]);
 }
 
 static void compare_logits(pair *p) {
     int64_t n = p->rows * p->v->vocab;
-    float *logits[2];
-    for (int i = 0; i < 2; i++) {
+    float *logits[3] = {NULL, NULL, NULL};
+    for (int i = 0; i < 3 && model_of(p, i); i++) {
         logits[i] = malloc((size_t)n * sizeof(float));
-        need(sl_model_logits(p->on[i], p->token, logits[i]) == 0, p->name);
+        need(sl_model_logits(model_of(p, i), p->token, logits[i]) == 0, p->name);
     }
-    double d = apart(n, logits[0], logits[1]);
-    check(d <= bound(p), p->name, "logits", d, bound(p));
-    free(logits[0]), free(logits[1]);
+    compare(p, "logits", n, logits[0], logits[1], logits[2]);
+    for (int i = 0; i < 3; i++)
+        free(logits[i]);
+}
+
+static void compare_gates(pair *p, int layer, int which, float *const gate[3], int64_t n) {
+    bool there[3] = {false, false, false};
+    for (int i = 0; i < 3 && model_of(p, i); i++)
+        there[i] = sl_model_norm_gate(model_of(p, i), layer, which, gate[i]);
+    check(there[0] == there[1], p->name, "a gate is there", there[1], there[0]);
+    if (there[0])
+        compare(p, "gate", n, gate[0], gate[1], p->exact ? gate[2] : NULL);
+}
+
+static void compare_qkv(pair *p, int layer) {
+    const float *q[3] = {NULL, NULL, NULL};
+    int64_t n = 0;
+    for (int i = 0; i < 3 && model_of(p, i); i++) {
+        sl_qkv_tap t = sl_model_qkv(model_of(p, i), layer);
+        q[i] = t.q, n = p->rows * t.ld;
+    }
+    compare(p, "queries, keys and values", n, q[0], q[1], q[2]);
 }
 
 static void compare_taps(pair *p) {
     sl_shape s = sl_model_shape(p->on[0]);
-    size_t n = (size_t)(p->rows * s.dim);
-    float *gate[2] = {malloc(n * sizeof(float)), malloc(n * sizeof(float))};
+    int64_t n = p->rows * s.dim;
+    float *gate[3];
+    for (int i = 0; i < 3; i++)
+        gate[i] = malloc((size_t)n * sizeof(float));
     for (int layer = 0; layer <= s.layers; layer++) {
-        double d = apart((int64_t)n, sl_model_residual(p->on[0], layer), sl_model_residual(p->on[1], layer));
-        check(d <= bound(p), p->name, "residual", d, bound(p));
-        for (int w = 0; w < 2; w++) {
-            const float *want = sl_model_norm_output(p->on[0], layer, w), *got = sl_model_norm_output(p->on[1], layer, w);
-            check(!want == !got, p->name, "a norm's output is there", 0, 0);
-            d = want && got ? apart((int64_t)n, want, got) : 0;
-            check(d <= bound(p), p->name, "norm's output", d, bound(p));
-            bool gated = sl_model_norm_gate(p->on[0], layer, w, gate[0]);
-            check(gated == sl_model_norm_gate(p->on[1], layer, w, gate[1]), p->name, "a gate is there", 0, 0);
-            d = gated ? apart((int64_t)n, gate[0], gate[1]) : 0;
-            check(d <= bound(p), p->name, "gate", d, bound(p));
+        compare(p, "residual", n, sl_model_residual(p->on[0], layer), sl_model_residual(p->on[1], layer),
+                p->exact ? sl_model_residual(p->exact, layer) : NULL);
+        for (int w = 0; w < (layer == s.layers ? 1 : 2); w++) {
+            const float *want = sl_model_norm_output(p->on[0], layer, w);
+            if (want)
+                compare(p, "norm's output", n, want, sl_model_norm_output(p->on[1], layer, w),
+                        p->exact ? sl_model_norm_output(p->exact, layer, w) : NULL);
+            compare_gates(p, layer, w, gate, n);
         }
-        if (layer == s.layers || !sl_model_attends(p->on[0], layer))
-            continue;
-        sl_qkv_tap want = sl_model_qkv(p->on[0], layer), got = sl_model_qkv(p->on[1], layer);
-        d = want.q && got.q ? apart(p->rows * want.ld, want.q, got.q) : INFINITY;
-        check(d <= bound(p), p->name, "queries, keys and values", d, bound(p));
+        if (layer < s.layers && sl_model_attends(p->on[0], layer))
+            compare_qkv(p, layer);
     }
-    free(gate[0]), free(gate[1]);
+    for (int i = 0; i < 3; i++)
+        free(gate[i]);
 }
 
 static void models(const ref_variant *v, bool bf16) {
