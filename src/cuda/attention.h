@@ -25,7 +25,7 @@ typedef struct {
     const void *qkv;
     void *out;
     int64_t ld, ldo;      /* elements from row to row of qkv and dqkv; of out and dout */
-    float *stat;          /* [batch * heads, seq]: log of the sum of exponentials (softmax, clipped); not of the others */
+    float *stat;          /* [batch * heads, seq]: log of the sum of exponentials (softmax and clipped alone) */
     const float *sinks;   /* [heads], LOGIT */
     const float *bias_k, *bias_v; /* [kv_heads, head_dim], KEY and KEY_VALUE; KEY_VALUE */
     /* Backward: out and stat are as forward left them. dqkv is written whole; d* are added to. */

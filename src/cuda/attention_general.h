@@ -1,5 +1,5 @@
-/* Attention in fp32 arithmetic, for any head_dim and either precision: blocks of `tile` queries against tiles of as many
- * keys, through shared memory. Thread (ty, tx) of side x side has rows ty + side r and columns tx + side c of a tile of
+/* Attention in fp32 arithmetic, for any head_dim and either precision: blocks of queries against tiles of as many keys,
+ * through shared memory. Thread (ty, tx) of side x side has rows ty + side r and columns tx + side c of a tile of
  * scores, and rows ty + side r and columns tx, tx + side ... of what is head_dim wide. */
 #ifndef SL_CUDA_ATTENTION_GENERAL_H
 #define SL_CUDA_ATTENTION_GENERAL_H

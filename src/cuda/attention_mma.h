@@ -24,7 +24,8 @@ static __device__ __forceinline__ float slc_exp2(float x) {
 /* A tile in shared memory: rows of HD elements, pieces of 16 bytes permuted within a row so that eight rows' pieces of
  * one column lie in different banks. */
 template <int HD> static __device__ __forceinline__ slc_bf16 *slc_piece(slc_bf16 *tile, int row, int piece) {
-    return tile + row * HD + (piece ^ (HD >= 64 ? row & 7 : row >> 1 & 3)) * 8;
+    int bytes = row * (2 * HD) + (piece ^ (HD >= 64 ? row & 7 : row >> 1 & 3)) * 16;
+    return (slc_bf16 *)((char *)tile + bytes);
 }
 
 template <int HD> struct slc_tile_view {
@@ -41,11 +42,11 @@ static __device__ __forceinline__ void slc_fetch(slc_bf16 *tile, const slc_bf16 
     enum { STEP = SLC_MMA_THREADS / (HD / 8) };
     int row = (int)threadIdx.x / (HD / 8), piece = (int)threadIdx.x % (HD / 8);
     slc_bf16 *to = slc_piece<HD>(tile, row, piece);
-    const slc_bf16 *at = from + (int64_t)(first + row) * ld + piece * 8;
-#pragma unroll
+    const slc_bf16 *at = from + (int64_t)(first + row) * (int)ld + piece * 8;
+    SLC_UNROLL
     for (int i = 0; i < ROWS / STEP; i++, at += STEP * ld) {
-        bool in = first + row + i * STEP < seq && piece * 8 < hd;
-        slc_copy_async(to + i * STEP * HD, in ? at : from, in ? 16 : 0);
+        bool in = first + row + i * STEP < seq && piece * 8 < hd; /* else nothing is read */
+        slc_copy_async(to + i * STEP * HD, at, in ? 16 : 0);
     }
 }
 
@@ -75,58 +76,49 @@ static __device__ __forceinline__ void slc_operand_of(uint32_t a[4], const float
 }
 
 template <int N> static __device__ __forceinline__ void slc_clear(float (*c)[4]) {
-#pragma unroll
+    SLC_UNROLL
     for (int i = 0; i < N; i++)
         c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0;
 }
 
-/* WM times 16 rows of one operand, which live in registers where they fit, else are read from their tile each time. */
-template <int HD, int WM, bool HELD> struct slc_rows {
-    uint32_t a[HELD ? WM : 1][HELD ? HD / 16 : 1][4];
-    slc_bf16 *tile;
-    int row0;
-    __device__ __forceinline__ void take(slc_bf16 *tile_, int row0_) {
-        tile = tile_, row0 = row0_;
-#pragma unroll
-        for (int i = 0; HELD && i < WM * (HD / 16); i++)
-            slc_operand_a<HD>(a[i / (HD / 16)][i % (HD / 16)], tile, row0 + 16 * (i / (HD / 16)), i % (HD / 16));
-    }
-    /* s[., N] = rows times the first 8 N rows of `others`, transposed */
-    template <int N> __device__ __forceinline__ void scores(float (*s)[N][4], slc_bf16 *others) {
-#pragma unroll
+/* s[., 8 N] = WM times 16 rows of a tile times the first 8 N rows of another, transposed. Both operands are read anew
+ * each time: registers are what decides how many blocks run at once. */
+template <int HD, int WM, int N>
+static __device__ __forceinline__ void slc_scores(float (*s)[N][4], slc_bf16 *tile, int row0, slc_bf16 *others) {
+    SLC_UNROLL
+    for (int w = 0; w < WM; w++)
+        slc_clear<N>(s[w]);
+    SLC_UNROLL
+    for (int k = 0; k < HD / 16; k++) {
+        uint32_t a[WM][4], b[4];
+        SLC_UNROLL
         for (int w = 0; w < WM; w++)
-            slc_clear<N>(s[w]);
-#pragma unroll
-        for (int k = 0; k < HD / 16; k++) {
-            if (!HELD)
-                slc_operand_a<HD>(a[0][0], tile, row0, k);
-#pragma unroll
-            for (int n = 0; n < N / 2; n++) {
-                uint32_t b[4];
-                slc_operand_b<HD>(b, others, 16 * n, k);
-#pragma unroll
-                for (int w = 0; w < WM; w++) {
-                    slc_mma(s[w][2 * n], a[HELD ? w : 0][HELD ? k : 0], b);
-                    slc_mma(s[w][2 * n + 1], a[HELD ? w : 0][HELD ? k : 0], b + 2);
-                }
+            slc_operand_a<HD>(a[w], tile, row0 + 16 * w, k);
+        SLC_UNROLL
+        for (int n = 0; n < N / 2; n++) {
+            slc_operand_b<HD>(b, others, 16 * n, k);
+            SLC_UNROLL
+            for (int w = 0; w < WM; w++) {
+                slc_mma(s[w][2 * n], a[w], b);
+                slc_mma(s[w][2 * n + 1], a[w], b + 2);
             }
         }
     }
-};
+}
 
 /* c += s others; s is [., 8 N], rows of `others` its depth */
 template <int HD, int WM, int N>
 static __device__ __forceinline__ void slc_gather(float (*c)[HD / 8][4], const float (*s)[N][4], slc_bf16 *others) {
-#pragma unroll
+    SLC_UNROLL
     for (int k = 0; k < N / 2; k++) {
         uint32_t a[WM][4], b[4];
-#pragma unroll
+        SLC_UNROLL
         for (int w = 0; w < WM; w++)
             slc_operand_of(a[w], s[w], k);
-#pragma unroll
+        SLC_UNROLL
         for (int n = 0; n < HD / 16; n++) {
             slc_operand_bt<HD>(b, others, 16 * k, n);
-#pragma unroll
+            SLC_UNROLL
             for (int w = 0; w < WM; w++) {
                 slc_mma(c[w][2 * n], a[w], b);
                 slc_mma(c[w][2 * n + 1], a[w], b + 2);
@@ -142,13 +134,13 @@ static __device__ __forceinline__ void slc_leave(slc_bf16 *tile, int row0, const
                                                  slc_bf16 *to, int64_t ld, int first, int seq, int hd) {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     __syncwarp();
-#pragma unroll
+    SLC_UNROLL
     for (int n = 0; n < HD / 8; n++) {
         *(uint32_t *)(slc_piece<HD>(tile, row0 + g, n) + 2 * t) = slc_pack_bf16(lo * c[n][0], lo * c[n][1]);
         *(uint32_t *)(slc_piece<HD>(tile, row0 + g + 8, n) + 2 * t) = slc_pack_bf16(hi * c[n][2], hi * c[n][3]);
     }
     __syncwarp();
-#pragma unroll
+    SLC_UNROLL
     for (int i = 0; i < 16 * HD / 8 / 32; i++) {
         int e = lane + 32 * i, row = e / (HD / 8), piece = e % (HD / 8);
         if (first + row < seq && piece * 8 < hd)
@@ -158,45 +150,53 @@ static __device__ __forceinline__ void slc_leave(slc_bf16 *tile, int row0, const
 
 /* ---- forward */
 
+/* BLOCKS: that a multiprocessor shall have at once, which bounds registers. */
 template <int HD, int WM> struct slc_forward_shape {
-    enum { Q = 64 * WM, K = 64, SHARED = (Q + 4 * K) * HD * (int)sizeof(slc_bf16) };
+    enum { Q = 64 * WM, K = 64, SHARED = (Q + 4 * K) * HD * (int)sizeof(slc_bf16), BLOCKS = 2 };
 };
 
-/* Scores of 16 rows against 8 N keys to weights of base 2 less the row's largest; sums and largest of both rows of a
- * thread; what was summed before is to be multiplied by the factor. */
+/* Scores of 16 rows against 8 N keys to powers of 2, less the row's largest; scale > 0. run: of both rows of a thread;
+ * what was summed before is to be multiplied by the factor. */
 template <int N>
 static __device__ __forceinline__ void slc_soften(float (*s)[4], float scale, slc_running run[2], float factor[2]) {
-    float max[2] = {run[0].max, run[1].max}, base[2];
-#pragma unroll
+    float max[2] = {-INFINITY, -INFINITY}, base[2];
+    SLC_UNROLL
     for (int n = 0; n < N; n++)
+        SLC_UNROLL
         for (int i = 0; i < 4; i++)
-            max[i / 2] = fmaxf(max[i / 2], s[n][i] * scale);
-#pragma unroll
+            max[i / 2] = fmaxf(max[i / 2], s[n][i]);
+    SLC_UNROLL
     for (int r = 0; r < 2; r++) {
-        max[r] = slc_lanes_max(max[r], 4);
+        max[r] = fmaxf(run[r].max, scale * slc_lanes_max(max[r], 4));
         base[r] = slc_finite(max[r]);
         factor[r] = slc_exp2(run[r].max - base[r]);
         run[r] = {max[r], run[r].sum * factor[r]};
     }
-#pragma unroll
+    SLC_UNROLL
     for (int n = 0; n < N; n++)
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < 4; i++) {
             s[n][i] = slc_exp2(fmaf(s[n][i], scale, -base[i / 2]));
             run[i / 2].sum += s[n][i];
         }
 }
 
-/* -infinity where row q0 + .. does not see column k0 + ... */
-template <int N>
+/* -infinity where a query does not see a key; rows are queries q0.. and columns keys k0.., or transposed. */
+template <int N, bool TRANSPOSED>
 static __device__ __forceinline__ void slc_hide(const slc_attention &p, float (*s)[4], int q0, int k0) {
-    int lane = (int)threadIdx.x % 32, q = q0 + lane / 4, k = k0 + 2 * (lane % 4);
-    if (k0 + 8 * N - 1 <= q0 && q0 + 15 - k0 < (int)p.window)
+    int lane = (int)threadIdx.x % 32, row = lane / 4, column = 2 * (lane % 4);
+    int queries = TRANSPOSED ? 8 * N : 16, keys = TRANSPOSED ? 16 : 8 * N;
+    if (k0 + keys - 1 <= q0 && q0 + queries - 1 - k0 < (int)p.window)
         return;
-#pragma unroll
+    /* how far a query is behind a key */
+    int behind = TRANSPOSED ? q0 + column - k0 - row : q0 + row - k0 - column;
+    SLC_UNROLL
     for (int n = 0; n < N; n++)
-        for (int i = 0; i < 4; i++)
-            s[n][i] = slc_sees(p, q + i / 2 * 8, k + 8 * n + i % 2) ? s[n][i] : -INFINITY;
+        SLC_UNROLL
+        for (int i = 0; i < 4; i++) {
+            int here = behind + (TRANSPOSED ? 1 : -1) * (8 * n + i % 2 - i / 2 * 8);
+            s[n][i] = here >= 0 && here < (int)p.window ? s[n][i] : -INFINITY;
+        }
 }
 
 /* Of the other kinds: weights into s, and gradients into dp; 0 where a query does not see a key. stat and delta are of
@@ -219,20 +219,26 @@ static __device__ __forceinline__ void slc_weigh_tile(const slc_attention &p, fl
         }
 }
 
-/* Begins a warp's rows with what an extra gives. */
+/* What an extra adds to a warp's rows, to each of the four lanes' share of a sum that are added in the end. */
 template <int HD>
-static __device__ void slc_begin_rows(const slc_attention &p, const slc_head<slc_bf16> &h, slc_bf16 *q, int row0,
-                                      slc_running run[2], float (*o)[4]) {
+static __device__ __forceinline__ void slc_add_extra(const slc_attention &p, const slc_head<slc_bf16> &h, slc_bf16 *q,
+                                                     int row0, slc_running run[2], float (*o)[4]) {
     int lane = (int)threadIdx.x % 32;
+    float factor[2], weight[2];
+    SLC_UNROLL
     for (int r = 0; r < 2; r++) {
-        float z = slc_extra_logit(p, h.head, h.kv, slc_tile_view<HD>{q}, row0 + lane / 4 + 8 * r, 4);
-        run[r] = {z * SLC_LOG2E, lane % 4 == 0 ? 1.0f : 0.0f}; /* four lanes' sums are added in the end */
+        slc_tile_view<HD> rows = {q};
+        float z = SLC_LOG2E * slc_extra_logit(p, h.head, h.kv, rows, row0 + lane / 4 + 8 * r, 4);
+        float max = fmaxf(run[r].max, z);
+        factor[r] = slc_exp2(run[r].max - max), weight[r] = slc_exp2(z - max);
+        run[r] = {max, run[r].sum * factor[r] + (lane % 4 == 0 ? weight[r] : 0)};
     }
-    for (int n = 0; p.extra == SLC_EXTRA_KEY_VALUE && n < HD / 8; n++)
-        for (int i = 0; i < 4; i++) {
-            int d = 8 * n + 2 * (lane % 4) + i % 2;
-            o[n][i] = d < h.hd ? p.bias_v[h.kv * h.hd + d] : 0;
-        }
+    SLC_UNROLL
+    for (int i = 0; i < HD / 8 * 4; i++) {
+        int d = i / 4 * 8 + 2 * (lane % 4) + i % 2, r = i / 2 % 2;
+        float value = p.extra == SLC_EXTRA_KEY_VALUE && d < h.hd ? p.bias_v[h.kv * h.hd + d] : 0;
+        o[i / 4][i % 4] = factor[r] * o[i / 4][i % 4] + weight[r] * value;
+    }
 }
 
 static __device__ __forceinline__ bool slc_sees_none(const slc_attention &p, int q0, int rows, int k0, int keys) {
@@ -240,7 +246,7 @@ static __device__ __forceinline__ bool slc_sees_none(const slc_attention &p, int
 }
 
 template <int HD, int WM, bool SOFTMAX>
-__global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention p) {
+__global__ void __launch_bounds__(SLC_MMA_THREADS, slc_forward_shape<HD, WM>::BLOCKS) slc_mma_forward(slc_attention p) {
     typedef slc_forward_shape<HD, WM> S;
     enum { N = S::K / 8 };
     SLC_DYNAMIC(slc_bf16, q);
@@ -251,8 +257,7 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention
     int first = slc_first_key(p, q0) / S::K, end = (min(q0 + S::Q, h.seq) + S::K - 1) / S::K;
     float o[WM][HD / 8][4], s[WM][N][4], factor[2], scale = p.scale * SLC_LOG2E;
     slc_running run[WM][2];
-    slc_rows<HD, WM, true> rows;
-#pragma unroll
+    SLC_UNROLL
     for (int w = 0; w < WM; w++) {
         slc_clear<HD / 8>(o[w]);
         run[w][0] = run[w][1] = {-INFINITY, 0};
@@ -272,22 +277,15 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention
                 slc_fetch<HD, S::K>(v + (1 - stage) * S::K * HD, h.v, p.ld, k0 + S::K, h.seq, h.hd);
                 slc_copy_commit();
             }
-            if (t == first) {
-                rows.take(q, row0);
-                if (SOFTMAX && p.extra != SLC_EXTRA_NONE)
-#pragma unroll
-                    for (int w = 0; w < WM; w++)
-                        slc_begin_rows<HD>(p, h, q, row0 + 16 * w, run[w], o[w]);
-            }
             if (slc_sees_none(p, own, 16 * WM, k0, S::K))
                 continue;
-            rows.scores(s, k + stage * S::K * HD);
-#pragma unroll
+            slc_scores<HD, WM>(s, q, row0, k + stage * S::K * HD);
+            SLC_UNROLL
             for (int w = 0; w < WM; w++) {
                 if (SOFTMAX || round == 0) {
-                    slc_hide<N>(p, s[w], own + 16 * w, k0);
+                    slc_hide<N, false>(p, s[w], own + 16 * w, k0);
                     slc_soften<N>(s[w], scale, run[w], factor);
-#pragma unroll
+                    SLC_UNROLL
                     for (int n = 0; SOFTMAX && n < HD / 8; n++)
                         for (int i = 0; i < 4; i++)
                             o[w][n][i] *= factor[i / 2];
@@ -304,7 +302,11 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention
                 slc_gather<HD, WM>(o, s, v + stage * S::K * HD);
         }
         __syncthreads();
-#pragma unroll
+        if (SOFTMAX && p.extra != SLC_EXTRA_NONE)
+            SLC_UNROLL
+            for (int w = 0; w < WM; w++)
+                slc_add_extra<HD>(p, h, q, row0 + 16 * w, run[w], o[w]);
+        SLC_UNROLL
         for (int i = 0; i < 2 * WM; i++) {
             slc_running *r = &run[i / 2][i % 2];
             if (SOFTMAX || round == 0) {
@@ -313,7 +315,7 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention
             }
         }
     }
-#pragma unroll
+    SLC_UNROLL
     for (int w = 0; w < WM; w++) {
         for (int r = 0; r < 2; r++) {
             int at = own + 16 * w + lane / 4 + 8 * r;
@@ -329,11 +331,14 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_forward(slc_attention
 
 enum { SLC_MMA_BACK = 64 }; /* queries of a block for dq, keys of one for dk and dv */
 template <int HD> struct slc_dq_shape {
-    enum { K = 64, SHARED = (2 * SLC_MMA_BACK + 4 * K) * HD * (int)sizeof(slc_bf16) + 4 * SLC_MMA_BACK * (int)sizeof(float) };
+    enum { K = 64,
+           SHARED = (2 * SLC_MMA_BACK + 4 * K) * HD * (int)sizeof(slc_bf16) + 4 * SLC_MMA_BACK * (int)sizeof(float),
+           BLOCKS = HD > 64 ? 2 : 3 };
 };
 template <int HD> struct slc_dkv_shape {
-    enum { Q = HD > 64 ? 32 : 64,
-           SHARED = (2 * SLC_MMA_BACK + 4 * Q) * HD * (int)sizeof(slc_bf16) + 4 * Q * (int)sizeof(float) };
+    enum { Q = 32,
+           SHARED = (2 * SLC_MMA_BACK + 4 * Q) * HD * (int)sizeof(slc_bf16) + 4 * Q * (int)sizeof(float),
+           BLOCKS = HD > 64 ? 2 : 3 };
 };
 
 /* delta = dout . out of the block's queries. */
@@ -341,7 +346,7 @@ template <int HD>
 static __device__ __forceinline__ void slc_mma_delta(const slc_attention &p, const slc_head<slc_bf16> &h, int q0,
                                                      slc_bf16 *dout, float *delta) {
     enum { LANES = HD / 8, ROWS = SLC_MMA_THREADS / LANES };
-#pragma unroll
+    SLC_UNROLL
     for (int i = 0; i < SLC_MMA_BACK / ROWS; i++) {
         int row = i * ROWS + (int)threadIdx.x / LANES, piece = (int)threadIdx.x % LANES;
         float sum = 0;
@@ -349,7 +354,7 @@ static __device__ __forceinline__ void slc_mma_delta(const slc_attention &p, con
             uint4 a = *(const uint4 *)(h.out + (q0 + row) * p.ldo + piece * 8);
             uint4 b = *(const uint4 *)slc_piece<HD>(dout, row, piece);
             const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
-#pragma unroll
+            SLC_UNROLL
             for (int j = 0; j < 4; j++) {
                 sum = fmaf(__uint_as_float(x[j] << 16), __uint_as_float(y[j] << 16), sum);
                 sum = fmaf(__uint_as_float(x[j] & 0xffff0000u), __uint_as_float(y[j] & 0xffff0000u), sum);
@@ -367,10 +372,10 @@ template <int N>
 static __device__ __forceinline__ void slc_soft_gradients(const slc_attention &p, float (*s)[4], float (*dp)[4], int q0,
                                                           int k0, const float stat[2], const float delta[2]) {
     float scale = p.scale * SLC_LOG2E;
-    slc_hide<N>(p, s, q0, k0);
-#pragma unroll
+    slc_hide<N, false>(p, s, q0, k0);
+    SLC_UNROLL
     for (int n = 0; n < N; n++)
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < 4; i++) {
             s[n][i] = slc_exp2(fmaf(s[n][i], scale, -stat[i / 2]));
             dp[n][i] = s[n][i] * (dp[n][i] - delta[i / 2]);
@@ -391,7 +396,7 @@ static __device__ __forceinline__ void slc_clip_sums(const slc_attention &p, con
 }
 
 template <int HD, bool SOFTMAX>
-__global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
+__global__ void __launch_bounds__(SLC_MMA_THREADS, slc_dq_shape<HD>::BLOCKS) slc_mma_dq(slc_attention p) {
     typedef slc_dq_shape<HD> S;
     enum { N = S::K / 8, Q = SLC_MMA_BACK };
     SLC_DYNAMIC(slc_bf16, q);
@@ -402,10 +407,10 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
     int block = (int)gridDim.y - 1 - (int)blockIdx.y, q0 = block * Q, own = q0 + row0;
     int first = slc_first_key(p, q0) / S::K, end = (min(q0 + Q, h.seq) + S::K - 1) / S::K;
     float dq[1][HD / 8][4], s[1][N][4], dp[1][N][4], stat[2], delta[2] = {0, 0}, sum[2] = {0, 0};
-    slc_rows<HD, 1, (HD <= 64)> q_rows, dout_rows;
     slc_clear<HD / 8>(dq[0]);
     slc_fetch<HD, Q>(q, h.q, p.ld, q0, h.seq, h.hd);
     slc_fetch<HD, Q>(dout, h.dout, p.ldo, q0, h.seq, h.hd);
+    slc_copy_commit();
     if (tid < Q)
         stats[tid] = q0 + tid < h.seq ? slc_stat_of(p, h.stat, q0 + tid) : 0;
     /* The clipped softmax's delta takes a round over the keys before. */
@@ -413,6 +418,14 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
         slc_fetch<HD, S::K>(k, h.k, p.ld, first * S::K, h.seq, h.hd);
         slc_fetch<HD, S::K>(v, h.v, p.ld, first * S::K, h.seq, h.hd);
         slc_copy_commit();
+        slc_copy_wait<1>();
+        __syncthreads();
+        if (SOFTMAX)
+            slc_mma_delta<HD>(p, h, q0, dout, deltas);
+        for (int r = 0; r < 2; r++) {
+            stat[r] = stats[row0 + lane / 4 + 8 * r] * (SOFTMAX ? SLC_LOG2E : 1);
+            delta[r] = SOFTMAX ? deltas[row0 + lane / 4 + 8 * r] : sum[r];
+        }
         for (int t = first; t < end; t++) {
             int stage = (t - first) % 2, k0 = t * S::K;
             slc_copy_wait<0>();
@@ -422,20 +435,10 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
                 slc_fetch<HD, S::K>(v + (1 - stage) * S::K * HD, h.v, p.ld, k0 + S::K, h.seq, h.hd);
                 slc_copy_commit();
             }
-            if (t == first) {
-                q_rows.take(q, row0);
-                dout_rows.take(dout, row0);
-                if (SOFTMAX)
-                    slc_mma_delta<HD>(p, h, q0, dout, deltas);
-                for (int r = 0; r < 2; r++) {
-                    stat[r] = stats[row0 + lane / 4 + 8 * r] * (SOFTMAX ? SLC_LOG2E : 1);
-                    delta[r] = SOFTMAX ? deltas[row0 + lane / 4 + 8 * r] : sum[r];
-                }
-            }
             if (slc_sees_none(p, own, 16, k0, S::K))
                 continue;
-            q_rows.scores(s, k + stage * S::K * HD);
-            dout_rows.scores(dp, v + stage * S::K * HD);
+            slc_scores<HD, 1>(s, q, row0, k + stage * S::K * HD);
+            slc_scores<HD, 1>(dp, dout, row0, v + stage * S::K * HD);
             if (round == 0) {
                 slc_clip_sums<N>(p, s[0], dp[0], own, k0, stat, sum);
                 continue;
@@ -459,7 +462,7 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
     if (SOFTMAX && slc_extra_learns(p)) {
         slc_extra_gradients(p, h, slc_tile_view<HD>{q}, slc_tile_view<HD>{dout}, stats, deltas, Q, min(Q, h.seq - q0),
                             extra, extra + Q, slc_partial(p, h.window, h.head, block, gridDim.y));
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < HD / 8 * 4; i++) {
             int d = i / 4 * 8 + 2 * (lane % 4) + i % 2, row = row0 + lane / 4 + i / 2 % 2 * 8;
             if (p.extra != SLC_EXTRA_LOGIT && d < h.hd)
@@ -474,41 +477,47 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dq(slc_attention p) {
 template <int N>
 static __device__ __forceinline__ void slc_soft_gradients_t(const slc_attention &p, float (*s)[4], float (*dp)[4],
                                                             int q0, int k0, const float *stat, const float *delta) {
-    int lane = (int)threadIdx.x % 32, k = k0 + lane / 4, q = q0 + 2 * (lane % 4);
-    bool whole = k0 + 15 <= q0 && q0 + 8 * N - 1 - k0 < (int)p.window;
+    int lane = (int)threadIdx.x % 32;
     float scale = p.scale * SLC_LOG2E;
-#pragma unroll
+    slc_hide<N, true>(p, s, q0, k0);
+    SLC_UNROLL
     for (int n = 0; n < N; n++) {
         float2 of_stat = *(const float2 *)(stat + 8 * n + 2 * (lane % 4));
         float2 of_delta = *(const float2 *)(delta + 8 * n + 2 * (lane % 4));
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < 4; i++) {
-            float w = slc_exp2(fmaf(s[n][i], scale, -(i % 2 ? of_stat.y : of_stat.x)));
-            s[n][i] = whole || slc_sees(p, q + 8 * n + i % 2, k + i / 2 * 8) ? w : 0;
+            s[n][i] = slc_exp2(fmaf(s[n][i], scale, -(i % 2 ? of_stat.y : of_stat.x)));
             dp[n][i] = s[n][i] * (dp[n][i] - (i % 2 ? of_delta.y : of_delta.x));
         }
     }
 }
 
-/* What a block of keys reads of a tile of queries. */
+/* What a block of keys reads of the queries: tiles of one head of the group after the other. */
 template <int HD> struct slc_queries {
     enum { Q = slc_dkv_shape<HD>::Q };
-    slc_bf16 *q, *dout;   /* two tiles each */
-    float *stat, *delta;  /* [2][Q] */
-    float mine = 0;       /* on its way: a stat or a delta */
+    slc_bf16 *q, *dout;  /* two tiles each */
+    float *stat, *delta; /* [2][Q] */
+    const slc_bf16 *of_q, *of_dout;      /* the head, at position 0 */
+    const float *of_stat, *of_delta;
+    float mine = 0;      /* on its way: a stat or a delta */
 
-    /* Tile t of a head on its way to a stage; land() ends it. */
-    template <bool SOFTMAX>
-    __device__ __forceinline__ void fetch(const slc_attention &p, const slc_head<slc_bf16> &h, int t, int stage) {
-        slc_fetch<HD, Q>(q + stage * Q * HD, h.q, p.ld, t * Q, h.seq, h.hd);
-        slc_fetch<HD, Q>(dout + stage * Q * HD, h.dout, p.ldo, t * Q, h.seq, h.hd);
+    __device__ __forceinline__ void begin(const slc_head<slc_bf16> &h) {
+        of_q = h.q, of_dout = h.dout, of_stat = h.stat, of_delta = h.delta;
+    }
+    __device__ __forceinline__ void next_head(const slc_attention &p) {
+        of_q += p.head_dim, of_dout += p.head_dim, of_stat += p.seq, of_delta += p.seq;
+    }
+    /* Tile t on its way to a stage; land() ends it. */
+    template <bool SOFTMAX> __device__ __forceinline__ void fetch(const slc_attention &p, int t, int stage) {
+        slc_fetch<HD, Q>(q + stage * Q * HD, of_q, p.ld, t * Q, (int)p.seq, (int)p.head_dim);
+        slc_fetch<HD, Q>(dout + stage * Q * HD, of_dout, p.ldo, t * Q, (int)p.seq, (int)p.head_dim);
         slc_copy_commit();
         int at = t * Q + (int)threadIdx.x % Q;
-        bool in = at < h.seq;
+        bool in = at < (int)p.seq;
         if ((int)threadIdx.x < Q) /* queries that are not there have no weight */
-            mine = SOFTMAX ? in ? h.stat[at] * SLC_LOG2E : INFINITY : in ? slc_stat_of(p, h.stat, at) : 0;
+            mine = SOFTMAX ? in ? of_stat[at] * SLC_LOG2E : INFINITY : in ? slc_stat_of(p, of_stat, at) : 0;
         else if ((int)threadIdx.x < 2 * Q)
-            mine = in && (SOFTMAX || p.rows == SLC_ROWS_CLIPPED) ? h.delta[at] : 0;
+            mine = in && (SOFTMAX || p.rows == SLC_ROWS_CLIPPED) ? of_delta[at] : 0;
     }
     __device__ __forceinline__ void land(int stage) {
         if ((int)threadIdx.x < 2 * Q)
@@ -517,7 +526,7 @@ template <int HD> struct slc_queries {
 };
 
 template <int HD, bool SOFTMAX>
-__global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dkv(slc_attention p) {
+__global__ void __launch_bounds__(SLC_MMA_THREADS, slc_dkv_shape<HD>::BLOCKS) slc_mma_dkv(slc_attention p) {
     enum { Q = slc_dkv_shape<HD>::Q, N = Q / 8, K = SLC_MMA_BACK };
     SLC_DYNAMIC(slc_bf16, k);
     slc_bf16 *v = k + K * HD;
@@ -526,39 +535,37 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS) slc_mma_dkv(slc_attention p) 
     int64_t window = blockIdx.x / p.kv_heads, head = blockIdx.x % p.kv_heads * (p.heads / p.kv_heads);
     slc_head<slc_bf16> h = slc_head_at<slc_bf16>(p, window, head);
     int row0 = (int)threadIdx.x / 32 * 16, k0 = (int)blockIdx.y * K, own = k0 + row0;
-    int first = k0 / Q, end = (slc_end_query(p, k0 + K - 1) + Q - 1) / Q, tiles = end - first;
-    int total = tiles * (int)(p.heads / p.kv_heads);
+    int first = k0 / Q, end = (slc_end_query(p, k0 + K - 1) + Q - 1) / Q, t = first;
+    int left = (end - first) * (int)(p.heads / p.kv_heads), stage = 0;
     float dk[1][HD / 8][4], dv[1][HD / 8][4], s[1][N][4], dp[1][N][4];
-    slc_rows<HD, 1, (HD <= 64)> k_rows, v_rows;
     slc_clear<HD / 8>(dk[0]);
     slc_clear<HD / 8>(dv[0]);
     slc_fetch<HD, K>(k, h.k, p.ld, k0, h.seq, h.hd);
     slc_fetch<HD, K>(v, h.v, p.ld, k0, h.seq, h.hd);
-    x.template fetch<SOFTMAX>(p, h, first, 0);
-    for (int i = 0; i < total; i++) {
-        int stage = i % 2, q0 = (first + i % tiles) * Q;
+    x.begin(h);
+    x.template fetch<SOFTMAX>(p, first, 0);
+    for (; left > 0; left--, stage = 1 - stage) {
+        int q0 = t * Q;
         slc_copy_wait<0>();
         x.land(stage);
         __syncthreads();
-        if (i == 0) {
-            k_rows.take(k, row0);
-            v_rows.take(v, row0);
+        if (++t == end) {
+            t = first;
+            x.next_head(p);
         }
-        if (i + 1 < total) {
-            if ((i + 1) % tiles == 0)
-                h = slc_head_at<slc_bf16>(p, window, ++head);
-            x.template fetch<SOFTMAX>(p, h, first + (i + 1) % tiles, 1 - stage);
-        }
+        if (left > 1)
+            x.template fetch<SOFTMAX>(p, t, 1 - stage);
         if (slc_sees_none(p, q0, Q, own, 16))
             continue;
-        k_rows.scores(s, x.q + stage * Q * HD);
-        v_rows.scores(dp, x.dout + stage * Q * HD);
+        slc_bf16 *q = x.q + stage * Q * HD, *dout = x.dout + stage * Q * HD;
+        slc_scores<HD, 1>(s, k, row0, q);
+        slc_scores<HD, 1>(dp, v, row0, dout);
         if (SOFTMAX)
             slc_soft_gradients_t<N>(p, s[0], dp[0], q0, own, x.stat + stage * Q, x.delta + stage * Q);
         else
             slc_weigh_tile<N, true>(p, s[0], dp[0], q0, own, x.stat + stage * Q, x.delta + stage * Q);
-        slc_gather<HD, 1>(dv, s, x.dout + stage * Q * HD);
-        slc_gather<HD, 1>(dk, dp, x.q + stage * Q * HD);
+        slc_gather<HD, 1>(dv, s, dout);
+        slc_gather<HD, 1>(dk, dp, q);
     }
     slc_leave<HD>(k, row0, dk[0], p.scale, p.scale, h.dk, p.ld, own, h.seq, h.hd);
     slc_leave<HD>(v, row0, dv[0], 1, 1, h.dv, p.ld, own, h.seq, h.hd);

@@ -121,9 +121,9 @@ static __host__ __device__ inline int64_t slc_extra_width(const slc_attention &p
  * stat and delta: of the rows; n of them count; weight: room for as many. All of it but partial in shared memory. Ends
  * with a barrier. */
 template <typename view>
-static __device__ void slc_extra_gradients(const slc_attention &p, const slc_head<typename view::type> &h, const view &q,
-                                           const view &dout, const float *stat, const float *delta, int rows, int n,
-                                           float *ds, float *weight, float *partial) {
+static __device__ void slc_extra_gradients(const slc_attention &p, const slc_head<typename view::type> &h,
+                                           const view &q, const view &dout, const float *stat, const float *delta,
+                                           int rows, int n, float *ds, float *weight, float *partial) {
     int hd = (int)p.head_dim, threads = (int)blockDim.x;
     for (int r = (int)threadIdx.x; r < rows; r += threads) {
         float dp = 0, w = r < n ? expf(slc_extra_logit(p, h.head, h.kv, q, r, 1) - stat[r]) : 0;
@@ -136,7 +136,9 @@ static __device__ void slc_extra_gradients(const slc_attention &p, const slc_hea
     for (int d = (int)threadIdx.x; d < (int)slc_extra_width(p); d += threads) {
         float sum = 0;
         for (int r = 0; r < n; r++)
-            sum += p.extra == SLC_EXTRA_LOGIT ? ds[r] : d < hd ? p.scale * ds[r] * q(r, d) : weight[r] * dout(r, d - hd);
+            sum += p.extra == SLC_EXTRA_LOGIT ? ds[r]
+                   : d < hd                   ? p.scale * ds[r] * q(r, d)
+                                              : weight[r] * dout(r, d - hd);
         partial[d] = sum;
     }
     __syncthreads();

@@ -7,8 +7,10 @@
 
 #ifdef SL_CUDA_EMU
 #include "tests/cuda/emu/emu.h"
+#define SLC_UNROLL
 #else
 #include <cuda_runtime.h>
+#define SLC_UNROLL _Pragma("unroll")
 #define SLC_LAUNCH(kernel, grid, block, shared, stream, ...)                                                           \
     kernel<<<dim3(grid), dim3(block), (size_t)(shared), (cudaStream_t)(stream)>>>(__VA_ARGS__)
 /* More than 48 KB of dynamic shared memory must be asked for, once a kernel. */

@@ -9,7 +9,7 @@ template <int V> static __device__ __forceinline__ void load(float x[V], const f
     if constexpr (V == 1) {
         x[0] = *p;
     } else {
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < V; i += 4) {
             float4 v = *(const float4 *)(p + i);
             x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
@@ -23,7 +23,7 @@ template <int V> static __device__ __forceinline__ void load(float x[V], const s
         static_assert(V == 8, "16 bytes");
         uint4 v = *(const uint4 *)p;
         const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < 4; i++)
             x[2 * i] = __uint_as_float(w[i] << 16), x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
     }
@@ -32,7 +32,7 @@ template <int V> static __device__ __forceinline__ void store(float *p, const fl
     if constexpr (V == 1) {
         *p = x[0];
     } else {
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < V; i += 4)
             *(float4 *)(p + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
     }
@@ -62,26 +62,27 @@ static bool wide(bool bf16, int64_t unit, int64_t ld) { return unit % (bf16 ? 8 
 
 /* ---- rotary embedding */
 
-static __device__ __noinline__ float2 turn_of(double base, int head_dim, int64_t t, int j) {
-    double angle = (double)t * pow(base, -2.0 * j / head_dim);
-    return make_float2((float)cos(angle), (float)sin(angle));
+/* Entries j.. + n of position t. */
+static __device__ __noinline__ void make_turns(float2 *at, double base, int head_dim, int64_t t, int j, int n) {
+    for (int i = 0; i < n; i++) {
+        double angle = (double)t * pow(base, -2.0 * (j + i) / head_dim);
+        at[i] = make_float2((float)cos(angle), (float)sin(angle));
+    }
 }
 
 /* Cosine and sine are never both zero. Threads that find an entry missing put the same numbers there. */
 template <int V> static __device__ __forceinline__ void turns(const slc_rope &p, int64_t t, int j, float2 turn[V]) {
     float2 *at = (float2 *)p.table + t * (p.head_dim / 2) + j;
     bool missing = false;
-#pragma unroll
+    SLC_UNROLL
     for (int i = 0; i < V; i++) {
         turn[i] = at[i];
         missing = missing || (turn[i].x == 0 && turn[i].y == 0);
     }
     if (!missing)
         return;
-#pragma unroll 1
-    for (int i = 0; i < V; i++)
-        at[i] = turn_of(p.base, (int)p.head_dim, t, j + i);
-#pragma unroll
+    make_turns(at, p.base, (int)p.head_dim, t, j, V);
+    SLC_UNROLL
     for (int i = 0; i < V; i++)
         turn[i] = at[i];
 }
@@ -100,16 +101,16 @@ template <typename T, int V> __global__ void __launch_bounds__(THREADS) slc_rope
         float2 turn[V];
         turns<V>(p, *p.position + row % p.seq, j, turn);
         float a[ROPE_HEADS][V], b[ROPE_HEADS][V];
-#pragma unroll
+        SLC_UNROLL
         for (int h = 0; h < ROPE_HEADS; h++)
             if (head + h < (int)p.heads) {
                 load<V>(a[h], lo + h * p.head_dim);
                 load<V>(b[h], lo + h * p.head_dim + half);
             }
-#pragma unroll
+        SLC_UNROLL
         for (int h = 0; h < ROPE_HEADS; h++)
             if (head + h < (int)p.heads) {
-#pragma unroll
+                SLC_UNROLL
                 for (int i = 0; i < V; i++) {
                     float c = turn[i].x, s = p.sign * turn[i].y, x = a[h][i], y = b[h][i];
                     a[h][i] = x * c - y * s, b[h][i] = y * c + x * s;
@@ -171,7 +172,7 @@ template <typename T, int V> __global__ void __launch_bounds__(THREADS) slc_qk_n
     for (int d = lane * V; h.is && d < hd; d += cut.lanes * V) {
         load<V>(x, h.x + d);
         store<V>(h.raw + d, x);
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < V; i++)
             sum = fmaf(x[i], x[i], sum);
     }
@@ -181,7 +182,7 @@ template <typename T, int V> __global__ void __launch_bounds__(THREADS) slc_qk_n
         if (cut.each > 1)
             load<V>(x, h.x + d);
         load<V>(w, (h.k ? p.weight[1] : p.weight[0]) + d);
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < V; i++)
             x[i] = w[i] * (x[i] * r);
         store<V>(h.x + d, x);
@@ -209,7 +210,7 @@ __global__ void __launch_bounds__(THREADS) slc_qk_norm_bwd(slc_qk_norm p, norm_c
             load<V>(g, h.x + d);
             load<V>(x, h.raw + d);
             load<V>(w, (h.k ? p.weight[1] : p.weight[0]) + d);
-#pragma unroll
+            SLC_UNROLL
             for (int i = 0; i < V; i++)
                 sum = fmaf(w[i] * g[i], x[i], sum);
         }
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(THREADS) slc_qk_norm_bwd(slc_qk_norm p, norm_c
                 load<V>(x, h.raw + d);
                 load<V>(w, (h.k ? p.weight[1] : p.weight[0]) + d);
             }
-#pragma unroll
+            SLC_UNROLL
             for (int i = 0; i < V; i++) {
                 float u = x[i] * r;
                 dw[((h.k * cut.each + j) * V + i) * THREADS + tid] += g[i] * u;
@@ -302,7 +303,7 @@ template <typename T, int V> __global__ void __launch_bounds__(THREADS) slc_gate
     if (p.keep)
         store<V>((T *)p.keep + row * p.ld_keep + col, y);
     float same = sigmoid(b[0]);
-#pragma unroll
+    SLC_UNROLL
     for (int i = 0; i < V; i++)
         y[i] = p.open * (p.group == 1 ? sigmoid(b[i]) : same) * y[i] + (1 - p.open) * y[i];
     store<V>((T *)p.out + row * p.ld_out + col, y);
@@ -324,7 +325,7 @@ template <typename T, int V> __global__ void __launch_bounds__(THREADS) slc_gate
             load<V>(b, b_at + col);
         else
             b[0] = slc_load(b_at + first / unit);
-#pragma unroll
+        SLC_UNROLL
         for (int i = 0; i < V; i++) {
             float x = p.group == 1 ? b[i] : b[0], q = sigmoid(x), qg = p.open * q * g[i];
             y[i] *= qg * sigmoid(-x);
