@@ -14,12 +14,6 @@
 
 #include "cuda/mma.h"
 
-#ifdef SL_CUDA_EMU
-#define SLC_UNROLL
-#else
-#define SLC_UNROLL _Pragma("unroll")
-#endif
-
 enum { TILE_THREADS = 256 };
 
 struct bf16_tile {

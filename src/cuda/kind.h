@@ -7,6 +7,8 @@
 #include "cuda/product.h"
 #include "program/program.h"
 
+#include <string.h>
+
 /* All that an operation sees while it is enqueued. Everything it points to but program and info is device memory. */
 typedef struct {
     const sl_program *program;
@@ -29,6 +31,7 @@ typedef struct {
     slc_blas *blas;
     slc_stream stream;
     int sms;                 /* multiprocessors */
+    bool apart;              /* operations are enqueued one by one, not in the program's order: none relies on another */
 } slc_exec;
 
 typedef struct {
@@ -44,7 +47,16 @@ typedef struct {
 } slc_kind;
 
 /* NULL-terminated lists by file; device.c has the list of lists. */
-extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_attention_kinds[], slc_product_kinds[], slc_moe_kinds[];
+extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_gate_kinds[], slc_attention_kinds[], slc_product_kinds[], slc_moe_kinds[];
+
+/* Does the norm behind a linear layer (op), when it has made the gradient of the stream that is the layer's dout, leave
+ * it rounded in op->temp too? */
+static inline bool slc_norm_rounds(const sl_op *op, const slc_exec *x) {
+    const sl_program *b = x->program;
+    const sl_op *next = op + 1;
+    return !x->apart && op->temp != SL_NONE && next < b->op + b->ops && strcmp(next->kind->name, "norm") == 0 &&
+           next->din[0] == op->dout && next->sum[0] == SL_NONE;
+}
 
 static inline float *slc_f32(const slc_exec *x, sl_buf b) { return b == SL_NONE ? NULL : (float *)x->buf[b]; }
 static inline sl_bf16 *slc_b16(const slc_exec *x, sl_buf b) { return b == SL_NONE ? NULL : (sl_bf16 *)x->buf[b]; }

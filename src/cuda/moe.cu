@@ -1,7 +1,7 @@
 #include "cuda/moe.h"
 
 #include "cuda/grouped.h"
-#include "cuda/multiply.h"
+#include "cuda/rows.h"
 
 namespace {
 
@@ -811,7 +811,7 @@ void slc_moe_backward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void
     scratch a = scratch_at(m, room);
     if (m->bf16) {
         experts<slc_bf16> b = experts_of<slc_bf16>(m, x, weights, t, gate_up, h);
-        slc_round(s, m->rows, m->dim, dout, m->dim, a.dout, dout_ld(m));
+        slc_round_rows(s, m->rows, m->dim, dout, a.dout, dout_ld(m));
         b.dout = a.dout, b.ldd = dout_ld(m), b.y = a.dplace, b.part = a.part, b.dw = dweights;
         backward<bf16_tile>(s, m, b);
         router_gradient<slc_bf16>(s, m, x, router, t, din, add, drouter, a);

@@ -44,21 +44,6 @@ __global__ void __launch_bounds__(THREADS) multiply(slc_product p) {
         }
 }
 
-/* Four columns a thread where rows are aligned for it (wide), else one. */
-__global__ void round_rows(int64_t rows, int64_t cols, const float *x, int64_t ldx, slc_bf16 *y, int64_t ldy,
-                           int wide) {
-    int64_t across = cols / wide, all = rows * across;
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < all; i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t row = i / across, col = i % across * wide;
-        if (wide == 4) {
-            float4 v = *(const float4 *)(x + row * ldx + col);
-            *(uint2 *)(y + row * ldy + col) = make_uint2(slc_pack_bf16(v.x, v.y), slc_pack_bf16(v.z, v.w));
-        } else {
-            y[row * ldy + col] = slc_to_bf16(x[row * ldx + col]);
-        }
-    }
-}
-
 } // namespace
 
 void slc_multiply_own(slc_stream s, const slc_product *p) {
@@ -71,13 +56,4 @@ void slc_multiply_own(slc_stream s, const slc_product *p) {
         SLC_LAUNCH((multiply<slc_bf16, slc_bf16>), grid, THREADS, 0, s, *p);
     else
         SLC_LAUNCH((multiply<slc_bf16, float>), grid, THREADS, 0, s, *p);
-}
-
-void slc_round(slc_stream s, int64_t rows, int64_t cols, const float *x, int64_t ldx, uint16_t *y, int64_t ldy) {
-    if (rows <= 0 || cols <= 0)
-        return;
-    bool wide = cols % 4 == 0 && ldx % 4 == 0 && ldy % 4 == 0 && (uintptr_t)x % 16 == 0 && (uintptr_t)y % 8 == 0;
-    int each = wide ? 4 : 1;
-    int64_t blocks = slc_min(slc_div_up(rows * cols / each, 256), 1 << 20);
-    SLC_LAUNCH(round_rows, blocks, 256, 0, s, rows, cols, x, ldx, y, ldy, each);
 }

@@ -174,7 +174,7 @@ static __device__ __forceinline__ void write_sums(const held<K> &mine, int64_t d
 
 /* A part takes every parts-th group of WARPS rows. pre: is there preaffine? */
 template <int K, typename T, bool pre>
-__global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const T *dy, bool add, void *dx, float *part) {
+__global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const T *dy, bool add, void *dx, slc_bf16 *rounded, int64_t ldr, float *part) {
     SLC_DYNAMIC(float, room);
     held<K> dw = {}, dp = {};
     int warp = (int)threadIdx.x / 32;
@@ -202,6 +202,8 @@ __global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const 
             HELD_EACH(K, n.dim, i, j) g.x[i] += f.x[i];
         }
         release_x(n, dx, row, g);
+        if (rounded)
+            release(rounded + row * ldr, n.dim, g);
     }
     part += blockIdx.x * part_floats(n.dim);
     write_sums(dw, n.dim, room, part + part_at(n.dim, OF_WEIGHT));
@@ -341,36 +343,44 @@ static int64_t parts_of(int64_t rows, int64_t group) { return slc_min(PARTS, slc
 int64_t slc_norm_parts(int64_t rows, int64_t dim) { return parts_of(rows, 1) * part_floats(dim); }
 
 template <int K, typename T>
-static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T *dy, bool add, void *dx, float *part) {
+static void launch_held(slc_stream s, int64_t parts, const slc_norm *n, const T *dy, bool add, void *dx,
+                        slc_bf16 *rounded, int64_t ldr, float *part) {
     size_t room = (size_t)(WARPS * n->dim) * sizeof(float);
     if (n->pre)
-        SLC_LAUNCH((backward_kernel<K, T, true>), parts, 32 * WARPS, room, s, *n, dy, add, dx, part);
+        SLC_LAUNCH((backward_kernel<K, T, true>), parts, 32 * WARPS, room, s, *n, dy, add, dx, rounded, ldr,
+                   part);
     else
-        SLC_LAUNCH((backward_kernel<K, T, false>), parts, 32 * WARPS, room, s, *n, dy, add, dx, part);
+        SLC_LAUNCH((backward_kernel<K, T, false>), parts, 32 * WARPS, room, s, *n, dy, add, dx, rounded, ldr,
+                   part);
 }
 
 /* Returns how many parts there are. */
 template <typename T>
-static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, void *dx, float *part) {
+static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, void *dx, slc_bf16 *rounded,
+                        int64_t ldr, float *part) {
     int k = held_vectors(n);
     int64_t parts = parts_of(n->rows, k ? WARPS : 1);
     switch (k) {
-    case 0: SLC_LAUNCH(any_backward_kernel<T>, parts, WIDE, 0, s, *n, dy, add, dx, part); break;
-    case 1: launch_held<1>(s, parts, n, dy, add, dx, part); break;
-    case 2: launch_held<2>(s, parts, n, dy, add, dx, part); break;
-    case 3: launch_held<3>(s, parts, n, dy, add, dx, part); break;
-    case 4: launch_held<4>(s, parts, n, dy, add, dx, part); break;
+    case 0:
+        SLC_LAUNCH(any_backward_kernel<T>, parts, WIDE, 0, s, *n, dy, add, dx, part);
+        if (rounded)
+            slc_round_rows(s, n->rows, n->dim, (const float *)dx, rounded, ldr);
+        break;
+    case 1: launch_held<1>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
+    case 2: launch_held<2>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
+    case 3: launch_held<3>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
+    case 4: launch_held<4>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
     case 5:
-    case 6: launch_held<6>(s, parts, n, dy, add, dx, part); break;
-    default: launch_held<8>(s, parts, n, dy, add, dx, part); break;
+    case 6: launch_held<6>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
+    default: launch_held<8>(s, parts, n, dy, add, dx, rounded, ldr, part); break;
     }
     return parts;
 }
 
-void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, const slc_norm_grads *g,
-                       float *part) {
-    int64_t parts = n->bf16 ? backward(s, n, (const slc_bf16 *)dy, add, dx, part)
-                            : backward(s, n, (const float *)dy, add, dx, part);
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, uint16_t *rounded, int64_t ldr,
+                       const slc_norm_grads *g, float *part) {
+    int64_t parts = n->bf16 ? backward(s, n, (const slc_bf16 *)dy, add, dx, rounded, ldr, part)
+                            : backward(s, n, (const float *)dy, add, dx, rounded, ldr, part);
     float *const of[OFS] = {g->weight, g->bias, g->pre, g->alpha, g->shift};
     for (int i = 0; i < OFS; i++)
         if (of[i])
@@ -442,108 +452,4 @@ __global__ void move_kernel(int64_t dim, float rate, const int32_t *applied, flo
 void slc_move_means(slc_stream s, int64_t dim, float rate, const int32_t *applied, float *mean, float *sum,
                     int64_t *count) {
     SLC_LAUNCH(move_kernel, 1, WIDE, 0, s, dim, rate, applied, mean, sum, count);
-}
-
-/* ---- the gate */
-
-static __device__ __forceinline__ float act(int kind, float x, float *slope) {
-    float q;
-    switch (kind) {
-    case SLC_GATE_SIGMOID:
-        q = 1 / (1 + expf(-x));
-        *slope = q * (1 - q);
-        return q;
-    case SLC_GATE_TANH:
-        q = tanhf(x);
-        *slope = 1 - q * q;
-        return q;
-    case SLC_GATE_SILU:
-        q = 1 / (1 + expf(-x));
-        *slope = q + x * q * (1 - q);
-        return x * q;
-    case SLC_GATE_RELU:
-        *slope = x > 0;
-        return x < 0 ? 0 : x;
-    default:
-        *slope = 1;
-        return x;
-    }
-}
-
-static int64_t blocks_for(int64_t items) { return slc_max(1, slc_min(slc_div_up(items, WIDE), 1 << 16)); }
-#define EACH(i, n)                                                                                                     \
-    for (int64_t i = (int64_t)blockIdx.x * WIDE + threadIdx.x, all_ = (int64_t)gridDim.x * WIDE; i < (n); i += all_)
-
-/* dh NULL: h = inner(a), else da = dh inner'(a). */
-template <typename T> __global__ void inner_kernel(slc_gate g, const float *a, const float *dh, T *to) {
-    EACH(i, g.rows * g.rank) {
-        float slope, h = act(g.inner, a[i], &slope);
-        slc_store(to + i / g.rank * g.ldr + i % g.rank, dh ? dh[i] * slope : h);
-    }
-}
-
-static void inner(slc_stream s, const slc_gate *g, const float *a, const float *dh, void *to) {
-    int64_t blocks = blocks_for(g->rows * g->rank);
-    if (g->bf16)
-        SLC_LAUNCH(inner_kernel<slc_bf16>, blocks, WIDE, 0, s, *g, a, dh, (slc_bf16 *)to);
-    else
-        SLC_LAUNCH(inner_kernel<float>, blocks, WIDE, 0, s, *g, a, dh, (float *)to);
-}
-
-void slc_gate_inner(slc_stream s, const slc_gate *g, const float *a, void *h) { inner(s, g, a, nullptr, h); }
-void slc_gate_inner_back(slc_stream s, const slc_gate *g, const float *a, const float *dh, void *da) {
-    inner(s, g, a, dh, da);
-}
-
-template <typename T> __global__ void apply_kernel(slc_gate g, const float *b, const T *y, T *out) {
-    EACH(i, g.rows * g.dim) {
-        int64_t r = i / g.dim, j = i % g.dim, at = r * g.ld + j;
-        float slope, q = act(g.outer, b[g.gates == 1 ? r : i], &slope);
-        slc_store(out + at, (g.factor * q + g.offset) * slc_load(y + at));
-    }
-}
-
-void slc_gate_apply(slc_stream s, const slc_gate *g, const float *b, const void *y, void *out) {
-    int64_t blocks = blocks_for(g->rows * g->dim);
-    if (g->bf16)
-        SLC_LAUNCH(apply_kernel<slc_bf16>, blocks, WIDE, 0, s, *g, b, (const slc_bf16 *)y, (slc_bf16 *)out);
-    else
-        SLC_LAUNCH(apply_kernel<float>, blocks, WIDE, 0, s, *g, b, (const float *)y, (float *)out);
-}
-
-/* A warp a row. */
-template <typename T>
-__global__ void back_kernel(slc_gate g, const float *b, const T *y, const T *dout, float *dy, T *db) {
-    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    if (r >= g.rows)
-        return;
-    float sum = 0, slope = 0, q = 0;
-    if (g.gates == 1)
-        q = act(g.outer, b[r], &slope);
-    for (int64_t j = threadIdx.x % 32; j < g.dim; j += 32) {
-        float d = slc_load(dout + r * g.ld + j), v = slc_load(y + r * g.ld + j);
-        if (g.gates != 1)
-            q = act(g.outer, b[r * g.dim + j], &slope);
-        dy[r * g.dim + j] = (g.factor * q + g.offset) * d;
-        if (g.gates != 1)
-            slc_store(db + r * g.ld + j, g.factor * slope * d * v);
-        else
-            sum += d * v;
-    }
-    if (g.gates != 1)
-        return;
-    sum = slc_warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        slc_store(db + r, g.factor * slope * sum);
-}
-
-void slc_gate_back(slc_stream s, const slc_gate *g, const float *b, const void *y, const void *dout, float *dy,
-                   void *db) {
-    int64_t blocks = slc_div_up(g->rows, WARPS);
-    if (g->bf16)
-        SLC_LAUNCH(back_kernel<slc_bf16>, blocks, 32 * WARPS, 0, s, *g, b, (const slc_bf16 *)y, (const slc_bf16 *)dout,
-                   dy, (slc_bf16 *)db);
-    else
-        SLC_LAUNCH(back_kernel<float>, blocks, 32 * WARPS, 0, s, *g, b, (const float *)y, (const float *)dout, dy,
-                   (float *)db);
 }

@@ -44,9 +44,9 @@ void slc_norm_forward(slc_stream s, const slc_norm *n, void *y);
 typedef struct {
     float *weight, *bias, *alpha, *shift, *pre;
 } slc_norm_grads;
-/* dx = or += (add) the gradient of x from dy. part: slc_norm_parts(n, g) floats. */
-void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, const slc_norm_grads *g,
-                       float *part);
+/* dx = or += (add) the gradient of x from dy; rounded: NULL, or gets dx (fp32) rounded, of stride ldr. part: slc_norm_parts(n, g) floats. */
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, uint16_t *rounded, int64_t ldr,
+                       const slc_norm_grads *g, float *part);
 int64_t slc_norm_parts(int64_t rows, int64_t dim);
 
 /* ---- channels that are replaced */
@@ -59,25 +59,6 @@ void slc_sum_channels(slc_stream s, const slc_norm *n, float *part, float *sum, 
  * become 0 in any case. */
 void slc_move_means(slc_stream s, int64_t dim, float rate, const int32_t *applied, float *mean, float *sum,
                     int64_t *count);
-
-/* ---- the gate of GatedNorm: out = q y, q = factor outer(b) + offset, b = W_up inner(a), a = W_down y */
-
-enum slc_gate_act { SLC_GATE_SIGMOID, SLC_GATE_TANH, SLC_GATE_SILU, SLC_GATE_LINEAR, SLC_GATE_RELU };
-typedef struct {
-    int inner, outer; /* enum slc_gate_act */
-    bool bf16;        /* y, out, h, db, da and their like, and operands */
-    int64_t rows, dim, ld, rank, ldr, gates; /* gates: dim, or 1 a row; ld of y and out, ldr of h and da */
-    float factor, offset;
-} slc_gate;
-/* h = inner(a), a [rows, rank] fp32. */
-void slc_gate_inner(slc_stream s, const slc_gate *g, const float *a, void *h);
-/* out = q y from b [rows, gates], fp32. */
-void slc_gate_apply(slc_stream s, const slc_gate *g, const float *b, const void *y, void *out);
-/* dy = q dout (fp32 [rows, dim]; may not be dout), db [rows, gates] of stride ld (elementwise) or 1. */
-void slc_gate_back(slc_stream s, const slc_gate *g, const float *b, const void *y, const void *dout, float *dy,
-                   void *db);
-/* da = dh inner'(a), dh [rows, rank] fp32. */
-void slc_gate_inner_back(slc_stream s, const slc_gate *g, const float *a, const float *dh, void *da);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /* "linear" and "head" (ops/product/): products of product.h on the buffers as they lie. */
 #include "base/err.h"
 #include "cuda/kind.h"
-#include "cuda/multiply.h"
+#include "cuda/rows.h"
 #include "cuda/runtime.h"
 #include "cuda/xent.h"
 #include "ops/product/layer.h"
@@ -55,9 +55,9 @@ static int linear_forward(const sl_op *op, const slc_exec *x) { return forward_r
 
 static int linear_backward(const sl_op *op, const slc_exec *x) {
     /* dout of the residual stream as an operand */
-    if (op->temp != SL_NONE)
-        slc_round(x->stream, op->rows, op->dim_out, slc_f32(x, op->dout), x->info[op->dout].ld, slc_b16(x, op->temp),
-                  x->info[op->temp].ld);
+    if (op->temp != SL_NONE && !slc_norm_rounds(op, x))
+        slc_round_rows(x->stream, op->rows, op->dim_out, slc_f32(x, op->dout), slc_b16(x, op->temp),
+                       x->info[op->temp].ld);
     return input_gradient(op, x, 0, op->rows) || weight_gradient(op, x, 0, op->rows) ? -1 : 0;
 }
 

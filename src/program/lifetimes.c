@@ -99,6 +99,8 @@ static void use_backward(sl_program *b, const sl_op *op, int time) {
     if (op->kind->keeps_out)
         use(b, op->out, time);
     use(b, op->dout, time), use(b, op->temp, time);
+    if (b->device) /* who has written dout may leave it rounded there (cuda/kind.h) */
+        use(b, op->temp, time - 1);
 }
 
 static void lifetimes(sl_program *b) {

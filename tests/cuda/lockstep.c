@@ -143,7 +143,7 @@ static void run_stages(pair *p, const sl_op *op, const sl_stage *s, int directio
 }
 
 static const slc_kind *kind_of(const char *name) {
-    const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_attention_kinds, slc_product_kinds, slc_moe_kinds};
+    const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds, slc_product_kinds, slc_moe_kinds};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         for (const slc_kind *k = lists[i]; k->name; k++)
             if (strcmp(k->name, name) == 0)
@@ -268,7 +268,7 @@ static void open_pair(pair *p, const ref_variant *v, int precision) {
     uint16_t *w16 = need(slc_alloc(floats / 2), "w16"), *rounded = need(malloc(floats / 2), "w16");
     p->host.k->to_bf16(p->cpu->params.floats, p->cpu->params.w, rounded);
     p->dev = (slc_exec){.program = b, .info = b->buffer, .buf = p->dev_buf, .w = w, .w16 = w16,
-                        .g = need(slc_alloc(floats), "g"), .training = true, .grad_scale = 1, .sms = 4,
+                        .g = need(slc_alloc(floats), "g"), .training = true, .grad_scale = 1, .sms = 4, .apart = true,
                         .scratch = need(slc_alloc(scratch), "scratch"), .scratch_bytes = scratch,
                         .state = need(slc_alloc(b->state_bytes + 1), "state")};
     slc_zero(NULL, p->dev.state, b->state_bytes + 1);
