@@ -88,6 +88,10 @@ __global__ void __launch_bounds__(1024) slc_extra_fold(slc_attention p, int64_t 
         p.dbias_v[unit * hd + column - hd] += sum;
 }
 
+bool slc_attention_turns(const slc_attention *p) {
+    return p->bf16 && (p->head_dim == 32 || p->head_dim == 64 || p->head_dim == 128);
+}
+
 void slc_attention_backward(slc_stream s, const slc_attention *p) {
     if (!on_tensor_cores(p))
         p->bf16 ? backward_general<slc_bf16>(s, p) : backward_general<float>(s, p);

@@ -32,6 +32,7 @@ typedef struct {
     const void *dout;
     void *dqkv;
     float *dsinks, *dbias_k, *dbias_v;
+    const float *turn;    /* NULL, or the table of heads.h: dq and dk are turned back, if slc_attention_turns() */
     void *scratch;        /* slc_attention_scratch() bytes, 256-byte aligned */
 } slc_attention;
 
@@ -40,6 +41,8 @@ enum { SLC_HEAD_DIM_MAX = 848 };
 
 void slc_attention_forward(slc_stream s, const slc_attention *p);
 void slc_attention_backward(slc_stream s, const slc_attention *p);
+/* Can backward turn the gradients of q and k? Reads head_dim and bf16 alone. */
+bool slc_attention_turns(const slc_attention *p);
 /* Bytes that backward needs; reads sizes, extra and bf16 alone. */
 size_t slc_attention_scratch(const slc_attention *p);
 

@@ -148,6 +148,27 @@ static __device__ __forceinline__ void slc_leave(slc_bf16 *tile, int row0, const
     }
 }
 
+/* Gradients of 16 rotated rows, from position first on, to those before the rotation. */
+template <int HD>
+static __device__ __forceinline__ void slc_turn_back(const float *turn, float (*c)[4], int first, int seq) {
+    int lane = (int)threadIdx.x % 32;
+    SLC_UNROLL
+    for (int n = 0; n < HD / 16; n++)
+        SLC_UNROLL
+        for (int r = 0; r < 2; r++) {
+            int at = first + lane / 4 + 8 * r;
+            float4 v = at < seq ? *(const float4 *)(turn + ((int64_t)at * (HD / 2) + 8 * n + 2 * (lane % 4)) * 2)
+                                : make_float4(0, 0, 0, 0);
+            const float cosine[2] = {v.x, v.z}, sine[2] = {v.y, v.w};
+            SLC_UNROLL
+            for (int i = 0; i < 2; i++) {
+                float *x = &c[n][2 * r + i], *y = &c[n + HD / 16][2 * r + i], lo = *x, hi = *y;
+                *x = lo * cosine[i] + hi * sine[i];
+                *y = hi * cosine[i] - lo * sine[i];
+            }
+        }
+}
+
 /* ---- forward */
 
 /* BLOCKS: that a multiprocessor shall have at once, which bounds registers. */
@@ -469,6 +490,8 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS, slc_dq_shape<HD>::BLOCKS) slc
                 dq[0][i / 4][i % 4] += extra[row] * p.bias_k[h.kv * h.hd + d];
         }
     }
+    if (p.turn)
+        slc_turn_back<HD>(p.turn, dq[0], own, h.seq);
     slc_leave<HD>(q, row0, dq[0], p.scale, p.scale, h.dq, p.ld, own, h.seq, h.hd);
 }
 
@@ -567,6 +590,8 @@ __global__ void __launch_bounds__(SLC_MMA_THREADS, slc_dkv_shape<HD>::BLOCKS) sl
         slc_gather<HD, 1>(dv, s, dout);
         slc_gather<HD, 1>(dk, dp, q);
     }
+    if (p.turn)
+        slc_turn_back<HD>(p.turn, dk[0], own, h.seq);
     slc_leave<HD>(k, row0, dk[0], p.scale, p.scale, h.dk, p.ld, own, h.seq, h.hd);
     slc_leave<HD>(v, row0, dv[0], 1, 1, h.dv, p.ld, own, h.seq, h.hd);
 }

@@ -62,8 +62,22 @@ static int attention_forward(const sl_op *op, const slc_exec *x) {
     return 0;
 }
 
+/* Does attention, the operation behind a rotation (op), turn back the gradients of q and k itself? */
+static bool turns_back(const sl_op *op, const slc_exec *x) {
+    const sl_program *b = x->program;
+    const sl_op *next = op + 1;
+    if (x->apart || next >= b->op + b->ops || strcmp(op->kind->name, "rope") || strcmp(next->kind->name, "attention") ||
+        next->in[0] != op->out || next->din[0] != op->dout || next->sum[0] != SL_NONE)
+        return false;
+    slc_attention p = shape_of(next);
+    p.bf16 = x->info[next->in[0]].bf16;
+    return slc_attention_turns(&p);
+}
+
 static int attention_backward(const sl_op *op, const slc_exec *x) {
     slc_attention p = describe(op, x);
+    if (op > x->program->op && turns_back(op - 1, x))
+        p.turn = slc_f32(x, (op - 1)->saved[0]);
     p.stat = slc_f32(x, op->saved[0]);
     p.dout = x->buf[op->dout], p.dqkv = x->buf[op->din[0]];
     if (p.extra == SLC_EXTRA_LOGIT)
@@ -104,7 +118,9 @@ static int rope(const sl_op *op, const slc_exec *x, sl_buf v, float sign) {
     return 0;
 }
 static int rope_forward(const sl_op *op, const slc_exec *x) { return rope(op, x, op->out, 1); }
-static int rope_backward(const sl_op *op, const slc_exec *x) { return rope(op, x, op->dout, -1); }
+static int rope_backward(const sl_op *op, const slc_exec *x) {
+    return turns_back(op, x) ? 0 : rope(op, x, op->dout, -1);
+}
 
 static slc_qk_norm qk_norm_of(const sl_op *op, const sl_buffer *v) {
     const sl_qk_norm *o = op->own;

@@ -69,7 +69,9 @@ void *slc_alloc_host(size_t bytes) {
 void slc_free_host(void *p) { cudaFreeHost(p); }
 
 int slc_put(void *device, const void *host, size_t bytes) {
-    return told("copying to the GPU", cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    cudaError_t e = cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice);
+    /* Small copies may still be under way, and streams of ours do not wait for them. */
+    return told("copying to the GPU", e == cudaSuccess ? cudaStreamSynchronize(NULL) : e);
 }
 int slc_get(void *host, const void *device, size_t bytes) {
     return told("copying from the GPU", cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));

@@ -318,6 +318,23 @@ static void each(bool (*list)(int, ref_variant *), int n, const char *only) {
     }
 }
 
+/* Sizes that the tensor cores take, at which operations also do part of their neighbours' work. */
+static void fitting(void) {
+    for (int i = 0; i < 6; i++) {
+        ref_variant v = {.vocab = 61, .batch = 2, .seq = 72};
+        sl_config_defaults(&v.config);
+        v.config.model_layers = 2, v.config.model_ffn = 96, v.config.model_seq = 72;
+        v.config.model_dim = i == 5 ? 264 : 64 * (i % 2 + 1), v.config.model_heads = 2;
+        v.config.model_head_dim = i == 5 ? 128 : 0;
+        v.config.model_kv_heads = i % 3 == 2 ? 1 : 0;
+        need(sl_config_override(&v.config, i > 1 ? "model.norm=gated_norm" : "model.norm=rmsnorm") == 0, "a norm");
+        v.config.norm_rank = i == 4 ? 40 : 16;
+        snprintf(v.name, sizeof v.name, "fitting %d", i);
+        models(&v, true);
+        again(&v, true);
+    }
+}
+
 /* models [part of a variant's name] */
 int main(int argc, char **argv) {
     const char *only = argc > 1 ? argv[1] : NULL;
@@ -335,6 +352,8 @@ int main(int argc, char **argv) {
             training(&v, bf16, optimizer);
     if (!only)
         skipping(&v);
+    if (!only || strcmp(only, "fitting") == 0)
+        fitting();
     printf("%d checks, %d failures\n", checks, failures);
     return failures != 0;
 }
