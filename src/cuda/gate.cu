@@ -4,11 +4,16 @@
 
 enum { WARPS = 4, WIDE = 256 };
 
-static __device__ __forceinline__ float act(int kind, float x, float *slope) {
+/* fast: to a few 2^-22, for what is rounded to bf16. */
+template <bool fast> static __device__ __forceinline__ float logistic(float x) {
+    return fast ? __fdividef(1, 1 + __expf(-x)) : 1 / (1 + expf(-x));
+}
+
+template <bool fast = false> static __device__ __forceinline__ float act(int kind, float x, float *slope) {
     float q;
     switch (kind) {
     case SLC_GATE_SIGMOID:
-        q = 1 / (1 + expf(-x));
+        q = logistic<fast>(x);
         *slope = q * (1 - q);
         return q;
     case SLC_GATE_TANH:
@@ -16,7 +21,7 @@ static __device__ __forceinline__ float act(int kind, float x, float *slope) {
         *slope = 1 - q * q;
         return q;
     case SLC_GATE_SILU:
-        q = 1 / (1 + expf(-x));
+        q = logistic<fast>(x);
         *slope = q + x * q * (1 - q);
         return x * q;
     case SLC_GATE_RELU:
@@ -109,9 +114,9 @@ void slc_gate_back(slc_stream s, const slc_norm_gate *g, const float *b, const v
 /* ---- the whole gate. A warp has 16 rows. Channels come in chunks of 32, of which lane l (g = l / 4, t = l % 4) has the
  * eight from 8t on, of rows g and g + 8: as the operands of products by 16 channels it has them in the order 0 1 . 2 3,
  * 4 5 . 6 7 where mma.h says columns 2t . 2t + 8, and so have the weights; as results of products by 16 ranks, in four
- * tiles of 8 columns, tile i has its channels 2i, 2i + 1. The weights lie in shared memory as the lanes want them. */
+ * tiles of 8 columns, tile i has its channels 2i, 2i + 1. Weights are packed as the lanes want them. */
 
-enum { GATE_WARPS = 4, GATE_BLOCKS = 264, GATE_SHARED = 160 << 10 };
+enum { GATE_WARPS = 4 };
 
 /* W[r, c] = w[r * ldr + c * ldc], rank r, channel c; 0 beyond. */
 struct gate_matrix {
@@ -123,26 +128,39 @@ static __device__ __forceinline__ uint32_t gate_at(const gate_matrix &m, int64_t
 }
 
 /* b[channels, ranks]: of a chunk, tiles of 8 ranks, each for its two products by 16 channels. */
-static __device__ void stage_channels(const gate_matrix &m, int64_t chunks, int tiles, uint4 *to) {
-    for (int64_t i = threadIdx.x; i < chunks * tiles * 32; i += blockDim.x) {
-        int lane = (int)(i % 32);
-        int64_t r = i / 32 % tiles * 8 + lane / 4, c = i / 32 / tiles * 32 + 8 * (lane % 4);
-        uint32_t v[4];
-        for (int k = 0; k < 4; k++)
-            v[k] = gate_at(m, r, c + 2 * k) | gate_at(m, r, c + 2 * k + 1) << 16;
-        to[i] = make_uint4(v[0], v[1], v[2], v[3]);
-    }
+static __device__ uint4 by_channels_at(const gate_matrix &m, int tiles, int64_t i) {
+    int lane = (int)(i % 32);
+    int64_t r = i / 32 % tiles * 8 + lane / 4, c = i / 32 / tiles * 32 + 8 * (lane % 4);
+    uint32_t v[4];
+    for (int k = 0; k < 4; k++)
+        v[k] = gate_at(m, r, c + 2 * k) | gate_at(m, r, c + 2 * k + 1) << 16;
+    return make_uint4(v[0], v[1], v[2], v[3]);
 }
 
 /* b[ranks, channels]: of a chunk its four tiles of 8 channels, each for its products by 16 ranks. */
-static __device__ void stage_ranks(const gate_matrix &m, int64_t chunks, int blocks, uint2 *to) {
-    for (int64_t i = threadIdx.x; i < chunks * 4 * blocks * 32; i += blockDim.x) {
-        int g = (int)(i % 32) / 4, t = (int)(i % 4);
-        int64_t tile = i / 32 / blocks, r = i / 32 % blocks * 16 + 2 * t;
-        int64_t c = tile / 4 * 32 + 8 * (g / 2) + 2 * (tile % 4) + g % 2;
-        to[i] = make_uint2(gate_at(m, r, c) | gate_at(m, r + 1, c) << 16,
-                           gate_at(m, r + 8, c) | gate_at(m, r + 9, c) << 16);
-    }
+static __device__ uint2 by_ranks_at(const gate_matrix &m, int blocks, int64_t i) {
+    int g = (int)(i % 32) / 4, t = (int)(i % 4);
+    int64_t tile = i / 32 / blocks, r = i / 32 % blocks * 16 + 2 * t;
+    int64_t c = tile / 4 * 32 + 8 * (g / 2) + 2 * (tile % 4) + g % 2;
+    return make_uint2(gate_at(m, r, c) | gate_at(m, r + 1, c) << 16,
+                      gate_at(m, r + 8, c) | gate_at(m, r + 9, c) << 16);
+}
+
+/* blockIdx.y: which of the four. */
+__global__ void pack_kernel(slc_norm_gate g, slc_gate_weights w, slc_gate_packed p, int64_t chunks, int blocks) {
+    gate_matrix down = {w.down, g.dim, 1, g.rank, g.dim}, up = {w.up, 1, g.rank, g.rank, g.dim};
+    int64_t i = (int64_t)blockIdx.x * WIDE + threadIdx.x;
+    bool for_ranks = blockIdx.y % 2;
+    if (i >= chunks * (for_ranks ? 4 : 2) * blocks * 32)
+        return;
+    if (blockIdx.y == 0)
+        ((uint4 *)p.down)[i] = by_channels_at(down, 2 * blocks, i);
+    else if (blockIdx.y == 1)
+        ((uint2 *)p.up)[i] = by_ranks_at(up, blocks, i);
+    else if (blockIdx.y == 2)
+        ((uint4 *)p.up_back)[i] = by_channels_at(up, 2 * blocks, i);
+    else
+        ((uint2 *)p.down_back)[i] = by_ranks_at(down, blocks, i);
 }
 
 static __device__ __forceinline__ uint4 gate_load(const slc_bf16 *p, int64_t row, int64_t c, const slc_norm_gate &g) {
@@ -207,18 +225,14 @@ static __device__ __forceinline__ void as_operands(const float s[2 * BLOCKS][4],
 
 template <int BLOCKS>
 __global__ void __launch_bounds__(32 * GATE_WARPS)
-    gate_forward_kernel(slc_norm_gate g, slc_gate_weights w, const slc_bf16 *y, float *a, slc_bf16 *out) {
-    SLC_DYNAMIC(uint4, shared);
+    gate_forward_kernel(slc_norm_gate g, slc_gate_packed p, const slc_bf16 *y, float *a, slc_bf16 *out) {
     enum { TILES = 2 * BLOCKS };
     int lane = (int)threadIdx.x % 32;
     int64_t chunks = (g.dim + 31) / 32, t8 = 8 * (lane % 4);
-    uint4 *down = shared;
-    uint2 *up = (uint2 *)(shared + chunks * TILES * 32);
-    stage_channels(gate_matrix{w.down, g.dim, 1, g.rank, g.dim}, chunks, TILES, down);
-    stage_ranks(gate_matrix{w.up, 1, g.rank, g.rank, g.dim}, chunks, BLOCKS, up);
-    __syncthreads();
-    for (int64_t row0 = ((int64_t)blockIdx.x * GATE_WARPS + threadIdx.x / 32) * 16; row0 < g.rows;
-         row0 += (int64_t)gridDim.x * GATE_WARPS * 16) {
+    const uint4 *down = (const uint4 *)p.down;
+    const uint2 *up = (const uint2 *)p.up;
+    int64_t row0 = ((int64_t)blockIdx.x * GATE_WARPS + threadIdx.x / 32) * 16;
+    if (row0 < g.rows) {
         int64_t first = row0 + lane / 4, second = first + 8;
         float s[TILES][4] = {}, slope;
         uint32_t h[BLOCKS][4];
@@ -229,7 +243,7 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
         SLC_UNROLL
         for (int n = 0; n < TILES; n++)
             for (int i = 0; i < 4; i++)
-                s[n][i] = act(g.inner, s[n][i], &slope);
+                s[n][i] = act<true>(g.inner, s[n][i], &slope);
         as_operands<BLOCKS>(s, h);
         for (int64_t c = 0; c < chunks; c++) {
             uint4 v[2] = {gate_load(y, first, 32 * c + t8, g), gate_load(y, second, 32 * c + t8, g)};
@@ -241,8 +255,8 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
                 SLC_UNROLL
                 for (int r = 0; r < 2; r++) {
                     uint32_t x = part_of(v[r], i);
-                    o[r][i] = slc_pack_bf16((g.factor * act(g.outer, d[2 * r], &slope) + g.offset) * low(x),
-                                            (g.factor * act(g.outer, d[2 * r + 1], &slope) + g.offset) * high(x));
+                    o[r][i] = slc_pack_bf16((g.factor * act<true>(g.outer, d[2 * r], &slope) + g.offset) * low(x),
+                                            (g.factor * act<true>(g.outer, d[2 * r + 1], &slope) + g.offset) * high(x));
                 }
             }
             gate_store(out, first, 32 * c + t8, g, make_uint4(o[0][0], o[0][1], o[0][2], o[0][3]));
@@ -253,25 +267,20 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
 
 template <int BLOCKS>
 __global__ void __launch_bounds__(32 * GATE_WARPS)
-    gate_backward_kernel(slc_norm_gate g, slc_gate_weights w, const slc_bf16 *y, const float *a, const slc_bf16 *dout,
+    gate_backward_kernel(slc_norm_gate g, slc_gate_packed p, const slc_bf16 *y, const float *a, const slc_bf16 *dout,
                          slc_bf16 *dy, slc_bf16 *h_out, slc_bf16 *da_out, slc_bf16 *db_out) {
-    SLC_DYNAMIC(uint4, shared);
     enum { TILES = 2 * BLOCKS };
     int lane = (int)threadIdx.x % 32;
     int64_t chunks = (g.dim + 31) / 32, t8 = 8 * (lane % 4);
-    uint4 *up_back = shared;
-    uint2 *up = (uint2 *)(shared + chunks * TILES * 32), *down = up + chunks * 4 * BLOCKS * 32;
-    stage_channels(gate_matrix{w.up, 1, g.rank, g.rank, g.dim}, chunks, TILES, up_back);
-    stage_ranks(gate_matrix{w.up, 1, g.rank, g.rank, g.dim}, chunks, BLOCKS, up);
-    stage_ranks(gate_matrix{w.down, g.dim, 1, g.rank, g.dim}, chunks, BLOCKS, down);
-    __syncthreads();
-    for (int64_t row0 = ((int64_t)blockIdx.x * GATE_WARPS + threadIdx.x / 32) * 16; row0 < g.rows;
-         row0 += (int64_t)gridDim.x * GATE_WARPS * 16) {
+    const uint4 *up_back = (const uint4 *)p.up_back;
+    const uint2 *up = (const uint2 *)p.up, *down = (const uint2 *)p.down_back;
+    int64_t row0 = ((int64_t)blockIdx.x * GATE_WARPS + threadIdx.x / 32) * 16;
+    if (row0 < g.rows) {
         int64_t first = row0 + lane / 4, second = first + 8;
         float s[TILES][4] = {}, inner_slope[TILES][4] = {}, dh[TILES][4] = {}, slope;
         uint32_t h[BLOCKS][4], da[BLOCKS][4];
         RANKS_EACH(g, row0, TILES, n, i, row, rank) {
-            s[n][i] = act(g.inner, a[row * g.rank + rank], &inner_slope[n][i]);
+            s[n][i] = act<true>(g.inner, a[row * g.rank + rank], &inner_slope[n][i]);
             h_out[row * g.ldr + rank] = slc_to_bf16(s[n][i]);
         }
         as_operands<BLOCKS>(s, h);
@@ -285,7 +294,7 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
                 by_ranks<BLOCKS>(h, up + (c * 4 + i) * BLOCKS * 32 + lane, d);
                 SLC_UNROLL
                 for (int k = 0; k < 4; k++)
-                    act(g.outer, d[k], &q[k]);
+                    act<true>(g.outer, d[k], &q[k]);
                 SLC_UNROLL
                 for (int r = 0; r < 2; r++) {
                     uint32_t x = part_of(v[r], i), z = part_of(e[r], i);
@@ -314,7 +323,7 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
                 by_ranks<BLOCKS>(da, down + (c * 4 + i) * BLOCKS * 32 + lane, d);
                 SLC_UNROLL
                 for (int k = 0; k < 4; k++)
-                    b[k] = g.factor * act(g.outer, b[k], &slope) + g.offset;
+                    b[k] = g.factor * act<true>(g.outer, b[k], &slope) + g.offset;
                 SLC_UNROLL
                 for (int r = 0; r < 2; r++) {
                     uint32_t z = part_of(e[r], i);
@@ -329,37 +338,44 @@ __global__ void __launch_bounds__(32 * GATE_WARPS)
 
 /* Products by 16 ranks that a rank takes. */
 static int rank_blocks(int64_t rank) { return rank <= 16 ? 1 : rank <= 32 ? 2 : 4; }
-/* Bytes of one matrix, staged. */
-static size_t staged(const slc_norm_gate *g) { return (size_t)(slc_div_up(g->dim, 32) * 32 * 32 * rank_blocks(g->rank)); }
 
 bool slc_gate_fits(const slc_norm_gate *g) {
-    return g->bf16 && g->gates == g->dim && g->dim > 1 && g->dim % 8 == 0 && g->rank <= 64 &&
-           3 * staged(g) <= GATE_SHARED;
+    return g->bf16 && g->gates == g->dim && g->dim > 1 && g->dim % 8 == 0 && g->rank <= 64;
 }
 
-static int64_t gate_blocks(const slc_norm_gate *g) { return slc_min(GATE_BLOCKS, slc_div_up(g->rows, 16 * GATE_WARPS)); }
-
-template <int BLOCKS>
-static void forward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, float *a, uint16_t *out) {
-    SLC_MORE_SHARED(gate_forward_kernel<BLOCKS>, 2 * staged(g));
-    SLC_LAUNCH(gate_forward_kernel<BLOCKS>, gate_blocks(g), 32 * GATE_WARPS, 2 * staged(g), s, *g, w, y, a, out);
+size_t slc_gate_packed_bytes(const slc_norm_gate *g) {
+    return (size_t)(slc_div_up(g->dim, 32) * 1024 * rank_blocks(g->rank));
 }
 
-void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, float *a, uint16_t *out) {
+void slc_gate_pack(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, slc_gate_packed p) {
     int blocks = rank_blocks(g->rank);
-    (blocks == 1 ? forward<1> : blocks == 2 ? forward<2> : forward<4>)(s, g, w, y, a, out);
+    int64_t chunks = slc_div_up(g->dim, 32);
+    SLC_LAUNCH(pack_kernel, dim3(slc_div_up(chunks * 4 * blocks * 32, WIDE), p.up_back ? 4 : 2), WIDE, 0, s, *g, w, p,
+               chunks, blocks);
+}
+
+static int64_t gate_blocks(const slc_norm_gate *g) { return slc_div_up(g->rows, 16 * GATE_WARPS); }
+
+template <int BLOCKS>
+static void forward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, float *a,
+                    uint16_t *out) {
+    SLC_LAUNCH(gate_forward_kernel<BLOCKS>, gate_blocks(g), 32 * GATE_WARPS, 0, s, *g, p, y, a, out);
+}
+
+void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, float *a,
+                           uint16_t *out) {
+    int blocks = rank_blocks(g->rank);
+    (blocks == 1 ? forward<1> : blocks == 2 ? forward<2> : forward<4>)(s, g, p, y, a, out);
 }
 
 template <int BLOCKS>
-static void backward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, const float *a,
+static void backward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, const float *a,
                      const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db) {
-    SLC_MORE_SHARED(gate_backward_kernel<BLOCKS>, 3 * staged(g));
-    SLC_LAUNCH(gate_backward_kernel<BLOCKS>, gate_blocks(g), 32 * GATE_WARPS, 3 * staged(g), s, *g, w, y, a, dout, dy, h,
-               da, db);
+    SLC_LAUNCH(gate_backward_kernel<BLOCKS>, gate_blocks(g), 32 * GATE_WARPS, 0, s, *g, p, y, a, dout, dy, h, da, db);
 }
 
-void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, const float *a,
-                       const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db) {
+void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, const float *a,
+                            const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db) {
     int blocks = rank_blocks(g->rank);
-    (blocks == 1 ? backward<1> : blocks == 2 ? backward<2> : backward<4>)(s, g, w, y, a, dout, dy, h, da, db);
+    (blocks == 1 ? backward<1> : blocks == 2 ? backward<2> : backward<4>)(s, g, p, y, a, dout, dy, h, da, db);
 }

@@ -26,17 +26,23 @@ void slc_gate_back(slc_stream s, const slc_norm_gate *g, const float *b, const v
 /* da = dh inner'(a), dh [rows, rank] fp32. */
 void slc_gate_inner_back(slc_stream s, const slc_norm_gate *g, const float *a, const float *dh, void *da);
 
-/* ---- the whole gate in a kernel, on tensor cores: bf16, one score an element, dim a multiple of 8, rank up to 64, and
- * weights that fit the multiprocessor's memory */
+/* ---- the whole gate in a kernel, on tensor cores: bf16, one score an element, dim a multiple of 8, rank up to 64 */
 bool slc_gate_fits(const slc_norm_gate *g);
 typedef struct {
     const uint16_t *down, *up; /* rounded weights */
 } slc_gate_weights;
+/* The weights as the kernels read them, slc_gate_packed_bytes() each, 16-byte aligned; those back NULL: not wanted. */
+typedef struct {
+    void *down, *up, *down_back, *up_back;
+} slc_gate_packed;
+size_t slc_gate_packed_bytes(const slc_norm_gate *g);
+void slc_gate_pack(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, slc_gate_packed p);
 /* a = W_down y, fp32 [rows, rank], and out. */
-void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, float *a, uint16_t *out);
+void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, float *a,
+                           uint16_t *out);
 /* From a: dy, of stride ld; and what the gradients of the weights are made of: h and da (stride ldr), db (stride ld). */
-void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, const float *a,
-                       const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db);
+void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, const float *a,
+                            const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db);
 
 #ifdef __cplusplus
 }

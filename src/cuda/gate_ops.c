@@ -45,15 +45,26 @@ static int gate_input(const sl_op *op, const slc_exec *x, const slc_norm_gate *g
     return slc_multiply(x->blas, x->stream, &up);
 }
 
-static slc_gate_weights weights16(const sl_op *op, const slc_exec *x) {
-    return (slc_gate_weights){slc_weight16(op, x, 0), slc_weight16(op, x, 1)};
+/* In the buffers that the CPU has for its own packing (ops/norm/gate.h), which are as large. */
+static slc_gate_packed packed_of(const sl_op *op, const slc_exec *x) {
+    void *p[SL_OP_SAVED];
+    for (int i = 0; i < SL_OP_SAVED; i++)
+        p[i] = op->saved[i] == SL_NONE ? NULL : x->buf[op->saved[i]];
+    return (slc_gate_packed){p[SL_GATE_DOWN], p[SL_GATE_UP], p[SL_GATE_DOWN_BACK], p[SL_GATE_UP_BACK]};
+}
+
+static bool fits(const sl_op *op, const slc_exec *x, const slc_norm_gate *g) {
+    const sl_buffer *v = &x->info[op->saved[SL_GATE_DOWN]];
+    size_t room = (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
+    return slc_gate_fits(g) && slc_gate_packed_bytes(g) <= room;
 }
 
 static int gate_forward(const sl_op *op, const slc_exec *x) {
     slc_norm_gate g = gate_of(op, x);
-    if (slc_gate_fits(&g)) {
-        slc_norm_gate_forward(x->stream, &g, weights16(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
-                         slc_b16(x, op->out));
+    if (fits(op, x, &g)) {
+        slc_gate_packed p = packed_of(op, x);
+        slc_gate_pack(x->stream, &g, (slc_gate_weights){slc_weight16(op, x, 0), slc_weight16(op, x, 1)}, p);
+        slc_norm_gate_forward(x->stream, &g, p, slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]), slc_b16(x, op->out));
         return 0;
     }
     gate_scratch s = carve(op, g.ld, &(sl_carver){.base = x->scratch});
@@ -82,8 +93,8 @@ static int gate_gradients(const sl_op *op, const slc_exec *x, const slc_norm_gat
 static int gate_backward(const sl_op *op, const slc_exec *x) {
     slc_norm_gate g = gate_of(op, x);
     gate_scratch s = carve(op, g.ld, &(sl_carver){.base = x->scratch});
-    if (slc_gate_fits(&g)) {
-        slc_norm_gate_backward(x->stream, &g, weights16(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
+    if (fits(op, x, &g)) {
+        slc_norm_gate_backward(x->stream, &g, packed_of(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
                           slc_b16(x, op->dout), slc_b16(x, op->din[0]), s.h, s.da, s.db);
         return gate_gradients(op, x, &g, &s);
     }
