@@ -156,14 +156,27 @@ static int open_params(gpu *g) {
     return gpu_put_params(g, SL_BLOCK_W);
 }
 
+/* What a batch takes grows with it, and all else is there already. */
+static int fail_batch(const gpu *g, size_t arena_bytes) {
+    slc_device_info d;
+    size_t a_window = (arena_bytes + g->x.scratch_bytes) / (size_t)g->b->batch;
+    if (slc_device(0, &d))
+        return -1;
+    return sl_fail("device: cuda: a batch of %lld windows takes %.2f GiB of the GPU's memory and %.2f are free; the "
+                   "largest that fits is about train.batch=%lld",
+                   (long long)g->b->batch, (double)(arena_bytes + g->x.scratch_bytes) / (1 << 30),
+                   (double)d.free / (1 << 30), (long long)(d.free * 9 / 10 / a_window));
+}
+
 static int open_activations(gpu *g, size_t arena_bytes) {
     size_t rows = (size_t)slc_rows_of(g);
     if (!(g->buf = calloc((size_t)g->b->buffers + 1, sizeof *g->buf)))
         return sl_fail("out of memory for the program");
     /* Lasting buffers begin as zeros. */
-    if (!(g->arena = take_zeroed(g, arena_bytes, "activations; use a smaller train.batch")) ||
-        !(g->x.scratch = slc_take(g, g->x.scratch_bytes, "scratch")) ||
-        !(g->x.state = take_zeroed(g, g->b->state_bytes + 1, "the state of operations")) ||
+    if (!(g->arena = take_zeroed(g, arena_bytes, "activations")) ||
+        !(g->x.scratch = slc_take(g, g->x.scratch_bytes, "scratch")))
+        return fail_batch(g, arena_bytes);
+    if (!(g->x.state = take_zeroed(g, g->b->state_bytes + 1, "the state of operations")) ||
         !(g->x.token_loss = slc_take(g, rows * sizeof(float), "losses")) ||
         !(g->position = take_zeroed(g, sizeof *g->position, "the position")) ||
         !(g->applied = take_zeroed(g, sizeof *g->applied, "the end of a step")) ||
@@ -224,10 +237,11 @@ static gpu *gpu_open(const sl_program *b, size_t arena_bytes, sl_params *p) {
     return g;
 }
 
-static size_t gpu_bytes(const gpu *g) { return g->bytes; }
+static size_t gpu_bytes(const gpu *g) { return g->bytes + (g->optim ? slc_optim_bytes(g->optim) : 0); }
 
 static const sl_device cuda = {.key = "cuda", .name = device_name, .info = device_info,
-                               .gflops = slc_measured_gflops, .bandwidth = slc_measured_bandwidth, .open = gpu_open, .close = gpu_close,
+                               .gflops = slc_measured_gflops, .bandwidth = slc_measured_bandwidth, .open = gpu_open,
+                               .close = gpu_close,
                                .bytes = gpu_bytes, .forward = slc_forward, .forward_backward = slc_forward_backward,
                                .train = slc_train, .end_step = slc_end_step, .get_params = gpu_get_params,
                                .put_params = gpu_put_params, .get_buffer = gpu_get_buffer,

@@ -275,6 +275,52 @@ static void skipping(const ref_variant *v) {
     close_pair(&p);
 }
 
+/* A checkpoint of the device goes on elsewhere: with the same weights, and losses that differ as those of one pass do. */
+static void elsewhere(const ref_variant *v) {
+    enum { HALF = 5, STEPS = 10 };
+    double loss[2][STEPS];
+    char dir[] = "/tmp/sinklab-test-XXXXXX", found[SL_DIR_CHARS];
+    need(mkdtemp(dir) != NULL, "a folder in /tmp");
+    pair p = open_pair(v, false, SL_MODEL_TRAINING, SL_OPTIM_adamw);
+    steps_of(p.on[1], &p, 0, HALF, loss[1]);
+    sl_train_state state = {.step = HALF, .loss_mean = NAN, .best_val_loss = NAN};
+    sl_config *c = sl_config_create();
+    int32_t vocab;
+    need(sl_model_save(p.on[1], dir, &state, 1) == 0 && sl_checkpoint_open(dir, found, c, &vocab) == 0 &&
+             sl_model_load(p.on[0], found, &state) == 0, "checkpoint");
+    check(same_params(p.on[0], p.on[1]), p.name, "the CPU has what the device has saved", 0, 0);
+    double most = 0;
+    for (int i = 0; i < 2; i++)
+        steps_of(p.on[i], &p, HALF, STEPS, loss[i]);
+    for (int s = HALF; s < STEPS; s++)
+        most = fmax(most, fabs(loss[0][s] - loss[1][s]));
+    check(most <= 1e-4, p.name, "losses after going on elsewhere", most, 1e-4);
+    sl_config_free(c);
+    close_pair(&p);
+    nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* The emulation can lose its device: a step then fails with one line, and so does all that follows. */
+static void lost(const ref_variant *v) {
+    const sl_device *d;
+    sl_config c = v->config;
+    c.device = SL_DEVICE_CUDA;
+    need(sl_device_of(&c, &d) == 0 && d, "device");
+    if (strcmp(d->name(), "emulated") != 0)
+        return;
+    pair p = open_pair(v, false, SL_MODEL_TRAINING, SL_OPTIM_adamw);
+    sl_optim *o = sl_optim_create(p.on[1]);
+    sl_step_result r;
+    need(o && sl_train_step(o, p.token, p.target, 1, 0, NULL, NULL, &r) == 0, p.name);
+    setenv("SINKLAB_EMU_LOST", "1", 1);
+    check(sl_train_step(o, p.token, p.target, 1, 1, NULL, NULL, &r) == -1 && strstr(sl_error(), "on the GPU"), p.name,
+          "a step on a lost device fails", 0, 0);
+    check(sl_model_forward(p.on[1], p.token, p.target, NULL, NULL) == -1, p.name, "so does a pass", 0, 0);
+    unsetenv("SINKLAB_EMU_LOST");
+    sl_optim_free(o);
+    close_pair(&p);
+}
+
 /* Positions one by one, against all at once. */
 static void decoding(const ref_variant *v) {
     pair p = open_pair(v, false, 0, SL_OPTIM_adamw);
@@ -351,7 +397,7 @@ int main(int argc, char **argv) {
         for (int bf16 = 0; bf16 < 2; bf16++)
             training(&v, bf16, optimizer);
     if (!only)
-        skipping(&v);
+        skipping(&v), elsewhere(&v), lost(&v);
     if (!only || strcmp(only, "fitting") == 0)
         fitting();
     printf("%d checks, %d failures\n", checks, failures);
