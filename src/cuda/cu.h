@@ -5,8 +5,7 @@
 #ifndef SL_CUDA_CU_H
 #define SL_CUDA_CU_H
 
-#ifdef SL_CUDA_EMU
-#include "tests/cuda/emu/emu.h"
+#ifdef SL_CUDA_EMU /* the compiler has included emu.h first */
 #define SLC_UNROLL
 #else
 #include <cuda_runtime.h>

@@ -240,9 +240,9 @@ static gpu *gpu_open(const sl_program *b, size_t arena_bytes, sl_params *p) {
 static size_t gpu_bytes(const gpu *g) { return g->bytes + (g->optim ? slc_optim_bytes(g->optim) : 0); }
 
 static const sl_device cuda = {.key = "cuda", .name = device_name, .info = device_info,
-                               .gflops = slc_measured_gflops, .bandwidth = slc_measured_bandwidth, .open = gpu_open,
-                               .close = gpu_close,
-                               .bytes = gpu_bytes, .forward = slc_forward, .forward_backward = slc_forward_backward,
+                               .gflops = slc_measured_gflops, .bandwidth = slc_measured_bandwidth,
+                               .open = gpu_open, .close = gpu_close, .bytes = gpu_bytes,
+                               .forward = slc_forward, .forward_backward = slc_forward_backward,
                                .train = slc_train, .end_step = slc_end_step, .get_params = gpu_get_params,
                                .put_params = gpu_put_params, .get_buffer = gpu_get_buffer,
                                .get_states = gpu_get_states};

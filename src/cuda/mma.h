@@ -6,10 +6,11 @@
 #include "cuda/cu.h"
 
 #ifndef SL_CUDA_EMU
-/* d[16, 8] += a[16, 16] b[16, 8]. a: rows g, g + 8 of columns 2t (a[0], a[1]) and 2t + 8 (a[2], a[3]); b: rows 2t (b[0])
- * and 2t + 8 (b[1]) of column g; d: row g of columns 2t, 2t + 1 (d[0], d[1]), row g + 8 (d[2], d[3]). */
+/* d[16, 8] += a[16, 16] b[16, 8]. a: rows g, g + 8 of columns 2t (a[0], a[1]) and 2t + 8 (a[2], a[3]); b: rows 2t
+ * (b[0]) and 2t + 8 (b[1]) of column g; d: row g of columns 2t, 2t + 1 (d[0], d[1]), row g + 8 (d[2], d[3]). */
 static __device__ __forceinline__ void slc_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -37,8 +37,8 @@ int64_t slc_embed_parts(int64_t rows);
 void slc_embed_back(slc_stream s, int64_t rows, int64_t dim, const int32_t *tokens, const int32_t *order,
                     const float *dout, float *part, float *g);
 
-/* The activation of a feed-forward, of the rows of simd/ffn.inc: kind is its number there. y = act(gate) up, a row of in
- * [gate | up] of width each; act(x) of rows [x] where the kind has no gate. */
+/* The activation of a feed-forward, of the rows of simd/ffn.inc: kind is its number there. y = act(gate) up, a row of
+ * in [gate | up] of width each; act(x) of rows [x] where the kind has no gate. */
 typedef struct {
     int kind;
     bool bf16;

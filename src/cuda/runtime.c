@@ -15,9 +15,9 @@ int slc_devices(void) {
     if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
         return sl_fail("there is no NVIDIA driver on this machine; device: cpu needs none");
     if (e == cudaErrorInsufficientDriver)
-        return sl_fail("the NVIDIA driver supports CUDA %d.%d and this binary was built with %d.%d; take a newer driver, "
-                       "or build with an older toolkit", driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
-                       CUDART_VERSION % 1000 / 10);
+        return sl_fail("the NVIDIA driver supports CUDA %d.%d and this binary was built with %d.%d; take a newer "
+                       "driver, or build with an older toolkit",
+                       driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (e != cudaSuccess && e != cudaErrorNoDevice)
         return failed("looking for a GPU", e);
     return n > 0 ? n : sl_fail("the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES is \"%s\")",

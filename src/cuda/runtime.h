@@ -19,8 +19,8 @@ typedef struct {
     double bandwidth; /* bytes a second of its memory by its clock and width; 0: not told */
 } slc_device_info;
 
-/* How many devices can be used; -1 with a message that says what is missing (no driver, one that is too old, no device).
- * */
+/* How many devices can be used; -1 with a message that says what is missing (no driver, one that is too old, no
+ * device). */
 int slc_devices(void);
 int slc_device(int i, slc_device_info *info);
 /* Work of this thread goes there. */

@@ -18,8 +18,8 @@ double sl_model_peak_gflops(const sl_config *c);
 double sl_model_bandwidth(const sl_config *c);
 
 /* The parameter table, with the host's values. Where the model runs on a device (config's `device`), its values are the
- * ones in force: read_params brings the host's up to date, and params_written hands over what the host has written. Both
- * do nothing on the CPU; they return 0, or -1 with a message. */
+ * ones in force: read_params brings the host's up to date, and params_written hands over what the host has written.
+ * Both do nothing on the CPU; they return 0, or -1 with a message. */
 sl_params *sl_model_params(sl_model *m);
 int sl_model_read_params(const sl_model *m);
 int sl_model_params_written(sl_model *m);

@@ -43,7 +43,8 @@ static bool inputs_kept(const sl_op *op) {
 }
 
 static int split_values(sl_program *b) {
-    bool pays = b->training && b->bf16 && !b->device; /* in fp32, which is bound by arithmetic, it costs 1 % of a step */
+    /* in fp32, which is bound by arithmetic, it costs 1 % of a step */
+    bool pays = b->training && b->bf16 && !b->device;
     for (int i = 0; pays && i < b->ops; i++) {
         const sl_op *op = &b->op[i];
         bool may = op->kind->again && !op->kind->keeps_out && !b->buffer[op->out].kept;

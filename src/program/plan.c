@@ -175,8 +175,8 @@ static size_t place_buffers(sl_program *b) {
 }
 
 size_t sl_program_plan(sl_program *b, int threads) {
-    b->failed = b->failed || (b->training && assign_gradients(b)) || sl_plan_segments(b, b->device ? INT_MAX : threads) ||
-                sl_plan_lifetimes(b);
+    b->failed = b->failed || (b->training && assign_gradients(b)) ||
+                sl_plan_segments(b, b->device ? INT_MAX : threads) || sl_plan_lifetimes(b);
     if (b->failed)
         return 0;
     place_states(b);

@@ -182,7 +182,8 @@ static int judge_step(run *r, const sl_step_result *s) {
     }
     t->skipped++;
     r->skips_in_row++;
-    const char *what = isfinite(s->loss) && s->loss > most_loss(r) ? "the loss spiked" : "the loss or a gradient is not a number";
+    bool spike = isfinite(s->loss) && s->loss > most_loss(r);
+    const char *what = spike ? "the loss spiked" : "the loss or a gradient is not a number";
     if (r->config.train_guard == SL_GUARD_SKIP && r->skips_in_row < GUARD_MAX_SKIPS) {
         sl_warn("step %lld skipped: %s (loss %.4g, running mean %.4g)", (long long)t->step, what, s->loss,
                 t->loss_mean);

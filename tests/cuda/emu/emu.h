@@ -63,8 +63,8 @@ enum { warpSize = 32 };
 extern unsigned char *emu_dynamic; /* dynamic shared memory */
 void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
 void emu_barrier(); /* of the block */
-/* Every lane of the calling warp gives `bytes` (at most 64) and gets those of all lanes, 64 bytes apart. Lanes that have
- * returned give zeros. */
+/* Every lane of the calling warp gives `bytes` (at most 64) and gets those of all lanes, 64 bytes apart. Lanes that
+ * have returned give zeros. */
 const unsigned char *emu_exchange(const void *mine, size_t bytes);
 int emu_lane();
 

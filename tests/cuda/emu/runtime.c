@@ -38,7 +38,8 @@ void *slc_alloc(size_t bytes) {
 static void check(const unsigned char *p, size_t n, const char *where, size_t bytes) {
     for (size_t i = 0; i < n; i++)
         if (p[i] != GUARD) {
-            fprintf(stderr, "emulation: a kernel has written %s a block of %zu bytes, at byte %zu there\n", where, bytes, i);
+            fprintf(stderr, "emulation: a kernel has written %s a block of %zu bytes, at byte %zu there\n", where,
+                    bytes, i);
             abort();
         }
 }
@@ -70,7 +71,9 @@ void slc_put_async(slc_stream s, void *device, const void *host, size_t bytes) {
     (void)s;
     memcpy(device, host, bytes);
 }
-void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes) { slc_put_async(s, host, device, bytes); }
+void slc_get_async(slc_stream s, void *host, const void *device, size_t bytes) {
+    slc_put_async(s, host, device, bytes);
+}
 void slc_copy(slc_stream s, void *to, const void *from, size_t bytes) { slc_put_async(s, to, from, bytes); }
 void slc_fill(slc_stream s, void *device, int byte, size_t bytes) {
     (void)s;
