@@ -153,6 +153,9 @@ static int check_gemm(const sl_config *c) {
     if (c->gemm == SL_GEMM_BLAS && c->precision != SL_PRECISION_FP32)
         return sl_fail_usage("gemm: blas multiplies fp32 matrices alone, and precision is %s; set precision=fp32",
                              sl_choices_precision[c->precision].name);
+    /* With `auto` it depends on the machine: the model sees to it. */
+    if (c->gemm == SL_GEMM_BLAS && c->device == SL_DEVICE_CUDA)
+        return sl_fail_usage("gemm: blas is a library of the CPU's; leave it out with device: cuda");
     return 0;
 }
 
