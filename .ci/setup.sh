@@ -34,14 +34,14 @@ need() {
     rm -f "$log"
 }
 
-# build FOLDER [meson options]: configures once, and again after .venv has changed (without it there are no tests of the
-# Python), then builds; what it said goes to FOLDER.log.
+# build FOLDER [meson options]: configures once, and again after .venv (without it there are no tests of the Python) or
+# the options have changed, then builds; what it said goes to FOLDER.log.
 build() {
     local dir=$1 again=()
     shift
     [ ! -f "$dir/build.ninja" ] || again=(--reconfigure)
-    [ -f "$dir/build.ninja" ] && [ ! .venv -nt "$dir/build.ninja" ] ||
-        meson setup "${again[@]}" "$dir" "$@" >"$dir.log" 2>&1 ||
+    [ -f "$dir/build.ninja" ] && [ ! .venv -nt "$dir/build.ninja" ] && [ "$(cat "$dir/options" 2>/dev/null)" = "$*" ] ||
+        { meson setup "${again[@]}" "$dir" "$@" >"$dir.log" 2>&1 && printf '%s\n' "$*" >"$dir/options"; } ||
         { grep -m1 'ERROR:' "$dir.log" >&2; die "meson setup $dir failed; all it said: $dir.log"; }
     ninja -C "$dir" >"$dir.log" 2>&1 ||
         { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
