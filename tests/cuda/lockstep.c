@@ -286,8 +286,8 @@ static void close_pair(pair *p) {
         sl_free(p->host_buf[i]);
     for (int i = 0; i < p->gpu->program.buffers; i++)
         slc_free(p->dev_buf[i]);
-    void *device[] = {(void *)(uintptr_t)p->dev.w, (void *)(uintptr_t)p->dev.w16, p->dev.g, p->dev.scratch, p->dev.state,
-                      p->dev_loss, (void *)(uintptr_t)p->dev.tokens, (void *)(uintptr_t)p->dev.position};
+    void *device[] = {(void *)(uintptr_t)p->dev.w, (void *)(uintptr_t)p->dev.w16, p->dev.g, p->dev.scratch,
+                      p->dev.state, p->dev_loss, (void *)(uintptr_t)p->dev.tokens, (void *)(uintptr_t)p->dev.position};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         slc_free(device[i]);
     slc_blas_close(p->dev.blas);
@@ -327,11 +327,16 @@ static void run(const ref_variant *v, int precision) {
     free(batch);
 }
 
-/* lockstep [-v] [part of a variant's name [fp32|bf16]] */
+/* lockstep [-v] [--every N] [part of a variant's name [fp32|bf16]]; every N-th of each list */
 int main(int argc, char **argv) {
     bool (*const lists[])(int, ref_variant *) = {ref_variant_tiny, ref_variant_middle, ref_variant_moe};
     shows = argc > 1 && strcmp(argv[1], "-v") == 0;
     argc -= shows, argv += shows;
+    bool some = argc > 2 && strcmp(argv[1], "--every") == 0;
+    int every = some ? atoi(argv[2]) : 1;
+    argc -= 2 * some, argv += 2 * some;
+    if (every < 1)
+        return 2;
     ref_variant v;
     int n = 0;
     if (slc_devices() < 0) {
@@ -342,7 +347,7 @@ int main(int argc, char **argv) {
     for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
         for (int i = 0; lists[l](i, &v); i++)
             for (int precision = SL_PRECISION_FP32; precision <= SL_PRECISION_BF16; precision++) {
-                if ((argc > 1 && !strstr(v.name, argv[1])) ||
+                if (i % every || (argc > 1 && !strstr(v.name, argv[1])) ||
                     (argc > 2 && strcmp(argv[2], precision == SL_PRECISION_FP32 ? "fp32" : "bf16") != 0))
                     continue;
                 run(&v, precision);

@@ -365,8 +365,8 @@ static void each(bool (*list)(int, ref_variant *), int n, const char *only) {
 }
 
 /* Sizes that the tensor cores take, at which operations also do part of their neighbours' work. */
-static void fitting(void) {
-    for (int i = 0; i < 6; i++) {
+static void fitting(int every) {
+    for (int i = 0; i < 6; i += every > 6 ? 4 : 1) {
         ref_variant v = {.vocab = 61, .batch = 2, .seq = 72};
         sl_config_defaults(&v.config);
         v.config.model_layers = 2, v.config.model_ffn = 96, v.config.model_seq = 72;
@@ -381,17 +381,23 @@ static void fitting(void) {
     }
 }
 
-/* models [part of a variant's name] */
+/* models [--every N] [part of a variant's name]; every N-th of each list */
 int main(int argc, char **argv) {
+    bool some = argc > 2 && strcmp(argv[1], "--every") == 0;
+    int every = some ? atoi(argv[2]) : 0;
+    argc -= 2 * some, argv += 2 * some;
+    if (some && every < 1)
+        return 2;
     const char *only = argc > 1 ? argv[1] : NULL;
+    every = every ? every : only ? 1 : 5;
     ref_variant v;
     if (slc_devices() < 0) {
         printf("skipped: %s\n", sl_error());
         return 77;
     }
     sl_threads_set(2);
-    each(ref_variant_tiny, only ? 1 : 5, only);
-    each(ref_variant_moe, only ? 1 : 5, only);
+    each(ref_variant_tiny, every, only);
+    each(ref_variant_moe, every, only);
     ref_variant_tiny(1, &v);
     for (int optimizer = 0; !only && optimizer < 3; optimizer++)
         for (int bf16 = 0; bf16 < 2; bf16++)
@@ -399,7 +405,7 @@ int main(int argc, char **argv) {
     if (!only)
         skipping(&v), elsewhere(&v), lost(&v);
     if (!only || strcmp(only, "fitting") == 0)
-        fitting();
+        fitting(every);
     printf("%d checks, %d failures\n", checks, failures);
     return failures != 0;
 }
