@@ -192,7 +192,7 @@ static const struct {
     const char *text, *message;
 } mistakes[] = {
     {"seed: 1\nmodell: {dim: 1}\n",
-     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, gemm, seed, threads, pin, isa"},
+     "t.yaml:2: unknown key \"modell\"; keys: model, data, train, precision, device, gemm, seed, threads, pin, isa"},
     {"model:\n  norm_opts:\n    rnak: 4\n",
      "t.yaml:3: unknown key \"model.norm_opts.rnak\"; did you mean model.norm_opts.rank? keys of "
      "model.norm_opts: " NORM_OPTS},
@@ -200,7 +200,7 @@ static const struct {
      "t.yaml:1: unknown key \"model.norm_opts.zzzzzzzzzzzzzzzz\"; keys of model.norm_opts: " NORM_OPTS},
     {"lr: 1\n",
      "t.yaml:1: unknown key \"lr\"; did you mean train.lr? keys: model, data, train, precision, "
-     "gemm, seed, threads, pin, isa"},
+     "device, gemm, seed, threads, pin, isa"},
     {"model: {dim: wide}\n",
      "t.yaml:1: model.dim: expected a whole number, 1 to 65536; found wide"},
     {"model: {dim: \"64\"}\n",
@@ -260,9 +260,9 @@ static const struct {
                    "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, sink_nullify, "
                    "sink_nullify_mode, sink_nullify_value, sink_nullify_final, tie_embeddings, seq, "
                    "init_std; found a single value"},
-    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, gemm, seed, threads, pin, isa; "
+    {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
               "found a list"},
-    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, gemm, seed, threads, pin, "
+    {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, "
                      "isa; found a single value"},
     {"? [a]\n: b\n", "t.yaml:1: a list or section in the place of a key"},
     {"model: &m {dim: 1}\n", "t.yaml:1: YAML anchors and aliases are not used here; write the "
@@ -505,7 +505,7 @@ START_TEST(hash_sees_what_decides) {
         ck_assert_msg((sl_config_hash(&c) != standard) == decides, "%s", text);
         undecisive += !decides;
     }
-    ck_assert_int_eq(undecisive, 9); /* threads, pin, isa, gemm and the five of looking and saving */
+    ck_assert_int_eq(undecisive, 10); /* threads, pin, isa, device, gemm and the five of looking and saving */
     json_decref(keys);
 }
 END_TEST
