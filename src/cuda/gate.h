@@ -1,5 +1,5 @@
-/* The gate of GatedNorm: out = q y, q = factor outer(b) + offset, b = W_up inner(a), a = W_down y (src/ops/norm/gate.h).
- * W_down [rank, dim], W_up [gates, rank]. */
+/* The gate of GatedNorm: out = q y, q = factor outer(b) + offset, b = W_up inner(a), a = W_down y
+ * (src/ops/norm/gate.h). W_down [rank, dim], W_up [gates, rank]. */
 #ifndef SL_CUDA_GATE_H
 #define SL_CUDA_GATE_H
 
@@ -40,7 +40,8 @@ void slc_gate_pack(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, slc
 /* a = W_down y, fp32 [rows, rank], and out. */
 void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, float *a,
                            uint16_t *out);
-/* From a: dy, of stride ld; and what the gradients of the weights are made of: h and da (stride ldr), db (stride ld). */
+/* From a: dy, of stride ld; and what the gradients of the weights are made of: h and da (stride ldr), db (stride ld).
+ * */
 void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, const float *a,
                             const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db);
 

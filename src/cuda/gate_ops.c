@@ -12,7 +12,8 @@ static slc_norm_gate gate_of(const sl_op *op, const slc_exec *x) {
     const sl_config *c = x->program->config;
     const sl_gate *g = sl_gate_of(op);
     const sl_buffer *out = &x->info[op->out];
-    return (slc_norm_gate){.inner = inner[c->norm_inner], .outer = outer[c->norm_outer], .bf16 = out->bf16, .rows = op->rows,
+    return (slc_norm_gate){.inner = inner[c->norm_inner], .outer = outer[c->norm_outer], .bf16 = out->bf16,
+                           .rows = op->rows,
                       .dim = op->dim_in, .ld = out->ld, .rank = g->rank, .ldr = sl_round_up(g->rank, 8),
                       .gates = g->gates, .factor = g->factor, .offset = g->offset};
 }

@@ -31,7 +31,7 @@ typedef struct {
     slc_blas *blas;
     slc_stream stream;
     int sms;                 /* multiprocessors */
-    bool apart;              /* operations are enqueued one by one, not in the program's order: none relies on another */
+    bool apart;              /* operations are enqueued one by one, in no order: none relies on another */
 } slc_exec;
 
 typedef struct {
@@ -47,7 +47,8 @@ typedef struct {
 } slc_kind;
 
 /* NULL-terminated lists by file; device.c has the list of lists. */
-extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_gate_kinds[], slc_attention_kinds[], slc_product_kinds[], slc_moe_kinds[];
+extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_gate_kinds[], slc_attention_kinds[],
+    slc_product_kinds[], slc_moe_kinds[];
 
 /* Does the norm behind a linear layer (op), when it has made the gradient of the stream that is the layer's dout, leave
  * it rounded in op->temp too? */

@@ -44,9 +44,10 @@ void slc_norm_forward(slc_stream s, const slc_norm *n, void *y);
 typedef struct {
     float *weight, *bias, *alpha, *shift, *pre;
 } slc_norm_grads;
-/* dx = or += (add) the gradient of x from dy; rounded: NULL, or gets dx (fp32) rounded, of stride ldr. part: slc_norm_parts(n, g) floats. */
-void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, uint16_t *rounded, int64_t ldr,
-                       const slc_norm_grads *g, float *part);
+/* dx = or += (add) the gradient of x from dy; rounded: NULL, or gets dx (fp32) rounded, of stride ldr. part:
+ * slc_norm_parts() floats. */
+void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add, void *dx, uint16_t *rounded,
+                       int64_t ldr, const slc_norm_grads *g, float *part);
 int64_t slc_norm_parts(int64_t rows, int64_t dim);
 
 /* ---- channels that are replaced */

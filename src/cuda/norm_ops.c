@@ -28,7 +28,8 @@ static int kind_of(const sl_op *op) {
 static slc_norm norm_of(const sl_op *op, const slc_exec *x) {
     const sl_buffer *in = &x->info[op->in[0]], *out = &x->info[op->out];
     const sl_norm_nullified *o = sl_norm_nullified_of(op);
-    slc_norm n = {.kind = kind_of(op), .x_bf16 = in->bf16, .bf16 = out->bf16, .zero_centred = x->program->config->norm_zero_centred,
+    slc_norm n = {.kind = kind_of(op), .x_bf16 = in->bf16, .bf16 = out->bf16,
+                  .zero_centred = x->program->config->norm_zero_centred,
                   .rows = op->rows, .dim = op->dim_in, .ldx = in->ld, .ld = out->ld, .eps = sl_norm_own_of(op)->eps,
                   .x = x->buf[op->in[0]], .weight = slc_weight(op, x, SL_NORM_WEIGHT),
                   .bias = slc_weight(op, x, SL_NORM_BIAS), .alpha = slc_weight(op, x, SL_NORM_ALPHA),

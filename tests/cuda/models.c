@@ -275,7 +275,8 @@ static void skipping(const ref_variant *v) {
     close_pair(&p);
 }
 
-/* A checkpoint of the device goes on elsewhere: with the same weights, and losses that differ as those of one pass do. */
+/* A checkpoint of the device goes on elsewhere: with the same weights, and losses that differ as those of one pass do.
+ * */
 static void elsewhere(const ref_variant *v) {
     enum { HALF = 5, STEPS = 10 };
     double loss[2][STEPS];
