@@ -48,6 +48,19 @@ static __device__ __forceinline__ shared_by_row numbers_of(const slc_norm &n, in
     return s;
 }
 
+/* ---- four elements at a time */
+
+static __device__ __forceinline__ float4 get4(const float *p) { return *(const float4 *)p; }
+static __device__ __forceinline__ float4 get4(const slc_bf16 *p) {
+    uint2 v = *(const uint2 *)p;
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                       __uint_as_float(v.y & 0xffff0000u));
+}
+static __device__ __forceinline__ void put4(float *p, float4 v) { *(float4 *)p = v; }
+static __device__ __forceinline__ void put4(slc_bf16 *p, float4 v) {
+    *(uint2 *)p = make_uint2(slc_pack_bf16(v.x, v.y), slc_pack_bf16(v.z, v.w));
+}
+
 /* ---- RMS and LAYER, rows held in a warp's registers: K vectors of four floats a lane */
 
 template <int K> struct held {
@@ -59,34 +72,18 @@ template <int K> struct held {
     for (int i = 0; i < 4 * (K); i++)                                                                \
         if (int64_t j = 128 * (i / 4) + 4 * (int64_t)(threadIdx.x % 32) + i % 4; j < (dim))
 
-template <int K> static __device__ __forceinline__ void hold(const float *p, int64_t dim, held<K> *h) {
+template <int K, typename T> static __device__ __forceinline__ void hold(const T *p, int64_t dim, held<K> *h) {
     for (int k = 0; k < K; k++) {
         int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
-        float4 v = j < dim ? *(const float4 *)(p + j) : make_float4(0, 0, 0, 0);
+        float4 v = j < dim ? get4(p + j) : make_float4(0, 0, 0, 0);
         h->x[4 * k] = v.x, h->x[4 * k + 1] = v.y, h->x[4 * k + 2] = v.z, h->x[4 * k + 3] = v.w;
     }
 }
-template <int K> static __device__ __forceinline__ void hold(const slc_bf16 *p, int64_t dim, held<K> *h) {
-    for (int k = 0; k < K; k++) {
-        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
-        uint2 v = j < dim ? *(const uint2 *)(p + j) : make_uint2(0, 0);
-        h->x[4 * k] = __uint_as_float(v.x << 16), h->x[4 * k + 1] = __uint_as_float(v.x & 0xffff0000u);
-        h->x[4 * k + 2] = __uint_as_float(v.y << 16), h->x[4 * k + 3] = __uint_as_float(v.y & 0xffff0000u);
-    }
-}
-template <int K> static __device__ __forceinline__ void release(float *p, int64_t dim, const held<K> &h) {
+template <int K, typename T> static __device__ __forceinline__ void release(T *p, int64_t dim, const held<K> &h) {
     for (int k = 0; k < K; k++) {
         int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
         if (j < dim)
-            *(float4 *)(p + j) = make_float4(h.x[4 * k], h.x[4 * k + 1], h.x[4 * k + 2], h.x[4 * k + 3]);
-    }
-}
-template <int K> static __device__ __forceinline__ void release(slc_bf16 *p, int64_t dim, const held<K> &h) {
-    for (int k = 0; k < K; k++) {
-        int64_t j = 128 * k + 4 * (int64_t)(threadIdx.x % 32);
-        if (j < dim)
-            *(uint2 *)(p + j) = make_uint2(slc_pack_bf16(h.x[4 * k], h.x[4 * k + 1]),
-                                           slc_pack_bf16(h.x[4 * k + 2], h.x[4 * k + 3]));
+            put4(p + j, make_float4(h.x[4 * k], h.x[4 * k + 1], h.x[4 * k + 2], h.x[4 * k + 3]));
     }
 }
 
@@ -211,6 +208,127 @@ __global__ void __launch_bounds__(32 * WARPS) backward_kernel(slc_norm n, const 
         write_sums(dp, n.dim, room, part + part_at(n.dim, OF_PRE));
 }
 
+/* ---- NONE, DYT and DERF: no element needs another one of its row. A thread has four channels, of every row of its
+ * group's; a block as many groups as it has room for. */
+
+struct four {
+    float x[4];
+};
+template <typename T> static __device__ __forceinline__ four four_at(const T *p) {
+    float4 v = get4(p);
+    return {{v.x, v.y, v.z, v.w}};
+}
+static __device__ __forceinline__ four four_of(const float *param, int64_t j, float instead) {
+    four all = {{instead, instead, instead, instead}};
+    return param ? four_at(param + j) : all;
+}
+template <typename T> static __device__ __forceinline__ void put_four(T *p, const four &v) {
+    put4(p, make_float4(v.x[0], v.x[1], v.x[2], v.x[3]));
+}
+static __device__ __forceinline__ four four_x(const slc_norm &n, const void *x, int64_t at) {
+    return n.x_bf16 ? four_at((const slc_bf16 *)x + at) : four_at((const float *)x + at);
+}
+
+/* What a thread needs of its channels. */
+struct channels {
+    int64_t j;
+    four gain, pre;
+    shared_by_row s;
+};
+static __device__ __forceinline__ channels channels_of(const slc_norm &n, int64_t j) {
+    channels c = {j, four_at(n.weight + j), four_of(n.pre, j, 1), numbers_of(n, 0, false)};
+    for (int i = 0; i < 4; i++)
+        c.gain.x[i] += n.zero_centred;
+    return c;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(1024) plain_forward_kernel(slc_norm n, int across, int groups, T *y) {
+    int group = (int)threadIdx.x / across;
+    if (group >= groups)
+        return;
+    channels c = channels_of(n, threadIdx.x % across * 4);
+    four bias = four_of(n.bias, c.j, 0);
+    for (int64_t row = (int64_t)blockIdx.x * groups + group; row < n.rows; row += (int64_t)gridDim.x * groups) {
+        four x = four_x(n, n.x, row * n.ldx + c.j);
+        for (int i = 0; i < 4; i++)
+            x.x[i] = c.gain.x[i] * value_of(n.kind, c.s, c.pre.x[i] * x.x[i]) + bias.x[i];
+        put_four(y + row * n.ld + c.j, x);
+    }
+}
+
+/* Sums of parameters over a thread's rows. */
+struct plain_sums {
+    four weight, bias, pre;
+    float alpha, shift;
+};
+
+/* x becomes its gradient, from that of y. */
+static __device__ __forceinline__ void plain_back(const slc_norm &n, const channels &c, const four &dy, four *x,
+                                                  plain_sums *sum) {
+    for (int i = 0; i < 4; i++) {
+        float z = c.pre.x[i] * x->x[i], f = value_of(n.kind, c.s, z);
+        float slope = dy.x[i] * c.gain.x[i] * slope_of(n.kind, c.s, z, f), dz = slope * c.s.alpha;
+        sum->weight.x[i] += dy.x[i] * f, sum->bias.x[i] += dy.x[i], sum->pre.x[i] += dz * x->x[i];
+        sum->alpha += slope * z, sum->shift += slope;
+        x->x[i] = dz * c.pre.x[i];
+    }
+}
+
+/* Adds the groups' sums in order and writes them. room: groups * dim floats. */
+static __device__ __forceinline__ void write_four(const four &mine, int64_t dim, int across, int groups, float *room,
+                                                  float *to) {
+    int group = (int)threadIdx.x / across;
+    __syncthreads();
+    for (int i = 0; i < 4 && group < groups; i++)
+        room[group * dim + threadIdx.x % across * 4 + i] = mine.x[i];
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < dim; j += blockDim.x) {
+        float sum = room[j];
+        for (int g = 1; g < groups; g++)
+            sum += room[g * dim + j];
+        to[j] = sum;
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(1024)
+    plain_backward_kernel(slc_norm n, int across, int groups, const T *dy, bool add, void *dx, slc_bf16 *rounded,
+                          int64_t ldr, float *part) {
+    SLC_DYNAMIC(float, room);
+    __shared__ float few[33];
+    int group = (int)threadIdx.x / across;
+    channels c = channels_of(n, threadIdx.x % across * 4);
+    plain_sums sum = {};
+    for (int64_t row = group < groups ? (int64_t)blockIdx.x * groups + group : n.rows; row < n.rows;
+         row += (int64_t)gridDim.x * groups) {
+        four x = four_x(n, n.x, row * n.ldx + c.j);
+        plain_back(n, c, four_at(dy + row * n.ld + c.j), &x, &sum);
+        if (add) {
+            four old = four_x(n, dx, row * n.ldx + c.j);
+            for (int i = 0; i < 4; i++)
+                x.x[i] += old.x[i];
+        }
+        if (n.x_bf16)
+            put_four((slc_bf16 *)dx + row * n.ldx + c.j, x);
+        else
+            put_four((float *)dx + row * n.ldx + c.j, x);
+        if (rounded)
+            put_four(rounded + row * ldr + c.j, x);
+    }
+    part += blockIdx.x * part_floats(n.dim);
+    write_four(sum.weight, n.dim, across, groups, room, part + part_at(n.dim, OF_WEIGHT));
+    if (n.bias)
+        write_four(sum.bias, n.dim, across, groups, room, part + part_at(n.dim, OF_BIAS));
+    if (n.pre)
+        write_four(sum.pre, n.dim, across, groups, room, part + part_at(n.dim, OF_PRE));
+    if (!n.alpha)
+        return;
+    sum.alpha = slc_block_sum(sum.alpha, few), sum.shift = slc_block_sum(sum.shift, few);
+    if (threadIdx.x == 0)
+        part[part_at(n.dim, OF_ALPHA)] = sum.alpha, part[part_at(n.dim, OF_SHIFT)] = sum.shift;
+}
+
 /* ---- rows of any length and alignment, of every kind, with channels replaced: a block a row, the row read as often as
  * it is needed */
 
@@ -313,13 +431,35 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, void 
 
 /* ---- launching */
 
+static bool in_fours(const slc_norm *n) {
+    return !n->replaced && n->dim % 4 == 0 && n->ldx % 4 == 0 && n->ld % 4 == 0;
+}
+
 static int held_vectors(const slc_norm *n) {
-    bool any = (n->kind != SLC_NORM_RMS && n->kind != SLC_NORM_LAYER) || n->replaced || n->dim % 4 || n->ldx % 4 || n->ld % 4 || n->dim > 1024;
-    return any ? 0 : (int)slc_div_up(n->dim, 128);
+    bool held = (n->kind == SLC_NORM_RMS || n->kind == SLC_NORM_LAYER) && in_fours(n) && n->dim <= 1024;
+    return held ? (int)slc_div_up(n->dim, 128) : 0;
+}
+
+/* Of the kernels for NONE, DYT and DERF; groups is 0 where they don't do. */
+struct plain_shape {
+    int across, groups;
+    int64_t threads;
+};
+static plain_shape plain_of(const slc_norm *n) {
+    int64_t across = n->dim / 4, groups = slc_max(1, WIDE / slc_max(1, across));
+    if (n->kind == SLC_NORM_RMS || n->kind == SLC_NORM_LAYER || !in_fours(n) || across > 1024)
+        return {0, 0, 0};
+    return {(int)across, (int)groups, slc_div_up(across * groups, 32) * 32};
 }
 
 template <typename T> static void forward(slc_stream s, const slc_norm *n, T *y) {
     int64_t blocks = slc_div_up(n->rows, WARPS);
+    plain_shape p = plain_of(n);
+    if (p.groups) {
+        blocks = slc_min(4 * PARTS, slc_div_up(n->rows, p.groups));
+        SLC_LAUNCH(plain_forward_kernel<T>, blocks, p.threads, 0, s, *n, p.across, p.groups, y);
+        return;
+    }
     switch (held_vectors(n)) {
     case 0: SLC_LAUNCH(any_forward_kernel<T>, n->rows, WIDE, 0, s, *n, y); break;
     case 1: SLC_LAUNCH((forward_kernel<1, T>), blocks, 32 * WARPS, 0, s, *n, y); break;
@@ -359,7 +499,13 @@ template <typename T>
 static int64_t backward(slc_stream s, const slc_norm *n, const T *dy, bool add, void *dx, slc_bf16 *rounded,
                         int64_t ldr, float *part) {
     int k = held_vectors(n);
-    int64_t parts = parts_of(n->rows, k ? WARPS : 1);
+    plain_shape p = plain_of(n);
+    int64_t parts = parts_of(n->rows, k ? WARPS : p.groups ? p.groups : 1);
+    if (p.groups) {
+        SLC_LAUNCH(plain_backward_kernel<T>, parts, p.threads, (size_t)(p.groups * n->dim) * sizeof(float), s, *n,
+                   p.across, p.groups, dy, add, dx, rounded, ldr, part);
+        return parts;
+    }
     switch (k) {
     case 0:
         SLC_LAUNCH(any_backward_kernel<T>, parts, WIDE, 0, s, *n, dy, add, dx, part);
@@ -389,26 +535,31 @@ void slc_norm_backward(slc_stream s, const slc_norm *n, const void *dy, bool add
 
 /* ---- channels that are replaced */
 
+/* A warp a channel, whose place in the list is how many come before it. Channel 0's counts those that may be chosen. */
 __global__ void choose_kernel(int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c) {
-    int64_t count = 0;
-    for (int64_t j = 0; j < dim; j++) {
-        int64_t at = count;
-        while (at > 0 && fabsf(mean[c->channel[at - 1]]) < fabsf(mean[j]))
-            at--;
-        if (at >= most || mean[j] == 0)
-            continue;
-        count += count < most;
-        for (int64_t k = count - 1; k > at; k--)
-            c->channel[k] = c->channel[k - 1];
-        c->channel[at] = j;
+    int64_t j = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (j >= dim)
+        return;
+    float mine = fabsf(mean[j]), before = 0, all = 0; /* whole numbers */
+    for (int64_t k = threadIdx.x % 32; k < dim; k += 32) {
+        float other = fabsf(mean[k]);
+        before += other > mine || (other == mine && k < j);
+        all += other > 0;
     }
-    c->count = count;
-    for (int64_t k = 0; k < count; k++)
-        c->value[k] = to_mean ? mean[c->channel[k]] : 0;
+    int64_t place = (int64_t)slc_warp_sum(before);
+    all = slc_warp_sum(all);
+    if (threadIdx.x % 32 != 0)
+        return;
+    if (j == 0)
+        c->count = all < (float)most ? (int64_t)all : most;
+    if (mine > 0 && place < most) {
+        c->channel[place] = j;
+        c->value[place] = to_mean ? mean[j] : 0;
+    }
 }
 
 void slc_choose_channels(slc_stream s, int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c) {
-    SLC_LAUNCH(choose_kernel, 1, 1, 0, s, dim, most, to_mean, mean, c);
+    SLC_LAUNCH(choose_kernel, slc_div_up(dim, WARPS), 32 * WARPS, 0, s, dim, most, to_mean, mean, c);
 }
 
 __global__ void column_kernel(slc_norm n, float *part) {
