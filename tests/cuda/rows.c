@@ -462,8 +462,13 @@ static void test_gate(int inner, int outer, int64_t rows, int64_t dim, int64_t r
     slc_norm_gate g = {inner, outer, true, rows, dim, t.y.ld, rank, t.h.ld, dim, 1.5f, 0.25f};
     slc_gate_weights w = {t.down.dev, t.up.dev};
     judge("fitting", !slc_gate_fits(&g), 0, 1);
-    slc_norm_gate_forward(NULL, &g, w, t.y.dev, t.a.dev, t.out.dev);
-    slc_norm_gate_backward(NULL, &g, w, t.y.dev, t.a.dev, t.dout.dev, t.dy.dev, t.h.dev, t.da.dev, t.db.dev);
+    size_t bytes = (slc_gate_packed_bytes(&g) + 255) / 256 * 256;
+    char *room = slc_alloc(4 * bytes);
+    slc_gate_packed p = {room, room + bytes, room + 2 * bytes, room + 3 * bytes};
+    slc_gate_pack(NULL, &g, w, p);
+    slc_norm_gate_forward(NULL, &g, p, t.y.dev, t.a.dev, t.out.dev);
+    slc_norm_gate_backward(NULL, &g, p, t.y.dev, t.a.dev, t.dout.dev, t.dy.dev, t.h.dev, t.da.dev, t.db.dev);
+    slc_free(room);
     for (int64_t i = 0; i < rows; i++)
         expect_gate_row(&g, &t, i);
     compare("a", &t.a, IN_F32), compare("h", &t.h, IN_BF16), compare("out", &t.out, 2 * IN_BF16);
