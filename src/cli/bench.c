@@ -125,6 +125,12 @@ static int64_t peak_rss(void) {
     return (int64_t)u.ru_maxrss * 1024;
 }
 
+/* Of the device that the model is on; 0 on the CPU. */
+static int64_t device_bytes(const bench *b) {
+    const sl_device *d = sl_model_device(b->model);
+    return d ? (int64_t)d->bytes(sl_model_device_run(b->model)) : 0;
+}
+
 /* What another program needs to know to time the same model. */
 static json_t *shape_json(const sl_config *c, int64_t vocab) {
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "layers", (json_int_t)c->model_layers, "dim",
@@ -153,6 +159,8 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
                       b.loss, "precision", bf16(&b) ? "bf16" : "fp32", "shape", shape_json(&b.config, p->vocab));
         if (!o)
             sl_fail("%s: a timing is not a number", p->name);
+        else if (device_bytes(&b))
+            json_object_set_new(o, "device_bytes", json_integer((json_int_t)device_bytes(&b)));
         sl_bench_profile where = profile_of(&b);
         if (o && profile && json)
             json_object_set_new(o, "profile", sl_bench_profile_json(&where));
@@ -160,7 +168,8 @@ static json_t *run_preset(const preset *p, const sl_args *args, int64_t steps, b
             printf(
                 "%-11s %9.0f tokens/s %8.1f GFLOP/s (%.0f%% of the measured peak)  %7.1f ms/step  %.0f MiB  %s, %s, "
                 "%d threads\n",
-                p->name, rate, gflops, 100 * share, 1e3 * seconds, (double)peak_rss() / (1 << 20), tier,
+                p->name, rate, gflops, 100 * share, 1e3 * seconds,
+                (double)(device_bytes(&b) ? device_bytes(&b) : peak_rss()) / (1 << 20), tier,
                 bf16(&b) ? "bf16" : "fp32", sl_threads());
             if (profile)
                 sl_bench_profile_print(&where, "step", peak, sl_model_bandwidth(&b.config));
@@ -226,7 +235,8 @@ int sl_verb_bench(int argc, char **argv) {
         SL_FLAG_INT("steps", "N", &steps, 1, 100000, "timed steps, after two of warm-up; default 8"),
         SL_FLAG_BOOL("profile", &profile, "where the time goes, per kind of operation"),
         SL_FLAG_BOOL("json", &json,
-                     "tokens_per_s, gflops, share_of_peak, peak_rss_bytes, shape, ...; an array if several"),
+                     "tokens_per_s, gflops, share_of_peak, peak_rss_bytes (on a GPU device_bytes too), shape, ...; an "
+                     "array if several"),
         SL_FLAG_END};
     const sl_verb_spec spec = {
         .verb = "bench",

@@ -1,4 +1,3 @@
-
 /* device: cuda. What there is, and memory for a program there. */
 #include "base/err.h"
 #include "cuda/measure.h"

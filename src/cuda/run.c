@@ -149,21 +149,18 @@ static int replay(gpu *g, slc_graph *graph, bool first, int (*enqueue)(gpu *, in
 
 /* ---- passes */
 
-static int enqueue_forward(gpu *g, int64_t variant) {
-    (void)variant;
-    if (enqueue_all(g, SL_FORWARD, NULL))
+static int enqueue_forward(gpu *g, double *seconds) {
+    if (enqueue_all(g, SL_FORWARD, seconds))
         return -1;
     if (g->x.targets)
         slc_get_async(g->x.stream, g->host_loss, g->x.token_loss, (size_t)slc_rows_of(g) * sizeof(float));
     return 0;
 }
 
-static int forward_timed(gpu *g, double *seconds) {
-    if (enqueue_all(g, SL_FORWARD, seconds))
-        return -1;
-    if (g->x.targets)
-        slc_get_async(g->x.stream, g->host_loss, g->x.token_loss, (size_t)slc_rows_of(g) * sizeof(float));
-    return 0;
+/* The variant is in g->x. */
+static int enqueue_variant(gpu *g, int64_t variant) {
+    (void)variant;
+    return enqueue_forward(g, NULL);
 }
 
 static int need_logits(gpu *g) {
@@ -182,8 +179,8 @@ int slc_forward(gpu *g, const sl_device_pass *p) {
     *g->host_position = (int32_t)p->position;
     slc_put_async(g->x.stream, g->position, g->host_position, sizeof *g->host_position);
     int variant = (p->targets ? WITH_TARGETS : 0) | (p->logits ? WITH_LOGITS : 0) | (p->measuring ? MEASURING : 0);
-    int rc = p->seconds ? forward_timed(g, p->seconds)
-                        : replay(g, &g->forward[variant], !g->ran[variant], enqueue_forward, variant);
+    int rc = p->seconds ? enqueue_forward(g, p->seconds)
+                        : replay(g, &g->forward[variant], !g->ran[variant], enqueue_variant, variant);
     if (rc || slc_sync(g->x.stream))
         return -1;
     g->ran[variant] = true;
@@ -281,6 +278,8 @@ int slc_train(gpu *g, const int32_t *tokens, const int32_t *targets, const sl_de
     if (s->apply || s->seconds ? step_asking(g, s) : replay(g, &g->step, g->steps++ == 0, enqueue_step, s->accumulate))
         return -1;
     g->newer = SL_BLOCK_W | SL_BLOCK_G | SL_BLOCK_M | SL_BLOCK_V;
+    if (s->meanwhile)
+        s->meanwhile(s->meanwhile_ctx);
     if (get_control(g))
         return -1;
     *r = (sl_device_result){g->host_control->loss, g->host_control->grad_norm, g->host_control->skipped};

@@ -26,6 +26,8 @@ typedef struct {
     double lr, most_loss; /* a loss above this skips the step; INFINITY: none does */
     sl_apply_fn *apply;   /* NULL, or is asked besides: the device waits for it */
     void *ctx;
+    void (*meanwhile)(void *ctx); /* NULL, or is called while the device works; the batches are its by then */
+    void *meanwhile_ctx;
     double *seconds;      /* NULL, or as above, the update's left out */
 } sl_device_step;
 typedef struct {

@@ -33,7 +33,8 @@ typedef struct {
     sl_probe *probe;
     sl_rundir dir;
     sl_train_state state;
-    int32_t *in, *target;  /* accumulate * batch * seq */
+    int32_t *in, *target;  /* accumulate * batch * seq, */
+    int64_t filled;        /* of this step; -1: of none */
     int64_t skips_in_row;
     double peak_gflops;
     sl_losses val;         /* last ones; NaN before */
@@ -158,10 +159,20 @@ static void close_run(run *r) {
 
 static void fill_batch(run *r, int64_t step) {
     const sl_config *c = &r->config;
+    if (r->filled == step)
+        return;
+    r->filled = step;
     int64_t seq = c->model_seq, windows = c->train_accumulate * c->train_batch;
     int64_t first = c->train_overfit_one_batch ? 0 : step * windows;
     for (int64_t i = 0; i < windows; i++)
         sl_dataset_train_window(r->data, (uint64_t)c->seed, first + i, r->in + i * seq, r->target + i * seq);
+}
+
+/* While a device is at a step. */
+static void fill_next(void *ctx) {
+    run *r = ctx;
+    if (r->state.step + 1 < r->config.train_steps)
+        fill_batch(r, r->state.step + 1);
 }
 
 /* A loss above this is a spike. */
@@ -368,8 +379,8 @@ static int loop(run *r) {
         double start = sl_now();
         fill_batch(r, r->state.step);
         sl_step_result s;
-        if (sl_train_step_until(r->optim, r->in, r->target, c->train_accumulate, r->state.step, most_loss(r),
-                                stop_wanted, &s))
+        sl_step_around around = {most_loss(r), stop_wanted, fill_next, r};
+        if (sl_train_step_in_run(r->optim, r->in, r->target, c->train_accumulate, r->state.step, &around, &s))
             return -1;
         if (s.stopped)
             return interrupted_run(r);
@@ -468,7 +479,7 @@ static int start(run *r, const sl_run_options *o) {
 }
 
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .dir = {.lock = -1}, .val = {NAN, NAN, NAN}};
+    run r = {.config = *c, .dir = {.lock = -1}, .filled = -1, .val = {NAN, NAN, NAN}};
     struct sigaction old[SIGNALS];
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
@@ -493,7 +504,7 @@ static double gib(double bytes) { return bytes / (1 << 30); }
 
 int sl_train_dry_run(const sl_config *c) {
     enum { WARM = 1, TIMED = 3 };
-    run r = {.config = *c, .dir = {.lock = -1}};
+    run r = {.config = *c, .dir = {.lock = -1}, .filled = -1};
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
     if (open_model(&r)) {

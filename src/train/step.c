@@ -11,12 +11,11 @@ static void leave_off(sl_optim *o) {
     sl_model_end_step(sl_optim_model(o), false);
 }
 
-/* What may keep a step from being applied. */
+/* Who has a say in a step. */
 typedef struct {
-    double most_loss;
+    sl_step_around around;
     sl_apply_fn *apply; /* NULL: nobody else */
     void *ctx;
-    sl_stop_fn *stop; /* NULL: nothing */
 } conditions;
 
 static int check(const sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step) {
@@ -35,7 +34,7 @@ static int accumulate_batches(sl_optim *o, const int32_t *in, const int32_t *tar
     int64_t tokens = shape.batch * shape.seq;
     for (int64_t i = 0; i < accumulate; i++) {
         double loss;
-        if (i > 0 && c->stop && c->stop()) {
+        if (i > 0 && c->around.stop && c->around.stop()) {
             leave_off(o);
             r->skipped = r->stopped = true;
             return 0;
@@ -55,7 +54,7 @@ static void update(sl_optim *o, int64_t step, const conditions *c, sl_step_resul
     double clip = sl_model_config(m)->train_clip_norm, start = sl_now();
     r->grad_norm = sl_optim_grad_norm(o);
     r->norm_seconds = sl_now() - start;
-    r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm) || r->loss > c->most_loss ||
+    r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm) || r->loss > c->around.most_loss ||
                  (c->apply && !c->apply(c->ctx, r->loss, r->grad_norm));
     start = sl_now();
     if (r->skipped)
@@ -68,8 +67,9 @@ static void update(sl_optim *o, int64_t step, const conditions *c, sl_step_resul
 
 static int step_on_device(sl_model *m, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
                           const conditions *c, sl_step_result *r) {
-    sl_device_step s = {.accumulate = accumulate, .step = step + 1, .lr = r->lr, .most_loss = c->most_loss,
-                     .apply = c->apply, .ctx = c->ctx, .seconds = sl_model_seconds(m)};
+    sl_device_step s = {.accumulate = accumulate, .step = step + 1, .lr = r->lr, .most_loss = c->around.most_loss,
+                        .apply = c->apply, .ctx = c->ctx, .meanwhile = c->around.meanwhile,
+                        .meanwhile_ctx = c->around.ctx, .seconds = sl_model_seconds(m)};
     sl_device_result done;
     if (sl_model_device(m)->train(sl_model_device_run(m), in, target, &s, &done))
         return -1;
@@ -98,10 +98,10 @@ static int run_step(sl_optim *o, const int32_t *in, const int32_t *target, int64
 
 int sl_train_step(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
                   sl_apply_fn *apply, void *ctx, sl_step_result *result) {
-    return run_step(o, in, target, accumulate, step, &(conditions){INFINITY, apply, ctx, NULL}, result);
+    return run_step(o, in, target, accumulate, step, &(conditions){{.most_loss = INFINITY}, apply, ctx}, result);
 }
 
-int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
-                        double most_loss, sl_stop_fn *stop, sl_step_result *result) {
-    return run_step(o, in, target, accumulate, step, &(conditions){most_loss, NULL, NULL, stop}, result);
+int sl_train_step_in_run(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
+                         const sl_step_around *a, sl_step_result *result) {
+    return run_step(o, in, target, accumulate, step, &(conditions){*a, NULL, NULL}, result);
 }

@@ -7,12 +7,18 @@
 #include "model/model.h"
 #include "train/optim.h"
 
-/* sl_train_step() that skips a step whose loss is above most_loss (INFINITY: none), and asks stop() (NULL: never)
- * before each batch but the first whether to leave off: the step then is as if it had not begun, and r->stopped is set.
- * A device takes all batches at once. */
-typedef bool sl_stop_fn(void);
-int sl_train_step_until(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
-                        double most_loss, sl_stop_fn *stop, sl_step_result *r);
+/* What goes with a step of a run. */
+typedef struct {
+    double most_loss; /* a loss above it skips the step; INFINITY: none does */
+    /* Asked before each batch but the first whether to leave off: the step then is as if it had not begun, and
+     * r->stopped is set. A device takes all batches at once and does not ask. */
+    bool (*stop)(void);
+    /* Called while a device works, which has its batches by then: in and target may be written. Not on the CPU. */
+    void (*meanwhile)(void *ctx);
+    void *ctx;
+} sl_step_around;
+int sl_train_step_in_run(sl_optim *o, const int32_t *in, const int32_t *target, int64_t accumulate, int64_t step,
+                         const sl_step_around *a, sl_step_result *r);
 
 typedef struct {
     const char *out;    /* run directory */
