@@ -99,6 +99,8 @@ void sl_optim_step(sl_optim *o, double lr, double grad_scale, int64_t step) {
 
 void sl_optim_zero_grad(sl_optim *o) {
     memset(o->p->g, 0, (size_t)o->p->floats * sizeof(float));
+    if (sl_model_device(o->model))
+        sl_model_device(o->model)->put_params(sl_model_device_run(o->model), SL_BLOCK_G);
 }
 
 static const double pi = 3.14159265358979323846;

@@ -1,6 +1,6 @@
 /* The engine and the reference model of tests/ref against golden values from PyTorch
  * (make_golden.py): loss, token losses, logits, gradients, and five AdamW steps, on every kernel
- * tier, with 1 and 2 threads. */
+ * tier, with 1 and 2 threads, and on a device where one is (SL_GOLDEN_EVERY=N: every N-th case there). */
 #include "base/err.h"
 #include "base/threads.h"
 #include "io/safetensors.h"
@@ -213,6 +213,7 @@ static sl_model *create(const golden *g) {
         ck_assert_msg(decays == (!own && (t->ndim == 2 || g->config.train_decay_norms)),
                       "%s: decay group of %s", g->name, t->name);
     }
+    ck_assert_msg(sl_model_params_written(m) == 0, "%s: %s", g->name, sl_error());
     return m;
 }
 
@@ -251,6 +252,7 @@ static void check_gradients(const golden *g, sl_model *m) {
     expect_near(g, "backward", "loss", forward_backward(m, g->tokens, g->targets, 0.25f),
                 want, loss_tolerance(g, want));
     forward_backward(m, g->tokens, g->targets, 0.75f);
+    ck_assert_msg(sl_model_read_params(m) == 0, "%s: %s", g->name, sl_error());
     double *gradient = calloc((size_t)p->floats, sizeof *gradient);
     float *stored = calloc((size_t)p->floats, sizeof *stored);
     for (int i = 0; i < p->count; i++)
@@ -297,6 +299,7 @@ static void check_steps(const golden *g, sl_model *m, int accumulate) {
         expect_near(g, "step", "gradient norm", r.grad_norm, want_norm[step],
                     REF_FORWARD * g->relative * want_norm[step] + moved * want_norm[step]);
     }
+    ck_assert_msg(sl_model_read_params(m) == 0, "%s: %s", g->name, sl_error());
     float *want = calloc((size_t)p->floats, sizeof *want);
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;
@@ -338,12 +341,45 @@ START_TEST(test_engine) {
 }
 END_TEST
 
+static void device_case(const golden *g) {
+    static int seen;
+    const char *every = getenv("SL_GOLDEN_EVERY");
+    golden at = *g;
+    at.config.device = SL_DEVICE_CUDA;
+    if (seen++ % (every ? atoi(every) : 1))
+        return;
+    for (int accumulate = 1; accumulate <= 2; accumulate++) {
+        sl_model *m = create(&at);
+        check_forward(&at, m);
+        check_gradients(&at, m);
+        check_steps(&at, m, accumulate);
+        sl_model_free(m);
+    }
+}
+
+START_TEST(test_device) {
+    const sl_device *d;
+    sl_config c;
+    sl_config_defaults(&c);
+    c.device = SL_DEVICE_CUDA;
+    if (sl_device_of(&c, &d)) {
+        printf("golden: no device: %s\n", sl_error());
+        return;
+    }
+    worst = 0;
+    sl_threads_set(1);
+    for_each_case(device_case);
+    printf("golden: %s, worst error / tolerance %.3f\n", d->name(), worst);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("golden");
     TCase *tc = tcase_create("golden");
     tcase_set_timeout(tc, 0);
     tcase_add_test(tc, test_reference);
     tcase_add_test(tc, test_engine);
+    tcase_add_test(tc, test_device);
     suite_add_tcase(s, tc);
     return run_suite(s);
 }
