@@ -348,7 +348,7 @@ int main(int argc, char **argv) {
     for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
         for (int i = 0; lists[l](i, &v); i++)
             for (int precision = SL_PRECISION_FP32; precision <= SL_PRECISION_BF16; precision++) {
-                if (i % every || (argc > 1 && !strstr(v.name, argv[1])) ||
+                if (i % every != every - 1 || (argc > 1 && !strstr(v.name, argv[1])) ||
                     (argc > 2 && strcmp(argv[2], precision == SL_PRECISION_FP32 ? "fp32" : "bf16") != 0))
                     continue;
                 run(&v, precision);

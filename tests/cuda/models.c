@@ -368,7 +368,7 @@ static void each(bool (*list)(int, ref_variant *), int n, const char *only) {
 
 /* Sizes that the tensor cores take, at which operations also do part of their neighbours' work. */
 static void fitting(int every) {
-    for (int i = 0; i < 6; i += every > 6 ? 4 : 1) {
+    for (int i = every > 6 ? 4 : 0; i < 6; i += every > 6 ? 6 : 1) {
         ref_variant v = {.vocab = 61, .batch = 2, .seq = 72};
         sl_config_defaults(&v.config);
         v.config.model_layers = 2, v.config.model_ffn = 96, v.config.model_seq = 72;

@@ -379,7 +379,10 @@ int main(void) {
     tcase_set_timeout(tc, 0);
     tcase_add_test(tc, test_reference);
     tcase_add_test(tc, test_engine);
-    tcase_add_test(tc, test_device);
     suite_add_tcase(s, tc);
+    TCase *device = tcase_create("device");
+    tcase_set_timeout(device, 0);
+    tcase_add_test(device, test_device);
+    suite_add_tcase(s, device);
     return run_suite(s);
 }
