@@ -3,14 +3,7 @@
  * passes give the same bits. */
 #include "cuda/moe.h"
 
-#include "base/err.h"
-#include "base/rng.h"
-#include "cuda/runtime.h"
-
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "matrix.h"
 
 typedef struct {
     const char *name;
@@ -18,80 +11,7 @@ typedef struct {
     bool bias, residual, add;
 } mixture;
 
-static int failures;
-static sl_rng rng;
-
-static void *need(void *p) {
-    if (!p) {
-        fprintf(stderr, "%s\n", *sl_error() ? sl_error() : "out of memory");
-        exit(1);
-    }
-    return p;
-}
-static void done(int rc) { need(rc ? NULL : &failures); }
-
-static uint16_t to_bf16(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
-static float from_bf16(uint16_t x) {
-    uint32_t u = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &u, sizeof y);
-    return y;
-}
-
-/* ---- matrices on both sides: values as the device has them, in double here */
-
-typedef struct {
-    int64_t rows, cols, ld;
-    bool bf16;
-    double *host;
-    void *dev;
-} matrix;
-
-static size_t bytes_of(const matrix *a) { return (size_t)(a->rows * a->ld) * (a->bf16 ? 2 : 4); }
-
-/* Random, times size; padding is NaN. */
-static matrix make(int64_t rows, int64_t cols, bool bf16, bool padded, double size) {
-    matrix a = {rows, cols, padded ? (cols + 7) / 8 * 8 : cols, bf16, need(calloc((size_t)(rows * cols), 8)), NULL};
-    char *staged = need(malloc(bytes_of(&a) + 1));
-    memset(staged, 0xff, bytes_of(&a));
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) {
-            float x = (float)(size * sl_rng_normal(&rng));
-            uint16_t y = to_bf16(x);
-            memcpy(staged + (i * a.ld + j) * (bf16 ? 2 : 4), bf16 ? (void *)&y : (void *)&x, bf16 ? 2 : 4);
-            a.host[i * cols + j] = (double)(bf16 ? from_bf16(y) : x);
-        }
-    a.dev = need(slc_alloc(bytes_of(&a)));
-    done(slc_put(a.dev, staged, bytes_of(&a)));
-    free(staged);
-    return a;
-}
-
-static void drop(matrix *a) { free(a->host), slc_free(a->dev); }
 static slc_moe_rows rows_of(const matrix *a) { return (slc_moe_rows){a->dev, a->ld}; }
-
-static void compare(const mixture *x, const char *what, const matrix *a, double within) {
-    char *got = need(malloc(bytes_of(a) + 1));
-    double error = 0, most = 0;
-    done(slc_get(got, a->dev, bytes_of(a)));
-    for (int64_t i = 0; i < a->rows; i++)
-        for (int64_t j = 0; j < a->cols; j++) {
-            const char *at = got + (i * a->ld + j) * (a->bf16 ? 2 : 4);
-            float y = a->bf16 ? from_bf16(*(const uint16_t *)(const void *)at) : *(const float *)(const void *)at;
-            double e = fabs((double)y - a->host[i * a->cols + j]);
-            error = e <= error ? error : isnan(e) ? INFINITY : e;
-            most = fmax(most, fabs(a->host[i * a->cols + j]));
-        }
-    if (!(error <= within * most + 1e-9)) {
-        printf("FAIL %s: %s differs by %.3g of %.3g\n", x->name, what, error, most);
-        failures++;
-    }
-    free(got);
-}
 
 static void check(const mixture *x, bool ok, const char *what) {
     if (!ok)
@@ -278,12 +198,12 @@ static void open_tensors(const mixture *x, tensors *t) {
     const slc_moe *m = &x->m;
     int64_t slots = m->rows * m->top, w = 3 * m->experts;
     double small = 1 / sqrt((double)m->dim);
-    t->x = make(m->rows, m->dim, m->bf16, m->bf16, 1), t->w = make(w, m->ffn * m->dim, m->bf16, false, small);
-    t->router = make(m->experts, m->dim, false, false, small), t->bias = make(1, m->experts, false, false, 0.2);
-    t->residual = make(m->rows, m->dim, false, false, 1), t->out = make(m->rows, m->dim, false, false, 1);
-    t->dout = make(m->rows, m->dim, false, false, 1), t->din = make(m->rows, m->dim, m->bf16, m->bf16, 1);
-    t->dw = make(w, m->ffn * m->dim, false, false, 1), t->drouter = make(m->experts, m->dim, false, false, 1);
-    t->gate_up = make(2 * slots, m->ffn, m->bf16, m->bf16, 1), t->h = make(slots, m->ffn, m->bf16, m->bf16, 1);
+    t->x = sized(m->rows, m->dim, m->bf16, m->bf16, 1), t->w = sized(w, m->ffn * m->dim, m->bf16, false, small);
+    t->router = sized(m->experts, m->dim, false, false, small), t->bias = sized(1, m->experts, false, false, 0.2);
+    t->residual = sized(m->rows, m->dim, false, false, 1), t->out = sized(m->rows, m->dim, false, false, 1);
+    t->dout = sized(m->rows, m->dim, false, false, 1), t->din = sized(m->rows, m->dim, m->bf16, m->bf16, 1);
+    t->dw = sized(w, m->ffn * m->dim, false, false, 1), t->drouter = sized(m->experts, m->dim, false, false, 1);
+    t->gate_up = sized(2 * slots, m->ffn, m->bf16, m->bf16, 1), t->h = sized(slots, m->ffn, m->bf16, m->bf16, 1);
     t->r = make_routing(m);
 }
 
@@ -319,7 +239,7 @@ static void check_end_step(const mixture *x, tensors *t, slc_moe_state *dev) {
         int64_t below = slots - n * t->r.host.count[e];
         t->bias.host[e] += x->m.rate * ((below > 0) - (below < 0));
     }
-    compare(x, "bias", &t->bias, 1e-6);
+    compare("bias", &t->bias, 1e-6);
     slc_free(applied);
 }
 
@@ -334,8 +254,8 @@ static void run(const mixture *x) {
     check_routing(x, &t.r, &t.x, &t.router, x->bias ? &t.bias : NULL);
     expect(x, &t);
     double within = x->m.bf16 ? 0x1p-6 : 1e-5;
-    compare(x, "out", &t.out, within), compare(x, "gradient of the input", &t.din, within);
-    compare(x, "gradient of the experts", &t.dw, within), compare(x, "gradient of the router", &t.drouter, within);
+    compare("out", &t.out, within), compare("gradient of the input", &t.din, within);
+    compare("gradient of the experts", &t.dw, within), compare("gradient of the router", &t.drouter, within);
     check_end_step(x, &t, state);
     close_tensors(&t);
     slc_free(scratch), slc_free(state);
@@ -391,6 +311,7 @@ int main(void) {
             x.name = name, x.m.bf16 = bf16, x.m.training = x.m.measured = true, x.m.grad_scale = 0.5f;
             if (x.m.capacity == 0)
                 x.m.capacity = x.m.rows * x.m.top;
+            now = name;
             rng = sl_rng_make(1, 2, 3 + i);
             run(&x);
             if (i == 0)
