@@ -5,60 +5,118 @@
 #include "cuda/runtime.h"
 #include "cuda/xent.h"
 #include "ops/product/layer.h"
+#include "program/scratch.h"
 
 /* ---- the three products of a layer, of rows row0 on; y and dy of a chunk are counted from its first row */
+
+/* A layer as its products take it. */
+typedef struct {
+    int64_t n, k;  /* outputs, inputs */
+    const void *w; /* [n, k] */
+    float *dw;     /* NULL unless training */
+    bool add;      /* to what dw holds */
+} layer;
 
 static const void *rows_of(const slc_exec *x, sl_buf b, int64_t row0) {
     const sl_buffer *v = &x->info[b];
     return (const char *)x->buf[b] + (size_t)(row0 * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
 }
 
-static const void *weights(const sl_op *op, const slc_exec *x, bool bf16) {
-    return bf16 ? (const void *)slc_weight16(op, x, 0) : (const void *)slc_weight(op, x, 0);
+static layer layer_as_it_lies(const sl_op *op, const slc_exec *x) {
+    bool bf16 = x->info[op->in[0]].bf16;
+    return (layer){.n = op->dim_out, .k = op->dim_in, .dw = slc_grad(op, x, 0), .add = true,
+                   .w = bf16 ? (const void *)slc_weight16(op, x, 0) : (const void *)slc_weight(op, x, 0)};
 }
 
 /* y = x W^T, plus the residual. */
-static int forward_rows(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+static int forward_rows(const sl_op *op, const slc_exec *x, const layer *l, int64_t row0, int64_t rows) {
     const sl_buffer *in = &x->info[op->in[0]], *y = &x->info[sl_layer_y(op)];
-    slc_product p = {.m = rows, .n = op->dim_out, .k = op->dim_in, .bf16 = in->bf16, .y_bf16 = y->bf16, .tb = true,
-                     .a = rows_of(x, op->in[0], row0), .b = weights(op, x, in->bf16), .lda = in->ld,
-                     .ldb = op->dim_in, .y = x->buf[sl_layer_y(op)], .add = slc_f32(x, op->in[1]), .ldy = y->ld,
-                     .scale = 1};
+    slc_product p = {.m = rows, .n = l->n, .k = l->k, .bf16 = in->bf16, .y_bf16 = y->bf16, .tb = true,
+                     .a = rows_of(x, op->in[0], row0), .b = l->w, .lda = in->ld, .ldb = l->k,
+                     .y = x->buf[sl_layer_y(op)], .add = slc_f32(x, op->in[1]), .ldy = y->ld, .scale = 1};
     return slc_multiply(x->blas, x->stream, &p);
 }
 
 /* din = dy W, or += */
-static int input_gradient(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+static int input_gradient(const sl_op *op, const slc_exec *x, const layer *l, int64_t row0, int64_t rows) {
     if (op->din[0] == SL_NONE)
         return 0;
     const sl_buffer *dy = &x->info[sl_layer_dy(op)], *din = &x->info[op->din[0]];
     void *to = (void *)(uintptr_t)rows_of(x, op->din[0], row0);
-    slc_product p = {.m = rows, .n = op->dim_in, .k = op->dim_out, .bf16 = dy->bf16, .y_bf16 = din->bf16,
-                     .a = x->buf[sl_layer_dy(op)], .b = weights(op, x, dy->bf16), .lda = dy->ld, .ldb = op->dim_in,
+    slc_product p = {.m = rows, .n = l->k, .k = l->n, .bf16 = dy->bf16, .y_bf16 = din->bf16,
+                     .a = x->buf[sl_layer_dy(op)], .b = l->w, .lda = dy->ld, .ldb = l->k,
                      .y = to, .add = op->acc[0] ? to : NULL, .ldy = din->ld, .scale = 1};
     return slc_multiply(x->blas, x->stream, &p);
 }
 
-/* dW += dy^T x */
-static int weight_gradient(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
+/* dW (+)= dy^T x */
+static int weight_gradient(const sl_op *op, const slc_exec *x, const layer *l, int64_t row0, int64_t rows) {
     const sl_buffer *dy = &x->info[sl_layer_dy(op)], *in = &x->info[op->in[0]];
-    float *dw = slc_grad(op, x, 0);
-    slc_product p = {.m = op->dim_out, .n = op->dim_in, .k = rows, .bf16 = dy->bf16, .ta = true,
+    slc_product p = {.m = l->n, .n = l->k, .k = rows, .bf16 = dy->bf16, .ta = true,
                      .a = x->buf[sl_layer_dy(op)], .b = rows_of(x, op->in[0], row0), .lda = dy->ld, .ldb = in->ld,
-                     .y = dw, .add = dw, .ldy = op->dim_in, .scale = 1};
+                     .y = l->dw, .add = l->add ? l->dw : NULL, .ldy = l->k, .scale = 1};
     return slc_multiply(x->blas, x->stream, &p);
 }
 
-/* ---- linear */
+/* ---- linear. Tensor cores want rows of whole eights of bf16: of another width (model.match_params makes them) products
+ * take half as long again and more. So they go through a copy of the weights that is filled up with zeros, and their
+ * gradient through one of its own. */
 
-static int linear_forward(const sl_op *op, const slc_exec *x) { return forward_rows(op, x, 0, op->rows); }
+static bool uneven(const sl_op *op, const sl_buffer *info) {
+    const sl_buffer *y = &info[sl_layer_y(op)];
+    return info[op->in[0]].bf16 && (op->dim_in % 8 || op->dim_out % 8) && y->ld >= sl_round_up(op->dim_out, 8) &&
+           (op->din[0] == SL_NONE || info[op->din[0]].ld >= sl_round_up(op->dim_in, 8));
+}
+
+static layer layer_filled_up(const sl_op *op, sl_carver *c) {
+    layer l = {.n = sl_round_up(op->dim_out, 8), .k = sl_round_up(op->dim_in, 8)};
+    l.w = sl_carve(c, l.n * l.k * (int64_t)sizeof(sl_bf16));
+    l.dw = sl_carve_floats(c, l.n * l.k);
+    return l;
+}
+
+static size_t linear_scratch(const sl_op *op, const sl_program *b) {
+    sl_carver count = {0};
+    if (uneven(op, b->buffer))
+        layer_filled_up(op, &count);
+    return count.used;
+}
+
+/* Of a product's operand the sum runs over, columns behind the last one count. */
+static void zero_behind(const slc_exec *x, sl_buf b, int64_t cols) {
+    slc_zero_behind(x->stream, x->info[b].rows, cols, x->info[b].ld, slc_b16(x, b));
+}
+
+static layer linear_layer(const sl_op *op, const slc_exec *x) {
+    layer l = layer_as_it_lies(op, x);
+    if (!uneven(op, x->info))
+        return l;
+    const void *from = l.w;
+    l = layer_filled_up(op, &(sl_carver){.base = x->scratch});
+    slc_fill_up(x->stream, op->dim_out, op->dim_in, from, l.n, l.k, (sl_bf16 *)(uintptr_t)l.w);
+    return l;
+}
+
+static int linear_forward(const sl_op *op, const slc_exec *x) {
+    layer l = linear_layer(op, x);
+    if (l.k > op->dim_in)
+        zero_behind(x, op->in[0], op->dim_in);
+    return forward_rows(op, x, &l, 0, op->rows);
+}
 
 static int linear_backward(const sl_op *op, const slc_exec *x) {
     /* dout of the residual stream as an operand */
     if (op->temp != SL_NONE && !slc_norm_rounds(op, x))
         slc_round_rows(x->stream, op->rows, op->dim_out, slc_f32(x, op->dout), slc_b16(x, op->temp),
                        x->info[op->temp].ld);
-    return input_gradient(op, x, 0, op->rows) || weight_gradient(op, x, 0, op->rows) ? -1 : 0;
+    layer l = linear_layer(op, x);
+    if (l.n > op->dim_out)
+        zero_behind(x, sl_layer_dy(op), op->dim_out);
+    if (input_gradient(op, x, &l, 0, op->rows) || weight_gradient(op, x, &l, 0, op->rows))
+        return -1;
+    if (!l.add)
+        slc_add_block(x->stream, op->dim_out, op->dim_in, l.k, l.dw, slc_grad(op, x, 0));
+    return 0;
 }
 
 /* ---- head */
@@ -76,7 +134,8 @@ static void lose(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows)
 
 static int head_chunk(const sl_op *op, const slc_exec *x, int64_t row0, int64_t rows) {
     int64_t v = op->dim_out;
-    if (forward_rows(op, x, row0, rows))
+    layer l = layer_as_it_lies(op, x);
+    if (forward_rows(op, x, &l, row0, rows))
         return -1;
     if (x->logits)
         slc_copy(x->stream, x->logits + row0 * v, slc_f32(x, op->saved[SL_LAYER_Y]),
@@ -84,7 +143,7 @@ static int head_chunk(const sl_op *op, const slc_exec *x, int64_t row0, int64_t 
     if (!x->targets)
         return 0;
     lose(op, x, row0, rows);
-    return x->training && (weight_gradient(op, x, row0, rows) || input_gradient(op, x, row0, rows)) ? -1 : 0;
+    return x->training && (weight_gradient(op, x, &l, row0, rows) || input_gradient(op, x, &l, row0, rows)) ? -1 : 0;
 }
 
 static int head_forward(const sl_op *op, const slc_exec *x) {
@@ -97,6 +156,7 @@ static int head_forward(const sl_op *op, const slc_exec *x) {
     return 0;
 }
 
-const slc_kind slc_product_kinds[] = {{.name = "linear", .forward = linear_forward, .backward = linear_backward},
+const slc_kind slc_product_kinds[] = {{.name = "linear", .forward = linear_forward, .backward = linear_backward,
+                                       .scratch = linear_scratch},
                                       {.name = "head", .forward = head_forward},
                                       {.name = NULL}};

@@ -127,6 +127,34 @@ void slc_round_weights(slc_stream s, int64_t n, const float *w, uint16_t *w16) {
 
 /* ---- rows with a stride */
 
+__global__ void fill_up_kernel(int64_t rows, int64_t cols, const slc_bf16 *from, int64_t n, int64_t k, slc_bf16 *to) {
+    EACH(i, n * k) {
+        int64_t r = i / k, c = i % k;
+        to[i] = r < rows && c < cols ? from[r * cols + c] : (slc_bf16)0;
+    }
+}
+
+void slc_fill_up(slc_stream s, int64_t rows, int64_t cols, const uint16_t *from, int64_t n, int64_t k, uint16_t *to) {
+    SLC_LAUNCH(fill_up_kernel, blocks_of(n * k), THREADS, 0, s, rows, cols, from, n, k, to);
+}
+
+__global__ void zero_behind_kernel(int64_t rows, int64_t cols, int64_t ld, slc_bf16 *x) {
+    int64_t behind = ld - cols;
+    EACH(i, rows * behind) x[i / behind * ld + cols + i % behind] = 0;
+}
+
+void slc_zero_behind(slc_stream s, int64_t rows, int64_t cols, int64_t ld, uint16_t *x) {
+    SLC_LAUNCH(zero_behind_kernel, blocks_of(rows * (ld - cols)), THREADS, 0, s, rows, cols, ld, x);
+}
+
+__global__ void add_block_kernel(int64_t rows, int64_t cols, int64_t ld, const float *from, float *to) {
+    EACH(i, rows * cols) to[i] += from[i / cols * ld + i % cols];
+}
+
+void slc_add_block(slc_stream s, int64_t rows, int64_t cols, int64_t ld, const float *from, float *to) {
+    SLC_LAUNCH(add_block_kernel, blocks_of(rows * cols), THREADS, 0, s, rows, cols, ld, from, to);
+}
+
 __global__ void add_bf16_kernel(int64_t rows, int64_t cols, int64_t ld, const slc_bf16 *from, slc_bf16 *to) {
     int64_t across = (cols + 7) / 8;
     EACH(i, rows * across) {
