@@ -120,6 +120,7 @@ typedef struct {
     int64_t ldc, ldp; /* from row to row; from 32 columns to the next 32: 32 where rows are whole, or panel by panel */
     const float *residual; /* laid out as c; may be c; NULL where y is not, and with `add` */
     int add;
+    const float *bias; /* [n], added to each row of T first; NULL for none, and with `add` */
     const sl_ahead *ahead; /* two areas that are wanted next: a hint to bring them into L2 meanwhile; or NULL */
 } sl_bf16_store;
 

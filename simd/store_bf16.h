@@ -10,6 +10,8 @@ static inline int64_t store_place(const sl_bf16_store *to, int64_t row, int64_t 
 
 /* Sums t of row `row`, columns col.., the first n lanes. */
 SL_VEC void store_vector(const sl_bf16_store *to, int64_t row, int64_t col, int n, vf t) {
+    if (to->bias)
+        t = v_add(t, v_load_n(to->bias + col, n));
     if (to->y) {
         sl_bf16 *y = to->y + row * to->ldy + col;
         v_store_bf16_n(y, to->add ? v_add(v_load_bf16_n(y, n), t) : t, n);
@@ -23,6 +25,8 @@ SL_VEC void store_vector(const sl_bf16_store *to, int64_t row, int64_t col, int 
 SL_VEC void store_pair(const sl_bf16_store *to, int64_t row, int64_t col, vf a, vf b) {
     if (to->y) {
         sl_bf16 *y = to->y + row * to->ldy + col;
+        if (to->bias)
+            a = v_add(a, v_load(to->bias + col)), b = v_add(b, v_load(to->bias + col + VL));
         if (to->add)
             a = v_add(v_load_bf16_n(y, VL), a), b = v_add(v_load_bf16_n(y + VL, VL), b);
         v_store2_bf16(y, a, b);
@@ -67,7 +71,7 @@ static inline void store_product(int64_t m, int64_t n, int64_t k, const sl_bf16 
     for (int64_t col = 0; col < n; col += NR_, panels += k * NR_)
         for (int64_t row = 0; row < m; row += ROWS) {
             int64_t rows = store_least(m - row, ROWS), cols = store_least(n - col, NR_);
-            if (!to->y && !to->residual) {
+            if (!to->y && !to->residual && !to->bias) {
                 SL_UNIT_FN(gemm_bf16)(rows, cols, k, a + row * lda, lda, panels, to->c + store_place(to, row, col),
                                       to->ldc, to->add);
                 continue;

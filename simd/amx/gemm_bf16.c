@@ -56,7 +56,7 @@ TILES void stored_block(const int r2, product *p, const sums *s, int64_t kk, con
     int64_t k = store_least(p->k - kk, p->chunk), half = k / 2 / SL_BF16_KR * SL_BF16_KR;
     float *c = !to->y && s->cols == NR ? to->c + store_place(to, s->row, s->col) : NULL;
     const sl_bf16 *a = p->a + s->row * p->lda + kk;
-    int last = kk + k >= p->k, straight = last && c && !to->residual;
+    int last = kk + k >= p->k, straight = last && c && !to->residual && !to->bias;
     if (kk > 0)
         tiles_begin(r2, 1, (const char *)s->t, NR * sizeof(float));
     else if (!to->y && to->add)

@@ -18,12 +18,17 @@ static const char *const hidden_act[] = {
 };
 
 static const char *architecture(const sl_config *c) {
+    bool rope_layers = c->model_rope_layers.n > 1 || c->model_rope_layers.of[0] != SL_LAYER_ROPE;
     bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA && sl_mixer_first(c, false) < 0 &&
                  !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
                  c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
                  sl_config_has_ffn(c) && sl_ffn_gated[c->model_ffn_kind] && c->model_rope_base > 0 &&
                  c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
-                 !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0;
+                 !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0 &&
+                 c->model_attention_bias == SL_ATTENTION_BIAS_NONE && !c->model_ffn_bias && !c->model_head_bias &&
+                 c->model_rope_dims == 0 && c->model_rope_scaling == SL_ROPE_SCALING_NONE && c->attention_scale == 0 &&
+                 c->model_embed_multiplier == 0 && !rope_layers && c->model_learned_positions == 0 &&
+                 c->model_block == SL_BLOCK_SEQUENTIAL && !(c->model_qk_norm && c->model_qk_norm_span);
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
                      c->model_balance != SL_BALANCE_BIAS;

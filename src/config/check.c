@@ -32,8 +32,39 @@ static int check_norm(const sl_config *c) {
     if (sl_norm_traits[c->model_norm] & SL_NORM_GATES && c->norm_rank > c->model_dim)
         return sl_fail_usage("model.norm_opts.rank = %lld is more than model.dim = %lld",
                              (ll)c->norm_rank, (ll)c->model_dim);
+    unsigned base = sl_norm_traits[c->model_norm] & SL_NORM_GATES ? sl_base_traits[c->norm_base]
+                                                                  : sl_norm_traits[c->model_norm];
+    if (c->norm_bias && !(base & SL_NORM_BIASES))
+        return sl_fail_usage("model.norm_opts.bias is layernorm's: set model.norm=layernorm, or leave it out (the bias "
+                             "of dyt and derf is model.norm_opts.beta)");
+    if (c->model_block != SL_BLOCK_SEQUENTIAL && c->model_norm_place != SL_PLACE_PRE)
+        return sl_fail_usage("model.block=%s has its norms before both halves: it needs model.norm_place=pre",
+                             sl_choices_block[c->model_block].name);
+    return 0;
+}
+
+static int check_rope(const sl_config *c) {
     if (c->model_rope_base > 0 && c->model_rope_base < 1)
         return sl_fail_usage("model.rope_base must be 0 (no position embedding) or at least 1");
+    if (c->model_rope_base_window > 0 && c->model_rope_base_window < 1)
+        return sl_fail_usage("model.rope_base_window must be 0 (that of all layers) or at least 1");
+    if (c->model_rope_base_window > 0 && (c->attention_window == 0 || c->model_rope_base == 0))
+        return sl_fail_usage("model.rope_base_window needs layers with a window and with RoPE: set "
+                             "model.attention_opts.window and model.rope_base, or leave it out");
+    if (c->model_rope_dims % 2 != 0 || c->model_rope_dims > sl_config_head_dim(c))
+        return sl_fail_usage("model.rope_dims = %lld must be even and at most the %lld channels of a head",
+                             (ll)c->model_rope_dims, (ll)sl_config_head_dim(c));
+    if (c->model_rope_scaling == SL_ROPE_SCALING_LLAMA3 && c->rope_scaling_high <= c->rope_scaling_low)
+        return sl_fail_usage("model.rope_scaling_opts.high_freq_factor must be above low_freq_factor");
+    return 0;
+}
+
+static int check_layers(const sl_config *c) {
+    if (c->attention_window == 0 && (c->attention_window_layers.n > 1 || c->attention_window_layers.of[0]))
+        return sl_fail_usage("model.attention_opts.window_layers needs model.attention_opts.window, the width");
+    if (c->model_learned_positions > 0 && c->model_seq > c->model_learned_positions)
+        return sl_fail_usage("model.seq = %lld is more than model.learned_positions = %lld; make one the other",
+                             (ll)c->model_seq, (ll)c->model_learned_positions);
     return 0;
 }
 
@@ -41,6 +72,9 @@ static int check_nullify(const sl_config *c) {
     if (c->model_sink_nullify > c->model_dim)
         return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
                              (ll)c->model_sink_nullify, (ll)c->model_dim);
+    if (c->model_sink_nullify > 0 && c->model_norm_place == SL_PLACE_OUTPUT)
+        return sl_fail_usage("model.sink_nullify replaces channels where norms read the stream, and with "
+                             "model.norm_place=output those of the blocks do not; leave one out");
     return 0;
 }
 
@@ -56,6 +90,9 @@ static int check_experts(const sl_config *c) {
                              (ll)c->model_experts, c->model_ffn ? "model.ffn_kind: none" : "model.ffn = 0");
     if (!sl_ffn_gated[c->model_ffn_kind])
         return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
+    if (c->model_ffn_bias)
+        return sl_fail_usage("model.ffn_bias is of a dense feed-forward: experts have no biases; set one of "
+                             "model.ffn_bias=false and model.experts=0");
     if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
         return sl_fail_usage(
             "model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one or set "
@@ -160,7 +197,8 @@ static int check_gemm(const sl_config *c) {
 }
 
 int sl_config_check(const sl_config *c) {
-    if (check_heads(c) != 0 || check_norm(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
+    if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
+        check_nullify(c) != 0 || check_experts(c) != 0 ||
         check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);

@@ -32,21 +32,25 @@ typedef struct {
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[],
     sl_choices_nullify_value[], sl_choices_base_norm[], sl_choices_gate_granularity[], sl_choices_gate_outer[],
     sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
-    sl_choices_attention_gate[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
-    sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
+    sl_choices_attention_gate[], sl_choices_attention_bias[], sl_choices_window_layers[], sl_choices_rope_layers[],
+    sl_choices_rope_scaling[], sl_choices_qk_norm_span[], sl_choices_block[], sl_choices_ffn[], sl_choices_router[],
+    sl_choices_balance[], sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[],
+    sl_choices_guard[], sl_choices_precision[], sl_choices_device[], sl_choices_gemm[], sl_choices_isa[],
+    sl_choices_pin[];
 
 /* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
 enum {
     SL_NORM_ROTATES = 1, /* quantised models are rotated in front of it: but for its weight, norm(Rx) = R norm(x) */
     SL_NORM_LLAMA = 2,   /* it is what Llama and Qwen3 of transformers compute */
-    SL_NORM_GATES = 4    /* it has the low-rank gate of model.norm_opts */
+    SL_NORM_GATES = 4,   /* it has the low-rank gate of model.norm_opts */
+    SL_NORM_BIASES = 8   /* model.norm_opts.bias gives it a bias */
 };
-extern const unsigned sl_norm_traits[];
+extern const unsigned sl_norm_traits[], sl_base_traits[]; /* by model.norm, by model.norm_opts.base */
 
 extern const bool sl_ffn_gated[]; /* by model.ffn_kind: two input projections; [SL_FFN_KINDS] */
 enum { SL_FFN_NONE = SL_FFN_KINDS }; /* of model.ffn_kind, behind the rows of simd/ffn.inc */
-enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH };
+enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH, SL_PLACE_OUTPUT };
+enum { SL_BLOCK_SEQUENTIAL, SL_BLOCK_PARALLEL, SL_BLOCK_PARALLEL_SHARED };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
 enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN };
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
@@ -58,6 +62,11 @@ enum {
     SL_ATTENTION_GATE_HEADWISE,
     SL_ATTENTION_GATE_VALUE
 };
+enum { SL_ATTENTION_BIAS_NONE, SL_ATTENTION_BIAS_QKV, SL_ATTENTION_BIAS_ALL };
+enum { SL_LAYER_WINDOW, SL_LAYER_FULL };
+enum { SL_LAYER_ROPE, SL_LAYER_NO_ROPE };
+enum { SL_ROPE_SCALING_NONE, SL_ROPE_SCALING_LINEAR, SL_ROPE_SCALING_LLAMA3 };
+enum { SL_SPAN_HEAD, SL_SPAN_PROJECTION };
 enum { SL_GATE_ELEMENTWISE, SL_GATE_TENSORWISE };
 enum { SL_GATE_SIGMOID, SL_GATE_TANH, SL_GATE_SILU, SL_GATE_LINEAR };
 enum { SL_GATE_INNER_SILU, SL_GATE_INNER_RELU };
@@ -114,12 +123,30 @@ static inline int64_t sl_config_kv_heads(const sl_config *c) {
 static inline bool sl_config_has_ffn(const sl_config *c) {
     return c->model_ffn > 0 && c->model_ffn_kind != SL_FFN_NONE;
 }
+/* What a LIST key has for a layer. */
+static inline int sl_config_of_layer(const sl_choice_list *list, int64_t layer) { return list->of[layer % list->n]; }
 /* Row of tables/mixer.inc that mixes positions in this layer. */
 static inline int sl_config_mixer(const sl_config *c, int64_t layer) {
-    return c->model_mixer.of[layer % c->model_mixer.n];
+    return sl_config_of_layer(&c->model_mixer, layer);
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;
+}
+/* Positions that a query of this layer sees at most; 0: all. */
+static inline int64_t sl_config_window(const sl_config *c, int64_t layer) {
+    return sl_config_of_layer(&c->attention_window_layers, layer) == SL_LAYER_WINDOW ? c->attention_window : 0;
+}
+/* Has this layer a rotary base of its own kind, model.rope_base_window? */
+static inline bool sl_config_rope_windowed(const sl_config *c, int64_t layer) {
+    return c->model_rope_base_window > 0 && sl_config_window(c, layer) > 0;
+}
+/* Has it a rotary embedding at all? */
+static inline bool sl_config_rotates(const sl_config *c, int64_t layer) {
+    return c->model_rope_base > 0 && sl_config_of_layer(&c->model_rope_layers, layer) == SL_LAYER_ROPE;
+}
+/* Channels of a head that it turns. */
+static inline int64_t sl_config_rope_dims(const sl_config *c) {
+    return c->model_rope_dims ? c->model_rope_dims : sl_config_head_dim(c);
 }
 /* Hidden width of one expert. */
 static inline int64_t sl_config_expert_ffn(const sl_config *c) {

@@ -18,7 +18,25 @@ static const char *const undecisive[] = {"threads",
                                          "train.keep_checkpoints"};
 
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
-static const char *const added[] = {"model.mixer"};
+static const char *const added[] = {"model.mixer",
+                                    "model.attention_bias",
+                                    "model.ffn_bias",
+                                    "model.head_bias",
+                                    "model.attention_opts.scale",
+                                    "model.rope_dims",
+                                    "model.rope_scaling",
+                                    "model.rope_scaling_opts.factor",
+                                    "model.rope_scaling_opts.low_freq_factor",
+                                    "model.rope_scaling_opts.high_freq_factor",
+                                    "model.rope_scaling_opts.original",
+                                    "model.embed_multiplier",
+                                    "model.attention_opts.window_layers",
+                                    "model.rope_layers",
+                                    "model.rope_base_window",
+                                    "model.norm_opts.bias",
+                                    "model.learned_positions",
+                                    "model.block",
+                                    "model.qk_norm_span"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
  * only training knows. Any other makes another model of the same weights. */

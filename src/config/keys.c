@@ -23,10 +23,17 @@ const unsigned sl_norm_traits[] = {
 #include "tables/norm.inc"
 #undef NORM
 };
+const unsigned sl_base_traits[] = {
+#define NORM(...)
+#define BASE(name, traits, help) traits,
+#include "tables/norm.inc"
+#undef NORM
+};
 const sl_choice sl_choices_norm_place[] = {
     [SL_PLACE_PRE] = {"pre", "h + f(norm(h)), the published baseline"},
     [SL_PLACE_POST] = {"post", "norm(h + f(h)) (Vaswani et al. 2017, arXiv 1706.03762)"},
     [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
+    [SL_PLACE_OUTPUT] = {"output", "h + norm(f(h)) (OLMo 2, arXiv 2501.00656)"},
     {NULL, NULL}};
 const sl_choice sl_choices_nullify_mode[] = {
     [SL_NULLIFY_BOTH] = {"both", "the norm reads a stream without them (norms without statistics: the same as output)"},
@@ -77,6 +84,33 @@ const sl_choice sl_choices_attention_gate[] = {
                                        "sigmoid(x W) on each element of the heads' outputs, before o_proj"},
     [SL_ATTENTION_GATE_HEADWISE] = {"headwise", "one sigmoid(x W) for each head's output, before o_proj"},
     [SL_ATTENTION_GATE_VALUE] = {"value", "sigmoid(x W) on each element of the values"},
+    {NULL, NULL}};
+const sl_choice sl_choices_attention_bias[] = {
+    [SL_ATTENTION_BIAS_NONE] = {"none", "none does (Llama)"},
+    [SL_ATTENTION_BIAS_QKV] = {"qkv", "queries, keys and values (Qwen2, arXiv 2407.10671)"},
+    [SL_ATTENTION_BIAS_ALL] = {"all", "those and the output projection (GPT-2, GPT-NeoX, Phi)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_window_layers[] = {
+    [SL_LAYER_WINDOW] = {"window", "a query sees model.attention_opts.window positions"},
+    [SL_LAYER_FULL] = {"full", "it sees all"},
+    {NULL, NULL}};
+const sl_choice sl_choices_rope_layers[] = {
+    [SL_LAYER_ROPE] = {"rope", "rotary"}, [SL_LAYER_NO_ROPE] = {"none", "none"}, {NULL, NULL}};
+const sl_choice sl_choices_rope_scaling[] = {
+    [SL_ROPE_SCALING_NONE] = {"none", "not at all"},
+    [SL_ROPE_SCALING_LINEAR] = {"linear", "all by the factor (position interpolation, arXiv 2306.15595)"},
+    [SL_ROPE_SCALING_LLAMA3] = {"llama3", "low ones by the factor, high ones not (Llama 3.1, arXiv 2407.21783)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_qk_norm_span[] = {
+    [SL_SPAN_HEAD] = {"head", "each head; heads share a weight (Qwen3)"},
+    [SL_SPAN_PROJECTION] = {"projection", "all query heads of a position, and all its key heads (OLMo 2, arXiv "
+                                          "2501.00656)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_block[] = {
+    [SL_BLOCK_SEQUENTIAL] = {"sequential", "the feed-forward reads what attention has added to (Vaswani et al. 2017)"},
+    [SL_BLOCK_PARALLEL] = {"parallel", "both read the block's input, each behind a norm of its own (GPT-NeoX, arXiv "
+                                       "2204.06745)"},
+    [SL_BLOCK_PARALLEL_SHARED] = {"parallel_shared", "the same behind one norm (GPT-J, Phi)"},
     {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
 #define FFN(name, gated, act, hf, help) {#name, help},

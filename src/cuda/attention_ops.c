@@ -113,13 +113,26 @@ static int rope(const sl_op *op, const slc_exec *x, sl_buf v, float sign) {
     slc_rope_turn(x->stream, &(slc_rope){.rows = op->rows, .seq = op->seq, .heads = o->heads,
                                          .head_dim = o->head_dim, .bf16 = x->info[v].bf16, .x = x->buf[v],
                                          .ld = x->info[v].ld, .sign = sign,
-                                         .base = x->program->config->model_rope_base,
+                                         .base = o->base,
                                          .table = slc_f32(x, op->saved[0]), .position = x->position});
     return 0;
+}
+static int rope_check(const sl_op *op) {
+    const sl_rope *o = op->own;
+    return o->dims == o->head_dim && !o->scaled ? 0
+                                                : sl_fail("device: cuda has neither model.rope_dims nor "
+                                                          "model.rope_scaling; take device: cpu");
 }
 static int rope_forward(const sl_op *op, const slc_exec *x) { return rope(op, x, op->out, 1); }
 static int rope_backward(const sl_op *op, const slc_exec *x) {
     return turns_back(op, x) ? 0 : rope(op, x, op->dout, -1);
+}
+
+static int qk_norm_check(const sl_op *op) {
+    const sl_qk_norm *o = op->own;
+    return o->q_span == 1 && o->k_span == 1
+               ? 0
+               : sl_fail("device: cuda has model.qk_norm_span=head alone; take device: cpu");
 }
 
 static slc_qk_norm qk_norm_of(const sl_op *op, const sl_buffer *v) {
@@ -190,7 +203,8 @@ static int gate_backward(const sl_op *op, const slc_exec *x) {
 const slc_kind slc_attention_kinds[] = {
     {.name = "attention", .forward = attention_forward, .backward = attention_backward, .scratch = attention_scratch},
     {.name = "cached_attention", .forward = cached_attention_forward},
-    {.name = "rope", .forward = rope_forward, .backward = rope_backward},
-    {.name = "qk_norm", .forward = qk_norm_forward, .backward = qk_norm_backward, .scratch = qk_norm_scratch},
+    {.name = "rope", .check = rope_check, .forward = rope_forward, .backward = rope_backward},
+    {.name = "qk_norm", .check = qk_norm_check, .forward = qk_norm_forward, .backward = qk_norm_backward,
+     .scratch = qk_norm_scratch},
     {.name = "attention_gate", .forward = gate_forward, .backward = gate_backward},
     {.name = NULL}};

@@ -136,6 +136,8 @@ static int open_kinds(gpu *g) {
         const sl_op *op = &g->b->op[i];
         if (!(g->kind[i] = find_kind(op->kind->name)))
             return refuse(op);
+        if (g->kind[i]->check && g->kind[i]->check(op))
+            return -1;
         size_t bytes = g->kind[i]->scratch ? g->kind[i]->scratch(op, g->b) : 0;
         g->x.scratch_bytes = bytes > g->x.scratch_bytes ? bytes : g->x.scratch_bytes;
     }

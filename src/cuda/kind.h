@@ -36,6 +36,8 @@ typedef struct {
 
 typedef struct {
     const char *name; /* that of the sl_op_kind's it stands for */
+    /* Can this one be run? 0, or -1 with a message: it has an option that there are no kernels for. NULL: any can. */
+    int (*check)(const sl_op *op);
     /* Enqueue, never wait, read back or allocate (a graph captures them). Backward writes din[i], or adds to it where
      * acc[i] and the CPU's kind adds; the core has done, or will do, what op->pass and op->sum ask for. Return 0, or -1
      * with a message. NULL: nothing to do. */

@@ -1,4 +1,5 @@
 /* Norms, with replaced channels and without. */
+#include "base/err.h"
 #include "cuda/kind.h"
 #include "cuda/norm.h"
 #include "ops/norm/frame.h"
@@ -43,6 +44,12 @@ static slc_norm norm_of(const sl_op *op, const slc_exec *x) {
     return n;
 }
 
+static int norm_check(const sl_op *op) {
+    return kind_of(op) != SLC_NORM_LAYER || op->param[SL_NORM_BIAS] == SL_NONE
+               ? 0
+               : sl_fail("device: cuda has no layernorm with model.norm_opts.bias; take device: cpu");
+}
+
 static int norm_forward(const sl_op *op, const slc_exec *x) {
     const sl_norm_nullified *o = sl_norm_nullified_of(op);
     slc_norm n = norm_of(op, x);
@@ -80,6 +87,6 @@ static int norm_end_step(const sl_op *op, const slc_exec *x, const int32_t *appl
 }
 
 const slc_kind slc_norm_kinds[] = {
-    {.name = "norm", .forward = norm_forward, .backward = norm_backward, .scratch = norm_scratch,
+    {.name = "norm", .check = norm_check, .forward = norm_forward, .backward = norm_backward, .scratch = norm_scratch,
      .end_step = norm_end_step},
     {0}};

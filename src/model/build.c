@@ -13,7 +13,9 @@ static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
 
 /* The layer's mixer of in, added to residual (SL_NONE: alone). */
 static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
-    return sl_mixer_of(b->config, i)->build(b, &(sl_mixer_site){i, in, residual, m->cos, m->sin});
+    const sl_config *c = b->config;
+    sl_rotary r = sl_config_rotates(c, i) ? m->rotary[sl_config_rope_windowed(c, i)] : (sl_rotary){0};
+    return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin});
 }
 
 /* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
@@ -45,10 +47,10 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
     read.part = SL_PART_shared_in, write.part = SL_PART_shared_out;
     int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", shared, d, 0);
     sl_build_matrix(b, read, prefix, "up_proj.weight", shared, d, SL_MATRIX_JOINED);
-    sl_buf in = sl_build_linear(b, read, x, d, 2 * shared, gate, SL_NONE);
+    sl_buf in = sl_build_linear(b, read, x, d, 2 * shared, gate, SL_NONE, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_shared_act), c->model_ffn_kind, in, shared);
     int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, shared, SL_MATRIX_OUTPUT);
-    return sl_build_linear(b, write, h, shared, d, down, out);
+    return sl_build_linear(b, write, h, shared, d, down, SL_NONE, out);
 }
 
 static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
@@ -63,10 +65,17 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     int first = sl_build_matrix(b, read, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, 0);
     if (gated)
         sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
-    sl_buf gate_up = sl_build_linear(b, read, in, d, gated ? 2 * f : f, first, SL_NONE);
+    int bias = SL_NONE, down_bias = SL_NONE;
+    if (c->model_ffn_bias) {
+        bias = sl_build_bias(b, prefix, gated ? "gate_proj.bias" : "up_proj.bias", f, false);
+        if (gated)
+            sl_build_bias(b, prefix, "up_proj.bias", f, true);
+        down_bias = sl_build_bias(b, prefix, "down_proj.bias", d, false);
+    }
+    sl_buf gate_up = sl_build_linear(b, read, in, d, gated ? 2 * f : f, first, bias, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_act), c->model_ffn_kind, gate_up, f);
     int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT);
-    return sl_build_linear(b, write, h, f, d, down, residual);
+    return sl_build_linear(b, write, h, f, d, down, down_bias, residual);
 }
 
 static const enum sl_half halves[] = {[SL_NORM_ATTN] = SL_HALF_ATTN, [SL_NORM_FFN] = SL_HALF_FFN};
@@ -89,23 +98,54 @@ static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half,
     return tap;
 }
 
+/* The mixer or the feed-forward of in, added to residual (SL_NONE: alone). */
+static sl_buf build_inner(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf in, sl_buf residual) {
+    return half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
+}
+
+static void build_clip(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
+    if (sl_config_clip(b->config) > 0)
+        sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(b->config));
+}
+
 /* One half of a block, with its norms where model.norm_place has them: the stream h becomes the returned one. */
 static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf h) {
     const sl_config *c = b->config;
     sl_norm_tap *tap = &m->layer[i].norm[half];
-    bool post = c->model_norm_place == SL_PLACE_POST, sandwich = c->model_norm_place == SL_PLACE_SANDWICH;
+    int place = c->model_norm_place;
+    bool post = place == SL_PLACE_POST, sandwich = place == SL_PLACE_SANDWICH, output = place == SL_PLACE_OUTPUT;
     const char *name = half == SL_NORM_ATTN ? "input_layernorm"
                        : sandwich           ? "pre_feedforward_layernorm"
                                             : "post_attention_layernorm";
-    sl_buf in = post ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h)
-                     : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
-    sl_buf residual = sandwich ? SL_NONE : h;
-    sl_buf x = half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
-    if (sandwich)
-        x = sl_build_add(b, at(i, halves[half], SL_PART_add), norm_behind(b, i, half, SL_PART_out_norm, x).out, h);
-    if (sl_config_clip(c) > 0)
-        sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(c));
+    sl_buf in = post || output ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h)
+                               : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
+    sl_buf x = build_inner(m, b, i, half, in, sandwich || output ? SL_NONE : h);
+    if (sandwich || output) {
+        sl_norm_tap behind = norm_behind(b, i, half, SL_PART_out_norm, x);
+        *tap = output ? behind : *tap;
+        x = sl_build_add(b, at(i, halves[half], SL_PART_add), behind.out, h);
+    }
+    build_clip(b, i, half, x);
     return post ? (*tap = norm_behind(b, i, half, SL_PART_norm, x)).out : x;
+}
+
+static sl_buf build_sequential(sl_model *m, sl_program *b, int64_t i, sl_buf h) {
+    h = build_half(m, b, i, SL_NORM_ATTN, h);
+    return sl_config_has_ffn(b->config) ? build_half(m, b, i, SL_NORM_FFN, h) : h;
+}
+
+/* Both halves read the stream h, and their outputs join it; the stream is what is behind both. */
+static sl_buf build_parallel(sl_model *m, sl_program *b, int64_t i, sl_buf h) {
+    const sl_config *c = b->config;
+    sl_norm_tap *tap = m->layer[i].norm;
+    sl_buf in = (tap[SL_NORM_ATTN] = block_norm(b, i, SL_NORM_ATTN, SL_PART_norm, "input_layernorm", h)).out;
+    sl_buf x = build_inner(m, b, i, SL_NORM_ATTN, in, h);
+    if (sl_config_has_ffn(c) && c->model_block == SL_BLOCK_PARALLEL)
+        in = (tap[SL_NORM_FFN] = block_norm(b, i, SL_NORM_FFN, SL_PART_norm, "post_attention_layernorm", h)).out;
+    if (sl_config_has_ffn(c))
+        x = build_inner(m, b, i, SL_NORM_FFN, in, x);
+    build_clip(b, i, SL_NORM_FFN, x);
+    return x;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
@@ -126,14 +166,16 @@ void sl_model_build(sl_model *m, bool taps) {
     int embed = sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_embed), "model", "embed_tokens.weight",
                                 m->vocab, c->model_dim, 0);
     sl_buf x = sl_build_embed(b, embed);
+    if (c->model_embed_multiplier > 0)
+        sl_build_embed_multiplier(b, x);
     if (c->model_embed_scale)
         x = sl_build_embed_scale(b, x);
+    if (c->model_learned_positions > 0)
+        x = sl_build_positions(b, x);
     for (int64_t i = 0; i < layers; i++) {
         b->layer = (int)i;
         m->layer[i].residual = x;
-        x = build_half(m, b, i, SL_NORM_ATTN, x);
-        if (sl_config_has_ffn(c))
-            x = build_half(m, b, i, SL_NORM_FFN, x);
+        x = c->model_block == SL_BLOCK_SEQUENTIAL ? build_sequential(m, b, i, x) : build_parallel(m, b, i, x);
     }
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
@@ -142,7 +184,8 @@ void sl_model_build(sl_model *m, bool taps) {
     int head = c->model_tie_embeddings ? embed
                                        : sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_head), "lm_head",
                                                          "weight", m->vocab, c->model_dim, 0);
-    sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, m->vocab);
+    int bias = c->model_head_bias ? sl_build_bias(b, "lm_head", "bias", m->vocab, false) : SL_NONE;
+    sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, bias, m->vocab);
     for (int64_t i = 0; taps && i <= layers; i++) {
         sl_program_keep(b, m->layer[i].residual);
         for (int w = 0; w < 2; w++)

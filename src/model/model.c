@@ -7,6 +7,7 @@
 #include "model/match.h"
 #include "ops/mixer/mixer.h"
 #include "ops/moe/moe.h"
+#include "ops/ops.h"
 #include "program/exec.h"
 #include "program/schedule.h"
 
@@ -21,18 +22,19 @@ int sl_model_fail_null(const char *what) {
 
 /* ---- creation */
 
-static bool rope_tables(sl_model *m, int64_t positions) {
-    int64_t half = sl_config_head_dim(&m->config) / 2;
-    size_t bytes = (size_t)(positions * half) * sizeof(float);
-    if (!(m->cos = sl_alloc(bytes, "rotary tables")) || !(m->sin = sl_alloc(bytes, "rotary tables")))
+static bool rope_table(sl_model *m, bool windowed, int64_t positions) {
+    size_t bytes = (size_t)(positions * (sl_config_rope_dims(&m->config) / 2)) * sizeof(float);
+    sl_rotary *t = &m->rotary[windowed];
+    if (!(t->cos = sl_alloc(bytes, "rotary tables")) || !(t->sin = sl_alloc(bytes, "rotary tables")))
         return false;
-    for (int64_t t = 0; t < positions; t++)
-        for (int64_t j = 0; j < half; j++) {
-            double angle = (double)t * pow(m->config.model_rope_base, -2.0 * (double)j / (double)(2 * half));
-            m->cos[t * half + j] = (float)cos(angle);
-            m->sin[t * half + j] = (float)sin(angle);
-        }
+    sl_rope_table(&m->config, windowed, positions, t->cos, t->sin);
     return true;
+}
+
+static bool rope_tables(sl_model *m, int64_t positions) {
+    const sl_config *c = &m->config;
+    return (c->model_rope_base == 0 || rope_table(m, false, positions)) &&
+           (c->model_rope_base_window == 0 || rope_table(m, true, positions));
 }
 
 /* What taps are converted into. */
@@ -100,6 +102,10 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
         return sl_fail("a model for %d tokens and %lld windows of %lld positions: all must be at "
                        "least 1, and a batch at most %lld positions",
                        vocab, (long long)batch, (long long)seq, (long long)most);
+    if (c->model_learned_positions > 0 && seq > c->model_learned_positions)
+        return sl_fail_usage("windows of %lld positions: the model has model.learned_positions = %lld, and none behind "
+                             "them",
+                             (long long)seq, (long long)c->model_learned_positions);
     return sl_config_check(c);
 }
 
@@ -140,7 +146,7 @@ static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
     }
     /* One position at a time gains nothing from bf16 products; what is rounded to other formats is fp32 before. */
     m->program.bf16 = !p->cache && !p->quant && sl_model_precision(c) == SL_PRECISION_BF16;
-    bool ok = c->model_rope_base == 0 || rope_tables(m, p->cache ? p->cache : p->seq);
+    bool ok = rope_tables(m, p->cache ? p->cache : p->seq);
     if (ok)
         sl_model_build(m, taps);
     if (!ok || m->program.failed) {
@@ -192,7 +198,9 @@ sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t b
 void sl_model_free(sl_model *m) {
     if (!m)
         return;
-    sl_free(m->cos), sl_free(m->sin), sl_free(m->tap), sl_free(m->gain);
+    for (int i = 0; i < 2; i++)
+        sl_free(m->rotary[i].cos), sl_free(m->rotary[i].sin);
+    sl_free(m->tap), sl_free(m->gain);
     sl_model_close_device(m);
     sl_exec_close(&m->exec);
     sl_program_free(&m->program);

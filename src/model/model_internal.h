@@ -12,6 +12,10 @@ typedef struct {
     sl_norm_tap norm[2];
 } layer_tap;
 
+typedef struct {
+    float *cos, *sin; /* NULL without */
+} sl_rotary;
+
 struct sl_model {
     sl_config config, given; /* in force; as it was asked for */
     sl_quant_options quant;  /* of a quantised model, else unused */
@@ -22,7 +26,7 @@ struct sl_model {
     const sl_device *device; /* NULL: it runs on the CPU, in exec */
     sl_device_run *run;
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
-    float *cos, *sin;
+    sl_rotary rotary[2]; /* tables of all layers; of those with model.rope_base_window */
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *gain; /* 1 + weight of zero-centred norms, for sl_model_norm_weight: [layers + 1][2][dim] */
     bool taps, tapped; /* does it keep taps; do they hold a pass */

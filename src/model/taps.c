@@ -6,7 +6,6 @@
 #include "ops/mixer/mixer.h"
 #include "ops/rows.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- those of sinklab.h */
@@ -50,6 +49,10 @@ const float *sl_model_residual(const sl_model *m, int layer) {
     return sl_model_fetch(m, h) ? sl_buf_data(&m->exec, h) : NULL;
 }
 
+static const sl_op *attention_op(const sl_model *m, int layer) {
+    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
+}
+
 sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     if (!has_tap(m, layer, m ? m->config.model_layers : 0))
         return (sl_qkv_tap){0};
@@ -64,14 +67,10 @@ sl_qkv_tap sl_model_qkv(const sl_model *m, int layer) {
     if (!sl_model_fetch(m, qkv))
         return (sl_qkv_tap){0};
     const float *p = sl_read_rows(&m->exec, qkv, 0, m->program.buffer[qkv].rows, m->tap);
-    return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, (float)(1 / sqrt((double)hd))};
+    return (sl_qkv_tap){p, p + q, p + q + kv, q + 2 * kv, sl_attention_of(attention_op(m, layer))->attend.scale};
 }
 
 bool sl_model_attends(const sl_model *m, int layer) { return sl_mixer_of(&m->config, layer)->attends; }
-
-static const sl_op *attention_op(const sl_model *m, int layer) {
-    return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
-}
 
 sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
     const sl_attention *a = sl_attention_of(attention_op(m, layer));
@@ -122,7 +121,9 @@ bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst) {
 static const sl_op *norm_op(const sl_model *m, int layer, int which) {
     if (layer == m->config.model_layers)
         return which == 0 ? sl_program_find(&m->program, SL_NO_LAYER, SL_HALF_NONE, SL_PART_norm) : NULL;
-    return sl_program_find(&m->program, layer, which == 0 ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_norm);
+    bool output = m->config.model_norm_place == SL_PLACE_OUTPUT;
+    return sl_program_find(&m->program, layer, which == 0 ? SL_HALF_ATTN : SL_HALF_FFN,
+                           output ? SL_PART_out_norm : SL_PART_norm);
 }
 
 sl_buf sl_model_qkv_buffer(const sl_model *m, int layer) {

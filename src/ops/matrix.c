@@ -10,3 +10,8 @@ int sl_build_matrix(sl_program *b, sl_scope place, const char *prefix, const cha
                                                         .start = std, .decay = SL_DECAY_MATRIX, .place = place,
                                                         .join = how & SL_MATRIX_JOINED});
 }
+
+int sl_build_bias(sl_program *b, const char *prefix, const char *name, int64_t out, bool joined) {
+    return sl_program_param(b, prefix, &(sl_param_spec){.name = name, .rows = out, .init = SL_INIT_ZEROS,
+                                                        .decay = SL_DECAY_NONE, .join = joined});
+}

@@ -11,6 +11,12 @@ sl_buf sl_build_embed(sl_program *b, int embed);
 /* scale * x with one learned number, model.embed_scale, which starts at sqrt(dim). */
 sl_buf sl_build_embed_scale(sl_program *b, sl_buf x);
 
+/* m * x with the constant model.embed_multiplier, in place. */
+void sl_build_embed_multiplier(sl_program *b, sl_buf x);
+
+/* x + P[position] with the learned table model.embed_positions.weight [model.learned_positions, dim]. */
+sl_buf sl_build_positions(sl_program *b, sl_buf x);
+
 /* Declares a matrix [out, in] of the linear layer at `place`, from N(0, model.init_std); returns its index. */
 enum {
     SL_MATRIX_OUTPUT = 1, /* it writes to the residual stream: the deviation is divided by sqrt(2 layers) */
@@ -19,16 +25,23 @@ enum {
 int sl_build_matrix(sl_program *b, sl_scope place, const char *prefix, const char *name, int64_t out, int64_t in,
                     unsigned how);
 
-/* y = x W^T (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
- * starting there. */
-sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out,
-                       int weight, sl_buf residual);
+/* Declares a bias [out] of zeros, which no weight decay reaches; joined: as SL_MATRIX_JOINED. */
+int sl_build_bias(sl_program *b, const char *prefix, const char *name, int64_t out, bool joined);
+
+/* y = x W^T (+ bias) (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
+ * starting there; bias likewise dim_out numbers, or SL_NONE. */
+sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight, int bias,
+                       sl_buf residual);
 
 /* Norms: see norm.h. */
 
 /* RMSNorm with a weight on each query and key head (Qwen3), in place on the q and k part of qkv rows. */
 void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
-/* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split. */
+/* cosine and sine [positions, dims / 2] of the angles that position t turns pair j by, t base^(-2j/dims), lowered as
+ * model.rope_scaling says; windowed: of layers with model.rope_base_window. */
+void sl_rope_table(const sl_config *c, bool windowed, int64_t positions, float *cos, float *sin);
+/* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split, with the layer's
+ * table. */
 void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, const float *sin);
 /* Causal attention of the configured kind over rows [q heads | k kv_heads | v kv_heads]; returns [rows,
  * heads*head_dim]. prefix: of the tensors of its own that a kind may have. */
@@ -56,7 +69,8 @@ sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf x);
 void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold);
 float sl_clip_of(const sl_op *op); /* the threshold of such an operation */
 
-/* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. */
-void sl_build_head(sl_program *b, sl_buf x, int weight, int64_t vocab);
+/* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. bias
+ * [vocab] or SL_NONE. */
+void sl_build_head(sl_program *b, sl_buf x, int weight, int bias, int64_t vocab);
 
 #endif

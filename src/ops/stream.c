@@ -62,6 +62,31 @@ sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf in) {
     return op->out = sl_program_activation(b, op->rows, op->dim_in);
 }
 
+/* ---- multiply: in place by a constant */
+
+static int multiply_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    x->k->scale(s->n * op->dim_in, *(const float *)op->own, at(op, x, op->out, s->first));
+    return 0;
+}
+
+static int multiply_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    x->k->scale(s->n * op->dim_in, *(const float *)op->own, at(op, x, op->dout, s->first));
+    return 0;
+}
+
+static const sl_op_kind multiply = {.name = "multiply",
+                                    .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = multiply_forward}),
+                                    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = multiply_backward})};
+
+void sl_build_embed_multiplier(sl_program *b, sl_buf x) {
+    sl_scope scope = {.layer = SL_NO_LAYER, .part = SL_PART_embed, .role = SL_ROLE_SCALE};
+    sl_op *op = new_op(b, &multiply, scope, x, SL_INPUT_GRADIENT);
+    float *own = sl_program_own(b, op, sizeof *own);
+    op->out = x;
+    if (own)
+        *own = (float)b->config->model_embed_multiplier;
+}
+
 /* ---- clip: in place to [-most, most]; no gradient where it cut, which is where |out| is not below that */
 
 float sl_clip_of(const sl_op *op) { return *(const float *)op->own; }

@@ -122,7 +122,7 @@ sl_probe *sl_probe_create(const sl_model *m) {
                     .head_dim = s.head_dim,
                     .batch = s.batch,
                     .seq = s.seq,
-                    .norms = sl_config_has_ffn(c) ? 2 : 1};
+                    .norms = sl_config_has_ffn(c) && c->model_block != SL_BLOCK_PARALLEL_SHARED ? 2 : 1};
     if (allocate(p) < 0) {
         sl_probe_free(p);
         return NULL;

@@ -18,11 +18,15 @@ int sl_transform_check(const sl_config *c, const sl_quant_options *o) {
         return sl_fail_usage(
             "--kv rounds keys and values, and no block of this checkpoint has any: its mixer is %s; leave it out",
             sl_mixer_of(c, 0)->name);
-    if (fold && c->model_norm_place == SL_PLACE_POST)
+    if (fold && (c->model_norm_place == SL_PLACE_POST || c->model_norm_place == SL_PLACE_OUTPUT))
         return sl_fail_usage(
-            "%s folds into the norm before a block, and this checkpoint has model.norm_place=post: its blocks read "
+            "%s folds into the norm before a block, and this checkpoint has model.norm_place=%s: its blocks read "
             "the stream itself; use --rotate or neither",
-            fold);
+            fold, sl_choices_norm_place[c->model_norm_place].name);
+    if (fold && c->model_block == SL_BLOCK_PARALLEL_SHARED)
+        return sl_fail_usage("%s folds into the norm of one half of a block, and with model.block=parallel_shared both "
+                             "read one; use --rotate or neither",
+                             fold);
     return 0;
 }
 

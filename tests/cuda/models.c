@@ -366,6 +366,26 @@ static void each(bool (*list)(int, ref_variant *), int n, const char *only) {
     }
 }
 
+/* Options that the device has no kernels for are refused before anything runs; the others give what they should. */
+static void options(void) {
+    int run = 0, refused = 0;
+    ref_variant v;
+    for (int i = 0; ref_variant_elsewhere(i, &v) && v.config.model_dim < 20; i++) {
+        sl_config c = v.config;
+        c.device = SL_DEVICE_CUDA;
+        sl_model *m = sl_model_create(&c, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
+        sl_model_free(m);
+        if (m) {
+            models(&v, i % 2), decoding(&v);
+            run++;
+        } else {
+            check(strncmp(sl_error(), "device: cuda has ", 17) == 0, v.name, "is refused by name", 0, 0);
+            refused++;
+        }
+    }
+    check(run > 4 && refused > 8, "options", "run and refused", run, refused);
+}
+
 /* Sizes that the tensor cores take, at which operations also do part of their neighbours' work. */
 static void fitting(int every) {
     for (int i = every > 6 ? 4 : 0; i < 6; i += every > 6 ? 6 : 1) {
@@ -405,7 +425,7 @@ int main(int argc, char **argv) {
         for (int bf16 = 0; bf16 < 2; bf16++)
             training(&v, bf16, optimizer);
     if (!only)
-        skipping(&v), elsewhere(&v), lost(&v);
+        skipping(&v), elsewhere(&v), lost(&v), options();
     if (!only || strcmp(only, "fitting") == 0)
         fitting(every);
     printf("%d checks, %d failures\n", checks, failures);

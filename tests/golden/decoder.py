@@ -32,8 +32,15 @@ def tensor_shapes(c, vocab):
     gated = c["norm"] == "gated_norm"
     base = opts.get("base", "rmsnorm") if gated else c["norm"]
 
+    def linear(prefix, out, width, bias):
+        shapes[prefix + ".weight"] = (out, width)
+        if bias:
+            shapes[prefix + ".bias"] = (out,)
+
     def norm(prefix, gated, nullify=True):
         shapes[prefix + ".weight"] = (d,)
+        if base == "layernorm" and opts.get("bias"):
+            shapes[prefix + ".bias"] = (d,)
         if c.get("sink_nullify") and nullify:
             shapes[prefix + ".channel_mean"] = (d,)
         if base in ("dyt", "derf"):
@@ -51,14 +58,16 @@ def tensor_shapes(c, vocab):
 
     if c.get("embed_scale"):
         shapes["model.embed_scale"] = (1,)
+    if c.get("learned_positions"):
+        shapes["model.embed_positions.weight"] = (c["learned_positions"], d)
     for i in range(c["layers"]):
         p = f"model.layers.{i}."
-        if place != "post":
+        if place not in ("post", "output"):
             norm(p + "input_layernorm", gated)
-        shapes[p + "self_attn.q_proj.weight"] = (q, d)
-        shapes[p + "self_attn.k_proj.weight"] = (kv, d)
-        shapes[p + "self_attn.v_proj.weight"] = (kv, d)
-        shapes[p + "self_attn.o_proj.weight"] = (d, q)
+        bias = c.get("attention_bias", "none")
+        for name, out in {"q_proj": q, "k_proj": kv, "v_proj": kv}.items():
+            linear(f"{p}self_attn.{name}", out, d, bias != "none")
+        linear(p + "self_attn.o_proj", d, q, bias == "all")
         own: dict[str | None, dict[str, tuple[int, ...]]]
         own = {"sink_logit": {"sinks": (c["heads"],)}, "k_bias": {"bias_k": (kv // hd, hd)},
                "kv_bias": {"bias_k": (kv // hd, hd), "bias_v": (kv // hd, hd)}}
@@ -70,9 +79,11 @@ def tensor_shapes(c, vocab):
             name = "v_gate_proj" if gate == "value" else "gate_proj"
             shapes[f"{p}self_attn.{name}.weight"] = (width[gate], d)
         if c.get("qk_norm"):
-            shapes[p + "self_attn.q_norm.weight"] = (hd,)
-            shapes[p + "self_attn.k_norm.weight"] = (hd,)
-        norm(p + "post_attention_layernorm", gated, place != "sandwich")
+            whole = c.get("qk_norm_span") == "projection"
+            shapes[p + "self_attn.q_norm.weight"] = (q if whole else hd,)
+            shapes[p + "self_attn.k_norm.weight"] = (kv if whole else hd,)
+        if c.get("block") != "parallel_shared":
+            norm(p + "post_attention_layernorm", gated, place != "sandwich")
         if place == "sandwich":
             norm(p + "pre_feedforward_layernorm", gated)
         if place != "pre":
@@ -87,13 +98,16 @@ def tensor_shapes(c, vocab):
             if shared:
                 widths["mlp.shared_experts"] = shared * c["expert_ffn"]
         for name, f in widths.items():
+            bias = c.get("ffn_bias", False)
             if FFN[c["ffn_kind"]][0]:
-                shapes[p + name + ".gate_proj.weight"] = (f, d)
-            shapes[p + name + ".up_proj.weight"] = (f, d)
-            shapes[p + name + ".down_proj.weight"] = (d, f)
+                linear(p + name + ".gate_proj", f, d, bias)
+            linear(p + name + ".up_proj", f, d, bias)
+            linear(p + name + ".down_proj", d, f, bias)
     norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
+    if c.get("head_bias"):
+        shapes["lm_head.bias"] = (vocab,)
     return shapes
 
 
@@ -104,6 +118,11 @@ def rmsnorm(x, w, eps):
 def layernorm(x, w, eps):
     x = x - x.mean(-1, keepdim=True)
     return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps)
+
+
+def linear(p, prefix, x):
+    y = x @ p[prefix + ".weight"].T
+    return y + p[prefix + ".bias"] if prefix + ".bias" in p else y
 
 
 norm_inputs: dict[str, torch.Tensor] = {}  # prefix of each norm with running means -> channel means of its last input
@@ -135,13 +154,14 @@ def base_norm(c, kind, opts, p, prefix, x):
         x, whole = pre * x, pre * whole
         if kind in ("rmsnorm", "layernorm"):
             m = whole.mean(-1, keepdim=True) if kind == "layernorm" else 0.0
-            return w * (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
+            y = w * (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
+            return y + p.get(prefix + ".bias", 0.0)
     elif opts.get("preaffine"):
         x = p[prefix + ".pre_affine"] * x
     if kind == "none":
         return w * x
     if kind == "layernorm":
-        return layernorm(x, w, eps)
+        return layernorm(x, w, eps) + p.get(prefix + ".bias", 0.0)
     if kind == "rmsnorm":
         return rmsnorm(x, w, eps)
     bias = p.get(prefix + ".bias", torch.zeros_like(w))
@@ -169,14 +189,50 @@ def block_norm(c, p, prefix, x):
     return q * y
 
 
-def rope(x, base):
-    """x [B, heads, T, hd]; half-split: pairs (j, j + hd/2) turn by t / base^(2j/hd)."""
+def scaled(c, freq):
+    """Frequencies as rope_scaling lowers them; llama3 as in transformers' modeling_rope_utils."""
+    kind, o = c.get("rope_scaling", "none"), c.get("rope_scaling_opts", {})
+    if kind == "none":
+        return freq
+    low = freq / o["factor"]
+    if kind == "linear":
+        return low
+    share = (o["original"] * freq / (2 * math.pi) - o["low_freq_factor"]) / (
+        o["high_freq_factor"] - o["low_freq_factor"])
+    share = share.clamp(0, 1)
+    return (1 - share) * low + share * freq
+
+
+def of_layer(c, key, i, default):
+    """What a list that repeats over the layers has for layer i."""
+    pattern = c.get(key, default)
+    return pattern if isinstance(pattern, str) else pattern[i % len(pattern)]
+
+
+def window_of(c, i):
+    opts = c.get("attention_opts", {})
+    return opts.get("window", 0) if of_layer(opts, "window_layers", i, "window") == "window" else 0
+
+
+def rope(c, i, x):
+    """x [B, heads, T, hd]; half-split: of the first n channels pairs (j, j + n/2) turn by t / base^(2j/n)."""
+    base = c.get("rope_base", 10000)
+    if not base or of_layer(c, "rope_layers", i, "rope") == "none":
+        return x
     T, hd = x.shape[-2:]
-    freq = base ** (-torch.arange(0, hd, 2, dtype=x.dtype) / hd)
+    n = c.get("rope_dims") or hd
+    x, rest = x[..., :n], x[..., n:]
+    own = c.get("rope_base_window", 0) if window_of(c, i) else 0
+    freq = (own or base) ** (-torch.arange(0, n, 2, dtype=x.dtype) / n)
+    freq = freq if own else scaled(c, freq)
     angle = torch.arange(T, dtype=x.dtype)[:, None] * freq
     cos, sin = angle.cos(), angle.sin()
-    a, b = x[..., : hd // 2], x[..., hd // 2 :]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x[..., : n // 2], x[..., n // 2 :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+
+
+def score_scale(c, hd):
+    return c.get("attention_opts", {}).get("scale", 0) or hd ** -0.5
 
 
 def mix(c, p, prefix, q, s, seen, v, group):
@@ -196,7 +252,7 @@ def mix(c, p, prefix, q, s, seen, v, group):
     if kind in ("k_bias", "kv_bias"):
         key = p[prefix + ".bias_k"][group]  # [heads, hd]
         def column():
-            return torch.einsum("bhtd,hd->bht", q, key)[..., None] / math.sqrt(q.shape[-1])
+            return torch.einsum("bhtd,hd->bht", q, key)[..., None] * score_scale(c, q.shape[-1])
     if not column:
         return s.softmax(-1) @ v
     w = torch.cat([s, column()], -1).softmax(-1)  # one more column, whose value is zero or learned
@@ -211,12 +267,13 @@ def cached(x):
     return x
 
 
-def attention(c, p, prefix, x):
+def attention(c, p, i, x):
+    prefix = f"model.layers.{i}.self_attn"
     B, T, _ = x.shape
     heads, kv_heads = c["heads"], c.get("kv_heads") or c["heads"]
 
     def split(name, n):
-        return (x @ p[f"{prefix}.{name}_proj.weight"].T).view(B, T, n, -1).transpose(1, 2)
+        return linear(p, f"{prefix}.{name}_proj", x).view(B, T, n, -1)
 
     opts = c.get("attention_opts", {})
     gate, floor = opts.get("gate", "none"), opts.get("gate_floor", 0.0)
@@ -224,35 +281,37 @@ def attention(c, p, prefix, x):
     def gate_of(name):
         return floor + (1 - floor) * torch.sigmoid(x @ p[f"{prefix}.{name}.weight"].T)
 
+    def qk_normed(y, name):
+        whole = c.get("qk_norm_span") == "projection"
+        rows = y.flatten(-2) if whole else y
+        return rmsnorm(rows, p[f"{prefix}.{name}.weight"], c.get("norm_opts", {}).get("eps", 1e-6)).view(y.shape)
+
     q, k, v = split("q", heads), split("k", kv_heads), split("v", kv_heads)
     if gate == "value":
-        v = v * gate_of("v_gate_proj").view(B, T, kv_heads, -1).transpose(1, 2)
+        v = v * gate_of("v_gate_proj").view(B, T, kv_heads, -1)
     if c.get("qk_norm"):
-        eps = c.get("norm_opts", {}).get("eps", 1e-6)
-        q = rmsnorm(q, p[prefix + ".q_norm.weight"], eps)
-        k = rmsnorm(k, p[prefix + ".k_norm.weight"], eps)
-    base = c.get("rope_base", 10000)
-    if base:
-        q, k = rope(q, base), rope(k, base)
+        q, k = qk_normed(q, "q_norm"), qk_normed(k, "k_norm")
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    q, k = rope(c, i, q), rope(c, i, k)
     k, v = cached(k), cached(v)
     group = torch.arange(heads) // (heads // kv_heads)  # query head h reads key head h // group size
-    s = q @ k[:, group].transpose(-1, -2) / math.sqrt(q.shape[-1])
+    s = q @ k[:, group].transpose(-1, -2) * score_scale(c, q.shape[-1])
     seen = torch.ones(T, T, dtype=torch.bool).tril()
-    if opts.get("window"):
-        seen &= ~torch.ones(T, T, dtype=torch.bool).tril(-opts["window"])
+    if window_of(c, i):
+        seen &= ~torch.ones(T, T, dtype=torch.bool).tril(-window_of(c, i))
     o = mix(c, p, prefix, q, s, seen, v[:, group], group).transpose(1, 2)
     if gate == "elementwise":
         o = o * gate_of("gate_proj").view(B, T, heads, -1)
     if gate == "headwise":
         o = o * gate_of("gate_proj")[..., None]
-    return o.reshape(B, T, -1) @ p[prefix + ".o_proj.weight"].T
+    return linear(p, prefix + ".o_proj", o.reshape(B, T, -1))
 
 
 def mlp(c, p, prefix, x):
-    up = x @ p[prefix + ".up_proj.weight"].T
+    up = linear(p, prefix + ".up_proj", x)
     gated, act = FFN[c["ffn_kind"]]
-    h = act(x @ p[prefix + ".gate_proj.weight"].T) * up if gated else act(up)
-    return h @ p[prefix + ".down_proj.weight"].T
+    h = act(linear(p, prefix + ".gate_proj", x)) * up if gated else act(up)
+    return linear(p, prefix + ".down_proj", h)
 
 
 def experts(c, p, prefix, x, training):
@@ -302,23 +361,35 @@ def run(c, p, tokens, training):
     place = c.get("norm_place", "pre")
     h = p["model.embed_tokens.weight"][tokens]
     loss, counts = torch.zeros((), dtype=h.dtype), {}
+    h = h * (c.get("embed_multiplier", 0) or 1)
     if c.get("embed_scale"):
         h = p["model.embed_scale"] * h
+    if c.get("learned_positions"):
+        h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
     for i in range(c["layers"]):
         layer = f"model.layers.{i}."
-        if place == "post":
-            h = clip(c, h + attention(c, p, layer + "self_attn", h))
+        if c.get("block", "sequential") != "sequential":
+            x = block_norm(c, p, layer + "input_layernorm", h)
+            y = x if c["block"] == "parallel_shared" else block_norm(c, p, layer + "post_attention_layernorm", h)
+            y, extra, count = feed_forward(c, p, layer + "mlp", y, training)
+            h = clip(c, h + attention(c, p, i, x) + y)
+        elif place == "output":
+            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", attention(c, p, i, h)))
+            x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
+            h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
+        elif place == "post":
+            h = clip(c, h + attention(c, p, i, h))
             h = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
             h = block_norm(c, p, layer + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
-            x = attention(c, p, layer + "self_attn", block_norm(c, p, layer + "input_layernorm", h))
+            x = attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h))
             h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", x))
             x = block_norm(c, p, layer + "pre_feedforward_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         else:
-            h = clip(c, h + attention(c, p, layer + "self_attn", block_norm(c, p, layer + "input_layernorm", h)))
+            h = clip(c, h + attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h)))
             x = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + x)
@@ -327,7 +398,8 @@ def run(c, p, tokens, training):
             counts[layer + "mlp.gate.e_score_correction_bias"] = count
     h = block_norm(c, p, "model.norm", h)
     head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
-    return h @ head.T, loss, counts
+    lg = h @ head.T
+    return lg + p["lm_head.bias"] if c.get("head_bias") else lg, loss, counts
 
 
 def logits(c, p, tokens):

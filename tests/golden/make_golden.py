@@ -98,6 +98,33 @@ CASES = {
     "clipped_elementwise": (37, {"model.attention": "clipped_softmax", "model.attention_opts.clip_alpha": 0.6,
                                  "model.attention_opts.clip_zeta": 1.2, "model.attention_opts.gate": "elementwise",
                                  "model.attention_opts.gate_floor": 0.5}),
+    "biases": (37, {"model.attention_bias": "all", "model.ffn_bias": True, "model.head_bias": True,
+                    "train.decay_norms": True, "model.kv_heads": 1}),
+    "qkv_bias_gelu": (41, {"model.attention_bias": "qkv", "model.ffn_bias": True, "model.ffn_kind": "gelu",
+                           "model.tie_embeddings": True, "model.norm_place": "sandwich"}),
+    "partial_rope": (37, {"model.rope_dims": 4, "model.attention_opts.scale": 0.4, "model.embed_multiplier": 1.7}),
+    "llama3_rope": (37, {"model.rope_scaling": "llama3", "model.rope_scaling_opts.factor": 4.0,
+                         "model.rope_scaling_opts.low_freq_factor": 1.0,
+                         "model.rope_scaling_opts.high_freq_factor": 6.0,
+                         "model.rope_scaling_opts.original": 64, "model.rope_base": 300.0}),
+    "window_layers": (37, {"model.attention_opts.window": 5,
+                           "model.attention_opts.window_layers": ["window", "window", "full"],
+                           "model.rope_base_window": 30.0, "model.rope_base": 900.0,
+                           "model.rope_scaling": "linear", "model.rope_scaling_opts.factor": 2.0,
+                           "model.layers": 3, "model.dim": 24, "model.heads": 2}),
+    "rope_layers": (37, {"model.rope_layers": ["rope", "none"], "model.attention": "k_bias",
+                         "model.attention_opts.scale": 0.2}),
+    "layernorm_bias": (33, {"model.norm": "layernorm", "model.norm_opts.bias": True, "train.decay_norms": True,
+                            "model.learned_positions": 19, "model.rope_base": 0.0}),
+    "layernorm_bias_nullify": (33, {"model.norm": "layernorm", "model.norm_opts.bias": True, "model.sink_nullify": 2,
+                                    "model.sink_nullify_mode": "output", "model.sink_nullify_value": "mean",
+                                    "model.layers": 1}),
+    "parallel": (35, {"model.block": "parallel", "model.norm": "layernorm", "model.norm_opts.bias": True,
+                      "model.rope_dims": 4, "model.attention_bias": "all", "model.ffn_bias": True,
+                      "model.ffn_kind": "gelu"}),
+    "parallel_shared": (35, {"model.block": "parallel_shared", "model.head_bias": True, "model.clip": 2.0}),
+    "output_projection_norm": (37, {"model.norm_place": "output", "model.qk_norm": True,
+                                    "model.qk_norm_span": "projection", "model.heads": 6, "model.kv_heads": 2}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
@@ -161,8 +188,9 @@ def train(c, p, tokens, targets):
     p = {n: x.clone().requires_grad_(not n.endswith(("correction_bias", "channel_mean"))) for n, x in p.items()}
     learned = [x for x in p.values() if x.requires_grad]
 
-    def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases never
-        return not (".bias_" in name or ".sinks" in name) and (x.ndim == 2 or bool(t.get("decay_norms")))
+    def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases of linear layers never
+        never = ".bias_" in name or ".sinks" in name or name.endswith(("_proj.bias", "lm_head.bias"))
+        return not never and (x.ndim == 2 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]
     others = [x for n, x in p.items() if x.requires_grad and not decays(n, x)]

@@ -365,12 +365,14 @@ static void bench_gemm_bf16(k_case *c) {
 
 enum form { ROUNDED, ROUNDED_ONTO, PLAIN, PLAIN_ONTO, RESIDUAL, PANELS, PANELS_ONTO, FORMS };
 static const char *const form_name[] = {"y", "y add", "c", "c add", "c residual", "c in panels", "c in panels add"};
+enum { BIAS = 3 }; /* its buffer; the residual's is behind it */
 
 static int adds(enum form f) { return f == ROUNDED_ONTO || f == PLAIN_ONTO || f == PANELS_ONTO; }
 
 struct stored {
     int64_t m, n, k;
     enum form form;
+    int biased; /* not one that adds */
 };
 
 static void call_stored(const sl_kernels *t, const k_case *c) {
@@ -380,23 +382,27 @@ static void call_stored(const sl_kernels *t, const k_case *c) {
         to.y = c->buf[2].p, to.ldy = k_ld(c, 2);
     else
         to.c = k_f32(c, 2), to.ldc = k_ld(c, 2), to.ldp = g->form >= PANELS ? g->m * k_ld(c, 2) : NR;
+    if (g->biased)
+        to.bias = k_f32(c, BIAS);
     if (g->form == RESIDUAL)
-        to.residual = k_f32(c, 3);
+        to.residual = k_f32(c, BIAS + 1);
     t->gemm_bf16_store(g->m, g->n, g->k, c->buf[0].p, k_ld(c, 0), c->buf[1].p, &to);
 }
 
-/* Buffers a, panels, the result, and the residual, which the result may be written over. */
+/* Buffers a, panels, the result, the bias, and the residual, which the result may be written over. */
 static k_buf *describe_stored(k_case *c, struct stored g, const char *data) {
     static struct stored arg;
     arg = g;
     int rounded = g.form <= ROUNDED_ONTO, panels = g.form >= PANELS;
     int64_t wide = rounded ? sl_bf16_kpad(g.n) : panels ? NR : g.n, ld = k_stride(c, wide);
     int64_t rows = panels ? (g.n + NR - 1) / NR * g.m : g.m;
-    k_begin(c, call_stored, &arg, "m=%d n=%d k=%d %s %s", (int)g.m, (int)g.n, (int)g.k, form_name[g.form], data);
+    k_begin(c, call_stored, &arg, "m=%d n=%d k=%d %s%s %s", (int)g.m, (int)g.n, (int)g.k, form_name[g.form],
+            g.biased ? " bias" : "", data);
     k_add(c, "a", K_BF16, K_IN, g.m, g.k, k_stride(c, g.k));
     k_add(c, "panels", K_BF16, K_IN, 1, g.k * sl_bf16_kpad(g.n), g.k * sl_bf16_kpad(g.n))->align = 64;
     k_buf *out = k_add(c, rounded ? "y" : "c", rounded ? K_BF16 : K_F32, adds(g.form) || panels ? K_INOUT : K_OUT,
                        rows, wide, ld);
+    k_add(c, "bias", K_F32, K_IN, 1, g.n, g.n);
     if (g.form == RESIDUAL)
         k_alias(c, out, k_add(c, "residual", K_F32, K_IN, g.m, g.n, ld));
     return out;
@@ -420,7 +426,7 @@ static double stored_value(const k_case *c, enum form form, float t, const k_buf
 
 static void want_stored(k_case *c, const struct stored *g, k_buf *out) {
     static _Alignas(64) sl_bf16 panel[MAX_K * NR];
-    const k_buf *old = g->form == RESIDUAL ? &c->buf[3] : out;
+    const k_buf *old = g->form == RESIDUAL ? &c->buf[BIAS + 1] : out;
     for (int64_t col = 0; col < g->n; col += NR) {
         int64_t cols = g->n - col < NR ? g->n - col : NR;
         memcpy(panel, (const sl_bf16 *)c->buf[1].init + col * g->k, (size_t)(g->k * NR) * sizeof *panel);
@@ -432,6 +438,8 @@ static void want_stored(k_case *c, const struct stored *g, k_buf *out) {
                 memcpy(t, (const float *)out->init + at, (size_t)cols * sizeof *t);
             c->k->gemm_bf16(1, cols, g->k, (const sl_bf16 *)c->buf[0].init + i * g->k, g->k, panel, t, NR,
                             onto);
+            if (g->biased)
+                c->k->add(cols, (const float *)c->buf[BIAS].init + col, t);
             for (int64_t j = 0; j < cols; j++)
                 k_want(out, at + j, stored_value(c, g->form, t[j], old, at + j), 0);
             for (int64_t j = cols; g->form <= ROUNDED_ONTO && j < NR; j++)
@@ -458,8 +466,9 @@ static void stored_case(k_case *c, struct stored g, enum k_data kind) {
         random_bits(c, out);
     if (g.form == PLAIN_ONTO || g.form >= PANELS)
         k_fill(c, out, kind);
+    k_fill(c, &c->buf[BIAS], kind);
     if (g.form == RESIDUAL)
-        k_fill(c, &c->buf[3], kind);
+        k_fill(c, &c->buf[BIAS + 1], kind);
     want_stored(c, &g, out);
     k_run(c);
 }
@@ -468,18 +477,20 @@ static void check_gemm_bf16_store(k_case *c) {
     static const enum k_data kinds[] = {K_NORMAL, K_WIDE, K_DENORMAL, K_POSINF, K_NAN};
     for (enum form f = 0; f < FORMS; f++) {
         for (int64_t m = 0; m <= 70; m += k_range(c, 1, 3)) /* about the blocks of 4, 12, 16 and 32 */
-            stored_case(c, (struct stored){m, k_range(c, 1, 3 * NR), k_range(c, 0, 3) * SL_BF16_KR, f},
+            stored_case(c, (struct stored){m, k_range(c, 1, 3 * NR), k_range(c, 0, 3) * SL_BF16_KR, f,
+                                           m % 2 && !adds(f)},
                         kinds[k_range(c, 0, 4)]);
         for (int64_t n = 0; n <= 2 * NR; n++)
-            stored_case(c, (struct stored){k_range(c, 1, 40), n, 64, f}, kinds[k_range(c, 0, 4)]);
+            stored_case(c, (struct stored){k_range(c, 1, 40), n, 64, f, n % 2 && !adds(f)}, kinds[k_range(c, 0, 4)]);
         for (int64_t k = 512; k <= MAX_K; k += 160) /* panels in parts, and more rows than are in work at a time */
-            stored_case(c, (struct stored){k_range(c, 1, 170), k_range(c, 1, 40), k, f}, K_NORMAL);
-        stored_case(c, (struct stored){160, NR, 544, f}, K_DENORMAL);
+            stored_case(c, (struct stored){k_range(c, 1, 170), k_range(c, 1, 40), k, f, k / 160 % 2 && !adds(f)},
+                        K_NORMAL);
+        stored_case(c, (struct stored){160, NR, 544, f, 0}, K_DENORMAL);
     }
 }
 
 static void bench_gemm_bf16_store(k_case *c) {
-    struct stored g = {128, 384, 384, ROUNDED};
+    struct stored g = {128, 384, 384, ROUNDED, 0};
     describe_stored(c, g, "");
     fill_bf16(c, &c->buf[0], g.k, K_NORMAL);
     fill_panels(c, &g, K_NORMAL);

@@ -137,9 +137,9 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     core.part = SL_PART_core, out.part = SL_PART_out;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mean", (long long)s->layer);
     int wv = sl_build_matrix(b, in, prefix, "v_proj.weight", d, d, 0);
-    sl_buf y = build_mean(b, core, prefix, sl_build_linear(b, in, s->in, d, d, wv, SL_NONE));
+    sl_buf y = build_mean(b, core, prefix, sl_build_linear(b, in, s->in, d, d, wv, SL_NONE, SL_NONE));
     int wo = sl_build_matrix(b, out, prefix, "o_proj.weight", d, d, SL_MATRIX_OUTPUT);
-    return sl_build_linear(b, out, y, d, d, wo, s->residual);
+    return sl_build_linear(b, out, y, d, d, wo, SL_NONE, s->residual);
 }
 
 static double flops(const sl_config *c, int64_t seq) {

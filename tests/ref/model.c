@@ -51,6 +51,18 @@ static ref_c *project(const ref_model *m, const char *prefix, const char *name, 
     return y;
 }
 
+/* The same and, where the configuration has it, the bias <prefix>.bias. */
+static ref_c *linear(const ref_model *m, const char *prefix, const char *name, bool biased, int64_t in, int64_t out,
+                     const ref_c *x) {
+    char weight[64], bias[64];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(bias, sizeof bias, "%s.bias", name);
+    ref_c *y = project(m, prefix, weight, in, out, x);
+    if (biased)
+        ref_add_row(rows_of(m), out, vector(m, prefix, bias, out), y);
+    return y;
+}
+
 /* ---- norms: a row for each row of tables/norm.inc. x [rows, dim] -> y; tensors <prefix>.weight, ... w: the
  * weight, or 1 + it. */
 enum site { ATTN, FFN, FINAL };
@@ -63,15 +75,19 @@ static void norm_rmsnorm(const ref_model *m, const char *prefix, enum site site,
 
 static void norm_layernorm(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                            ref_c *y) {
-    (void)prefix, (void)site;
+    (void)site;
     ref_layernorm(rows_of(m), m->config->model_dim, x, w, m->config->norm_eps, y);
+    if (m->config->norm_bias)
+        ref_add_row(rows_of(m), m->config->model_dim, vector(m, prefix, ".bias", m->config->model_dim), y);
 }
 
 static void norm_none(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
                       ref_c *y) {
-    (void)prefix, (void)site;
+    (void)site;
     memcpy(y, x, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *y);
     ref_scale_channels(rows_of(m), m->config->model_dim, w, y);
+    if (m->config->norm_bias) /* of a layernorm whose division is done (nullified_norm) */
+        ref_add_row(rows_of(m), m->config->model_dim, vector(m, prefix, ".bias", m->config->model_dim), y);
 }
 
 static void norm_dyt(const ref_model *m, const char *prefix, enum site site, const ref_c *w, const ref_c *x,
@@ -116,10 +132,18 @@ static void apply_norm(const ref_model *m, const char *name, const char *prefix,
 }
 
 /* ---- attention kinds */
+
+/* What a list has for the layer whose tensors are named <prefix>... */
+static int of_layer(const sl_choice_list *list, const char *prefix) {
+    return list->of[atoi(prefix + strlen("model.layers.")) % list->n];
+}
+
 ref_attend ref_model_attend(const ref_model *m, const char *prefix) {
     const sl_config *c = m->config;
     int64_t kv = sl_config_kv_heads(c), hd = sl_config_head_dim(c);
-    ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .window = c->attention_window};
+    ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .scale = c->attention_scale};
+    if (of_layer(&c->attention_window_layers, prefix) == SL_LAYER_WINDOW)
+        a.window = c->attention_window;
     if (strcmp(a.kind, "sink_logit") == 0)
         a.sinks = vector(m, prefix, "sinks", c->model_heads);
     if (strcmp(a.kind, "k_bias") == 0 || strcmp(a.kind, "kv_bias") == 0)
@@ -259,7 +283,7 @@ static ref_c *half_input(const ref_model *m, const char *layer, enum site site, 
                        : m->config->model_norm_place == SL_PLACE_SANDWICH ? "pre_feedforward_layernorm"
                                                                            : "post_attention_layernorm";
     snprintf(norm, sizeof norm, "%s%s", layer, name);
-    if (m->config->model_norm_place != SL_PLACE_POST)
+    if (m->config->model_norm_place != SL_PLACE_POST && m->config->model_norm_place != SL_PLACE_OUTPUT)
         return normed(m, norm, site, true, h);
     ref_c *x = ref_alloc(rows_of(m) * m->config->model_dim);
     memcpy(x, h, (size_t)(rows_of(m) * m->config->model_dim) * sizeof *x);
@@ -269,12 +293,13 @@ static ref_c *half_input(const ref_model *m, const char *layer, enum site site, 
 /* h = what h and the output of the half become. */
 static void half_output(const ref_model *m, const char *layer, enum site site, const ref_c *out, ref_c *h) {
     int64_t n = rows_of(m) * m->config->model_dim;
-    double most = sl_config_clip(m->config);
+    bool between = site == ATTN && sl_config_has_ffn(m->config) && m->config->model_block != SL_BLOCK_SEQUENTIAL;
+    double most = between ? 0 : sl_config_clip(m->config);
     char norm[128];
     snprintf(norm, sizeof norm, "%s%s", layer,
              site == ATTN ? "post_attention_layernorm" : "post_feedforward_layernorm");
     ref_c *x = NULL;
-    if (m->config->model_norm_place == SL_PLACE_SANDWICH)
+    if (m->config->model_norm_place == SL_PLACE_SANDWICH || m->config->model_norm_place == SL_PLACE_OUTPUT)
         x = normed(m, norm, site, false, out);
     ref_add(n, x ? x : out, h);
     for (int64_t k = 0; most > 0 && k < n; k++)
@@ -288,43 +313,61 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
     free(x);
 }
 
-static void attention_block(const ref_model *m, const char *layer, ref_c *h) {
+/* windowed: of a layer with a window */
+static ref_rotary rotary_of(const ref_model *m, bool windowed) {
+    const sl_config *c = m->config;
+    ref_rotary r = {.dims = c->model_rope_dims, .base = c->model_rope_base};
+    if (windowed && c->model_rope_base_window > 0) {
+        r.base = c->model_rope_base_window;
+        return r;
+    }
+    r.scaling = sl_choices_rope_scaling[c->model_rope_scaling].name;
+    r.factor = c->rope_scaling_factor, r.low = c->rope_scaling_low, r.high = c->rope_scaling_high;
+    r.original = (double)c->rope_scaling_original;
+    return r;
+}
+
+/* x: what the half reads */
+static void attention_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, hd = sl_config_head_dim(c);
     int64_t heads = c->model_heads, kv_heads = sl_config_kv_heads(c);
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
-    ref_c *x = half_input(m, layer, ATTN, h);
-    ref_c *q = project(m, prefix, "q_proj.weight", d, heads * hd, x);
-    ref_c *k = project(m, prefix, "k_proj.weight", d, kv_heads * hd, x);
-    ref_c *v = project(m, prefix, "v_proj.weight", d, kv_heads * hd, x);
+    bool bias = c->model_attention_bias != SL_ATTENTION_BIAS_NONE;
+    ref_c *q = linear(m, prefix, "q_proj", bias, d, heads * hd, x);
+    ref_c *k = linear(m, prefix, "k_proj", bias, d, kv_heads * hd, x);
+    ref_c *v = linear(m, prefix, "v_proj", bias, d, kv_heads * hd, x);
+    ref_attend how = ref_model_attend(m, prefix);
     if (c->model_qk_norm) {
-        ref_rmsnorm(rows * heads, hd, q, vector(m, prefix, "q_norm.weight", hd), c->norm_eps, q);
-        ref_rmsnorm(rows * kv_heads, hd, k, vector(m, prefix, "k_norm.weight", hd), c->norm_eps, k);
+        bool whole = c->model_qk_norm_span == SL_SPAN_PROJECTION;
+        int64_t qs = whole ? heads : 1, ks = whole ? kv_heads : 1;
+        ref_rmsnorm(rows * heads / qs, qs * hd, q, vector(m, prefix, "q_norm.weight", qs * hd), c->norm_eps, q);
+        ref_rmsnorm(rows * kv_heads / ks, ks * hd, k, vector(m, prefix, "k_norm.weight", ks * hd), c->norm_eps, k);
     }
-    if (c->model_rope_base != 0) {
-        ref_rope(rows, m->seq, heads, hd, c->model_rope_base, q);
-        ref_rope(rows, m->seq, kv_heads, hd, c->model_rope_base, k);
+    if (c->model_rope_base != 0 && of_layer(&c->model_rope_layers, prefix) == SL_LAYER_ROPE) {
+        ref_rotary r = rotary_of(m, how.window > 0);
+        ref_rope(rows, m->seq, heads, hd, &r, q);
+        ref_rope(rows, m->seq, kv_heads, hd, &r, k);
     }
     ref_c *mix = ref_alloc(rows * heads * hd);
-    ref_attend how = ref_model_attend(m, prefix);
     attention_gate(m, prefix, "value", "v_gate_proj.weight", kv_heads * hd, 1, x, v);
     ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix);
     attention_gate(m, prefix, "elementwise", "gate_proj.weight", heads * hd, 1, x, mix);
     attention_gate(m, prefix, "headwise", "gate_proj.weight", heads * hd, hd, x, mix);
-    ref_c *out = project(m, prefix, "o_proj.weight", heads * hd, d, mix);
+    ref_c *out = linear(m, prefix, "o_proj", c->model_attention_bias == SL_ATTENTION_BIAS_ALL, heads * hd, d, mix);
     half_output(m, layer, ATTN, out, h);
-    ref_c *all[] = {x, q, k, v, mix, out};
-    for (int i = 0; i < 6; i++)
+    ref_c *all[] = {q, k, v, mix, out};
+    for (int i = 0; i < 5; i++)
         free(all[i]);
 }
 
 /* The toy of tests/mixer. */
-static void mean_block(const ref_model *m, const char *layer, ref_c *h) {
+static void mean_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     int64_t rows = rows_of(m), d = m->config->model_dim;
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%smean.", layer);
-    ref_c *x = half_input(m, layer, ATTN, h), *y = ref_alloc(rows * d);
+    ref_c *y = ref_alloc(rows * d);
     ref_c *v = project(m, prefix, "v_proj.weight", d, d, x);
     const sl_tensor *t = lookup(m, prefix, "mix");
     if (t->ndim != 3 || t->shape[0] != d || t->shape[1] != 1 || t->shape[2] != 2)
@@ -339,22 +382,22 @@ static void mean_block(const ref_model *m, const char *layer, ref_c *h) {
         }
     ref_c *out = project(m, prefix, "o_proj.weight", d, d, y);
     half_output(m, layer, ATTN, out, h);
-    ref_c *all[] = {x, v, y, out};
-    for (int i = 0; i < 4; i++)
+    ref_c *all[] = {v, y, out};
+    for (int i = 0; i < 3; i++)
         free(all[i]);
 }
 
 /* Sequence mixers: a row for each of tables/mixer.inc. */
 static const struct {
     const char *name;
-    void (*block)(const ref_model *, const char *layer, ref_c *h);
+    void (*block)(const ref_model *, const char *layer, const ref_c *x, ref_c *h);
 } mixers[] = {{"softmax", attention_block}, {"mean", mean_block}};
 
-static void mixer_block(const ref_model *m, int64_t i, const char *layer, ref_c *h) {
+static void mixer_block(const ref_model *m, int64_t i, const char *layer, const ref_c *x, ref_c *h) {
     const char *name = sl_choices_mixer[sl_config_mixer(m->config, i)].name;
     for (size_t k = 0; k < sizeof mixers / sizeof *mixers; k++)
         if (strcmp(mixers[k].name, name) == 0) {
-            mixers[k].block(m, layer, h);
+            mixers[k].block(m, layer, x, h);
             return;
         }
     die("mixer %s has no row in tests/ref/model.c", name);
@@ -377,13 +420,13 @@ static void add_expert(const ref_model *m, const char *prefix, int64_t f, const 
 }
 
 /* Returns the router's losses times their coefficients. */
-static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
+static ref_c experts_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, experts = c->model_experts, top = c->model_experts_per_token;
     int64_t parts = top + c->model_shared_experts, f = c->model_expert_ffn ? c->model_expert_ffn : c->model_ffn / parts;
     const char *balance = sl_choices_balance[c->model_balance].name;
     char prefix[128];
-    ref_c *x = half_input(m, layer, FFN, h), *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
+    ref_c *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
     snprintf(prefix, sizeof prefix, "%smlp.gate.", layer);
     ref_c *logits = project(m, prefix, "weight", d, experts, x);
     const ref_c *bias = strcmp(balance, "bias") == 0 ? vector(m, prefix, "e_score_correction_bias", experts) : NULL;
@@ -398,28 +441,44 @@ static ref_c experts_block(const ref_model *m, const char *layer, ref_c *h) {
     if (c->model_shared_experts)
         add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, out);
     half_output(m, layer, FFN, out, h);
-    free(x);
     free(out);
     free(weight);
     free(logits);
     return (strcmp(balance, "aux") == 0 ? c->model_balance_coef * aux : 0) + c->model_router_z_loss * z;
 }
 
-static void ffn_block(const ref_model *m, const char *layer, ref_c *h) {
+static void ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim, f = c->model_ffn;
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%smlp.", layer);
-    ref_c *x = half_input(m, layer, FFN, h);
-    ref_c *up = project(m, prefix, "up_proj.weight", d, f, x), *gate = NULL;
+    ref_c *up = linear(m, prefix, "up_proj", c->model_ffn_bias, d, f, x), *gate = NULL;
     if (sl_ffn_gated[c->model_ffn_kind])
-        gate = project(m, prefix, "gate_proj.weight", d, f, x);
+        gate = linear(m, prefix, "gate_proj", c->model_ffn_bias, d, f, x);
     ref_ffn(c->model_ffn_kind, rows * f, gate ? gate : up, gate ? up : NULL, up);
-    ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
+    ref_c *out = linear(m, prefix, "down_proj", c->model_ffn_bias, f, d, up);
     half_output(m, layer, FFN, out, h);
-    ref_c *all[] = {x, up, gate, out};
-    for (int i = 0; i < 4; i++)
+    ref_c *all[] = {up, gate, out};
+    for (int i = 0; i < 3; i++)
         free(all[i]);
+}
+
+/* Changes h, and adds the router's losses. */
+static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, ref_c *router_loss) {
+    const sl_config *c = m->config;
+    bool parallel = c->model_block != SL_BLOCK_SEQUENTIAL, shared = c->model_block == SL_BLOCK_PARALLEL_SHARED;
+    ref_c *x = half_input(m, layer, ATTN, h), *y = NULL;
+    if (sl_config_has_ffn(c) && parallel)
+        y = shared ? NULL : half_input(m, layer, FFN, h);
+    mixer_block(m, i, layer, x, h);
+    if (sl_config_has_ffn(c) && !parallel)
+        y = half_input(m, layer, FFN, h);
+    if (c->model_experts > 0)
+        *router_loss += experts_block(m, layer, shared ? x : y, h);
+    else if (sl_config_has_ffn(c))
+        ffn_block(m, layer, shared ? x : y, h);
+    free(x);
+    free(y);
 }
 
 static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
@@ -429,21 +488,26 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     ref_c *h = ref_alloc(rows * d);
     *router_loss = 0;
     ref_embedding(rows, d, in, matrix(m, "model.embed_tokens", ".weight", m->vocab, d), h);
+    for (int64_t i = 0; c->model_embed_multiplier > 0 && i < rows * d; i++)
+        h[i] *= c->model_embed_multiplier;
     if (c->model_embed_scale)
         for (int64_t i = 0; i < rows * d; i++)
             h[i] *= *vector(m, "model.embed_scale", "", 1);
+    if (c->model_learned_positions > 0) {
+        const ref_c *p = matrix(m, "model.embed_positions", ".weight", c->model_learned_positions, d);
+        for (int64_t i = 0; i < rows; i++)
+            ref_add(d, p + i % m->seq * d, h + i * d);
+    }
     for (int64_t i = 0; i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
-        mixer_block(m, i, layer, h);
-        if (c->model_experts > 0)
-            *router_loss += experts_block(m, layer, h);
-        else if (sl_config_has_ffn(c))
-            ffn_block(m, layer, h);
+        block(m, i, layer, h, router_loss);
     }
     ref_c *x = normed(m, "model.norm", FINAL, c->model_sink_nullify_final, h);
     const char *head = c->model_tie_embeddings ? "model.embed_tokens" : "lm_head";
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
+    if (c->model_head_bias)
+        ref_add_row(rows, m->vocab, vector(m, "lm_head", ".bias", m->vocab), lg);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);
     ref_c sum = 0;
     int64_t n = 0;

@@ -38,6 +38,11 @@ void ref_add(int64_t n, const ref_c *x, ref_c *y) {
         y[i] += x[i];
 }
 
+void ref_add_row(int64_t rows, int64_t d, const ref_c *b, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++)
+        ref_add(d, b, y + i * d);
+}
+
 /* One row: y = w (x - shift) / sqrt(mean((x - shift)^2) + eps). */
 static void normalise(int64_t d, const ref_c *x, ref_c shift, const ref_c *w, double eps,
                       ref_c *y) {
@@ -111,11 +116,23 @@ void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *d
     free(b);
 }
 
-void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x) {
-    int64_t half = hd / 2;
+static double turned(const ref_rotary *r, double frequency) {
+    double wavelength = 2 * M_PI / frequency;
+    if (r->scaling && strcmp(r->scaling, "linear") == 0)
+        return frequency / r->factor;
+    if (!r->scaling || strcmp(r->scaling, "llama3") != 0 || wavelength < r->original / r->high)
+        return frequency;
+    if (wavelength > r->original / r->low)
+        return frequency / r->factor;
+    double smooth = (r->original / wavelength - r->low) / (r->high - r->low);
+    return (1 - smooth) * frequency / r->factor + smooth * frequency;
+}
+
+void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_rotary *r, ref_c *x) {
+    int64_t n = r->dims ? r->dims : hd, half = n / 2;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < half; j++) {
-            double angle = (double)(i % seq) / pow(base, 2.0 * (double)j / (double)hd);
+            double angle = (double)(i % seq) * turned(r, 1 / pow(r->base, 2.0 * (double)j / (double)n));
             double c = cos(angle), s = sin(angle);
             for (int64_t h = 0; h < heads; h++) {
                 ref_c *at = x + (i * heads + h) * hd;
@@ -163,6 +180,7 @@ ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, 
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y) {
     ref_c *p = ref_alloc(seq), extra = 0;
+    double scale = a->scale > 0 ? a->scale : 1 / sqrt((double)hd);
     bool has_extra = a->sinks || a->key || strcmp(a->kind, "softmax1") == 0;
     int64_t ld = kv_heads * hd;
     for (int64_t i = 0; i < rows; i++)
@@ -171,11 +189,11 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
             int64_t first = a->window && last >= a->window ? last - a->window + 1 : 0, n = last - first + 1;
             int64_t row = (i - last + first) * ld + kv * hd;
             for (int64_t s = 0; s < n; s++)
-                p[s] = dot(hd, q + at, k + row + s * ld) / sqrt((double)hd);
+                p[s] = scale * dot(hd, q + at, k + row + s * ld);
             if (a->sinks)
                 extra = a->sinks[h];
             if (a->key)
-                extra = dot(hd, q + at, a->key + kv * hd) / sqrt((double)hd);
+                extra = scale * dot(hd, q + at, a->key + kv * hd);
             ref_c own = ref_attention_weights(a, n, has_extra ? &extra : NULL, p);
             for (int64_t j = 0; j < hd; j++) {
                 y[at + j] = a->value ? own * a->value[kv * hd + j] : 0;

@@ -21,8 +21,9 @@ ref_c *ref_alloc(int64_t n);
 void ref_linear(int64_t rows, int64_t in, int64_t out, const ref_c *x, const ref_c *w, ref_c *y);
 /* y[i] = table[token[i]], table [vocab, d]. */
 void ref_embedding(int64_t rows, int64_t d, const int32_t *token, const ref_c *table, ref_c *y);
-/* y += x: the residual connection. */
+/* y += x: the residual connection; y += the row b of each: a bias. */
 void ref_add(int64_t n, const ref_c *x, ref_c *y);
+void ref_add_row(int64_t rows, int64_t d, const ref_c *b, ref_c *y);
 /* y = w x / sqrt(mean(x^2) + eps) (arXiv 1910.07467). y may be x. */
 void ref_rmsnorm(int64_t rows, int64_t d, const ref_c *x, const ref_c *w, double eps, ref_c *y);
 /* y = w (x - mean) / sqrt(var + eps), biased variance, no bias (arXiv 1607.06450). y may be x. */
@@ -41,22 +42,31 @@ typedef struct {
     bool identity;
 } ref_gate_kind;
 void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *down, const ref_c *up, ref_c *y);
-/* Turns pairs (j, j + hd/2) of each head by position / base^(2j/hd), position = row % seq
- * (arXiv 2104.09864, half-split). In place. */
-void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, double base, ref_c *x);
+/* Turns pairs (j, j + n/2) of each head's first n channels by position / base^(2j/n), position = row % seq (arXiv
+ * 2104.09864, half-split). In place. dims: n, or 0 for all. scaling "linear": angles are divided by the factor.
+ * "llama3": those of wavelength above original / low are, those below original / high are not, and between the two
+ * frequencies are blended by (original / wavelength - low) / (high - low). NULL: as they are. */
+typedef struct {
+    int64_t dims;
+    double base;
+    const char *scaling;
+    double factor, low, high, original;
+} ref_rotary;
+void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_rotary *r, ref_c *x);
 /* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
  * all). a, b: bias of sigmoid; zeta - gamma and gamma of clipped_softmax. sinks [heads], key, value [kv_heads, hd]:
  * learned tensors of the kinds that have them. */
 typedef struct {
     const char *kind;
+    double scale;
     int64_t window;
     double a, b;
     const ref_c *sinks, *key, *value;
 } ref_attend;
 /* n scores to weights, in place; extra: the logit that joins them, NULL for none. Returns the weight of the extra. */
 ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p);
-/* Causal, in windows of seq rows, scores scaled by 1/sqrt(hd); query head h reads key head h / (heads / kv_heads).
- * q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
+/* Causal, in windows of seq rows, scores scaled by a->scale or, where that is 0, 1/sqrt(hd); query head h reads key
+ * head h / (heads / kv_heads). q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
 /* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */

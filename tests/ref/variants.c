@@ -267,6 +267,68 @@ bool ref_variant_moe(int i, ref_variant *v) {
     return true;
 }
 
+/* Options that models made elsewhere have: what they change, as for sinklab's command line. */
+static const struct {
+    const char *name, *changes[10];
+} options[] = {
+    {"qkv bias", {"attention_bias=qkv"}},
+    {"all biases", {"attention_bias=all", "ffn_bias=true", "head_bias=true"}},
+    {"all biases, gelu, tied", {"attention_bias=all", "ffn_bias=true", "head_bias=true", "ffn_kind=gelu",
+                                "tie_embeddings=true", "kv_heads=1"}},
+    {"biases, sandwich", {"attention_bias=all", "ffn_bias=true", "norm_place=sandwich", "attention_opts.gate=value"}},
+    {"partial rope", {"rope_dims=2", "attention_opts.scale=0.7"}},
+    {"linear rope, multiplier", {"rope_scaling=linear", "rope_scaling_opts.factor=2.5", "embed_multiplier=1.5"}},
+    {"llama3 rope", {"rope_scaling=llama3", "rope_scaling_opts.factor=3", "rope_scaling_opts.original=40",
+                     "rope_scaling_opts.low_freq_factor=0.8", "rope_scaling_opts.high_freq_factor=5",
+                     "embed_multiplier=0.7", "embed_scale=true"}},
+    {"window and full layers", {"attention_opts.window=3", "attention_opts.window_layers=[window, full]",
+                                "rope_base_window=20", "rope_scaling=linear", "kv_heads=1"}},
+    {"layers without rope", {"rope_layers=[none, rope]", "attention=sink_logit", "attention_opts.scale=0.2"}},
+    {"layernorm bias", {"norm=layernorm", "norm_opts.bias=true"}},
+    {"layernorm bias, gated, preaffine", {"norm=gated_norm", "norm_opts.base=layernorm", "norm_opts.bias=true",
+                                          "norm_opts.preaffine=true", "norm_opts.zero_centred=true"}},
+    {"layernorm bias, nullify", {"norm=layernorm", "norm_opts.bias=true", "sink_nullify=2",
+                                 "sink_nullify_mode=output", "sink_nullify_value=mean"}},
+    {"layernorm bias, nullify denominator", {"norm=layernorm", "norm_opts.bias=true", "sink_nullify=1",
+                                             "sink_nullify_mode=denominator", "sink_nullify_final=true"}},
+    {"learned positions", {"learned_positions=140", "rope_base=0", "embed_multiplier=2"}},
+    /* softmax1: without RoPE softmax does not see a bias of the keys */
+    {"gpt2", {"attention=softmax1", "norm=layernorm", "norm_opts.bias=true", "learned_positions=131", "rope_base=0",
+              "attention_bias=all", "ffn_bias=true", "ffn_kind=gelu", "tie_embeddings=true"}},
+    {"parallel", {"block=parallel", "clip=0.7"}},
+    {"parallel shared", {"block=parallel_shared", "kv_heads=1"}},
+    {"parallel, no feed-forward", {"block=parallel", "ffn_kind=none"}},
+    {"parallel experts", {"block=parallel_shared", "experts=3", "expert_ffn=7"}},
+    {"neox", {"block=parallel", "norm=layernorm", "norm_opts.bias=true", "rope_dims=2", "attention_bias=all",
+              "ffn_bias=true", "ffn_kind=gelu", "head_bias=true"}},
+    {"output", {"norm_place=output"}},
+    {"olmo2", {"norm_place=output", "qk_norm=true", "qk_norm_span=projection", "kv_heads=1"}},
+    {"projection norm", {"qk_norm=true", "qk_norm_span=projection", "attention_bias=qkv"}},
+};
+
+bool ref_variant_elsewhere(int i, ref_variant *v) {
+    int n = sizeof options / sizeof *options;
+    bool middle = i >= n;
+    if (i >= 2 * n)
+        return false;
+    build(0, 0, 0, v);
+    sl_config *c = &v->config;
+    snprintf(v->name, sizeof v->name, "%s%s", options[i % n].name, middle ? ", middle" : "");
+    c->model_layers = 2;
+    c->model_dim = middle ? 70 : 8;
+    c->model_heads = middle ? 6 : 2;
+    c->model_head_dim = middle ? 14 : 4;
+    c->model_ffn = middle ? 149 : 11;
+    c->norm_rank = 3;
+    c->model_rope_base = 100;
+    v->vocab = middle ? 157 : 11;
+    v->batch = c->train_batch = 2;
+    v->seq = c->model_seq = middle ? 131 : 5;
+    for (int k = 0; options[i % n].changes[k]; k++)
+        change(c, options[i % n].changes[k]);
+    return true;
+}
+
 void ref_randomise(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;

@@ -184,9 +184,9 @@ START_TEST(scalars) {
 }
 END_TEST
 
-#define PLACES "one of pre, post, sandwich"
+#define PLACES "one of pre, post, sandwich, output"
 #define NORM_OPTS                                                                                  \
-    "eps, zero_centred, preaffine, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
+    "eps, zero_centred, preaffine, bias, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
     "granularity, outer, inner, init, gate_final"
 static const struct {
     const char *text, *message;
@@ -254,12 +254,13 @@ static const struct {
     {"data: {bos: true}\nmodel: {dim: 1}\ndata: {bos: true}\n",
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
-                   "kv_heads, head_dim, ffn, match_params, norm, norm_place, "
-                   "norm_opts, mixer, attention, attention_opts, ffn_kind, experts, experts_per_token, expert_ffn, "
-                   "shared_experts, router, balance, balance_coef, balance_rate, router_z_loss, "
-                   "expert_capacity, qk_norm, rope_base, clip, clip_baseline, embed_scale, sink_nullify, "
-                   "sink_nullify_mode, sink_nullify_value, sink_nullify_final, tie_embeddings, seq, "
-                   "init_std; found a single value"},
+                   "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
+                   "norm_opts, mixer, attention, attention_opts, attention_bias, ffn_kind, ffn_bias, experts, "
+                   "experts_per_token, expert_ffn, shared_experts, router, balance, balance_coef, balance_rate, "
+                   "router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, rope_layers, "
+                   "rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, embed_scale, "
+                   "learned_positions, sink_nullify, sink_nullify_mode, sink_nullify_value, sink_nullify_final, "
+                   "tie_embeddings, head_bias, seq, init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
               "found a list"},
     {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, "
@@ -378,6 +379,41 @@ static const struct {
     {"model: {norm: gated_norm, norm_opts: {rank: 500}}",
      "model.norm_opts.rank = 500 is more than model.dim = 384"},
     {"model: {rope_base: 0.5}", "model.rope_base must be 0 (no position embedding) or at least 1"},
+    {"model: {rope_base_window: 0.5}", "model.rope_base_window must be 0 (that of all layers) or at least 1"},
+    {"model: {rope_base_window: 500}",
+     "model.rope_base_window needs layers with a window and with RoPE: set model.attention_opts.window and "
+     "model.rope_base, or leave it out"},
+    {"model: {rope_base_window: 500, attention_opts: {window: 9}, rope_base: 0}",
+     "model.rope_base_window needs layers with a window and with RoPE: set model.attention_opts.window and "
+     "model.rope_base, or leave it out"},
+    {"model: {rope_base_window: 500, attention_opts: {window: 9, window_layers: [window, full]}}", NULL},
+    {"model: {attention_opts: {window_layers: full}}",
+     "model.attention_opts.window_layers needs model.attention_opts.window, the width"},
+    {"model: {attention_opts: {window_layers: [window, full]}}",
+     "model.attention_opts.window_layers needs model.attention_opts.window, the width"},
+    {"model: {rope_dims: 5}", "model.rope_dims = 5 must be even and at most the 64 channels of a head"},
+    {"model: {rope_dims: 66}", "model.rope_dims = 66 must be even and at most the 64 channels of a head"},
+    {"model: {rope_dims: 64}", NULL},
+    {"model: {rope_scaling: llama3, rope_scaling_opts: {low_freq_factor: 4}}",
+     "model.rope_scaling_opts.high_freq_factor must be above low_freq_factor"},
+    {"model: {learned_positions: 255}",
+     "model.seq = 256 is more than model.learned_positions = 255; make one the other"},
+    {"model: {learned_positions: 256}", NULL},
+    {"model: {norm_opts: {bias: true}}",
+     "model.norm_opts.bias is layernorm's: set model.norm=layernorm, or leave it out (the bias of dyt and derf is "
+     "model.norm_opts.beta)"},
+    {"model: {norm: gated_norm, norm_opts: {bias: true}}",
+     "model.norm_opts.bias is layernorm's: set model.norm=layernorm, or leave it out (the bias of dyt and derf is "
+     "model.norm_opts.beta)"},
+    {"model: {norm: gated_norm, norm_opts: {bias: true, base: layernorm}}", NULL},
+    {"model: {block: parallel, norm_place: sandwich}",
+     "model.block=parallel has its norms before both halves: it needs model.norm_place=pre"},
+    {"model: {norm_place: output, sink_nullify: 1}",
+     "model.sink_nullify replaces channels where norms read the stream, and with model.norm_place=output those of the "
+     "blocks do not; leave one out"},
+    {"model: {experts: 4, ffn_bias: true}",
+     "model.ffn_bias is of a dense feed-forward: experts have no biases; set one of model.ffn_bias=false and "
+     "model.experts=0"},
     {"train: {batch: 1048576}\n",
      "train.batch = 1048576 windows of model.seq = 256 are more than 67108864 tokens in one pass; "
      "use train.accumulate"},

@@ -21,14 +21,18 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 typedef struct {
     bool turn_a, turn_b, tiles;
     enum { ALONE, ONTO, ROWS, ROWS_IN_PLACE } plus;
+    bool bias;
 } form;
 static const form forms[] = {
-    {false, true, false, ALONE},         /* forward */
-    {false, true, false, ROWS},          /* into the residual stream */
-    {false, true, false, ROWS_IN_PLACE},
-    {false, false, false, ONTO},         /* input gradient */
-    {true, false, true, ONTO},           /* weight gradient */
-    {false, false, true, ALONE},
+    {false, true, false, ALONE, false}, /* forward */
+    {false, true, false, ALONE, true},
+    {false, true, false, ROWS, false}, /* into the residual stream */
+    {false, true, false, ROWS_IN_PLACE, false},
+    {false, true, false, ROWS, true},
+    {false, true, false, ROWS_IN_PLACE, true},
+    {false, false, false, ONTO, false}, /* input gradient */
+    {true, false, true, ONTO, false},   /* weight gradient */
+    {false, false, true, ALONE, false},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
@@ -43,22 +47,23 @@ static float *normals(sl_rng *r, int64_t n) {
 typedef struct {
     sl_gemm_args g;
     const form *f;
-    float *a, *b, *start, *packed;
+    float *a, *b, *start, *bias, *packed;
 } problem;
 
 static problem make(const sl_kernels *k, const sl_blas *blas, int shape, const form *f) {
     int64_t m = shapes[shape].m, n = shapes[shape].n, depth = shapes[shape].depth;
     sl_rng r = sl_rng_make(4, SL_STREAM_TEST, (uint64_t)shape);
     problem p = {.f = f, .a = normals(&r, m * depth), .b = normals(&r, n * depth), .start = normals(&r, m * n),
+                 .bias = normals(&r, n),
                  .packed = normals(&r, (int64_t)(sl_gemm_packed_bytes(k, n, depth) / sizeof(float)))};
     p.g = (sl_gemm_args){.k = k, .m = m, .n = n, .depth = depth, .packed = p.packed, .ldc = n, .add = f->plus == ONTO,
-                         .blas = blas};
+                         .blas = blas, .bias = f->bias ? p.bias : NULL};
     p.g.a = f->turn_a ? (sl_mat){p.a, 1, m} : (sl_mat){p.a, depth, 1};
     p.g.b = f->turn_b ? (sl_mat){p.b, depth, 1} : (sl_mat){p.b, 1, n};
     return p;
 }
 
-static void drop(problem *p) { free(p->a), free(p->b), free(p->start), free(p->packed); }
+static void drop(problem *p) { free(p->a), free(p->b), free(p->start), free(p->bias), free(p->packed); }
 
 static void pack(const void *args, const sl_span *s, void *scratch) { (void)scratch, sl_gemm_pack(args, s); }
 static void rows(const void *args, const sl_span *s, void *scratch) { sl_gemm_rows(args, s, scratch); }
@@ -83,18 +88,20 @@ static float *product(const problem *p, int cut) {
     return c;
 }
 
-/* |error| <= (depth + 2) u S: each product and each sum is rounded once. */
+/* |error| <= (depth + 3) u S: each product and each sum is rounded once. */
 static void against_double(const problem *p, const float *c) {
     const sl_gemm_args *g = &p->g;
     int far = 0;
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
             double sum = p->f->plus == ALONE ? 0 : (double)p->start[i * g->n + j], size = fabs(sum);
+            if (p->f->bias)
+                sum += (double)p->bias[j], size += fabs((double)p->bias[j]);
             for (int64_t k = 0; k < g->depth; k++) {
                 double t = (double)g->a.p[i * g->a.is + k * g->a.ks] * (double)g->b.p[j * g->b.is + k * g->b.ks];
                 sum += t, size += fabs(t);
             }
-            far += !(fabs((double)c[i * g->n + j] - sum) <= (double)(g->depth + 2) * 0x1p-24 * size);
+            far += !(fabs((double)c[i * g->n + j] - sum) <= (double)(g->depth + 3) * 0x1p-24 * size);
         }
     ck_assert_int_eq(far, 0);
 }

@@ -76,9 +76,10 @@ static void drop(operands *o) {
     free(o->w);
 }
 
-/* Results of the three products; of the forward one also onto a residual, rounded, and rounded onto what is there. */
+/* Results of the three products; of the forward one also onto a residual and a bias, rounded, and rounded onto what is
+ * there. */
 typedef struct {
-    float *y, *sum, *dx, *dw;
+    float *y, *sum, *dx, *dw, *bias;
     sl_bf16 *rounded, *more;
 } results;
 
@@ -106,9 +107,9 @@ static void forward(const sl_kernels *kn, const operands *o, const sl_bf16 *pane
     sl_gemm_bf16_args g = {.k = kn, .m = s.m, .n = s.n, .depth = s.k, .a = o->x, .lda = o->ldx, .b = panels, .c = r->y,
                            .ldc = s.n};
     product(&g, cut);
-    g.c = r->sum, g.residual = r->sum;
+    g.c = r->sum, g.residual = r->sum, g.bias = r->bias;
     product(&g, cut);
-    g.c = NULL, g.residual = NULL, g.y = r->rounded, g.ldy = o->ldy;
+    g.c = NULL, g.residual = NULL, g.bias = NULL, g.y = r->rounded, g.ldy = o->ldy;
     product(&g, cut);
     g.y = r->more, g.add = true;
     product(&g, cut);
@@ -132,7 +133,7 @@ static void weight_gradient(const sl_kernels *kn, const operands *o, int cut, fl
 static results run(const sl_kernels *kn, const operands *o, int cut) {
     shape s = o->s;
     results r = {must_alloc(s.m * s.n, 4), must_alloc(s.m * s.n, 4), must_alloc(s.m * s.k, 4), must_alloc(s.n * s.k, 4),
-                 must_alloc(s.m * o->ldy, 2), must_alloc(s.m * o->ldy, 2)};
+                 must_alloc(s.n, 4), must_alloc(s.m * o->ldy, 2), must_alloc(s.m * o->ldy, 2)};
     sl_bf16 *fwd = must_alloc(sl_bf16_panels_size(s.n, s.k), 2);
     sl_bf16 *back = must_alloc(sl_bf16_panels_size(s.k, s.n), 2);
     for (int64_t i = 0; i < s.m * s.k; i++)
@@ -141,6 +142,8 @@ static results run(const sl_kernels *kn, const operands *o, int cut) {
         r.dw[i] = 1;
     for (int64_t i = 0; i < s.m * s.n; i++)
         r.sum[i] = 1;
+    for (int64_t j = 0; j < s.n; j++)
+        r.bias[j] = (float)(j % 7);
     for (int64_t i = 0; i < s.m * o->ldy; i++)
         r.more[i] = r.rounded[i] = nearest(1);
     sl_gemm_bf16_pack_args p = {.k = kn, .n = s.n, .depth = s.k, .w = o->w, .ldw = s.k, .forward = fwd, .back = back};
@@ -155,7 +158,7 @@ static results run(const sl_kernels *kn, const operands *o, int cut) {
 }
 
 static void release(results *r) {
-    free(r->y), free(r->sum), free(r->dx), free(r->dw), free(r->rounded), free(r->more);
+    free(r->y), free(r->sum), free(r->dx), free(r->dw), free(r->bias), free(r->rounded), free(r->more);
 }
 
 /* The forms of the forward product, from the plain one; padding is zero up to whole panels and untouched behind. */
@@ -168,7 +171,7 @@ static void forms_agree(const operands *o, const results *r) {
             ck_assert_uint_eq(r->rounded[i * o->ldy + j], inside ? nearest(y) : padding ? 0 : nearest(1));
             ck_assert_uint_eq(r->more[i * o->ldy + j], inside ? nearest(y + 1) : padding ? 0 : nearest(1));
             if (inside)
-                ck_assert(r->sum[i * s.n + j] == y + 1);
+                ck_assert(r->sum[i * s.n + j] == (y + (float)(j % 7)) + 1);
         }
 }
 

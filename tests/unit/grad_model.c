@@ -98,8 +98,11 @@ static void compare_all(const fixture *f, const char *tier, const float *g, cons
     }
 }
 
-/* A tiny variant, with or without experts. */
+/* A tiny variant, with or without experts or options from elsewhere. */
 static bool tiny(int i, ref_variant *v) {
+    for (int k = 0; ref_variant_elsewhere(k, v) && v->config.model_dim < 20; k++)
+        if (i-- == 0)
+            return true;
     for (int k = 0; ref_variant_moe(k, v) && v->config.model_dim < 20; k++)
         if (i-- == 0)
             return true;
@@ -107,6 +110,9 @@ static bool tiny(int i, ref_variant *v) {
 }
 
 static bool middle(int i, ref_variant *v) {
+    for (int k = 0; ref_variant_elsewhere(k, v); k++)
+        if (v->config.model_dim >= 20 && i-- == 0)
+            return true;
     for (int k = 0; ref_variant_moe(k, v); k++)
         if (v->config.model_dim >= 20 && i-- == 0)
             return true;

@@ -42,10 +42,15 @@ static void teardown(fixture *f) {
     sl_model_free(f->m);
 }
 
-/* fn for each variant with experts, tiny ones that differ in more than one option from the last, and every third middle
- * one. */
+/* fn for each variant with options from elsewhere, with experts, tiny ones that differ in more than one option from the
+ * last, and every third middle one. */
 static void for_each_model(void (*fn)(fixture *)) {
     fixture f;
+    for (int i = 0; ref_variant_elsewhere(i, &f.v); i++) {
+        setup(&f);
+        fn(&f);
+        teardown(&f);
+    }
     for (int i = 0; ref_variant_moe(i, &f.v); i++) {
         setup(&f);
         fn(&f);

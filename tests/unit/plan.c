@@ -316,14 +316,15 @@ static void build(parallel_block *p, bool one_norm) {
     sl_buf h = sl_build_embed(b, matrix(b, "embed", VOCAB, d));
     sl_buf n = norm(b, SL_HALF_ATTN, "a", h);
     sl_buf qkv = sl_build_linear(b, scope(SL_HALF_ATTN, SL_PART_qkv), n, d, q + 2 * kv, matrix(b, "qkv", q + 2 * kv, d),
-                                 SL_NONE);
+                                 SL_NONE, SL_NONE);
     sl_buf a = sl_build_attention(b, scope(SL_HALF_ATTN, SL_PART_core), qkv, "m");
-    sl_buf t = sl_build_linear(b, scope(SL_HALF_ATTN, SL_PART_out), a, q, d, matrix(b, "o", d, q), h);
+    sl_buf t = sl_build_linear(b, scope(SL_HALF_ATTN, SL_PART_out), a, q, d, matrix(b, "o", d, q), SL_NONE, h);
     sl_buf m = one_norm ? n : norm(b, SL_HALF_FFN, "f", h);
-    sl_buf in = sl_build_linear(b, scope(SL_HALF_FFN, SL_PART_in), m, d, 2 * f, matrix(b, "in", 2 * f, d), SL_NONE);
+    sl_buf in = sl_build_linear(b, scope(SL_HALF_FFN, SL_PART_in), m, d, 2 * f, matrix(b, "in", 2 * f, d), SL_NONE,
+                                SL_NONE);
     sl_buf act = sl_build_ffn(b, scope(SL_HALF_FFN, SL_PART_act), SL_FFN_swiglu, in, f);
-    t = sl_build_linear(b, scope(SL_HALF_FFN, SL_PART_out), act, f, d, matrix(b, "down", d, f), t);
-    sl_build_head(b, norm(b, SL_HALF_NONE, "n", t), matrix(b, "head", VOCAB, d), VOCAB);
+    t = sl_build_linear(b, scope(SL_HALF_FFN, SL_PART_out), act, f, d, matrix(b, "down", d, f), SL_NONE, t);
+    sl_build_head(b, norm(b, SL_HALF_NONE, "n", t), matrix(b, "head", VOCAB, d), SL_NONE, VOCAB);
 }
 
 static double forward_loss(parallel_block *p) {

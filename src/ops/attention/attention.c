@@ -289,10 +289,10 @@ sl_attention *sl_attention_describe(sl_program *b, sl_op *op) {
     a->heads = c->model_heads;
     a->kv_heads = sl_config_kv_heads(c);
     a->head_dim = sl_config_head_dim(c);
-    a->window = c->attention_window ? c->attention_window : INT32_MAX;
+    a->window = sl_config_window(c, op->scope.layer) ? sl_config_window(c, op->scope.layer) : INT32_MAX;
     a->kernels = &b->kernels->attention[kinds[c->model_attention].rows];
     a->extra = sl_extra_kinds[c->model_attention];
-    a->attend.scale = (float)(1 / sqrt((double)a->head_dim));
+    a->attend.scale = (float)(c->attention_scale > 0 ? c->attention_scale : 1 / sqrt((double)a->head_dim));
     a->attend.a = (float)kinds[c->model_attention].a(c);
     a->attend.b = (float)kinds[c->model_attention].b(c);
     a->cache = b->cache;

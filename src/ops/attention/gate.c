@@ -101,7 +101,7 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
                              &(sl_param_spec){.name = name, .rows = n / group, .cols = c->model_dim,
                                               .init = SL_INIT_NORMAL, .start = c->model_init_std,
                                               .decay = SL_DECAY_MATRIX, .place = scope});
-    sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE);
+    sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE, SL_NONE);
     scope.part = SL_PART_gate;
     sl_op *op = sl_program_op(b, &attention_gate, scope);
     sl_attention_gate *o = sl_program_own(b, op, sizeof *o);

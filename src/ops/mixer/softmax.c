@@ -15,7 +15,13 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     int wq = sl_build_matrix(b, at, prefix, "q_proj.weight", q, d, 0);
     sl_build_matrix(b, at, prefix, "k_proj.weight", kv, d, SL_MATRIX_JOINED);
     sl_build_matrix(b, at, prefix, "v_proj.weight", kv, d, SL_MATRIX_JOINED);
-    sl_buf qkv = sl_build_linear(b, at, s->in, d, q + 2 * kv, wq, SL_NONE);
+    int bq = SL_NONE;
+    if (c->model_attention_bias != SL_ATTENTION_BIAS_NONE) {
+        bq = sl_build_bias(b, prefix, "q_proj.bias", q, false);
+        sl_build_bias(b, prefix, "k_proj.bias", kv, true);
+        sl_build_bias(b, prefix, "v_proj.bias", kv, true);
+    }
+    sl_buf qkv = sl_build_linear(b, at, s->in, d, q + 2 * kv, wq, bq, SL_NONE);
     at.part = SL_PART_qk_norm;
     if (c->model_qk_norm)
         sl_build_qk_norm(b, at, qkv, prefix);
@@ -29,7 +35,9 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     o = sl_build_output_gate(b, prefix, s->layer, s->in, o);
     at.part = SL_PART_out;
     int wo = sl_build_matrix(b, at, prefix, "o_proj.weight", d, q, SL_MATRIX_OUTPUT);
-    return sl_build_linear(b, at, o, q, d, wo, s->residual);
+    bool all = c->model_attention_bias == SL_ATTENTION_BIAS_ALL;
+    int bo = all ? sl_build_bias(b, prefix, "o_proj.bias", d, false) : SL_NONE;
+    return sl_build_linear(b, at, o, q, d, wo, bo, s->residual);
 }
 
 /* Scores and weighted sums of the half of the window that a query sees on average. */

@@ -34,7 +34,5 @@ void sl_dyt_params(sl_program *b, const char *prefix, enum sl_norm_site site, in
                                             &(sl_param_spec){.name = "alpha", .rows = 1, .init = SL_INIT_VALUE,
                                                              .start = alpha, .decay = SL_DECAY_NORM});
     if (c->norm_beta)
-        param[SL_NORM_BIAS] = sl_program_param(b, prefix,
-                                               &(sl_param_spec){.name = "bias", .rows = c->model_dim,
-                                                                .init = SL_INIT_ZEROS, .decay = SL_DECAY_NORM});
+        param[SL_NORM_BIAS] = sl_norm_bias_param(b, prefix);
 }

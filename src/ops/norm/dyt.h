@@ -7,9 +7,4 @@
 /* Declares <prefix>.alpha, which starts at norm_opts.alpha_<site>, and <prefix>.bias unless norm_opts.beta is off. */
 void sl_dyt_params(sl_program *b, const char *prefix, enum sl_norm_site site, int param[SL_NORM_PARAMS]);
 
-/* NULL without a bias. */
-static inline const float *sl_norm_bias(const sl_op *op, const sl_exec *x) {
-    return op->param[SL_NORM_BIAS] == SL_NONE ? NULL : sl_weight(op, x, SL_NORM_BIAS);
-}
-
 #endif

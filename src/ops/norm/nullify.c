@@ -121,7 +121,8 @@ static void correct_outputs(const sl_op *op, const sl_exec *x, int64_t row, cons
     for (int64_t k = 0; k < c->count; k++) {
         int64_t j = c->channel[k];
         float z = pre_factor(op, x, j) * entry_of_a(op, x, raw, k);
-        set_output(x, op->out, row, j, sl_norm_gain(op, x)[j] * (z - b.mean) * b.r);
+        float y = sl_norm_gain(op, x)[j] * (z - b.mean) * b.r;
+        set_output(x, op->out, row, j, sl_norm_bias(op, x) ? y + sl_norm_bias(op, x)[j] : y);
     }
 }
 
@@ -195,6 +196,8 @@ static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, con
         float a = entry_of_a(op, x, raw, k), e = pre_factor(op, x, j) * a - b.mean;
         float dg = sl_norm_gain(op, x)[j] * dy[j];
         g[SL_NORM_WEIGHT][j] += dy[j] * e * b.r;
+        if (sl_norm_has(op, SL_NORM_BIAS))
+            g[SL_NORM_BIAS][j] += dy[j];
         if (sl_norm_has(op, SL_NORM_PRE))
             g[SL_NORM_PRE][j] += dg * b.r * a;
         scale_sum += dg * e;

@@ -134,6 +134,11 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 /* ---- building */
 
+int sl_norm_bias_param(sl_program *b, const char *prefix) {
+    return sl_program_param(b, prefix, &(sl_param_spec){.name = "bias", .rows = b->config->model_dim,
+                                                        .init = SL_INIT_ZEROS, .decay = SL_DECAY_NORM});
+}
+
 static const sl_op_kind row_norm = {
     .name = "norm", .adds = true, .again = true,
     .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = sl_norm_gains, .split = sl_norm_gains_split},

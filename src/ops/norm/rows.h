@@ -23,7 +23,8 @@ enum sl_norm_form {
     SL_NORM_OTHER,       /* none of the following */
     SL_NORM_BY_CHANNEL,  /* nothing: each output is a function of its input alone */
     SL_NORM_BY_RMS,      /* y = gain x r, saved[0] is r = 1/sqrt(mean x^2 + eps) */
-    SL_NORM_BY_DEVIATION /* y = gain (x - m) r, saved[0] is the mean m, saved[1] is r = 1/sqrt(mean (x - m)^2 + eps) */
+    SL_NORM_BY_DEVIATION /* y = gain (x - m) r (+ bias), saved[0] is the mean m, saved[1] is r = 1/sqrt(mean (x - m)^2
+                          * + eps) */
 };
 
 typedef struct {
@@ -50,6 +51,13 @@ static inline const sl_norm_own *sl_norm_own_of(const sl_op *op) { return op->ow
 
 /* What the kernels multiply by: the weight, or 1 + weight of a zero-centred one. */
 const float *sl_norm_gain(const sl_op *op, const sl_exec *x);
+
+/* NULL without a bias. */
+static inline const float *sl_norm_bias(const sl_op *op, const sl_exec *x) {
+    return op->param[SL_NORM_BIAS] == SL_NONE ? NULL : sl_weight(op, x, SL_NORM_BIAS);
+}
+/* Declares <prefix>.bias [dim], for a norm that has one; returns its index. */
+int sl_norm_bias_param(sl_program *b, const char *prefix);
 
 /* Appends a norm with weight and whatever else param (SL_NORM_PARAMS indices, or NULL for nothing) names. */
 sl_norm_tap sl_build_row_norm(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,

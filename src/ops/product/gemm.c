@@ -60,9 +60,22 @@ static void multiply_depth(const sl_gemm_args *g, const block *b, int64_t k0, co
     }
 }
 
+/* Is C something before products are added to it? */
+static bool begins(const sl_gemm_args *g) { return g->add || g->residual || g->bias; }
+
+/* Residual and bias into columns j0 up to j1 of row i. */
+static void begin_row(const sl_gemm_args *g, int64_t i, int64_t j0, int64_t j1) {
+    float *c = g->c + i * g->ldc + j0;
+    const float *from = g->residual ? g->residual + i * g->ldc + j0 : g->bias + j0;
+    if (from != c)
+        memcpy(c, from, (size_t)(j1 - j0) * sizeof *c);
+    if (g->residual && g->bias)
+        g->k->add(j1 - j0, g->bias + j0, c);
+}
+
 /* At most PANELS_OF_A panels of rows. */
 static void multiply_block(const sl_gemm_args *g, const block *b, float *a) {
-    int add = g->add || g->residual;
+    int add = begins(g);
     for (int64_t k0 = 0; k0 < g->depth; k0 += SL_GEMM_KC) {
         g->k->pack_f32(b->rows, sl_min(SL_GEMM_KC, g->depth - k0), g->a.p + b->i0 * g->a.is + k0 * g->a.ks, g->a.is,
                        g->a.ks, g->k->gemm_mr, a);
@@ -73,7 +86,7 @@ static void multiply_block(const sl_gemm_args *g, const block *b, float *a) {
 /* Strides of a dimension of one element may be anything, where BLAS wants them to be long enough. */
 static void multiply_blas(const sl_gemm_args *g, const block *b) {
     sl_sgemm t = {.m = b->rows, .n = b->j1 - b->j0, .k = g->depth, .turn_a = g->a.ks != 1, .turn_b = g->b.is != 1,
-                  .add = g->add || g->residual, .a = g->a.p + b->i0 * g->a.is, .b = g->b.p + b->j0 * g->b.is,
+                  .add = begins(g), .a = g->a.p + b->i0 * g->a.is, .b = g->b.p + b->j0 * g->b.is,
                   .c = g->c + b->i0 * g->ldc + b->j0, .ldc = g->ldc};
     t.lda = t.turn_a ? g->a.ks : sl_max(g->a.is, g->depth);
     t.ldb = t.turn_b ? g->b.is : sl_max(g->b.ks, g->n);
@@ -82,8 +95,8 @@ static void multiply_blas(const sl_gemm_args *g, const block *b) {
 
 static void multiply(const sl_gemm_args *g, block b, float *a) {
     int64_t end = b.i0 + b.rows, most = g->blas ? b.rows : PANELS_OF_A * g->k->gemm_mr;
-    for (int64_t i = b.i0; g->residual && g->residual != g->c && i < end && b.j0 < b.j1; i++)
-        memcpy(g->c + i * g->ldc + b.j0, g->residual + i * g->ldc + b.j0, (size_t)(b.j1 - b.j0) * sizeof *g->c);
+    for (int64_t i = b.i0; (g->residual || g->bias) && i < end && b.j0 < b.j1; i++)
+        begin_row(g, i, b.j0, b.j1);
     if (g->blas && b.j0 < b.j1 && b.rows > 0) {
         multiply_blas(g, &b);
         return;

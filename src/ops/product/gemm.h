@@ -21,8 +21,8 @@ typedef struct {
     int64_t is, ks;
 } sl_mat;
 
-/* C[m, n] = A[m, depth] B[depth, n], plus what is there (add) or plus the rows `residual`. C must not overlap A or B;
- * residual may be C. */
+/* C[m, n] = A[m, depth] B[depth, n], plus what is there (add) or plus the rows `residual` and the row `bias`. C must
+ * not overlap A or B; residual may be C. */
 typedef struct {
     const sl_kernels *k;
     int64_t m, n, depth;
@@ -32,6 +32,7 @@ typedef struct {
     int64_t ldc;
     bool add;
     const float *residual; /* of row stride ldc, or NULL */
+    const float *bias;     /* [n], or NULL; not with add */
     const sl_blas *blas;   /* multiplies, from A and B as they lie: there is nothing to pack. NULL: our own */
 } sl_gemm_args;
 

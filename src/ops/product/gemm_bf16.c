@@ -50,7 +50,8 @@ void sl_gemm_bf16_rows(const sl_gemm_bf16_args *g, const sl_span *s) {
     int64_t left = s->part * share, right = sl_min(left + share, g->n), first = s->first - s->row0;
     if (left >= right)
         return;
-    sl_bf16_store to = {.ldy = g->ldy, .ldc = g->ldc, .ldp = NR, .add = g->add};
+    sl_bf16_store to = {.ldy = g->ldy, .ldc = g->ldc, .ldp = NR, .add = g->add,
+                        .bias = g->bias ? g->bias + left : NULL};
     if (g->c) {
         to.c = g->c + first * g->ldc + left;
         to.residual = g->residual ? g->residual + first * g->ldc + left : NULL;

@@ -39,7 +39,8 @@ typedef struct {
     const float *residual; /* of row stride ldc, added to C before it is stored in c: may be c; or NULL */
     sl_bf16 *y;            /* where c is NULL: rounded once; columns from n to sl_bf16_kpad(n) are set to zero */
     int64_t ldy;
-    bool add; /* onto what is there, in fp32; not beside a residual */
+    const float *bias;     /* [n], added to C before it is stored; or NULL */
+    bool add; /* onto what is there, in fp32; not beside a residual or a bias */
 } sl_gemm_bf16_args;
 /* The rows of C that the span means, s->first - s->row0 being the first, and its share of the columns. The split does
  * not depend on m. */

@@ -41,6 +41,8 @@ static void gemm_block(const sl_gemm_int8_args *g, int64_t row, int64_t rows, in
     int64_t at = row * g->ldy + col;
     g->k->scale_int32(rows, cols, sums, GROUP * NR, g->zero, g->sum + col, g->scale_a + row * g->step_a, g->step_a,
                             g->scale_b + col * g->step_b, g->step_b, g->plus ? g->plus + at : NULL, g->y + at, g->ldy);
+    for (int64_t i = 0; g->bias && i < rows; i++)
+        g->k->add(cols, g->bias + col, g->y + at + i * g->ldy);
 }
 
 /* Narrow slices of B, and lower blocks than ROWS only where that gives too few calls. */

@@ -41,6 +41,7 @@ typedef struct {
     const float *scale_b; /* the same for the rows of W */
     int64_t step_b;
     const float *plus; /* added to the product: rows as those of y, or y; or NULL */
+    const float *bias; /* [n], added to that; or NULL */
     float *y;
     int64_t ldy;
 } sl_gemm_int8_args;

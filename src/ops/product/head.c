@@ -53,32 +53,36 @@ static int xent(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 #define LOSS {.cut = SL_CUT_ROWS, .run = xent, .split = by_rows}
 #define COUNT {.cut = SL_CUT_BATCH, .run = count_targets}
-static const sl_op_kind head = {
-    .name = "head", .chunk = chunk_rows,
-    .forward = SL_STAGES(SL_LAYER(PARAMS, pack), SL_LAYER(PARAMS, pack_back), COUNT, SL_LAYER(ROWS, forward), LOSS,
-                         SL_LAYER(BATCH, pack_rows), SL_LAYER(BATCH, weight_gradient), SL_LAYER(ROWS, input_gradient))};
-static const sl_op_kind head_few = {.name = "head", .chunk = chunk_rows,
-                                    .forward = SL_STAGES(COUNT, SL_LAYER(ROWS, few_forward), LOSS)};
-static const sl_op_kind head_bf16 = {
-    .name = "head", .chunk = chunk_rows,
-    .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT,
-                         SL_LAYER(ROWS, bf16_forward), LOSS, SL_LAYER(BATCH, bf16_weight_gradient),
-                         SL_LAYER(BATCH, bf16_fold), SL_LAYER(ROWS, bf16_input_gradient))};
-/* Its stages are those of cuda/product_ops.c. */
-static const sl_op_kind head_on_device = {.name = "head", .chunk = device_chunk_rows};
+enum form { FP32, FEW, BF16, DEVICE, FORMS };
+/* The forms of the head; the rest: what the gradient of a bias needs. Stages of DEVICE are those of cuda/product_ops.c.
+ */
+#define KINDS(name_, ...)                                                                                              \
+    {[FP32] = {.name = name_, .chunk = chunk_rows,                                                                     \
+               .forward = SL_STAGES(SL_LAYER(PARAMS, pack), SL_LAYER(PARAMS, pack_back), COUNT,                        \
+                                    SL_LAYER(ROWS, forward), LOSS, __VA_ARGS__ SL_LAYER(BATCH, pack_rows),             \
+                                    SL_LAYER(BATCH, weight_gradient), SL_LAYER(ROWS, input_gradient))},                \
+     [FEW] = {.name = name_, .chunk = chunk_rows, .forward = SL_STAGES(COUNT, SL_LAYER(ROWS, few_forward), LOSS)},     \
+     [BF16] = {.name = name_, .chunk = chunk_rows,                                                                     \
+               .forward = SL_STAGES(SL_LAYER(PARAMS, bf16_pack), SL_LAYER(PARAMS, bf16_pack_back), COUNT,              \
+                                    SL_LAYER(ROWS, bf16_forward), LOSS, __VA_ARGS__                                    \
+                                    SL_LAYER(BATCH, bf16_weight_gradient), SL_LAYER(BATCH, bf16_fold),                 \
+                                    SL_LAYER(ROWS, bf16_input_gradient))},                                             \
+     [DEVICE] = {.name = name_, .chunk = device_chunk_rows}}
+static const sl_op_kind kinds[2][FORMS] = {KINDS("head", ), KINDS("head_bias", SL_LAYER(BATCH, bias_gradient), )};
 
-static const sl_op_kind *kind_of(const sl_program *b) {
+static const sl_op_kind *kind_of(const sl_program *b, bool bias) {
     if (b->device)
-        return &head_on_device;
-    return sl_layer_is_few(b, b->batch * b->seq) ? &head_few : b->bf16 ? &head_bf16 : &head;
+        return &kinds[bias][DEVICE];
+    return &kinds[bias][sl_layer_is_few(b, b->batch * b->seq) ? FEW : b->bf16 ? BF16 : FP32];
 }
 
-void sl_build_head(sl_program *b, sl_buf in, int weight, int64_t vocab) {
-    sl_op *op = sl_program_op(b, kind_of(b), (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
+void sl_build_head(sl_program *b, sl_buf in, int weight, int bias, int64_t vocab) {
+    sl_op *op = sl_program_op(b, kind_of(b, bias != SL_NONE), (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_head});
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = b->config->model_dim;
     op->dim_out = vocab;
-    op->param[0] = weight;
+    op->param[SL_LAYER_WEIGHT] = weight;
+    op->param[SL_LAYER_BIAS] = bias;
     op->state_bytes = sizeof(float);
     int64_t rows = sl_layer_chunk(op);
     op->saved[SL_LAYER_Y] = sl_program_buffer(b, rows, vocab);

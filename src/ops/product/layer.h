@@ -1,12 +1,12 @@
-/* What linear layers and the head share: y = x W^T and its gradients, W [dim_out, dim_in] the parameter param[0], as
- * stages over the products of gemm.h and gemm_bf16.h. x is in[0] and has a gradient din[0]. Of an operation with an
- * output, y is out, and its gradient temp (rounded by the operation) or dout. Of one without (the loss), which may go
- * through its rows in chunks, saved[SL_LAYER_Y] and saved[SL_LAYER_DY] hold those of one chunk; without the latter the
- * gradient overwrites y.
+/* What linear layers and the head share: y = x W^T (+ bias) and its gradients, W [dim_out, dim_in] the parameter
+ * param[SL_LAYER_WEIGHT], the bias [dim_out] param[SL_LAYER_BIAS] or none, as stages over the products of gemm.h and
+ * gemm_bf16.h. x is in[0] and has a gradient din[0]. Of an operation with an output, y is out, and its gradient temp
+ * (rounded by the operation) or dout. Of one without (the loss), which may go through its rows in chunks,
+ * saved[SL_LAYER_Y] and saved[SL_LAYER_DY] hold those of one chunk; without the latter the gradient overwrites y.
  *
- * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums are fp32; a
- * result is rounded once when it is stored as an activation, not at all when it joins the residual stream or the weight
- * gradient. */
+ * bf16: inputs, weights and output gradients are rounded to bf16 (nearest even) once, as operands; sums and biases are
+ * fp32; a result is rounded once when it is stored as an activation, not at all when it joins the residual stream or
+ * the weight gradient. */
 #ifndef SL_OPS_LAYER_H
 #define SL_OPS_LAYER_H
 
@@ -15,6 +15,7 @@
 #include "program/scratch.h"
 
 enum { SL_LAYER_Y, SL_LAYER_DY };
+enum { SL_LAYER_WEIGHT, SL_LAYER_BIAS };
 
 /* W packed for y and for din, in shared scratch. One pass needs both only in the loss, which does all in forward. */
 typedef struct {
@@ -34,7 +35,7 @@ bool sl_layer_is_few(const sl_program *b, int64_t rows);
     int sl_layer_##name(const sl_op *op, const sl_exec *x, const sl_span *s);                                          \
     sl_split sl_layer_##name##_split(const sl_op *op, const sl_exec *x);
 SL_LAYER_STAGE(pack)            /* W for y */
-SL_LAYER_STAGE(forward)         /* y = x W^T, plus in[1] */
+SL_LAYER_STAGE(forward)         /* y = x W^T, plus the bias and in[1] */
 SL_LAYER_STAGE(few_forward)     /* the same of few rows, without packing */
 SL_LAYER_STAGE(pack_back)       /* W for din */
 SL_LAYER_STAGE(input_gradient)  /* din = dy W, or += */
@@ -46,6 +47,7 @@ SL_LAYER_STAGE(bf16_pack_back)
 SL_LAYER_STAGE(bf16_input_gradient)
 SL_LAYER_STAGE(bf16_weight_gradient)
 SL_LAYER_STAGE(bf16_fold)
+SL_LAYER_STAGE(bias_gradient)   /* dbias += the sum of the rows of dy, of either precision; its kinds have a bias */
 #undef SL_LAYER_STAGE
 #define SL_LAYER(cut_, name) {.cut = SL_CUT_##cut_, .run = sl_layer_##name, .split = sl_layer_##name##_split}
 
@@ -53,6 +55,10 @@ SL_LAYER_STAGE(bf16_fold)
 int64_t sl_layer_chunk(const sl_op *op); /* rows that the stages are about at most */
 sl_buf sl_layer_y(const sl_op *op);
 sl_buf sl_layer_dy(const sl_op *op);
+/* NULL without. */
+static inline const float *sl_layer_bias(const sl_op *op, const sl_exec *x) {
+    return op->param[SL_LAYER_BIAS] == SL_NONE ? NULL : sl_weight(op, x, SL_LAYER_BIAS);
+}
 /* Has this pass gradients to compute? */
 static inline bool sl_layer_has_gradients(const sl_op *op, const sl_exec *x) {
     return op->out != SL_NONE || x->training;

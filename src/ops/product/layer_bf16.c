@@ -27,7 +27,7 @@ static sl_gemm_bf16_args forward_of(const sl_op *op, const sl_exec *x, int64_t r
     const sl_buffer *y = &x->info[sl_layer_y(op)];
     sl_gemm_bf16_args g = {.k = x->k, .m = rows, .n = op->dim_out, .depth = op->dim_in, .a = in_rows(op, x, row0),
                            .lda = x->info[op->in[0]].ld, .b = packed_of(op, x).forward, .ldc = y->ld,
-                           .ldy = y->ld, .residual = sl_buf_data(x, op->in[1])};
+                           .ldy = y->ld, .residual = sl_buf_data(x, op->in[1]), .bias = sl_layer_bias(op, x)};
     if (y->bf16)
         g.y = sl_buf_bf16(x, sl_layer_y(op));
     else

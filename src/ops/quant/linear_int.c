@@ -5,6 +5,7 @@
 #include "formats/format.h"
 #include "ops/product/gemm_grouped.h"
 #include "ops/product/gemm_int8.h"
+#include "ops/product/layer.h"
 #include "ops/quant/rotate.h"
 #include "program/scratch.h"
 
@@ -147,6 +148,8 @@ static void product_tile(const sl_op *op, const sl_exec *x, int64_t row, int64_t
     }
     x->k->scale_int32(rows, to - from, s->sums + from, o->n, 0, o->sum + from, scales_at(op, x, row), 1,
                       o->scale + from, 1, residual ? residual + at : NULL, sl_buf_data(x, op->out) + at, o->n);
+    for (int64_t i = 0; sl_layer_bias(op, x) && i < rows; i++)
+        x->k->add(to - from, sl_layer_bias(op, x) + from, sl_buf_data(x, op->out) + at + i * o->n);
 }
 
 static int product(const sl_op *op, const sl_exec *x, const sl_span *span) {
@@ -182,6 +185,7 @@ static sl_gemm_int8_args unit_args(const sl_op *op, const sl_exec *x) {
                                .scale_b = o->scale,
                                .step_b = 1,
                                .plus = sl_buf_data(x, op->in[1]),
+                               .bias = sl_layer_bias(op, x),
                                .y = sl_buf_data(x, op->out),
                                .ldy = o->n};
 }
@@ -283,7 +287,7 @@ static size_t worker_bytes(const sl_op *op, const own *o) {
 }
 
 sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out, int weight,
-                           sl_buf residual) {
+                           int bias, sl_buf residual) {
     bool real = b->quant->real;
     if (sl_rotates(b, sl_quant_class_of(scope)))
         in = sl_build_rotate(b, sl_scope_as(scope, SL_ROLE_ROTATE), in, dim_in);
@@ -301,7 +305,8 @@ sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim
     sl_op_reads(op, residual, 0);
     op->dim_in = dim_in;
     op->dim_out = dim_out;
-    op->param[0] = weight;
+    op->param[SL_LAYER_WEIGHT] = weight;
+    op->param[SL_LAYER_BIAS] = bias;
     op->flops = 2.0 * (double)op->rows * (double)dim_in * (double)dim_out;
     op->saved[CODES] = sl_program_buffer(b, op->rows, sl_int8_ld(dim_in) / (int64_t)sizeof(float));
     op->saved[SCALES] = sl_program_buffer(b, op->rows, 1);

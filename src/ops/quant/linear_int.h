@@ -11,7 +11,7 @@
 /* Are the linear layers of this program of that kind? */
 bool sl_linear_is_int(const sl_program *b);
 sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
-                           sl_buf residual);
+                           int bias, sl_buf residual);
 /* Its point; NULL of any other operation. */
 const sl_quant_point *sl_linear_int_point(const sl_op *op);
 /* Between passes: gives the operation its weights, codes [dim_out, dim_in] and a scale for each row. 0, or -1 with a
