@@ -43,20 +43,6 @@ void SL_FN(tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     V_EACH(n, tanh_bwd_at, x, dy, dx);
 }
 
-SL_VEC void relu_at(int64_t i, int c, const float *x, float *y) {
-    vf a = v_load_n(x + i, c);
-    v_store_n(y + i, v_sel(v_lt(a, v_zero()), v_zero(), a), c);
-}
-void SL_FN(relu_fwd)(int64_t n, const float *x, float *y) { V_EACH(n, relu_at, x, y); }
-
-SL_VEC void relu_bwd_at(int64_t i, int c, const float *x, const float *dy, float *dx) {
-    vm on = v_gt(v_load_n(x + i, c), v_zero());
-    v_store_n(dx + i, v_sel(on, v_load_n(dy + i, c), v_zero()), c);
-}
-void SL_FN(relu_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
-    V_EACH(n, relu_bwd_at, x, dy, dx);
-}
-
 /* The gate over rows of T; its input b and the gradient dy are fp32 always. */
 #define GATE(T, suffix)                                                                            \
     SL_VEC void gate_fwd##suffix##_at(int64_t i, int c, float factor, const float *b, const T *y,  \

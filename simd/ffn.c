@@ -38,6 +38,27 @@ SL_VEC vf relu2_slope(vf a, vf *value) { /* 2 max(a, 0) */
     return v_add(p, p);
 }
 
+SL_VEC vf relu(vf a) { return positive(a); }
+SL_VEC vf relu_slope(vf a, vf *value) {
+    *value = positive(a);
+    return v_sel(v_gt(a, v_zero()), v_set1(1.0f), v_zero());
+}
+
+/* a (1 + tanh z) / 2 = a sigmoid(2 z), z = sqrt(2 / pi) (a + 0.044715 a^3). Beyond 16 the sigmoid is 0 or 1, and a cube
+ * might overflow. */
+SL_VEC vf gelu_tanh_clamp(vf a) { return v_max(v_set1(-16.0f), v_min(v_set1(16.0f), a)); }
+SL_VEC vf gelu_tanh_twice(vf a) { /* 2 z */
+    vf cubic = v_fma(v_mul(a, a), v_set1(0x1.2444f2p-4f), v_set1(0x1.988454p+0f));
+    return v_mul(a, cubic);
+}
+SL_VEC vf gelu_tanh(vf a) { return v_mul(a, v_sigmoid(gelu_tanh_twice(gelu_tanh_clamp(a)))); }
+SL_VEC vf gelu_tanh_slope(vf a, vf *value) { /* q + a q (1 - q) 2 z', q = sigmoid(2 z) */
+    vf c = gelu_tanh_clamp(a), rest, q = v_sigmoid_pair(gelu_tanh_twice(c), &rest);
+    vf steep = v_fma(v_mul(c, c), v_set1(0x1.b6676cp-3f), v_set1(0x1.988454p+0f));
+    *value = v_mul(a, q);
+    return v_fma(v_mul(v_mul(c, q), rest), steep, q);
+}
+
 /* The kernels of one kind over rows of T, fp32 or bf16. */
 #define KERNELS(name, gated, act, T, suffix)                                                       \
     SL_VEC void name##_fwd##suffix##_at(int64_t i, int c, const T *gate, const T *up, T *y) {      \

@@ -1,6 +1,7 @@
 /* "moe" (ops/moe/moe.c) by the launchers of moe.h. */
 #include "cuda/moe.h"
 
+#include "base/err.h"
 #include "cuda/kind.h"
 #include "ops/moe/moe.h"
 
@@ -13,6 +14,13 @@ _Static_assert(sizeof(slc_moe_state) == sizeof(sl_moe_state) && sizeof(slc_moe_l
                    offsetof(slc_moe_load, count) == offsetof(sl_moe_load, count) &&
                    (int)SLC_MOE_MAX_EXPERTS == (int)SL_MOE_MAX_EXPERTS,
                "the state is that of ops/moe/moe.h");
+
+static int check(const sl_op *op) {
+    const sl_moe *m = sl_moe_of(op);
+    return m->act - m->k->ffn != SL_FFN_geglu_tanh
+               ? 0
+               : sl_fail("device: cuda has no experts of model.ffn_kind=geglu_tanh; take device: cpu");
+}
 
 /* Only gated kinds make experts. */
 static int act_of(const sl_moe *m) {
@@ -91,5 +99,5 @@ static int end_step(const sl_op *op, const slc_exec *x, const int32_t *applied) 
 }
 
 const slc_kind slc_moe_kinds[] = {
-    {.name = "moe", .forward = forward, .backward = backward, .scratch = scratch, .end_step = end_step},
+    {.name = "moe", .check = check, .forward = forward, .backward = backward, .scratch = scratch, .end_step = end_step},
     {.name = NULL}};

@@ -372,6 +372,22 @@ struct gelu {
         return c + a * 0.39894228f * expf(-0.5f * a * a);
     }
 };
+struct gelu_tanh { /* a logistic(w), w = 2 sqrt(2/pi) (a + 0.044715 a^3) */
+    static __device__ float twice(float a) { return a * (1.5957691f + 0.071354814f * a * a); }
+    static __device__ float value(float a) { return a * logistic(twice(a)); }
+    static __device__ float slope(float a, float *v) {
+        float c = fminf(fmaxf(a, -16.0f), 16.0f), q = logistic(twice(c)); /* 0 or 1 beyond */
+        *v = a * q;
+        return q + c * q * (1 - q) * (1.5957691f + 0.21406444f * c * c);
+    }
+};
+struct relu {
+    static __device__ float value(float a) { return a > 0 ? a : a != a ? a : 0; }
+    static __device__ float slope(float a, float *v) {
+        *v = value(a);
+        return a > 0 ? 1 : 0;
+    }
+};
 struct relu2 {
     static __device__ float value(float a) { return a > 0 ? a * a : a != a ? a : 0; }
     static __device__ float slope(float a, float *v) {

@@ -23,6 +23,9 @@ static double ffn_act(int kind, double x) {
     switch (kind) {
     case FFN_swiglu: return x / (1 + exp(-x));
     case FFN_glu: return 1 / (1 + exp(-x));
+    case FFN_geglu_tanh:
+    case FFN_gelu_tanh: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case FFN_relu: return x > 0 ? x : 0;
     case FFN_relu2: return x > 0 ? x * x : 0;
     default: return x * (0.5 + 0.5 * erf(x * sqrt(0.5)));
     }

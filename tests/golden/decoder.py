@@ -11,12 +11,19 @@ def gelu(x):
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
+def gelu_tanh(x):
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 # ffn_kind -> is it gated, activation
 FFN = {
     "swiglu": (True, F.silu),
     "glu": (True, torch.sigmoid),
     "geglu": (True, gelu),
     "gelu": (False, gelu),
+    "geglu_tanh": (True, gelu_tanh),
+    "gelu_tanh": (False, gelu_tanh),
+    "relu": (False, F.relu),
     "relu2": (False, lambda x: F.relu(x) ** 2),
 }
 

@@ -96,6 +96,31 @@ static struct value gelu_slope(double x) {
     return (struct value){y, CDF_ERROR + fabs(x) * (phi_error + U * phi + SMALLEST) + U * fabs(y)};
 }
 
+/* GELU by tanh is x sigmoid(w), w = 2 sqrt(2/pi) (x + 0.044715 x^3): rounding w moves the sigmoid by q (1 - q) |w| times
+ * 4 u. Kernels take the sigmoid as 0 or 1 beyond 16. */
+static double gelu_tanh_arg(double x) { return GELU_TANH_2 * (x + 0.044715 * x * x * x); }
+static double gelu_tanh_moved(double w) { return 4 * U * fabs(w) * d_sigmoid(w) * d_sigmoid(-w); }
+
+static struct value gelu_tanh(double x) {
+    if (isinf(x))
+        return (struct value){x > 0 ? x : -0.0, SMALLEST};
+    double w = gelu_tanh_arg(x), q = d_sigmoid(w);
+    return (struct value){x * q, fabs(x) * (sigmoid_error(w) + gelu_tanh_moved(w) + U * q) + 4 * TINY};
+}
+
+/* q + x q (1 - q) w' */
+static struct value gelu_tanh_slope(double x) {
+    if (fabs(x) > 16)
+        return (struct value){x > 0, 4 * U};
+    double w = gelu_tanh_arg(x), q = d_sigmoid(w), t = d_sigmoid(-w), steep = GELU_TANH_2 * (1 + 3 * 0.044715 * x * x);
+    double dq = sigmoid_error(w) + gelu_tanh_moved(w), dt = complement_error(w) + gelu_tanh_moved(w);
+    double y = q + x * q * t * steep;
+    return (struct value){y, dq + fabs(x) * steep * (q * dt + t * dq + 8 * U * q * t) + U * fabs(y)};
+}
+
+static struct value relu(double x) { return (struct value){x > 0 || isnan(x) ? x : 0, TINY}; }
+static struct value relu_slope(double x) { return (struct value){x > 0 ? 1 : 0, 0}; }
+
 static struct value relu2(double x) {
     double y = x > 0 ? x * x : isnan(x) ? x : 0;
     return (struct value){y, 2 * U * y + TINY};
@@ -150,8 +175,6 @@ static void ref_tanh_bwd(const double in[3], struct value out[2]) {
     double t = tanh(in[0]), slope = 1 / (cosh(in[0]) * cosh(in[0]));
     out[0] = times((struct value){slope, 8 * U * t * t + U * slope + TINY}, in[1]);
 }
-static void ref_relu_fwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] < 0 ? 0 : in[0]); }
-static void ref_relu_bwd(const double in[3], struct value out[2]) { out[0] = exactly(in[0] > 0 ? in[1] : 0); }
 static struct value gate_mul(double q, double offset, double y) {
     return times((struct value){q + offset, U * fabs(q + offset)}, y);
 }
@@ -210,8 +233,6 @@ static void call_gate_bwd_bf16(const sl_kernels *t, const k_case *c) {
 }
 static void call_sigmoid_bwd(const sl_kernels *t, const k_case *c) { t->sigmoid_bwd(N(c), P(0), P(1), P(2)); }
 static void call_tanh_bwd(const sl_kernels *t, const k_case *c) { t->tanh_bwd(N(c), P(0), P(1), P(2)); }
-static void call_relu_fwd(const sl_kernels *t, const k_case *c) { t->relu_fwd(N(c), P(0), P(1)); }
-static void call_relu_bwd(const sl_kernels *t, const k_case *c) { t->relu_bwd(N(c), P(0), P(1), P(2)); }
 static void call_gate_mul(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 0, P(0), P(1), P(2)); }
 static void call_gate_mul1(const sl_kernels *t, const k_case *c) { t->gate_mul(N(c), 1, P(0), P(1), P(2)); }
 static void call_add(const sl_kernels *t, const k_case *c) { t->add(N(c), P(0), P(1)); }
@@ -232,8 +253,6 @@ static const struct elementwise
     sum_of_two = {{"a", "b"}, {"y"}, call_sum, ref_add, K_ALL, 1, 12, 0, NULL},
     sigmoid_bwd = {{"x", "dy"}, {"dx"}, call_sigmoid_bwd, ref_sigmoid_bwd, K_ALL, 6, 12, 0, NULL},
     tanh_bwd = {{"x", "dy"}, {"dx"}, call_tanh_bwd, ref_tanh_bwd, K_ALL, 4, 12, 0, NULL},
-    relu_fwd = {{"x"}, {"y"}, call_relu_fwd, ref_relu_fwd, K_ALL, 1, 8, 0, NULL},
-    relu_bwd = {{"x", "dy"}, {"dx"}, call_relu_bwd, ref_relu_bwd, K_ALL, 1, 12, 0, NULL},
     gate_mul_0 = {{"q", "y"}, {"out"}, call_gate_mul, ref_gate_mul, K_ALL, 2, 12, 0, NULL},
     gate_mul_1 = {{"q", "y"}, {"out"}, call_gate_mul1, ref_gate_mul1, K_ALL, 2, 12, 0, NULL},
     gate_fwd = {{"b", "y"}, {"out"}, call_gate_fwd, ref_gate_fwd, K_ALL, 4, 12, 0, NULL},
@@ -401,8 +420,6 @@ static void check_gate_bwd_bf16(k_case *c) { check(c, &gate_bwd_bf16); }
 static void check_silu_bwd(k_case *c) { check_identities(c), check(c, &silu_bwd); }
 static void check_sigmoid_bwd(k_case *c) { check_identities(c), check(c, &sigmoid_bwd); }
 static void check_tanh_bwd(k_case *c) { check_identities(c), check(c, &tanh_bwd); }
-static void check_relu_fwd(k_case *c) { check(c, &relu_fwd); }
-static void check_relu_bwd(k_case *c) { check(c, &relu_bwd); }
 static void check_gate_mul(k_case *c) { check(c, &gate_mul_0), check(c, &gate_mul_1); }
 static void check_gate_bwd(k_case *c) { check_identities(c), check(c, &gate_bwd); }
 
@@ -523,8 +540,6 @@ static void bench_gate_bwd_bf16(k_case *c) { bench(c, &gate_bwd_bf16); }
 static void bench_gate_fwd(k_case *c) { bench(c, &gate_fwd); }
 static void bench_sigmoid_bwd(k_case *c) { bench(c, &sigmoid_bwd); }
 static void bench_tanh_bwd(k_case *c) { bench(c, &tanh_bwd); }
-static void bench_relu_fwd(k_case *c) { bench(c, &relu_fwd); }
-static void bench_relu_bwd(k_case *c) { bench(c, &relu_bwd); }
 static void bench_gate_mul(k_case *c) { bench(c, &gate_mul_1); }
 static void bench_gate_bwd(k_case *c) { bench(c, &gate_bwd); }
 
@@ -571,8 +586,6 @@ const k_kernel k_act[] = {
     K_KERNEL(silu_bwd, check_silu_bwd, bench_silu_bwd, 0),
     K_KERNEL(sigmoid_bwd, check_sigmoid_bwd, bench_sigmoid_bwd, 0),
     K_KERNEL(tanh_bwd, check_tanh_bwd, bench_tanh_bwd, 0),
-    K_KERNEL(relu_fwd, check_relu_fwd, bench_relu_fwd, 0),
-    K_KERNEL(relu_bwd, check_relu_bwd, bench_relu_bwd, 0),
     K_KERNEL(gate_mul, check_gate_mul, bench_gate_mul, 0),
 #define ROW(kind, way)                                                                             \
     {#kind "_" #way, offsetof(sl_kernels, ffn[SL_FFN_##kind].way), check_##kind##_##way,           \

@@ -213,6 +213,8 @@ static ref_c gelu(ref_c x) {
     double r = creal(x), density = exp(-r * r / 2) / sqrt(2 * M_PI);
     return x * (0.5 * erfc(-r / sqrt(2)) + I * (cimag(x) * density));
 }
+static ref_c gelu_tanh(ref_c x) { return 0.5 * x * (1 + ctanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+static ref_c relu(ref_c x) { return creal(x) > 0 ? x : 0; }
 static ref_c relu2(ref_c x) { return creal(x) > 0 ? x * x : 0; }
 
 /* Marks in `chosen` the `top` largest of the real parts, of equals the first. */

@@ -18,9 +18,11 @@ static void silu_forward(const sl_kernels *k, int64_t n, const float *x, float *
 static void silu_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
     k->silu_bwd(n, x, dy, dx);
 }
-static void relu_forward(const sl_kernels *k, int64_t n, const float *x, float *y) { k->relu_fwd(n, x, y); }
+static void relu_forward(const sl_kernels *k, int64_t n, const float *x, float *y) {
+    k->ffn[SL_FFN_relu].fwd(n, x, NULL, y);
+}
 static void relu_backward(const sl_kernels *k, int64_t n, const float *x, const float *dy, float *dx) {
-    k->relu_bwd(n, x, dy, dx);
+    k->ffn[SL_FFN_relu].bwd(n, x, NULL, dy, dx, NULL);
 }
 static void identity_forward(const sl_kernels *k, int64_t n, const float *x, float *y) {
     (void)k;
