@@ -96,7 +96,7 @@ static struct value gelu_slope(double x) {
     return (struct value){y, CDF_ERROR + fabs(x) * (phi_error + U * phi + SMALLEST) + U * fabs(y)};
 }
 
-/* GELU by tanh is x sigmoid(w), w = 2 sqrt(2/pi) (x + 0.044715 x^3): rounding w moves the sigmoid by q (1 - q) |w| times
+/* GELU by tanh is x sigmoid(w), w = 2 sqrt(2/pi) (x + 0.044715 x^3): rounding w moves it by q (1 - q) |w| times
  * 4 u. Kernels take the sigmoid as 0 or 1 beyond 16. */
 static double gelu_tanh_arg(double x) { return GELU_TANH_2 * (x + 0.044715 * x * x * x); }
 static double gelu_tanh_moved(double w) { return 4 * U * fabs(w) * d_sigmoid(w) * d_sigmoid(-w); }

@@ -147,12 +147,12 @@ static bool attend(int i, ref_variant *v) {
 
 bool ref_variant_tiny(int i, ref_variant *v) {
     /* All combinations of feed-forward and options with the first norm, four with each other of the table, one with
-     * each special one, which does not depend on how many norms there are. */
-    enum { ALL = SL_FFN_KINDS * OPTIONS, SOME = 4, FIRST = 20 };
+     * each special one, which depends neither on how many norms there are nor on how many feed-forwards. */
+    enum { ALL = SL_FFN_KINDS * OPTIONS, PICKED = 5 * OPTIONS, SOME = 4, FIRST = 20 };
     int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
     int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
-    int pick = plain ? 0 : k < ALL ? k : 7 * (k < table ? k : FIRST + k - table) % ALL, options = pick % OPTIONS;
+    int pick = plain ? 0 : k < ALL ? k : 7 * (k < table ? k - ALL + PICKED : FIRST + k - table) % PICKED, options = pick % OPTIONS;
     if (k >= table + specials()) {
         options = (k - table - specials()) % 2 ? OPTION_GQA : 0;
         if (!attend(k - table - specials(), v))
@@ -294,7 +294,7 @@ static const struct {
     {"learned positions", {"learned_positions=140", "rope_base=0", "embed_multiplier=2"}},
     /* softmax1: without RoPE softmax does not see a bias of the keys */
     {"gpt2", {"attention=softmax1", "norm=layernorm", "norm_opts.bias=true", "learned_positions=131", "rope_base=0",
-              "attention_bias=all", "ffn_bias=true", "ffn_kind=gelu", "tie_embeddings=true"}},
+              "attention_bias=all", "ffn_bias=true", "ffn_kind=gelu_tanh", "tie_embeddings=true"}},
     {"parallel", {"block=parallel", "clip=0.7"}},
     {"parallel shared", {"block=parallel_shared", "kv_heads=1"}},
     {"parallel, no feed-forward", {"block=parallel", "ffn_kind=none"}},
