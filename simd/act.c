@@ -43,6 +43,20 @@ void SL_FN(tanh_bwd)(int64_t n, const float *x, const float *dy, float *dx) {
     V_EACH(n, tanh_bwd_at, x, dy, dx);
 }
 
+SL_VEC void softcap_fwd_at(int64_t i, int c, float in, float out, float *x) {
+    v_store_n(x + i, v_mul(v_set1(out), v_tanh(v_mul(v_set1(in), v_load_n(x + i, c)))), c);
+}
+void SL_FN(softcap_fwd)(int64_t n, float in, float out, float *x) { V_EACH(n, softcap_fwd_at, in, out, x); }
+
+SL_VEC void softcap_bwd_at(int64_t i, int c, float inverse, const float *y, const float *delta, int step, float *dy) {
+    vf t = v_mul(v_load_n(y + i, c), v_set1(inverse)), f = v_fnma(t, t, v_set1(1.0f));
+    vf d = step ? v_load_n(delta + i, c) : v_set1(*delta);
+    v_store_n(dy + i, v_fma(v_sub(v_load_n(dy + i, c), d), f, d), c);
+}
+void SL_FN(softcap_bwd)(int64_t n, float out, const float *y, const float *delta, int step, float *dy) {
+    V_EACH(n, softcap_bwd_at, 1 / out, y, delta, step, dy);
+}
+
 /* The gate over rows of T; its input b and the gradient dy are fp32 always. */
 #define GATE(T, suffix)                                                                            \
     SL_VEC void gate_fwd##suffix##_at(int64_t i, int c, float factor, const float *b, const T *y,  \

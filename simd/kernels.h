@@ -32,6 +32,10 @@ typedef struct {
     sl_band band;
     float scale, a, b;
 } sl_attend;
+/* Raw scores s that are capped are out tanh(in s) before the functions below see them. in 0: they are not. */
+typedef struct {
+    float in, out;
+} sl_softcap;
 /* In place; stat: one value a row. */
 typedef void sl_attention_fwd(int64_t rows, int64_t n, float *s, int64_t lds, const sl_attend *a,
                               const float *extra, float *stat);

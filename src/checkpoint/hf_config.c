@@ -28,6 +28,7 @@ static const char *architecture(const sl_config *c) {
                  c->model_attention_bias == SL_ATTENTION_BIAS_NONE && !c->model_ffn_bias && !c->model_head_bias &&
                  c->model_rope_dims == 0 && c->model_rope_scaling == SL_ROPE_SCALING_NONE && c->attention_scale == 0 &&
                  c->model_embed_multiplier == 0 && !rope_layers && c->model_learned_positions == 0 &&
+                 c->attention_softcap == 0 && c->model_logit_softcap == 0 &&
                  c->model_block == SL_BLOCK_SEQUENTIAL && !(c->model_qk_norm && c->model_qk_norm_span);
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&

@@ -7,7 +7,10 @@
 static const char *const shared[] = {"model.layers",   "model.dim",  "model.heads", "model.kv_heads",
                                      "model.head_dim", "model.ffn",  "model.seq",   "model.tie_embeddings",
                                      "model.rope_base", "model.experts", "model.experts_per_token",
-                                     "model.expert_ffn", "model.shared_experts"};
+                                     "model.expert_ffn", "model.shared_experts", "model.learned_positions",
+                                     "model.rope_dims", "model.rope_layers", "model.rope_scaling",
+                                     "model.rope_scaling_opts.factor", "model.rope_scaling_opts.low_freq_factor",
+                                     "model.rope_scaling_opts.high_freq_factor", "model.rope_scaling_opts.original"};
 
 static bool is_shared(const char *name) {
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)

@@ -59,7 +59,23 @@ static int check_rope(const sl_config *c) {
     return 0;
 }
 
+/* A cap stands between scores and a softmax of them alone. */
+static bool takes_softcap(int attention) {
+    static const struct {
+        const char *rows, *extra;
+    } kinds[] = {
+#define ATTENTION(name, rows, extra, ...) {#rows, #extra},
+#include "simd/attention.inc"
+#undef ATTENTION
+    };
+    return !strcmp(kinds[attention].rows, "softmax") && strncmp(kinds[attention].extra, "key", 3) != 0;
+}
+
 static int check_layers(const sl_config *c) {
+    if (c->attention_softcap > 0 && !takes_softcap(c->model_attention))
+        return sl_fail_usage("model.attention_opts.softcap is of softmax, softmax1 and sink_logit; leave it out with "
+                             "model.attention=%s",
+                             sl_choices_attention[c->model_attention].name);
     if (c->attention_window == 0 && (c->attention_window_layers.n > 1 || c->attention_window_layers.of[0]))
         return sl_fail_usage("model.attention_opts.window_layers needs model.attention_opts.window, the width");
     if (c->model_learned_positions > 0 && c->model_seq > c->model_learned_positions)

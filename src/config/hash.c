@@ -36,7 +36,9 @@ static const char *const added[] = {"model.mixer",
                                     "model.norm_opts.bias",
                                     "model.learned_positions",
                                     "model.block",
-                                    "model.qk_norm_span"};
+                                    "model.qk_norm_span",
+                                    "model.attention_opts.softcap",
+                                    "model.logit_softcap"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
  * only training knows. Any other makes another model of the same weights. */

@@ -46,6 +46,11 @@ static slc_attention describe(const sl_op *op, const slc_exec *x) {
     return p;
 }
 
+static int attention_check(const sl_op *op) {
+    const sl_attention *a = op->own;
+    return a->cap.in == 0 ? 0 : sl_fail("device: cuda has no model.attention_opts.softcap; take device: cpu");
+}
+
 static int check_head_dim(const slc_attention *p) {
     return p->head_dim <= SLC_HEAD_DIM_MAX ? 0
                                            : sl_fail("device: cuda takes heads of up to %d columns, not %lld; take "
@@ -201,8 +206,9 @@ static int gate_backward(const sl_op *op, const slc_exec *x) {
 }
 
 const slc_kind slc_attention_kinds[] = {
-    {.name = "attention", .forward = attention_forward, .backward = attention_backward, .scratch = attention_scratch},
-    {.name = "cached_attention", .forward = cached_attention_forward},
+    {.name = "attention", .check = attention_check, .forward = attention_forward, .backward = attention_backward,
+     .scratch = attention_scratch},
+    {.name = "cached_attention", .check = attention_check, .forward = cached_attention_forward},
     {.name = "rope", .check = rope_check, .forward = rope_forward, .backward = rope_backward},
     {.name = "qk_norm", .check = qk_norm_check, .forward = qk_norm_forward, .backward = qk_norm_backward,
      .scratch = qk_norm_scratch},

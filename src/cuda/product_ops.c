@@ -156,7 +156,11 @@ static int head_forward(const sl_op *op, const slc_exec *x) {
     return 0;
 }
 
+static int head_check(const sl_op *op) {
+    return sl_layer_of(op)->softcap == 0 ? 0 : sl_fail("device: cuda has no model.logit_softcap; take device: cpu");
+}
+
 const slc_kind slc_product_kinds[] = {{.name = "linear", .forward = linear_forward, .backward = linear_backward,
                                        .scratch = linear_scratch},
-                                      {.name = "head", .forward = head_forward},
+                                      {.name = "head", .check = head_check, .forward = head_forward},
                                       {.name = NULL}};

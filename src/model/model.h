@@ -133,6 +133,7 @@ typedef struct {
     const sl_attention_kernels *kind;
     sl_attend attend; /* no band yet */
     int64_t window;   /* positions that a query sees at most */
+    sl_softcap cap;
     bool extra;       /* something joins the keys */
 } sl_attention_tap;
 sl_attention_tap sl_model_attention(const sl_model *m, int layer);

@@ -74,7 +74,7 @@ bool sl_model_attends(const sl_model *m, int layer) { return sl_mixer_of(&m->con
 
 sl_attention_tap sl_model_attention(const sl_model *m, int layer) {
     const sl_attention *a = sl_attention_of(attention_op(m, layer));
-    return (sl_attention_tap){a->kernels, a->attend, a->window, a->extra != NULL};
+    return (sl_attention_tap){a->kernels, a->attend, a->window, a->cap, a->extra != NULL};
 }
 
 float sl_model_attention_extra(const sl_model *m, int layer, int64_t head, const float *q) {

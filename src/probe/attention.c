@@ -34,6 +34,8 @@ double sl_attention_row(const sl_attention_rows *a, const sl_kernels *k, int64_t
     float stat, extra = a->extra ? a->extra(a->ctx, a->layer, head, q) : 0;
     for (int64_t t = attend.band.lo; t < n; t++)
         p[t] = k->dot(a->head_dim, q, keys + t * a->ld);
+    if (a->cap.in > 0)
+        k->softcap_fwd(n - attend.band.lo, a->cap.in, a->cap.out, p + attend.band.lo);
     kind->fwd(1, n, p, n, &attend, a->extra ? &extra : NULL, &stat);
     for (int64_t t = 0; t < n; t++)
         s[t] = p[t] < FLT_MIN ? FLT_MIN : p[t]; /* 0 log 0 = 0; a NaN stays */

@@ -80,6 +80,7 @@ typedef struct {
      * keys, of query q of a head; NULL: nothing does. */
     const sl_attention_kernels *kind;
     sl_attend attend;
+    sl_softcap cap;
     int64_t window; /* positions that a query sees at most; 0: all */
     float (*extra)(const void *ctx, int layer, int64_t head, const float *q);
     const void *ctx;

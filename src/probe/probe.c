@@ -53,6 +53,7 @@ sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
     rows.kind = how.kind;
     rows.attend = how.attend;
     rows.window = how.window;
+    rows.cap = how.cap;
     rows.extra = how.extra ? extra : NULL;
     rows.ctx = m;
     rows.layer = (int)layer;

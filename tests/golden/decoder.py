@@ -238,6 +238,10 @@ def rope(c, i, x):
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
+def softcap(cap, x):
+    return cap * torch.tanh(x / cap) if cap else x
+
+
 def score_scale(c, hd):
     return c.get("attention_opts", {}).get("scale", 0) or hd ** -0.5
 
@@ -303,6 +307,7 @@ def attention(c, p, i, x):
     k, v = cached(k), cached(v)
     group = torch.arange(heads) // (heads // kv_heads)  # query head h reads key head h // group size
     s = q @ k[:, group].transpose(-1, -2) * score_scale(c, q.shape[-1])
+    s = softcap(opts.get("softcap", 0), s)
     seen = torch.ones(T, T, dtype=torch.bool).tril()
     if window_of(c, i):
         seen &= ~torch.ones(T, T, dtype=torch.bool).tril(-window_of(c, i))
@@ -406,7 +411,9 @@ def run(c, p, tokens, training):
     h = block_norm(c, p, "model.norm", h)
     head = p["model.embed_tokens.weight" if c.get("tie_embeddings") else "lm_head.weight"]
     lg = h @ head.T
-    return lg + p["lm_head.bias"] if c.get("head_bias") else lg, loss, counts
+    if c.get("head_bias"):
+        lg = lg + p["lm_head.bias"]
+    return softcap(c.get("logit_softcap", 0), lg), loss, counts
 
 
 def logits(c, p, tokens):

@@ -128,6 +128,8 @@ CASES = {
     "parallel_shared": (35, {"model.block": "parallel_shared", "model.head_bias": True, "model.clip": 2.0}),
     "output_projection_norm": (37, {"model.norm_place": "output", "model.qk_norm": True,
                                     "model.qk_norm_span": "projection", "model.heads": 6, "model.kv_heads": 2}),
+    "softcap": (37, {"model.attention_opts.softcap": 1.5, "model.attention_opts.window": 6, "model.logit_softcap": 2.5,
+                     "model.heads": 6, "model.kv_heads": 2, "model.attention": "softmax1"}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,

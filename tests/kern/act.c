@@ -507,6 +507,64 @@ static void check_scale(k_case *c) {
         }
 }
 
+/* out tanh(in x): tanh is off by 2 ulp, its argument by one rounding. */
+struct softcap {
+    float in, out;
+    int step;
+};
+
+static void call_softcap_fwd(const sl_kernels *t, const k_case *c) {
+    const struct softcap *s = c->arg;
+    t->softcap_fwd(N(c), s->in, s->out, P(0));
+}
+
+static void call_softcap_bwd(const sl_kernels *t, const k_case *c) {
+    const struct softcap *s = c->arg;
+    t->softcap_bwd(N(c), s->out, P(0), P(1), s->step, P(2));
+}
+
+static void check_softcap_fwd(k_case *c) {
+    static struct softcap s;
+    for (int i = 0; i < K_COUNTS; i++)
+        for (enum k_data kind = 0; kind < K_KINDS; kind++) {
+            int64_t n = k_count(c, i);
+            s = (struct softcap){ldexpf(1.25f, (int)k_range(c, -6, 3)), ldexpf(1.5f, (int)k_range(c, -3, 6)), 0};
+            k_begin(c, call_softcap_fwd, &s, "n=%d in=%g out=%g %s", (int)n, (double)s.in, (double)s.out,
+                    k_data_name(kind));
+            k_buf *x = k_add(c, "x", K_F32, K_INOUT, 1, n, n);
+            k_fill(c, x, kind);
+            for (int64_t j = 0; j < n; j++) {
+                double z = (double)s.in * (double)((float *)x->init)[j], t = tanh(z);
+                double moved = fabs(z) < 100 ? fabs(z) / (cosh(z) * cosh(z)) : 0;
+                k_want(x, j, (double)s.out * t,
+                       (double)s.out * U * (5 * fabs(t) + moved) + 2 * TINY * (1 + (double)s.out));
+            }
+            k_run(c);
+        }
+}
+
+/* f = 1 - t^2, t = y / out off by two roundings; delta + (dy - delta) f */
+static void check_softcap_bwd(k_case *c) {
+    static struct softcap s;
+    for (int i = 0; i < 2 * K_COUNTS; i++) {
+        int64_t n = k_count(c, i / 2);
+        s = (struct softcap){0, ldexpf(1.3f, (int)k_range(c, -3, 6)), i % 2};
+        k_begin(c, call_softcap_bwd, &s, "n=%d out=%g step=%d", (int)n, (double)s.out, s.step);
+        k_buf *y = k_add(c, "y", K_F32, K_IN, 1, n, n);
+        k_buf *delta = k_add(c, "delta", K_F32, K_IN, 1, s.step ? n : 1, s.step ? n : 1);
+        k_buf *dy = k_add(c, "dy", K_F32, K_INOUT, 1, n, n);
+        k_fill_normal(c, y, 0, 1), k_fill_normal(c, delta, 0, 1), k_fill_normal(c, dy, 0, 1);
+        for (int64_t j = 0; j < n; j++) {
+            float *at = (float *)y->init + j;
+            *at = s.out * tanhf(*at);
+            double t = (double)*at / (double)s.out, f = 1 - t * t, d = (double)((float *)delta->init)[s.step ? j : 0];
+            double above = (double)((float *)dy->init)[j] - d, want = d + above * f;
+            k_want(dy, j, want, U * (fabs(above) * (6 * t * t + 3 * f) + 2 * fabs(want)) + TINY);
+        }
+        k_run(c);
+    }
+}
+
 enum { BENCH_N = 4096 };
 
 static void bench(k_case *c, const struct elementwise *e) {
@@ -576,6 +634,23 @@ static void bench_scale(k_case *c) {
     c->flops = BENCH_N;
 }
 
+static void bench_softcap_fwd(k_case *c) {
+    static const struct softcap s = {1, 1, 0};
+    k_begin(c, call_softcap_fwd, &s, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "x", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
+    c->bytes = 8 * BENCH_N;
+    c->flops = 2 * BENCH_N;
+}
+static void bench_softcap_bwd(k_case *c) {
+    static const struct softcap s = {0, 8, 0}; /* y is far below: repeated calls hardly shrink dy */
+    k_begin(c, call_softcap_bwd, &s, "n=%d", BENCH_N);
+    k_fill_normal(c, k_add(c, "y", K_F32, K_IN, 1, BENCH_N, BENCH_N), 0, 1);
+    k_fill_normal(c, k_add(c, "delta", K_F32, K_IN, 1, 1, 1), 0, 1);
+    k_fill_normal(c, k_add(c, "dy", K_F32, K_INOUT, 1, BENCH_N, BENCH_N), 0, 1);
+    c->bytes = 12 * BENCH_N;
+    c->flops = 6 * BENCH_N;
+}
+
 const k_kernel k_act[] = {
     K_KERNEL(exp, check_exp, bench_exp, K_SAME_BITS),
     K_KERNEL(log, check_log, bench_log, K_SAME_BITS),
@@ -601,6 +676,8 @@ const k_kernel k_act[] = {
     K_KERNEL(clip_bwd, check_clip_bwd, bench_clip_bwd, 0),
     K_KERNEL(add, check_add, bench_add, 0),
     K_KERNEL(sum, check_sum, bench_sum, 0),
+    K_KERNEL(softcap_fwd, check_softcap_fwd, bench_softcap_fwd, 0),
+    K_KERNEL(softcap_bwd, check_softcap_bwd, bench_softcap_bwd, 0),
     K_KERNEL(scale, check_scale, bench_scale, 0),
     {0},
 };

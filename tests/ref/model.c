@@ -141,7 +141,8 @@ static int of_layer(const sl_choice_list *list, const char *prefix) {
 ref_attend ref_model_attend(const ref_model *m, const char *prefix) {
     const sl_config *c = m->config;
     int64_t kv = sl_config_kv_heads(c), hd = sl_config_head_dim(c);
-    ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .scale = c->attention_scale};
+    ref_attend a = {.kind = sl_choices_attention[c->model_attention].name, .scale = c->attention_scale,
+                    .softcap = c->attention_softcap};
     if (of_layer(&c->attention_window_layers, prefix) == SL_LAYER_WINDOW)
         a.window = c->attention_window;
     if (strcmp(a.kind, "sink_logit") == 0)
@@ -508,6 +509,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     ref_c *lg = project(m, head, ".weight", d, m->vocab, x), *loss = ref_alloc(rows);
     if (c->model_head_bias)
         ref_add_row(rows, m->vocab, vector(m, "lm_head", ".bias", m->vocab), lg);
+    ref_softcap(rows * m->vocab, c->model_logit_softcap, lg);
     ref_cross_entropy(rows, m->vocab, lg, target, loss);
     ref_c sum = 0;
     int64_t n = 0;

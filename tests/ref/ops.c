@@ -177,6 +177,13 @@ ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, 
     return 0;
 }
 
+static ref_c capped(double cap, ref_c z) { return cap > 0 ? cap * ctanh(z / cap) : z; }
+
+void ref_softcap(int64_t n, double cap, ref_c *x) {
+    for (int64_t i = 0; i < n; i++)
+        x[i] = capped(cap, x[i]);
+}
+
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y) {
     ref_c *p = ref_alloc(seq), extra = 0;
@@ -189,7 +196,7 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
             int64_t first = a->window && last >= a->window ? last - a->window + 1 : 0, n = last - first + 1;
             int64_t row = (i - last + first) * ld + kv * hd;
             for (int64_t s = 0; s < n; s++)
-                p[s] = scale * dot(hd, q + at, k + row + s * ld);
+                p[s] = capped(a->softcap, scale * dot(hd, q + at, k + row + s * ld));
             if (a->sinks)
                 extra = a->sinks[h];
             if (a->key)

@@ -55,10 +55,10 @@ typedef struct {
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_rotary *r, ref_c *x);
 /* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
  * all). a, b: bias of sigmoid; zeta - gamma and gamma of clipped_softmax. sinks [heads], key, value [kv_heads, hd]:
- * learned tensors of the kinds that have them. */
+ * learned tensors of the kinds that have them. softcap: 0, or scores z become softcap tanh(z / softcap). */
 typedef struct {
     const char *kind;
-    double scale;
+    double scale, softcap;
     int64_t window;
     double a, b;
     const ref_c *sinks, *key, *value;
@@ -69,6 +69,8 @@ ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, 
  * head h / (heads / kv_heads). q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
                    const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
+/* x = cap tanh(x / cap), or x itself where cap is 0 */
+void ref_softcap(int64_t n, double cap, ref_c *x);
 /* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */
 void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, const ref_c *g, ref_c *y);
 /* Mixture of experts: y[i] = sum_e weight[i, e] expert_e(x[i]), weights from the router's products [rows, experts]:

@@ -152,7 +152,8 @@ bool ref_variant_tiny(int i, ref_variant *v) {
     int k = i - 1, table = ALL + SOME * (norms() - 1);
     bool plain = i == 0;
     int norm = plain || k < ALL ? 0 : k < table ? 1 + (k - ALL) / SOME : norms() + k - table;
-    int pick = plain ? 0 : k < ALL ? k : 7 * (k < table ? k - ALL + PICKED : FIRST + k - table) % PICKED, options = pick % OPTIONS;
+    int pick = plain ? 0 : k < ALL ? k : 7 * (k < table ? k - ALL + PICKED : FIRST + k - table) % PICKED;
+    int options = pick % OPTIONS;
     if (k >= table + specials()) {
         options = (k - table - specials()) % 2 ? OPTION_GQA : 0;
         if (!attend(k - table - specials(), v))
@@ -295,6 +296,12 @@ static const struct {
     /* softmax1: without RoPE softmax does not see a bias of the keys */
     {"gpt2", {"attention=softmax1", "norm=layernorm", "norm_opts.bias=true", "learned_positions=131", "rope_base=0",
               "attention_bias=all", "ffn_bias=true", "ffn_kind=gelu_tanh", "tie_embeddings=true"}},
+    {"score cap", {"attention_opts.softcap=0.8", "kv_heads=1"}},
+    {"score cap, window, sink", {"attention_opts.softcap=1.5", "attention=sink_logit", "attention_opts.window=3"}},
+    {"logit cap", {"logit_softcap=1.2", "head_bias=true"}},
+    {"gemma2", {"attention_opts.softcap=2", "logit_softcap=1.5", "norm_place=sandwich", "norm_opts.zero_centred=true",
+                "ffn_kind=geglu_tanh", "embed_multiplier=2.8", "attention_opts.window=4", "tie_embeddings=true",
+                "attention_opts.window_layers=[window, full]"}},
     {"parallel", {"block=parallel", "clip=0.7"}},
     {"parallel shared", {"block=parallel_shared", "kv_heads=1"}},
     {"parallel, no feed-forward", {"block=parallel", "ffn_kind=none"}},

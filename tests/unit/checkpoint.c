@@ -298,6 +298,8 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.attention_opts.scale=1", NULL}, "SinklabForCausalLM"},
                  {{"model.embed_multiplier=2", NULL}, "SinklabForCausalLM"},
                  {{"model.learned_positions=1000", NULL}, "SinklabForCausalLM"},
+                 {{"model.attention_opts.softcap=50", NULL}, "SinklabForCausalLM"},
+                 {{"model.logit_softcap=30", NULL}, "SinklabForCausalLM"},
                  {{"model.block=parallel", NULL}, "SinklabForCausalLM"},
                  {{"model.qk_norm=true", "model.qk_norm_span=projection"}, "SinklabForCausalLM"},
                  {{"model.norm_place=output", NULL}, "SinklabForCausalLM"},

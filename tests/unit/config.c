@@ -260,7 +260,7 @@ static const struct {
                    "router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, rope_layers, "
                    "rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, embed_scale, "
                    "learned_positions, sink_nullify, sink_nullify_mode, sink_nullify_value, sink_nullify_final, "
-                   "tie_embeddings, head_bias, seq, init_std; found a single value"},
+                   "tie_embeddings, logit_softcap, head_bias, seq, init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
               "found a list"},
     {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, "
@@ -414,6 +414,11 @@ static const struct {
     {"model: {experts: 4, ffn_bias: true}",
      "model.ffn_bias is of a dense feed-forward: experts have no biases; set one of model.ffn_bias=false and "
      "model.experts=0"},
+    {"model: {attention: sigmoid, attention_opts: {softcap: 50}}",
+     "model.attention_opts.softcap is of softmax, softmax1 and sink_logit; leave it out with model.attention=sigmoid"},
+    {"model: {attention: k_bias, attention_opts: {softcap: 50}}",
+     "model.attention_opts.softcap is of softmax, softmax1 and sink_logit; leave it out with model.attention=k_bias"},
+    {"model: {attention: sink_logit, attention_opts: {softcap: 50}}", NULL},
     {"train: {batch: 1048576}\n",
      "train.batch = 1048576 windows of model.seq = 256 are more than 67108864 tokens in one pass; "
      "use train.accumulate"},

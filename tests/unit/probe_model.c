@@ -160,6 +160,7 @@ static void plain_head(const fixture *f, const sl_qkv_tap *t, const ref_attend *
         int64_t first = a->window && i >= a->window ? i - a->window + 1 : 0, n = i - first + 1;
         for (int64_t j = first; j <= i; j++)
             p[j - first] = t->scale * dot(hd, q + i * t->ld, k + j * t->ld);
+        ref_softcap(n, a->softcap, p);
         if (a->sinks)
             extra = a->sinks[head];
         if (a->key) {
@@ -220,7 +221,7 @@ static void check_attention(const fixture *f, const json_t *o) {
 
 static void check_norms(const fixture *f, const json_t *o) {
     const sl_config *c = &f->v.config;
-    int norms = sl_config_has_ffn(c) ? 2 : 1;
+    int norms = sl_config_has_ffn(c) && c->model_block != SL_BLOCK_PARALLEL_SHARED ? 2 : 1;
     int64_t sink = json_integer_value(json_object_get(o, "m2_dim"));
     double least = INFINITY, at_sink = 0, sum = 0, square = 0, gates = 0;
     float *gate = calloc((size_t)(f->rows * f->dim), sizeof *gate);
@@ -266,6 +267,8 @@ START_TEST(figures_agree_with_plain_loops) {
     for (int i = 0; ref_variant_tiny(i, &f.v); i += 3) /* 3 and the 16 options of a norm are coprime */
         check_variant(&f);
     for (int i = 1; ref_variant_middle(i, &f.v); i += 3)
+        check_variant(&f);
+    for (int i = 0; ref_variant_elsewhere(i, &f.v); i++)
         check_variant(&f);
 }
 END_TEST

@@ -65,6 +65,23 @@ static void run(const fixture *f, const sl_quant_options *o, float *logits) {
     sl_model_free(m);
 }
 
+/* The matrices of the blocks' layers are zero. */
+static void run_without_matrices(const fixture *f, const sl_quant_options *o, float *logits) {
+    sl_model *m = sl_model_create_quantised(&f->v.config, f->v.vocab, f->v.batch, f->v.seq, o);
+    ck_assert_msg(m != NULL, "%s", sl_error());
+    sl_params *p = sl_model_params(m);
+    ref_randomise(p, 3);
+    for (int i = 0; i < p->count; i++)
+        if (p->tensor[i].place.part && p->tensor[i].place.layer != SL_NO_LAYER)
+            memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
+    sl_quant_weights *w = o->scheme ? sl_quant_weights_new(p, o) : NULL;
+    ck_assert(!w || (sl_quant_weights_round(w, sl_model_kernels(m), p) == 0 && sl_quant_weights_apply(w, m) == 0));
+    ck_assert_msg(sl_model_logits(m, f->in, logits) == 0, "%s", sl_error());
+    if (w)
+        sl_quant_weights_free(w);
+    sl_model_free(m);
+}
+
 /* Every integer scheme, on every tier and what it has for int8: the same bits as exact fp32 products. */
 START_TEST(real_is_fake) {
     fixture f;
@@ -127,6 +144,27 @@ START_TEST(mixtures) {
             ck_assert(sl_model_logits(m, f.in + w * f.v.seq, f.other + w * f.v.seq * f.v.vocab) == 0);
         sl_model_free(m);
         ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s", f.v.name);
+        teardown(&f);
+    }
+}
+END_TEST
+
+/* Options of models from elsewhere: products of either kind are the same bits. With matrices of zeros, which every
+ * scheme has exactly, what is left is that of the plain model: biases above all. */
+START_TEST(elsewhere) {
+    fixture f;
+    for (int i = 0; ref_variant_elsewhere(i, &f.v); i++) {
+        sl_quant_options o = {.scheme = sl_scheme_find(i % 2 ? "w8a8-channel-token" : "w8a8-channel-window"),
+                              .smooth = -1, .rotate = i % 3 == 0};
+        setup(&f);
+        run(&f, &o, f.logits);
+        o.real = true;
+        run(&f, &o, f.other);
+        ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s", f.v.name);
+        o.rotate = false;
+        run_without_matrices(&f, &o, f.logits);
+        run_without_matrices(&f, &(sl_quant_options){.smooth = -1}, f.other);
+        ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s: biases", f.v.name);
         teardown(&f);
     }
 }
@@ -265,6 +303,7 @@ int main(void) {
     tcase_add_test(t, real_is_fake);
     tcase_add_test(t, windows_and_threads);
     tcase_add_test(t, mixtures);
+    tcase_add_test(t, elsewhere);
     tcase_add_test(t, not_finite);
     tcase_add_test(t, rounded_matrices);
     tcase_add_test(t, quantiles);

@@ -88,11 +88,12 @@ static block block_at(const sl_op *op, const shape *s, int64_t r0) {
     return b;
 }
 
-/* score = Q K^T of one block, raw. */
-static void scores(const shape *s, const block *b, const float *q, scratch *c) {
+/* score = Q K^T of one block, raw but for the cap. */
+static void scores(const sl_op *op, const shape *s, const block *b, const float *q, scratch *c) {
     const sl_kernels *k = s->k;
     k->pack_f32(b->rows, s->hd, q + b->r0 * s->ld, s->ld, 1, k->gemm_mr, c->pack);
     tile(k, b->rows, b->keys, s->hd, c->pack, c->keys + b->k0 * s->hd, s->hd, c->score, s->lds, 0);
+    sl_attention_cap(op, k, b->attend.band, b->rows, b->keys, c->score, s->lds);
 }
 
 typedef struct {
@@ -132,7 +133,7 @@ static void forward_rows(const sl_op *op, const shape *s, const pointers *p, int
                          const sl_extra *e, scratch *c) {
     const sl_kernels *k = s->k;
     float *lse = p->lse + h * s->seq + b->r0, *o = p->o + h * s->hd + b->r0 * p->ldo;
-    scores(s, b, p->q + h * s->hd, c);
+    scores(op, s, b, p->q + h * s->hd, c);
     if (e)
         extra_logits(of(op)->extra, e, s, b, p->q + h * s->hd, c);
     of(op)->kernels->fwd(b->rows, b->keys, c->score, s->lds, &b->attend, e ? c->extra : NULL, lse);
@@ -180,9 +181,10 @@ static void backward_rows(const sl_op *op, const shape *s, const pointers *p, in
     float *dq = p->dq + h * s->hd + b->r0 * s->ld;
     for (int64_t i = 0; i < b->rows; i++)
         c->delta[i] = k->dot(s->hd, dout + i * p->ldo, p->out + h * s->hd + (b->r0 + i) * p->ldo);
-    scores(s, b, q, c);
+    scores(op, s, b, q, c);
     k->pack_f32(b->rows, s->hd, dout, p->ldo, 1, (int)mr, c->pack);
     tile(k, b->rows, b->keys, s->hd, c->pack, c->value_keys + b->k0 * s->hd, s->hd, c->dscore, s->lds, 0);
+    sl_attention_cap_back(op, k, b->attend.band, b->rows, b->keys, c->score, c->dscore, s->lds, c->delta, false);
     of(op)->kernels->bwd(b->rows, b->keys, c->score, c->dscore, s->lds, &b->attend, lse, c->delta);
     k->pack_f32(b->rows, b->keys, c->dscore, s->lds, 1, (int)mr, c->pack);
     tile(k, b->rows, s->hd, b->keys, c->pack, c->key_values + b->k0 * nr, s->seq, dq, s->ld, 0);
@@ -293,6 +295,9 @@ sl_attention *sl_attention_describe(sl_program *b, sl_op *op) {
     a->kernels = &b->kernels->attention[kinds[c->model_attention].rows];
     a->extra = sl_extra_kinds[c->model_attention];
     a->attend.scale = (float)(c->attention_scale > 0 ? c->attention_scale : 1 / sqrt((double)a->head_dim));
+    if (c->attention_softcap > 0)
+        a->cap = (sl_softcap){a->attend.scale / (float)c->attention_softcap,
+                              (float)c->attention_softcap / a->attend.scale};
     a->attend.a = (float)kinds[c->model_attention].a(c);
     a->attend.b = (float)kinds[c->model_attention].b(c);
     a->cache = b->cache;

@@ -10,6 +10,7 @@ typedef struct {
     int64_t window;                    /* positions that a query sees at most */
     const sl_attention_kernels *kernels;
     sl_attend attend;                  /* constants of the kind; its band is a tile's */
+    sl_softcap cap;
     const struct sl_extra_kind *extra; /* what joins the keys (extra.h), or NULL */
     int64_t cache;                     /* positions of a decoder's cache */
 } sl_attention;
@@ -21,6 +22,14 @@ const sl_attention *sl_attention_of(const sl_op *op);
 
 /* Gives op sizes and kind of the program's configuration, as its own; NULL (and b->failed) if memory is out. */
 sl_attention *sl_attention_describe(sl_program *b, sl_op *op);
+
+/* Caps raw scores [rows, n] of a tile, as far as they are in its band, where the operation has a cap. */
+void sl_attention_cap(const sl_op *op, const sl_kernels *k, sl_band band, int64_t rows, int64_t n, float *s,
+                      int64_t lds);
+/* Makes the gradients dp of the weights such that the gradient of raw scores s (as the former has left them) follows by
+ * the formula without a cap, p (dp - delta): delta one for each row, or for each column (by_column). */
+void sl_attention_cap_back(const sl_op *op, const sl_kernels *k, sl_band band, int64_t rows, int64_t n, const float *s,
+                           float *dp, int64_t lds, const float *delta, bool by_column);
 
 /* One window and key/value head of a call. */
 typedef struct {

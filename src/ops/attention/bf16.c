@@ -176,6 +176,7 @@ static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r
     sl_attend a = attend(s, r0 + 1 - of(s->op)->window - k0, r0 + 1 - k0);
     const sl_bf16 *rows_q = p->q + h * s->hd + r0 * s->ld, *q = operand(s, rows, rows_q, s->ld, c->rows[0], &lda);
     forward_scores(s, r0, rows, k0, q, lda, c);
+    sl_attention_cap(s->op, s->k, a.band, rows, keys, c->score, s->kseq);
     for (int64_t i = 0; e && i < rows; i++)
         c->extra[i] = of(s->op)->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
     of(s->op)->kernels->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse,
@@ -234,13 +235,14 @@ typedef struct {
     sl_attend attend;
 } key_block;
 
-/* S^T and dP^T of a block, raw. */
+/* S^T and dP^T of a block, raw but for the cap. */
 static key_block backward_scores(const shape *s, const pointers *p, int64_t k0, scratch *c) {
     key_block b = {.k0 = k0, .keys = sl_min(KB, s->seq - k0), .attend = attend(s, 0, of(s->op)->window)};
     int64_t end = sl_min(s->seq, k0 + b.keys - 1 + of(s->op)->window), lda;
     b.queries = end - k0;
     const sl_bf16 *k = operand(s, b.keys, p->k + k0 * s->ld, s->ld, c->rows[0], &lda);
     transposed_scores(s, k0, b.keys, end, k, lda, c->in_depth, c->score);
+    sl_attention_cap(s->op, s->k, b.attend.band, b.keys, b.queries, c->score, s->kseq);
     const sl_bf16 *v = operand(s, b.keys, p->v + k0 * s->ld, s->ld, c->rows[1], &lda);
     transposed_scores(s, k0, b.keys, end, v, lda, c->dout_depth, c->dscore);
     return b;
@@ -250,6 +252,8 @@ static key_block backward_scores(const shape *s, const pointers *p, int64_t k0, 
 static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t k0, scratch *c) {
     key_block b = backward_scores(s, p, k0, c);
     int64_t kq = sl_bf16_kpad(b.queries);
+    sl_attention_cap_back(s->op, s->k, b.attend.band, b.keys, b.queries, c->score, c->dscore, s->kseq, c->delta + k0,
+                          true);
     of(s->op)->kernels->bwd_bf16(b.keys, b.queries, c->score, c->dscore, s->kseq, &b.attend, p->lse + h * s->seq + k0,
                                c->delta + k0, c->p, c->ds, s->kseq);
     product(s->k, b.keys, s->hd, kq, c->p, s->kseq, c->dout_rows + k0 * NR, s->kseq, c->dv + k0 * s->hd, s->hd, h > 0);

@@ -36,6 +36,7 @@ static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item at
         }
         for (int64_t t = sl_max(0, keys - of(op)->window); t < keys; t++)
             p[t] = x->k->dot(hd, q, sl_buf_data(x, op->saved[0]) + (item * cap + t) * hd);
+        sl_attention_cap(op, x->k, a.band, 1, keys, p, cap);
         of(op)->kernels->fwd(1, keys, p, cap, &a, of(op)->extra ? &logit : NULL, &lse);
         for (int64_t j = 0; j < hd; j++)
             out[j] = x->k->dot(keys, p, sl_buf_data(x, op->saved[1]) + (item * hd + j) * cap);

@@ -36,16 +36,39 @@ static sl_split by_rows(const sl_op *op, const sl_exec *x) {
     return (sl_split){.unit = XENT_ROWS, .least = XENT_ROWS, .most = XENT_ROWS, .parts = 1, .parts_most = 1};
 }
 
+/* Losses of rows and, in training, dlogits over their logits. */
+static void lose(const sl_op *op, const sl_exec *x, int64_t first, int64_t n, float *logits) {
+    int64_t v = op->dim_out;
+    x->k->xent(n, v, logits, v, x->targets + first, *gradient_scale(op, x), x->training, x->token_loss + first);
+}
+
+/* The same of capped logits: their slopes are taken from a copy, row by row. */
+static void lose_capped(const sl_op *op, const sl_exec *x, const sl_span *s, float *logits) {
+    const float none = 0;
+    int64_t v = op->dim_out;
+    float *capped = sl_worker_scratch(x, s->worker);
+    for (int64_t r = 0; r < s->n; r++, logits += v) {
+        memcpy(capped, logits, (size_t)v * sizeof *capped);
+        lose(op, x, s->first + r, 1, logits);
+        if (x->training)
+            x->k->softcap_bwd(v, sl_layer_of(op)->softcap, capped, &none, 0, logits);
+    }
+}
+
 /* Hands out logits that are asked for, then turns them into losses and dlogits. */
 static int xent(const sl_op *op, const sl_exec *x, const sl_span *s) {
     int64_t v = op->dim_out, at = (s->first - s->row0) * v;
-    float *logits = sl_buf_data(x, op->saved[SL_LAYER_Y]) + at;
+    float *logits = sl_buf_data(x, op->saved[SL_LAYER_Y]) + at, cap = sl_layer_of(op)->softcap;
+    if (cap > 0)
+        x->k->softcap_fwd(s->n * v, 1 / cap, cap, logits);
     if (x->logits)
         memcpy(x->logits + s->first * v, logits, (size_t)(s->n * v) * sizeof *logits);
     if (!x->targets)
         return 0;
-    x->k->xent(s->n, v, logits, v, x->targets + s->first, *gradient_scale(op, x), x->training,
-               x->token_loss + s->first);
+    if (cap > 0)
+        lose_capped(op, x, s, logits);
+    else
+        lose(op, x, s->first, s->n, logits);
     if (x->training && op->saved[SL_LAYER_DY] != SL_NONE)
         sl_store_bf16(x, op->saved[SL_LAYER_DY], s->first - s->row0, s->n, 0, v, logits, v);
     return 0;
@@ -89,4 +112,8 @@ void sl_build_head(sl_program *b, sl_buf in, int weight, int bias, int64_t vocab
     if (b->bf16 && b->training)
         op->saved[SL_LAYER_DY] = sl_program_activation(b, rows, vocab);
     sl_layer_build(b, op);
+    if (b->config->model_logit_softcap > 0 && op->own) {
+        ((sl_layer *)op->own)->softcap = (float)b->config->model_logit_softcap;
+        op->worker_bytes = (size_t)sl_max((int64_t)op->worker_bytes, vocab * (int64_t)sizeof(float));
+    }
 }

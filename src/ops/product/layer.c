@@ -12,11 +12,7 @@ sl_buf sl_layer_dy(const sl_op *op) {
     return op->temp == SL_NONE ? op->dout : op->temp;
 }
 
-typedef struct {
-    const sl_blas *blas; /* of fp32 products; NULL: our own */
-} own;
-
-static const sl_blas *blas_of(const sl_op *op) { return ((const own *)op->own)->blas; }
+static const sl_blas *blas_of(const sl_op *op) { return sl_layer_of(op)->blas; }
 
 /* ---- the three products in fp32, of the rows that a stage is about */
 
@@ -146,16 +142,14 @@ int sl_layer_weight_gradient(const sl_op *op, const sl_exec *x, const sl_span *s
 /* ---- building */
 
 void sl_layer_build(sl_program *b, sl_op *op) {
+    sl_layer *o = sl_program_own(b, op, sizeof *o);
     op->flops = 2.0 * (double)op->rows * (double)op->dim_in * (double)op->dim_out;
-    if (b->device || sl_layer_is_few(b, op->rows))
+    if (!o || b->device || sl_layer_is_few(b, op->rows))
         return;
     if (b->bf16) {
         sl_layer_bf16_build(b, op);
         return;
     }
-    own *o = sl_program_own(b, op, sizeof *o);
-    if (!o)
-        return;
     if (b->config->gemm == SL_GEMM_BLAS && !(o->blas = sl_blas_load()))
         b->failed = true;
     sl_carver c = {0};

@@ -10,12 +10,20 @@
 #ifndef SL_OPS_LAYER_H
 #define SL_OPS_LAYER_H
 
+#include "base/blas.h"
 #include "ops/product/gemm_bf16.h"
 #include "program/program.h"
 #include "program/scratch.h"
 
 enum { SL_LAYER_Y, SL_LAYER_DY };
 enum { SL_LAYER_WEIGHT, SL_LAYER_BIAS };
+
+/* What such an operation has as its own. */
+typedef struct {
+    const sl_blas *blas; /* of fp32 products; NULL: our own */
+    float softcap;       /* of the head: logits become softcap tanh(logit / softcap); 0: they do not */
+} sl_layer;
+static inline const sl_layer *sl_layer_of(const sl_op *op) { return op->own; }
 
 /* W packed for y and for din, in shared scratch. One pass needs both only in the loss, which does all in forward. */
 typedef struct {
