@@ -99,7 +99,7 @@ sl_op_profile sl_model_profile_op(const sl_model *m, int i);
  * with taps has them: a training step pays nothing for them. */
 enum sl_tap {
     SL_TAP_ATTN_NORM_IN, /* input of the norm before attention (layer = layers: of the final norm), [dim]; norm_place
-                          * post: of the norm behind it, and so below */
+                          * post, output: of the norm behind it, and so below */
     SL_TAP_FFN_NORM_IN,  /* input of the norm before the feed-forward, [dim] */
     SL_TAP_ATTN_GATE_IN, /* y, the input of that norm's gate (layer = layers: of the final norm's), [dim] */
     SL_TAP_FFN_GATE_IN,

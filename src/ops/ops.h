@@ -35,7 +35,8 @@ sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, 
 
 /* Norms: see norm.h. */
 
-/* RMSNorm with a weight on each query and key head (Qwen3), in place on the q and k part of qkv rows. */
+/* RMSNorm with a weight on each query and key head (Qwen3), or on all query heads and all key heads of a row (OLMo 2,
+ * model.qk_norm_span), in place on the q and k part of qkv rows. */
 void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 /* cosine and sine [positions, dims / 2] of the angles that position t turns pair j by, t base^(-2j/dims), lowered as
  * model.rope_scaling says; windowed: of layers with model.rope_base_window. */

@@ -16,9 +16,10 @@ typedef struct {
 /* What a mixer is built from. */
 typedef struct {
     int64_t layer;
-    sl_buf in;              /* [rows, dim]: the norm's output (norm_place: post: the stream), an operand of products */
+    sl_buf in;              /* [rows, dim]: the norm's output (norm_place post, output: the stream), an operand of
+                             * products */
     sl_buf residual;        /* [rows, dim], fp32, to add the result to; SL_NONE: the result alone */
-    const float *cos, *sin; /* rotary tables [positions, head_dim / 2]; NULL: no position embedding */
+    const float *cos, *sin; /* rotary tables of this layer (sl_rope_table); NULL: no position embedding */
 } sl_mixer_site;
 
 typedef struct {
