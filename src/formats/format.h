@@ -66,6 +66,8 @@ typedef struct {
 } sl_scale_layout;
 sl_scale_layout sl_quant_blocks(const sl_quantiser *q, int64_t rows, int64_t d);
 
+/* The error of what is not finite, in `what`; returns -1. */
+int sl_quant_refuse(const char *what);
 /* amax[down*across] of the blocks. Fails where an x is not finite; `what` names the matrix in the message. */
 int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what, int64_t rows, int64_t d,
                   const float *x, int64_t ldx, float *amax);

@@ -20,7 +20,7 @@ static int64_t block_of(int64_t row, int64_t size) { return size ? row / size : 
 /* Columns that share a scale. */
 static int64_t group_of(const sl_quantiser *q, int64_t d) { return q->block_cols ? q->block_cols : d; }
 
-static int refuse(const char *what) {
+int sl_quant_refuse(const char *what) {
     return sl_fail("cannot quantise %s: it has a NaN or an infinity; take an earlier checkpoint, or find with "
                    "'sinklab probe' where it begins", what);
 }
@@ -53,7 +53,7 @@ int sl_quant_amax(const sl_kernels *kn, const sl_quantiser *q, const char *what,
             int64_t groups = sl_min(b.across - g, AT_ONCE);
             if (!block_amax(kn, sl_min(block, rows - i * block), sl_min(d - g * group, groups * group),
                             x + i * block * ldx + g * group, ldx, group, groups, amax + i * b.across + g))
-                return refuse(what);
+                return sl_quant_refuse(what);
         }
     return 0;
 }
@@ -99,7 +99,7 @@ int sl_quant_round(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
     for (int64_t row = 0; row < rows;) {
         strip s = strip_at(q, row, rows, d, scale);
         if (!kn->quant_round(grid, s.n, d, x + row * ldx, ldx, s.group, s.scale, s.lds, y + row * ldy, ldy))
-            return refuse(what);
+            return sl_quant_refuse(what);
         row += s.n;
     }
     return 0;
@@ -110,7 +110,7 @@ int sl_quant_codes(const sl_kernels *kn, const sl_quantiser *q, const sl_grid *g
     for (int64_t row = 0; row < rows;) {
         strip s = strip_at(q, row, rows, d, scale);
         if (!kn->quant_codes(grid, s.n, d, x + row * ldx, ldx, s.group, s.scale, s.lds, code + row * ldc, ldc))
-            return refuse(what);
+            return sl_quant_refuse(what);
         row += s.n;
     }
     return 0;

@@ -20,8 +20,9 @@ bool sl_model_place_before(const sl_model *m, sl_scope scope, sl_quant_place *p)
 const sl_rotation *sl_model_rotation_before(const sl_model *m, sl_scope scope) {
     for (int i = 0; i < m->program.ops; i++) {
         const sl_op *op = &m->program.op[i];
-        const sl_rotation *r = sl_rotation_of(op) ? sl_rotation_of(op) : sl_kv_rotation_of(op);
-        if (r && sl_scope_same(sl_rotation_scope(r), sl_scope_as(scope, SL_ROLE_ROTATE)))
+        const sl_kv_quantiser *kv = sl_kv_quantiser_of(op);
+        const sl_rotation *r = kv ? kv->rotation : sl_rotation_of(op);
+        if (r && sl_scope_same(r->scope, sl_scope_as(scope, SL_ROLE_ROTATE)))
             return r;
     }
     return NULL;

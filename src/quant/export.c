@@ -98,7 +98,7 @@ static void add_rotation(entries *e, const sl_tensor *t, const sl_rotation *r) {
     char name[SL_EXPORT_NAME];
     sl_export_name(name, t, "input_rotation");
     if (r)
-        add(e, name, SL_I8, t->shape[1], 0, sl_rotation_signs(r));
+        add(e, name, SL_I8, t->shape[1], 0, r->sign);
 }
 
 /* The signs of keys and values, which are rotated to be rounded, and back. */
@@ -109,7 +109,7 @@ static void collect_kv(entries *e, const sl_model *m) {
         snprintf(name, sizeof name, "model.layers.%lld.self_attn.kv_rotation", (long long)i);
         const sl_rotation *r = sl_model_rotation_before(m, (sl_scope){(int)i, SL_HALF_ATTN, SL_PART_kv, SL_ROLE_SELF});
         if (r)
-            add(e, name, SL_I8, s.head_dim, 0, sl_rotation_signs(r));
+            add(e, name, SL_I8, s.head_dim, 0, r->sign);
     }
 }
 

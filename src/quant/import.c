@@ -193,7 +193,7 @@ static int check_rotation(const reader *file, const sl_tensor *t, const sl_rotat
     const void *sign = r ? data_of(file, name, SL_I8, t->shape[1], 0) : NULL;
     if (r && !sign)
         return -1;
-    return !r || memcmp(sign, sl_rotation_signs(r), (size_t)t->shape[1]) == 0
+    return !r || memcmp(sign, r->sign, (size_t)t->shape[1]) == 0
                ? 0
                : sl_fail("%s: tensor %s has other signs than this version draws for its seed", file->path, name);
 }

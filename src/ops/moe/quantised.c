@@ -4,7 +4,6 @@
  * window. */
 #include "ops/moe/quantised.h"
 
-#include "ops/moe/moe.h"
 #include "ops/ops.h"
 #include "ops/quant/quantise.h"
 #include "ops/rows.h"
@@ -182,6 +181,10 @@ static const sl_op_kind output_kind = {.name = "moe_output",
                                        .forward = SL_STAGES({.cut = SL_CUT_PARAMS, .run = pack, .split = panels},
                                                             {.cut = SL_CUT_BATCH, .run = down, .split = blocks},
                                                             {.cut = SL_CUT_ROWS, .run = combine})};
+
+const sl_moe *sl_moe_part_of(const sl_op *op) { /* the mixture is first in every one's own */
+    return op->kind == &router || op->kind == &hidden_kind || op->kind == &output_kind ? op->own : NULL;
+}
 
 /* ---- building */
 

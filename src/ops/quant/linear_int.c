@@ -23,7 +23,8 @@ typedef struct {
     float *scale;   /* [n] of the weights */
     int32_t *sum;   /* of each row's codes; 0 where products are fp32, which subtract the zero point first */
     int8_t *panels; /* codes packed for the int8 unit, */
-    char *packed;   /* or as numbers for fp32 products, one part of the depth after the other */
+    char *packed;   /* or as numbers for fp32 products, one part of the depth after the other; */
+    int8_t *given;  /* or (a device's program) rows of sl_int8_kpad(depth) */
 } own;
 
 static const own *of(const sl_op *op) { return op->own; }
@@ -207,7 +208,7 @@ static void destroy(void *p) {
     own *o = p;
     if (!o)
         return;
-    sl_free(o->scale), sl_free(o->sum), sl_free(o->panels), sl_free(o->packed);
+    sl_free(o->scale), sl_free(o->sum), sl_free(o->panels), sl_free(o->packed), sl_free(o->given);
     free(o);
 }
 
@@ -237,14 +238,16 @@ static size_t packed_bytes(const own *o) {
     return bytes;
 }
 
-static bool allocate(own *o, bool real) {
+static bool allocate(own *o, const sl_program *b) {
     o->scale = sl_alloc((size_t)o->n * sizeof *o->scale, "integer weights");
     o->sum = sl_alloc((size_t)sl_round_up(o->n, SL_INT8_NR) * sizeof *o->sum, "integer weights");
-    if (real)
+    if (b->device)
+        o->given = sl_alloc((size_t)(o->n * sl_int8_kpad(o->depth)), "integer weights");
+    else if (b->quant->real)
         o->panels = sl_alloc_shared((size_t)sl_int8_panels_size(o->n, o->depth), "integer weights");
     else
         o->packed = sl_alloc_shared(packed_bytes(o), "integer weights");
-    return o->scale && o->sum && (o->panels || o->packed);
+    return o->scale && o->sum && (o->panels || o->packed || o->given);
 }
 
 static void pack_unit(const own *o, const sl_kernels *k, const int8_t *code) {
@@ -267,13 +270,31 @@ static int pack_numbers(const own *o, const sl_kernels *k, const int8_t *code) {
     return 0;
 }
 
+static void pad_rows(const own *o, const int8_t *code) {
+    for (int64_t i = 0; i < o->n; i++) {
+        const int8_t *row = code + i * o->depth;
+        memcpy(o->given + i * sl_int8_kpad(o->depth), row, (size_t)o->depth);
+        o->sum[i] = 0;
+        for (int64_t k = 0; k < o->depth; k++)
+            o->sum[i] += row[k];
+    }
+}
+
 int sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale) {
     const own *o = of(op);
     memcpy(o->scale, scale, (size_t)o->n * sizeof *scale);
-    if (!o->panels)
+    if (o->packed)
         return pack_numbers(o, k, code);
-    pack_unit(o, k, code);
+    if (o->panels)
+        pack_unit(o, k, code);
+    else
+        pad_rows(o, code);
     return 0;
+}
+
+sl_int_weights sl_linear_int_given(const sl_op *op) {
+    const own *o = of(op);
+    return (sl_int_weights){o->n, o->depth, sl_int8_kpad(o->depth), o->given, o->scale, o->sum};
 }
 
 /* ---- building */
@@ -299,7 +320,7 @@ sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf in, int64_t dim
     o->k = b->kernels;
     o->n = dim_out;
     o->depth = dim_in;
-    b->failed = b->failed || !allocate(o, real);
+    b->failed = b->failed || !allocate(o, b);
     op->kind = &kinds[real][sl_quant_cut(&o->point) == SL_CUT_WINDOWS][b->quant->errors];
     sl_op_reads(op, in, 0);
     sl_op_reads(op, residual, 0);

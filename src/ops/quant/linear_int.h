@@ -17,5 +17,13 @@ const sl_quant_point *sl_linear_int_point(const sl_op *op);
 /* Between passes: gives the operation its weights, codes [dim_out, dim_in] and a scale for each row. 0, or -1 with a
  * message. */
 int sl_linear_int_weights(const sl_op *op, const sl_kernels *k, const int8_t *code, const float *scale);
+/* They as a device takes them, in a program for one: rows of ld codes, zeros behind the depth. */
+typedef struct {
+    int64_t n, depth, ld;
+    const int8_t *code;
+    const float *scale; /* [n] */
+    const int32_t *sum; /* [n] of each row's codes */
+} sl_int_weights;
+sl_int_weights sl_linear_int_given(const sl_op *op);
 
 #endif

@@ -192,17 +192,11 @@ sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x) {
  * those of the heads. */
 
 typedef struct {
-    sl_quant_point point;
-    int64_t first, heads; /* column of the first one */
-    sl_rotation *rotation; /* NULL: none */
-} kv_own;
-
-typedef struct {
     float *x, *rounded, *scales; /* of one row's heads */
     double *work;
 } kv_scratch;
 
-static kv_scratch kv_scratch_at(const kv_own *o, sl_carver *c) {
+static kv_scratch kv_scratch_at(const sl_kv_quantiser *o, sl_carver *c) {
     kv_scratch s = {.x = sl_carve_floats(c, o->heads * o->point.dim)};
     s.rounded = sl_carve_floats(c, o->heads * o->point.dim);
     s.scales = sl_carve_floats(c, sl_quant_point_scratch(&o->point, o->heads));
@@ -210,7 +204,7 @@ static kv_scratch kv_scratch_at(const kv_own *o, sl_carver *c) {
     return s;
 }
 
-static int kv_row(const kv_own *o, const sl_kernels *k, const kv_scratch *s, float *row, sl_quant_error *e) {
+static int kv_row(const sl_kv_quantiser *o, const sl_kernels *k, const kv_scratch *s, float *row, sl_quant_error *e) {
     static const sl_quant_range none = {0};
     int64_t hd = o->point.dim;
     memcpy(s->x, row, (size_t)(o->heads * hd) * sizeof *row);
@@ -227,7 +221,7 @@ static int kv_row(const kv_own *o, const sl_kernels *k, const kv_scratch *s, flo
 }
 
 static int kv_rows(const sl_op *op, const sl_exec *x, const sl_span *s, bool errors) {
-    const kv_own *o = op->own;
+    const sl_kv_quantiser *o = op->own;
     kv_scratch scratch = kv_scratch_at(o, &(sl_carver){sl_worker_scratch(x, s->worker), 0});
     sl_blocks b = sl_op_blocks(op);
     for (int64_t i = sl_block_at(b, s->first), end = sl_block_behind(b, s); i < end; i++) {
@@ -245,7 +239,7 @@ static int kv_round(const sl_op *op, const sl_exec *x, const sl_span *s) { retur
 static int kv_round_errors(const sl_op *op, const sl_exec *x, const sl_span *s) { return kv_rows(op, x, s, true); }
 
 static void kv_destroy(void *own) {
-    kv_own *o = own;
+    sl_kv_quantiser *o = own;
     if (o)
         sl_rotation_free(o->rotation);
     free(o);
@@ -258,9 +252,8 @@ static const sl_op_kind kv_kinds[] = {
          SL_STAGES({.cut = SL_CUT_ROWS, .run = kv_round_errors}, {.cut = SL_CUT_FOLD, .run = sl_quant_fold_errors}),
      .destroy = kv_destroy}};
 
-const sl_rotation *sl_kv_rotation_of(const sl_op *op) {
-    bool kv = op->kind == &kv_kinds[0] || op->kind == &kv_kinds[1];
-    return kv ? ((const kv_own *)op->own)->rotation : NULL;
+const sl_kv_quantiser *sl_kv_quantiser_of(const sl_op *op) {
+    return op->kind == &kv_kinds[0] || op->kind == &kv_kinds[1] ? op->own : NULL;
 }
 
 /* A scale for each head and position, or the format's blocks in it. */
@@ -272,7 +265,7 @@ static sl_quantiser kv_blocks(const sl_scheme *s) {
 }
 
 /* The point and the rotation. Failure is left in b->failed. */
-static void kv_describe(sl_program *b, sl_scope scope, sl_op *op, kv_own *o) {
+static void kv_describe(sl_program *b, sl_scope scope, sl_op *op, sl_kv_quantiser *o) {
     const sl_config *c = b->config;
     o->heads = 2 * sl_config_kv_heads(c);
     o->first = c->model_heads * sl_config_head_dim(c);
@@ -289,7 +282,7 @@ void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv) {
     if (!b->quant || !b->quant->kv || b->quant->observe || !b->quant->scheme)
         return;
     sl_op *op = sl_program_op(b, &kv_kinds[b->quant->errors], scope);
-    kv_own *o = sl_program_own(b, op, sizeof *o);
+    sl_kv_quantiser *o = sl_program_own(b, op, sizeof *o);
     if (!o)
         return;
     kv_describe(b, scope, op, o);
@@ -312,8 +305,12 @@ static bool has_point(const sl_op_kind *k) {
     return k == &observer;
 }
 
+const sl_quant_point *sl_quant_point_of(const sl_op *op) {
+    return has_point(op->kind) ? op->own : sl_linear_int_point(op);
+}
+
 bool sl_quant_place_of(const sl_op *op, const sl_exec *x, sl_quant_place *p) {
-    const sl_quant_point *point = has_point(op->kind) ? op->own : sl_linear_int_point(op);
+    const sl_quant_point *point = sl_quant_point_of(op);
     *p = (sl_quant_place){point, point ? sl_op_state(op, x) : NULL};
     return point;
 }

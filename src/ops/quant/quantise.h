@@ -30,12 +30,12 @@ typedef struct {
 } sl_quant_range;
 
 /* What changes: between passes the range and where an observer adds what it sees (NULL: nowhere), in passes the
- * errors and
- * *seen. */
+ * errors and *seen. */
 typedef struct {
     sl_quant_range range;
     sl_seen *seen;
     sl_quant_error error;
+    int32_t refused; /* of a pass on a device: a value was not finite */
 } sl_quant_state;
 
 typedef struct sl_quant_place {
@@ -43,6 +43,8 @@ typedef struct sl_quant_place {
     sl_quant_state *state;
 } sl_quant_place;
 
+/* The point of an operation that is a place; NULL of any other. */
+const sl_quant_point *sl_quant_point_of(const sl_op *op);
 /* The place that an operation is; false of any other. */
 bool sl_quant_place_of(const sl_op *op, const sl_exec *x, sl_quant_place *p);
 /* Sets a static range. */
@@ -94,7 +96,12 @@ sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x);
 /* Rounds keys and values in the qkv rows, in place, in the scheme's format of activations: a scale for each head and
  * position, or the blocks of the format; of a rotated model they are rotated for it, and back. */
 void sl_build_kv_quantiser(sl_program *b, int64_t layer, sl_buf qkv);
-/* The rotation of keys and values that an operation does; NULL without. */
-const struct sl_rotation *sl_kv_rotation_of(const sl_op *op);
+/* What such an operation does, to `heads` heads from column `first` on, the rows of its point. NULL of any other. */
+typedef struct {
+    sl_quant_point point;
+    int64_t first, heads;
+    struct sl_rotation *rotation; /* NULL: none */
+} sl_kv_quantiser;
+const sl_kv_quantiser *sl_kv_quantiser_of(const sl_op *op);
 
 #endif

@@ -9,13 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct sl_rotation {
-    sl_scope scope;
-    int64_t n, power, odd; /* n = power * odd */
-    double *hartley;       /* [odd, odd], symmetric */
-    int8_t *sign;
-};
-
 static void fill_hartley(int64_t m, double *c) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < m; j++) {
@@ -56,9 +49,6 @@ void sl_rotation_free(sl_rotation *r) {
     free(r->hartley), free(r->sign);
     free(r);
 }
-
-sl_scope sl_rotation_scope(const sl_rotation *r) { return r->scope; }
-const int8_t *sl_rotation_signs(const sl_rotation *r) { return r->sign; }
 
 /* Over the factor of powers of two: element a of `power`, each of `odd` values. */
 static void hadamard(const sl_rotation *r, double *x) {

@@ -6,13 +6,16 @@
 
 #include "program/program.h"
 
-typedef struct sl_rotation sl_rotation;
+typedef struct sl_rotation {
+    sl_scope scope;
+    int64_t n, power, odd; /* n = power * odd */
+    double *hartley;       /* [odd, odd], symmetric */
+    int8_t *sign;          /* [n] */
+} sl_rotation;
 
 /* Signs are a function of seed and of the name of the place. NULL with a message. */
 sl_rotation *sl_rotation_new(uint64_t seed, sl_scope scope, int64_t n);
 void sl_rotation_free(sl_rotation *r);
-sl_scope sl_rotation_scope(const sl_rotation *r);
-const int8_t *sl_rotation_signs(const sl_rotation *r); /* n of them */
 
 /* In place; work: n values of scratch. */
 void sl_rotate(const sl_rotation *r, double *x, double *work);
