@@ -324,6 +324,7 @@ template <typename T> struct experts {
     int64_t ldx, ldg, ldh, ldd;
     bool wide_x, wide_dim, wide_ffn; /* x and dout; matrices with rows of dim, of ffn */
     bool even;   /* ld of gate, up and h */
+    bool apart;  /* h lies by slot, and the results of down are weighted, not h */
     float *y;    /* forward y, backward dplace */
     float *part; /* of dweight */
     float *dw;
@@ -351,6 +352,13 @@ __device__ __forceinline__ const T *matrix_of(const experts<T> &x, int64_t e, in
 }
 template <typename T> __device__ __forceinline__ int64_t row_of(const experts<T> &x, int64_t place) {
     return (uint32_t)x.t.slot[place] / (uint32_t)x.m.top;
+}
+
+template <typename T> __device__ __forceinline__ int64_t hidden_row(const experts<T> &x, int64_t place) {
+    return x.apart ? x.t.slot[place] : place;
+}
+template <typename T> __device__ __forceinline__ float weight_of(const experts<T> &x, int64_t place) {
+    return x.t.weight[x.t.slot[place]];
 }
 
 /* One or two values, at once where the address allows it (aligned). */
@@ -420,8 +428,8 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) hidden(exp
             return col < f ? w + (which * f + col) * d : nullptr;
         },
         d, x.wide_dim);
-    auto weight_of = [&](int i) { return i < p.n ? x.t.weight[x.t.slot[p.first + i]] : 0; };
-    tile.pairs(weight_of, [&](int i, int j, float weight, float gate, float gate2, float up, float up2) {
+    auto weight = [&](int i) { return i >= p.n ? 0 : x.apart ? 1 : weight_of(x, p.first + i); };
+    tile.pairs(weight, [&](int i, int j, float weight, float gate, float gate2, float up, float up2) {
         int64_t place = p.first + i, col = col0 + j;
         if (i >= p.n || col >= f)
             return;
@@ -430,7 +438,7 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) hidden(exp
             store_two(x.gate + place * x.ldg + col, gate, gate2, two, x.even);
             store_two(x.up + place * x.ldg + col, up, up2, two, x.even);
         }
-        store_two(x.h + place * x.ldh + col, weight * (activate(x.m.act, gate) * up),
+        store_two(x.h + hidden_row(x, place) * x.ldh + col, weight * (activate(x.m.act, gate) * up),
                   weight * (activate(x.m.act, gate2) * up2), two, x.even);
     });
 }
@@ -446,11 +454,13 @@ template <typename E> __global__ void __launch_bounds__(TILE_THREADS) down(exper
     E tile;
     tile.clear();
     tile.template add<false, false>(
-        f, [&](int64_t i) -> const T * { return i < p.n ? x.h + (p.first + i) * x.ldh : nullptr; }, f, true,
-        [&](int64_t j) -> const T * { return col0 + j < d ? w + (col0 + j) * f : nullptr; }, f, x.wide_ffn);
+        f, [&](int64_t i) -> const T * { return i < p.n ? x.h + hidden_row(x, p.first + i) * x.ldh : nullptr; }, f,
+        true, [&](int64_t j) -> const T * { return col0 + j < d ? w + (col0 + j) * f : nullptr; }, f, x.wide_ffn);
     tile.each([&](int i, int j, float v, float v2) {
-        if (i < p.n && col0 + j < d)
-            store_two(x.y + (p.first + i) * d + col0 + j, v, v2, col0 + j + 1 < d, d % 2 == 0);
+        if (i >= p.n || col0 + j >= d)
+            return;
+        float weight = x.apart ? weight_of(x, p.first + i) : 1;
+        store_two(x.y + (p.first + i) * d + col0 + j, weight * v, weight * v2, col0 + j + 1 < d, d % 2 == 0);
     });
 }
 
@@ -743,12 +753,13 @@ experts<T> experts_of(const slc_moe *m, slc_moe_rows x, const void *weights, con
     return a;
 }
 
-template <typename E> void forward(slc_stream s, const slc_moe *m, experts<typename E::T> x) {
-    int64_t tiles = most_tiles<E>(m);
+template <typename E> void launch_hidden(slc_stream s, const slc_moe *m, experts<typename E::T> x) {
     SLC_MORE_SHARED(hidden<E>, E::SHARED);
+    SLC_LAUNCH(hidden<E>, most_tiles<E>(m) * div_up(m->ffn, E::HALF), TILE_THREADS, E::SHARED, s, x);
+}
+template <typename E> void launch_down(slc_stream s, const slc_moe *m, experts<typename E::T> x) {
     SLC_MORE_SHARED(down<E>, E::SHARED);
-    SLC_LAUNCH(hidden<E>, tiles * div_up(m->ffn, E::HALF), TILE_THREADS, E::SHARED, s, x);
-    SLC_LAUNCH(down<E>, tiles * div_up(m->dim, E::TILE), TILE_THREADS, E::SHARED, s, x);
+    SLC_LAUNCH(down<E>, most_tiles<E>(m) * div_up(m->dim, E::TILE), TILE_THREADS, E::SHARED, s, x);
 }
 
 template <typename E> void backward(slc_stream s, const slc_moe *m, experts<typename E::T> x) {
@@ -796,12 +807,30 @@ void slc_moe_forward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void 
     if (m->bf16) {
         experts<slc_bf16> b = experts_of<slc_bf16>(m, x, weights, t, gate_up, h);
         b.y = a.y;
-        forward<bf16_tile>(s, m, b);
+        launch_hidden<bf16_tile>(s, m, b);
+        launch_down<bf16_tile>(s, m, b);
     } else {
         experts<float> b = experts_of<float>(m, x, weights, t, gate_up, h);
         b.y = a.y;
-        forward<fp32_tile>(s, m, b);
+        launch_hidden<fp32_tile>(s, m, b);
+        launch_down<fp32_tile>(s, m, b);
     }
+    SLC_LAUNCH(combine, m->rows, 128, 0, s, *m, t->place, a.y, residual, out, m->dim % 4 == 0 ? 4 : 1);
+}
+
+void slc_moe_hidden(slc_stream s, const slc_moe *m, slc_moe_rows x, const void *weights, const slc_moe_route *t,
+                    slc_moe_rows h) {
+    experts<float> b = experts_of<float>(m, x, weights, t, {}, h);
+    b.apart = true;
+    launch_hidden<fp32_tile>(s, m, b);
+}
+
+void slc_moe_output(slc_stream s, const slc_moe *m, slc_moe_rows h, const void *weights, const slc_moe_route *t,
+                    const float *residual, float *out, void *room) {
+    scratch a = scratch_at(m, room);
+    experts<float> b = experts_of<float>(m, {}, weights, t, {}, h);
+    b.apart = true, b.y = a.y;
+    launch_down<fp32_tile>(s, m, b);
     SLC_LAUNCH(combine, m->rows, 128, 0, s, *m, t->place, a.y, residual, out, m->dim % 4 == 0 ? 4 : 1);
 }
 

@@ -62,6 +62,12 @@ void slc_moe_route_rows(slc_stream s, const slc_moe *m, slc_moe_rows x, const fl
  * h [slots, ffn] always. */
 void slc_moe_forward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void *weights, const slc_moe_route *t,
                      slc_moe_rows gate_up, slc_moe_rows h, const float *residual, float *out, void *scratch);
+/* In two, of a quantised model, fp32, whose hidden rows are rounded in between: h [slots, ffn] = act(gate) up, row by
+ * slot and not by place; and out from it. */
+void slc_moe_hidden(slc_stream s, const slc_moe *m, slc_moe_rows x, const void *weights, const slc_moe_route *t,
+                    slc_moe_rows h);
+void slc_moe_output(slc_stream s, const slc_moe *m, slc_moe_rows h, const void *weights, const slc_moe_route *t,
+                    const float *residual, float *out, void *scratch);
 /* From dout [rows, dim] in fp32: din = its gradient (add: +=), gradients of the experts and the router added to
  * dweights and drouter. gate_up is overwritten. */
 void slc_moe_backward(slc_stream s, const slc_moe *m, slc_moe_rows x, const void *weights, const float *router,

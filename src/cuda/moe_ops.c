@@ -1,9 +1,9 @@
-/* "moe" (ops/moe/moe.c) by the launchers of moe.h. */
+/* "moe" (ops/moe/moe.c) and its three parts in a quantised model (ops/moe/quantised.c) by the launchers of moe.h. */
 #include "cuda/moe.h"
 
 #include "base/err.h"
 #include "cuda/kind.h"
-#include "ops/moe/moe.h"
+#include "ops/moe/quantised.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -15,8 +15,10 @@ _Static_assert(sizeof(slc_moe_state) == sizeof(sl_moe_state) && sizeof(slc_moe_l
                    (int)SLC_MOE_MAX_EXPERTS == (int)SL_MOE_MAX_EXPERTS,
                "the state is that of ops/moe/moe.h");
 
+static const sl_moe *mixture_of(const sl_op *op) { return sl_moe_of(op) ? sl_moe_of(op) : sl_moe_part_of(op); }
+
 static int check(const sl_op *op) {
-    const sl_moe *m = sl_moe_of(op);
+    const sl_moe *m = mixture_of(op);
     return m->act - m->k->ffn != SL_FFN_geglu_tanh
                ? 0
                : sl_fail("device: cuda has no experts of model.ffn_kind=geglu_tanh; take device: cpu");
@@ -38,16 +40,17 @@ static int64_t capacity_of(const sl_moe *m, bool training) {
 
 /* Of a pass that trains or not, in a program that does or does not. */
 static slc_moe describe(const sl_op *op, bool training, float grad_scale) {
-    const sl_moe *m = sl_moe_of(op);
+    const sl_moe *m = mixture_of(op);
     return (slc_moe){.rows = m->rows, .dim = m->dim, .experts = m->experts, .top = m->top, .ffn = m->ffn,
                      .capacity = capacity_of(m, training), .act = act_of(m), .bf16 = m->bf16, .sigmoid = m->sigmoid,
                      .training = m->training, .measured = training, .aux = m->aux, .z = m->z, .rate = m->rate,
                      .grad_scale = grad_scale};
 }
 
-/* The CPU's layout of saved[0]. */
+/* The CPU's layout of saved[0], in a quantised model the router's. */
 static slc_moe_route route_of(const sl_op *op, const slc_exec *x) {
-    sl_moe_route t = sl_moe_route_at(sl_moe_of(op), &(sl_carver){x->buf[op->saved[0]], 0});
+    sl_buf at = op->saved[0] == SL_NONE ? op->in[1] : op->saved[0];
+    sl_moe_route t = sl_moe_route_at(mixture_of(op), &(sl_carver){x->buf[at], 0});
     return (slc_moe_route){t.score, t.lse, t.weight, t.dweight, t.expert, t.place, t.slot, t.offset, t.count};
 }
 
@@ -64,15 +67,23 @@ static slc_moe_state *state_of(const sl_op *op, const slc_exec *x) {
 }
 
 static const float *bias_of(const sl_op *op, const slc_exec *x) {
-    int bias = sl_moe_of(op)->bias;
+    int bias = mixture_of(op)->bias;
     return bias == SL_NONE ? NULL : x->w + slc_at(x, bias);
+}
+
+static int choose(const sl_op *op, const slc_exec *x) {
+    slc_moe m = describe(op, x->training, x->grad_scale);
+    slc_moe_route t = route_of(op, x);
+    slc_moe_route_rows(x->stream, &m, rows_of(x, op->in[0]), slc_weight(op, x, 0), bias_of(op, x), &t, state_of(op, x),
+                       x->scratch);
+    return 0;
 }
 
 static int forward(const sl_op *op, const slc_exec *x) {
     slc_moe m = describe(op, x->training, x->grad_scale);
     slc_moe_route t = route_of(op, x);
     slc_moe_rows in = rows_of(x, op->in[0]);
-    slc_moe_route_rows(x->stream, &m, in, slc_weight(op, x, 0), bias_of(op, x), &t, state_of(op, x), x->scratch);
+    choose(op, x);
     slc_moe_forward(x->stream, &m, in, experts_of(op, x), &t, rows_of(x, op->saved[1]), rows_of(x, op->saved[2]),
                     slc_f32(x, op->in[1]), slc_f32(x, op->out), x->scratch);
     return 0;
@@ -98,6 +109,26 @@ static int end_step(const sl_op *op, const slc_exec *x, const int32_t *applied) 
     return 0;
 }
 
+/* ---- of a quantised model */
+
+static int hidden(const sl_op *op, const slc_exec *x) {
+    slc_moe m = describe(op, false, 1);
+    slc_moe_route t = route_of(op, x);
+    slc_moe_hidden(x->stream, &m, rows_of(x, op->in[0]), slc_weight(op, x, 0), &t, rows_of(x, op->out));
+    return 0;
+}
+
+static int output(const sl_op *op, const slc_exec *x) {
+    slc_moe m = describe(op, false, 1);
+    slc_moe_route t = route_of(op, x);
+    slc_moe_output(x->stream, &m, rows_of(x, op->in[0]), slc_weight(op, x, 0), &t, slc_f32(x, op->in[2]),
+                   slc_f32(x, op->out), x->scratch);
+    return 0;
+}
+
 const slc_kind slc_moe_kinds[] = {
     {.name = "moe", .check = check, .forward = forward, .backward = backward, .scratch = scratch, .end_step = end_step},
+    {.name = "moe_router", .forward = choose, .scratch = scratch, .end_step = end_step},
+    {.name = "moe_hidden", .check = check, .forward = hidden},
+    {.name = "moe_output", .forward = output, .scratch = scratch},
     {.name = NULL}};
