@@ -113,8 +113,10 @@ static int run_import(quantize *q, const sl_args *args) {
     bool real = t->plan.options.real;
     sl_quant_result x = {0};
     snprintf(t->dir, sizeof t->dir, "%s", args->positional[0]);
-    if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0 ||
-        sl_load_override(args, &t->config, t->dir) ||
+    if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0)
+        return -1;
+    t->config.device = SL_DEVICE_CPU; /* as sl_load_config() */
+    if (sl_load_override(args, &t->config, t->dir) ||
         sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;

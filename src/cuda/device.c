@@ -48,7 +48,7 @@ static int device_info(int i, sl_device_info *info) {
 /* ---- kinds */
 
 static const slc_kind *const lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds,
-                                        slc_product_kinds, slc_moe_kinds};
+                                        slc_product_kinds, slc_moe_kinds, slc_quant_kinds};
 enum { LISTS = sizeof lists / sizeof *lists };
 
 static const slc_kind *find_kind(const char *name) {
@@ -118,6 +118,9 @@ static int gpu_put_params(gpu *g, unsigned blocks) {
     }
     if (blocks & SL_BLOCK_W && g->w16)
         slc_round_weights(g->x.stream, g->p->floats, g->w, g->w16);
+    for (int i = 0; blocks & SL_BLOCK_W && i < g->b->ops; i++)
+        if (g->kind[i]->put && g->kind[i]->put(&g->b->op[i], &g->x))
+            return -1;
     return slc_sync(g->x.stream);
 }
 
@@ -141,6 +144,25 @@ static int open_kinds(gpu *g) {
         size_t bytes = g->kind[i]->scratch ? g->kind[i]->scratch(op, g->b) : 0;
         g->x.scratch_bytes = bytes > g->x.scratch_bytes ? bytes : g->x.scratch_bytes;
     }
+    return 0;
+}
+
+static size_t kept_bytes(const gpu *g, int i) {
+    size_t n = g->kind[i]->kept ? g->kind[i]->kept(&g->b->op[i], g->b) : 0;
+    return (n + 255) / 256 * 256;
+}
+
+static int open_kept(gpu *g) {
+    size_t bytes = 0;
+    if (!(g->kept = calloc((size_t)g->b->ops + 1, sizeof *g->kept)))
+        return sl_fail("out of memory for the program");
+    for (int i = 0; i < g->b->ops; i++)
+        bytes += kept_bytes(g, i);
+    if (!(g->keeps = slc_take(g, bytes + 1, "what operations keep")))
+        return -1;
+    for (int i = g->b->ops - 1; i >= 0; i--)
+        g->kept[i] = g->keeps + (bytes -= kept_bytes(g, i));
+    g->x.kept = g->kept;
     return 0;
 }
 
@@ -209,8 +231,8 @@ static void gpu_close(gpu *g) {
     for (int i = 0; g->event && i <= g->b->ops; i++)
         slc_event_close(g->event[i]);
     slc_optim_close(g->optim);
-    void *device[] = {g->arena, g->w, g->w16, g->x.g, g->m, g->v, g->x.scratch, g->x.state, g->x.token_loss, g->batch,
-                      g->position, g->logits, g->control, g->applied};
+    void *device[] = {g->arena, g->keeps, g->w, g->w16, g->x.g, g->m, g->v, g->x.scratch, g->x.state, g->x.token_loss,
+                      g->batch, g->position, g->logits, g->control, g->applied};
     void *host[] = {g->host_batch, g->host_position, g->host_loss, g->host_control};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         slc_free(device[i]);
@@ -218,7 +240,7 @@ static void gpu_close(gpu *g) {
         slc_free_host(host[i]);
     slc_blas_close(g->x.blas);
     slc_stream_close(g->x.stream);
-    free(g->kind), free(g->buf), free(g->event), free(g->bins);
+    free(g->kind), free(g->buf), free(g->kept), free(g->event), free(g->bins);
     free(g);
 }
 
@@ -231,7 +253,8 @@ static gpu *gpu_open(const sl_program *b, size_t arena_bytes, sl_params *p) {
     g->b = b, g->p = p;
     g->x = (slc_exec){.program = b, .info = b->buffer, .grad_scale = 1, .sms = used.sms};
     if (slc_device_use(0) || slc_stream_open(&g->x.stream) || slc_blas_open(&g->x.blas) || open_kinds(g) ||
-        open_params(g) || open_activations(g, arena_bytes) || open_training(g) || slc_sync(g->x.stream)) {
+        open_kept(g) || open_params(g) || open_activations(g, arena_bytes) || open_training(g) ||
+        slc_sync(g->x.stream)) {
         gpu_close(g);
         return NULL;
     }

@@ -26,6 +26,7 @@ typedef struct {
     float grad_scale;
     const int32_t *position; /* [1]: of the first row of each window (decoding) */
     char *state;             /* of operations, at op->state; laid out as the CPU's */
+    void *const *kept;       /* of each operation: slc_kept() */
     void *scratch;           /* 256-byte aligned; of one operation from its first kernel to its last */
     size_t scratch_bytes;
     slc_blas *blas;
@@ -46,11 +47,19 @@ typedef struct {
     size_t (*scratch)(const sl_op *op, const sl_program *b); /* bytes; NULL: none */
     /* As sl_op_kind's end_step; applied points to a flag in device memory. NULL: nothing. */
     int (*end_step)(const sl_op *op, const slc_exec *x, const int32_t *applied);
+    /* Bytes that an operation keeps there from pass to pass beside its state; NULL: none. put fills them from what the
+     * host knows of the operation, whenever parameters go there; it waits. NULL: nothing. */
+    size_t (*kept)(const sl_op *op, const sl_program *b);
+    int (*put)(const sl_op *op, const slc_exec *x);
+    /* Before and after a pass of a quantised model, and waiting. state: the operation's on the host, which goes to the
+     * device after `before` and has come back before `after`. Return 0, or -1 with a message. NULL: nothing. */
+    int (*before)(const sl_op *op, const slc_exec *x, void *state);
+    int (*after)(const sl_op *op, const slc_exec *x, void *state);
 } slc_kind;
 
 /* NULL-terminated lists by file; device.c has the list of lists. */
 extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_gate_kinds[], slc_attention_kinds[],
-    slc_product_kinds[], slc_moe_kinds[];
+    slc_product_kinds[], slc_moe_kinds[], slc_quant_kinds[];
 
 /* Does the norm behind a linear layer (op), when it has made the gradient of the stream that is the layer's dout, leave
  * it rounded in op->temp too? */
@@ -63,6 +72,7 @@ static inline bool slc_norm_rounds(const sl_op *op, const slc_exec *x) {
 
 static inline float *slc_f32(const slc_exec *x, sl_buf b) { return b == SL_NONE ? NULL : (float *)x->buf[b]; }
 static inline sl_bf16 *slc_b16(const slc_exec *x, sl_buf b) { return b == SL_NONE ? NULL : (sl_bf16 *)x->buf[b]; }
+static inline void *slc_kept(const sl_op *op, const slc_exec *x) { return x->kept[op - x->program->op]; }
 static inline int64_t slc_at(const slc_exec *x, int param) { return x->program->params->tensor[param].offset; }
 static inline const float *slc_weight(const sl_op *op, const slc_exec *x, int i) {
     return op->param[i] == SL_NONE ? NULL : x->w + slc_at(x, op->param[i]);

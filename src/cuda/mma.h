@@ -14,6 +14,13 @@ static __device__ __forceinline__ void slc_mma(float d[4], const uint32_t a[4], 
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+/* The same of bytes: d[16, 8] += a[16, 32] b[32, 8], four to a register where there were two. */
+static __device__ __forceinline__ void slc_mma_int8(int d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
 /* Four 8 x 8 matrices of bf16; lane l gives the address (of 16 bytes, in shared memory) of row l % 8 of matrix l / 8,
  * and gets in r[i] row g, columns 2t, 2t + 1 of matrix i; trans: of its transpose. */
 static __device__ __forceinline__ void slc_ldmatrix(uint32_t r[4], const void *row) {

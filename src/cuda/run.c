@@ -168,9 +168,31 @@ static int need_logits(gpu *g) {
     return g->logits || (g->logits = slc_take(g, bytes, "logits; use a smaller batch")) ? 0 : -1;
 }
 
+/* Of a quantised model the host has the states between passes: ranges are set there, and errors read. */
+static int lend_states(gpu *g, const sl_device_pass *p) {
+    if (!g->b->quant)
+        return 0;
+    for (int i = 0; i < g->b->ops; i++)
+        if (g->kind[i]->before && g->kind[i]->before(&g->b->op[i], &g->x, (char *)p->state + g->b->op[i].state))
+            return -1;
+    return slc_put(g->x.state, p->state, g->b->state_bytes);
+}
+
+/* The message is that of the first operation that has one, as the CPU's. */
+static int return_states(gpu *g, const sl_device_pass *p) {
+    if (!g->b->quant)
+        return 0;
+    if (slc_get(p->state, g->x.state, g->b->state_bytes))
+        return -1;
+    for (int i = 0; i < g->b->ops; i++)
+        if (g->kind[i]->after && g->kind[i]->after(&g->b->op[i], &g->x, (char *)p->state + g->b->op[i].state))
+            return -1;
+    return 0;
+}
+
 int slc_forward(gpu *g, const sl_device_pass *p) {
     size_t losses = (size_t)slc_rows_of(g) * sizeof(float);
-    if ((p->logits && need_logits(g)) || put_batches(g, p->tokens, p->targets, 1, false))
+    if ((p->logits && need_logits(g)) || put_batches(g, p->tokens, p->targets, 1, false) || lend_states(g, p))
         return -1;
     choose_batch(g, 0, p->targets);
     g->x.training = false;
@@ -181,7 +203,7 @@ int slc_forward(gpu *g, const sl_device_pass *p) {
     int variant = (p->targets ? WITH_TARGETS : 0) | (p->logits ? WITH_LOGITS : 0) | (p->measuring ? MEASURING : 0);
     int rc = p->seconds ? enqueue_forward(g, p->seconds)
                         : replay(g, &g->forward[variant], !g->ran[variant], enqueue_variant, variant);
-    if (rc || slc_sync(g->x.stream))
+    if (rc || slc_sync(g->x.stream) || return_states(g, p))
         return -1;
     g->ran[variant] = true;
     if (p->targets)

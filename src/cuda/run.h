@@ -15,9 +15,9 @@ struct sl_device_run {
     const sl_program *b;
     sl_params *p;
     const slc_kind **kind; /* of each operation */
-    void **buf;
+    void **buf, **kept;
     slc_exec x;
-    char *arena;
+    char *arena, *keeps; /* keeps: what operations keep, one after the other */
     float *w, *m, *v;
     sl_bf16 *w16;
     int32_t *batch, *host_batch; /* of each batch of a step: tokens, targets, order; the host's is page-locked */

@@ -21,7 +21,7 @@ int sl_model_forward_on_device(sl_model *m) {
     return m->device->forward(m->run, &(sl_device_pass){.tokens = x->tokens, .targets = x->targets,
                                                  .token_loss = x->token_loss, .logits = x->logits,
                                                  .position = x->position, .measuring = x->measuring,
-                                                 .seconds = m->seconds});
+                                                 .state = x->state, .seconds = m->seconds});
 }
 
 /* Memory of the host for a buffer, kept until the model goes. */
@@ -51,8 +51,9 @@ bool sl_model_fetch_gate(const sl_model *m, const sl_op *gate) {
     return true;
 }
 
+/* Those of a quantised model are here between passes. */
 int sl_model_fetch_states(const sl_model *m) {
-    return m->run ? m->device->get_states(m->run, m->exec.state) : 0;
+    return m->run && !m->program.quant ? m->device->get_states(m->run, m->exec.state) : 0;
 }
 
 int sl_model_read_weights(const sl_model *m) { return m->run ? m->device->get_params(m->run, SL_BLOCK_W) : 0; }

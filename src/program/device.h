@@ -16,6 +16,7 @@ typedef struct {
     float *logits;                   /* rows x vocab, or NULL */
     int64_t position;                /* decoding */
     bool measuring;
+    void *state;                     /* of operations: those of a quantised model go there before, and come back */
     double *seconds;                 /* NULL, or as of sl_schedule_forward() */
 } sl_device_pass;
 
@@ -65,7 +66,8 @@ typedef struct {
                  sl_device_result *result);
     /* sl_op_kind.end_step of all operations. */
     int (*end_step)(sl_device_run *r, bool applied);
-    /* The host's copies of these blocks become the device's, where those have changed since; and the other way. */
+    /* The host's copies of these blocks become the device's, where those have changed since; and the other way, with W
+     * what else operations multiply by (integer weights). */
     int (*get_params)(sl_device_run *r, unsigned blocks);
     int (*put_params)(sl_device_run *r, unsigned blocks);
     /* A buffer as the last pass left it, rows x ld; states of all operations. */

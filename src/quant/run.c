@@ -35,12 +35,18 @@ static sl_quant_options options_for(const sl_quant_run *r, const sl_scheme *s, b
     return o;
 }
 
+static int give_weights(const sl_quant_run *r, sl_model *m, const float *w) {
+    memcpy(sl_model_params(m)->w, w, weight_bytes(r));
+    return sl_model_params_written(m);
+}
+
 /* A model with the transformed weights. */
 static sl_model *build(const sl_quant_run *r, const sl_quant_options *o, int64_t batch) {
     sl_model *m = sl_model_create_quantised(&r->config, r->vocab, batch, r->config.model_seq, o);
-    if (m)
-        memcpy(sl_model_params(m)->w, r->weights, weight_bytes(r));
-    return m;
+    if (m && give_weights(r, m, r->weights) == 0)
+        return m;
+    sl_model_free(m);
+    return NULL;
 }
 
 static int64_t most_batch(const sl_quant_run *r) {
@@ -93,6 +99,8 @@ static int transform(sl_quant_run *r) {
     sl_params view = *sl_model_params(r->plain);
     if (!(r->weights = malloc(weight_bytes(r))))
         return sl_fail("out of memory for the weights");
+    if (sl_model_read_params(r->plain) < 0)
+        return -1;
     memcpy(r->weights, view.w, weight_bytes(r));
     view.w = r->weights;
     if (o->migrate && sl_migrate_gamma(&r->config, &view) < 0)
@@ -171,10 +179,8 @@ static int find_ranges(sl_quant_run *r, const sl_scheme *s, sl_model *m, double 
     sl_model *observer = clip == SL_CLIP_MSE ? build(r, &o, batch) : NULL, *plain = NULL;
     int rc = clip == SL_CLIP_MSE && !observer ? -1 : 0;
     if (rc == 0 && clip == SL_CLIP_TOKEN) {
-        if (!(plain = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, 0)))
-            rc = -1;
-        else
-            memcpy(sl_model_params(plain)->w, sl_model_params(r->plain)->w, weight_bytes(r));
+        plain = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, 0);
+        rc = plain ? give_weights(r, plain, sl_model_params(r->plain)->w) : -1;
     }
     if (rc == 0)
         rc = sl_calibration_apply(r->calibration, &r->plan.clip, r->data, m, observer, plain, ratio);

@@ -201,5 +201,5 @@ int sl_quant_weights_apply(const sl_quant_weights *w, sl_model *m) {
     for (int i = 0; (op = sl_model_int_linear(m, i)); i++)
         if (give_integers(w, op, f.k) < 0)
             return -1;
-    return 0;
+    return sl_model_params_written(m);
 }

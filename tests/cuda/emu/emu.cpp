@@ -156,6 +156,21 @@ void slc_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     }
 }
 
+void slc_mma_int8(int d[4], const uint32_t a[4], const uint32_t b[2]) {
+    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const unsigned char *all = emu_exchange(mine, sizeof mine);
+    int8_t r[32][6][4];
+    for (int l = 0; l < 32; l++)
+        memcpy(r[l], all + SLOT * l, sizeof r[l]);
+    int g = emu_lane() / 4, t = emu_lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        int row = g + 8 * (i / 2), col = 2 * t + i % 2;
+        for (int k = 0; k < 32; k++)
+            d[i] += r[row % 8 * 4 + k % 16 / 4][row / 8 + 2 * (k / 16)][k % 4] *
+                    r[col * 4 + k % 16 / 4][4 + k / 16][k % 4];
+    }
+}
+
 static void ldmatrix(uint32_t r[4], const void *row, bool trans) {
     const unsigned char *all = emu_exchange(&row, sizeof row);
     const uint16_t *rows[32];

@@ -152,6 +152,8 @@ static inline float rsqrtf(float x) { return (float)(1 / sqrt((double)x)); }
 static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 static inline float __fadd_rn(float x, float y) { return x + y; }
 static inline float __fmul_rn(float x, float y) { return x * y; }
+static inline double __dadd_rn(double x, double y) { return x + y; }
+static inline double __dmul_rn(double x, double y) { return x * y; }
 template <typename T> static inline T __ldg(const T *p) { return *p; }
 template <typename T> static inline T __ldcs(const T *p) { return *p; }
 template <typename T> static inline void __stcs(T *p, T x) { *p = x; }
@@ -160,6 +162,7 @@ static inline int max(int x, int y) { return x > y ? x : y; }
 
 /* ---- mma.h */
 void slc_mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void slc_mma_int8(int d[4], const uint32_t a[4], const uint32_t b[2]);
 void slc_ldmatrix(uint32_t r[4], const void *row);
 void slc_ldmatrix_trans(uint32_t r[4], const void *row);
 static inline void slc_copy_async(void *shared, const void *global, int bytes) {
