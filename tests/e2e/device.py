@@ -45,6 +45,33 @@ class Device(EndToEnd):
         self.sinklab("generate", "gpu", "--tokens", "4")
         self.assertIn("device: cuda", self.error("eval", "gpu", "device=cuda"))
 
+    def quantize(self, device: str, *args: object) -> dict:
+        """By the whole program over the emulation, on either."""
+        p = subprocess.run([EMULATED, "quantize", *map(str, args), "--windows", "4", "--calibration", "4", "--json",
+                            f"device={device}"], capture_output=True, check=True)
+        return json.loads(p.stdout)
+
+    def assert_near(self, a: dict, b: dict, within: float) -> None:
+        """Sums in another order throw a value at the edge of two codes, one in thousands, to either; its error is the
+        same there, and the loss is moved by a step of one value."""
+        self.assertAlmostEqual(a["loss"]["value"], b["loss"]["value"], delta=within)
+        self.assertEqual(*([(e["layer"], e["tensor"]) for e in x["errors"]] for x in (a, b)))
+        for x, y in zip(a["errors"], b["errors"]):
+            self.assertAlmostEqual(x["relative"], y["relative"], delta=1e-4 * y["relative"])
+
+    def test_quantize(self) -> None:
+        """Losses, errors, calibration and what was exported, on the device beside the CPU."""
+        for scheme, *flags in (
+                ("w8a8-channel-token", "--smooth", "0.5"), ("w8a8-tensor-affine", "--clip", "percentile"),
+                ("w4a4-channel-static", "--clip", "mse"), ("nvfp4-token", "--rotate", "--kv", "--head")):
+            with self.subTest(scheme):
+                gpu, cpu = (self.quantize(device, "cpu", "--scheme", scheme, *flags) for device in ("cuda", "cpu"))
+                self.assertAlmostEqual(gpu["fp32"]["loss"], cpu["fp32"]["loss"], delta=1e-5)
+                self.assert_near(gpu, cpu, 1e-4 if "8" in scheme else 1e-3)
+        gpu = self.quantize("cuda", "cpu", "--scheme", "w8a8-tensor-static", "--export", "exported")
+        for again in (self.quantize("cuda", "exported"), self.json("quantize", "exported", "--windows", 4, "--json")):
+            self.assert_near(again, gpu, 1e-4)
+
     def test_goes_on(self) -> None:
         """A run of the device goes on with device: cpu, and the other way round."""
         for run, program, device in (("gpu", common.SINKLAB, "cpu"), ("cpu", EMULATED, "cuda")):
