@@ -6,6 +6,7 @@
 #include "cuda/kind.h"
 #include "cuda/runtime.h"
 #include "ops/product/gemm_int8.h"
+#include "ops/product/layer.h"
 #include "ops/quant/linear_int.h"
 #include "ops/quant/quantise.h"
 #include "ops/quant/rotate.h"
@@ -299,6 +300,10 @@ static weights weights_at(const sl_int_weights *w, sl_carver *c) {
     return k;
 }
 
+static int linear_check(const sl_op *op) {
+    return op->param[SL_LAYER_BIAS] == SL_NONE ? 0 : sl_fail("device: cuda has no biases; take device: cpu");
+}
+
 static size_t linear_kept(const sl_op *op, const sl_program *b) {
     sl_int_weights w = sl_linear_int_given(op);
     sl_carver c = {0};
@@ -336,8 +341,8 @@ static int linear_int(const sl_op *op, const slc_exec *x) {
 }
 
 #define LINEAR(name_)                                                                                                  \
-    {.name = name_, .forward = linear_int, .scratch = room_bytes, .kept = linear_kept, .put = linear_put,              \
-     .before = begin_values, .after = judge_values}
+    {.name = name_, .check = linear_check, .forward = linear_int, .scratch = room_bytes, .kept = linear_kept,          \
+     .put = linear_put, .before = begin_values, .after = judge_values}
 const slc_kind slc_quant_kinds[] = {
     {.name = "quantise", .forward = quantise, .scratch = room_bytes, .before = begin_values,
      .after = judge_values},
