@@ -26,24 +26,21 @@ void slc_gate_back(slc_stream s, const slc_norm_gate *g, const float *b, const v
 /* da = dh inner'(a), dh [rows, rank] fp32. */
 void slc_gate_inner_back(slc_stream s, const slc_norm_gate *g, const float *a, const float *dh, void *da);
 
-/* ---- the whole gate in a kernel, on tensor cores: bf16, one score an element, dim a multiple of 8, rank up to 64 */
+/* ---- the whole gate in a kernel a direction, on tensor cores: bf16, one score an element, dim a multiple of 8 up to
+ * 1,152 with ranks up to 16, to 384 with ranks up to 32 */
 bool slc_gate_fits(const slc_norm_gate *g);
+/* Rounded; down 16-byte aligned, up 4. */
 typedef struct {
-    const uint16_t *down, *up; /* rounded weights */
+    const uint16_t *down, *up;
 } slc_gate_weights;
-/* The weights as the kernels read them, slc_gate_packed_bytes() each, 16-byte aligned; those back NULL: not wanted. */
-typedef struct {
-    void *down, *up, *down_back, *up_back;
-} slc_gate_packed;
-size_t slc_gate_packed_bytes(const slc_norm_gate *g);
-void slc_gate_pack(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, slc_gate_packed p);
 /* a = W_down y, fp32 [rows, rank], and out. */
-void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, float *a,
+void slc_norm_gate_forward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y, float *a,
                            uint16_t *out);
-/* From a: dy, of stride ld; and what the gradients of the weights are made of: h and da (stride ldr), db (stride ld).
- * */
-void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_packed p, const uint16_t *y, const float *a,
-                            const uint16_t *dout, uint16_t *dy, uint16_t *h, uint16_t *da, uint16_t *db);
+/* From a: dy, of stride ld; gradients of the weights are added to. part: slc_norm_gate_parts() floats. */
+void slc_norm_gate_backward(slc_stream s, const slc_norm_gate *g, slc_gate_weights w, const uint16_t *y,
+                            const float *a, const uint16_t *dout, uint16_t *dy, float *down_grad, float *up_grad,
+                            float *part);
+int64_t slc_norm_gate_parts(const slc_norm_gate *g);
 
 #ifdef __cplusplus
 }

@@ -5,18 +5,19 @@
 #include "ops/norm/gate.h"
 #include "program/scratch.h"
 
-static slc_norm_gate gate_of(const sl_op *op, const slc_exec *x) {
+static slc_norm_gate gate_of(const sl_op *op, const sl_program *b) {
     static const int outer[] = {[SL_GATE_SIGMOID] = SLC_GATE_SIGMOID, [SL_GATE_TANH] = SLC_GATE_TANH,
                                 [SL_GATE_SILU] = SLC_GATE_SILU, [SL_GATE_LINEAR] = SLC_GATE_LINEAR};
     static const int inner[] = {[SL_GATE_INNER_SILU] = SLC_GATE_SILU, [SL_GATE_INNER_RELU] = SLC_GATE_RELU};
-    const sl_config *c = x->program->config;
     const sl_gate *g = sl_gate_of(op);
-    const sl_buffer *out = &x->info[op->out];
-    return (slc_norm_gate){.inner = inner[c->norm_inner], .outer = outer[c->norm_outer], .bf16 = out->bf16,
-                           .rows = op->rows,
-                      .dim = op->dim_in, .ld = out->ld, .rank = g->rank, .ldr = sl_round_up(g->rank, 8),
-                      .gates = g->gates, .factor = g->factor, .offset = g->offset};
+    const sl_buffer *out = &b->buffer[op->out];
+    return (slc_norm_gate){.inner = inner[b->config->norm_inner], .outer = outer[b->config->norm_outer],
+                           .bf16 = out->bf16, .rows = op->rows, .dim = op->dim_in, .ld = out->ld, .rank = g->rank,
+                           .ldr = sl_round_up(g->rank, 8), .gates = g->gates, .factor = g->factor,
+                           .offset = g->offset};
 }
+
+/* ---- by products */
 
 typedef struct {
     void *h, *da, *db;
@@ -46,30 +47,15 @@ static int gate_input(const sl_op *op, const slc_exec *x, const slc_norm_gate *g
     return slc_multiply(x->blas, x->stream, &up);
 }
 
-/* In the buffers that the CPU has for its own packing (ops/norm/gate.h), which are as large. */
-static slc_gate_packed packed_of(const sl_op *op, const slc_exec *x) {
-    void *p[SL_OP_SAVED];
-    for (int i = 0; i < SL_OP_SAVED; i++)
-        p[i] = op->saved[i] == SL_NONE ? NULL : x->buf[op->saved[i]];
-    return (slc_gate_packed){p[SL_GATE_DOWN], p[SL_GATE_UP], p[SL_GATE_DOWN_BACK], p[SL_GATE_UP_BACK]};
-}
-
-/* The gate's own kernels go through the channels of few rows a warp: on an H100 those of cuBLASLt are faster with 4,096
- * rows (d 384: 85 microseconds a gate, both directions, against 92), and half as fast with 32,768 (356, 168). */
-enum { MANY_ROWS = 8192 };
-
-static bool fits(const sl_op *op, const slc_exec *x, const slc_norm_gate *g) {
-    const sl_buffer *v = &x->info[op->saved[SL_GATE_DOWN]];
-    size_t room = (size_t)(v->rows * v->ld) * (v->bf16 ? sizeof(sl_bf16) : sizeof(float));
-    return slc_gate_fits(g) && slc_gate_packed_bytes(g) <= room && (op->rows >= MANY_ROWS || x->apart);
+static slc_gate_weights weights_of(const sl_op *op, const slc_exec *x) {
+    return (slc_gate_weights){slc_weight16(op, x, 0), slc_weight16(op, x, 1)};
 }
 
 static int gate_forward(const sl_op *op, const slc_exec *x) {
-    slc_norm_gate g = gate_of(op, x);
-    if (fits(op, x, &g)) {
-        slc_gate_packed p = packed_of(op, x);
-        slc_gate_pack(x->stream, &g, (slc_gate_weights){slc_weight16(op, x, 0), slc_weight16(op, x, 1)}, p);
-        slc_norm_gate_forward(x->stream, &g, p, slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]), slc_b16(x, op->out));
+    slc_norm_gate g = gate_of(op, x->program);
+    if (slc_gate_fits(&g)) {
+        slc_norm_gate_forward(x->stream, &g, weights_of(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
+                              slc_b16(x, op->out));
         return 0;
     }
     gate_scratch s = carve(op, g.ld, &(sl_carver){.base = x->scratch});
@@ -96,13 +82,14 @@ static int gate_gradients(const sl_op *op, const slc_exec *x, const slc_norm_gat
 
 /* dy = q dout + da W_down, da = (db W_up) inner'(a). */
 static int gate_backward(const sl_op *op, const slc_exec *x) {
-    slc_norm_gate g = gate_of(op, x);
-    gate_scratch s = carve(op, g.ld, &(sl_carver){.base = x->scratch});
-    if (fits(op, x, &g)) {
-        slc_norm_gate_backward(x->stream, &g, packed_of(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
-                          slc_b16(x, op->dout), slc_b16(x, op->din[0]), s.h, s.da, s.db);
-        return gate_gradients(op, x, &g, &s);
+    slc_norm_gate g = gate_of(op, x->program);
+    if (slc_gate_fits(&g)) {
+        slc_norm_gate_backward(x->stream, &g, weights_of(op, x), slc_b16(x, op->in[0]), slc_f32(x, op->saved[0]),
+                               slc_b16(x, op->dout), slc_b16(x, op->din[0]), slc_grad(op, x, 0), slc_grad(op, x, 1),
+                               x->scratch);
+        return 0;
     }
+    gate_scratch s = carve(op, g.ld, &(sl_carver){.base = x->scratch});
     float *dy = g.bf16 ? s.dy : slc_f32(x, op->din[0]);
     if (gate_input(op, x, &g, &s))
         return -1;
@@ -123,8 +110,11 @@ static int gate_backward(const sl_op *op, const slc_exec *x) {
 }
 
 static size_t gate_scratch_bytes(const sl_op *op, const sl_program *b) {
+    slc_norm_gate g = gate_of(op, b);
+    if (slc_gate_fits(&g))
+        return b->training ? (size_t)slc_norm_gate_parts(&g) * sizeof(float) : 0;
     sl_carver count = {0};
-    carve(op, b->buffer[op->out].ld, &count);
+    carve(op, g.ld, &count);
     return count.used;
 }
 

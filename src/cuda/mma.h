@@ -33,6 +33,12 @@ static __device__ __forceinline__ void slc_ldmatrix_trans(uint32_t r[4], const v
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 }
+/* An 8 x 8 matrix of bf16, of which lane l gives row g, columns 2t, 2t + 1, and gets those of its transpose. */
+static __device__ __forceinline__ uint32_t slc_transpose(uint32_t x) {
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
 /* 16 bytes to shared memory, both aligned to 16, in the background; `bytes` (0 to 16) of them, zeros behind. */
 static __device__ __forceinline__ void slc_copy_async(void *shared, const void *global, int bytes) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);

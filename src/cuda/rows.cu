@@ -241,24 +241,29 @@ void slc_dot(slc_stream s, int64_t n, const float *x, const float *y, float *par
     SLC_LAUNCH(dot_kernel, slc_dot_parts(n), THREADS, 0, s, n, x, y, part);
 }
 
-/* 32 columns a block, each summed by 32 threads over every 32nd row and then in order. */
-__global__ void fold_kernel(int64_t count, int64_t n, int64_t stride, const float *part, float *g) {
+/* 32 columns a block, each summed by 32 threads over every 32nd row and then in order. blockIdx.y 1: of the n behind
+ * the first, into h. */
+__global__ void fold_kernel(int64_t count, int64_t n, int64_t stride, const float *part, float *g, float *h) {
     __shared__ float sums[32][33];
     int column = (int)threadIdx.x % 32, first = (int)threadIdx.x / 32;
     int64_t j = (int64_t)blockIdx.x * 32 + column;
     float sum = 0;
     for (int64_t i = first; j < n && i < count; i += 32)
-        sum += part[i * stride + j];
+        sum += part[i * stride + blockIdx.y * n + j];
     sums[first][column] = sum;
     __syncthreads();
     sum = slc_warp_sum(sums[column][first]); /* of column `first` */
     j = (int64_t)blockIdx.x * 32 + first;
     if (column == 0 && j < n)
-        g[j] += sum;
+        (blockIdx.y ? h : g)[j] += sum;
 }
 
 void slc_fold(slc_stream s, int64_t count, int64_t n, int64_t stride, const float *part, float *g) {
-    SLC_LAUNCH(fold_kernel, slc_div_up(n, 32), 1024, 0, s, count, n, stride, part, g);
+    SLC_LAUNCH(fold_kernel, slc_div_up(n, 32), 1024, 0, s, count, n, stride, part, g, nullptr);
+}
+
+void slc_fold_two(slc_stream s, int64_t count, int64_t n, const float *part, float *g, float *h) {
+    SLC_LAUNCH(fold_kernel, dim3(slc_div_up(n, 32), 2), 1024, 0, s, count, n, 2 * n, part, g, h);
 }
 
 /* ---- embedding */

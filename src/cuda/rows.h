@@ -34,6 +34,8 @@ int64_t slc_dot_parts(int64_t n);
 void slc_dot(slc_stream s, int64_t n, const float *x, const float *y, float *part);
 /* g[j] += the sum of part[i, j] over `count` rows of n columns, `stride` apart, in an order that count decides. */
 void slc_fold(slc_stream s, int64_t count, int64_t n, int64_t stride, const float *part, float *g);
+/* The same for two that lie side by side in rows of 2n: the first n into g, the others into h. */
+void slc_fold_two(slc_stream s, int64_t count, int64_t n, const float *part, float *g, float *h);
 
 /* out[r, :] = e[tokens[r], :], of dim columns. */
 void slc_embed(slc_stream s, int64_t rows, int64_t dim, const int32_t *tokens, const float *e, float *out);

@@ -187,3 +187,15 @@ static void ldmatrix(uint32_t r[4], const void *row, bool trans) {
 
 void slc_ldmatrix(uint32_t r[4], const void *row) { ldmatrix(r, row, false); }
 void slc_ldmatrix_trans(uint32_t r[4], const void *row) { ldmatrix(r, row, true); }
+
+uint32_t slc_transpose(uint32_t x) {
+    const unsigned char *all = emu_exchange(&x, sizeof x);
+    int g = emu_lane() / 4, t = emu_lane() % 4;
+    uint32_t y = 0;
+    for (int i = 0; i < 2; i++) {
+        uint32_t from;
+        memcpy(&from, all + SLOT * ((2 * t + i) * 4 + g / 2), sizeof from);
+        y |= (g % 2 ? from >> 16 : from & 0xffffu) << 16 * i;
+    }
+    return y;
+}

@@ -165,6 +165,7 @@ void slc_mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void slc_mma_int8(int d[4], const uint32_t a[4], const uint32_t b[2]);
 void slc_ldmatrix(uint32_t r[4], const void *row);
 void slc_ldmatrix_trans(uint32_t r[4], const void *row);
+uint32_t slc_transpose(uint32_t x);
 static inline void slc_copy_async(void *shared, const void *global, int bytes) {
     memset(shared, 0, 16);
     if (bytes > 0)
