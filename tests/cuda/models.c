@@ -84,8 +84,10 @@ static double apart(int64_t n, const float *want, const float *got) {
 }
 
 /* fp32: sums in other orders through a dozen layers. bf16: activations are rounded at each of them on either side, and
- * by how much that moves a figure of this model, its distance from fp32 on the CPU says. */
-static double bound(double from_exact) { return 1e-4 + 2 * from_exact; }
+ * by how much that moves a figure of this model, its distance from fp32 on the CPU says: of two independent errors of
+ * that size the difference is 1.4 times it. In models of a few dozen numbers one error may by chance be twice the
+ * other, which makes 2.3 (seen in one of 1,700 checks). */
+static double bound(double from_exact) { return 1e-4 + 3 * from_exact; }
 
 /* Vectors of the CPU, of the device, and (bf16) of fp32. */
 static void compare(const pair *p, const char *what, int64_t n, const float *want, const float *got,
@@ -388,7 +390,7 @@ static void options(void) {
 
 /* Sizes that the tensor cores take, at which operations also do part of their neighbours' work. */
 static void fitting(int every) {
-    for (int i = every > 6 ? 4 : 0; i < 6; i += every > 6 ? 6 : 1) {
+    for (int i = every > 6 ? 2 : 0; i < 6; i += every > 6 ? 6 : 1) {
         ref_variant v = {.vocab = 61, .batch = 2, .seq = 72};
         sl_config_defaults(&v.config);
         v.config.model_layers = 2, v.config.model_ffn = 96, v.config.model_seq = 72;
