@@ -17,11 +17,20 @@ enum { HEADER_MAX = 100000000, ALIGN = 64, MAX_DIM = 8 };
 static const struct {
     const char *name;
     int64_t size;
+    sl_floats_fn *floats; /* NULL: not read as floats */
 } dtypes[] = {
-    [SL_F32] = {"F32", 4},   [SL_F16] = {"F16", 2},         [SL_BF16] = {"BF16", 2},
-    [SL_F64] = {"F64", 8},   [SL_I8] = {"I8", 1},           [SL_U8] = {"U8", 1},
-    [SL_I16] = {"I16", 2},   [SL_I32] = {"I32", 4},         [SL_I64] = {"I64", 8},
-    [SL_BOOL] = {"BOOL", 1}, [SL_F8_E4M3] = {"F8_E4M3", 1}, [SL_F8_E5M2] = {"F8_E5M2", 1},
+    [SL_F32] = {"F32", 4, sl_floats_from_f32},
+    [SL_F16] = {"F16", 2, sl_floats_from_f16},
+    [SL_BF16] = {"BF16", 2, sl_floats_from_bf16},
+    [SL_F64] = {"F64", 8, sl_floats_from_f64},
+    [SL_I8] = {"I8", 1, NULL},
+    [SL_U8] = {"U8", 1, NULL},
+    [SL_I16] = {"I16", 2, NULL},
+    [SL_I32] = {"I32", 4, NULL},
+    [SL_I64] = {"I64", 8, NULL},
+    [SL_BOOL] = {"BOOL", 1, NULL},
+    [SL_F8_E4M3] = {"F8_E4M3", 1, NULL},
+    [SL_F8_E5M2] = {"F8_E5M2", 1, NULL},
 };
 enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
@@ -37,6 +46,7 @@ struct sl_st_file {
 
 const char *sl_dtype_name(enum sl_dtype t) { return dtypes[t].name; }
 int64_t sl_dtype_size(enum sl_dtype t) { return dtypes[t].size; }
+sl_floats_fn *sl_dtype_floats(enum sl_dtype t) { return dtypes[t].floats; }
 
 /* ---------------------------------------------------------------- reading */
 
@@ -262,48 +272,6 @@ const char *sl_st_metadata(const sl_st_file *f, const char *key) {
 
 /* ---------------------------------------------------------------- values */
 
-static float from_bits(uint32_t u) {
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
-/* IEEE binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits; every value is a float. */
-static float from_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    if (exponent == 31)
-        return from_bits(sign | 0x7f800000 | fraction << 13);
-    if (exponent)
-        return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
-    float x = (float)fraction * 0x1p-24f; /* subnormal or zero */
-    return sign ? -x : x;
-}
-
-static void to_floats(enum sl_dtype t, int64_t n, const unsigned char *src, float *dst) {
-    uint16_t h;
-    double d;
-    switch (t) {
-    case SL_F32: memcpy(dst, src, (size_t)n * sizeof *dst); break;
-    case SL_BF16:
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, src + 2 * i, 2);
-            dst[i] = from_bits((uint32_t)h << 16);
-        }
-        break;
-    case SL_F16:
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, src + 2 * i, 2);
-            dst[i] = from_f16(h);
-        }
-        break;
-    default: /* SL_F64 */
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&d, src + 8 * i, 8);
-            dst[i] = (float)d;
-        }
-    }
-}
-
 static void format_shape(int ndim, const int64_t *shape, char out[MAX_DIM * 22 + 3]) {
     char *p = out;
     *p++ = '[';
@@ -322,7 +290,7 @@ int sl_st_check_f32(const sl_st_file *f, const char *name, int ndim, const int64
         format_shape(ndim, shape, want);
         return sl_fail("%s: tensor %s has shape %s where %s is needed", f->name, name, have, want);
     }
-    if (t->dtype != SL_F32 && t->dtype != SL_BF16 && t->dtype != SL_F16 && t->dtype != SL_F64)
+    if (!sl_dtype_floats(t->dtype))
         return sl_fail("%s: tensor %s is %s; F32, BF16, F16 or F64 is needed", f->name, name,
                        sl_dtype_name(t->dtype));
     return 0;
@@ -335,7 +303,7 @@ int sl_st_read_f32(const sl_st_file *f, const char *name, int ndim, const int64_
     const sl_st_tensor *t = sl_st_find(f, name);
     int64_t n = (int64_t)(t->end - t->begin) / sl_dtype_size(t->dtype);
     if (n)
-        to_floats(t->dtype, n, sl_st_data(f, t), dst);
+        sl_dtype_floats(t->dtype)(sl_st_data(f, t), n, dst);
     return 0;
 }
 

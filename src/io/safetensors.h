@@ -6,6 +6,7 @@
 #define SL_IO_SAFETENSORS_H
 
 #include "io/file.h"
+#include "io/floats.h"
 
 #include <stdint.h>
 
@@ -25,6 +26,7 @@ enum sl_dtype {
 };
 const char *sl_dtype_name(enum sl_dtype t);
 int64_t sl_dtype_size(enum sl_dtype t);
+sl_floats_fn *sl_dtype_floats(enum sl_dtype t); /* of F32, BF16, F16 (all exact) and F64 (rounded); else NULL */
 
 typedef struct {
     char name[256];
