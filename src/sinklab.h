@@ -186,12 +186,14 @@ typedef struct {
 SL_API int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep);
 
 enum { SL_DIR_CHARS = 4096 };
-/* Finds what `path` means: a checkpoint folder, a run folder (its newest whole one), or any folder
- * with a Hugging Face config.json and model.safetensors of a supported architecture. Gives the
- * folder, its configuration, and its vocabulary. *c and *vocab are undefined on failure. */
+/* Finds what `path` means: a checkpoint folder, a run folder (its newest whole one), a folder as
+ * Hugging Face transformers writes it (config.json with model.safetensors or its index), or a GGUF
+ * file, of a supported architecture. Gives the folder or file, its configuration, and its
+ * vocabulary. model.seq of a model of others is its context, but at most 256. *c and *vocab are
+ * undefined on failure. */
 SL_API int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c,
                               int32_t *vocab);
-/* Weights from a folder that sl_checkpoint_open gave, every size and hash checked. s not NULL: also
+/* Weights from what sl_checkpoint_open gave; of our folders every size and hash is checked. s not NULL: also
  * the state and, into a training model, the optimizer moments: training then goes on bit for bit. With
  * model.sink_nullify from a folder that was trained without it, a model made for inference is loaded but runs no pass:
  * the verbs eval and probe measure what it lacks. */

@@ -108,6 +108,14 @@ char *sl_quote(char buf[SL_QUOTE_CHARS], const char *text) {
     return buf;
 }
 
+const char *sl_format_shape(char buf[SL_SHAPE_CHARS], int ndim, const int64_t *shape) {
+    size_t at = (size_t)snprintf(buf, SL_SHAPE_CHARS, "[");
+    for (int i = 0; i < ndim; i++)
+        at += (size_t)snprintf(buf + at, SL_SHAPE_CHARS - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    snprintf(buf + at, SL_SHAPE_CHARS - at, "]");
+    return buf;
+}
+
 static int min3(int a, int b, int c) { return a < b ? (a < c ? a : c) : (b < c ? b : c); }
 
 int sl_edit_distance(const char *a, const char *b) {

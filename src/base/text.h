@@ -24,6 +24,10 @@ enum { SL_QUOTE_CHARS = 96 };
  * for a one-line message whatever the user typed. Returns buf. */
 char *sl_quote(char buf[SL_QUOTE_CHARS], const char *text);
 
+enum { SL_SHAPE_CHARS = 192 };
+/* "[2, 3]", of at most 8 sizes. Returns buf. */
+const char *sl_format_shape(char buf[SL_SHAPE_CHARS], int ndim, const int64_t *shape);
+
 /* Insertions, deletions, substitutions and swaps of neighbours (each letter is swapped once at
  * most) between two words, case ignored; words over 63 bytes are "far" (1000). */
 int sl_edit_distance(const char *a, const char *b);

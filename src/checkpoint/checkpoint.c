@@ -1,10 +1,10 @@
 #include "checkpoint/checkpoint.h"
 
 #include "base/err.h"
+#include "checkpoint/internal.h"
+#include "families/foreign.h"
 #include "io/safetensors.h"
 #include "model/model.h"
-#include "checkpoint/internal.h"
-#include "checkpoint/hf_config.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -141,14 +141,6 @@ static int read_block(const sl_st_file *f, const sl_params *p, const char *prefi
     return 0;
 }
 
-/* Tensors that other writers leave in a file though they hold nothing to learn from. */
-static bool redundant(const char *name) {
-    static const char buffer[] = ".rotary_emb.inv_freq";
-    size_t n = strlen(name);
-    return (n > sizeof buffer && !strcmp(name + n - (sizeof buffer - 1), buffer)) ||
-           !strcmp(name, "lm_head.weight"); /* of a tied model; else it is in the table */
-}
-
 /* States of a run whose intervention is off now. */
 static bool unused_state(const sl_params *p, const char *name) {
     static const char state[] = ".channel_mean";
@@ -156,10 +148,10 @@ static bool unused_state(const sl_params *p, const char *name) {
     return !p->m && n > sizeof state && !strcmp(name + n - (sizeof state - 1), state);
 }
 
-static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p, bool foreign) {
+static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p) {
     for (int i = 0; i < sl_st_count(f); i++) {
         const char *name = sl_st_at(f, i)->name;
-        if (!sl_checkpoint_tensor(p, name) && !unused_state(p, name) && !(foreign && redundant(name)))
+        if (!sl_checkpoint_tensor(p, name) && !unused_state(p, name))
             return sl_fail("%s/model.safetensors: tensor %s is not one of this model; does the "
                            "configuration belong to it?",
                            dir, name);
@@ -214,7 +206,7 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
     bool moments = s && p->m;
     int rc = open_parts(dir, &c);
     if (rc == 0 &&
-        (read_block(c.model, p, "", 0, NULL) < 0 || refuse_extra(dir, c.model, p, false) < 0 ||
+        (read_block(c.model, p, "", 0, NULL) < 0 || refuse_extra(dir, c.model, p) < 0 ||
          (moments && check_optimizer(dir, &c, p) < 0)))
         rc = -1;
     if (rc == 0) {
@@ -231,17 +223,10 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
     return rc;
 }
 
-static int load_foreign(const char *dir, sl_params *p) {
-    char path[SL_PATH];
-    if (sl_path(path, "%s/model.safetensors", dir) < 0)
-        return -1;
-    sl_st_file *f = sl_st_open(path);
-    int rc = !f || read_block(f, p, "", 0, NULL) < 0 || refuse_extra(dir, f, p, true) < 0 ? -1 : 0;
-    if (rc == 0) {
-        read_block(f, p, "", 0, p->w);
-        p->state_missing = lacks_states(f, p);
-    }
-    sl_st_close(f);
+static int load_foreign(const char *path, sl_params *p) {
+    sl_foreign *f = sl_foreign_open(path);
+    int rc = f ? sl_foreign_load(f, p) : -1;
+    sl_foreign_close(f);
     return rc;
 }
 
@@ -266,38 +251,25 @@ int sl_model_load(sl_model *m, const char *dir, sl_train_state *s) {
     return sl_checkpoint_load(dir, sl_model_params(m), s) || sl_model_params_written(m) ? -1 : 0;
 }
 
-/* *vocab: -1 where the configuration does not say. */
-static int read_config(const char *dir, sl_config *c, int64_t *vocab) {
+static int read_our_config(const char *dir, sl_config *c) {
     char path[SL_PATH];
+    sl_done d;
     sl_map m;
-    int rc;
-    *vocab = -1;
-    if (is_ours(dir)) {
-        sl_done d;
-        if (sl_done_read(dir, &d) < 0 || sl_done_map(dir, &d, SL_DONE_CONFIG_YAML, &m) < 0)
-            return -1;
-        sl_config_defaults(c);
-        rc = sl_path(path, "%s/config.yaml", dir);
-        if (rc == 0)
-            rc = sl_config_parse(c, (const char *)m.p, m.n, path);
-        if (rc == 0 && sl_config_check(c) < 0)
-            rc = sl_fail_prefix("%s", path);
-    } else {
-        if (sl_path(path, "%s/config.json", dir) < 0 || sl_map_open(&m, path) < 0)
-            return -1;
-        rc = sl_hf_config_parse(m.p, m.n, path, c, vocab);
-    }
+    if (sl_done_read(dir, &d) < 0 || sl_done_map(dir, &d, SL_DONE_CONFIG_YAML, &m) < 0)
+        return -1;
+    sl_config_defaults(c);
+    int rc = sl_path(path, "%s/config.yaml", dir);
+    if (rc == 0)
+        rc = sl_config_parse(c, (const char *)m.p, m.n, path);
+    if (rc == 0 && sl_config_check(c) < 0)
+        rc = sl_fail_prefix("%s", path);
     sl_map_close(&m);
     return rc;
 }
 
-int sl_checkpoint_config(const char *dir, sl_config *c) {
-    int64_t vocab;
-    return read_config(dir, c, &vocab);
-}
-
-/* The shape of the embedding matrix. */
-static int read_embedding(const char *dir, char path[SL_PATH], int64_t shape[2]) {
+/* The rows of our embedding matrix. */
+static int read_our_vocab(const char *dir, int32_t *vocab) {
+    char path[SL_PATH];
     if (sl_path(path, "%s/model.safetensors", dir) < 0)
         return -1;
     sl_st_file *f = sl_st_open(path);
@@ -308,18 +280,18 @@ static int read_embedding(const char *dir, char path[SL_PATH], int64_t shape[2])
     if (!t || t->ndim != 2 || t->shape[0] < 1 || t->shape[0] > INT32_MAX)
         rc = sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind", path, SL_EMBEDDING);
     else
-        shape[0] = t->shape[0], shape[1] = t->shape[1];
+        *vocab = (int32_t)t->shape[0];
     sl_st_close(f);
     return rc;
 }
 
-int sl_checkpoint_vocab(const char *dir, int32_t *vocab) {
-    char path[SL_PATH];
-    int64_t shape[2] = {0};
-    if (read_embedding(dir, path, shape))
-        return -1;
-    *vocab = (int32_t)shape[0];
-    return 0;
+int sl_checkpoint_config(const char *path, sl_config *c, int32_t *vocab) {
+    if (is_ours(path))
+        return read_our_config(path, c) || read_our_vocab(path, vocab) ? -1 : 0;
+    sl_foreign *f = sl_foreign_open(path);
+    int rc = f ? sl_foreign_config(f, c, vocab) : -1;
+    sl_foreign_close(f);
+    return rc;
 }
 
 /* ---------------------------------------------------------------- finding */
@@ -366,49 +338,38 @@ static int resolve_run(const char *base, char dir[4096]) {
     return rc;
 }
 
+/* Of files a GGUF one alone is a whole model. */
+static int check_file(const char *path) {
+    static const char magic[] = "GGUF";
+    sl_map m;
+    if (sl_map_open(&m, path))
+        return -1;
+    bool gguf = m.n >= sizeof magic - 1 && !memcmp(m.p, magic, sizeof magic - 1);
+    sl_map_close(&m);
+    return gguf ? 0 : sl_fail_usage("%s is a file, and not a GGUF one; give the folder that holds it", path);
+}
+
 int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]) {
     char base[SL_PATH];
     struct stat st;
     *passed_over = 0;
     if (stat(path, &st) < 0)
         return sl_fail_errno("cannot open checkpoint", path);
-    if (!S_ISDIR(st.st_mode))
-        return sl_fail_usage("%s is a file; give the folder that holds it", path);
     if (strlen(path) >= 4096 || sl_path(base, "%s/checkpoints", path) < 0)
         return sl_fail("path too long: %.200s...", path);
     strcpy(dir, path);
+    if (!S_ISDIR(st.st_mode))
+        return check_file(path);
     if (is_ours(path)) {
         sl_done d;
         return sl_done_read(path, &d);
     }
     if (sl_path_exists("%s", base))
         return resolve_run(base, dir);
-    if (sl_path_exists("%s/model.safetensors", path))
-        return sl_path_exists("%s/config.json", path)
-                   ? 0
-                   : sl_fail("%s: model.safetensors without a config.json", path);
-    if (sl_path_exists("%s/model.safetensors.index.json", path))
-        return sl_fail(
-            "%s: a model in several files is not supported; save it as one model.safetensors "
-            "(save_pretrained with a larger max_shard_size)",
-            path);
-    return sl_fail("%s: no checkpoint there: neither DONE, nor a checkpoints folder, nor "
-                   "model.safetensors",
-                   path);
-}
-
-static int open_folder(const char *dir, sl_config *c, int32_t *vocab) {
-    char file[SL_PATH];
-    int64_t said, shape[2] = {0};
-    if (read_config(dir, c, &said) || read_embedding(dir, file, shape))
-        return -1;
-    /* Before a model is made for as many tokens as the file claims. */
-    if (shape[1] != c->model_dim || (said >= 0 && said != shape[0]))
-        return sl_fail("%s: tensor %s has shape [%" PRId64 ", %" PRId64 "] where the configuration has %" PRId64
-                       " channels%s", file, SL_EMBEDDING, shape[0], shape[1], c->model_dim,
-                       shape[1] != c->model_dim ? "" : " and another vocab_size");
-    *vocab = (int32_t)shape[0];
-    return 0;
+    if (!sl_path_exists("%s/model.safetensors", path) && !sl_path_exists("%s/model.safetensors.index.json", path))
+        return sl_fail("%s: no checkpoint there: neither DONE, nor a checkpoints folder, nor model.safetensors or its "
+                       "index", path);
+    return sl_path_exists("%s/config.json", path) ? 0 : sl_fail("%s: model.safetensors without a config.json", path);
 }
 
 /* Looks again where a run has taken away the checkpoint that was found. */
@@ -416,7 +377,7 @@ int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_config *c, i
     for (int again = 0; again < 20; again++) {
         if (sl_checkpoint_resolve(path, dir))
             return -1;
-        if (open_folder(dir, c, vocab) == 0)
+        if (sl_checkpoint_config(dir, c, vocab) == 0)
             return 0;
         if (sl_path_exists("%s", dir))
             return -1;

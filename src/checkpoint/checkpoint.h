@@ -29,19 +29,17 @@ int sl_checkpoint_save(const char *run_dir, const sl_config *c, const sl_params 
 /* Removes what crashes left in a run's checkpoints (a save does so too); for a resumed run that has nothing left to
  * save. What cannot be removed stays. */
 void sl_checkpoint_clean(const char *run_dir);
-/* `path` is a checkpoint folder, a run folder (newest complete one is meant) or, for inference, any
- * folder with a Hugging Face model.safetensors + config.json of a supported architecture. Writes
- * the folder that is meant into dir. In a run folder every size and hash is checked, and a damaged
- * checkpoint is passed over for the one before it. */
+/* `path` is a checkpoint folder, a run folder (newest complete one is meant) or, for inference, a
+ * model of others (families/foreign.h): a Hugging Face folder or a GGUF file. Writes what is meant
+ * into dir. In a run folder every size and hash is checked, and a damaged checkpoint is passed over
+ * for the one before it. */
 int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]);
 /* For a warning: why the last sl_checkpoint_resolve of this thread passed over a newer checkpoint
  * (one line that names it), "" if it did not. */
 const char *sl_checkpoint_passed_over(void);
-/* Reads the configuration of a resolved checkpoint folder (config.yaml, or config.json of a foreign
- * one). */
-int sl_checkpoint_config(const char *dir, sl_config *c);
-/* The vocabulary: rows of the embedding matrix. */
-int sl_checkpoint_vocab(const char *dir, int32_t *vocab);
+/* Reads the configuration of what sl_checkpoint_resolve found, and its vocabulary: the rows of the
+ * embedding matrix. */
+int sl_checkpoint_config(const char *dir, sl_config *c, int32_t *vocab);
 /* Fills p->w (and *s, and p->m and p->v if p has them, when s is not NULL) after verifying DONE. A
  * missing or extra tensor, a wrong shape, a newer version, a wrong hash, the state of another optimizer: an error
  * that leaves p and

@@ -1,4 +1,4 @@
-/* config.json of Hugging Face transformers: written for our models, read for foreign ones. */
+/* config.json of Hugging Face transformers, as our checkpoints have it; src/families reads those of others. */
 #ifndef SL_CHECKPOINT_HF_CONFIG_H
 #define SL_CHECKPOINT_HF_CONFIG_H
 
@@ -11,10 +11,5 @@
  * an architecture that transformers does not know, so that it refuses instead of computing
  * something else. */
 char *sl_hf_config_text(const sl_config *c, int32_t vocab);
-
-/* Fills *c and *vocab (-1: not given) from n bytes of config.json; `name` stands for the file in messages. What the
- * engine would compute otherwise than the architecture asks (rope_scaling, biases, a sliding window,
- * another activation, quantised weights) is an error that names the field. */
-int sl_hf_config_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab);
 
 #endif

@@ -196,6 +196,7 @@ static int look_up(const sl_gguf *f, const char *key, bool array, enum sl_gguf_t
     return 0;
 }
 
+const char *sl_gguf_key(const sl_gguf *f, int i) { return i < f->pairs ? f->pair[i].key : NULL; }
 bool sl_gguf_has(const sl_gguf *f, const char *key) { return find_pair(f, key) != NULL; }
 
 int sl_gguf_whole(const sl_gguf *f, const char *key, int64_t *v) {

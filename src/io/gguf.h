@@ -62,6 +62,7 @@ const char *sl_gguf_name(const sl_gguf *f); /* for messages */
 
 /* ---- key-values. Those that fill *v leave it as it is where the key is absent, and fail with the file and the key in
  * the message where it is of another kind. */
+const char *sl_gguf_key(const sl_gguf *f, int i); /* the i-th, sorted; NULL past the last */
 bool sl_gguf_has(const sl_gguf *f, const char *key);
 /* A whole number of any width. */
 int sl_gguf_whole(const sl_gguf *f, const char *key, int64_t *v);

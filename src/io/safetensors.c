@@ -1,6 +1,7 @@
 #include "io/safetensors.h"
 
 #include "base/err.h"
+#include "base/text.h"
 
 #include <assert.h>
 #include <jansson.h>
@@ -272,23 +273,14 @@ const char *sl_st_metadata(const sl_st_file *f, const char *key) {
 
 /* ---------------------------------------------------------------- values */
 
-static void format_shape(int ndim, const int64_t *shape, char out[MAX_DIM * 22 + 3]) {
-    char *p = out;
-    *p++ = '[';
-    for (int i = 0; i < ndim; i++)
-        p += sprintf(p, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    strcpy(p, "]");
-}
-
 int sl_st_check_f32(const sl_st_file *f, const char *name, int ndim, const int64_t *shape) {
     const sl_st_tensor *t = sl_st_find(f, name);
     if (!t)
         return sl_fail("%s: tensor %s is missing", f->name, name);
     if (t->ndim != ndim || memcmp(t->shape, shape, (size_t)ndim * sizeof *shape)) {
-        char have[MAX_DIM * 22 + 3], want[MAX_DIM * 22 + 3];
-        format_shape(t->ndim, t->shape, have);
-        format_shape(ndim, shape, want);
-        return sl_fail("%s: tensor %s has shape %s where %s is needed", f->name, name, have, want);
+        char have[SL_SHAPE_CHARS], want[SL_SHAPE_CHARS];
+        return sl_fail("%s: tensor %s has shape %s where %s is needed", f->name, name,
+                       sl_format_shape(have, t->ndim, t->shape), sl_format_shape(want, ndim, shape));
     }
     if (!sl_dtype_floats(t->dtype))
         return sl_fail("%s: tensor %s is %s; F32, BF16, F16 or F64 is needed", f->name, name,

@@ -100,12 +100,13 @@ static int open_model(run *r) {
 /* The configuration that the run in `out` was started with, and the checkpoint to go on from: none yet if dir is "". */
 static int find_run(const char *out, sl_config *saved, char dir[4096]) {
     char path[4200];
+    int32_t vocab;
     snprintf(path, sizeof path, "%s/DONE", out);
     if (access(path, F_OK) == 0)
         return sl_fail_usage("%s is a checkpoint; --resume wants the run folder that it is in", out);
     *dir = 0;
     if (!sl_checkpoint_none(out))
-        return sl_checkpoint_resolve(out, dir) ? -1 : sl_checkpoint_config(dir, saved);
+        return sl_checkpoint_resolve(out, dir) ? -1 : sl_checkpoint_config(dir, saved, &vocab);
     snprintf(path, sizeof path, "%s/config.yaml", out);
     sl_config_defaults(saved);
     return sl_config_read(saved, path);

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
 ROWS = 3
@@ -77,6 +77,30 @@ def write(path, tensors, alignment):
     w.close()
 
 
+def write_llama(path, rng):
+    """A whole model of a layer, for the fuzzer."""
+    w = GGUFWriter(path, "llama")
+    w.add_block_count(1)
+    w.add_context_length(64)
+    w.add_embedding_length(32)
+    w.add_feed_forward_length(32)
+    w.add_head_count(2)
+    w.add_head_count_kv(1)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_freq_base(1e4)
+    shapes = {"token_embd": (4, 32), "output_norm": (32,)} | {f"blk.0.{name}": shape for name, shape in {
+        "attn_norm": (32,), "attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32),
+        "ffn_norm": (32,), "ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}.items()}
+    for name, shape in shapes.items():
+        x, kind = rng.normal(size=shape).astype(np.float32), GGMLQuantizationType.Q4_0
+        matrix = len(shape) == 2
+        w.add_tensor(f"{name}.weight", quantize(x, kind) if matrix else x, raw_dtype=kind if matrix else None)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def main():
     ap = argparse.ArgumentParser(description="Write the GGUF golden files (see the head of this file).")
     here = pathlib.Path(__file__).resolve().parent
@@ -91,6 +115,7 @@ def main():
     few = {name: tensors[name][:1] for name in ("F32", "Q4_1", "Q6_K")}
     write(args.seeds / "few.gguf", few, 32)
     write(args.seeds / "keys.gguf", {}, 32)
+    write_llama(args.seeds.parent / "foreign/llama.gguf", rng)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,49 @@
 #!/usr/bin/env python3
-"""Writes transformers/llama, qwen3 and qwen3_moe: tiny random checkpoints saved by transformers itself, with
+"""Writes transformers/NAME: tiny random checkpoints of each family saved by transformers itself, with
 its logits for some tokens in expected.safetensors (tokens I32, logits F32 [windows, positions, vocab]).
 
 Needs torch and transformers; the test that reads the folders needs neither. Parameters are spread far
-from their initialisation (norm weights too), rounded to float32; logits are computed in float32."""
+from their initialisation (norm weights too), rounded to float32; logits are computed in float32. A model of GGUF is
+written by the gguf package from the weights of one of transformers, and its logits are those of transformers reading
+that file."""
 
 import argparse
 import pathlib
 
+import numpy as np
 import torch
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 from safetensors.torch import save_file
-from transformers import (LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+from transformers import (AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM,
+                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    intermediate_size=44, max_position_embeddings=64, attention_bias=False, bos_token_id=0, eos_token_id=1,
+    intermediate_size=44, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
 )
+# Waves of 24 positions stand on both sides of its limits.
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 3000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(
         **COMMON, rms_norm_eps=1e-5, tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 3000.0})),
+    "llama_bias": lambda: LlamaForCausalLM(LlamaConfig(
+        **COMMON, rms_norm_eps=1e-5, tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+        rope_parameters=LLAMA3)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(
+        **COMMON, head_dim=8, rms_norm_eps=1e-5, tie_word_embeddings=False, sliding_window=7,
+        rope_parameters={"rope_type": "linear", "rope_theta": 3000.0, "factor": 2.5})),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(
+        **COMMON, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(
+        **COMMON | {"num_hidden_layers": 4}, head_dim=12, rms_norm_eps=1e-6, query_pre_attn_scalar=20, sliding_window=6,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 8.0},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0}})),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(
         **COMMON, head_dim=12, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
@@ -31,32 +54,136 @@ MODELS = {
 }
 
 
+def spread(model):
+    """Gains about 1, which Gemma's weights lack, and biases about 0.3."""
+    gemma = isinstance(model, Gemma3ForCausalLM)
+    for name, p in model.named_parameters():
+        if p.ndim == 1:
+            p.copy_((0 if gemma else 1) + 0.3 * torch.randn_like(p))
+        else:
+            p.copy_(1.2 * torch.randn_like(p) / p.shape[1] ** 0.5)
+
+
+def logits_of(model):
+    with torch.no_grad():
+        tokens = torch.randint(COMMON["vocab_size"], (2, 24))
+        return {"tokens": tokens.to(torch.int32), "logits": model(tokens).logits.contiguous()}
+
+
+# ---- GGUF
+
+NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+         "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+         "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+         "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+GEMMA = NAMES | {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+                 "post_feedforward_layernorm": "post_ffw_norm"}
+# Model of above, type of its matrices. Widths are whole blocks.
+GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma3": ("gemma3", "Q5_1")}
+WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
+            num_hidden_layers=2)
+
+
+def gguf_name(name, names):
+    stem, _, kind = name.rpartition(".")
+    if not stem.startswith("model.layers."):
+        return f"{names[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{names[part]}.{kind}"
+
+
+def gguf_values(name, x, config, arch):
+    if arch == "llama" and ("q_proj" in name or "k_proj" in name):  # the two rows of a rotation side by side
+        return x.reshape(-1, 2, config.head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    return x + 1 if arch == "gemma3" and name.endswith("norm.weight") else x
+
+
+def write_gguf(path, model, arch, kind):
+    c = model.config
+    w = GGUFWriter(path, arch)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(c.num_attention_heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    w.add_key_length(c.head_dim)
+    w.add_value_length(c.head_dim)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_vocab_size(c.vocab_size)
+    rope = c.rope_parameters
+    w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if arch == "gemma3":
+        w.add_sliding_window(c.sliding_window)
+    for name, p in model.named_parameters():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        x = gguf_values(name, p.detach().numpy(), c, arch)
+        as_is = p.ndim == 1
+        w.add_tensor(gguf_name(name, GEMMA if arch == "gemma3" else NAMES),
+                     np.ascontiguousarray(x) if as_is else quantize(np.ascontiguousarray(x), GGMLQuantizationType[kind]),
+                     raw_dtype=None if as_is or kind == "F16" else GGMLQuantizationType[kind])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def make_gguf(out, name):
+    arch, kind = GGUF[name]
+    torch.manual_seed(21)
+    model = MODELS[arch]()
+    config = type(model.config).from_dict(model.config.to_dict() | WIDE | gguf_extra(arch))
+    model = type(model)(config).eval()
+    with torch.no_grad():
+        spread(model)
+    path = out / f"{name}.gguf"
+    write_gguf(path, model, arch, kind)
+    # transformers takes no head width from a file.
+    given = {} if arch in ("llama", "qwen2") else {"config": config}
+    read = AutoModelForCausalLM.from_pretrained(out, gguf_file=path.name, dtype=torch.float32, **given).eval()
+    save_file(logits_of(read), out / f"{name}.expected.safetensors")
+    print(path.name, path.stat().st_size)
+
+
+def gguf_extra(arch):
+    """What GGUF files of Gemma 3 don't say and readers take for granted."""
+    if arch != "gemma3":
+        return {"tie_word_embeddings": arch == "qwen3"}
+    return {"layer_types": ["sliding_attention"] * 2, "query_pre_attn_scalar": WIDE["head_dim"],
+            "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}
+
+
+def make_model(out, name):
+    torch.manual_seed(20)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        spread(model)
+    folder = out / name
+    # The smallest family also as several files.
+    model.save_pretrained(folder, **({"max_shard_size": "20KB"} if name == "qwen2" else {}))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    expected = logits_of(model)
+    save_file(expected, folder / "expected.safetensors")
+    print(name, "logits rms", expected["logits"].pow(2).mean().sqrt().item(),
+          {f.name: f.stat().st_size for f in folder.iterdir()})
+
+
 def main():
     ap = argparse.ArgumentParser(description="Write the transformers checkpoints (see the head of this file).")
     here = pathlib.Path(__file__).resolve().parent
     ap.add_argument("--out", type=pathlib.Path, default=here / "transformers", help="folder to write to")
-    ap.add_argument("model", nargs="*", help=f"of: {' '.join(MODELS)} (default: all)")
+    ap.add_argument("model", nargs="*", help=f"of: {' '.join(MODELS)}, and {' '.join(n + '.gguf' for n in GGUF)} "
+                    "(default: all)")
     args = ap.parse_args()
     torch.set_num_threads(1)
-    for name in args.model or MODELS:
-        make = MODELS[name]
-        torch.manual_seed(20)
-        model = make().eval()
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.ndim == 1:
-                    p.copy_(1 + 0.3 * torch.randn_like(p))
-                else:
-                    p.copy_(1.2 * torch.randn_like(p) / p.shape[1] ** 0.5)
-            tokens = torch.randint(COMMON["vocab_size"], (2, 24))
-            logits = model(tokens).logits
-        folder = args.out / name
-        model.save_pretrained(folder)
-        (folder / "generation_config.json").unlink(missing_ok=True)
-        save_file({"tokens": tokens.to(torch.int32), "logits": logits.contiguous()},
-                  folder / "expected.safetensors")
-        print(name, "logits rms", logits.pow(2).mean().sqrt().item(),
-              {f.name: f.stat().st_size for f in folder.iterdir()})
+    for name in args.model or [*MODELS, *(n + ".gguf" for n in GGUF)]:
+        if name.endswith(".gguf"):
+            make_gguf(args.out, name.removesuffix(".gguf"))
+        else:
+            make_model(args.out, name)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 #include "suite.h"
 #include "checkpoint/internal.h"
 #include "checkpoint/hf_config.h"
+#include "families/foreign.h"
 
 #include <jansson.h>
 #include <sys/stat.h>
@@ -45,10 +46,9 @@ START_TEST(round_trip) {
 
     sl_config c, d;
     sl_config_defaults(&d);
-    ck_assert_int_eq(sl_checkpoint_config(dir, &c), 0);
-    ck_assert_mem_eq(&c, &d, sizeof c);
     int32_t vocab = 0;
-    ck_assert_int_eq(sl_checkpoint_vocab(dir, &vocab), 0);
+    ck_assert_int_eq(sl_checkpoint_config(dir, &c, &vocab), 0);
+    ck_assert_mem_eq(&c, &d, sizeof c);
     ck_assert_int_eq(vocab, 5);
     char same[4096];
     ck_assert_int_eq(sl_checkpoint_resolve(dir, same), 0); /* a checkpoint folder is meant itself */
@@ -145,11 +145,12 @@ END_TEST
 START_TEST(without_done_it_is_not_there) {
     start_run();
     sl_config c;
+    int32_t vocab;
     char same[4096];
     unlink(in_dir("DONE"));
     ck_assert_int_eq(fixture_load(dir, NULL), -1);
     ck_error("no DONE");
-    ck_assert_int_eq(sl_checkpoint_config(dir, &c), -1);
+    ck_assert_int_eq(sl_checkpoint_config(dir, &c, &vocab), -1);
     ck_assert_int_eq(sl_checkpoint_resolve(dir, same), -1);
     ck_error("unfinished checkpoint");
     ck_assert_int_eq(sl_checkpoint_resolve(run, same), 0);
@@ -260,7 +261,7 @@ START_TEST(unwritable_and_missing_folders) {
     mkdir(in_scratch("shards"), 0777);
     put_file(in_scratch("shards/model.safetensors.index.json"), "{}", 2);
     ck_assert_int_eq(sl_checkpoint_resolve(in_scratch("shards"), out), -1);
-    ck_error("in several files");
+    ck_error("without a config.json");
 }
 END_TEST
 
@@ -325,7 +326,7 @@ START_TEST(config_json_names_the_architecture) {
 
         int64_t said;
         char *text = sl_hf_config_text(&c, 257);
-        int rc = sl_hf_config_parse(text, strlen(text), "config.json", &back, &said);
+        int rc = sl_foreign_parse(text, strlen(text), "config.json", &back, &said);
         if (*cases[i].architecture == 'S') {
             ck_assert_int_eq(rc, -1);
             ck_error("SinklabForCausalLM\" is not supported");
@@ -369,9 +370,10 @@ START_TEST(config_json_has_the_fields) {
 }
 END_TEST
 
-#define HF(more)                                                                                   \
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"intermediate_size\":16,"        \
+#define HF_OF(dim, more)                                                                           \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":" dim ",\"intermediate_size\":16,"    \
     "\"num_hidden_layers\":1,\"num_attention_heads\":2" more "}"
+#define HF(more) HF_OF("8", more)
 
 static const struct {
     const char *text, *message; /* NULL: accepted */
@@ -380,15 +382,23 @@ static const struct {
     {HF(",\"rope_scaling\":null,\"attention_bias\":false,\"pretraining_tp\":1,\"head_dim\":null"),
      NULL},
     {HF(",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5e5}"), NULL},
+    {HF(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":8}"), NULL},
     {HF(",\"rope_scaling\":{\"factor\":8}"), "rope_scaling"},
-    {HF(",\"rope_parameters\":{\"rope_type\":\"llama3\"}"), "rope_parameters.rope_type"},
+    {HF(",\"rope_scaling\":8"), "an object is needed"},
+    {HF(",\"rope_scaling\":{\"rope_type\":\"linear\"}"), "rope factor"},
+    {HF(",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8}"), "rope_type: \"yarn\" is not supported; \"default\""},
+    {HF(",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8}"), "original_max_position_embeddings"},
     {HF(",\"rope_theta\":\"x\""), "rope_theta"},
     {HF(",\"rope_theta\":0"), "rope_theta"},
     {HF(",\"partial_rotary_factor\":0.5"), "partial_rotary_factor"},
-    {HF(",\"attention_bias\":true"), "attention_bias"},
-    {HF(",\"mlp_bias\":true"), "mlp_bias"},
-    {HF(",\"use_sliding_window\":true"), "use_sliding_window"},
-    {HF(",\"layer_types\":[\"sliding_attention\"]"), "layer_types"},
+    {HF(",\"attention_bias\":true,\"mlp_bias\":true"), NULL},
+    {HF(",\"attention_bias\":1"), "attention_bias"},
+    {HF(",\"mlp_bias\":\"no\""), "mlp_bias"},
+    {HF(",\"layer_types\":[\"sliding_attention\"],\"sliding_window\":3"), NULL},
+    {HF(",\"layer_types\":[\"sliding_attention\"]"), "sliding_window"},
+    {HF(",\"layer_types\":[\"sliding_attention\"],\"sliding_window\":0"), "sliding_window"},
+    {HF(",\"layer_types\":[\"chunked_attention\"]"), "layer_types"},
+    {HF(",\"layer_types\":[\"full_attention\",\"full_attention\"]"), "layer_types"},
     {HF(",\"hidden_act\":\"gelu\""), NULL},
     {HF(",\"hidden_act\":\"gelu_pytorch_tanh\""), NULL},
     {HF(",\"hidden_act\":\"relu\""), "hidden_act"},
@@ -410,13 +420,14 @@ static const struct {
 START_TEST(foreign_configs) {
     sl_config c;
     int64_t said;
-    int rc = sl_hf_config_parse(hf[_i].text, strlen(hf[_i].text), "config.json", &c, &said);
+    int rc = sl_foreign_parse(hf[_i].text, strlen(hf[_i].text), "config.json", &c, &said);
     if (!hf[_i].message) {
         ck_assert_msg(rc == 0, "%s", sl_error());
         ck_assert_int_eq(c.model_dim, 8);
         ck_assert_int_eq(c.model_ffn, 16);
         ck_assert_int_eq(c.model_layers, 1);
         ck_assert(!c.model_qk_norm && c.model_rope_base == (_i == 2 ? 5e5 : 1e4));
+        ck_assert_int_eq(c.model_seq, 256);
         return;
     }
     ck_assert_int_eq(rc, -1);
@@ -452,8 +463,10 @@ START_TEST(foreign_folder) {
     sl_config c;
     int32_t vocab;
     sl_train_state s;
-    ck_assert_int_eq(sl_checkpoint_config(where, &c), 0);
-    ck_assert_int_eq(sl_checkpoint_vocab(where, &vocab), 0);
+    ck_assert_int_eq(sl_checkpoint_config(where, &c, &vocab), -1);
+    ck_error("model.embed_tokens.weight has shape [5, 4] where the configuration has 8 channels");
+    put_file(in_scratch("hf/config.json"), HF_OF("4", ""), strlen(HF_OF("4", "")));
+    ck_assert_int_eq(sl_checkpoint_config(where, &c, &vocab), 0);
     ck_assert_int_eq(vocab, 5);
     ck_assert_int_eq(sl_checkpoint_load(where, &f.p, NULL), 0);
     ck_assert(f.block[0][0] == 1 && f.block[0][25] == 1 + 25.0f / 128 &&

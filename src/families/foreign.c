@@ -1,0 +1,181 @@
+#include "families/foreign.h"
+
+#include "base/err.h"
+#include "base/text.h"
+#include "families/foreign_internal.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { WINDOW = 256 };
+
+static const sl_family_row rows[] = {
+#define FAMILY(name, architecture, model_type, gguf) {#name, architecture, model_type, gguf, &sl_family_##name},
+#include "tables/family.inc"
+#undef FAMILY
+};
+enum { ROWS = sizeof rows / sizeof *rows };
+
+/* ---------------------------------------------------------------- recognising */
+
+static const char *list_names(char list[512], bool gguf) {
+    size_t at = 0;
+    *list = 0;
+    for (int i = 0; i < ROWS; i++) {
+        const char *name = gguf ? rows[i].gguf : rows[i].architecture;
+        if (name)
+            at += (size_t)snprintf(list + at, 512 - at, "%s%s", at ? ", " : "", name);
+    }
+    return list;
+}
+
+static const sl_family_row *find_row_of_gguf(const sl_gguf *f) {
+    char list[512], quoted[SL_QUOTE_CHARS], text[SL_QUOTE_CHARS];
+    sl_gguf_string s = {NULL, 0};
+    int64_t parts = 1;
+    if (sl_gguf_text(f, "general.architecture", &s) || sl_gguf_whole(f, "split.count", &parts))
+        return NULL;
+    if (parts > 1) {
+        sl_fail("%s: one of %" PRId64 " files of a model; join them first (llama-gguf-split --merge)", sl_gguf_name(f),
+                parts);
+        return NULL;
+    }
+    for (int i = 0; s.p && i < ROWS; i++)
+        if (rows[i].gguf && sl_gguf_is(s, rows[i].gguf))
+            return &rows[i];
+    snprintf(text, sizeof text, "%.*s", (int)(s.n < 64 ? s.n : 64), s.p ? s.p : "");
+    sl_fail("%s: general.architecture: %s is not supported; %s are", sl_gguf_name(f),
+            s.p ? sl_quote(quoted, text) : "none given, which", list_names(list, true));
+    return NULL;
+}
+
+static const sl_family_row *find_row_of_hf(const sl_hf *s) {
+    char list[512], quoted[SL_QUOTE_CHARS];
+    const char *arch = json_string_value(json_array_get(json_object_get(s->v, "architectures"), 0));
+    const char *type = json_string_value(json_object_get(s->v, "model_type"));
+    const sl_family_row *r = NULL;
+    for (int i = 0; arch && i < ROWS; i++)
+        r = strcmp(arch, rows[i].architecture) ? r : &rows[i];
+    if (!r)
+        sl_fail("%s: architectures: %s is not supported; %s are", s->name,
+                arch ? sl_quote(quoted, arch) : "none given, which", list_names(list, false));
+    if (!r || !type || !strcmp(type, r->model_type))
+        return r;
+    sl_fail("%s: model_type: %s, but %s is a %s", s->name, sl_quote(quoted, type), arch, r->model_type);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- configuration */
+
+static json_t *parse_json(const void *text, size_t n, const char *name) {
+    json_error_t e;
+    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    if (json_is_object(v))
+        return v;
+    json_decref(v);
+    sl_fail("%s:%d: not a JSON object with unique keys", name, e.line);
+    return NULL;
+}
+
+/* What no family computes. */
+static const char *const never[] = {"quantization_config", NULL};
+
+static int hf_config(const sl_hf *s, const sl_family_row *r, sl_config *c, int64_t *vocab) {
+    if (sl_hf_off(s, never) || r->kind->from_hf(s, c) || sl_hf_whole(s, "vocab_size", 0, vocab))
+        return -1;
+    *vocab = *vocab ? *vocab : -1; /* no table has 0 rows */
+    return 0;
+}
+
+/* What our own parser checks as it reads. */
+static int check(sl_config *c, const char *name) {
+    if (sl_config_check_ranges(c, name))
+        return -1;
+    c->model_seq = c->model_seq < WINDOW ? c->model_seq : WINDOW;
+    return sl_config_check(c) ? sl_fail_prefix("%s", name) : 0;
+}
+
+int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab) {
+    json_t *v = parse_json(text, n, name);
+    sl_hf s = {v, name};
+    const sl_family_row *r = v ? find_row_of_hf(&s) : NULL;
+    sl_config_defaults(c);
+    int rc = r ? hf_config(&s, r, c, vocab) : -1;
+    json_decref(v);
+    return rc || check(c, name) ? -1 : 0;
+}
+
+/* Rows and columns of the embedding, before a model is made for as many as the file claims. */
+static int read_vocab(const sl_foreign *f, const sl_config *c, int64_t said, int32_t *vocab) {
+    char name[SL_PLACE_CHARS];
+    sl_places places = sl_foreign_places(f);
+    sl_place how;
+    sl_places_find(&places, "model.embed_tokens.weight", name, &how);
+    int i = sl_tensors_find(f->tensors, name);
+    const sl_tensor_view *v = i < 0 ? NULL : sl_tensors_at(f->tensors, i);
+    if (!v || v->ndim != 2 || v->shape[0] < 1 || v->shape[0] > INT32_MAX)
+        return sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind",
+                       sl_tensors_name(f->tensors), name);
+    if (v->shape[1] != c->model_dim || (said >= 0 && said != v->shape[0]))
+        return sl_fail("%s: tensor %s has shape [%" PRId64 ", %" PRId64 "] where the configuration has %" PRId64
+                       " channels%s",
+                       v->file, name, v->shape[0], v->shape[1], c->model_dim,
+                       v->shape[1] != c->model_dim ? "" : " and another vocab_size");
+    *vocab = (int32_t)v->shape[0];
+    return 0;
+}
+
+int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab) {
+    const sl_gguf *g = sl_tensors_gguf(f->tensors);
+    int64_t said = -1;
+    if (!g) {
+        if (sl_foreign_parse(f->json.p, f->json.n, f->json_name, c, &said))
+            return -1;
+    } else {
+        sl_gguf_keys k = {g, f->row->gguf};
+        sl_config_defaults(c);
+        if (f->row->kind->from_gguf(&k, c) || check(c, sl_gguf_name(g)))
+            return -1;
+    }
+    return read_vocab(f, c, said, vocab);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static int recognise(sl_foreign *f, const char *path) {
+    const sl_gguf *g = sl_tensors_gguf(f->tensors);
+    if (g) {
+        f->row = find_row_of_gguf(g);
+        return f->row ? 0 : -1;
+    }
+    int n = snprintf(f->json_name, sizeof f->json_name, "%s/config.json", path);
+    if (n < 0 || n >= SL_FOREIGN_PATH)
+        return sl_fail("path too long: %.200s...", path);
+    if (sl_map_open(&f->json, f->json_name))
+        return -1;
+    json_t *v = parse_json(f->json.p, f->json.n, f->json_name);
+    sl_hf s = {v, f->json_name};
+    f->row = v ? find_row_of_hf(&s) : NULL;
+    json_decref(v);
+    return f->row ? 0 : -1;
+}
+
+sl_foreign *sl_foreign_open(const char *path) {
+    sl_foreign *f = calloc(1, sizeof *f);
+    if (!f)
+        sl_fail("%s: out of memory", path);
+    if (f && (f->tensors = sl_tensors_open(path)) && recognise(f, path) == 0)
+        return f;
+    sl_foreign_close(f);
+    return NULL;
+}
+
+void sl_foreign_close(sl_foreign *f) {
+    if (!f)
+        return;
+    sl_tensors_close(f->tensors);
+    sl_map_close(&f->json);
+    free(f);
+}

@@ -1,0 +1,27 @@
+/* What the files of src/families share about an open model. */
+#ifndef SL_FAMILIES_FOREIGN_INTERNAL_H
+#define SL_FAMILIES_FOREIGN_INTERNAL_H
+
+#include "families/foreign.h"
+#include "families/kind.h"
+#include "io/tensors.h"
+
+enum { SL_FOREIGN_PATH = 4608 };
+
+/* A row of tables/family.inc. */
+typedef struct {
+    const char *name, *architecture, *model_type, *gguf;
+    const sl_family *kind;
+} sl_family_row;
+
+struct sl_foreign {
+    sl_tensors *tensors;
+    const sl_family_row *row;
+    sl_map json; /* config.json; empty of a GGUF file */
+    char json_name[SL_FOREIGN_PATH];
+};
+
+/* Where its family has our tensors. */
+sl_places sl_foreign_places(const sl_foreign *f);
+
+#endif

@@ -1,0 +1,100 @@
+/* What a family is to the files of src/families: how its configuration is read, and where its tensors are. */
+#ifndef SL_FAMILIES_KIND_H
+#define SL_FAMILIES_KIND_H
+
+#include "config/config.h"
+#include "io/gguf.h"
+
+#include <jansson.h>
+
+/* ---- config.json */
+typedef struct {
+    const json_t *v;
+    const char *name; /* of the file, for messages */
+} sl_hf;
+
+const json_t *sl_hf_get(const sl_hf *s, const char *key); /* NULL: absent or null */
+/* Each fails with the file and the key. null is as absent. */
+int sl_hf_whole(const sl_hf *s, const char *key, int64_t fallback, int64_t *v); /* fallback < 0: it must be there */
+int sl_hf_real(const sl_hf *s, const char *key, double fallback, double *v);
+int sl_hf_bool(const sl_hf *s, const char *key, bool fallback, bool *v);
+/* The keys of a list that ends with NULL must be absent, null, false or 0: what they turn on is not computed here. */
+int sl_hf_off(const sl_hf *s, const char *const *keys);
+/* Layers, widths, heads, norm epsilon (rms_norm_eps), context, tied embeddings (`tied` where it is not said). */
+int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c);
+/* The gated feed-forward that hidden_act, or another key of its kind, names; `fallback` where it is absent. */
+int sl_hf_gated_ffn(const sl_hf *s, const char *key, const char *fallback, sl_config *c);
+/* The same by the name of transformers; `where` begins the message. */
+int sl_gated_ffn(const char *where, const char *act, sl_config *c);
+/* attention_bias, which is one on all four projections, and mlp_bias. */
+int sl_hf_bias(const sl_hf *s, sl_config *c);
+/* layer_types, with sliding_window where one slides; behind sl_hf_sizes. Without the key nothing changes. */
+int sl_hf_layer_types(const sl_hf *s, sl_config *c);
+/* rope_parameters of transformers 5, rope_theta and rope_scaling of 4. */
+int sl_hf_rope(const sl_hf *s, sl_config *c);
+/* The same of one such object (NULL: none), whose base is `base` where it does not say. */
+int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, sl_config *c);
+
+/* The kinds of all layers, of[layers], as the shortest list that gives them when it is repeated. `name`: of the file,
+ * for the message. */
+int sl_list_of_layers(const char *name, const uint8_t *of, int64_t layers, sl_choice_list *list);
+
+/* ---- keys of GGUF, under "<general.architecture>." */
+typedef struct {
+    const sl_gguf *f;
+    const char *architecture;
+} sl_gguf_keys;
+
+int sl_keys_whole(const sl_gguf_keys *k, const char *key, int64_t fallback, int64_t *v); /* fallback as above */
+int sl_keys_real(const sl_gguf_keys *k, const char *key, double fallback, double *v);
+/* As sl_hf_sizes; an own output matrix, and biases, are known by their tensors. */
+int sl_keys_sizes(const sl_gguf_keys *k, sl_config *c);
+/* Base and scaling, by keys and by the factors of rope_freqs.weight. */
+int sl_keys_rope(const sl_gguf_keys *k, sl_config *c);
+/* Keys that neither the two above read nor `more`, a list that ends with NULL (or NULL), are errors: what they change
+ * could not be told. */
+int sl_keys_check(const sl_gguf_keys *k, const char *const *more);
+
+/* ---- tensors. Stems are names without what follows the last dot (weight, bias), * is a number; those of a rule begin
+ * with the same numbers. A tensor of ours that no rule names has its own name. */
+enum {
+    SL_PLACE_ADD_ONE = 1,    /* the file's is its distance from 1 */
+    SL_PLACE_PAIRS = 2,      /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
+    SL_PLACE_TRANSPOSED = 4, /* [in, out] */
+    SL_PLACE_BY_HEAD = 8     /* parts are those of each head, not of the whole */
+};
+typedef struct {
+    const char *ours, *theirs; /* stems */
+    unsigned how;
+    int part, parts; /* the file's holds so many of ours one under the other, this is which; 0, 0: it alone */
+} sl_place;
+
+typedef struct {
+    int (*from_hf)(const sl_hf *s, sl_config *c);
+    int (*from_gguf)(const sl_gguf_keys *k, sl_config *c); /* NULL where the row has no general.architecture */
+    /* Lists end with zeros; NULL: none. In GGUF sl_gguf_places holds besides, behind these. */
+    const sl_place *hf_places, *gguf_places;
+    const char *const *ignored; /* names with *, of more tensors that hold nothing to read; ends with NULL; or NULL */
+} sl_family;
+
+extern const sl_place sl_gguf_places[];
+
+/* What foreign.c needs of places.c: the tensor of the file that holds (part of) ours, NULL if no rule tells of it. The
+ * file's name goes to name. */
+enum { SL_PLACE_CHARS = 256 };
+typedef struct {
+    const sl_place *own, *shared; /* either may be NULL */
+    bool identity;                /* what no rule tells of has our name */
+} sl_places;
+bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLACE_CHARS], sl_place *how);
+/* Does a name fit a pattern with one *, which stands for any characters? */
+bool sl_place_fits(const char *pattern, const char *name);
+
+/* use_sliding_window and layer_types of the Qwens. */
+int sl_qwen_windows(const sl_hf *s, sl_config *c);
+
+#define FAMILY(name, ...) extern const sl_family sl_family_##name;
+#include "tables/family.inc"
+#undef FAMILY
+
+#endif

@@ -1,0 +1,157 @@
+/* The weights of foreign files. */
+#include "base/err.h"
+#include "base/text.h"
+#include "families/foreign_internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+sl_places sl_foreign_places(const sl_foreign *f) {
+    return sl_tensors_gguf(f->tensors) ? (sl_places){f->row->kind->gguf_places, sl_gguf_places, false}
+                                       : (sl_places){f->row->kind->hf_places, NULL, true};
+}
+
+/* A tensor of ours and where it comes from. */
+typedef struct {
+    const sl_tensor *ours;
+    const sl_tensor_view *view; /* NULL: a state that is missing */
+    sl_place how;
+    int64_t head; /* rows of a head */
+} source;
+
+static bool scattered(const source *s) { return s->how.parts || s->how.how & ~(unsigned)SL_PLACE_ADD_ONE; }
+
+/* The shape that the file must have for ours. */
+static int wanted_shape(const source *s, int64_t shape[SL_TENSOR_DIMS]) {
+    memcpy(shape, s->ours->shape, SL_TENSOR_DIMS * sizeof *shape);
+    if (s->how.parts)
+        shape[0] *= s->how.parts;
+    if (s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2) {
+        int64_t rows = shape[0];
+        shape[0] = shape[1];
+        shape[1] = rows;
+    }
+    return s->ours->ndim;
+}
+
+static int check_source(const source *s) {
+    int64_t shape[SL_TENSOR_DIMS];
+    char have[SL_SHAPE_CHARS], want[SL_SHAPE_CHARS], names[SL_GGML_NAMES_CHARS];
+    int ndim = wanted_shape(s, shape);
+    const sl_tensor_view *v = s->view;
+    if (v->ndim != ndim || memcmp(v->shape, shape, (size_t)ndim * sizeof *shape) != 0)
+        return sl_fail("%s: tensor %s has shape %s where %s is needed", v->file, v->name,
+                       sl_format_shape(have, v->ndim, v->shape), sl_format_shape(want, ndim, shape));
+    return v->floats ? 0
+                     : sl_fail("%s: tensor %s is %s, which is not supported; %s are", v->file, v->name, v->type,
+                               sl_ggml_supported(names));
+}
+
+static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, int64_t head, source *s) {
+    char name[SL_PLACE_CHARS];
+    sl_places places = sl_foreign_places(f);
+    *s = (source){.ours = t, .head = head};
+    bool named = sl_places_find(&places, t->name, name, &s->how);
+    int i = named ? sl_tensors_find(f->tensors, name) : -1;
+    if (i >= 0) {
+        s->view = sl_tensors_at(f->tensors, i);
+        return check_source(s);
+    }
+    if (t->state && !p->m)
+        return 0;
+    return named ? sl_fail("%s: tensor %s is missing", sl_tensors_name(f->tensors), name)
+                 : sl_fail("%s: %s files have no tensor for %s", sl_tensors_name(f->tensors), f->row->name, t->name);
+}
+
+/* The row of the file, of all its parts, that is row r of ours. */
+static int64_t row_of(const source *s, int64_t r) {
+    int64_t hd = s->head, in_head = r % hd, head = r / hd;
+    if (s->how.how & SL_PLACE_PAIRS)
+        in_head = in_head < hd / 2 ? 2 * in_head : 2 * (in_head - hd / 2) + 1;
+    return s->how.how & SL_PLACE_BY_HEAD ? (head * s->how.parts + s->how.part) * hd + in_head
+                                         : s->how.part * s->ours->shape[0] + head * hd + in_head;
+}
+
+static void scatter(const source *s, const float *from, float *w) {
+    int64_t rows = s->ours->shape[0], columns = s->ours->size / rows, all = rows * (s->how.parts ? s->how.parts : 1);
+    bool transposed = s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2;
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = row_of(s, r);
+        for (int64_t c = 0; c < columns; c++)
+            w[r * columns + c] = transposed ? from[c * all + at] : from[at * columns + c];
+    }
+}
+
+/* scratch: as many values as the file's tensor has, for those whose rows lie otherwise. */
+static void read_source(const source *s, float *scratch, float *w) {
+    sl_tensor_read(s->view, 0, sl_tensor_rows(s->view), scattered(s) ? scratch : w);
+    if (scattered(s))
+        scatter(s, scratch, w);
+    for (int64_t i = 0; s->how.how & SL_PLACE_ADD_ONE && i < s->ours->size; i++)
+        w[i] += 1;
+}
+
+static bool listed(const char *const *list, const char *name) {
+    for (; list && *list; list++)
+        if (sl_place_fits(*list, name))
+            return true;
+    return false;
+}
+
+/* Tensors that hold nothing to read. */
+static bool ignored(const sl_foreign *f, const char *name) {
+    /* Frequencies, which follow from the configuration (sl_keys_rope compares them); the head of a tied model, that of
+       others being a parameter. */
+    static const char *const any[] = {"*.rotary_emb.inv_freq", "rope_freqs.weight", "lm_head.weight", NULL};
+    return listed(any, name) || listed(f->row->kind->ignored, name);
+}
+
+static int refuse_unread(const sl_foreign *f, const bool *read) {
+    for (int i = 0; i < sl_tensors_count(f->tensors); i++) {
+        const sl_tensor_view *v = sl_tensors_at(f->tensors, i);
+        if (!read[i] && !ignored(f, v->name))
+            return sl_fail("%s: tensor %s is not one of this model; does the configuration belong to it?", v->file,
+                           v->name);
+    }
+    return 0;
+}
+
+/* Fills source[], one for each parameter; *most: values of the largest scattered one. */
+static int find_all(const sl_foreign *f, const sl_params *p, int64_t head, source *s, bool *read, int64_t *most) {
+    for (int i = 0; i < p->count; i++) {
+        if (find_source(f, p, &p->tensor[i], head, &s[i]))
+            return -1;
+        if (!s[i].view)
+            continue;
+        read[sl_tensors_find(f->tensors, s[i].view->name)] = true;
+        int64_t values = s[i].ours->size * (s[i].how.parts ? s[i].how.parts : 1);
+        *most = scattered(&s[i]) && values > *most ? values : *most;
+    }
+    return refuse_unread(f, read);
+}
+
+int sl_foreign_load(const sl_foreign *f, sl_params *p) {
+    sl_config c;
+    int32_t vocab;
+    if (sl_foreign_config(f, &c, &vocab))
+        return -1;
+    source *s = calloc((size_t)p->count, sizeof *s);
+    bool *read = calloc((size_t)sl_tensors_count(f->tensors) + 1, sizeof *read);
+    float *scratch = NULL;
+    int64_t most = 0;
+    int rc = s && read ? find_all(f, p, sl_config_head_dim(&c), s, read, &most)
+                       : sl_fail("%s: out of memory", sl_tensors_name(f->tensors));
+    if (rc == 0 && !(scratch = malloc((size_t)(most + 1) * sizeof *scratch)))
+        rc = sl_fail("%s: out of memory for a tensor of %" PRId64 " values", sl_tensors_name(f->tensors), most);
+    p->state_missing = false;
+    for (int i = 0; rc == 0 && i < p->count; i++) {
+        p->state_missing = p->state_missing || !s[i].view;
+        if (s[i].view)
+            read_source(&s[i], scratch, p->w + p->tensor[i].offset);
+    }
+    free(scratch);
+    free(read);
+    free(s);
+    return rc;
+}

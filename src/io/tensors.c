@@ -1,0 +1,251 @@
+#include "io/tensors.h"
+
+#include "base/err.h"
+#include "base/text.h"
+#include "io/safetensors.h"
+
+#include <assert.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static_assert(SL_TENSORS_DIMS == sizeof((sl_st_tensor *)0)->shape / sizeof(int64_t), "a view holds every shape");
+
+enum { PATH = 4608, SHARDS = 4096 };
+#define SINGLE "model.safetensors"
+#define INDEX "model.safetensors.index.json"
+
+typedef struct {
+    char path[PATH];
+    sl_st_file *file;
+} shard;
+
+struct sl_tensors {
+    char name[PATH];
+    sl_gguf *gguf; /* or */
+    shard *shard;  /* by name */
+    int shards;
+    sl_tensor_view *view; /* by name */
+    int count;
+};
+
+static int join(char out[PATH], const char *folder, const char *name) {
+    int n = snprintf(out, PATH, "%s/%s", folder, name);
+    return n < 0 || n >= PATH ? sl_fail("path too long: %.200s...", folder) : 0;
+}
+
+/* ---------------------------------------------------------------- views */
+
+static int compare_views(const void *a, const void *b) {
+    return strcmp(((const sl_tensor_view *)a)->name, ((const sl_tensor_view *)b)->name);
+}
+
+static int allocate(sl_tensors *t, int count) {
+    t->view = calloc((size_t)count + 1, sizeof *t->view);
+    return t->view ? 0 : sl_fail("%s: out of memory for %d tensors", t->name, count);
+}
+
+static void add_shard_views(sl_tensors *t, const shard *s) {
+    for (int i = 0; i < sl_st_count(s->file); i++) {
+        const sl_st_tensor *from = sl_st_at(s->file, i);
+        sl_tensor_view *v = &t->view[t->count++];
+        *v = (sl_tensor_view){.name = from->name,
+                              .file = s->path,
+                              .type = sl_dtype_name(from->dtype),
+                              .ndim = from->ndim,
+                              .data = sl_st_data(s->file, from),
+                              .floats = sl_dtype_floats(from->dtype)};
+        memcpy(v->shape, from->shape, sizeof v->shape);
+        v->row_bytes = sl_dtype_size(from->dtype) * (v->ndim ? v->shape[v->ndim - 1] : 1);
+    }
+}
+
+static void add_gguf_views(sl_tensors *t) {
+    for (int i = 0; i < sl_gguf_count(t->gguf); i++) {
+        const sl_gguf_tensor *from = sl_gguf_at(t->gguf, i);
+        sl_tensor_view *v = &t->view[t->count++];
+        *v = (sl_tensor_view){.name = from->name,
+                              .file = t->name,
+                              .type = from->type->name,
+                              .ndim = from->ndim,
+                              .data = sl_gguf_data(t->gguf, from),
+                              .floats = from->type->floats};
+        memcpy(v->shape, from->shape, sizeof from->shape);
+        v->row_bytes = v->shape[v->ndim - 1] / from->type->values * from->type->bytes;
+    }
+}
+
+/* ---------------------------------------------------------------- the index */
+
+/* A file of the folder itself. */
+static bool stays_inside(const char *name) {
+    for (const char *p = name; *p; p++)
+        if (*p == '/' || *p == '\\' || (unsigned char)*p < 0x20 || *p == 0x7f)
+            return false;
+    return *name && *name != '.';
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The files that the index names, each once and sorted; their number, or -1. *list is to be freed. */
+static int list_files(const sl_tensors *t, const json_t *map, const char ***list) {
+    char quoted[SL_QUOTE_CHARS];
+    size_t n = json_object_size(map), files = 0, kept = 0;
+    const char *tensor;
+    json_t *v;
+    if (!json_is_object(map) || n == 0)
+        return sl_fail("%s: weight_map: an object {tensor: file} is needed", t->name);
+    if (!(*list = calloc(n, sizeof **list)))
+        return sl_fail("%s: out of memory for %zu names", t->name, n);
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, v) {
+        const char *file = json_string_value(v);
+        if (!file || !stays_inside(file))
+            return sl_fail("%s: weight_map: tensor %s: %s is not the name of a file in the folder", t->name,
+                           sl_quote(quoted, tensor), file ? "what it has" : "a number or list");
+        (*list)[files++] = file;
+    }
+    qsort(*list, files, sizeof **list, compare_names);
+    for (size_t i = 0; i < files; i++)
+        if (i == 0 || strcmp((*list)[i], (*list)[kept - 1]) != 0)
+            (*list)[kept++] = (*list)[i];
+    return kept <= SHARDS ? (int)kept
+                          : sl_fail("%s: weight_map names %zu files; at most %d are read", t->name, kept, SHARDS);
+}
+
+static int open_shards(sl_tensors *t, const char *folder, const char *const *name, int n) {
+    if (!(t->shard = calloc((size_t)n, sizeof *t->shard)))
+        return sl_fail("%s: out of memory for %d files", t->name, n);
+    for (int i = 0; i < n; i++, t->shards++)
+        if (join(t->shard[i].path, folder, name[i]) || !(t->shard[i].file = sl_st_open(t->shard[i].path)))
+            return -1;
+    return 0;
+}
+
+static int add_shards(sl_tensors *t) {
+    int count = 0;
+    for (int i = 0; i < t->shards; i++)
+        count += sl_st_count(t->shard[i].file);
+    if (allocate(t, count))
+        return -1;
+    for (int i = 0; i < t->shards; i++)
+        add_shard_views(t, &t->shard[i]);
+    qsort(t->view, (size_t)t->count, sizeof *t->view, compare_views);
+    for (int i = 1; i < t->count; i++)
+        if (!strcmp(t->view[i - 1].name, t->view[i].name))
+            return sl_fail("%s: tensor %s is in %s too", t->view[i - 1].file, t->view[i].name, t->view[i].file);
+    return 0;
+}
+
+/* Index and files tell of the same tensors, each in the same file. */
+static int check_index(const sl_tensors *t, const json_t *map) {
+    char quoted[SL_QUOTE_CHARS];
+    const char *tensor;
+    json_t *v;
+    for (int i = 0; i < t->count; i++)
+        if (!json_object_get(map, t->view[i].name))
+            return sl_fail("%s: tensor %s is not in %s", t->view[i].file, t->view[i].name, t->name);
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, v) {
+        int at = sl_tensors_find(t, tensor);
+        const char *base = at < 0 ? NULL : strrchr(t->view[at].file, '/') + 1;
+        if (at < 0 || strcmp(base, json_string_value(v)) != 0)
+            return sl_fail("%s: tensor %s is not in %s, as it says", t->name, sl_quote(quoted, tensor),
+                           json_string_value(v));
+    }
+    return 0;
+}
+
+static int open_index(sl_tensors *t, const char *folder) {
+    sl_map m;
+    json_error_t e;
+    const char **name = NULL;
+    if (sl_map_open(&m, t->name))
+        return -1;
+    json_t *root = json_loadb((const char *)m.p, m.n, JSON_REJECT_DUPLICATES, &e);
+    const json_t *map = json_object_get(root, "weight_map");
+    int rc = root ? 0 : sl_fail("%s:%d: not a JSON object with unique keys", t->name, e.line);
+    int files = rc ? -1 : list_files(t, map, &name);
+    if (files < 0 || open_shards(t, folder, name, files) || add_shards(t) || check_index(t, map))
+        rc = -1;
+    free(name);
+    json_decref(root);
+    sl_map_close(&m);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static int open_single(sl_tensors *t, const char *folder) {
+    const char *name = SINGLE;
+    return open_shards(t, folder, &name, 1) || add_shards(t) ? -1 : 0;
+}
+
+static int open_gguf(sl_tensors *t, const char *path) {
+    int n = snprintf(t->name, sizeof t->name, "%s", path);
+    if (n < 0 || n >= PATH)
+        return sl_fail("path too long: %.200s...", path);
+    if (!(t->gguf = sl_gguf_open(path)) || allocate(t, sl_gguf_count(t->gguf)))
+        return -1;
+    add_gguf_views(t);
+    qsort(t->view, (size_t)t->count, sizeof *t->view, compare_views);
+    return 0;
+}
+
+static int open_path(sl_tensors *t, const char *path) {
+    if (join(t->name, path, SINGLE))
+        return -1;
+    if (access(t->name, F_OK) == 0)
+        return open_single(t, path);
+    if (join(t->name, path, INDEX))
+        return -1;
+    return access(t->name, F_OK) == 0 ? open_index(t, path) : open_gguf(t, path);
+}
+
+sl_tensors *sl_tensors_open(const char *path) {
+    sl_tensors *t = calloc(1, sizeof *t);
+    if (!t)
+        sl_fail("%s: out of memory", path);
+    if (!t || open_path(t, path) == 0)
+        return t;
+    sl_tensors_close(t);
+    return NULL;
+}
+
+void sl_tensors_close(sl_tensors *t) {
+    if (!t)
+        return;
+    sl_gguf_close(t->gguf);
+    for (int i = 0; i < t->shards; i++)
+        sl_st_close(t->shard[i].file);
+    free(t->shard);
+    free(t->view);
+    free(t);
+}
+
+int sl_tensors_count(const sl_tensors *t) { return t->count; }
+const sl_tensor_view *sl_tensors_at(const sl_tensors *t, int i) { return &t->view[i]; }
+const sl_gguf *sl_tensors_gguf(const sl_tensors *t) { return t->gguf; }
+const char *sl_tensors_name(const sl_tensors *t) { return t->name; }
+
+int sl_tensors_find(const sl_tensors *t, const char *name) {
+    sl_tensor_view wanted = {.name = name};
+    const sl_tensor_view *v = bsearch(&wanted, t->view, (size_t)t->count, sizeof *t->view, compare_views);
+    return v ? (int)(v - t->view) : -1;
+}
+
+/* ---------------------------------------------------------------- one tensor */
+
+int64_t sl_tensor_rows(const sl_tensor_view *v) {
+    int64_t n = 1;
+    for (int i = 0; i + 1 < v->ndim; i++)
+        n *= v->shape[i];
+    return n;
+}
+
+void sl_tensor_read(const sl_tensor_view *v, int64_t first, int64_t rows, float *dst) {
+    int64_t length = v->ndim ? v->shape[v->ndim - 1] : 1;
+    if (rows * length > 0)
+        v->floats(v->data + first * v->row_bytes, rows * length, dst);
+}

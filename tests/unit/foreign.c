@@ -1,0 +1,331 @@
+/* Models of others: what is no model that is computed here is told in one line. */
+#include "families/foreign.h"
+
+#include "base/err.h"
+#include "gguf_file.h"
+#include "io/safetensors.h"
+#include "io/tensors.h"
+#include "model/model.h"
+#include "scratch.h"
+#include "suite.h"
+
+#include <math.h>
+#include <sys/stat.h>
+
+/* ---------------------------------------------------------------- several files */
+
+static const float values[6] = {1, 2, 3, 4, 5, 6};
+
+static void put_shard(const char *path, const char *a, const char *b) {
+    const char *name[2] = {a, b};
+    sl_st_entry e[2] = {{.data = values}, {.data = values}};
+    for (int i = 0; i < 2; i++) {
+        e[i].meta = (sl_st_tensor){.dtype = SL_F32, .ndim = 2, .shape = {2, 3}};
+        strcpy(e[i].meta.name, name[i]);
+    }
+    ck_assert_int_eq(sl_st_write(path, e, 2, NULL, NULL, 0), 0);
+}
+
+static sl_tensors *open_index(const char *text) {
+    mkdir(in_scratch("shards"), 0777);
+    put_shard(in_scratch("shards/one.safetensors"), "a", "b");
+    put_shard(in_scratch("shards/two.safetensors"), "c", "d");
+    put_shard(in_scratch("outside.safetensors"), "c", "d");
+    put_file(in_scratch("shards/model.safetensors.index.json"), text, strlen(text));
+    return sl_tensors_open(in_scratch("shards"));
+}
+
+#define MAP(entries) "{\"metadata\":{\"total_size\":96},\"weight_map\":{" entries "}}"
+#define ONE "\"a\":\"one.safetensors\",\"b\":\"one.safetensors\""
+#define TWO "\"c\":\"two.safetensors\",\"d\":\"two.safetensors\""
+
+static const struct {
+    const char *text, *message;
+} indexes[] = {
+    {"[", "index.json:1: not a JSON object"},
+    {"{}", "weight_map: an object"},
+    {"[]", "weight_map: an object"},
+    {"{\"weight_map\":{}}", "weight_map: an object"},
+    {"{\"weight_map\":[\"one.safetensors\"]}", "weight_map: an object"},
+    {MAP("\"a\":1"), "is not the name of a file in the folder"},
+    {MAP(ONE ",\"c\":\"../outside.safetensors\",\"d\":\"../outside.safetensors\""),
+     "\"c\": what it has is not the name"},
+    {MAP(ONE ",\"c\":\"/etc/passwd\""), "is not the name of a file"},
+    {MAP(ONE ",\"c\":\"..\""), "is not the name of a file"},
+    {MAP(ONE ",\"c\":\"\""), "is not the name of a file"},
+    {MAP(ONE ",\"c\":\"a\\nb\""), "is not the name of a file"},
+    {MAP(ONE "," TWO ",\"a\":\"two.safetensors\""), "unique keys"},
+    {MAP(ONE ",\"c\":\"three.safetensors\""), "cannot open"},
+    {MAP(ONE ",\"c\":\"two.safetensors\""), "two.safetensors: tensor d is not in"},
+    {MAP(ONE "," TWO ",\"e\":\"two.safetensors\""), "tensor \"e\" is not in two.safetensors, as it says"},
+    {MAP("\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"," TWO),
+     "tensor \"a\" is not in two.safetensors, as it says"},
+};
+
+START_TEST(hostile_indexes) {
+    ck_assert_ptr_null(open_index(indexes[_i].text));
+    ck_error(indexes[_i].message);
+    ck_error(scratch);
+}
+END_TEST
+
+START_TEST(doubled_tensors) {
+    sl_tensors_close(open_index(MAP(ONE "," TWO)));
+    put_shard(in_scratch("shards/two.safetensors"), "c", "a");
+    ck_assert_ptr_null(sl_tensors_open(in_scratch("shards")));
+    ck_error("tensor a is in ");
+}
+END_TEST
+
+START_TEST(several_files_are_one_source) {
+    sl_tensors *t = open_index(MAP(ONE "," TWO));
+    ck_assert_msg(t != NULL, "%s", sl_error());
+    ck_assert_int_eq(sl_tensors_count(t), 4);
+    const sl_tensor_view *v = sl_tensors_at(t, sl_tensors_find(t, "d"));
+    float x[3] = {0};
+    ck_assert(v->ndim == 2 && v->shape[0] == 2 && v->shape[1] == 3 && sl_tensor_rows(v) == 2);
+    ck_assert_ptr_nonnull(strstr(v->file, "two.safetensors"));
+    sl_tensor_read(v, 1, 1, x);
+    ck_assert(x[0] == 4 && x[1] == 5 && x[2] == 6);
+    ck_assert_int_eq(sl_tensors_find(t, "e"), -1);
+    sl_tensors_close(t);
+    put_shard(in_scratch("shards/model.safetensors"), "x", "y"); /* is taken in place of the others */
+    t = sl_tensors_open(in_scratch("shards"));
+    ck_assert_msg(t && sl_tensors_count(t) == 2, "%s", sl_error());
+    sl_tensors_close(t);
+    unlink(in_scratch("shards/model.safetensors"));
+}
+END_TEST
+
+/* ---------------------------------------------------------------- GGUF */
+
+enum { VOCAB = 5, DIM = 4, FFN = 8 };
+
+/* What a test changes of a llama of one layer. */
+typedef struct {
+    const char *architecture, *skip_key, *more_key; /* more_key: a u32 of more_value */
+    uint32_t more_value;
+    const char *skip_tensor, *more_tensor;
+    uint32_t type; /* of the output projection */
+    uint64_t query_rows;
+} variant;
+
+static int pairs, tensors;
+static uint64_t offset;
+
+static void key_u32(const variant *v, const char *key, uint32_t x) {
+    if (v->skip_key && !strcmp(v->skip_key, key))
+        return;
+    put_u32(key, x);
+    pairs++;
+}
+
+static void key_real(const variant *v, const char *key, float x) {
+    if (v->skip_key && !strcmp(v->skip_key, key))
+        return;
+    put_string(key);
+    put32(SL_GGUF_F32);
+    put(&x, sizeof x);
+    pairs++;
+}
+
+static void put_keys(const variant *v) {
+    put_string("general.architecture");
+    put32(SL_GGUF_STRING);
+    put_string(v->architecture ? v->architecture : "llama");
+    pairs = 1;
+    key_u32(v, "llama.block_count", 1);
+    key_u32(v, "llama.embedding_length", DIM);
+    key_u32(v, "llama.feed_forward_length", FFN);
+    key_u32(v, "llama.attention.head_count", 2);
+    key_u32(v, "llama.context_length", 4096);
+    key_real(v, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    if (v->more_key)
+        key_u32(v, v->more_key, v->more_value);
+}
+
+static void tensor(const variant *v, const char *name, uint32_t type, uint64_t row, uint64_t rows) {
+    if (v->skip_tensor && !strcmp(v->skip_tensor, name))
+        return;
+    put_tensor(name, type, row, rows, offset);
+    const sl_ggml_type *t = sl_ggml_type_of(type);
+    offset = (offset + row * rows / (uint64_t)t->values * (uint64_t)t->bytes + 31) / 32 * 32;
+    tensors++;
+}
+
+static void vector(const variant *v, const char *name, uint64_t n) {
+    if (v->skip_tensor && !strcmp(v->skip_tensor, name))
+        return;
+    put_string(name);
+    put32(1);
+    put64(n);
+    put32(0);
+    put64(offset);
+    offset = (offset + 4 * n + 31) / 32 * 32;
+    tensors++;
+}
+
+static void put_tensors(const variant *v) {
+    offset = 0;
+    tensors = 0;
+    tensor(v, "token_embd.weight", 0, DIM, VOCAB);
+    vector(v, "output_norm.weight", DIM);
+    vector(v, "blk.0.attn_norm.weight", DIM);
+    tensor(v, "blk.0.attn_q.weight", 0, DIM, v->query_rows ? v->query_rows : DIM);
+    tensor(v, "blk.0.attn_k.weight", 0, DIM, DIM);
+    tensor(v, "blk.0.attn_v.weight", 0, DIM, DIM);
+    tensor(v, "blk.0.attn_output.weight", v->type, DIM, DIM);
+    vector(v, "blk.0.ffn_norm.weight", DIM);
+    tensor(v, "blk.0.ffn_gate.weight", 0, DIM, FFN);
+    tensor(v, "blk.0.ffn_up.weight", 0, DIM, FFN);
+    tensor(v, "blk.0.ffn_down.weight", 0, FFN, DIM);
+    if (v->more_tensor)
+        vector(v, v->more_tensor, DIM);
+}
+
+/* The file's path; its values count up, one float after the other. */
+static const char *write_variant(const variant *v) {
+    const char *path = in_scratch("model.gguf");
+    put_head(0, 0);
+    put_keys(v);
+    put_tensors(v);
+    uint64_t counts[2] = {(uint64_t)tensors, (uint64_t)pairs};
+    memcpy(file + 8, counts, sizeof counts);
+    put_data(0);
+    for (uint64_t i = 0; i < offset / 4; i++) {
+        float x = (float)i;
+        put(&x, sizeof x);
+    }
+    put_file(path, file, size);
+    return path;
+}
+
+/* Opens, makes a model, loads. */
+static int load(const variant *v, sl_model **m) {
+    sl_config c;
+    int32_t vocab;
+    sl_foreign *f = sl_foreign_open(write_variant(v));
+    int rc = f ? sl_foreign_config(f, &c, &vocab) : -1;
+    *m = NULL;
+    if (rc == 0) {
+        ck_assert_int_eq(vocab, VOCAB);
+        ck_assert_int_eq(c.model_seq, 256);
+        *m = sl_model_create(&c, vocab, 1, 2, 0);
+        ck_assert_msg(*m != NULL, "%s", sl_error());
+        rc = sl_foreign_load(f, sl_model_params(*m));
+    }
+    sl_foreign_close(f);
+    return rc;
+}
+
+static const float *weights(const sl_model *m, const char *name) {
+    const sl_params *p = sl_model_params((sl_model *)(uintptr_t)m);
+    int i = sl_params_find(p, name);
+    ck_assert_msg(i >= 0, "%s", name);
+    return p->w + p->tensor[i].offset;
+}
+
+START_TEST(a_llama_is_read) {
+    sl_model *m;
+    variant v = {.more_tensor = NULL};
+    ck_assert_msg(load(&v, &m) == 0, "%s", sl_error());
+    const float *q = weights(m, "model.layers.0.self_attn.q_proj.weight"), *w;
+    /* Data of 20, 4, 4 floats stand before it, each padded to 8. Heads are two rows wide: none moves. */
+    ck_assert(q[0] == 40 && q[15] == 55);
+    w = weights(m, "model.layers.0.self_attn.v_proj.weight");
+    ck_assert(w[0] == 72 && w[15] == 87);
+    sl_model_free(m);
+}
+END_TEST
+
+static const struct {
+    variant v;
+    const char *message;
+} wrong[] = {
+    {{.architecture = "mamba"}, "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma3 are"},
+    {{.architecture = "qwen2"}, "key qwen2.block_count is missing"},
+    {{.skip_key = "llama.block_count"}, "key llama.block_count is missing"},
+    {{.skip_key = "llama.attention.layer_norm_rms_epsilon"}, "layer_norm_rms_epsilon is missing"},
+    {{.more_key = "llama.attention.key_length", .more_value = 6}, "blk.0.attn_q.weight has shape [4, 4] where [12, 4]"},
+    {{.more_key = "llama.attention.value_length", .more_value = 6}, "only values as wide as keys"},
+    {{.more_key = "llama.rope.dimension_count", .more_value = 1}, "only whole heads"},
+    {{.more_key = "llama.expert_count", .more_value = 8}, "mixtures of experts"},
+    {{.more_key = "llama.logit_scale", .more_value = 8}, "key llama.logit_scale is not known"},
+    {{.more_key = "llama.rope.scaling.type", .more_value = 8}, "llama.rope.scaling.type: u32 where strings are needed"},
+    {{.more_key = "llama.attention.head_count_kv", .more_value = 3}, "kv_heads"},
+    {{.skip_key = "llama.attention.head_count", .more_key = "llama.attention.head_count "}, "head_count is missing"},
+    {{.more_key = "split.count", .more_value = 3}, "one of 3 files of a model"},
+    {{.skip_tensor = "token_embd.weight"}, "no embedding matrix token_embd.weight"},
+    {{.skip_tensor = "blk.0.attn_v.weight"}, "model.gguf: tensor blk.0.attn_v.weight is missing"},
+    {{.skip_tensor = "blk.0.ffn_norm.weight"}, "tensor blk.0.ffn_norm.weight is missing"},
+    {{.more_tensor = "blk.0.attn_rel_b.weight"}, "tensor blk.0.attn_rel_b.weight is not one of this model"},
+    {{.more_tensor = "blk.1.attn_norm.weight"}, "tensor blk.1.attn_norm.weight is not one of this model"},
+    {{.more_tensor = "blk.0.attn_q.bias"}, "tensor blk.0.attn_k.bias is missing"},
+    {{.more_tensor = "rope_freqs.weight"}, "rope_freqs.weight: half as many values"},
+    {{.type = 24}, "tensor blk.0.attn_output.weight is I8, which is not supported; F32, F16, BF16"},
+    {{.query_rows = 6}, "tensor blk.0.attn_q.weight has shape [6, 4] where [4, 4] is needed"},
+};
+
+START_TEST(wrong_models) {
+    sl_model *m;
+    ck_assert_int_eq(load(&wrong[_i].v, &m), -1);
+    ck_error(wrong[_i].message);
+    ck_error("model.gguf");
+    for (int64_t i = 0; m && i < sl_model_params(m)->floats; i++)
+        ck_assert(sl_model_params(m)->w[i] == 0); /* nothing was read before everything was checked */
+    sl_model_free(m);
+}
+END_TEST
+
+/* Only what the configuration is read from: heads of 8 channels at base 500,000 and four divisors. */
+static int config_of_divisors(const float divisor[4], sl_config *c) {
+    static const variant v = {.more_key = "llama.attention.key_length", .more_value = 8};
+    int32_t vocab;
+    put_head(2, 0);
+    put_keys(&v);
+    key_real(&v, "llama.rope.freq_base", 500000);
+    uint64_t count = (uint64_t)pairs;
+    memcpy(file + 16, &count, sizeof count);
+    offset = 0;
+    tensor(&v, "token_embd.weight", 0, DIM, VOCAB);
+    vector(&v, "rope_freqs.weight", 4);
+    put_data(96);
+    put(divisor, 4 * sizeof *divisor);
+    put_file(in_scratch("llama3.gguf"), file, size);
+    sl_foreign *f = sl_foreign_open(in_scratch("llama3.gguf"));
+    ck_assert_msg(f != NULL, "%s", sl_error());
+    int rc = sl_foreign_config(f, c, &vocab);
+    sl_foreign_close(f);
+    return rc;
+}
+
+/* Llama 3.1 divides by 8 with limits of 1 and 4 waves in 8192 positions: waves of 6, 167, 4443 and 118,000 positions
+ * fit 1304, 49, 1.844 and .07 times; between the limits the frequency is blended, 1 / ((1 - b) / 8 + b) with b = .844
+ * / 3. */
+START_TEST(divisors_of_llama3) {
+    sl_config c;
+    double b = (8192 / (2 * M_PI * sqrt(500000)) - 1) / 3, blended = 1 / ((1 - b) / 8 + b);
+    ck_assert_msg(config_of_divisors((const float[]){1, 1, (float)blended, 8}, &c) == 0, "%s", sl_error());
+    ck_assert_int_eq(c.model_rope_scaling, SL_ROPE_SCALING_LLAMA3);
+    ck_assert(c.rope_scaling_factor == 8 && c.rope_scaling_low == 1 && c.rope_scaling_high == 4);
+    ck_assert_int_eq(c.rope_scaling_original, 8192);
+    ck_assert_int_eq(config_of_divisors((const float[]){1, 1, (float)blended * 1.001f, 8}, &c), -1);
+    ck_error("rope_freqs.weight: other than Llama 3's scaling is not supported");
+    ck_assert_int_eq(config_of_divisors((const float[]){1, NAN, (float)blended, 8}, &c), -1);
+    ck_assert_int_eq(config_of_divisors((const float[]){1, 1, (float)blended, NAN}, &c), -1);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("foreign");
+    TCase *t = tcase_create("foreign");
+    tcase_add_unchecked_fixture(t, scratch_make, scratch_remove);
+    tcase_add_loop_test(t, hostile_indexes, 0, sizeof indexes / sizeof *indexes);
+    tcase_add_test(t, doubled_tensors);
+    tcase_add_test(t, several_files_are_one_source);
+    tcase_add_test(t, a_llama_is_read);
+    tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
+    tcase_add_test(t, divisors_of_llama3);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
