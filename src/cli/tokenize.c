@@ -25,10 +25,11 @@ static int print_summary(const summary *s, bool json) {
                s->files, s->files == 1 ? "" : "s", per_token, sl_tokenizer_vocab(s->tokenizer));
         return 0;
     }
-    json_t *o = json_pack("{s:s, s:i, s:I, s:I, s:f, s:i, s:i, s:i}", "out", s->out, "files", s->files, "bytes",
+    int32_t bos = sl_tokenizer_bos(s->tokenizer);
+    json_t *o = json_pack("{s:s, s:i, s:I, s:I, s:f, s:i, s:o, s:i}", "out", s->out, "files", s->files, "bytes",
                           (json_int_t)s->bytes, "tokens", (json_int_t)s->tokens->count, "bytes_per_token", per_token,
-                          "vocab", sl_tokenizer_vocab(s->tokenizer), "bos", sl_tokenizer_bos(s->tokenizer),
-                          "id_bytes", s->tokens->width);
+                          "vocab", sl_tokenizer_vocab(s->tokenizer), "bos",
+                          bos < 0 ? json_null() : json_integer(bos), "id_bytes", s->tokens->width);
     if (!o)
         return sl_fail("cannot print the result as JSON: %s is not UTF-8", s->out);
     json_dumpf(o, stdout, JSON_INDENT(2));
@@ -45,7 +46,9 @@ static int encode_file(sl_token_array *a, const sl_tokenizer *t, const char *pat
     *bytes += (int64_t)m.n;
     int rc = m.n ? 0 : sl_fail("%s: the file is empty", path);
     if (!rc && a->tokens.count)
-        rc = sl_token_array_push(a, sl_tokenizer_bos(t));
+        rc = sl_tokenizer_bos(t) >= 0 ? sl_token_array_push(a, sl_tokenizer_bos(t))
+                                      : sl_fail_usage("%s: the tokenizer has no BOS to stand before a further file; "
+                                                      "give one file", path);
     if (!rc && sl_token_array_encode(a, t, (const char *)m.p, m.n))
         rc = sl_fail_prefix("%s", path);
     sl_map_close(&m);
@@ -119,9 +122,10 @@ static int decode(const sl_tokenizer *t, const char *path, const char *out) {
 
 int sl_verb_tokenize(int argc, char **argv) {
     const char *spec = "bytes", *out = NULL;
-    bool back = false, json = false;
+    bool back = false, json = false, literal = false;
     const sl_flag flags[] = {
-        SL_FLAG_STR("tokenizer", "SPEC", &spec, "bytes (default), or bpe:FILE with FILE a tokenizer.json"),
+        SL_FLAG_STR("tokenizer", "SPEC", &spec, "bytes (default), bpe:FILE with FILE a tokenizer.json, or gguf:FILE"),
+        SL_FLAG_BOOL("literal", &literal, "special tokens that stand in a text, like <s>, are text"),
         SL_FLAG_STR("out", "FILE", &out, "the bin to write; with --decode the text, default standard output"),
         SL_FLAG_BOOL("decode", &back, "turn a token bin back into text"),
         SL_FLAG_BOOL("json", &json, "print the summary as a JSON object"),
@@ -142,8 +146,8 @@ int sl_verb_tokenize(int argc, char **argv) {
     int rc = sl_args_parse(&verb, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (back && (args.positionals != 1 || json))
-        return sl_fail_usage("tokenize: --decode takes one bin and no --json");
+    if (back && (args.positionals != 1 || json || literal))
+        return sl_fail_usage("tokenize: --decode takes one bin, no --json and no --literal");
     if (!back && !out)
         return sl_fail_usage("tokenize: give the bin to write with --out FILE.bin");
     for (int i = 0; out && i < args.positionals; i++)
@@ -152,6 +156,8 @@ int sl_verb_tokenize(int argc, char **argv) {
     sl_tokenizer *t = sl_tokenizer_open(spec);
     if (!t)
         return -1;
+    if (literal)
+        sl_tokenizer_take_literally(t);
     rc = back ? decode(t, args.positional[0], out) : encode(t, &args, out, json);
     sl_tokenizer_close(t);
     return rc;

@@ -3,11 +3,10 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "data/bpe_impl.h"
-#include "data/split.h"
+#include "data/nfc.h"
+#include "data/utf8.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <xxhash.h>
 
 int sl_ids_reserve(sl_ids *ids, int64_t more) {
     if (ids->capacity - ids->count >= more)
@@ -31,7 +30,7 @@ void sl_ids_free(sl_ids *ids) {
 
 /* ---- Merging one word -------------------------------------------------------------------------- */
 
-/* The word is a linked list of symbols, each at the index of its first byte. rank[i] is that of the pair of
+/* The word is a linked list of symbols, of bytes or characters at first. rank[i] is that of the pair of
  * symbol i and the next one; the heap holds rank << 32 | i, so the lowest rank comes first and the
  * leftmost of equals. A heap entry whose rank isn't rank[i] any more is stale. */
 typedef struct {
@@ -48,9 +47,19 @@ typedef struct {
     int32_t id[CACHED_IDS];
 } cached_word;
 
+/* A text that was changed; used again for the next. */
+typedef struct {
+    char *text;
+    size_t capacity;
+} room;
+
 struct sl_bpe_encoder {
     const sl_bpe *b;
+    bool literal;
     sl_ids *out;
+    const char *document; /* that is being encoded */
+    sl_nfc_room nfc;
+    room normal, words, word; /* normalized text, text that words are cut from, a word in the file's letters */
     word_state w;
     cached_word *cache;
     uint64_t cache_mask;
@@ -111,14 +120,46 @@ static void queue_pair(encoder *e, int32_t i, int32_t n) {
     heap_push(w, (uint64_t)(uint32_t)m->rank << 32 | (uint32_t)i);
 }
 
+static int room_reserve(room *r, size_t n) {
+    if (r->capacity >= n)
+        return 0;
+    size_t capacity = n + n / 2 + 256;
+    char *p = capacity > n ? malloc(capacity) : NULL;
+    if (!p)
+        return sl_fail("out of memory: a text of %zu bytes", n);
+    free(r->text);
+    *r = (room){p, capacity};
+    return 0;
+}
+
+/* The symbols of a word before any merge: the token of each character, else those of its bytes. Their number. */
+static int32_t first_symbols(const sl_bpe *b, const char *text, size_t n, int32_t *id) {
+    int32_t count = 0;
+    uint32_t code;
+    bool unknown = false; /* the last one */
+    for (size_t at = 0, len; at < n; at += len) {
+        len = b->chars ? sl_utf8_get(text + at, n - at, &code) : 0;
+        int32_t whole = len ? *sl_bpe_place(b, text + at, len) : -1;
+        len = len ? len : 1;
+        for (size_t i = 0; i < (whole < 0 ? len : 1); i++) {
+            int32_t x = whole < 0 ? b->byte_id[(unsigned char)text[at + i]] : whole;
+            if (x >= 0)
+                id[count++] = x;
+            else if (b->unknown >= 0 && !(unknown && b->fuse_unknown))
+                id[count++] = b->unknown;
+            unknown = x < 0;
+        }
+    }
+    return count;
+}
+
 static int merge_word(encoder *e, const char *text, size_t bytes) {
     word_state *w = &e->w;
     if (word_reserve(w, bytes) || sl_ids_reserve(e->out, (int64_t)bytes))
         return -1;
-    int32_t n = (int32_t)bytes;
+    int32_t n = first_symbols(e->b, text, bytes, w->id);
     w->heap_count = 0;
     for (int32_t i = 0; i < n; i++) {
-        w->id[i] = e->b->byte_id[(unsigned char)text[i]];
         w->prev[i] = i - 1;
         w->next[i] = i + 1;
     }
@@ -144,9 +185,32 @@ static int merge_word(encoder *e, const char *text, size_t bytes) {
     return 0;
 }
 
+/* The token that a word of bytes is, -1 if it is none. */
+static int whole_word(encoder *e, const char *word, size_t n, int32_t *id) {
+    size_t letters = 0;
+    if (room_reserve(&e->word, 2 * n))
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        letters += sl_utf8_put(e->word.text + letters, sl_char_of_byte((unsigned char)word[i]));
+    *id = *sl_bpe_place(e->b, e->word.text, letters);
+    return 0;
+}
+
+static int make_word(encoder *e, const char *word, size_t n) {
+    int32_t id = -1;
+    if (e->b->whole_words && whole_word(e, word, n, &id))
+        return -1;
+    if (id < 0)
+        return merge_word(e, word, n);
+    if (sl_ids_reserve(e->out, 1))
+        return -1;
+    e->out->id[e->out->count++] = id;
+    return 0;
+}
+
 static int encode_word(encoder *e, const char *word, size_t n) {
     if (n > CACHED_BYTES)
-        return merge_word(e, word, n);
+        return make_word(e, word, n);
     cached_word *c = &e->cache[XXH3_64bits(word, n) & e->cache_mask];
     if (c->n == n && !memcmp(c->word, word, n)) {
         if (sl_ids_reserve(e->out, c->ids))
@@ -156,7 +220,7 @@ static int encode_word(encoder *e, const char *word, size_t n) {
         return 0;
     }
     int64_t before = e->out->count;
-    if (merge_word(e, word, n))
+    if (make_word(e, word, n))
         return -1;
     int64_t made = e->out->count - before;
     if (made <= CACHED_IDS) {
@@ -170,29 +234,99 @@ static int encode_word(encoder *e, const char *word, size_t n) {
 
 /* ---- From text to words ------------------------------------------------------------------------ */
 
+/* Where the next mark begins at or after `at`, n if nowhere. */
+static size_t next_mark(const char *text, size_t n, size_t at) {
+    const char *p = at < n ? memmem(text + at, n - at, SL_MARK, SL_MARK_BYTES) : NULL;
+    return p ? (size_t)(p - text) : n;
+}
+
+static bool starts_with_mark(const char *text, size_t n) {
+    return n >= SL_MARK_BYTES && memcmp(text, SL_MARK, SL_MARK_BYTES) == 0;
+}
+
+/* Words of characters: as the tokenizer cuts them, else as merging may be cut without changing what comes out. */
+static size_t chars_word_end(const sl_bpe *b, const char *text, size_t n, size_t at) {
+    if (b->split_spaces)
+        return next_mark(text, n, at + (starts_with_mark(text + at, n - at) ? SL_MARK_BYTES : 1));
+    if (!b->cut_at_marks)
+        return n;
+    while (starts_with_mark(text + at, n - at))
+        at += SL_MARK_BYTES;
+    return next_mark(text, n, at);
+}
+
 static int encode_words(encoder *e, const char *text, size_t n) {
-    if (!e->b->use_regex)
-        return n ? encode_word(e, text, n) : 0;
+    const sl_bpe *b = e->b;
     for (size_t at = 0, end; at < n; at = end) {
-        end = sl_split_word(text, n, at);
+        end = b->chars ? chars_word_end(b, text, n, at) : b->words ? b->words->word_end(text, n, at) : n;
         if (encode_word(e, text + at, end - at))
             return -1;
     }
     return 0;
 }
 
-/* A stretch of text without added tokens. */
+size_t sl_bpe_mark_spaces(char *out, const char *text, size_t n, bool front) {
+    size_t used = 0;
+    if (front) {
+        memcpy(out, SL_MARK, SL_MARK_BYTES);
+        used = SL_MARK_BYTES;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] != ' ') {
+            out[used++] = text[i];
+        } else {
+            memcpy(out + used, SL_MARK, SL_MARK_BYTES);
+            used += SL_MARK_BYTES;
+        }
+    }
+    return used;
+}
+
+static int mark_spaces(room *r, const char **text, size_t *n, bool front) {
+    size_t spaces = front;
+    for (size_t i = 0; i < *n; i++)
+        spaces += (*text)[i] == ' ';
+    if (*n > SIZE_MAX / 8 || room_reserve(r, *n + SL_MARK_BYTES * spaces))
+        return sl_fail("out of memory: a text of %zu bytes", *n);
+    *n = sl_bpe_mark_spaces(r->text, *text, *n, front);
+    *text = r->text;
+    return 0;
+}
+
+/* A stretch of normalized text without added tokens. */
 static int encode_plain(encoder *e, const char *text, size_t n) {
-    if (!e->b->prefix_space || !n || text[0] == ' ')
-        return encode_words(e, text, n);
-    char *copy = n < SIZE_MAX ? malloc(n + 1) : NULL;
-    if (!copy)
-        return sl_fail("out of memory: a text of %zu bytes", n);
-    copy[0] = ' ';
-    memcpy(copy + 1, text, n);
-    int rc = encode_words(e, copy, n + 1);
-    free(copy);
-    return rc;
+    const sl_bpe *b = e->b;
+    bool front = n && (b->front == SL_FRONT_EACH || (b->front == SL_FRONT_FIRST && text == e->document)) &&
+                 text[0] != ' ' && !(b->metaspace && starts_with_mark(text, n));
+    if (n && b->metaspace) {
+        if (mark_spaces(&e->words, &text, &n, front))
+            return -1;
+    } else if (front) {
+        if (room_reserve(&e->words, n + 1))
+            return -1;
+        e->words.text[0] = ' ';
+        memcpy(e->words.text + 1, text, n++);
+        text = e->words.text;
+    }
+    return encode_words(e, text, n);
+}
+
+/* Does what the normalizer does to a stretch of raw text. */
+static int normalize(encoder *e, const char **text, size_t *n) {
+    switch (e->b->normalizer) {
+    case SL_NORMALIZE_NOT: return 0;
+    case SL_NORMALIZE_NFC:
+        if (sl_nfc_is_done(*text, *n))
+            return 0;
+        if (sl_nfc(&e->nfc, *text, *n))
+            return -1;
+        *text = e->nfc.text;
+        *n = e->nfc.n;
+        return 0;
+    case SL_NORMALIZE_SPACES: return mark_spaces(&e->normal, text, n, false);
+    case SL_NORMALIZE_SPACES_FRONT: return mark_spaces(&e->normal, text, n, *n > 0);
+    }
+    return 0;
 }
 
 /* The first of lo .. hi-1, which are alike up to `at` and longer than that, whose byte there is at least c. */
@@ -223,10 +357,10 @@ static const sl_bpe_added *added_at(const sl_bpe_added_set *set, const char *tex
     return found;
 }
 
+static int encode_stretch(encoder *e, const char *text, size_t n, int pass);
+
 /* Cuts added tokens out of the text: those of set `pass`, and in between those of the sets after it. */
 static int encode_added(encoder *e, const char *text, size_t n, int pass) {
-    if (pass == 2)
-        return encode_plain(e, text, n);
     const sl_bpe_added_set *set = &e->b->added[pass];
     size_t done = 0;
     for (size_t at = 0; set->count && at < n;) {
@@ -235,15 +369,28 @@ static int encode_added(encoder *e, const char *text, size_t n, int pass) {
             at++;
             continue;
         }
-        if (encode_added(e, text + done, at - done, pass + 1) || sl_ids_reserve(e->out, 1))
+        size_t from = at;
+        at += a->n;
+        if (a->special && e->literal)
+            continue;
+        if (a->lstrip && from > done)
+            from -= sl_space_behind(text + done, from - done);
+        if ((from > done && encode_stretch(e, text + done, from - done, pass + 1)) || sl_ids_reserve(e->out, 1))
             return -1;
         e->out->id[e->out->count++] = a->id;
-        done = at += a->n;
+        done = at + (a->rstrip && at < n ? sl_space_before(text + at, n - at) : 0);
     }
-    return done < n ? encode_added(e, text + done, n - done, pass + 1) : 0;
+    return done < n ? encode_stretch(e, text + done, n - done, pass + 1) : 0;
 }
 
-sl_bpe_encoder *sl_bpe_encoder_new(const sl_bpe *b, size_t bytes) {
+/* Text without the added tokens of the sets before `pass`. */
+static int encode_stretch(encoder *e, const char *text, size_t n, int pass) {
+    if (pass == 2)
+        return encode_plain(e, text, n);
+    return normalize(e, &text, &n) || encode_added(e, text, n, pass) ? -1 : 0;
+}
+
+sl_bpe_encoder *sl_bpe_encoder_new(const sl_bpe *b, size_t bytes, bool literal) {
     size_t slots = 64;
     while (slots < CACHE_MAX && slots < bytes / 4)
         slots *= 2;
@@ -254,6 +401,7 @@ sl_bpe_encoder *sl_bpe_encoder_new(const sl_bpe *b, size_t bytes) {
         return NULL;
     }
     e->b = b;
+    e->literal = literal;
     e->cache_mask = slots - 1;
     return e;
 }
@@ -263,11 +411,16 @@ void sl_bpe_encoder_free(sl_bpe_encoder *e) {
         return;
     sl_free(e->cache);
     free(e->w.heap);
+    free(e->normal.text);
+    free(e->words.text);
+    free(e->word.text);
+    sl_nfc_room_free(&e->nfc);
     free(e);
 }
 
 int sl_bpe_encode(sl_bpe_encoder *e, const char *text, size_t n, sl_ids *out) {
     e->out = out;
+    e->document = text;
     return encode_added(e, text, n, 0);
 }
 
@@ -275,24 +428,28 @@ int sl_bpe_encode(sl_bpe_encoder *e, const char *text, size_t n, sl_ids *out) {
 
 int32_t sl_bpe_vocab(const sl_bpe *b) { return b->vocab; }
 int32_t sl_bpe_bos(const sl_bpe *b) { return b->bos; }
+bool sl_bpe_adds_bos(const sl_bpe *b) { return b->adds_bos; }
+uint64_t sl_bpe_hash(const sl_bpe *b) { return b->hash; }
+int32_t sl_bpe_id(const sl_bpe *b, const char *token, size_t n) { return *sl_bpe_place(b, token, n); }
 
 const char *sl_bpe_piece(const sl_bpe *b, int32_t id, size_t *n) {
     if (id < 0 || id >= b->vocab || !b->token[id].there)
         return NULL;
-    *n = b->token[id].n;
-    return b->bytes + b->token[id].at;
+    *n = b->token[id].piece.n;
+    return b->bytes + b->token[id].piece.at;
 }
 
 void sl_bpe_free(sl_bpe *b) {
     if (!b)
         return;
     for (int pass = 0; pass < 2; pass++) {
-        for (int k = 0; k < b->added[pass].count; k++)
+        for (int k = 0; b->added[pass].token && k < b->added[pass].count; k++)
             free(b->added[pass].token[k].text);
         free(b->added[pass].token);
     }
     free(b->token);
     free(b->bytes);
+    free(b->index);
     free(b->merge);
     free(b);
 }

@@ -1,8 +1,10 @@
 #include "data/tokenizer.h"
 
 #include "base/err.h"
+#include "base/text.h"
 #include "data/bpe.h"
 #include "io/file.h"
+#include "io/gguf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,27 +15,42 @@ enum { BYTE_BOS = 256 };
 struct sl_tokenizer {
     enum { BYTES, BPE, IDS } kind;
     int32_t vocab, bos;
-    uint64_t hash;
+    bool adds_bos, literal;
+    uint64_t hash; /* but for BOS and literal */
     sl_bpe *bpe;
     char byte[256]; /* the pieces of BYTES */
 };
 
-static int open_bpe(sl_tokenizer *t, const char *path) {
+static int use_bpe(sl_tokenizer *t, sl_bpe *bpe) {
+    if (!bpe)
+        return -1;
+    t->kind = BPE;
+    t->bpe = bpe;
+    t->vocab = sl_bpe_vocab(bpe);
+    t->bos = sl_bpe_bos(bpe);
+    t->adds_bos = sl_bpe_adds_bos(bpe);
+    t->hash = sl_bpe_hash(bpe);
+    return 0;
+}
+
+static int open_json(sl_tokenizer *t, const char *path) {
     sl_map f;
+    sl_bpe *bpe = NULL;
     if (sl_map_open(&f, path))
         return -1;
     if (f.n > (size_t)256 << 20)
         sl_fail("%s: %zu bytes, too large for a tokenizer.json (at most 256 MiB)", path, f.n);
     else
-        t->bpe = sl_bpe_parse((const char *)f.p, f.n, path);
-    t->hash = XXH3_64bits(f.p, f.n);
+        bpe = sl_bpe_parse((const char *)f.p, f.n, path);
     sl_map_close(&f);
-    if (!t->bpe)
-        return -1;
-    t->kind = BPE;
-    t->vocab = sl_bpe_vocab(t->bpe);
-    t->bos = sl_bpe_bos(t->bpe);
-    return 0;
+    return use_bpe(t, bpe);
+}
+
+static int open_gguf(sl_tokenizer *t, const char *path) {
+    sl_gguf *f = sl_gguf_open(path);
+    sl_bpe *bpe = f ? sl_bpe_of_gguf(f) : NULL;
+    sl_gguf_close(f);
+    return use_bpe(t, bpe);
 }
 
 /* "VOCABULARY[:BOS]" */
@@ -52,7 +69,8 @@ static int open_ids(sl_tokenizer *t, const char *s) {
     t->kind = IDS;
     t->vocab = (int32_t)vocab;
     t->bos = (int32_t)bos;
-    t->hash = XXH3_64bits_withSeed("ids", 3, (uint64_t)vocab << 32 | (uint64_t)bos);
+    t->adds_bos = true;
+    t->hash = XXH3_64bits_withSeed("ids", 3, (uint64_t)vocab);
     return 0;
 }
 
@@ -60,6 +78,7 @@ static void open_bytes(sl_tokenizer *t) {
     t->kind = BYTES;
     t->vocab = BYTE_BOS + 1;
     t->bos = BYTE_BOS;
+    t->adds_bos = true;
     t->hash = XXH3_64bits("bytes", 5);
     for (int c = 0; c < 256; c++)
         t->byte[c] = (char)c;
@@ -75,12 +94,14 @@ sl_tokenizer *sl_tokenizer_open(const char *spec) {
     if (!strcmp(spec, "bytes"))
         open_bytes(t);
     else if (!strncmp(spec, "bpe:", 4) && spec[4])
-        rc = open_bpe(t, spec + 4);
+        rc = open_json(t, spec + 4);
+    else if (!strncmp(spec, "gguf:", 5) && spec[5])
+        rc = open_gguf(t, spec + 5);
     else if (!strncmp(spec, "ids:", 4))
         rc = open_ids(t, spec + 4);
     else
-        rc = sl_fail_usage("tokenizer \"%.200s\": must be bytes, bpe:FILE (a tokenizer.json) or ids:VOCABULARY[:BOS]",
-                           spec);
+        rc = sl_fail_usage("tokenizer \"%.200s\": must be bytes, bpe:FILE (a tokenizer.json), gguf:FILE or "
+                            "ids:VOCABULARY[:BOS]", spec);
     if (rc) {
         sl_tokenizer_close(t);
         return NULL;
@@ -98,7 +119,25 @@ void sl_tokenizer_close(sl_tokenizer *t) {
 int32_t sl_tokenizer_vocab(const sl_tokenizer *t) { return t->vocab; }
 int32_t sl_tokenizer_bos(const sl_tokenizer *t) { return t->bos; }
 bool sl_tokenizer_has_text(const sl_tokenizer *t) { return t->kind != IDS; }
-uint64_t sl_tokenizer_hash(const sl_tokenizer *t) { return t->hash; }
+bool sl_tokenizer_adds_bos(const sl_tokenizer *t) { return t->adds_bos; }
+void sl_tokenizer_take_literally(sl_tokenizer *t) { t->literal = true; }
+
+uint64_t sl_tokenizer_hash(const sl_tokenizer *t) {
+    return XXH3_64bits_withSeed(&t->hash, sizeof t->hash, (uint64_t)(uint32_t)t->bos << 1 | t->literal);
+}
+
+int sl_tokenizer_set_bos(sl_tokenizer *t, const char *token) {
+    char quoted[SL_QUOTE_CHARS];
+    int64_t id = -1;
+    size_t n;
+    if (!sl_parse_int(token, &id) && t->kind == BPE)
+        id = sl_bpe_id(t->bpe, token, strlen(token));
+    if (id < 0 || id >= t->vocab || (t->kind == BPE && !sl_bpe_piece(t->bpe, (int32_t)id, &n)))
+        return sl_fail_usage("the tokenizer has no token %s to be BOS; give one of its tokens, or an id below %d",
+                             sl_quote(quoted, token), t->vocab);
+    t->bos = (int32_t)id;
+    return 0;
+}
 
 const char *sl_tokenizer_piece(const sl_tokenizer *t, int32_t id, size_t *n) {
     if (id < 0 || id >= t->vocab || id == t->bos || t->kind == IDS)
@@ -144,6 +183,9 @@ static int encode_documents(const sl_tokenizer *t, sl_bpe_encoder *e, const char
             return -1;
         if (end == n)
             break;
+        if (t->bos < 0)
+            return sl_fail_usage("the text has a line <|endoftext|> between documents, but the tokenizer has no BOS "
+                                 "to stand there; name a token with data.bos_token");
         if (sl_ids_reserve(ids, 1))
             return -1;
         ids->id[ids->count++] = t->bos;
@@ -155,10 +197,10 @@ int sl_tokenizer_encode(const sl_tokenizer *t, const char *text, size_t n, int32
     *out = NULL;
     *count = 0;
     if (t->kind == IDS)
-        return sl_fail_usage("a tokenizer ids:... cannot encode text; give bytes or bpe:FILE");
+        return sl_fail_usage("a tokenizer ids:... cannot encode text; give bytes, bpe:FILE or gguf:FILE");
     if (n > INT64_MAX / 8)
         return sl_fail("a text of %zu bytes is too long", n);
-    sl_bpe_encoder *e = t->kind == BPE ? sl_bpe_encoder_new(t->bpe, n) : NULL;
+    sl_bpe_encoder *e = t->kind == BPE ? sl_bpe_encoder_new(t->bpe, n, t->literal) : NULL;
     if (t->kind == BPE && !e)
         return -1;
     sl_ids ids = {0};

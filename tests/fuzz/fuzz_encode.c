@@ -45,7 +45,7 @@ static sl_bpe *make_model(int use_regex) {
 static void check(const sl_bpe *b, const char *text, size_t n) {
     sl_ids ids = {0}, again = {0};
     size_t at = 0, len;
-    sl_bpe_encoder *e = sl_bpe_encoder_new(b, n);
+    sl_bpe_encoder *e = sl_bpe_encoder_new(b, n, false);
     if (!e || sl_bpe_encode(e, text, n, &ids) != 0 || sl_bpe_encode(e, text, n, &again) != 0)
         abort();
     for (int64_t i = 0; i < ids.count; i++, at += len) {

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "data/bpe.h"
-#include "data/split.h"
+#include "data/pretokenizer.h"
 #include "scratch.h"
 #include "suite.h"
 
@@ -55,7 +55,7 @@ static size_t unhex(const char *hex, char *out) {
 
 static sl_ids encode(const sl_bpe *b, const char *text, size_t n) {
     sl_ids ids = {0};
-    sl_bpe_encoder *e = sl_bpe_encoder_new(b, n);
+    sl_bpe_encoder *e = sl_bpe_encoder_new(b, n, false);
     ck_assert_ptr_nonnull(e);
     ck_assert_int_eq(sl_bpe_encode(e, text, n, &ids), 0);
     sl_bpe_encoder_free(e);
@@ -226,7 +226,7 @@ START_TEST(words_of_any_bytes) {
     end[count++] = n;
     size_t at = 0;
     for (size_t k = 0; k < count; k++) {
-        at = sl_split_word(text, n, at);
+        at = sl_pretokenizer_named("gpt2")->word_end(text, n, at);
         ck_assert_msg(at == end[k], "\"%s\" word %zu ends at %zu, not %zu", s, k, at, end[k]);
     }
 }
@@ -359,7 +359,33 @@ END_TEST
 static const struct {
     const char *where[3], *value, *message;
 } bad[] = {
-    {{"normalizer"}, "{\"type\": \"NFC\"}", "normalizer is NFC"},
+    {{"normalizer"}, "{\"type\": \"NFKC\"}", "normalizer is NFKC, only null and NFC"},
+    {{"normalizer"}, "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"Lowercase\"}]}",
+     "normalizer is Lowercase"},
+    {{"pre_tokenizer"}, "{\"type\": \"Sequence\", \"pretokenizers\": []}", "pre_tokenizer is Sequence"},
+    {{"pre_tokenizer"},
+     "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": "
+     "{\"Regex\": \"\\\\w+\"}}, {\"type\": \"ByteLevel\", \"use_regex\": false}]}",
+     "pre_tokenizer cuts with the pattern"},
+    {{"pre_tokenizer"},
+     "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"behavior\": \"Removed\", \"pattern\": "
+     "{\"Regex\": \"\\\\p{N}\"}}, {\"type\": \"ByteLevel\"}]}",
+     "pre_tokenizer has the step Split"},
+    {{"pre_tokenizer"},
+     "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true}, {\"type\": "
+     "\"ByteLevel\", \"add_prefix_space\": true}]}",
+     "add_prefix_space is set behind another step"},
+    {{"post_processor"}, "{\"type\": \"BertProcessing\"}", "post_processor is BertProcessing"},
+    {{"post_processor"}, "{\"type\": \"TemplateProcessing\", \"single\": []}", "puts one token in front"},
+    {{"post_processor"},
+     "{\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": {\"id\": "
+     "\"e\"}}]}",
+     "puts one token in front"},
+    {{"post_processor"},
+     "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"e\"}}, {\"Sequence\": {}}], "
+     "\"special_tokens\": {\"e\": {\"ids\": [757]}}}",
+     "no id of the vocabulary for \"e\""},
+    {{"model", "unk_token"}, "\"nowhere\"", "model.unk_token is not in model.vocab"},
     {{"pre_tokenizer"}, "null", "pre_tokenizer is null"},
     {{"pre_tokenizer"}, "-", "pre_tokenizer is null"},
     {{"pre_tokenizer", "type"}, "\"Metaspace\"", "pre_tokenizer is Metaspace"},
@@ -369,8 +395,7 @@ static const struct {
     {{"model", "dropout"}, "0.1", "model.dropout"},
     {{"model", "continuing_subword_prefix"}, "\"##\"", "model.continuing_subword_prefix"},
     {{"model", "end_of_word_suffix"}, "\"</w>\"", "model.end_of_word_suffix"},
-    {{"model", "byte_fallback"}, "true", "model.byte_fallback"},
-    {{"model", "ignore_merges"}, "true", "model.ignore_merges"},
+    {{"model", "byte_fallback"}, "true", "pre_tokenizer is ByteLevel, with byte_fallback only null and Metaspace"},
     {{"model", "vocab"}, "[]", "model.vocab must be an object"},
     {{"model", "vocab"}, "{}", "has no token for byte"},
     {{"model", "vocab", "a"}, "-", "has no token for byte 0x61"},
@@ -390,13 +415,12 @@ static const struct {
     {{"model", "merges"}, "[3]", "model.merges[0] must be"},
     {{"model", "merges"}, "[[\"h\", \"e\"], [\"q\", \"zq\"]]", "model.merges[1]: \"zq\" isn't in model.vocab"},
     {{"model", "merges"}, "[[\"q\", \"z\"]]", "\"qz\" isn't in model.vocab"},
-    {{"added_tokens"}, "[]", "neither \"<|endoftext|>\" nor \"<s>\""},
-    {{"added_tokens"}, "7", "neither \"<|endoftext|>\" nor \"<s>\""},
     {{"added_tokens"}, "[{\"id\": 0}]", "added_tokens[0].content"},
     {{"added_tokens"}, "[{\"id\": 0, \"content\": \"\"}]", "added_tokens[0].content"},
     {{"added_tokens"}, "[{\"id\": 5, \"content\": \"<|endoftext|>\"}]", "another id in model.vocab"},
     {{"added_tokens"}, "[{\"id\": 5, \"content\": \"<s>\"}]", "stands for two tokens"},
-    {{"added_tokens"}, "[{\"id\": 0, \"content\": \"<|endoftext|>\", \"lstrip\": true}]", "added_tokens[0].lstrip"},
+    {{"added_tokens"}, "[{\"id\": 0, \"content\": \"<|endoftext|>\", \"single_word\": true}]",
+     "added_tokens[0].single_word"},
     {{"added_tokens"}, "[{\"content\": \"<|endoftext|>\"}]", "must be an integer in 0.."},
 };
 
