@@ -47,7 +47,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last
      * id. */
     bool task = sl_synthetic_named(c->data_corpus);
-    bool known = c->data_bos && (task || !strcmp(c->data_tokenizer, "bytes"));
+    bool known = c->data_bos && sl_bos_is_own(c) && (task || !strcmp(c->data_tokenizer, "bytes"));
     json_t *v =
         json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, s:n, "
                   "s:f, s:s}",

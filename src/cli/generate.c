@@ -55,6 +55,10 @@ static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *
     if (sl_tokenizer_encode(t, text, strlen(text), &body, &count))
         return -1;
     bool bos = c->data_bos || count == 0;
+    if (bos && sl_tokenizer_bos(t) < 0) {
+        free(body);
+        return sl_fail_usage("the tokenizer has no BOS to begin with; give a --prompt");
+    }
     *out = malloc((size_t)(count + 1) * sizeof **out);
     if (!*out) {
         free(body);
@@ -72,15 +76,13 @@ static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *
 static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
     if (sl_synthetic_named(c->data_corpus))
         return sl_fail_usage("the checkpoint was trained on %s, whose tokens are no text", c->data_corpus);
-    sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
+    sl_tokenizer *t = sl_dataset_open_tokenizer(c);
     int32_t *prompt = NULL;
     int64_t n = 0;
     int rc = -1;
     sl_model *m = NULL;
     sl_sampler *sampler = NULL;
     float *logits = NULL;
-    if (!t)
-        sl_fail_prefix("data.tokenizer");
     if (!t || prompt_tokens(c, t, o->prompt, &prompt, &n))
         goto end;
     if (sl_tokenizer_vocab(t) != vocab) {

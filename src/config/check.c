@@ -10,6 +10,8 @@ bool sl_synthetic_named(const char *corpus) {
     return strncmp(corpus, SL_SYNTHETIC_PREFIX, sizeof SL_SYNTHETIC_PREFIX - 1) == 0;
 }
 
+bool sl_bos_is_own(const sl_config *c) { return strcmp(c->data_bos_token, "own") == 0; }
+
 static int check_heads(const sl_config *c) {
     int64_t kv = sl_config_kv_heads(c);
     if (c->model_head_dim == 0 && c->model_dim % c->model_heads != 0)
@@ -174,10 +176,10 @@ static int check_synthetic(const sl_config *c) {
     char quoted[SL_QUOTE_CHARS], list[256] = "";
     for (const sl_choice *ch = sl_choices_synthetic; ch->name; ch++) {
         if (strcmp(name, ch->name) == 0)
-            return strcmp(c->data_tokenizer, "bytes") == 0
+            return strcmp(c->data_tokenizer, "bytes") == 0 && sl_bos_is_own(c)
                        ? 0
-                       : sl_fail_usage("data.tokenizer does not apply to data.corpus=%s, which has tokens of its own; "
-                                       "leave it out", c->data_corpus);
+                       : sl_fail_usage("data.%s does not apply to data.corpus=%s, which has tokens of its own; leave "
+                                       "it out", sl_bos_is_own(c) ? "tokenizer" : "bos_token", c->data_corpus);
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s%s", used ? ", " : "", SL_SYNTHETIC_PREFIX, ch->name);
     }
@@ -192,11 +194,15 @@ static int check_data(const sl_config *c) {
         return sl_fail_usage("data.corpus is empty; name a corpus, a file or a folder");
     if (sl_synthetic_named(c->data_corpus))
         return check_synthetic(c);
-    bool bpe = strncmp(c->data_tokenizer, "bpe:", 4) == 0 && c->data_tokenizer[4];
-    bool ids = strncmp(c->data_tokenizer, "ids:", 4) == 0 && c->data_tokenizer[4];
-    if (!bpe && !ids && strcmp(c->data_tokenizer, "bytes") != 0) {
+    static const char *const with_file[] = {"bpe:", "gguf:", "ids:"};
+    bool known = strcmp(c->data_tokenizer, "bytes") == 0;
+    for (size_t i = 0; i < sizeof with_file / sizeof *with_file; i++) {
+        size_t n = strlen(with_file[i]);
+        known |= strncmp(c->data_tokenizer, with_file[i], n) == 0 && c->data_tokenizer[n];
+    }
+    if (!known) {
         char quoted[SL_QUOTE_CHARS];
-        return sl_fail_usage("data.tokenizer: %s is not bytes, bpe:FILE or ids:VOCABULARY[:BOS]",
+        return sl_fail_usage("data.tokenizer: %s is not bytes, bpe:FILE, gguf:FILE or ids:VOCABULARY[:BOS]",
                              sl_quote(quoted, c->data_tokenizer));
     }
     return 0;

@@ -85,6 +85,8 @@ enum { SL_GEMM_OWN, SL_GEMM_BLAS };
 #define SL_SYNTHETIC_PREFIX "synthetic:"
 /* Does data.corpus name a synthetic corpus (data/synthetic.h)? */
 bool sl_synthetic_named(const char *corpus);
+/* Does data.bos_token leave BOS to the tokenizer? */
+bool sl_bos_is_own(const sl_config *c);
 
 void sl_config_defaults(sl_config *c);
 /* Of values that came from elsewhere than sl_config_read() and sl_config_override(), which look at each: are all whole

@@ -38,7 +38,8 @@ static const char *const added[] = {"model.mixer",
                                     "model.block",
                                     "model.qk_norm_span",
                                     "model.attention_opts.softcap",
-                                    "model.logit_softcap"};
+                                    "model.logit_softcap",
+                                    "data.bos_token"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
  * only training knows. Any other makes another model of the same weights. */

@@ -162,8 +162,17 @@ sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c) {
         return t;
     }
     sl_tokenizer *t = sl_tokenizer_open(c->data_tokenizer);
-    if (!t)
+    if (!t) {
         sl_fail_prefix("data.tokenizer");
+        return NULL;
+    }
+    if ((!sl_bos_is_own(c) && sl_tokenizer_set_bos(t, c->data_bos_token) && sl_fail_prefix("data.bos_token")) ||
+        (c->data_bos && sl_tokenizer_bos(t) < 0 &&
+         sl_fail_usage("data.bos: %s has no BOS; set data.bos=false, or name one of its tokens with data.bos_token",
+                       c->data_tokenizer))) {
+        sl_tokenizer_close(t);
+        return NULL;
+    }
     return t;
 }
 

@@ -18,7 +18,8 @@ enum sl_split { SL_TRAIN, SL_VAL };
 
 typedef struct sl_dataset sl_dataset;
 
-/* The tokenizer of a configuration: data.tokenizer, or the ids of a synthetic corpus. NULL with a message. */
+/* The tokenizer of a configuration: data.tokenizer with data.bos_token, or the ids of a synthetic corpus. NULL with a
+ * message, also where data.bos is wanted of a tokenizer without BOS. */
 sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c);
 
 /* Opens config's data.corpus with data.tokenizer: a name prepared under $SINKLAB_DATA or data/corpora, any folder

@@ -70,6 +70,55 @@ START_TEST(windows_with_bos) {
 }
 END_TEST
 
+START_TEST(another_bos_token) {
+    put_text("w.txt", "abcdefghijklmnopqrstuvwxyz");
+    with("w.txt", 4, true, 0.31);
+    strcpy(config.data_bos_token, "10");
+    sl_dataset *d = open_ok(&config);
+    int32_t in[4], target[4];
+    sl_dataset_val_window(d, 1, in, target);
+    ck_assert_mem_eq(in, ((int32_t[]){'\n', 'w', 'x', 'y'}), sizeof in);
+    ck_assert_mem_eq(target, ((int32_t[]){'w', 'x', 'y', 'z'}), sizeof in);
+    sl_dataset_close(d);
+}
+END_TEST
+
+/* bpe500.json with a boundary token of another name, which is no BOS. */
+static void use_tokenizer_without_bos(sl_config *c) {
+    char path[1024];
+    size_t n;
+    snprintf(path, sizeof path, "%s/unit/tokenizer/bpe500.json", getenv("SL_TESTS"));
+    unsigned char *text = get_file(path, &n);
+    for (char *p; (p = memmem(text, n, "<|endoftext|>", 13));)
+        memcpy(p, "<|text__end|>", 13);
+    put_file(in_scratch("nobos.json"), text, n);
+    free(text);
+    snprintf(c->data_tokenizer, sizeof c->data_tokenizer, "bpe:%s", in_scratch("nobos.json"));
+}
+
+START_TEST(tokenizer_without_bos) {
+    put_text("w.txt", "abcdefghijklmnopqrstuvwxyz and more of it");
+    with("w.txt", 4, true, 0.31);
+    sl_config *c = &config;
+    use_tokenizer_without_bos(c);
+    ck_assert_ptr_null(sl_dataset_open(c));
+    ck_error("has no BOS; set data.bos=false, or name one of its tokens with data.bos_token");
+    c->data_bos = false;
+    sl_dataset *d = open_ok(c);
+    sl_dataset_close(d);
+    c->data_bos = true;
+    strcpy(c->data_bos_token, "<|text__end|>");
+    d = open_ok(c);
+    int32_t in[4], target[4];
+    sl_dataset_val_window(d, 0, in, target);
+    ck_assert_int_eq(in[0], 0);
+    sl_dataset_close(d);
+    strcpy(c->data_bos_token, "nowhere");
+    ck_assert_ptr_null(sl_dataset_open(c));
+    ck_error("data.bos_token: the tokenizer has no token \"nowhere\"");
+}
+END_TEST
+
 START_TEST(windows_without_bos) {
     put_text("w.txt", "abcdefghijklmnopqrstuvwxyz");
     sl_dataset *d = open_ok(with("w.txt", 4, false, 0.31));
@@ -444,6 +493,8 @@ int main(void) {
     TCase *t = tcase_create("dataset");
     tcase_add_unchecked_fixture(t, setup, scratch_remove);
     tcase_add_test(t, windows_with_bos);
+    tcase_add_test(t, another_bos_token);
+    tcase_add_test(t, tokenizer_without_bos);
     tcase_add_test(t, windows_without_bos);
     tcase_add_loop_test(t, training_order, 0, 2);
     tcase_add_test(t, permutation_is_a_bijection);
