@@ -27,6 +27,7 @@ static const verb verbs[] = {
     {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
     {"tokenize", "turn text files into a token bin, and back", sl_verb_tokenize},
     {"bench", "training speed, and where the time goes", sl_verb_bench},
+    {"models", "pre-trained models that a package registry carries", sl_verb_models},
     {"doctor", "what this machine offers, measures, and what would make it slow", sl_verb_doctor},
     {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
     {NULL, NULL, NULL}};

@@ -9,6 +9,7 @@ int sl_verb_doctor(int argc, char **argv);
 int sl_verb_eval(int argc, char **argv);
 int sl_verb_generate(int argc, char **argv);
 int sl_verb_logits(int argc, char **argv);
+int sl_verb_models(int argc, char **argv);
 int sl_verb_probe(int argc, char **argv);
 int sl_verb_quantize(int argc, char **argv);
 int sl_verb_tokenize(int argc, char **argv);
