@@ -236,6 +236,9 @@ static bool is_ours(const char *dir) {
            sl_path_exists("%s/optimizer.safetensors", dir);
 }
 
+/* In this order: one of ours that its run has just taken away is none of others. */
+bool sl_checkpoint_foreign(const char *dir) { return !is_ours(dir) && sl_path_exists("%s", dir); }
+
 int sl_checkpoint_load(const char *dir, sl_params *p, sl_train_state *s) {
     bool ours = is_ours(dir);
     if (s && !ours)

@@ -34,6 +34,8 @@ void sl_checkpoint_clean(const char *run_dir);
  * into dir. In a run folder every size and hash is checked, and a damaged checkpoint is passed over
  * for the one before it. */
 int sl_checkpoint_resolve(const char *path, char dir[SL_DIR_CHARS]);
+/* Is what it found a model of others? */
+bool sl_checkpoint_foreign(const char *dir);
 /* For a warning: why the last sl_checkpoint_resolve of this thread passed over a newer checkpoint
  * (one line that names it), "" if it did not. */
 const char *sl_checkpoint_passed_over(void);

@@ -62,7 +62,8 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
                   (json_int_t)sl_config_kv_heads(c), "head_dim", (json_int_t)sl_config_head_dim(c),
                   "max_position_embeddings", (json_int_t)c->model_seq, "rms_norm_eps", c->norm_eps, "rope_theta",
                   c->model_rope_base, "tie_word_embeddings", (int)c->model_tie_embeddings, "vocab_size", (int)vocab,
-                  "hidden_act", sl_config_has_ffn(c) ? sl_hf_activation[c->model_ffn_kind] : "silu", "attention_bias", 0,
+                  "hidden_act", sl_config_has_ffn(c) ? sl_hf_activation[c->model_ffn_kind] : "silu", "attention_bias",
+                  0,
                   "mlp_bias", 0, "bos_token_id", known ? json_integer(task ? vocab - 1 : 256) : json_null(),
                   "eos_token_id", "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
     json_t *more = expert_keys(c);

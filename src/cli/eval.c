@@ -38,7 +38,7 @@ static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int6
 }
 
 static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
-    sl_dataset *d = sl_load_dataset(c, vocab);
+    sl_dataset *d = sl_load_dataset(c, dir, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, 0) : NULL;
     int rc = -1;
     if (m && sl_load_weights(m, dir) == 0 && sl_measure_states(m, d) == 0) {
@@ -57,16 +57,18 @@ static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t window
 int sl_verb_eval(int argc, char **argv) {
     int64_t windows = 0;
     bool json = false;
+    const char *bos = NULL;
     const sl_flag flags[] = {
         SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
+        SL_FLAG_BOS(&bos),
         SL_FLAG_BOOL("json", &json,
                      "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also "
                      "loss_trigger, loss_other"),
         SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "eval",
                                .operands = "CHECKPOINT [key=value ...]",
-                               .about = "Loss of a checkpoint (its folder, or a run folder) on validation text, by "
-                                        "default that of its own corpus.",
+                               .about = "Loss of a checkpoint (its folder, a run folder, a Hugging Face folder or a "
+                                        "GGUF file) on validation text, by default that of its own corpus.",
                                .flags = flags,
                                .min_positionals = 1,
                                .max_positionals = 1,
@@ -80,7 +82,7 @@ int sl_verb_eval(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, &c, dir, &vocab))
+    if (sl_load_config(&args, bos, &c, dir, &vocab))
         return -1;
     return evaluate(&c, dir, vocab, windows, json);
 }

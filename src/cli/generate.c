@@ -1,6 +1,7 @@
 /* Text generation with a key/value cache. */
 #include "base/err.h"
 #include "base/rng.h"
+#include "checkpoint/checkpoint.h"
 #include "cli/args.h"
 #include "cli/load.h"
 #include "cli/verbs.h"
@@ -13,7 +14,7 @@
 enum { TOKENS = 200 };
 
 typedef struct {
-    const char *prompt;
+    const char *prompt, *bos;
     int64_t tokens; /* 0: not given */
     int64_t seed;
     sl_sampling sampling;
@@ -85,7 +86,7 @@ static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
     float *logits = NULL;
     if (!t || prompt_tokens(c, t, o->prompt, &prompt, &n))
         goto end;
-    if (sl_tokenizer_vocab(t) != vocab) {
+    if (sl_tokenizer_vocab(t) > vocab || (sl_tokenizer_vocab(t) < vocab && !sl_checkpoint_foreign(dir))) {
         sl_fail("the checkpoint has %d tokens, but data.tokenizer=%s has %d; give the one it was trained with", vocab,
                 c->data_tokenizer, sl_tokenizer_vocab(t));
         goto end;
@@ -119,6 +120,7 @@ int sl_verb_generate(int argc, char **argv) {
     options o = {.prompt = "", .seed = 1, .sampling = {.temperature = 1, .top_p = 1}};
     const sl_flag flags[] = {
         SL_FLAG_STR("prompt", "TEXT", &o.prompt, "text to go on from; default none"),
+        SL_FLAG_BOS(&o.bos),
         SL_FLAG_INT("tokens", "N", &o.tokens, 1, 1e9,
                     "tokens to generate; default 200, fewer where the window ends before"),
         SL_FLAG_REAL("temperature", "T", &o.sampling.temperature, 0, 100, "0 takes the likeliest token; default 1"),
@@ -129,7 +131,8 @@ int sl_verb_generate(int argc, char **argv) {
         SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "generate",
                                .operands = "CHECKPOINT [key=value ...]",
-                               .about = "Writes text with a checkpoint.",
+                               .about = "Writes text with a checkpoint: its folder, a run folder, a Hugging Face "
+                                        "folder or a GGUF file.",
                                .flags = flags,
                                .min_positionals = 1,
                                .max_positionals = 1,
@@ -142,7 +145,7 @@ int sl_verb_generate(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, &c, dir, &vocab))
+    if (sl_load_config(&args, o.bos, &c, dir, &vocab))
         return -1;
     return generate(&c, dir, vocab, &o);
 }

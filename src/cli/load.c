@@ -53,25 +53,56 @@ static void look_for_text(sl_config *c, const char *dir) {
     sl_map_close(&m);
 }
 
-int sl_load_config(const sl_args *args, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
+/* The rule of the tokenizer that will be in force. One that can't be opened is told of where it is needed: not all
+ * verbs need it. */
+static int take_bos_rule(const sl_args *args, sl_config *c) {
+    sl_config will = *c;
+    if (sl_args_override(args, &will))
+        return -1;
+    sl_tokenizer *t = sl_synthetic_named(will.data_corpus) ? NULL : sl_tokenizer_open(will.data_tokenizer);
+    c->data_bos = t ? sl_tokenizer_adds_bos(t) : c->data_bos;
+    sl_tokenizer_close(t);
+    return 0;
+}
+
+int sl_load_bos(const char *bos, sl_config *c) {
+    if (!bos)
+        return 0;
+    if (strlen(bos) >= sizeof c->data_bos_token)
+        return sl_fail_usage("--bos: a token of %zu bytes; at most %zu fit", strlen(bos), sizeof c->data_bos_token - 1);
+    c->data_bos = strcmp(bos, "none") != 0;
+    if (c->data_bos)
+        strcpy(c->data_bos_token, bos);
+    return 0;
+}
+
+int sl_load_bos_id(const sl_config *c, int32_t *id) {
+    sl_tokenizer *t = c->data_bos ? sl_dataset_open_tokenizer(c) : NULL;
+    *id = t ? sl_tokenizer_bos(t) : -1;
+    sl_tokenizer_close(t);
+    return c->data_bos && !t ? -1 : 0;
+}
+
+int sl_load_config(const sl_args *args, const char *bos, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
     if (sl_checkpoint_open(args->positional[0], dir, c, vocab))
         return -1;
     look_for_text(c, dir);
     c->device = SL_DEVICE_CPU; /* a run of a GPU can be read where none is */
-    if (sl_load_override(args, c, dir))
+    if ((sl_checkpoint_foreign(dir) && take_bos_rule(args, c)) || sl_load_bos(bos, c) ||
+        sl_load_override(args, c, dir))
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
     return sl_threads_start((int)c->threads, (enum sl_pin)c->pin);
 }
 
-sl_dataset *sl_load_dataset(const sl_config *c, int32_t vocab) {
+sl_dataset *sl_load_dataset(const sl_config *c, const char *dir, int32_t vocab) {
     sl_tokenizer *t = sl_dataset_open_tokenizer(c);
     if (!t)
         return NULL;
     int32_t its = sl_tokenizer_vocab(t);
     sl_tokenizer_close(t);
-    if (its == vocab)
+    if (its == vocab || (its < vocab && sl_checkpoint_foreign(dir)))
         return sl_dataset_open(c);
     /* Before a large corpus is tokenized for nothing. */
     bool text = !sl_synthetic_named(c->data_corpus);

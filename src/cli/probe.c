@@ -18,12 +18,12 @@
 enum { MAX_BATCH = 16 };
 
 typedef struct {
-    const char *corpus, *measure_list, *folder, *what_list, *layer_list, *head_list;
+    const char *corpus, *bos, *measure_list, *folder, *what_list, *layer_list, *head_list;
     unsigned measures, what; /* of the lists */
     int64_t windows;
     bool profile, json;
     char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
-    int32_t vocab;
+    int32_t vocab, bos_id; /* bos_id: -1 without */
     sl_config config;
     sl_dataset *data;
     sl_model *model;
@@ -65,8 +65,8 @@ static int open_dump(probe_run *r) {
 }
 
 static int open_all(probe_run *r) {
-    r->data = sl_load_dataset(&r->config, r->vocab);
-    if (!r->data)
+    r->data = sl_load_dataset(&r->config, r->dir, r->vocab);
+    if (!r->data || sl_load_bos_id(&r->config, &r->bos_id))
         return -1;
     int64_t available = sl_dataset_windows(r->data, SL_VAL);
     if (available < 1)
@@ -236,6 +236,8 @@ static json_t *result(const probe_run *r, bool profile) {
         return NULL;
     }
     json_object_set_new(o, "val_loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
+    json_object_set_new(o, "loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
+    json_object_set_new(o, "bos", r->bos_id < 0 ? json_null() : json_integer(r->bos_id));
     json_object_set_new(o, "windows", json_integer(r->windows));
     json_object_set_new(o, "checkpoint", json_string(r->dir));
     if (measures)
@@ -244,8 +246,13 @@ static json_t *result(const probe_run *r, bool profile) {
 }
 
 static void print_tables(const probe_run *r, const json_t *o) {
-    printf("%s: %lld validation windows of %s, loss %.4f nats per token\n\n", r->dir, (long long)r->windows,
+    printf("%s: %lld validation windows of %s, loss %.4f nats per token\n", r->dir, (long long)r->windows,
            r->config.data_corpus, r->loss);
+    if (r->bos_id < 0)
+        puts("BOS: none\n");
+    else
+        printf("BOS: id %d %s every window\n\n", r->bos_id,
+               r->config.data_bos_place == SL_BOS_FIRST ? "in front of" : "somewhere in");
     print_layers(json_object_get(o, "layers"));
     puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
     print_other_mixers(json_object_get(o, "layers"));
@@ -297,7 +304,7 @@ static int check_lists(probe_run *r) {
 }
 
 static int run(probe_run *r, const sl_args *args) {
-    if (check_lists(r) < 0 || sl_load_config(args, &r->config, r->dir, &r->vocab) < 0 ||
+    if (check_lists(r) < 0 || sl_load_config(args, r->bos, &r->config, r->dir, &r->vocab) < 0 ||
         (r->corpus && set_corpus(&r->config, r->corpus) < 0))
         return -1;
     int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
@@ -314,6 +321,7 @@ int sl_verb_probe(int argc, char **argv) {
     probe_run r = {.windows = 32};
     const sl_flag flags[] = {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
+        SL_FLAG_BOS(&r.bos),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
         SL_FLAG_STR("measures", "LIST", &r.measure_list,
@@ -327,8 +335,8 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_BOOL("json", &r.json, "print one JSON object: the figures by name, and \"layers\""),
         SL_FLAG_END};
     char about[4096] =
-        "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, or "
-        "a Hugging Face folder) on the first validation windows: per layer max |h| with and "
+        "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, a "
+        "Hugging Face folder or a GGUF file) on the first validation windows: per layer max |h| with and "
         "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
         "value norms and gates; then the figures of the whole model and the sink dimensions.";
     sl_list_help(about, sizeof about,
@@ -344,6 +352,7 @@ int sl_verb_probe(int argc, char **argv) {
         .overrides = true,
         .examples = "sinklab probe runs/baseline\n"
                     "sinklab probe runs/baseline --windows 64 --json threads=2\n"
+                    "sinklab probe model.gguf --corpus text.txt --bos none\n"
                     "sinklab probe runs/baseline --measures contribution,singular\n"
                     "sinklab probe runs/baseline --windows 8 --dump acts --what residual,attention --layers 0-2\n"};
     sl_args args;

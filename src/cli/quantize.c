@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *scheme_name, *clip_name, *corpus;
+    const char *scheme_name, *clip_name, *corpus, *bos;
     bool list, grid, json;
     double percentile;
     int64_t calibration;
@@ -116,13 +116,13 @@ static int run_import(quantize *q, const sl_args *args) {
     if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0)
         return -1;
     t->config.device = SL_DEVICE_CPU; /* as sl_load_config() */
-    if (sl_load_override(args, &t->config, t->dir) ||
+    if (sl_load_bos(q->bos, &t->config) || sl_load_override(args, &t->config, t->dir) ||
         sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
     t->plan.options.real = real;
     q->scheme = t->plan.options.scheme;
-    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_load_dataset(&t->config, t->vocab);
+    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_load_dataset(&t->config, t->dir, t->vocab);
     int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows, &x) : -1;
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     sl_quant_report_begin(t, (sl_interval){NAN, NAN, 0}, t->plan.windows);
@@ -156,9 +156,10 @@ static int check_import_flags(const quantize *q) {
 
 static int run(quantize *q, const sl_args *args) {
     sl_quant_report *t = &q->report;
-    if (sl_load_config(args, &t->config, t->dir, &t->vocab) || (q->corpus && set_corpus(&t->config, q->corpus) < 0))
+    if (sl_load_config(args, q->bos, &t->config, t->dir, &t->vocab) ||
+        (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
-    sl_dataset *d = sl_load_dataset(&t->config, t->vocab);
+    sl_dataset *d = sl_load_dataset(&t->config, t->dir, t->vocab);
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     t->calibrates = d && (calibrates(q) || t->plan.options.smooth >= 0);
     sl_quant_run *r = NULL;
@@ -201,6 +202,7 @@ int sl_verb_quantize(int argc, char **argv) {
             "export", "DIR", &p->export_to,
             "write the quantised model to this new folder (src/quant/export.h); `sinklab quantize DIR` evaluates it"),
         SL_FLAG_STR("corpus", "C", &q.corpus, "calibrate and evaluate on this corpus; default: the one trained on"),
+        SL_FLAG_BOS(&q.bos),
         SL_FLAG_INT("windows", "N", &p->windows, 0, 1e12,
                     "validation windows, from the first one; 0 = all; default 128"),
         SL_FLAG_BOOL("json", &q.json, "print one JSON object"),

@@ -18,11 +18,25 @@ static const char *default_out(const char *config, const sl_config *c, char out[
     return out;
 }
 
+/* The model of the checkpoint, and where its weights are. */
+static int take_init(sl_config *c, const char *path) {
+    char dir[SL_DIR_CHARS];
+    sl_config its;
+    int32_t vocab;
+    if (strlen(path) >= sizeof c->train_init)
+        return sl_fail_usage("--init: a path of %zu bytes; at most %zu fit", strlen(path), sizeof c->train_init - 1);
+    strcpy(c->train_init, path);
+    return sl_checkpoint_open(path, dir, &its, &vocab) || sl_config_take_model(c, &its) ? -1 : 0;
+}
+
 int sl_verb_train(int argc, char **argv) {
-    const char *out = NULL;
+    const char *out = NULL, *init = NULL;
     bool resume = false, dry_run = false;
     const sl_flag flags[] = {
         SL_FLAG_STR("out", "DIR", &out, "run directory; default runs/<config>-<hash of the configuration>"),
+        SL_FLAG_STR("init", "PATH", &init,
+                    "start from the weights and the model.* keys of this run, checkpoint folder, Hugging Face folder "
+                    "or GGUF file; CONFIG need not repeat them (key train.init)"),
         SL_FLAG_BOOL("resume", &resume, "go on from the newest checkpoint of the run directory"),
         SL_FLAG_BOOL("dry-run", &dry_run,
                      "print parameters, memory, FLOP and the time it will take, from a few steps; write nothing"),
@@ -38,7 +52,8 @@ int sl_verb_train(int argc, char **argv) {
         .max_positionals = 1,
         .overrides = true,
         .examples = "sinklab train tiny.yaml model.norm=gated_norm --out runs/gated\n"
-                    "sinklab train tiny.yaml --out runs/gated --resume\n"};
+                    "sinklab train tiny.yaml --out runs/gated --resume\n"
+                    "sinklab train finetune.yaml --init smollm2.gguf train.lr=1e-4\n"};
     sl_args args;
     sl_config c;
     char path[512];
@@ -46,6 +61,8 @@ int sl_verb_train(int argc, char **argv) {
     if (rc)
         return rc < 0 ? -1 : 0;
     sl_config_defaults(&c);
+    if (init && take_init(&c, init))
+        return -1;
     if (sl_config_read(&c, args.positional[0]) || sl_args_override(&args, &c) || sl_config_check(&c))
         return -1;
     if (dry_run)

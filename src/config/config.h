@@ -5,6 +5,8 @@
 #include "simd/kernels.h"
 #include "sinklab.h" /* sl_config as others see it: create, read, override, check, dump */
 
+#include <string.h>
+
 enum { SL_CONFIG_STR = 1024, SL_LIST_MOST = 64 };
 
 /* Of a LIST key: n choices, 1 to SL_LIST_MOST, as the shortest list that gives the same when it is repeated. */
@@ -110,11 +112,18 @@ char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, co
 /* The same of the keys that make another model of the same weights. */
 char *sl_config_other_model(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b);
 
+/* Gives c those keys of another configuration, and its tokenizer. */
+int sl_config_take_model(sl_config *c, const sl_config *from);
+
 /* What *c is compared with: the same sizes with the default (plain) norm, attention, feed-forward and no gates; of a
  * mixture of experts a mixture of as many. */
 void sl_config_baseline(sl_config *baseline, const sl_config *c);
 
 /* Derived sizes and values. */
+/* The path of train.init; NULL: random weights. */
+static inline const char *sl_config_init(const sl_config *c) {
+    return strcmp(c->train_init, "random") ? c->train_init : NULL;
+}
 /* Threshold of residual clipping, 0 = none. */
 static inline double sl_config_clip(const sl_config *c) {
     return c->model_clip * (c->model_clip_baseline > 0 ? c->model_clip_baseline : 1);

@@ -19,6 +19,7 @@ static const char *const undecisive[] = {"threads",
 
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
 static const char *const added[] = {"model.mixer",
+                                    "train.init",
                                     "model.attention_bias",
                                     "model.ffn_bias",
                                     "model.head_bias",
@@ -100,6 +101,18 @@ static char *difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const
 
 char *sl_config_difference(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {
     return difference(buf, a, b, sl_key_decides_result);
+}
+
+int sl_config_take_model(sl_config *c, const sl_config *from) {
+    char value[SL_VALUE_CHARS], assignment[SL_VALUE_CHARS + 64];
+    for (const sl_key *k = sl_keys; k->name; k++) {
+        if (!makes_model(k) && strcmp(k->name, "data.tokenizer") != 0)
+            continue;
+        snprintf(assignment, sizeof assignment, "%s=%s", k->name, sl_key_format(value, k, from));
+        if (sl_config_override(c, assignment))
+            return -1;
+    }
+    return 0;
 }
 
 char *sl_config_other_model(char buf[SL_DIFFERENCE_CHARS], const sl_config *a, const sl_config *b) {

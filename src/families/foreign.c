@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { WINDOW = 256 };
 
@@ -127,6 +128,20 @@ static int read_vocab(const sl_foreign *f, const sl_config *c, int64_t said, int
     return 0;
 }
 
+/* That of the GGUF file, or of the folder where it has one; else it is the caller's to say. */
+static int set_tokenizer(const sl_foreign *f, sl_config *c) {
+    static const char json[] = "tokenizer.json";
+    const sl_gguf *g = sl_tensors_gguf(f->tensors);
+    char path[SL_FOREIGN_PATH + sizeof json];
+    const char *name = g ? sl_gguf_name(g) : f->json_name;
+    int folder = g ? 0 : (int)(strrchr(name, '/') - name + 1);
+    snprintf(path, sizeof path, "%.*s%s", folder, name, g ? name : json);
+    if (g ? !sl_gguf_has(g, "tokenizer.ggml.model") : access(path, F_OK) != 0)
+        return 0;
+    int n = snprintf(c->data_tokenizer, sizeof c->data_tokenizer, "%s:%s", g ? "gguf" : "bpe", path);
+    return n < SL_CONFIG_STR ? 0 : sl_fail("path too long: %.200s...", path);
+}
+
 int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab) {
     const sl_gguf *g = sl_tensors_gguf(f->tensors);
     int64_t said = -1;
@@ -139,6 +154,8 @@ int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab) {
         if (f->row->kind->from_gguf(&k, c) || check(c, sl_gguf_name(g)))
             return -1;
     }
+    if (set_tokenizer(f, c))
+        return -1;
     return read_vocab(f, c, said, vocab);
 }
 

@@ -13,7 +13,8 @@ typedef struct sl_foreign sl_foreign;
 sl_foreign *sl_foreign_open(const char *path); /* NULL with a message */
 void sl_foreign_close(sl_foreign *f);
 /* Its configuration, checked, and its vocabulary, the rows of its embedding. model.seq is its context, but at most 256:
- * windows of thousands of tokens would make every measurement one of minutes. */
+ * windows of thousands of tokens would make every measurement one of minutes. data.tokenizer is that of the file or
+ * folder, where it has one. */
 int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab);
 /* Fills p->w, a tensor at a time. First everything is checked: each parameter (but the states of a model made for
  * inference) must be there in its shape, and each tensor of the files be a parameter or one that holds nothing to read.

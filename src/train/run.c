@@ -80,14 +80,35 @@ static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(
 
 static int64_t step_tokens(const sl_config *c) { return c->train_accumulate * c->train_batch * c->model_seq; }
 
-static int open_model(run *r) {
+/* Finds the weights of train.init and how many tokens their model has, which may be more than the tokenizer's: others
+ * fill up their embeddings to a round number. */
+static int find_init(const sl_config *c, const char *path, char dir[SL_DIR_CHARS], int32_t *vocab) {
+    char difference[SL_DIFFERENCE_CHARS];
+    sl_config its;
+    int32_t tokens = *vocab;
+    if (sl_checkpoint_open(path, dir, &its, vocab))
+        return sl_fail_prefix("train.init");
+    if (sl_config_other_model(difference, &its, c))
+        return sl_fail_usage("train.init: %s is another model, %s; give it with --init, or the same keys",
+                             c->train_init, difference);
+    return tokens <= *vocab ? 0
+                            : sl_fail_usage("train.init: %s has %d tokens, data.tokenizer=%s has %d", c->train_init,
+                                            *vocab, c->data_tokenizer, tokens);
+}
+
+/* from: the run's own checkpoint where it goes on, else train.init. */
+static int open_model(run *r, const char *from) {
     const sl_config *c = &r->config;
+    char init[SL_DIR_CHARS];
     if (!(r->data = sl_dataset_open(c)))
         return -1;
-    if (!(r->model = sl_model_create(c, sl_dataset_vocab(r->data), c->train_batch, c->model_seq,
-                                     SL_MODEL_TRAINING | SL_MODEL_TAPS)))
+    int32_t vocab = sl_dataset_vocab(r->data);
+    if (sl_config_init(c) && find_init(c, from, init, &vocab))
         return -1;
-    sl_model_init(r->model, (uint64_t)c->seed);
+    if (!(r->model = sl_model_create(c, vocab, c->train_batch, c->model_seq, SL_MODEL_TRAINING | SL_MODEL_TAPS)))
+        return -1;
+    if (sl_config_init(c) ? sl_model_load(r->model, init, NULL) : sl_model_init(r->model, (uint64_t)c->seed))
+        return -1;
     if (!(r->optim = sl_optim_create(r->model)) || !(r->probe = sl_probe_create(r->model)))
         return -1;
     r->in = malloc((size_t)step_tokens(c) * sizeof *r->in);
@@ -457,7 +478,7 @@ static int start(run *r, const sl_run_options *o) {
         return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", o->out);
     if (sl_rundir_claim(&r->dir, o->out, !o->resume))
         return -1;
-    if (check_folder(c, o, dir) || open_model(r))
+    if (check_folder(c, o, dir) || open_model(r, *dir ? dir : sl_config_init(c)))
         return -1;
     r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
     if (*dir && load(r, dir, o->out))
@@ -508,7 +529,7 @@ int sl_train_dry_run(const sl_config *c) {
     run r = {.config = *c, .dir = {.lock = -1}, .filled = -1};
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
-    if (open_model(&r)) {
+    if (open_model(&r, sl_config_init(c))) {
         close_run(&r);
         return -1;
     }

@@ -57,7 +57,7 @@ MODELS = {
 def spread(model):
     """Gains about 1, which Gemma's weights lack, and biases about 0.3."""
     gemma = isinstance(model, Gemma3ForCausalLM)
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         if p.ndim == 1:
             p.copy_((0 if gemma else 1) + 0.3 * torch.randn_like(p))
         else:
@@ -120,9 +120,10 @@ def write_gguf(path, model, arch, kind):
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
         x = gguf_values(name, p.detach().numpy(), c, arch)
+        x = np.ascontiguousarray(x)
         as_is = p.ndim == 1
         w.add_tensor(gguf_name(name, GEMMA if arch == "gemma3" else NAMES),
-                     np.ascontiguousarray(x) if as_is else quantize(np.ascontiguousarray(x), GGMLQuantizationType[kind]),
+                     x if as_is else quantize(x, GGMLQuantizationType[kind]),
                      raw_dtype=None if as_is or kind == "F16" else GGMLQuantizationType[kind])
     w.write_header_to_file()
     w.write_kv_data_to_file()

@@ -1,4 +1,4 @@
-/* Models of each family that transformers or the gguf package wrote (make_transformers.py) give the same logits here. */
+/* Models of each family, from transformers or the gguf package (make_transformers.py), give the same logits here. */
 #include "base/err.h"
 #include "io/safetensors.h"
 #include "model/model.h"

@@ -1,0 +1,91 @@
+"""Models of others: measured, rounded, trained on, from a GGUF file, one file and several."""
+
+import json
+import os
+import random
+import shutil
+import struct
+from pathlib import Path
+
+import common
+
+MODELS = Path(os.environ["SL_TESTS"], "golden", "transformers")
+# Tokens of the golden models.
+TOKENS = ["data.corpus=tokens.bin", "data.tokenizer=ids:64:1", "data.val_fraction=0.5", "model.seq=16", "threads=1",
+          "precision=fp32"]
+TUNE = "train: {steps: 20, batch: 4, lr: 4e-3, warmup: 5, eval_windows: 4, probe_every: 10}\nprecision: fp32\n"
+NAMES = ["llama.gguf", "qwen2", "qwen3", "gemma3", "gemma3.gguf"]
+
+
+class Foreign(common.EndToEnd):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        rng = random.Random(1)
+        Path("tune.yaml").write_text(TUNE)
+        Path("tokens.bin").write_bytes(struct.pack("<2000H", *(rng.randrange(64) for _ in range(2000))))
+
+    def test_every_verb_opens_them(self) -> None:
+        for name in NAMES:
+            path = MODELS / name
+            probe = self.json("probe", path, *TOKENS, "--windows", 4, "--json")
+            loss = self.json("eval", path, *TOKENS, "--windows", 4, "--json")["loss"]
+            self.assertAlmostEqual(probe["loss"], loss, places=4)  # sums of other batches
+            self.assertEqual(probe["loss"], probe["val_loss"])
+            self.assertEqual(probe["checkpoint"], str(path))
+            rounded = self.json("quantize", path, "--scheme", "w8a8-tensor-token", *TOKENS, "--windows", 4,
+                                "--json")
+            self.assertAlmostEqual(rounded["fp32"]["loss"], loss, places=4)
+            self.assertIn("cannot encode text", self.error("generate", path, *TOKENS, code=2))
+
+    def test_bos(self) -> None:
+        losses = {}
+        for bos, identifier in {"1": 1, "3": 3, "none": None}.items():
+            told = self.json("probe", MODELS / "llama.gguf", *TOKENS, "--windows", 4, "--bos", bos, "--json")
+            self.assertEqual(told["bos"], identifier)
+            losses[bos] = told["loss"]
+        self.assertEqual(len(set(losses.values())), 3)
+        said = self.sinklab("probe", MODELS / "llama.gguf", *TOKENS, "--windows", 1, "--bos", 3).stdout.decode()
+        self.assertIn("BOS: id 3 in front of every window\n", said)
+        said = self.sinklab("probe", MODELS / "llama.gguf", *TOKENS, "--windows", 1, "--bos", "none").stdout.decode()
+        self.assertIn("BOS: none\n", said)
+
+    def test_training_goes_on_from_them(self) -> None:
+        """The first loss is the model's own; the run knows its model and needs the file no more."""
+        shutil.copytree(MODELS / "qwen2", "model")
+        self.sinklab("train", "tune.yaml", "--init", "model", *TOKENS, "--out", "tuned")
+        run = Path("tuned")
+        loss = self.json("eval", MODELS / "qwen2", *TOKENS, "--windows", 4, "--json")["loss"]
+        first = json.loads((run / "probe.jsonl").read_text().splitlines()[0])
+        self.assertEqual(first["step"], 0)
+        last = self.json("eval", run, "--windows", 4, "--json")["loss"]
+        self.assertLess(last, loss)
+        self.assertIn("  init: model\n", (run / "config.yaml").read_text())
+        self.assertEqual(self.json("config", run / "config.yaml", "model.attention_bias", "--json"),
+                         {"model.attention_bias": "qkv"})
+
+    def test_another_model_is_refused(self) -> None:
+        said = self.error("train", "tune.yaml", "--init", MODELS / "qwen2", *TOKENS, "model.rope_base=7", "--out", "other",
+                          code=2)
+        self.assertIn("is another model, model.rope_base", said)
+        said = self.error("train", "t.yaml", "train.init=" + str(MODELS / "qwen2"), *TOKENS, "--out", "other", code=2)
+        self.assertIn("is another model", said)
+        said = self.error("train", "tune.yaml", "--init", MODELS / "qwen2", *TOKENS, "data.tokenizer=ids:65", "--out",
+                          "other", code=2)
+        self.assertIn("has 64 tokens, data.tokenizer=ids:65 has 65", said)
+
+    def test_another_file_is_refused(self) -> None:
+        shutil.copytree(MODELS / "qwen2", "broken")
+        index = Path("broken", "model.safetensors.index.json")
+        told = json.loads(index.read_text())
+        told["weight_map"]["lm_head.weight"] = "../lm_head.safetensors"
+        index.write_text(json.dumps(told))
+        said = self.error("eval", "broken", *TOKENS)
+        self.assertIn('weight_map: tensor "lm_head.weight": what it has is not the name of a file in the folder', said)
+        data = (MODELS / "llama.gguf").read_bytes()
+        Path("cut.gguf").write_bytes(data[:-100])
+        self.assertIn("truncated?", self.error("probe", "cut.gguf", *TOKENS))
+
+
+if __name__ == "__main__":
+    common.main()
