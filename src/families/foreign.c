@@ -114,7 +114,7 @@ static int read_vocab(const sl_foreign *f, const sl_config *c, int64_t said, int
     sl_places places = sl_foreign_places(f);
     sl_place how;
     sl_places_find(&places, "model.embed_tokens.weight", name, &how);
-    int i = sl_tensors_find(f->tensors, name);
+    int i = sl_foreign_find(f, name);
     const sl_tensor_view *v = i < 0 ? NULL : sl_tensors_at(f->tensors, i);
     if (!v || v->ndim != 2 || v->shape[0] < 1 || v->shape[0] > INT32_MAX)
         return sl_fail("%s: no embedding matrix %s in it: not a language model of a known kind",

@@ -21,6 +21,8 @@ struct sl_foreign {
     char json_name[SL_FOREIGN_PATH];
 };
 
+/* The tensor of this name, which may lack its family's prefix; -1 if absent. */
+int sl_foreign_find(const sl_foreign *f, const char *name);
 /* Where its family has our tensors. */
 sl_places sl_foreign_places(const sl_foreign *f);
 

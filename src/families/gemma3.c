@@ -37,7 +37,7 @@ static int read_rope(const sl_hf *s, sl_config *c) {
     if (v && !full)
         return sl_fail("%s: rope_parameters: full_attention is missing", s->name);
     return sl_hf_real(s, "rope_theta", base_full, &base) ||
-                   sl_hf_rope_object(s, v ? full : sl_hf_get(s, "rope_scaling"), base, c) ||
+                   sl_hf_rope_object(s, v ? full : sl_hf_get(s, "rope_scaling"), base, 1, c) ||
                    sl_hf_real(s, "rope_local_base_freq", base_window, &local) ||
                    sl_hf_real(&in, "rope_theta", local, &c->model_rope_base_window) || sl_hf_off(&in, off)
                ? -1
@@ -58,7 +58,7 @@ static int from_hf(const sl_hf *s, sl_config *c) {
     static const char *const off[] = {"attn_logit_softcapping", "final_logit_softcapping",
                                       "use_bidirectional_attention", NULL};
     double scalar = 0;
-    if (sl_hf_off(s, off) || sl_hf_sizes(s, true, c) || sl_hf_gated_ffn(s, "hidden_activation", activation, c) ||
+    if (sl_hf_off(s, off) || sl_hf_sizes(s, true, c) || sl_hf_ffn(s, "hidden_activation", activation, true, c) ||
         sl_hf_bias(s, c) || read_windows(s, c) || read_rope(s, c) ||
         sl_hf_real(s, "query_pre_attn_scalar", 256, &scalar))
         return -1;
@@ -75,7 +75,7 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
     static const char *const more[] = {"attention.sliding_window", "attention.sliding_window_pattern",
                                        "rope.freq_base_swa", NULL};
     int64_t pattern = 0;
-    if (sl_gated_ffn(sl_gguf_name(k->f), activation, c) || sl_keys_sizes(k, c) ||
+    if (sl_ffn_named(sl_gguf_name(k->f), activation, true, c) || sl_keys_sizes(k, c) ||
         sl_keys_whole(k, "attention.sliding_window", -1, &c->attention_window) ||
         sl_keys_whole(k, "attention.sliding_window_pattern", PATTERN, &pattern) ||
         set_pattern(sl_gguf_name(k->f), pattern, c) || sl_keys_rope(k, c) ||
@@ -102,4 +102,4 @@ static const sl_place gguf_places[] = {
     {"model.layers.*.post_feedforward_layernorm", "blk.*.post_ffw_norm", 0, 0, 0},
     {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_gemma3 = {from_hf, from_gguf, hf_places, gguf_places, NULL};
+const sl_family sl_family_gemma3 = {from_hf, from_gguf, hf_places, gguf_places, NULL, NULL};

@@ -64,26 +64,34 @@ int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c) {
                                                 : sl_fail("%s: rms_norm_eps: a number from 0 to 1 is needed", s->name);
 }
 
-int sl_gated_ffn(const char *where, const char *act, sl_config *c) {
+int sl_ffn_named(const char *where, const char *act, bool gated, sl_config *c) {
+    act = !strcmp(act, "swish") ? "silu" : !strcmp(act, "gelu_new") ? "gelu_pytorch_tanh" : act;
     for (c->model_ffn_kind = 0; c->model_ffn_kind < SL_FFN_KINDS; c->model_ffn_kind++)
-        if (sl_ffn_gated[c->model_ffn_kind] &&
-            !strcmp(sl_hf_activation[c->model_ffn_kind], strcmp(act, "swish") ? act : "silu"))
+        if (sl_ffn_gated[c->model_ffn_kind] == gated && !strcmp(sl_hf_activation[c->model_ffn_kind], act))
             return 0;
     char quoted[SL_QUOTE_CHARS], list[256] = "";
     for (size_t i = 0; i < SL_FFN_KINDS; i++)
-        if (sl_ffn_gated[i])
+        if (sl_ffn_gated[i] == gated)
             snprintf(list + strlen(list), sizeof list - strlen(list), "%s\"%s\"", *list ? ", " : "",
                      sl_hf_activation[i]);
     return sl_fail("%s: %s is not supported; %s are", where, sl_quote(quoted, act), list);
 }
 
-int sl_hf_gated_ffn(const sl_hf *s, const char *key, const char *fallback, sl_config *c) {
+int sl_hf_ffn(const sl_hf *s, const char *key, const char *fallback, bool gated, sl_config *c) {
     const json_t *v = sl_hf_get(s, key);
     char where[SL_CONFIG_STR];
     if (v && !json_is_string(v))
         return sl_fail("%s: %s: the name of a function is needed", s->name, key);
     snprintf(where, sizeof where, "%s: %s", s->name, key);
-    return sl_gated_ffn(where, v ? json_string_value(v) : fallback, c);
+    return sl_ffn_named(where, v ? json_string_value(v) : fallback, gated, c);
+}
+
+void sl_set_layernorm(sl_config *c) {
+    for (c->model_norm = 0; strcmp(sl_choices_norm[c->model_norm].name, "layernorm") != 0;)
+        c->model_norm++;
+    c->norm_bias = true;
+    c->model_attention_bias = SL_ATTENTION_BIAS_ALL;
+    c->model_ffn_bias = true;
 }
 
 int sl_hf_bias(const sl_hf *s, sl_config *c) {
@@ -162,18 +170,17 @@ static int check_base(const sl_hf *s, double base) {
     return base > 0 && base <= 1e9 ? 0 : sl_fail("%s: rope_theta: a number above 0 and up to 1e9 is needed", s->name);
 }
 
-int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, sl_config *c) {
+int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, double share, sl_config *c) {
     const sl_hf in = {v, s->name};
     const char *type = json_string_value(sl_hf_get(&in, sl_hf_get(&in, "rope_type") ? "rope_type" : "type"));
-    double partial = 1;
     if (v && !json_is_object(v))
         return sl_fail("%s: rope_scaling, rope_parameters: an object is needed", s->name);
     if (sl_hf_real(&in, "rope_theta", base, &c->model_rope_base) || check_base(s, c->model_rope_base) ||
-        sl_hf_real(s, "partial_rotary_factor", 1, &partial) ||
-        sl_hf_real(&in, "partial_rotary_factor", partial, &partial))
+        sl_hf_real(&in, "partial_rotary_factor", share, &share))
         return -1;
-    if (partial != 1)
-        return sl_fail("%s: partial_rotary_factor: only 1 is supported", s->name);
+    if (!(share > 0 && share <= 1))
+        return sl_fail("%s: partial_rotary_factor, rotary_pct: a number above 0 and up to 1 is needed", s->name);
+    c->model_rope_dims = share < 1 && c->model_heads > 0 ? (int64_t)(share * (double)sl_config_head_dim(c)) : 0;
     if (!type && sl_hf_get(&in, "factor"))
         return sl_fail("%s: rope_scaling: a factor without rope_type", s->name);
     return type ? read_scaling(&in, type, c) : 0;
@@ -181,9 +188,9 @@ int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, sl_config *c
 
 int sl_hf_rope(const sl_hf *s, sl_config *c) {
     const json_t *v = sl_hf_get(s, "rope_parameters");
-    double base = 0;
-    return sl_hf_real(s, "rope_theta", 10000, &base) ||
-                   sl_hf_rope_object(s, v ? v : sl_hf_get(s, "rope_scaling"), base, c)
-               ? -1
-               : 0;
+    double base = 0, share = 0;
+    if (sl_hf_real(s, "rope_theta", 10000, &base) || sl_hf_real(s, "partial_rotary_factor", 1, &share) ||
+        sl_hf_rope_object(s, v ? v : sl_hf_get(s, "rope_scaling"), base, share, c))
+        return -1;
+    return c->model_rope_dims == 0 ? 0 : sl_fail("%s: partial_rotary_factor: only 1 is supported", s->name);
 }

@@ -22,18 +22,21 @@ int sl_hf_bool(const sl_hf *s, const char *key, bool fallback, bool *v);
 int sl_hf_off(const sl_hf *s, const char *const *keys);
 /* Layers, widths, heads, norm epsilon (rms_norm_eps), context, tied embeddings (`tied` where it is not said). */
 int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c);
-/* The gated feed-forward that hidden_act, or another key of its kind, names; `fallback` where it is absent. */
-int sl_hf_gated_ffn(const sl_hf *s, const char *key, const char *fallback, sl_config *c);
+/* The feed-forward, gated or not, that hidden_act, or another key of its kind, names; `fallback` where it is absent. */
+int sl_hf_ffn(const sl_hf *s, const char *key, const char *fallback, bool gated, sl_config *c);
 /* The same by the name of transformers; `where` begins the message. */
-int sl_gated_ffn(const char *where, const char *act, sl_config *c);
+int sl_ffn_named(const char *where, const char *act, bool gated, sl_config *c);
+/* LayerNorm with a bias, and biases on every linear layer of a block. */
+void sl_set_layernorm(sl_config *c);
 /* attention_bias, which is one on all four projections, and mlp_bias. */
 int sl_hf_bias(const sl_hf *s, sl_config *c);
 /* layer_types, with sliding_window where one slides; behind sl_hf_sizes. Without the key nothing changes. */
 int sl_hf_layer_types(const sl_hf *s, sl_config *c);
 /* rope_parameters of transformers 5, rope_theta and rope_scaling of 4. */
 int sl_hf_rope(const sl_hf *s, sl_config *c);
-/* The same of one such object (NULL: none), whose base is `base` where it does not say. */
-int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, sl_config *c);
+/* The same of one such object (NULL: none), whose base is `base`, and the share of a head that it turns `share`, where
+ * it does not say. Behind the widths. */
+int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, double share, sl_config *c);
 
 /* The kinds of all layers, of[layers], as the shortest list that gives them when it is repeated. `name`: of the file,
  * for the message. */
@@ -75,6 +78,7 @@ typedef struct {
     /* Lists end with zeros; NULL: none. In GGUF sl_gguf_places holds besides, behind these. */
     const sl_place *hf_places, *gguf_places;
     const char *const *ignored; /* names with *, of more tensors that hold nothing to read; ends with NULL; or NULL */
+    const char *prefix;         /* of names in the file, which may lack it; NULL: none may */
 } sl_family;
 
 extern const sl_place sl_gguf_places[];

@@ -3,7 +3,7 @@
 #include "families/kind.h"
 
 static int from_hf(const sl_hf *s, sl_config *c) {
-    return sl_hf_sizes(s, false, c) || sl_hf_gated_ffn(s, "hidden_act", "silu", c) || sl_hf_rope(s, c) ||
+    return sl_hf_sizes(s, false, c) || sl_hf_ffn(s, "hidden_act", "silu", true, c) || sl_hf_rope(s, c) ||
                    sl_hf_bias(s, c) || sl_hf_layer_types(s, c)
                ? -1
                : 0;
@@ -21,4 +21,4 @@ static const sl_place gguf_places[] = {{"model.layers.*.self_attn.q_proj", "blk.
                                        {"model.layers.*.self_attn.k_proj", "blk.*.attn_k", SL_PLACE_PAIRS, 0, 0},
                                        {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_llama = {from_hf, from_gguf, NULL, gguf_places, NULL};
+const sl_family sl_family_llama = {from_hf, from_gguf, NULL, gguf_places, NULL, NULL};

@@ -15,7 +15,7 @@ int sl_qwen_windows(const sl_hf *s, sl_config *c) {
 
 static int from_hf(const sl_hf *s, sl_config *c) {
     c->model_attention_bias = SL_ATTENTION_BIAS_QKV;
-    return sl_hf_sizes(s, false, c) || sl_hf_gated_ffn(s, "hidden_act", "silu", c) || sl_hf_rope(s, c) ||
+    return sl_hf_sizes(s, false, c) || sl_hf_ffn(s, "hidden_act", "silu", true, c) || sl_hf_rope(s, c) ||
                    sl_qwen_windows(s, c)
                ? -1
                : 0;
@@ -25,4 +25,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
     return sl_keys_sizes(k, c) || sl_keys_rope(k, c) || sl_keys_check(k, NULL) ? -1 : 0;
 }
 
-const sl_family sl_family_qwen2 = {from_hf, from_gguf, NULL, NULL, NULL};
+const sl_family sl_family_qwen2 = {from_hf, from_gguf, NULL, NULL, NULL, NULL};

@@ -3,7 +3,7 @@
 
 static int from_hf(const sl_hf *s, sl_config *c) {
     c->model_qk_norm = true;
-    return sl_hf_sizes(s, false, c) || sl_hf_gated_ffn(s, "hidden_act", "silu", c) || sl_hf_rope(s, c) ||
+    return sl_hf_sizes(s, false, c) || sl_hf_ffn(s, "hidden_act", "silu", true, c) || sl_hf_rope(s, c) ||
                    sl_hf_bias(s, c) || sl_qwen_windows(s, c)
                ? -1
                : 0;
@@ -14,4 +14,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
     return sl_family_qwen2.from_gguf(k, c);
 }
 
-const sl_family sl_family_qwen3 = {from_hf, from_gguf, NULL, NULL, NULL};
+const sl_family sl_family_qwen3 = {from_hf, from_gguf, NULL, NULL, NULL, NULL};

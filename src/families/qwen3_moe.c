@@ -27,4 +27,4 @@ static int from_hf(const sl_hf *s, sl_config *c) {
     return sl_family_qwen3.from_hf(s, c) || read_experts(s, c) ? -1 : 0;
 }
 
-const sl_family sl_family_qwen3_moe = {from_hf, NULL, NULL, NULL, NULL};
+const sl_family sl_family_qwen3_moe = {from_hf, NULL, NULL, NULL, NULL, NULL};

@@ -7,6 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+int sl_foreign_find(const sl_foreign *f, const char *name) {
+    const char *prefix = f->row->kind->prefix;
+    int i = sl_tensors_find(f->tensors, name);
+    return i < 0 && prefix && !strncmp(name, prefix, strlen(prefix))
+               ? sl_tensors_find(f->tensors, name + strlen(prefix))
+               : i;
+}
+
 sl_places sl_foreign_places(const sl_foreign *f) {
     return sl_tensors_gguf(f->tensors) ? (sl_places){f->row->kind->gguf_places, sl_gguf_places, false}
                                        : (sl_places){f->row->kind->hf_places, NULL, true};
@@ -53,7 +61,7 @@ static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor 
     sl_places places = sl_foreign_places(f);
     *s = (source){.ours = t, .head = head};
     bool named = sl_places_find(&places, t->name, name, &s->how);
-    int i = named ? sl_tensors_find(f->tensors, name) : -1;
+    int i = named ? sl_foreign_find(f, name) : -1;
     if (i >= 0) {
         s->view = sl_tensors_at(f->tensors, i);
         return check_source(s);

@@ -14,7 +14,7 @@ MODELS = Path(os.environ["SL_TESTS"], "golden", "transformers")
 TOKENS = ["data.corpus=tokens.bin", "data.tokenizer=ids:64:1", "data.val_fraction=0.5", "model.seq=16", "threads=1",
           "precision=fp32"]
 TUNE = "train: {steps: 20, batch: 4, lr: 4e-3, warmup: 5, eval_windows: 4, probe_every: 10}\nprecision: fp32\n"
-NAMES = ["llama.gguf", "qwen2", "qwen3", "gemma3", "gemma3.gguf"]
+NAMES = ["llama.gguf", "qwen2", "qwen3", "gemma3", "gemma3.gguf", "gpt2", "gpt_neox"]
 
 
 class Foreign(common.EndToEnd):
@@ -64,9 +64,23 @@ class Foreign(common.EndToEnd):
         self.assertEqual(self.json("config", run / "config.yaml", "model.attention_bias", "--json"),
                          {"model.attention_bias": "qkv"})
 
+    def test_old_gpt2_files(self) -> None:
+        """Names without their prefix, and masks among the tensors."""
+        shutil.copytree(MODELS / "gpt2", "old")
+        file = Path("old", "model.safetensors")
+        data = file.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        head, rest = json.loads(data[8:8 + size]), data[8 + size:] + bytes(4)
+        head = {name.removeprefix("transformer."): entry for name, entry in head.items()}
+        head["h.0.attn.bias"] = {"dtype": "F32", "shape": [1, 1], "data_offsets": [len(rest) - 4, len(rest)]}
+        text = json.dumps(head).encode()
+        file.write_bytes(struct.pack("<Q", len(text)) + text + rest)
+        new = self.json("eval", MODELS / "gpt2", *TOKENS, "--windows", 4, "--json")["loss"]
+        self.assertEqual(self.json("eval", "old", *TOKENS, "--windows", 4, "--json")["loss"], new)
+
     def test_another_model_is_refused(self) -> None:
-        said = self.error("train", "tune.yaml", "--init", MODELS / "qwen2", *TOKENS, "model.rope_base=7", "--out", "other",
-                          code=2)
+        said = self.error("train", "tune.yaml", "--init", MODELS / "qwen2", *TOKENS, "model.rope_base=7", "--out",
+                          "other", code=2)
         self.assertIn("is another model, model.rope_base", said)
         said = self.error("train", "t.yaml", "train.init=" + str(MODELS / "qwen2"), *TOKENS, "--out", "other", code=2)
         self.assertIn("is another model", said)

@@ -411,7 +411,7 @@ static const struct {
     {HF(",\"tie_word_embeddings\":1"), "tie_word_embeddings"},
     {HF(",\"max_position_embeddings\":1"), "model.seq"},
     {HF(",\"hidden_size\":8"), "unique keys"},
-    {"{\"architectures\":[\"GPT2LMHeadModel\"]}", "\"GPT2LMHeadModel\" is not supported"},
+    {"{\"architectures\":[\"BloomForCausalLM\"]}", "\"BloomForCausalLM\" is not supported; LlamaForCausalLM, "},
     {"{}", "architectures"},
     {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "num_hidden_layers"},
     {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"llama\"}", "model_type: \"llama\", but"},
