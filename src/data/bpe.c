@@ -223,7 +223,7 @@ static int encode_word(encoder *e, const char *word, size_t n) {
     if (make_word(e, word, n))
         return -1;
     int64_t made = e->out->count - before;
-    if (made <= CACHED_IDS) {
+    if (made > 0 && made <= CACHED_IDS) {
         c->n = (uint8_t)n;
         c->ids = (uint8_t)made;
         memcpy(c->word, word, n);

@@ -2,8 +2,8 @@
 """Writes unicode_classes.inc: which characters GPT-2's word pattern takes for letters (\\p{L}), numbers (\\p{N}) and
 white space (\\s).
 
-The table is asked of the `tokenizers` library itself, so that pretokenizer.c cuts words exactly as the library does, whatever
-version of Unicode a machine's own Python or C library has. Run it again only to follow a newer Unicode:
+The table is asked of the `tokenizers` library itself, so that pretokenizer.c cuts words exactly as the library does,
+whatever version of Unicode a machine's own Python or C library has. Run it again only to follow a newer Unicode:
 
     pip install tokenizers && ./unicode_classes.py > unicode_classes.inc
 """
