@@ -76,12 +76,16 @@ def svg(panel: Callable[[Axes, Any], None], runs: Any, size: tuple[float, float]
 
 
 def summary_png(runs: Sequence[Run], path: Path) -> None:
-    """One picture: the residual sink over training and the channel profile at its end."""
+    """One picture: the residual sink over training and the channel profile at its end; of a model that was only probed
+    both sinks, attention to token 0 and the largest activations."""
+    panels: Sequence[Panel] = m2_over_steps, channel_profile
+    if not any(run.trained for run in runs):
+        panels = attention_heat(runs[0], heat_top(runs)), max_over_layers, channel_profile
     with plt.rc_context(STYLE):
         figure: Figure
-        figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-        m2_over_steps(axes[0], runs)
-        channel_profile(axes[1], runs)
+        figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), layout="constrained")
+        for panel, at in zip(panels, axes, strict=True):
+            panel(at, runs)
         figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
         plt.close(figure)
 

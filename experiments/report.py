@@ -2,6 +2,8 @@
 """One self-contained HTML page about one or several runs of `sinklab train`, and the table on the terminal.
 
     python experiments/report.py runs/baseline runs/gated_norm --out report.html --png report.png
+    sinklab probe model.gguf --corpus text.txt --json --profile >model.json
+    python experiments/report.py model.json --out model.html
 
 Finished, killed and damaged runs are all reported; what is missing is said on the page. Needs matplotlib.
 """
@@ -183,8 +185,9 @@ def run_key(runs: Sequence[Run]) -> str:
     items = []
     for i, run in enumerate(runs):
         status = run.result.get("status", "finished") if run.finished else "unfinished \N{DAGGER}"
+        when = f"step {run.last_step:,}, " if run.trained else ""
         items.append(f'<li><b style="background:{figures.colour(i)}"></b>{escape(run.name)} '
-                     f"<small>step {run.last_step:,}, {escape(status)}</small></li>")
+                     f"<small>{when}{escape(status)}</small></li>")
     return f'<ul class="key">{"".join(items)}</ul>'
 
 
@@ -196,17 +199,18 @@ def notes(runs: Sequence[Run]) -> str:
 
 
 def page(runs: Sequence[Run], title: str) -> str:
+    trained = [run for run in runs if run.trained]
     body = [
         f"<h1>{escape(title)}</h1>", run_key(runs), notes(runs),
         "<h2>Final figures</h2>", html_table(runs),
         "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures. Change: second run "
         "minus the first (with a sign) or over it (\N{MULTIPLICATION SIGN}).</p>" if len(runs) == 2 else
         "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures.</p>",
-        "<h2>Over training</h2>", gallery(runs, GROWTH),
+        *(["<h2>Over training</h2>", gallery(trained, GROWTH)] if trained else []),
         "<h2>Channels and norm weights at the end</h2>", gallery(runs, LAYERS),
         "<h2>Attention to token 0 at the end</h2>", heat_maps(runs),
-        settings("Configuration", runs, [run.config for run in runs]),
-        settings("Environment", runs, [run.env for run in runs]),
+        *([settings("Configuration", trained, [run.config for run in trained]),
+           settings("Environment", trained, [run.env for run in trained])] if trained else []),
         "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window, the BOS token "
         "unless data.bos is false. Single runs differ by their seed: compare several before you conclude. "
         "Made by sinklab.</footer>",
@@ -219,9 +223,10 @@ def page(runs: Sequence[Run], title: str) -> str:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="report.py", description="One HTML page about runs of `sinklab train`.")
-    parser.add_argument("run", nargs="+", type=Path, help="run directory")
+    parser.add_argument("run", nargs="+", type=Path, help="run directory, or what `sinklab probe --json` printed")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
-    parser.add_argument("--png", type=Path, help="also one picture: M2 over the steps and the channel profile")
+    parser.add_argument("--png", type=Path, help="also one picture: M2 over the steps and the "
+                        "channel profile; of probed models attention to token 0 and the largest activations")
     parser.add_argument("--title", help="default: the names of the runs")
     return parser.parse_args(argv)
 

@@ -1,4 +1,5 @@
-"""Run directories of `sinklab train`: reading them as they are, finished, killed or damaged.
+"""Run directories of `sinklab train`: reading them as they are, finished, killed or damaged; and models that were only
+probed, as `sinklab probe --json --profile` prints them.
 
 A run directory holds config.yaml (effective configuration), env.json (machine and build), metrics.jsonl (a line a
 logged step), probe.jsonl (a line a probe; the last one with channel profiles) and result.json (final figures).
@@ -35,6 +36,11 @@ class Run:
     probes: list[Record] = field(default_factory=list)
     result: Record = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def trained(self) -> bool:
+        """Is there a training to show, or figures of a model alone?"""
+        return bool(self.config or self.metrics or self.probes)
 
     @property
     def finished(self) -> bool:
@@ -104,7 +110,19 @@ def read_runs(paths: list[Path]) -> list[Run]:
     return runs
 
 
+def read_probe(path: Path) -> Run:
+    """What `sinklab probe --json` printed, as a run without a training."""
+    run = Run(name=path.stem, path=path)
+    probe = parse_json(read_text(run, ""))
+    if not isinstance(probe, dict) or not is_records(probe.get("layers")):
+        raise RunError(f"{path}: not the object that `sinklab probe --json` prints")
+    run.result = {"status": "probed", "probe": probe, "val_loss": probe.get("loss")}
+    return run
+
+
 def read_run(path: Path) -> Run:
+    if path.is_file():
+        return read_probe(path)
     if not path.is_dir():
         raise RunError(f"{path}: no such run directory")
     run = Run(name=path.resolve().name, path=path)
@@ -126,7 +144,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_text(run: Run, name: str) -> str:
-    path = run.path / name
+    path = run.path / name if name else run.path
     try:
         if path.stat().st_size > MAX_BYTES:
             run.notes.append(f"{name}: over 1 GiB, left out")

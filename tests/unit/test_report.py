@@ -134,7 +134,9 @@ class Reading(ReportTest):
     def test_file_instead_of_folder(self) -> None:
         path = self.root / "file"
         path.write_text("x")
-        self.assert_one_line_error(self.run_report(path), "no such run directory")
+        for text in ("x", "{}", '{"layers": []}', "[" * 100000):
+            path.write_text(text)
+            self.assert_one_line_error(self.run_report(path), "file", "sinklab probe --json")
 
     def test_too_many_runs(self) -> None:
         run = write_run(self.root / "a", steps=2)
@@ -219,6 +221,19 @@ class Page(ReportTest):
                                r"<td>rmsnorm</td><td>gated_norm</td>")
         self.assertTrue(picture.read_bytes().startswith(b"\x89PNG"))
         self.assertEqual(list(self.root.glob("**/.*.part")), [])
+
+    def test_probed_model(self) -> None:
+        model, picture = self.root / "model.json", self.root / "model.png"
+        model.write_text(json.dumps(probe(1, 1, 20.0, profile=True) | {"loss": 3.25, "bos": None}))
+        text, tags = self.make(model, "--png", picture)
+        self.assertEqual(len(tags.images), 6)
+        self.assertIn("probed", text)
+        self.assertIn("<td>3.25</td>", text)
+        for absent in ("Over training", "Configuration", "Gaps in these runs"):
+            self.assertNotIn(absent, text)
+        self.assertTrue(picture.read_bytes().startswith(b"\x89PNG"))
+        _, tags = self.make(model, write_run(self.root / "run", steps=20))
+        self.assertEqual(len(tags.images), 12)
 
     def test_the_same_runs_give_the_same_page(self) -> None:
         run = write_run(self.root / "a", steps=20)
