@@ -16,15 +16,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 OUT = pathlib.Path(__file__).resolve().parent / "tokenizer" / "kinds.json"
 MARK = "\u2581"
 PIECES = [
-    "'s", "'S", "'\u017f", "'LL", "'Re", "'vE", "'d", "'", " ", "  ", "   ", "\n", "\r\n", "\n \n", "\t", "\u00a0",
-    "\u3000", "\u0085", "1", "23", "4567", "\u0663", "\u00bd", "\u2167", "a", "the", " the", "and", "Hello", "WORLD",
-    "\u00e9", "e\u0301", "A\u030a", "\u1e9b\u0323", "\uac00\u11a8", "\u1100\u1161\u11a8", "\u212b", "\u0958",
-    "\U0001d15e", "x\u0345\u0334", "\u1acb\u0334", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u2764\ufe0f", MARK,
-    MARK + MARK, "_", "...", "!?", "//", "<s>", "</s>", "<|end|>", "<0x41>", "<|x", "\u4e2d\u6587", "\u041f\u0440",
-    "\u05e9", "\x00", "\x04", "\x7f", "\ufeff", "\u1c89", "don't", "==",
+    "'s", "'S", "'\u017f", "'\u017fand", "'LL", "'Re", "'vE", "'d", "'", " ", "  ", "   ", "\n", "\r\n", "\n \n",
+    "\t", "\u00a0", "\u3000", "\u0085", "1", "  1", "23", "4567", "\u0663", "\u00bd", "\u2167", "a", "the", " the",
+    "and", "Hello", "WORLD", "\u00e9", "e\u0301", "A\u030a", "\u1e9b\u0323", "\uac00\u11a8", "\u1100\u1161\u11a8",
+    "\u212b", "\u0958", "\U0001d15e", "x\u0345\u0334", "\u1acb\u0334", "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\u2764\ufe0f", MARK, MARK + MARK, "_", "...", "!?", "//", "<s>", "</s>", "<|end|>", "<0x41>", "<|x",
+    "\u4e2d\u6587", "\u041f\u0440", "\u05e9", "\x00", "\x04", "\x04\x04", "\x7f", "\ufeff", "\u1c89", "don't", "==",
 ]
 TEXT = ("the cat and the hat sat on the mat; don't say that they'll eat 1234 of 56 things, and then 7.\n\n"
-        "  the  end\tof a  tale: h\u00e9llo, na\u00efve \u4e2d\u6587 \u041f\u0440\u0438\u0432\u0435\u0442!\n") * 3
+        "  the  end\tof a  tale: h\u00e9llo, na\u00efve \u4e2d\u6587 \u041f\u0440\u0438\u0432\u0435\u0442!\n"
+        "      in     " * 2 + "\u017fand\n\u017fat\n" * 3) * 3
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
           r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -44,15 +45,15 @@ def words(pattern: str) -> Any:
 
 
 def of_bytes(pre: Any, normalizer: Any = None, alphabet: Iterable[str] = (), **model: Any) -> Tokenizer:
-    """Byte-level BPE with 60 merges."""
+    """Byte-level BPE with 100 merges."""
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre
     letters = sorted(alphabet or pre_tokenizers.ByteLevel.alphabet())
-    t.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=len(letters) + 60, initial_alphabet=letters,
+    t.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=len(letters) + 100, initial_alphabet=letters,
                                                       show_progress=False))
     trained = json.loads(t.to_str())["model"]
-    if model.get("unk_token"):
-        trained["vocab"]["?!"] = len(trained["vocab"])
+    for whole in ("?!", "WORLD"):  # tokens that no merge makes
+        trained["vocab"][whole] = len(trained["vocab"])
     t.model = models.BPE(trained["vocab"], [tuple(m) for m in trained["merges"]], **model)
     if normalizer:
         t.normalizer = normalizer
