@@ -82,7 +82,7 @@ int sl_verb_eval(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, bos, &c, dir, &vocab))
+    if (sl_load_config(&args, bos, 1, &c, dir, &vocab))
         return -1;
     return evaluate(&c, dir, vocab, windows, json);
 }

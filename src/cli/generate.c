@@ -145,7 +145,7 @@ int sl_verb_generate(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, o.bos, &c, dir, &vocab))
+    if (sl_load_config(&args, o.bos, 1, &c, dir, &vocab))
         return -1;
     return generate(&c, dir, vocab, &o);
 }

@@ -83,12 +83,19 @@ int sl_load_bos_id(const sl_config *c, int32_t *id) {
     return c->data_bos && !t ? -1 : 0;
 }
 
-int sl_load_config(const sl_args *args, const char *bos, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
+/* Of what they were trained on nothing is known: no text need be kept from them. */
+static int set_foreign(const sl_args *args, double measured, sl_config *c) {
+    c->data_val_fraction = measured;
+    return take_bos_rule(args, c);
+}
+
+int sl_load_config(const sl_args *args, const char *bos, double measured, sl_config *c, char dir[SL_DIR_CHARS],
+                   int32_t *vocab) {
     if (sl_checkpoint_open(args->positional[0], dir, c, vocab))
         return -1;
     look_for_text(c, dir);
     c->device = SL_DEVICE_CPU; /* a run of a GPU can be read where none is */
-    if ((sl_checkpoint_foreign(dir) && take_bos_rule(args, c)) || sl_load_bos(bos, c) ||
+    if ((sl_checkpoint_foreign(dir) && set_foreign(args, measured, c)) || sl_load_bos(bos, c) ||
         sl_load_override(args, c, dir))
         return -1;
     if (*sl_checkpoint_passed_over())

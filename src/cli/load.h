@@ -8,8 +8,10 @@
 
 /* Reads the configuration of the checkpoint at args->positional[0], applies the overrides, sets the threads. The
  * folder (or GGUF file) that is meant goes to dir, its vocabulary to *vocab. A model of others begins windows with BOS
- * where its tokenizer does. bos, the flag of SL_FLAG_BOS: NULL as that, "none", or the token or id to begin with. */
-int sl_load_config(const sl_args *args, const char *bos, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab);
+ * where its tokenizer does, and of a text without a val part the share `measured` is its val part. bos, the flag of
+ * SL_FLAG_BOS: NULL as that, "none", or the token or id to begin with. */
+int sl_load_config(const sl_args *args, const char *bos, double measured, sl_config *c, char dir[SL_DIR_CHARS],
+                   int32_t *vocab);
 /* The overrides of args on the configuration of the checkpoint in dir; refuses what would make another model of it. */
 int sl_load_override(const sl_args *args, sl_config *c, const char *dir);
 /* The weights of the checkpoint in dir. A run that is training may have taken it away: then its newest, and dir is

@@ -304,7 +304,7 @@ static int check_lists(probe_run *r) {
 }
 
 static int run(probe_run *r, const sl_args *args) {
-    if (check_lists(r) < 0 || sl_load_config(args, r->bos, &r->config, r->dir, &r->vocab) < 0 ||
+    if (check_lists(r) < 0 || sl_load_config(args, r->bos, 1, &r->config, r->dir, &r->vocab) < 0 ||
         (r->corpus && set_corpus(&r->config, r->corpus) < 0))
         return -1;
     int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;

@@ -156,7 +156,7 @@ static int check_import_flags(const quantize *q) {
 
 static int run(quantize *q, const sl_args *args) {
     sl_quant_report *t = &q->report;
-    if (sl_load_config(args, q->bos, &t->config, t->dir, &t->vocab) ||
+    if (sl_load_config(args, q->bos, 0.5, &t->config, t->dir, &t->vocab) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
     sl_dataset *d = sl_load_dataset(&t->config, t->dir, t->vocab);

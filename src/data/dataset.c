@@ -85,7 +85,7 @@ static double mean_bytes(const sl_tokenizer *t, const sl_tokens *tokens) {
     for (int64_t i = 0; i < tokens->count; i++)
         sum += length[sl_tokens_at(tokens, i)];
     free(length);
-    return (double)sum / (double)tokens->count;
+    return tokens->count ? (double)sum / (double)tokens->count : 0;
 }
 
 static uint64_t hash_tokens(const sl_dataset *d) {
@@ -113,7 +113,8 @@ static int open_corpus(sl_dataset *d, const sl_config *c) {
             return -1;
     if (!d->corpus.part[SL_VAL].there)
         cut_validation(d, c->data_val_fraction);
-    for (int s = SL_TRAIN; s <= SL_VAL; s++)
+    bool whole = !d->corpus.part[SL_VAL].there && c->data_val_fraction == 1;
+    for (int s = whole ? SL_VAL : SL_TRAIN; s <= SL_VAL; s++)
         if (check_length(d, s))
             return -1;
     measure(d);

@@ -31,7 +31,8 @@ sl_dataset *sl_dataset_open(const sl_config *c);
 void sl_dataset_close(sl_dataset *d);
 int32_t sl_dataset_vocab(const sl_dataset *d); /* that of sl_dataset_open_tokenizer */
 const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL if it knows no text ("ids:") */
-int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s); /* at least 1 */
+/* At least 1, but 0 of SL_TRAIN where data.val_fraction is 1 and the corpus has no val part. */
+int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
 int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
 /* Bytes of text per token of the split (for bits per byte); 0 if unknown (no tokenizer with text). Boundary
  * tokens count as tokens without bytes. */

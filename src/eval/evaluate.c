@@ -52,12 +52,12 @@ int sl_measure_states(sl_model *m, const sl_dataset *d) {
     if (!sl_model_states_missing(m))
         return 0;
     sl_model_measure_states(m, true);
-    int rc =
-        sl_each_batch(m, d, (sl_windows){SL_TRAIN, SL_MEASURED_WINDOWS, SL_FILL_WINDOWS}, measure_batch, &measured);
+    enum sl_split from = sl_dataset_windows(d, SL_TRAIN) > 0 ? SL_TRAIN : SL_VAL;
+    int rc = sl_each_batch(m, d, (sl_windows){from, SL_MEASURED_WINDOWS, SL_FILL_WINDOWS}, measure_batch, &measured);
     sl_model_measure_states(m, false);
     if (rc == 0)
         sl_info(
-            "model.sink_nullify: the checkpoint holds no channel means; taken from %lld windows of the training text",
-            (long long)measured);
+            "model.sink_nullify: the checkpoint holds no channel means; taken from %lld windows of the %s text",
+            (long long)measured, from == SL_TRAIN ? "training" : "measured");
     return rc;
 }

@@ -70,6 +70,8 @@ const sl_seen *sl_calibration_at(const sl_calibration *c, sl_scope scope) { retu
 
 int sl_calibration_check(const sl_dataset *d, int64_t windows) {
     int64_t have = sl_dataset_windows(d, SL_TRAIN);
+    if (have == 0)
+        return sl_fail_usage("data.val_fraction=1 leaves nothing to calibrate on; lower it");
     return windows <= have
                ? 0
                : sl_fail_usage("--calibration %lld: the training text has only %lld windows; ask for fewer, or give a "

@@ -102,6 +102,8 @@ static int open_model(run *r, const char *from) {
     char init[SL_DIR_CHARS];
     if (!(r->data = sl_dataset_open(c)))
         return -1;
+    if (sl_dataset_windows(r->data, SL_TRAIN) == 0)
+        return sl_fail_usage("data.val_fraction=1 leaves nothing to train on; lower it");
     int32_t vocab = sl_dataset_vocab(r->data);
     if (sl_config_init(c) && find_init(c, from, init, &vocab))
         return -1;

@@ -38,6 +38,25 @@ class Foreign(common.EndToEnd):
             self.assertAlmostEqual(rounded["fp32"]["loss"], loss, places=4)
             self.assertIn("cannot encode text", self.error("generate", path, *TOKENS, code=2))
 
+    def test_all_of_a_text_is_measured(self) -> None:
+        """From its beginning: of a text that nothing was trained on no part need be kept."""
+        tokens = [key for key in TOKENS if "val_fraction" not in key and "corpus" not in key]
+        start = Path("tokens.bin").read_bytes()
+        Path("longer.bin").write_bytes(start + struct.pack("<2000H", *[7] * 2000))
+        path, told = MODELS / "llama.gguf", {}
+        for corpus in ("tokens.bin", "longer.bin"):
+            keys = [f"data.corpus={corpus}", *tokens]
+            told[corpus] = self.json("probe", path, *keys, "--windows", 100, "--json")
+            self.json("eval", path, *keys, "model.sink_nullify=2", "--windows", 4, "--json")
+        self.assertEqual(told["tokens.bin"], told["longer.bin"])
+        self.assertEqual(told["tokens.bin"]["windows"], 100)
+        keys = ["data.corpus=tokens.bin", *tokens]
+        smooth = ("quantize", path, "--scheme", "w8a8-tensor-static", "--calibration", 8, "--smooth", 0.5)
+        self.json(*smooth, *keys, "--windows", 4, "--json")
+        for what, *verb in (("calibrate", *smooth), ("train", "train", "tune.yaml", "--out", "none")):
+            said = self.error(*verb, *keys, "data.val_fraction=1", code=2)
+            self.assertIn(f"data.val_fraction=1 leaves nothing to {what} on", said)
+
     def test_bos(self) -> None:
         losses = {}
         for bos, identifier in {"1": 1, "3": 3, "none": None}.items():
