@@ -24,6 +24,7 @@ static const verb verbs[] = {
     {"generate", "write text with a checkpoint", sl_verb_generate},
     {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
     {"quantize", "a checkpoint with weights and activations rounded to few bits", sl_verb_quantize},
+    {"export", "a checkpoint as a file of transformers' or llama.cpp's", sl_verb_export},
     {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
     {"tokenize", "turn text files into a token bin, and back", sl_verb_tokenize},
     {"bench", "training speed, and where the time goes", sl_verb_bench},

@@ -8,19 +8,48 @@
 #include <jansson.h>
 #include <string.h>
 
-static const char *architecture(const sl_config *c) {
+const char *sl_hf_obstacle(const sl_config *c) {
     bool rope_layers = c->model_rope_layers.n > 1 || c->model_rope_layers.of[0] != SL_LAYER_ROPE;
-    bool known = sl_norm_traits[c->model_norm] & SL_NORM_LLAMA && sl_mixer_first(c, false) < 0 &&
-                 !strcmp(sl_choices_attention[c->model_attention].name, "softmax") &&
-                 c->attention_gate == SL_ATTENTION_GATE_NONE && c->attention_window == 0 &&
-                 sl_config_has_ffn(c) && sl_ffn_gated[c->model_ffn_kind] && c->model_rope_base > 0 &&
-                 c->model_norm_place == SL_PLACE_PRE && !c->norm_preaffine && !c->norm_zero_centred &&
-                 !c->model_embed_scale && sl_config_clip(c) == 0 && c->model_sink_nullify == 0 &&
-                 c->model_attention_bias == SL_ATTENTION_BIAS_NONE && !c->model_ffn_bias && !c->model_head_bias &&
-                 c->model_rope_dims == 0 && c->model_rope_scaling == SL_ROPE_SCALING_NONE && c->attention_scale == 0 &&
-                 c->model_embed_multiplier == 0 && !rope_layers && c->model_learned_positions == 0 &&
-                 c->attention_softcap == 0 && c->model_logit_softcap == 0 &&
-                 c->model_block == SL_BLOCK_SEQUENTIAL && !(c->model_qk_norm && c->model_qk_norm_span);
+    bool softmax = !strcmp(sl_choices_attention[c->model_attention].name, "softmax");
+    const struct {
+        bool stands;
+        const char *key;
+    } obstacle[] = {
+        {!(sl_norm_traits[c->model_norm] & SL_NORM_LLAMA), "model.norm"},
+        {sl_mixer_first(c, false) >= 0, "model.mixer"},
+        {!softmax, "model.attention"},
+        {c->attention_gate != SL_ATTENTION_GATE_NONE, "model.attention_opts.gate"},
+        {c->attention_window != 0, "model.attention_opts.window"},
+        {c->attention_scale != 0, "model.attention_opts.scale"},
+        {c->attention_softcap != 0, "model.attention_opts.softcap"},
+        {c->model_attention_bias != SL_ATTENTION_BIAS_NONE, "model.attention_bias"},
+        {!sl_config_has_ffn(c) || !sl_ffn_gated[c->model_ffn_kind], "model.ffn_kind"},
+        {c->model_ffn_bias, "model.ffn_bias"},
+        {c->model_head_bias, "model.head_bias"},
+        {c->model_rope_base <= 0, "model.rope_base"},
+        {c->model_rope_dims != 0, "model.rope_dims"},
+        {c->model_rope_scaling != SL_ROPE_SCALING_NONE, "model.rope_scaling"},
+        {rope_layers, "model.rope_layers"},
+        {c->model_learned_positions != 0, "model.learned_positions"},
+        {c->model_norm_place != SL_PLACE_PRE, "model.norm_place"},
+        {c->norm_preaffine, "model.norm_opts.preaffine"},
+        {c->norm_zero_centred, "model.norm_opts.zero_centred"},
+        {c->model_qk_norm && c->model_qk_norm_span, "model.qk_norm_span"},
+        {c->model_block != SL_BLOCK_SEQUENTIAL, "model.block"},
+        {c->model_embed_scale, "model.embed_scale"},
+        {c->model_embed_multiplier != 0, "model.embed_multiplier"},
+        {c->model_logit_softcap != 0, "model.logit_softcap"},
+        {sl_config_clip(c) != 0, "model.clip"},
+        {c->model_sink_nullify != 0, "model.sink_nullify"},
+    };
+    for (size_t i = 0; i < sizeof obstacle / sizeof *obstacle; i++)
+        if (obstacle[i].stands)
+            return obstacle[i].key;
+    return NULL;
+}
+
+static const char *architecture(const sl_config *c) {
+    bool known = !sl_hf_obstacle(c);
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
                      c->model_balance != SL_BALANCE_BIAS;
@@ -47,7 +76,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     /* Of a BPE vocabulary the tokenizer.json knows the BOS; the byte tokenizer's is 256, a synthetic task's the last
      * id. */
     bool task = sl_synthetic_named(c->data_corpus);
-    bool known = c->data_bos && sl_bos_is_own(c) && (task || !strcmp(c->data_tokenizer, "bytes"));
+    bool known = c->data_bos && sl_bos_is_own(c) && (task || (vocab == 257 && !strcmp(c->data_tokenizer, "bytes")));
     json_t *v =
         json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, s:n, "
                   "s:f, s:s}",

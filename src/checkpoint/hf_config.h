@@ -12,4 +12,7 @@
  * something else. */
 char *sl_hf_config_text(const sl_config *c, int32_t vocab);
 
+/* The key that makes the model, mixtures of experts aside, another than transformers' Llama and Qwen3; NULL: none. */
+const char *sl_hf_obstacle(const sl_config *c);
+
 #endif

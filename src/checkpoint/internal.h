@@ -27,6 +27,9 @@ typedef struct {
 } sl_folder;
 
 int sl_folder_path(char out[SL_PATH], const char *base, int64_t step, enum sl_folder_kind kind);
+/* Removes a folder and the files in it, as far as that is possible. A link to one is left as it is, and what it leads
+ * to. */
+void sl_folder_remove(const char *path);
 /* All our folders in `base`, links left out, the newest first; their number. *list is to be freed. No such folder:
  * 0. */
 int sl_folder_scan(const char *base, sl_folder **list);

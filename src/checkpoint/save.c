@@ -19,9 +19,7 @@
 
 /* ---------------------------------------------------------------- removing */
 
-/* Removes a folder and the files in it, as far as that is possible. A link to one is left as it is, and what it leads
- * to. */
-static void remove_folder(const char *path) {
+void sl_folder_remove(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
@@ -42,7 +40,7 @@ static void retire(const char *base, int64_t step, enum sl_folder_kind kind) {
     if (sl_folder_path(from, base, step, kind) < 0 || sl_folder_path(to, base, step, SL_TMP) < 0)
         return;
     if (sl_sys.rename(from, to) == 0)
-        remove_folder(to);
+        sl_folder_remove(to);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -170,7 +168,7 @@ static void clean(const char *base) {
     for (int i = 0; i < n; i++) {
         char path[SL_PATH];
         if (list[i].kind == SL_TMP && sl_folder_path(path, base, list[i].step, SL_TMP) == 0)
-            remove_folder(path);
+            sl_folder_remove(path);
         if (list[i].kind == SL_OLD && i > 0 && list[i - 1].step == list[i].step &&
             list[i - 1].kind == SL_WHOLE)
             retire(base, list[i].step, SL_OLD);
@@ -255,7 +253,7 @@ static int save(const char *run_dir, const sl_config *c, const sl_params *p,
     if (rc == 0)
         keep_newest(base, s->step, keep);
     else
-        remove_folder(tmp);
+        sl_folder_remove(tmp);
     close(lock);
     return rc;
 }

@@ -7,6 +7,7 @@ int sl_verb_bench(int argc, char **argv);
 int sl_verb_config(int argc, char **argv);
 int sl_verb_doctor(int argc, char **argv);
 int sl_verb_eval(int argc, char **argv);
+int sl_verb_export(int argc, char **argv);
 int sl_verb_generate(int argc, char **argv);
 int sl_verb_logits(int argc, char **argv);
 int sl_verb_models(int argc, char **argv);

@@ -7,6 +7,7 @@
 #include "data/bpe.h"
 #include "data/pretokenizer.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -86,6 +87,9 @@ __attribute__((format(printf, 2, 3))) int sl_vocabulary_bad(const sl_vocabulary 
 /* Allocates count tokens of no type. */
 int sl_vocabulary_allocate(sl_vocabulary *v, int64_t count);
 void sl_vocabulary_free(sl_vocabulary *v); /* what is allocated in it */
+/* Fill all of *v, which is to be freed after a failure too; the file, or its JSON, must outlive it. */
+int sl_vocabulary_of_gguf(sl_vocabulary *v, const sl_gguf *f);
+int sl_vocabulary_of_json(sl_vocabulary *v, const json_t *root, const char *name);
 
 /* NULL with a message that names the file and the field. */
 sl_bpe *sl_bpe_build(const sl_vocabulary *v);

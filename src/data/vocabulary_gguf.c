@@ -152,13 +152,18 @@ static int read_all(sl_vocabulary *v, const sl_gguf *f) {
     return (sl_gguf_is(model, "gpt2") ? read_bytes_kind : read_chars_kind)(v, f) || read_bos(v, f) ? -1 : 0;
 }
 
+int sl_vocabulary_of_gguf(sl_vocabulary *v, const sl_gguf *f) {
+    *v = (sl_vocabulary){.name = sl_gguf_name(f),
+                         .tokens_field = KEY("tokens"),
+                         .merges_field = KEY("merges"),
+                         .unknown = -1,
+                         .bos = -1};
+    return read_all(v, f);
+}
+
 sl_bpe *sl_bpe_of_gguf(const sl_gguf *f) {
-    sl_vocabulary v = {.name = sl_gguf_name(f),
-                       .tokens_field = KEY("tokens"),
-                       .merges_field = KEY("merges"),
-                       .unknown = -1,
-                       .bos = -1};
-    sl_bpe *b = read_all(&v, f) ? NULL : sl_bpe_build(&v);
+    sl_vocabulary v;
+    sl_bpe *b = sl_vocabulary_of_gguf(&v, f) ? NULL : sl_bpe_build(&v);
     sl_vocabulary_free(&v);
     return b;
 }

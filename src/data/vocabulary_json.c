@@ -346,19 +346,24 @@ static int read_root(sl_vocabulary *v, const json_t *root) {
                : 0;
 }
 
+int sl_vocabulary_of_json(sl_vocabulary *v, const json_t *root, const char *name) {
+    *v = (sl_vocabulary){.name = name,
+                         .tokens_field = "model.vocab",
+                         .merges_field = "model.merges",
+                         .unknown = -1,
+                         .bos = -1};
+    return read_root(v, root);
+}
+
 sl_bpe *sl_bpe_parse(const char *json, size_t n, const char *name) {
-    sl_vocabulary v = {.name = name,
-                       .tokens_field = "model.vocab",
-                       .merges_field = "model.merges",
-                       .unknown = -1,
-                       .bos = -1};
+    sl_vocabulary v = {.name = name};
     json_error_t error;
     json_t *root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &error);
     if (!root) {
         bad(&v, "line %d: %.200s; is it a tokenizer.json?", error.line, error.text);
         return NULL;
     }
-    sl_bpe *b = read_root(&v, root) ? NULL : sl_bpe_build(&v);
+    sl_bpe *b = sl_vocabulary_of_json(&v, root, name) ? NULL : sl_bpe_build(&v);
     sl_vocabulary_free(&v);
     json_decref(root);
     return b;

@@ -98,14 +98,42 @@ static int check(sl_config *c, const char *name) {
     return sl_config_check(c) ? sl_fail_prefix("%s", name) : 0;
 }
 
-int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab) {
+static int parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab) {
     json_t *v = parse_json(text, n, name);
     sl_hf s = {v, name};
     const sl_family_row *r = v ? find_row_of_hf(&s) : NULL;
     sl_config_defaults(c);
     int rc = r ? hf_config(&s, r, c, vocab) : -1;
     json_decref(v);
-    return rc || check(c, name) ? -1 : 0;
+    return rc;
+}
+
+int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab) {
+    return parse(text, n, name, c, vocab) || check(c, name) ? -1 : 0;
+}
+
+/* As the file has it, unchecked. */
+static int read_config(const sl_foreign *f, sl_config *c, int64_t *said) {
+    const sl_gguf *g = sl_tensors_gguf(f->tensors);
+    if (!g)
+        return parse(f->json.p, f->json.n, f->json_name, c, said);
+    sl_gguf_keys k = {g, f->row->gguf};
+    sl_config_defaults(c);
+    return f->row->kind->from_gguf(&k, c);
+}
+
+static const char *name_of_config(const sl_foreign *f) {
+    const sl_gguf *g = sl_tensors_gguf(f->tensors);
+    return g ? sl_gguf_name(g) : f->json_name;
+}
+
+int sl_foreign_context(const sl_foreign *f, int64_t *context) {
+    sl_config c;
+    int64_t said = -1;
+    if (read_config(f, &c, &said) || sl_config_check_ranges(&c, name_of_config(f)))
+        return -1;
+    *context = c.model_seq;
+    return 0;
 }
 
 /* Rows and columns of the embedding, before a model is made for as many as the file claims. */
@@ -143,18 +171,8 @@ static int set_tokenizer(const sl_foreign *f, sl_config *c) {
 }
 
 int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab) {
-    const sl_gguf *g = sl_tensors_gguf(f->tensors);
     int64_t said = -1;
-    if (!g) {
-        if (sl_foreign_parse(f->json.p, f->json.n, f->json_name, c, &said))
-            return -1;
-    } else {
-        sl_gguf_keys k = {g, f->row->gguf};
-        sl_config_defaults(c);
-        if (f->row->kind->from_gguf(&k, c) || check(c, sl_gguf_name(g)))
-            return -1;
-    }
-    if (set_tokenizer(f, c))
+    if (read_config(f, c, &said) || check(c, name_of_config(f)) || set_tokenizer(f, c))
         return -1;
     return read_vocab(f, c, said, vocab);
 }

@@ -16,6 +16,8 @@ void sl_foreign_close(sl_foreign *f);
  * windows of thousands of tokens would make every measurement one of minutes. data.tokenizer is that of the file or
  * folder, where it has one. */
 int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab);
+/* The context that the file claims, which may be longer than model.seq above. */
+int sl_foreign_context(const sl_foreign *f, int64_t *context);
 /* Fills p->w, a tensor at a time. First everything is checked: each parameter (but the states of a model made for
  * inference) must be there in its shape, and each tensor of the files be a parameter or one that holds nothing to read.
  * On failure p is unchanged. */

@@ -31,4 +31,9 @@ static inline float sl_float_from_f16(const unsigned char *p) {
 /* F32, IEEE binary16 and bfloat16 (all exact), and F64 (rounded). */
 sl_floats_fn sl_floats_from_f32, sl_floats_from_f16, sl_floats_from_bf16, sl_floats_from_f64;
 
+/* The inverse: n floats as they lie in files, each rounded to the nearest value, to even where two are as near (a
+ * NaN stays one). Beyond binary16's range, 65504, is infinity. dst must not overlap src. */
+typedef void sl_floats_to_fn(const float *src, int64_t n, unsigned char *dst);
+sl_floats_to_fn sl_floats_to_f32, sl_floats_to_f16, sl_floats_to_bf16;
+
 #endif
