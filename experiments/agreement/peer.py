@@ -49,7 +49,7 @@ CHOICES = {"model.norm": ("rmsnorm", "gated_norm", "none"), "model.norm_opts.ini
 # Of no consequence for the result, or seen in what the run of sinklab had: its width, its precision.
 IGNORED = {"model.match_params", "precision", "train.eval_every", "train.probe_every", "train.probe_log",
            "train.checkpoint_every",
-           "train.keep_checkpoints", "train.guard_spike", "threads", "isa"}
+           "train.keep_checkpoints", "train.tensorboard", "train.guard_spike", "threads", "isa"}
 
 Settings = dict[str, Any]
 

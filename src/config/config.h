@@ -102,8 +102,8 @@ int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);
 /* Hash of the values of the keys that decide the result, whatever file or order they came from: names a
  * run in studies. Left out: the keys listed in config/hash.c (threads, pin, isa, gemm, how often to evaluate, probe
- * and checkpoint), which change when things are looked at, or the rounding, but not what is trained; and keys that came
- * later than runs, where they have their default: those runs keep their hash. */
+ * and checkpoint, what else to write), which change when things are looked at, or the rounding, but not what is
+ * trained; and keys that came later than runs, where they have their default: those runs keep their hash. */
 uint64_t sl_config_hash(const sl_config *c);
 /* The first key that decides the result and differs, as "train.lr: 0.001 and 0.002" in buf; NULL if the two
  * train the same. */

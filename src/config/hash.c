@@ -5,7 +5,7 @@
 #include <xxhash.h>
 
 /* The keys that do not decide what is trained: how many threads and where (results are the same bits), which
- * tier, device or library (the same up to rounding), how often one looks and saves. */
+ * tier, device or library (the same up to rounding), how often one looks and saves, what else is written. */
 static const char *const undecisive[] = {"threads",
                                          "pin",
                                          "isa",
@@ -15,7 +15,8 @@ static const char *const undecisive[] = {"threads",
                                          "train.probe_every",
                                          "train.probe_log",
                                          "train.checkpoint_every",
-                                         "train.keep_checkpoints"};
+                                         "train.keep_checkpoints",
+                                         "train.tensorboard"};
 
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
 static const char *const added[] = {"model.mixer",

@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "data/corpus.h"
 #include "io/file.h"
+#include "io/tfevents.h"
 #include "model/model.h"
 #include "simd/kernels.h"
 #include "version.h"
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int make_folders(const char *path) {
@@ -101,6 +103,47 @@ static FILE *open_lines(const sl_rundir *r, const char *name, bool resume, int64
     return f;
 }
 
+static double wall_time(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A file of this process alone, also where another has this second's: readers take files in the order of names, and
+ * what comes after a record that was cut off is lost. */
+static int open_events(sl_rundir *r, int64_t last) {
+    char host[58] = "", name[100];
+    double now = wall_time();
+    gethostname(host, sizeof host - 1);
+    for (long long seconds = (long long)now; !r->events; seconds++) {
+        snprintf(name, sizeof name, "events.out.tfevents.%lld.%s", seconds, host);
+        join(r, name, r->events_path);
+        if (!(r->events = fopen(r->events_path, "wx")) && errno != EEXIST)
+            return sl_fail_errno("cannot write", r->events_path);
+    }
+    return sl_tfevents_begin(r->events, now, last + 1) || fflush(r->events)
+               ? sl_fail_errno("cannot write", r->events_path)
+               : 0;
+}
+
+/* The numbers of a line of the file `name`, as <name without .jsonl>/<key>. One that is not finite is null there, and
+ * left out here. */
+static int write_events(const sl_rundir *r, const char *name, json_t *o) {
+    char tag[SL_TFEVENTS_TAG];
+    const char *key;
+    json_t *value;
+    int64_t step = json_integer_value(json_object_get(o, "step"));
+    double now = wall_time();
+    json_object_foreach(o, key, value) {
+        if (!json_is_number(value) || strcmp(key, "step") == 0)
+            continue;
+        snprintf(tag, sizeof tag, "%.*s/%s", (int)strcspn(name, "."), name, key);
+        if (sl_tfevents_scalar(r->events, now, step, tag, (float)json_number_value(value)))
+            return sl_fail_errno("cannot write", r->events_path);
+    }
+    return fflush(r->events) ? sl_fail_errno("cannot write", r->events_path) : 0;
+}
+
 /* At once or not at all: --resume reads it before there is a checkpoint. */
 static int write_config(const sl_rundir *r, const sl_config *c) {
     char path[4200], *text = NULL;
@@ -164,7 +207,7 @@ int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last) 
         !(r->metrics = open_lines(r, "metrics.jsonl", resume, last)) ||
         !(r->probe = open_lines(r, "probe.jsonl", resume, last)))
         return -1;
-    return 0;
+    return c->train_tensorboard ? open_events(r, last) : 0;
 }
 
 int sl_rundir_check(const sl_rundir *r) {
@@ -183,6 +226,8 @@ void sl_rundir_close(sl_rundir *r) {
         fclose(r->metrics);
     if (r->probe)
         fclose(r->probe);
+    if (r->events)
+        fclose(r->events);
     if (r->made)
         rmdir(r->path); /* still empty: it never became a run */
     if (r->lock >= 0)
@@ -198,13 +243,14 @@ int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o) {
     /* All bits of a loss, which is a double, so that runs can be compared; what is probed is fp32. */
     size_t digits = f == r->metrics ? 17 : 9;
     int rc = json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(digits));
-    json_decref(o);
     if (rc || fputc('\n', f) == EOF || fflush(f)) {
         char path[4200];
         join(r, name, path);
-        return sl_fail_errno("cannot write", path);
-    }
-    return 0;
+        rc = sl_fail_errno("cannot write", path);
+    } else if (r->events)
+        rc = write_events(r, name, o);
+    json_decref(o);
+    return rc;
 }
 
 int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o) {

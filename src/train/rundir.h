@@ -1,5 +1,5 @@
 /* The files of a run directory besides checkpoints: config.yaml, env.json, metrics.jsonl, probe.jsonl,
- * result.json. */
+ * result.json, and with train.tensorboard one events.out.tfevents.<seconds>.<host> of each process that trained. */
 #ifndef SL_TRAIN_RUNDIR_H
 #define SL_TRAIN_RUNDIR_H
 
@@ -15,6 +15,8 @@ typedef struct {
     int lock;  /* on the folder, until it is closed */
     bool made; /* it was not there before */
     FILE *metrics, *probe;
+    FILE *events; /* of TensorBoard; NULL: train.tensorboard is off */
+    char events_path[4200];
 } sl_rundir;
 
 /* Takes the folder for this process, before anything in it is looked at: makes it (and its parents) where that is asked
@@ -31,7 +33,8 @@ bool sl_rundir_holds_run(const char *path);
 const char *sl_rundir_foreign(const char *path);
 /* Fails if the folder is no longer at its path: it must not be made anew. */
 int sl_rundir_check(const sl_rundir *r);
-/* Appends one JSON line and flushes it; takes over the reference to o. A full disk is an error. */
+/* Appends one JSON line, and its numbers to the events, and flushes both; takes over the reference to o. A full disk
+ * is an error. */
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o);
 /* Replaces <name> atomically by o, indented; takes over the reference. */
 int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o);
