@@ -17,8 +17,8 @@ from gguf.quants import quantize
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel,
                           GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig,
-                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -45,6 +45,9 @@ MODELS = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
         rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 8.0},
                          "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0}})),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(
+        **COMMON | {"pad_token_id": None}, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 3000.0})),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(
         vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=44, bos_token_id=0, eos_token_id=1)),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(
