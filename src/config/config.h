@@ -91,7 +91,7 @@ bool sl_synthetic_named(const char *corpus);
 bool sl_bos_is_own(const sl_config *c);
 
 void sl_config_defaults(sl_config *c);
-/* Of values that came from elsewhere than sl_config_read() and sl_config_override(), which look at each: are all whole
+/* Of values that came from elsewhere than sl_config_read() and sl_config_override(), which look at each: are all
  * numbers in the ranges of their keys? -1 with a message that begins with `file`, the one they came from. */
 int sl_config_check_ranges(const sl_config *c, const char *file);
 /* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in

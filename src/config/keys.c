@@ -332,14 +332,26 @@ void sl_config_defaults(sl_config *c) {
     }
 }
 
+static bool in_range(const sl_config *c, const sl_key *k) {
+    const void *field = const_field(c, k);
+    if (k->type == SL_KEY_INT)
+        return *(const int64_t *)field >= k->int_min && *(const int64_t *)field <= k->int_max;
+    return k->type != SL_KEY_REAL ||
+           (*(const double *)field >= k->real_min && *(const double *)field <= k->real_max);
+}
+
 int sl_config_check_ranges(const sl_config *c, const char *file) {
+    char value[SL_REAL_CHARS], legal[SL_LEGAL_CHARS];
     for (const sl_key *k = sl_keys; k->name; k++) {
-        if (k->type != SL_KEY_INT)
+        if (in_range(c, k))
             continue;
-        int64_t v = *(const int64_t *)const_field(c, k);
-        if (v < k->int_min || v > k->int_max)
-            return sl_fail("%s: what stands for our %s is %lld; %lld to %lld is supported", file, k->name,
-                           (long long)v, (long long)k->int_min, (long long)k->int_max);
+        const void *field = const_field(c, k);
+        if (k->type == SL_KEY_INT)
+            snprintf(value, sizeof value, "%lld", (long long)*(const int64_t *)field);
+        else
+            sl_format_real(value, *(const double *)field);
+        return sl_fail("%s: what stands for our %s is %s; %s is supported", file, k->name, value,
+                       sl_key_legal(legal, k));
     }
     return 0;
 }
