@@ -97,6 +97,13 @@ bool sl_place_fits(const char *pattern, const char *name);
 /* use_sliding_window and layer_types of the Qwens. */
 int sl_qwen_windows(const sl_hf *s, sl_config *c);
 
+/* What the Gemmas share, all but the rotary embedding of config.json; every `pattern`-th layer sees all where the file
+ * does not say. The scale of scores, which GGUF files do not say, goes in a model of `largest` layers by dim / heads,
+ * in all others by the width of a head. */
+int sl_gemma_from_hf(const sl_hf *s, int64_t pattern, sl_config *c);
+int sl_gemma_from_gguf(const sl_gguf_keys *k, int64_t pattern, int64_t largest, sl_config *c);
+extern const sl_place sl_gemma_hf_places[], sl_gemma_gguf_places[];
+
 #define FAMILY(name, ...) extern const sl_family sl_family_##name;
 #include "tables/family.inc"
 #undef FAMILY

@@ -15,10 +15,11 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel,
-                          GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig,
-                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
+                          GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -40,6 +41,11 @@ MODELS = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(
         **COMMON, rms_norm_eps=1e-6, tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(
+        **COMMON | {"num_hidden_layers": 3}, head_dim=12, rms_norm_eps=1e-6, query_pre_attn_scalar=20, sliding_window=6,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 3000.0})),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(
         **COMMON | {"num_hidden_layers": 4}, head_dim=12, rms_norm_eps=1e-6, query_pre_attn_scalar=20, sliding_window=6,
         layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
@@ -66,7 +72,7 @@ MODELS = {
 
 def spread(model):
     """Gains about 1, which Gemma's weights lack, and biases about 0.3."""
-    gemma = isinstance(model, Gemma3ForCausalLM)
+    gemma = isinstance(model, (Gemma2ForCausalLM, Gemma3ForCausalLM))
     for p in model.parameters():
         if p.ndim == 1:
             p.copy_((0 if gemma else 1) + 0.3 * torch.randn_like(p))
@@ -90,7 +96,8 @@ NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
 GEMMA = NAMES | {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
                  "post_feedforward_layernorm": "post_ffw_norm"}
 # Model of above, type of its matrices. Widths are whole blocks.
-GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma3": ("gemma3", "Q5_1")}
+GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma2": ("gemma2", "Q4_1"),
+        "gemma3": ("gemma3", "Q5_1")}
 WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
             num_hidden_layers=2)
 
@@ -106,7 +113,7 @@ def gguf_name(name, names):
 def gguf_values(name, x, config, arch):
     if arch == "llama" and ("q_proj" in name or "k_proj" in name):  # the two rows of a rotation side by side
         return x.reshape(-1, 2, config.head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-    return x + 1 if arch == "gemma3" and name.endswith("norm.weight") else x
+    return x + 1 if arch.startswith("gemma") and name.endswith("norm.weight") else x
 
 
 def write_gguf(path, model, arch, kind):
@@ -124,15 +131,18 @@ def write_gguf(path, model, arch, kind):
     w.add_vocab_size(c.vocab_size)
     rope = c.rope_parameters
     w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
-    if arch == "gemma3":
+    if arch.startswith("gemma"):
         w.add_sliding_window(c.sliding_window)
+    if arch == "gemma2":
+        w.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        w.add_final_logit_softcapping(c.final_logit_softcapping)
     for name, p in model.named_parameters():
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
         x = gguf_values(name, p.detach().numpy(), c, arch)
         x = np.ascontiguousarray(x)
         as_is = p.ndim == 1
-        w.add_tensor(gguf_name(name, GEMMA if arch == "gemma3" else NAMES),
+        w.add_tensor(gguf_name(name, GEMMA if arch.startswith("gemma") else NAMES),
                      x if as_is else quantize(x, GGMLQuantizationType[kind]),
                      raw_dtype=None if as_is or kind == "F16" else GGMLQuantizationType[kind])
     w.write_header_to_file()
@@ -159,7 +169,9 @@ def make_gguf(out, name):
 
 
 def gguf_extra(arch):
-    """What GGUF files of Gemma 3 don't say and readers take for granted."""
+    """What GGUF files of the Gemmas don't say and readers take for granted."""
+    if arch == "gemma2":
+        return {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": WIDE["head_dim"]}
     if arch != "gemma3":
         return {"tie_word_embeddings": arch == "qwen3"}
     return {"layer_types": ["sliding_attention"] * 2, "query_pre_attn_scalar": WIDE["head_dim"],

@@ -242,7 +242,8 @@ static const struct {
     variant v;
     const char *message;
 } wrong[] = {
-    {{.architecture = "mamba"}, "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma3 are"},
+    {{.architecture = "mamba"},
+     "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma2, gemma3 are"},
     {{.architecture = "qwen2"}, "key qwen2.block_count is missing"},
     {{.skip_key = "llama.block_count"}, "key llama.block_count is missing"},
     {{.skip_key = "llama.attention.layer_norm_rms_epsilon"}, "layer_norm_rms_epsilon is missing"},
@@ -316,6 +317,50 @@ START_TEST(divisors_of_llama3) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- config.json */
+
+/* Two layers of 2 heads and 8 channels. */
+#define CONFIG_OF(class, more)                                                                                         \
+    "{\"architectures\":[\"" class "ForCausalLM\"],\"hidden_size\":8,\"intermediate_size\":16,\"ffn_dim\":16,"         \
+                                   "\"num_hidden_layers\":2,\"num_attention_heads\":2,\"max_position_embeddings\":"    \
+                                   "64" more "}"
+#define GEMMA2(more) CONFIG_OF("Gemma2", ",\"sliding_window\":4" more)
+
+static int parse(const char *text, sl_config *c) {
+    int64_t said;
+    return sl_foreign_parse(text, strlen(text), "config.json", c, &said);
+}
+
+static const struct {
+    const char *text, *message;
+} refused[] = {
+    {CONFIG_OF("Gemma2", ""), "sliding_window: a whole number is needed"},
+    {GEMMA2(",\"use_bidirectional_attention\":true"), "use_bidirectional_attention is not supported"},
+    {GEMMA2(",\"query_pre_attn_scalar\":0"), "query_pre_attn_scalar: a number above 0"},
+    {GEMMA2(",\"attn_logit_softcapping\":\"50\""), "attn_logit_softcapping: a number is needed"},
+    {GEMMA2(",\"final_logit_softcapping\":-1"), "model.logit_softcap"},
+};
+
+START_TEST(refused_configs) {
+    sl_config c;
+    ck_assert_int_eq(parse(refused[_i].text, &c), -1);
+    ck_error(refused[_i].message);
+    ck_error("config.json");
+}
+END_TEST
+
+/* What a file leaves out is as in the released models; null turns a cap off. */
+START_TEST(what_gemma2_does_not_say) {
+    sl_config c;
+    ck_assert_msg(parse(GEMMA2(""), &c) == 0, "%s", sl_error());
+    ck_assert(c.attention_softcap == 50 && c.model_logit_softcap == 30 && c.attention_scale == 1.0 / 16);
+    ck_assert(sl_config_window(&c, 0) == 4 && sl_config_window(&c, 1) == 0 && !c.model_qk_norm);
+    ck_assert_msg(parse(GEMMA2(",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":7"), &c) == 0, "%s",
+                  sl_error());
+    ck_assert(c.attention_softcap == 0 && c.model_logit_softcap == 7);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("foreign");
     TCase *t = tcase_create("foreign");
@@ -326,6 +371,8 @@ int main(void) {
     tcase_add_test(t, a_llama_is_read);
     tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(t, divisors_of_llama3);
+    tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
+    tcase_add_test(t, what_gemma2_does_not_say);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
