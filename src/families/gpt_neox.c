@@ -17,12 +17,11 @@ static int read_sizes(const sl_hf *s, sl_config *c) {
 
 /* rotary_emb_base and rotary_pct of transformers 4, rope_parameters of 5. */
 static int read_rope(const sl_hf *s, sl_config *c) {
-    const json_t *v = sl_hf_get(s, "rope_parameters");
-    double base = 0, share = 0;
-    if (sl_hf_real(s, "rotary_emb_base", 10000, &base) || sl_hf_real(s, "rope_theta", base, &base) ||
-        sl_hf_real(s, "rotary_pct", 0.25, &share))
-        return -1;
-    return sl_hf_rope_object(s, v ? v : sl_hf_get(s, "rope_scaling"), base, share, c);
+    double share = 0;
+    return sl_hf_real(s, "rotary_emb_base", 10000, &c->model_rope_base) || sl_hf_real(s, "rotary_pct", 0.25, &share) ||
+                   sl_hf_rope_part(s, share, c)
+               ? -1
+               : 0;
 }
 
 static int from_hf(const sl_hf *s, sl_config *c) {

@@ -186,11 +186,18 @@ int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, double share
     return type ? read_scaling(&in, type, c) : 0;
 }
 
-int sl_hf_rope(const sl_hf *s, sl_config *c) {
+int sl_hf_rope_part(const sl_hf *s, double share, sl_config *c) {
     const json_t *v = sl_hf_get(s, "rope_parameters");
-    double base = 0, share = 0;
-    if (sl_hf_real(s, "rope_theta", 10000, &base) || sl_hf_real(s, "partial_rotary_factor", 1, &share) ||
-        sl_hf_rope_object(s, v ? v : sl_hf_get(s, "rope_scaling"), base, share, c))
+    double base = 0;
+    return sl_hf_real(s, "rope_theta", c->model_rope_base, &base) ||
+                   sl_hf_real(s, "partial_rotary_factor", share, &share) ||
+                   sl_hf_rope_object(s, v ? v : sl_hf_get(s, "rope_scaling"), base, share, c)
+               ? -1
+               : 0;
+}
+
+int sl_hf_rope(const sl_hf *s, sl_config *c) {
+    if (sl_hf_rope_part(s, 1, c))
         return -1;
     return c->model_rope_dims == 0 ? 0 : sl_fail("%s: partial_rotary_factor: only 1 is supported", s->name);
 }

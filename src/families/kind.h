@@ -32,10 +32,13 @@ void sl_set_layernorm(sl_config *c);
 int sl_hf_bias(const sl_hf *s, sl_config *c);
 /* layer_types, with sliding_window where one slides; behind sl_hf_sizes. Without the key nothing changes. */
 int sl_hf_layer_types(const sl_hf *s, sl_config *c);
-/* rope_parameters of transformers 5, rope_theta and rope_scaling of 4. */
+/* rope_parameters of transformers 5, rope_theta and rope_scaling of 4. The base is c's own where the file does not say
+ * it. Behind the widths. */
 int sl_hf_rope(const sl_hf *s, sl_config *c);
+/* The same where only part of a head may be turned, `share` if the file does not say. */
+int sl_hf_rope_part(const sl_hf *s, double share, sl_config *c);
 /* The same of one such object (NULL: none), whose base is `base`, and the share of a head that it turns `share`, where
- * it does not say. Behind the widths. */
+ * it does not say. */
 int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, double share, sl_config *c);
 
 /* The kinds of all layers, of[layers], as the shortest list that gives them when it is repeated. `name`: of the file,

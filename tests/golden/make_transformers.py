@@ -19,7 +19,7 @@ from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM,
                           GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -54,6 +54,9 @@ MODELS = {
     "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(
         **COMMON | {"pad_token_id": None}, rms_norm_eps=1e-5, tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 3000.0})),
+    "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(
+        **COMMON | {"num_hidden_layers": 3, "pad_token_id": None}, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        no_rope_layers=[1, 0, 1], rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(
         vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=44, bos_token_id=0, eos_token_id=1)),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(

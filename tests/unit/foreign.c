@@ -339,6 +339,12 @@ static const struct {
     {GEMMA2(",\"query_pre_attn_scalar\":0"), "query_pre_attn_scalar: a number above 0"},
     {GEMMA2(",\"attn_logit_softcapping\":\"50\""), "attn_logit_softcapping: a number is needed"},
     {GEMMA2(",\"final_logit_softcapping\":-1"), "model.logit_softcap"},
+    {CONFIG_OF("SmolLM3", ",\"use_sliding_window\":true"), "use_sliding_window is not supported"},
+    {CONFIG_OF("SmolLM3", ",\"no_rope_layer_interval\":0"), "no_rope_layer_interval: 1 or more"},
+    {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[1]"), "no_rope_layers: a list of num_hidden_layers"},
+    {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":1"), "no_rope_layers: a list of num_hidden_layers"},
+    {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[1,2]"), "no_rope_layers: 1 (with positions)"},
+    {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[1,true]"), "no_rope_layers: 1 (with positions)"},
 };
 
 START_TEST(refused_configs) {
@@ -361,6 +367,18 @@ START_TEST(what_gemma2_does_not_say) {
 }
 END_TEST
 
+START_TEST(layers_of_smollm3_without_positions) {
+    sl_config c;
+    ck_assert_msg(parse(CONFIG_OF("SmolLM3", ",\"no_rope_layer_interval\":2"), &c) == 0, "%s", sl_error());
+    ck_assert(sl_config_rotates(&c, 0) && !sl_config_rotates(&c, 1));
+    ck_assert(c.model_rope_base == 2e6 && c.model_tie_embeddings);
+    ck_assert_msg(parse(CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[0,1]"), &c) == 0, "%s", sl_error());
+    ck_assert(!sl_config_rotates(&c, 0) && sl_config_rotates(&c, 1));
+    ck_assert_msg(parse(CONFIG_OF("SmolLM3", ""), &c) == 0, "%s", sl_error());
+    ck_assert(sl_config_rotates(&c, 0) && sl_config_rotates(&c, 1));
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("foreign");
     TCase *t = tcase_create("foreign");
@@ -373,6 +391,7 @@ int main(void) {
     tcase_add_test(t, divisors_of_llama3);
     tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, what_gemma2_does_not_say);
+    tcase_add_test(t, layers_of_smollm3_without_positions);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
