@@ -1,6 +1,5 @@
 /* GPT-2: LayerNorm and biases throughout, learned positions, GELU by tanh, tied embeddings. Its matrices lie as [in,
  * out], queries, keys and values in one; the masks in old files hold nothing. */
-#include "base/err.h"
 #include "families/kind.h"
 
 static int read_sizes(const sl_hf *s, sl_config *c) {
@@ -16,12 +15,10 @@ static int read_sizes(const sl_hf *s, sl_config *c) {
 
 static int from_hf(const sl_hf *s, sl_config *c) {
     static const char *const off[] = {"scale_attn_by_inverse_layer_idx", "add_cross_attention", NULL};
-    bool scaled = false;
+    static const char *const on[] = {"scale_attn_weights", NULL};
     if (read_sizes(s, c) || sl_hf_ffn(s, "activation_function", "gelu_new", false, c) || sl_hf_off(s, off) ||
-        sl_hf_bool(s, "scale_attn_weights", true, &scaled))
+        sl_hf_on(s, on))
         return -1;
-    if (!scaled)
-        return sl_fail("%s: scale_attn_weights: only true is supported", s->name);
     sl_set_layernorm(c);
     c->model_seq = c->model_learned_positions;
     c->model_rope_base = 0;

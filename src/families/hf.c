@@ -50,6 +50,15 @@ int sl_hf_off(const sl_hf *s, const char *const *keys) {
     return 0;
 }
 
+int sl_hf_on(const sl_hf *s, const char *const *keys) {
+    for (; *keys; keys++) {
+        const json_t *x = sl_hf_get(s, *keys);
+        if (x && !json_is_true(x))
+            return sl_fail("%s: %s: only true is supported", s->name, *keys);
+    }
+    return 0;
+}
+
 int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c) {
     if (sl_hf_whole(s, "num_hidden_layers", -1, &c->model_layers) || sl_hf_whole(s, "hidden_size", -1, &c->model_dim) ||
         sl_hf_whole(s, "intermediate_size", -1, &c->model_ffn) ||

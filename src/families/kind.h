@@ -20,6 +20,8 @@ int sl_hf_real(const sl_hf *s, const char *key, double fallback, double *v);
 int sl_hf_bool(const sl_hf *s, const char *key, bool fallback, bool *v);
 /* The keys of a list that ends with NULL must be absent, null, false or 0: what they turn on is not computed here. */
 int sl_hf_off(const sl_hf *s, const char *const *keys);
+/* Those of this list must be absent, null or true. */
+int sl_hf_on(const sl_hf *s, const char *const *keys);
 /* Layers, widths, heads, norm epsilon (rms_norm_eps), context, tied embeddings (`tied` where it is not said). */
 int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c);
 /* The feed-forward, gated or not, that hidden_act, or another key of its kind, names; `fallback` where it is absent. */
@@ -67,7 +69,8 @@ enum {
     SL_PLACE_ADD_ONE = 1,    /* the file's is its distance from 1 */
     SL_PLACE_PAIRS = 2,      /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
     SL_PLACE_TRANSPOSED = 4, /* [in, out] */
-    SL_PLACE_BY_HEAD = 8     /* parts are those of each head, not of the whole */
+    SL_PLACE_BY_HEAD = 8,    /* parts are those of each head, not of the whole */
+    SL_PLACE_BEHIND_TWO = 16 /* two rows that nothing reads stand before ours; alone */
 };
 typedef struct {
     const char *ours, *theirs; /* stems */

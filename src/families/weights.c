@@ -30,11 +30,15 @@ typedef struct {
 
 static bool scattered(const source *s) { return s->how.parts || s->how.how & ~(unsigned)SL_PLACE_ADD_ONE; }
 
+/* Rows of the file, all its parts and those that nothing reads. */
+static int64_t file_rows(const source *s) {
+    return s->ours->shape[0] * (s->how.parts ? s->how.parts : 1) + (s->how.how & SL_PLACE_BEHIND_TWO ? 2 : 0);
+}
+
 /* The shape that the file must have for ours. */
 static int wanted_shape(const source *s, int64_t shape[SL_TENSOR_DIMS]) {
     memcpy(shape, s->ours->shape, SL_TENSOR_DIMS * sizeof *shape);
-    if (s->how.parts)
-        shape[0] *= s->how.parts;
+    shape[0] = file_rows(s);
     if (s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2) {
         int64_t rows = shape[0];
         shape[0] = shape[1];
@@ -74,6 +78,8 @@ static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor 
 
 /* The row of the file, of all its parts, that is row r of ours. */
 static int64_t row_of(const source *s, int64_t r) {
+    if (s->how.how & SL_PLACE_BEHIND_TWO)
+        return r + 2;
     int64_t hd = s->head, in_head = r % hd, head = r / hd;
     if (s->how.how & SL_PLACE_PAIRS)
         in_head = in_head < hd / 2 ? 2 * in_head : 2 * (in_head - hd / 2) + 1;
@@ -82,7 +88,7 @@ static int64_t row_of(const source *s, int64_t r) {
 }
 
 static void scatter(const source *s, const float *from, float *w) {
-    int64_t rows = s->ours->shape[0], columns = s->ours->size / rows, all = rows * (s->how.parts ? s->how.parts : 1);
+    int64_t rows = s->ours->shape[0], columns = s->ours->size / rows, all = file_rows(s);
     bool transposed = s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2;
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = row_of(s, r);
@@ -133,7 +139,7 @@ static int find_all(const sl_foreign *f, const sl_params *p, int64_t head, sourc
         if (!s[i].view)
             continue;
         read[sl_tensors_find(f->tensors, s[i].view->name)] = true;
-        int64_t values = s[i].ours->size * (s[i].how.parts ? s[i].how.parts : 1);
+        int64_t values = s[i].ours->size / s[i].ours->shape[0] * file_rows(&s[i]);
         *most = scattered(&s[i]) && values > *most ? values : *most;
     }
     return refuse_unread(f, read);

@@ -345,6 +345,12 @@ static const struct {
     {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":1"), "no_rope_layers: a list of num_hidden_layers"},
     {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[1,2]"), "no_rope_layers: 1 (with positions)"},
     {CONFIG_OF("SmolLM3", ",\"no_rope_layers\":[1,true]"), "no_rope_layers: 1 (with positions)"},
+    {CONFIG_OF("OPT", ",\"do_layer_norm_before\":false"), "do_layer_norm_before: only true is supported"},
+    {CONFIG_OF("OPT", ",\"enable_bias\":false"), "enable_bias: only true is supported"},
+    {CONFIG_OF("OPT", ",\"layer_norm_elementwise_affine\":false"), "layer_norm_elementwise_affine: only true"},
+    {CONFIG_OF("OPT", ",\"_remove_final_layer_norm\":true"), "_remove_final_layer_norm is not supported"},
+    {CONFIG_OF("OPT", ",\"word_embed_proj_dim\":4"), "word_embed_proj_dim: only hidden_size is supported"},
+    {CONFIG_OF("OPT", ",\"activation_function\":\"silu\""), "activation_function: \"silu\" is not supported"},
 };
 
 START_TEST(refused_configs) {
