@@ -18,7 +18,7 @@
 
 /* A folder, or a GGUF file. */
 static const char *const models[] = {"llama", "llama_bias", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2",
-                                     "gemma3", "olmo2", "smollm3", "gpt2", "gpt_neox", "opt", "llama.gguf",
+                                     "gemma3", "olmo2", "smollm3", "gpt2", "gpt_neox", "opt", "phi", "llama.gguf",
                                      "qwen2.gguf", "qwen3.gguf", "gemma2.gguf", "gemma3.gguf"};
 
 static sl_st_file *open_expected(const char *model) {

@@ -351,6 +351,10 @@ static const struct {
     {CONFIG_OF("OPT", ",\"_remove_final_layer_norm\":true"), "_remove_final_layer_norm is not supported"},
     {CONFIG_OF("OPT", ",\"word_embed_proj_dim\":4"), "word_embed_proj_dim: only hidden_size is supported"},
     {CONFIG_OF("OPT", ",\"activation_function\":\"silu\""), "activation_function: \"silu\" is not supported"},
+    {CONFIG_OF("Phi", ",\"qk_layernorm\":true"), "qk_layernorm is not supported"},
+    {CONFIG_OF("Phi", ",\"layer_norm_eps\":-1"), "model.norm_opts.eps is -1; 0 to 1 is supported"},
+    {CONFIG_OF("Phi", ",\"partial_rotary_factor\":2"), "partial_rotary_factor, rotary_pct: a number above 0"},
+    {CONFIG_OF("Phi", ",\"hidden_act\":\"silu\""), "hidden_act: \"silu\" is not supported"},
 };
 
 START_TEST(refused_configs) {
@@ -385,6 +389,15 @@ START_TEST(layers_of_smollm3_without_positions) {
 }
 END_TEST
 
+START_TEST(part_of_a_head_that_phi_turns) {
+    sl_config c;
+    ck_assert_msg(parse(CONFIG_OF("Phi", ""), &c) == 0, "%s", sl_error());
+    ck_assert(sl_config_rope_dims(&c) == 2 && c.model_rope_base == 10000);
+    ck_assert_msg(parse(CONFIG_OF("Phi", ",\"partial_rotary_factor\":1,\"rope_theta\":7"), &c) == 0, "%s", sl_error());
+    ck_assert(sl_config_rope_dims(&c) == 4 && c.model_rope_base == 7);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("foreign");
     TCase *t = tcase_create("foreign");
@@ -398,6 +411,7 @@ int main(void) {
     tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, what_gemma2_does_not_say);
     tcase_add_test(t, layers_of_smollm3_without_positions);
+    tcase_add_test(t, part_of_a_head_that_phi_turns);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
