@@ -34,11 +34,12 @@ static unsigned read_keys(const sl_gguf *f) {
     return sum + (v > 1) + (r > 1) + b;
 }
 
+static volatile unsigned sum; /* volatile: the reads must stay */
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     sl_gguf *f = sl_gguf_open_memory(data, n, "fuzz");
     if (!f)
         return 0;
-    static volatile unsigned sum; /* volatile: the reads must stay */
     sum += read_keys(f);
     for (int i = 0; i < sl_gguf_count(f); i++) {
         const sl_gguf_tensor *t = sl_gguf_at(f, i);
