@@ -1,5 +1,6 @@
 /* Tokenizers: ids of the `tokenizers` library (golden.json, from make_tokenizer_golden.py), words, documents, and
  * one message a mistake in a tokenizer.json. */
+#include "unhex.h"
 #include "data/tokenizer.h"
 #include "base/err.h"
 #include "base/rng.h"
@@ -41,16 +42,6 @@ static sl_bpe *parse_json(json_t *m) {
     free(text);
     json_decref(m);
     return b;
-}
-
-static size_t unhex(const char *hex, char *out) {
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        ck_assert_int_eq(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        out[i] = (char)byte;
-    }
-    return n;
 }
 
 static sl_ids encode(const sl_bpe *b, const char *text, size_t n) {

@@ -1,5 +1,6 @@
 /* Tokenizers of every kind: ids of the `tokenizers` library (kinds.json, from make_tokenizer_kinds.py) from a
  * tokenizer.json and from a GGUF with the same tokens; BOS; NFC; one message a mistake in a GGUF. */
+#include "unhex.h"
 #include "base/err.h"
 #include "data/bpe.h"
 #include "data/nfc.h"
@@ -43,16 +44,6 @@ static sl_bpe *parse(const json_t *tokenizer) {
     sl_bpe *b = sl_bpe_parse(text, strlen(text), "t.json");
     free(text);
     return b;
-}
-
-static size_t unhex(const char *hex, char *out) {
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        ck_assert_int_eq(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        out[i] = (char)byte;
-    }
-    return n;
 }
 
 static void expect(sl_bpe_encoder *e, const char *name, size_t i, const char *text, size_t n, const json_t *want) {
