@@ -8,7 +8,7 @@ import sys
 
 # From the ground up. A folder of src/ that is not here is an error; one of these need not be there.
 FLOORS = ["simd", "base", "io", "config", "data", "program", "formats", "ops", "cuda", "model", "families",
-          "checkpoint", "eval", "probe", "train", "quant", "cli"]
+          "checkpoint", "eval", "probe", "train", "quant", "session", "cli"]
 # Lists of rows that any folder may include; they include nothing.
 TABLES = "tables"
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"', re.M)

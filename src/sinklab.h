@@ -15,6 +15,9 @@
  *     sl_model_forward(m, in, target, &loss, NULL);
  *     const float *h = sl_model_residual(m, layer);
  *
+ * The level above, which the verbs and the Python package share: sl_open() and sl_open_data() for a checkpoint and
+ * the text to measure it on, sl_measure_json(), sl_eval_json(), sl_quantize_json(), and sl_run for whole trainings.
+ *
  * Errors: functions return 0, or a pointer; on failure -1, or NULL, and sl_error() says in one line
  * what is wrong, where, and how to mend it. Nothing is printed and the process is never ended.
  * Every model, optimizer and probe may be NULL: that is a failure like any other, so that a chain
@@ -63,10 +66,25 @@ SL_API const char *sl_error(void);
 SL_API int sl_threads_set(int n);
 SL_API int sl_threads(void);
 
+/* The instruction set that kernels are taken for, "avx2"; sl_cuda: the GPU's name, or NULL with a message why `device:
+ * cuda` cannot be had. */
+SL_API const char *sl_tier(void);
+SL_API const char *sl_cuda(void);
+
+/* Gets each warning, one line without its end, in place of stderr, which then gets nothing else either (progress). NULL
+ * (at first): stderr. */
+typedef void sl_warn_fn(void *ctx, const char *line);
+SL_API void sl_warn_to(sl_warn_fn *warn, void *ctx);
+/* Asked between batches by whatever runs over many (probes, evaluations, calibrations, sl_run_step): true ends it,
+ * which is a failure with the message "interrupted". NULL (at first): nobody is asked. */
+typedef bool sl_stop_fn(void *ctx);
+SL_API void sl_stop_when(sl_stop_fn *stop, void *ctx);
+
 /* ---- configuration: `sinklab config` lists the keys. On failure *c is unchanged. */
 typedef struct sl_config sl_config;
 
 SL_API sl_config *sl_config_create(void); /* with the defaults */
+SL_API sl_config *sl_config_copy(const sl_config *c);
 SL_API void sl_config_free(sl_config *c);
 /* Reads a YAML file over *c; nested sections and dotted keys are the same. Unknown key, wrong type,
  * out of range, duplicate key, an alias, a second document, a file over 1 MiB: fails with
@@ -82,6 +100,11 @@ SL_API int sl_config_override(sl_config *c, const char *assignment);
 SL_API int sl_config_check(const sl_config *c);
 /* Effective configuration as YAML that sl_config_read takes back to the same. */
 SL_API int sl_config_dump(const sl_config *c, FILE *f);
+/* The same as text, the values in force as a JSON object {key: value}, and the table of keys as a JSON array; to be
+ * freed with free(). */
+SL_API char *sl_config_yaml(const sl_config *c);
+SL_API char *sl_config_json(const sl_config *c);
+SL_API char *sl_config_keys_json(void);
 
 /* ---- models */
 typedef struct sl_model sl_model;
@@ -99,6 +122,9 @@ SL_API sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int6
 SL_API void sl_model_free(sl_model *m);
 /* Initial weights: a function of seed and tensor name. */
 SL_API int sl_model_init(sl_model *m, uint64_t seed);
+/* The weights of another model: of other batches, windows and flags, or with other keys that leave the weights as they
+ * are. What model.sink_nullify keeps is missing afterwards if `from` has none, as in sl_model_load(). Moments stay. */
+SL_API int sl_model_take(sl_model *m, const sl_model *from);
 
 typedef struct {
     int64_t layers, dim, heads, kv_heads, head_dim, vocab, batch, seq;
@@ -139,6 +165,10 @@ SL_API const float *sl_model_norm_weight(const sl_model *m, int layer, int which
 SL_API const float *sl_model_norm_output(const sl_model *m, int layer, int which);
 /* Gate values of a gated norm, [batch*seq, dim] into dst; false without a gate or on failure. */
 SL_API bool sl_model_norm_gate(const sl_model *m, int layer, int which, float *dst);
+
+/* Attention weights of a head in block 0..layers-1, [batch, seq, seq], a row a query, into dst. Rows sum to less than 1
+ * where something joins the keys (sink logits, softmax1). */
+SL_API int sl_model_attention_weights(const sl_model *m, int layer, int head, float *dst);
 
 /* ---- training */
 typedef struct sl_optim sl_optim;
@@ -198,6 +228,105 @@ SL_API int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_confi
  * model.sink_nullify from a folder that was trained without it, a model made for inference is loaded but runs no pass:
  * the verbs eval and probe measure what it lacks. */
 SL_API int sl_model_load(sl_model *m, const char *dir, sl_train_state *s);
+
+/* ---- tokenizers */
+typedef struct sl_tokenizer sl_tokenizer;
+
+/* spec: "bytes", "bpe:FILE" (a tokenizer.json), "gguf:FILE" or "ids:VOCABULARY[:BOS]" (BOS defaults to the last id).
+ * NULL with a message. */
+SL_API sl_tokenizer *sl_tokenizer_open(const char *spec);
+/* The one of a configuration: data.tokenizer with data.bos_token, or the ids of a synthetic corpus. NULL with a
+ * message, also where data.bos is wanted of a tokenizer without BOS. */
+SL_API sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c);
+SL_API void sl_tokenizer_close(sl_tokenizer *t);
+SL_API int32_t sl_tokenizer_vocab(const sl_tokenizer *t);
+SL_API int32_t sl_tokenizer_bos(const sl_tokenizer *t); /* -1: it has none */
+/* Whether texts begin with BOS by the tokenizer's own rule. Encoding never adds it: windows do (data.bos). */
+SL_API bool sl_tokenizer_adds_bos(const sl_tokenizer *t);
+/* Makes another token BOS: an id, or the token as its file writes it. */
+SL_API int sl_tokenizer_set_bos(sl_tokenizer *t, const char *token);
+/* From now on special tokens that stand in a text ("<s>") are text like any other. */
+SL_API void sl_tokenizer_take_literally(sl_tokenizer *t);
+/* Tokens of n bytes of text; a line that holds only "<|endoftext|>" becomes, with its line end, one BOS, and fails if
+ * there is none. *out is to be freed with free(). Any bytes are legal (invalid UTF-8 too). Between such lines BPE gives
+ * what tokenizers' encode(add_special_tokens=False) gives, so an added token inside a line is that token as well. */
+SL_API int sl_tokenizer_encode(const sl_tokenizer *t, const char *text, size_t n, int32_t **out, int64_t *count);
+/* Bytes of one token (not terminated), NULL for BOS or an id outside the vocabulary. */
+SL_API const char *sl_tokenizer_piece(const sl_tokenizer *t, int32_t id, size_t *n);
+
+/* ---- a checkpoint to be used */
+typedef struct {
+    const char *const *key; /* `keys` assignments "train.batch=4", in their order; NULL if there are none */
+    int keys;
+    const char *bos; /* what windows begin with: NULL: as the run, or by the rule of a tokenizer of others; "none"; an
+                        id, or a token as the tokenizer's file writes it */
+} sl_open_options;
+
+/* sl_checkpoint_open(), and what the verbs do with it: the assignments, which must not make another model; BOS; the
+ * text of a run is found again where the run found it; device is cpu unless a key says otherwise; to a model of others
+ * all of a text that has no val part is one. Sets the threads. */
+SL_API int sl_open(const char *path, const sl_open_options *o, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab);
+/* The same assignments, and BOS, on the configuration of a model that is open; `name` stands for it in messages. On
+ * failure *c is unchanged. */
+SL_API int sl_config_change(sl_config *c, const sl_open_options *o, const char *name);
+
+/* Windows of tokens to train on, and to measure on. */
+typedef struct sl_dataset sl_dataset;
+enum sl_split { SL_TRAIN, SL_VAL };
+
+/* data.corpus in windows of model.seq; fails if it has not the vocabulary of the checkpoint at `dir`. */
+SL_API sl_dataset *sl_open_data(const sl_config *c, const char *dir, int32_t vocab);
+/* n tokens as a val part, at least one window of them, and no training part. */
+SL_API sl_dataset *sl_dataset_of_tokens(const sl_config *c, const int32_t *tokens, int64_t n);
+SL_API void sl_dataset_close(sl_dataset *d);
+SL_API int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
+
+/* What `sinklab probe --json` says of a model with taps, over the first `windows` val windows (all, if fewer).
+ * measures: NULL, or names of `probe --measures` with commas between. Whole batches alone are measured: the model's
+ * batch must divide the windows, as the largest that sl_measure_batch() gives does. Where the model lacks what
+ * model.sink_nullify keeps, it is measured first. To be freed with free(). */
+SL_API char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile);
+SL_API int64_t sl_measure_batch(int64_t windows);
+/* What `sinklab eval --json` says; any batch. */
+SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows);
+/* Measures what model.sink_nullify keeps of channels where the model lacks it, so that passes can be run. */
+SL_API int sl_measure_states(sl_model *m, const sl_dataset *d);
+
+/* ---- a training run, as `sinklab train` makes it, a step at a time */
+typedef struct sl_run sl_run;
+
+/* Gives *c the model of a run, a checkpoint or a model of others, and its weights to begin with, as `train --init`
+ * does: the model's keys, its tokenizer and train.init. */
+SL_API int sl_config_take_init(sl_config *c, const char *path);
+/* Opens data and model and measures the model as it is, where train.probe_every says so. out: the run folder; NULL:
+ * nothing is written. resume: goes on from the newest checkpoint there. Sets the threads. */
+SL_API sl_run *sl_run_open(const sl_config *c, const char *out, bool resume);
+SL_API void sl_run_close(sl_run *r);
+/* One step and the evaluation, probe and checkpoint that are due after it. 1: done, and *line is the line of
+ * metrics.jsonl, to be freed with free(). 0: train.steps are done. -1: failed; where sl_stop_when()'s function broke it
+ * off, the next call goes on, to the same bits; any other failure ends the run. */
+SL_API int sl_run_step(sl_run *r, char **line);
+SL_API int64_t sl_run_steps(const sl_run *r); /* done so far */
+/* The model in training, for passes between steps; the run's. */
+SL_API sl_model *sl_run_model(const sl_run *r);
+/* What a probe of the run says now, as a line of probe.jsonl does (without "step"); to be freed with free(). */
+SL_API char *sl_run_probe(sl_run *r, bool profile);
+SL_API int sl_run_save(sl_run *r); /* a checkpoint of the steps done */
+/* Writes result.json and gives its text, to be freed with free(). */
+SL_API char *sl_run_result(sl_run *r);
+
+/* ---- sampling */
+typedef struct {
+    double temperature; /* 0: the likeliest token (the lowest id of equals) */
+    int64_t top_k;      /* 0: all */
+    double top_p;       /* 1: all; the smallest set of likeliest tokens whose probability reaches top_p (Holtzman
+                           et al. 2020, arXiv 1904.09751), after top_k */
+} sl_sampling;
+
+typedef struct sl_sampler sl_sampler; /* scratch for one vocabulary, and random numbers of a seed */
+SL_API sl_sampler *sl_sampler_create(int32_t vocab, uint64_t seed);
+SL_API void sl_sampler_free(sl_sampler *s);
+SL_API int32_t sl_sample(sl_sampler *s, const sl_sampling *how, const float *logits);
 
 /* ---- probe: sink and outlier measurements on a model with taps */
 typedef struct sl_probe sl_probe;

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 static bool quiet;
+static sl_warn_fn *warn_fn; /* NULL: lines go to stderr */
+static void *warn_ctx;
 static sl_progress *bar; /* the one on the screen, NULL if none */
 
 /* A terminal that can erase a line. */
@@ -30,6 +32,12 @@ static int columns(void) {
 }
 
 void sl_log_quiet(bool q) { quiet = q; }
+
+void sl_warn_to(sl_warn_fn *warn, void *ctx) {
+    warn_fn = warn;
+    warn_ctx = ctx;
+    quiet = warn != NULL;
+}
 
 char *sl_format_duration(char buf[SL_DURATION_CHARS], double s) {
     if (!(s >= 0 && s < 1e9)) {
@@ -81,7 +89,12 @@ void sl_info(const char *fmt, ...) {
 void sl_warn(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    say("\x1b[33m", "warning: ", fmt, ap);
+    if (warn_fn) {
+        char line[2048];
+        vsnprintf(line, sizeof line, fmt, ap);
+        warn_fn(warn_ctx, line);
+    } else
+        say("\x1b[33m", "warning: ", fmt, ap);
     va_end(ap);
 }
 

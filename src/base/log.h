@@ -2,6 +2,8 @@
 #ifndef SL_BASE_LOG_H
 #define SL_BASE_LOG_H
 
+#include "sinklab.h" /* sl_warn_to() */
+
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/text.h"
+#include "session/load.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -181,4 +182,14 @@ int sl_args_override(const sl_args *a, sl_config *c) {
         if (sl_config_override(c, a->override[i]) != 0)
             return -1;
     return 0;
+}
+
+sl_open_options sl_args_open(const sl_args *a, const char *bos) {
+    return (sl_open_options){.key = a->override, .keys = a->overrides, .bos = bos};
+}
+
+int sl_args_load(const sl_args *a, const char *bos, double measured, sl_config *c, char dir[SL_DIR_CHARS],
+                 int32_t *vocab) {
+    sl_open_options o = sl_args_open(a, bos);
+    return sl_load_config(a->positional[0], &o, measured, c, dir, vocab);
 }

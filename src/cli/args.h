@@ -80,4 +80,13 @@ int sl_args_parse(const sl_verb_spec *spec, int argc, char **argv, sl_args *a);
 /* Applies the overrides in order. */
 int sl_args_override(const sl_args *a, sl_config *c);
 
+#define SL_FLAG_BOS(bos) \
+    SL_FLAG_STR("bos", "TOKEN", bos, "what windows begin with: none, an id, or a token as the tokenizer's file " \
+                                     "writes it; default: the run's, or of models of others the tokenizer's own rule")
+/* The overrides, and what SL_FLAG_BOS gave. */
+sl_open_options sl_args_open(const sl_args *a, const char *bos);
+/* sl_load_config() of the first positional. */
+int sl_args_load(const sl_args *a, const char *bos, double measured, sl_config *c, char dir[SL_DIR_CHARS],
+                 int32_t *vocab);
+
 #endif

@@ -1,54 +1,39 @@
 #include "base/err.h"
 #include "cli/args.h"
-#include "cli/load.h"
 #include "cli/verbs.h"
-#include "eval/evaluate.h"
+#include "session/load.h"
+#include "session/measure.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 
-static int report(const sl_dataset *d, const sl_losses *l, int64_t windows, int64_t seq, bool json) {
-    double loss = l->all, bytes = sl_dataset_bytes_per_token(d, SL_VAL), bits = loss / log(2) / bytes;
-    if (!isfinite(loss))
-        return sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
-    if (!json) {
-        printf("loss             %.6f nats a token\nperplexity       %.4f\n", loss, exp(loss));
-        if (bytes > 0)
-            printf("bits per byte    %.6f\n", bits);
-        if (sl_dataset_has_marks(d))
-            printf("at triggers      %.6f\nelsewhere        %.6f\n", l->trigger, l->other);
-        printf("tokens           %lld in %lld windows\n", (long long)(windows * seq), (long long)windows);
+static double number(const json_t *x) { return json_is_real(x) ? json_real_value(x) : NAN; }
+
+static int report(const json_t *o, bool json) {
+    if (json) {
+        json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+        putchar('\n');
         return 0;
     }
-    json_t *o = json_pack("{s:f, s:o, s:o, s:I, s:I}", "loss", loss, "perplexity",
-                          isfinite(exp(loss)) ? json_real(exp(loss)) : json_null(), "bits_per_byte",
-                          bytes > 0 ? json_real(bits) : json_null(), "tokens", (json_int_t)(windows * seq),
-                          "windows", (json_int_t)windows);
-    if (!o)
-        return sl_fail("out of memory for the result");
-    if (sl_dataset_has_marks(d)) {
-        json_object_set_new(o, "loss_trigger", isfinite(l->trigger) ? json_real(l->trigger) : json_null());
-        json_object_set_new(o, "loss_other", isfinite(l->other) ? json_real(l->other) : json_null());
-    }
-    json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
-    putchar('\n');
-    json_decref(o);
+    const json_t *bits = json_object_get(o, "bits_per_byte"), *trigger = json_object_get(o, "loss_trigger");
+    double loss = json_real_value(json_object_get(o, "loss"));
+    printf("loss             %.6f nats a token\nperplexity       %.4f\n", loss, exp(loss));
+    if (json_is_real(bits))
+        printf("bits per byte    %.6f\n", json_real_value(bits));
+    if (trigger)
+        printf("at triggers      %.6f\nelsewhere        %.6f\n", number(trigger),
+               number(json_object_get(o, "loss_other")));
+    printf("tokens           %lld in %lld windows\n", (long long)json_integer_value(json_object_get(o, "tokens")),
+           (long long)json_integer_value(json_object_get(o, "windows")));
     return 0;
 }
 
 static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
-    sl_dataset *d = sl_load_dataset(c, dir, vocab);
+    sl_dataset *d = sl_open_data(c, dir, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, 0) : NULL;
-    int rc = -1;
-    if (m && sl_load_weights(m, dir) == 0 && sl_measure_states(m, d) == 0) {
-        if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
-            windows = sl_dataset_windows(d, SL_VAL);
-        sl_losses losses;
-        rc = sl_evaluate(m, d, windows, &losses);
-        if (rc == 0)
-            rc = report(d, &losses, windows, c->model_seq, json);
-    }
+    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows) : NULL;
+    int rc = o ? report(o, json) : -1;
+    json_decref(o);
     sl_model_free(m);
     sl_dataset_close(d);
     return rc;
@@ -82,7 +67,7 @@ int sl_verb_eval(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, bos, 1, &c, dir, &vocab))
+    if (sl_args_load(&args, bos, 1, &c, dir, &vocab))
         return -1;
     return evaluate(&c, dir, vocab, windows, json);
 }

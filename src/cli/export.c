@@ -3,7 +3,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/export.h"
 #include "cli/args.h"
-#include "cli/load.h"
+#include "session/load.h"
 #include "cli/verbs.h"
 #include "families/foreign.h"
 
@@ -86,7 +86,7 @@ int sl_verb_export(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (check_flags(&p) || sl_load_config(&args, p.bos, 1, &c, dir, &vocab) || sl_export_check(&c, dir))
+    if (check_flags(&p) || sl_args_load(&args, p.bos, 1, &c, dir, &vocab) || sl_export_check(&c, dir))
         return -1;
     return write_model(&p, &c, dir, vocab);
 }

@@ -1,12 +1,10 @@
 /* Text generation with a key/value cache. */
 #include "base/err.h"
-#include "base/rng.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/args.h"
-#include "cli/load.h"
+#include "session/load.h"
 #include "cli/verbs.h"
 #include "data/synthetic.h"
-#include "model/sample.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +31,6 @@ static void print_token(const sl_tokenizer *t, int32_t id) {
 /* Feeds the prompt, then samples until the cache is full or enough tokens are out. */
 static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n,
                   const options *o, float *logits, sl_sampler *sampler) {
-    sl_rng rng = sl_rng_make((uint64_t)o->seed, SL_STREAM_SAMPLE, 0);
     int32_t token = prompt[0];
     for (int64_t at = 0; at < n + o->tokens - 1; at++) {
         if (sl_model_decode(m, &token, at, logits))
@@ -42,7 +39,7 @@ static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int
             token = prompt[at + 1];
             continue;
         }
-        token = sl_sample(sampler, &o->sampling, logits, &rng);
+        token = sl_sample(sampler, &o->sampling, logits);
         print_token(t, token);
     }
     putchar('\n');
@@ -99,7 +96,7 @@ static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
         goto end;
     }
     if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
-        !(sampler = sl_sampler_create(vocab)) || sl_load_weights(m, dir))
+        !(sampler = sl_sampler_create(vocab, (uint64_t)o->seed)) || sl_load_weights(m, dir))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");
@@ -145,7 +142,7 @@ int sl_verb_generate(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
-    if (sl_load_config(&args, o.bos, 1, &c, dir, &vocab))
+    if (sl_args_load(&args, o.bos, 1, &c, dir, &vocab))
         return -1;
     return generate(&c, dir, vocab, &o);
 }

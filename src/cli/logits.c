@@ -1,6 +1,6 @@
 #include "base/err.h"
 #include "cli/args.h"
-#include "cli/load.h"
+#include "session/load.h"
 #include "cli/verbs.h"
 #include "io/file.h"
 #include "io/npy.h"
@@ -57,7 +57,7 @@ int sl_verb_logits(int argc, char **argv) {
         return sl_fail_usage("logits needs --tokens X.npy and --out Y.npy");
     if (sl_same_file(tokens, out))
         return sl_fail_usage("logits: --out %s is the file that --tokens reads; give another", out);
-    if (sl_load_config(&args, NULL, 1, &c, dir, &vocab))
+    if (sl_args_load(&args, NULL, 1, &c, dir, &vocab))
         return -1;
     return compute(&c, dir, vocab, tokens, out);
 }

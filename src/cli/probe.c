@@ -2,20 +2,15 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "cli/args.h"
-#include "cli/lists.h"
-#include "cli/load.h"
 #include "cli/probe_measures.h"
 #include "cli/verbs.h"
-#include "probe/dump.h"
-#include "probe/probe.h"
-#include "eval/evaluate.h"
-#include "eval/windows.h"
+#include "session/lists.h"
+#include "session/load.h"
+#include "session/measure.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-enum { MAX_BATCH = 16 };
 
 typedef struct {
     const char *corpus, *bos, *measure_list, *folder, *what_list, *layer_list, *head_list;
@@ -23,15 +18,12 @@ typedef struct {
     int64_t windows;
     bool profile, json;
     char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
-    int32_t vocab, bos_id; /* bos_id: -1 without */
+    int32_t vocab;
     sl_config config;
     sl_dataset *data;
     sl_model *model;
-    sl_probe *probe;
-    sl_detail *detail; /* NULL: no measures were asked for */
-    sl_dump *dump;     /* NULL: nor a dump */
+    sl_dump *dump;     /* NULL: none was asked for */
     bool *chosen;      /* of the dump: layers + 1 layers, then heads */
-    double loss;
 } probe_run;
 
 static int set_corpus(sl_config *c, const char *corpus) {
@@ -40,14 +32,6 @@ static int set_corpus(sl_config *c, const char *corpus) {
                              sizeof c->data_corpus - 1);
     strcpy(c->data_corpus, corpus);
     return 0;
-}
-
-/* Largest batch that divides the windows, so that exactly the windows asked for are measured. */
-static int64_t batch_of(int64_t windows) {
-    int64_t batch = windows < MAX_BATCH ? windows : MAX_BATCH;
-    while (windows % batch)
-        batch--;
-    return batch;
 }
 
 static int open_dump(probe_run *r) {
@@ -65,61 +49,15 @@ static int open_dump(probe_run *r) {
 }
 
 static int open_all(probe_run *r) {
-    r->data = sl_load_dataset(&r->config, r->dir, r->vocab);
-    if (!r->data || sl_load_bos_id(&r->config, &r->bos_id))
+    r->data = sl_open_data(&r->config, r->dir, r->vocab);
+    r->windows = r->data ? sl_measure_windows(r->data, r->windows) : -1;
+    if (r->windows < 0)
         return -1;
-    int64_t available = sl_dataset_windows(r->data, SL_VAL);
-    if (available < 1)
-        return sl_fail("%s has no validation window of %lld tokens; raise data.val_fraction or lower "
-                       "model.seq", r->config.data_corpus, (long long)r->config.model_seq);
-    if (r->windows > available)
-        r->windows = available;
-    r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows), r->config.model_seq, SL_MODEL_TAPS);
+    int64_t batch = sl_measure_batch(r->windows);
+    r->model = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, SL_MODEL_TAPS);
     if (!r->model || sl_load_weights(r->model, r->dir) < 0)
         return -1;
-    if (sl_measure_states(r->model, r->data) < 0)
-        return -1;
-    r->probe = sl_probe_create(r->model);
-    return !r->probe || (r->folder && open_dump(r) < 0) ? -1 : 0;
-}
-
-/* A batch is as many windows as divide those asked for: none is in part. */
-static int add_probe(void *ctx, sl_model *m, const sl_batch *b) {
-    probe_run *r = ctx;
-    double loss = 0;
-    if (sl_model_forward(m, b->in, b->target, &loss, NULL) || sl_probe_add_marked(r->probe, m, b->mark))
-        return -1;
-    r->loss += loss * (double)b->n / (double)r->windows;
-    return r->dump ? sl_dump_add(r->dump, m, b->in) : 0;
-}
-
-static int add_detail(void *ctx, sl_model *m, const sl_batch *b) {
-    probe_run *r = ctx;
-    return sl_model_forward(m, b->in, b->target, NULL, NULL) ? -1 : sl_detail_add(r->detail, m);
-}
-
-static int pass(probe_run *r, sl_batch_fn add) {
-    return sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, r->windows, SL_FILL_NO_LOSS}, add, r);
-}
-
-/* The measures need the sink dimensions, so they take a pass of their own. */
-static int measure_detail(probe_run *r) {
-    int64_t layers = sl_model_shape(r->model).layers, dim = sl_model_shape(r->model).dim;
-    double *scratch = sl_alloc((size_t)(2 * dim) * sizeof *scratch, "the measures");
-    sl_sink_dims *sinks = sl_alloc(((size_t)layers + 1) * sizeof *sinks, "the measures");
-    for (int64_t i = 0; scratch && sinks && i <= layers; i++)
-        sinks[i] = sl_probe_sink_dims(r->probe, i, scratch);
-    if (scratch && sinks)
-        r->detail = sl_detail_create(r->model, r->measures, r->windows, sinks);
-    sl_free(scratch);
-    sl_free(sinks);
-    return r->detail ? pass(r, add_detail) : -1;
-}
-
-static int measure(probe_run *r) {
-    if (pass(r, add_probe) < 0)
-        return -1;
-    return r->measures ? measure_detail(r) : 0;
+    return r->folder ? open_dump(r) : 0;
 }
 
 static void cell(int width, const json_t *x) {
@@ -227,31 +165,14 @@ static void print_sink_dims(const json_t *dims) {
     puts(json_array_size(dims) ? "" : " none");
 }
 
-/* All figures as one object; NULL with a message. */
-static json_t *result(const probe_run *r, bool profile) {
-    json_t *o = sl_probe_result(r->probe, r->model, profile);
-    json_t *measures = o && r->detail ? sl_detail_result(r->detail) : NULL;
-    if (!o || (r->detail && !measures)) {
-        json_decref(o);
-        return NULL;
-    }
-    json_object_set_new(o, "val_loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
-    json_object_set_new(o, "loss", isfinite(r->loss) ? json_real(r->loss) : json_null());
-    json_object_set_new(o, "bos", r->bos_id < 0 ? json_null() : json_integer(r->bos_id));
-    json_object_set_new(o, "windows", json_integer(r->windows));
-    json_object_set_new(o, "checkpoint", json_string(r->dir));
-    if (measures)
-        json_object_set_new(o, "measures", measures);
-    return o;
-}
-
 static void print_tables(const probe_run *r, const json_t *o) {
+    const json_t *loss = json_object_get(o, "loss"), *bos = json_object_get(o, "bos");
     printf("%s: %lld validation windows of %s, loss %.4f nats per token\n", r->dir, (long long)r->windows,
-           r->config.data_corpus, r->loss);
-    if (r->bos_id < 0)
+           r->config.data_corpus, json_is_number(loss) ? json_number_value(loss) : NAN);
+    if (json_is_null(bos))
         puts("BOS: none\n");
     else
-        printf("BOS: id %d %s every window\n\n", r->bos_id,
+        printf("BOS: id %lld %s every window\n\n", (long long)json_integer_value(bos),
                r->config.data_bos_place == SL_BOS_FIRST ? "in front of" : "somewhere in");
     print_layers(json_object_get(o, "layers"));
     puts("\nRow i: h_i, the residual stream after i blocks, and the block that reads it.\n");
@@ -274,7 +195,10 @@ static void drop_profile(json_t *o) {
 static int report(const probe_run *r) {
     int files = 0;
     int64_t bytes = 0;
-    json_t *o = result(r, r->profile || r->dump);
+    sl_measure_options how = {r->windows, r->measures, r->profile || r->dump, r->dump};
+    json_t *o = sl_measure(r->model, r->data, &how);
+    if (o)
+        json_object_set_new(o, "checkpoint", json_string(r->dir));
     if (!o || (r->dump && sl_dump_finish(r->dump, o, &files, &bytes) < 0)) {
         json_decref(o);
         return -1;
@@ -304,13 +228,11 @@ static int check_lists(probe_run *r) {
 }
 
 static int run(probe_run *r, const sl_args *args) {
-    if (check_lists(r) < 0 || sl_load_config(args, r->bos, 1, &r->config, r->dir, &r->vocab) < 0 ||
+    if (check_lists(r) < 0 || sl_args_load(args, r->bos, 1, &r->config, r->dir, &r->vocab) < 0 ||
         (r->corpus && set_corpus(&r->config, r->corpus) < 0))
         return -1;
-    int rc = open_all(r) < 0 || measure(r) < 0 || report(r) < 0 ? -1 : 0;
+    int rc = open_all(r) < 0 || report(r) < 0 ? -1 : 0;
     sl_dump_free(r->dump);
-    sl_detail_free(r->detail);
-    sl_probe_free(r->probe);
     sl_model_free(r->model);
     sl_dataset_close(r->data);
     sl_free(r->chosen);

@@ -3,7 +3,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "cli/args.h"
-#include "cli/load.h"
+#include "session/load.h"
 #include "cli/quantize_report.h"
 #include "cli/verbs.h"
 #include "quant/export.h"
@@ -116,13 +116,14 @@ static int run_import(quantize *q, const sl_args *args) {
     if (sl_quant_export_read(t->dir, &t->config, &t->vocab, &t->plan.options) < 0)
         return -1;
     t->config.device = SL_DEVICE_CPU; /* as sl_load_config() */
-    if (sl_load_bos(q->bos, &t->config) || sl_load_override(args, &t->config, t->dir) ||
+    sl_open_options keys = sl_args_open(args, q->bos);
+    if (sl_config_change(&t->config, &keys, t->dir) ||
         sl_threads_start((int)t->config.threads, (enum sl_pin)t->config.pin) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
     t->plan.options.real = real;
     q->scheme = t->plan.options.scheme;
-    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_load_dataset(&t->config, t->dir, t->vocab);
+    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_open_data(&t->config, t->dir, t->vocab);
     int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows, &x) : -1;
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     sl_quant_report_begin(t, (sl_interval){NAN, NAN, 0}, t->plan.windows);
@@ -156,10 +157,10 @@ static int check_import_flags(const quantize *q) {
 
 static int run(quantize *q, const sl_args *args) {
     sl_quant_report *t = &q->report;
-    if (sl_load_config(args, q->bos, 0.5, &t->config, t->dir, &t->vocab) ||
+    if (sl_args_load(args, q->bos, 0.5, &t->config, t->dir, &t->vocab) ||
         (q->corpus && set_corpus(&t->config, q->corpus) < 0))
         return -1;
-    sl_dataset *d = sl_load_dataset(&t->config, t->dir, t->vocab);
+    sl_dataset *d = sl_open_data(&t->config, t->dir, t->vocab);
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     t->calibrates = d && (calibrates(q) || t->plan.options.smooth >= 0);
     sl_quant_run *r = NULL;

@@ -18,17 +18,6 @@ static const char *default_out(const char *config, const sl_config *c, char out[
     return out;
 }
 
-/* The model of the checkpoint, and where its weights are. */
-static int take_init(sl_config *c, const char *path) {
-    char dir[SL_DIR_CHARS];
-    sl_config its;
-    int32_t vocab;
-    if (strlen(path) >= sizeof c->train_init)
-        return sl_fail_usage("--init: a path of %zu bytes; at most %zu fit", strlen(path), sizeof c->train_init - 1);
-    strcpy(c->train_init, path);
-    return sl_checkpoint_open(path, dir, &its, &vocab) || sl_config_take_model(c, &its) ? -1 : 0;
-}
-
 int sl_verb_train(int argc, char **argv) {
     const char *out = NULL, *init = NULL;
     bool resume = false, dry_run = false;
@@ -61,7 +50,7 @@ int sl_verb_train(int argc, char **argv) {
     if (rc)
         return rc < 0 ? -1 : 0;
     sl_config_defaults(&c);
-    if (init && take_init(&c, init))
+    if (init && sl_config_take_init(&c, init))
         return -1;
     if (sl_config_read(&c, args.positional[0]) || sl_args_override(&args, &c) || sl_config_check(&c))
         return -1;

@@ -4,6 +4,7 @@
 #include "config/keys.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -207,3 +208,31 @@ int sl_config_dump(const sl_config *c, FILE *f) {
     }
     return ferror(f) ? sl_fail_errno("cannot write", "the configuration") : 0;
 }
+
+/* ---- as text */
+
+typedef int (*write_fn)(const sl_config *c, FILE *f);
+
+/* What `write` writes, to be freed; NULL with a message. */
+static char *text_of(const sl_config *c, write_fn write) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    int rc = f ? write(c, f) : -1;
+    if (f && fclose(f) == 0 && rc == 0)
+        return text;
+    free(text);
+    sl_fail("out of memory for the configuration's text");
+    return NULL;
+}
+
+static int write_values(const sl_config *c, FILE *f) { return sl_config_show(c, f, NULL, 0, true); }
+
+static int write_table(const sl_config *c, FILE *f) {
+    (void)c;
+    return sl_config_help(f, NULL, 0, true);
+}
+
+char *sl_config_yaml(const sl_config *c) { return text_of(c, sl_config_dump); }
+char *sl_config_json(const sl_config *c) { return text_of(c, write_values); }
+char *sl_config_keys_json(void) { return text_of(NULL, write_table); }

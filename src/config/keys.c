@@ -303,12 +303,18 @@ static int find_choice(const sl_choice *choices, const char *name) {
 }
 
 sl_config *sl_config_create(void) {
-    sl_config *c = malloc(sizeof *c);
-    if (c)
-        sl_config_defaults(c);
+    sl_config c;
+    sl_config_defaults(&c);
+    return sl_config_copy(&c);
+}
+
+sl_config *sl_config_copy(const sl_config *c) {
+    sl_config *copy = malloc(sizeof *copy);
+    if (copy)
+        *copy = *c;
     else
         sl_fail("out of memory for a configuration");
-    return c;
+    return copy;
 }
 
 void sl_config_free(sl_config *c) { free(c); }

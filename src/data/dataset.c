@@ -21,6 +21,7 @@ struct sl_dataset {
     sl_corpus corpus;
     sl_tokenizer *tokenizer; /* a synthetic corpus has one too */
     sl_token_store store[2]; /* of texts */
+    int32_t *own;            /* of sl_dataset_of_tokens() */
     sl_tokens tokens[2];     /* [SL_TRAIN], [SL_VAL] */
     double bytes_per_token[2];
     uint64_t hash;
@@ -83,7 +84,7 @@ static double mean_bytes(const sl_tokenizer *t, const sl_tokens *tokens) {
         if (!sl_tokenizer_piece(t, id, &length[id]))
             length[id] = 0;
     for (int64_t i = 0; i < tokens->count; i++)
-        sum += length[sl_tokens_at(tokens, i)];
+        sum += sl_tokens_at(tokens, i) < vocab ? length[sl_tokens_at(tokens, i)] : 0;
     free(length);
     return tokens->count ? (double)sum / (double)tokens->count : 0;
 }
@@ -145,9 +146,6 @@ static int hash_synthetic(sl_dataset *d) {
 }
 
 static int open_all(sl_dataset *d, const sl_config *c) {
-    d->seq = c->model_seq;
-    d->bos = c->data_bos;
-    d->bos_first = c->data_bos_place == SL_BOS_FIRST;
     if (!sl_synthetic_named(c->data_corpus))
         return (d->tokenizer = sl_dataset_open_tokenizer(c)) ? open_corpus(d, c) : -1;
     if (!(d->synthetic = sl_synthetic_open(c)) || !(d->tokenizer = synthetic_tokenizer(d->synthetic)))
@@ -179,13 +177,46 @@ sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c) {
 
 /* ---- Opening and closing ----------------------------------------------------------------------- */
 
-sl_dataset *sl_dataset_open(const sl_config *c) {
+static sl_dataset *make(const sl_config *c) {
     sl_dataset *d = calloc(1, sizeof *d);
-    if (!d) {
+    if (d)
+        *d = (sl_dataset){.seq = c->model_seq, .bos = c->data_bos, .bos_first = c->data_bos_place == SL_BOS_FIRST};
+    else
         sl_fail("out of memory");
+    return d;
+}
+
+sl_dataset *sl_dataset_open(const sl_config *c) {
+    sl_dataset *d = make(c);
+    if (d && open_all(d, c)) {
+        sl_dataset_close(d);
         return NULL;
     }
-    if (open_all(d, c)) {
+    return d;
+}
+
+static int take_tokens(sl_dataset *d, const sl_config *c, const int32_t *tokens, int64_t n) {
+    int64_t least = d->seq + !d->bos;
+    if (n < least)
+        return sl_fail_usage("%lld tokens are not enough for one window of model.seq=%lld, which takes %lld; lower it "
+                             "or give more text",
+                             (long long)n, (long long)d->seq, (long long)least);
+    for (int64_t i = 0; i < n; i++)
+        if (tokens[i] < 0)
+            return sl_fail("token %d at place %lld is no token", tokens[i], (long long)i);
+    if (!(d->own = malloc((size_t)n * sizeof *d->own)))
+        return sl_fail("out of memory for %lld tokens", (long long)n);
+    memcpy(d->own, tokens, (size_t)n * sizeof *tokens);
+    d->tokens[SL_VAL] = (sl_tokens){d->own, sizeof *d->own, n};
+    if (!(d->tokenizer = sl_dataset_open_tokenizer(c)))
+        return -1;
+    measure(d);
+    return 0;
+}
+
+sl_dataset *sl_dataset_of_tokens(const sl_config *c, const int32_t *tokens, int64_t n) {
+    sl_dataset *d = make(c);
+    if (d && take_tokens(d, c, tokens, n)) {
         sl_dataset_close(d);
         return NULL;
     }
@@ -200,6 +231,7 @@ void sl_dataset_close(sl_dataset *d) {
     sl_corpus_close(&d->corpus);
     sl_synthetic_close(d->synthetic);
     sl_tokenizer_close(d->tokenizer);
+    free(d->own);
     free(d);
 }
 
@@ -208,6 +240,9 @@ int32_t sl_dataset_vocab(const sl_dataset *d) { return sl_tokenizer_vocab(d->tok
 const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d) {
     return sl_tokenizer_has_text(d->tokenizer) ? d->tokenizer : NULL;
 }
+
+int64_t sl_dataset_seq(const sl_dataset *d) { return d->seq; }
+int32_t sl_dataset_bos(const sl_dataset *d) { return d->bos ? sl_tokenizer_bos(d->tokenizer) : -1; }
 
 int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s) {
     return d->synthetic ? synthetic_windows[s] * d->seq : d->tokens[s].count;

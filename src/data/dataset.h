@@ -14,26 +14,19 @@
 
 #include <stdint.h>
 
-enum sl_split { SL_TRAIN, SL_VAL };
-
-typedef struct sl_dataset sl_dataset;
-
-/* The tokenizer of a configuration: data.tokenizer with data.bos_token, or the ids of a synthetic corpus. NULL with a
- * message, also where data.bos is wanted of a tokenizer without BOS. */
-sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c);
-
 /* Opens config's data.corpus with data.tokenizer: a name prepared under $SINKLAB_DATA or data/corpora, any folder
  * of .txt files, a text file, or a token bin (llm.c header or bare uint16 nanoGPT); data/corpus.h has the rules.
  * Without a val part of its own, the last data.val_fraction of the tokens is the val part. Tokens of a BPE corpus
  * are cached beside it when the folder is writable (data/token_cache.h). Missing, empty, a part shorter than one
  * window, ids beyond the tokenizer's vocabulary: an error saying how to mend it. */
 sl_dataset *sl_dataset_open(const sl_config *c);
-void sl_dataset_close(sl_dataset *d);
 int32_t sl_dataset_vocab(const sl_dataset *d); /* that of sl_dataset_open_tokenizer */
 const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL if it knows no text ("ids:") */
-/* At least 1, but 0 of SL_TRAIN where data.val_fraction is 1 and the corpus has no val part. */
-int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
+int64_t sl_dataset_seq(const sl_dataset *d); /* positions of a window */
+int32_t sl_dataset_bos(const sl_dataset *d); /* in each window; -1: none */
 int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
+/* sl_dataset_windows(): at least 1, but 0 of SL_TRAIN where data.val_fraction is 1 and the corpus has no val part, or
+ * of sl_dataset_of_tokens(). */
 /* Bytes of text per token of the split (for bits per byte); 0 if unknown (no tokenizer with text). Boundary
  * tokens count as tokens without bytes. */
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s);

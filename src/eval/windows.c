@@ -1,6 +1,7 @@
 #include "eval/windows.h"
 
 #include "base/err.h"
+#include "base/stop.h"
 
 #include <stdlib.h>
 
@@ -41,7 +42,7 @@ int sl_each_batch(sl_model *m, const sl_dataset *d, sl_windows w, sl_batch_fn fn
     int rc = r.in && r.target && (r.mark || !marks) ? 0 : sl_fail("out of memory for a batch of windows");
     for (int64_t first = 0; rc == 0 && first < w.windows; first += r.batch) {
         sl_batch b = read_batch(&r, m, d, &w, first);
-        rc = fn(ctx, m, &b);
+        rc = sl_stop_asked() ? -1 : fn(ctx, m, &b);
     }
     free(r.in), free(r.target), free(r.mark);
     return rc;

@@ -27,7 +27,8 @@ typedef struct {
 /* Runs what it wants of the model on a batch; returns 0, or -1 with a message. The batch is gone afterwards. */
 typedef int (*sl_batch_fn)(void *ctx, sl_model *m, const sl_batch *b);
 
-/* fn for each batch of these windows, in their order. Returns 0, or -1 with the message of the first that failed. */
+/* fn for each batch of these windows, in their order. Returns 0, or -1 with the message of the first that failed, or
+ * because sl_stop_when()'s function says so. */
 int sl_each_batch(sl_model *m, const sl_dataset *d, sl_windows w, sl_batch_fn fn, void *ctx);
 
 #endif

@@ -217,6 +217,15 @@ int sl_model_init(sl_model *m, uint64_t seed) {
     return sl_model_params_written(m);
 }
 
+int sl_model_take(sl_model *m, const sl_model *from) {
+    if (!m || !from)
+        return sl_model_fail_null("sl_model_take");
+    if (sl_model_read_params(from) || sl_params_take(&m->params, &from->params))
+        return -1;
+    m->tapped = false;
+    return sl_model_params_written(m);
+}
+
 sl_params *sl_model_params(sl_model *m) { return &m->params; }
 
 int sl_model_read_params(const sl_model *m) {

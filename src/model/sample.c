@@ -1,6 +1,6 @@
-#include "model/sample.h"
-
+/* Sampling a token from logits. */
 #include "base/err.h"
+#include "base/rng.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,12 +13,13 @@ typedef struct {
 struct sl_sampler {
     int32_t vocab;
     candidate *c;
+    sl_rng rng;
 };
 
-sl_sampler *sl_sampler_create(int32_t vocab) {
+sl_sampler *sl_sampler_create(int32_t vocab, uint64_t seed) {
     sl_sampler *s = calloc(1, sizeof *s);
     if (s)
-        *s = (sl_sampler){vocab, malloc((size_t)vocab * sizeof *s->c)};
+        *s = (sl_sampler){vocab, malloc((size_t)vocab * sizeof *s->c), sl_rng_make(seed, SL_STREAM_SAMPLE, 0)};
     if (!s || !s->c) {
         sl_sampler_free(s);
         sl_fail("out of memory for sampling");
@@ -47,7 +48,7 @@ static int32_t argmax(const float *logits, int32_t n) {
     return best;
 }
 
-int32_t sl_sample(sl_sampler *s, const sl_sampling *how, const float *logits, sl_rng *rng) {
+int32_t sl_sample(sl_sampler *s, const sl_sampling *how, const float *logits) {
     int32_t best = argmax(logits, s->vocab), n = s->vocab;
     if (how->temperature == 0)
         return best;
@@ -69,7 +70,7 @@ int32_t sl_sample(sl_sampler *s, const sl_sampling *how, const float *logits, sl
         while (kept < n && sum < wanted);
         n = kept;
     }
-    double at = sl_rng_uniform(rng) * sum;
+    double at = sl_rng_uniform(&s->rng) * sum;
     for (int32_t i = 0; i < n; i++)
         if ((at -= s->c[i].p) < 0)
             return s->c[i].id;

@@ -252,31 +252,14 @@ sl_dump *sl_dump_create(const sl_model *m, const sl_dump_options *o) {
 
 /* ---- adding */
 
-typedef struct {
-    sl_dump *d;
-    const sl_attention_rows *a;
-    int64_t window, head;
-} map_job;
-
-static void map_row(void *ctx, int64_t t, int thread) {
-    const map_job *j = ctx;
-    const sl_attention_rows *a = j->a;
-    int64_t kv = j->head / (a->heads / a->kv_heads);
-    const float *q = a->q + (j->window * a->seq + t) * a->ld + j->head * a->head_dim;
-    const float *keys = a->k + j->window * a->seq * a->ld + kv * a->head_dim;
-    float *row = j->d->data + t * a->seq, *s = j->d->rows + thread * sl_attention_thread_floats(a->seq);
-    sl_attention_row(a, sl_kernels_select((enum sl_isa)sl_model_config(j->d->model)->isa), j->head, q, keys, t + 1, s,
-                     row);
-    memset(row + t + 1, 0, (size_t)(a->seq - t - 1) * sizeof *row);
-}
-
 static int put_attention(sl_dump *d, dump_array *f) {
     sl_attention_rows a = sl_probe_attention_rows(d->model, f->layer);
+    const sl_kernels *k = sl_kernels_select((enum sl_isa)sl_model_config(d->model)->isa);
     for (int64_t w = 0; w < a.windows; w++)
         for (int64_t h = 0; h < a.heads; h++) {
             if (d->o.head && !d->o.head[h])
                 continue;
-            sl_parallel(a.seq, map_row, &(map_job){d, &a, w, h});
+            sl_probe_attention_map(k, &a, w, h, d->data, d->rows);
             if (sl_writer_put(&f->writer, d->data, (size_t)(a.seq * a.seq) * sizeof *d->data))
                 return -1;
         }

@@ -60,6 +60,44 @@ sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer) {
     return rows;
 }
 
+typedef struct {
+    const sl_kernels *kernels;
+    const sl_attention_rows *a;
+    int64_t window, head;
+    float *map, *rows;
+} map_job;
+
+static void map_row(void *ctx, int64_t t, int thread) {
+    const map_job *j = ctx;
+    const sl_attention_rows *a = j->a;
+    int64_t kv = j->head / (a->heads / a->kv_heads);
+    const float *q = a->q + (j->window * a->seq + t) * a->ld + j->head * a->head_dim;
+    const float *keys = a->k + j->window * a->seq * a->ld + kv * a->head_dim;
+    float *row = j->map + t * a->seq, *s = j->rows + thread * sl_attention_thread_floats(a->seq);
+    sl_attention_row(a, j->kernels, j->head, q, keys, t + 1, s, row);
+    memset(row + t + 1, 0, (size_t)(a->seq - t - 1) * sizeof *row);
+}
+
+void sl_probe_attention_map(const sl_kernels *k, const sl_attention_rows *a, int64_t window, int64_t head, float *map,
+                            float *rows) {
+    sl_parallel(a->seq, map_row, &(map_job){k, a, window, head, map, rows});
+}
+
+int sl_model_attention_weights(const sl_model *m, int layer, int head, float *dst) {
+    if (!sl_model_qkv(m, layer).q)
+        return -1;
+    sl_attention_rows a = sl_probe_attention_rows(m, layer);
+    if (head < 0 || head >= a.heads)
+        return sl_fail("layer %d has no head %d: there are %lld", layer, head, (long long)a.heads);
+    const sl_kernels *k = sl_kernels_select((enum sl_isa)sl_model_config(m)->isa);
+    float *rows = sl_alloc((size_t)sl_threads() * (size_t)sl_attention_thread_floats(a.seq) * sizeof *rows,
+                           "attention weights");
+    for (int64_t w = 0; rows && w < a.windows; w++)
+        sl_probe_attention_map(k, &a, w, head, dst + w * a.seq * a.seq, rows);
+    sl_free(rows);
+    return rows ? 0 : -1;
+}
+
 static double *take(double **at, int64_t n) {
     double *p = *at;
     *at += n;

@@ -21,6 +21,9 @@ sl_sink_dims sl_probe_sink_dims(const sl_probe *p, int64_t layer, double *scratc
 
 /* The attention of a block in the last pass; layer -1: its sizes only. */
 sl_attention_rows sl_probe_attention_rows(const sl_model *m, int64_t layer);
+/* Its weights of a head in one window: [seq, seq] into map. rows: scratch, sl_attention_thread_floats(seq) a thread. */
+void sl_probe_attention_map(const sl_kernels *k, const sl_attention_rows *a, int64_t window, int64_t head, float *map,
+                            float *rows);
 
 /* ---- the measures of probe/detail.h on a model made for inference with taps */
 enum sl_measure {

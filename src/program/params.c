@@ -1,5 +1,6 @@
 #include "program/params.h"
 
+#include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -56,6 +57,26 @@ void sl_params_init(sl_params *p, uint64_t seed) {
         for (int64_t j = 0; j < t->size; j++)
             w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;
     }
+}
+
+int sl_params_take(sl_params *p, const sl_params *from) {
+    bool missing = false;
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        int at = sl_params_find(from, t->name);
+        if (t->state && (at < 0 || from->state_missing) && !p->m)
+            missing = true;
+        else if (at < 0 || from->tensor[at].size != t->size)
+            return sl_fail("tensor %s: the model that weights are taken from has none of that size", t->name);
+    }
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        int at = sl_params_find(from, t->name);
+        if (at >= 0)
+            memcpy(p->w + t->offset, from->w + from->tensor[at].offset, (size_t)t->size * sizeof *p->w);
+    }
+    p->state_missing = missing;
+    return 0;
 }
 
 void sl_params_free(sl_params *p) {

@@ -49,6 +49,9 @@ typedef struct {
 int sl_params_allocate(sl_params *p, int optimizer, bool training);
 /* Draws the values: of each tensor a function of seed and name. */
 void sl_params_init(sl_params *p, uint64_t seed);
+/* The values of another table with the same tensors; states that it lacks are missing then. Returns 0, or -1 with a
+ * message that names a tensor, and p as it was. */
+int sl_params_take(sl_params *p, const sl_params *from);
 /* All memory, and the table. */
 void sl_params_free(sl_params *p);
 /* How many moments the optimizer keeps of a tensor: the table is tables/optim.inc. */

@@ -1,8 +1,11 @@
-/* The run of `sinklab train`: the step loop with evaluation, probes, checkpoints, guard and log. */
+/* Training runs: steps with evaluation, probes, checkpoints, guard and log; and `sinklab train`, which does them all.
+ * */
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/mem.h"
+#include "base/stop.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 #include "eval/evaluate.h"
@@ -25,7 +28,8 @@ enum {
     GUARD_MAX_SKIPS = 20 /* skipped steps in a row that end the run */
 };
 
-typedef struct {
+typedef struct sl_run run;
+struct sl_run {
     sl_config config;
     sl_dataset *data;
     sl_model *model;
@@ -38,9 +42,15 @@ typedef struct {
     int64_t skips_in_row;
     double peak_gflops;
     sl_losses val;         /* last ones; NaN before */
-    double started, paused;/* clock at the loop's start; seconds in evaluation, probes, checkpoints since */
+    bool (*stop)(void);    /* of sl_step_around */
+    sl_step_result last;   /* of the last step, */
+    bool behind;           /* which is done, but not what follows it */
+    bool left_off;         /* the last step was broken off by `stop` */
+    bool ended;            /* by a failure: no step follows */
+    int64_t saved;         /* step of the last checkpoint; -1: none yet */
+    double rate;           /* tokens/s, smoothed; 0 before the first step */
     sl_progress progress;
-} run;
+};
 
 /* Signals that end a run with a checkpoint. A second one ends it at once; but a closed pipe signals at each write. */
 static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGPIPE};
@@ -226,7 +236,7 @@ static int judge_step(run *r, const sl_step_result *s) {
     }
     char kept[64] = "there is no checkpoint yet";
     int64_t step;
-    if (sl_checkpoint_list(r->dir.path, &step) > 0)
+    if (!sl_rundir_is_nowhere(&r->dir) && sl_checkpoint_list(r->dir.path, &step) > 0)
         snprintf(kept, sizeof kept, "the checkpoint of step %lld is kept", (long long)step);
     return sl_fail("training stopped at step %lld: %s (loss %.4g, running mean %.4g); %s; try a smaller train.lr or a "
                    "longer train.warmup", (long long)t->step, what, s->loss, t->loss_mean, kept);
@@ -264,8 +274,6 @@ static int write_probe(run *r, json_t *o) {
     json_object_set_new(o, "step", json_integer(r->state.step));
     return sl_rundir_line(&r->dir, r->dir.probe, "probe.jsonl", o);
 }
-
-static double train_seconds(const run *r) { return sl_now() - r->started - r->paused; }
 
 /* Of mixtures: losses, the most loaded expert over the mean one (of all layers), the share of choices dropped; with
  * loads each expert's share of the choices, layer by layer. */
@@ -305,12 +313,13 @@ static void put_marked(const run *r, json_t *o) {
     json_object_set_new(o, "val_loss_other", number(r->val.other));
 }
 
-/* probed: NULL, or this step's probe. */
-static int write_metrics(run *r, const sl_step_result *s, double rate, bool evaluated, const json_t *probed) {
+/* probed: NULL, or this step's probe. line: gets the line as a text, unless it is NULL. */
+static int write_metrics(run *r, bool evaluated, const json_t *probed, char **line) {
+    const sl_step_result *s = &r->last;
     json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)r->state.step, "loss",
                           number(s->loss), "lr", number(s->lr), "grad_norm", number(s->grad_norm),
-                          "tokens_per_s", number(rate), "gflops",
-                          number(rate * sl_model_flops_per_token(r->model) / 1e9), "seconds",
+                          "tokens_per_s", number(r->rate), "gflops",
+                          number(r->rate * sl_model_flops_per_token(r->model) / 1e9), "seconds",
                           number(r->state.train_seconds));
     if (!o)
         return sl_fail("out of memory for the metrics");
@@ -324,11 +333,17 @@ static int write_metrics(run *r, const sl_step_result *s, double rate, bool eval
     }
     if (probed)
         json_object_set(o, "sink_dims", json_object_get(probed, "sink_dims"));
+    char *text = line ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    if (line && !(*line = text)) {
+        json_decref(o);
+        return sl_fail("out of memory for the metrics");
+    }
     return sl_rundir_line(&r->dir, r->dir.metrics, "metrics.jsonl", o);
 }
 
-static void show(run *r, const sl_step_result *s, double rate) {
-    double gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
+static void show(run *r) {
+    const sl_step_result *s = &r->last;
+    double rate = r->rate, gflops = rate * sl_model_flops_per_token(r->model) / 1e9;
     char val[32] = "";
     if (!isnan(r->val.all))
         snprintf(val, sizeof val, " val %.4f", r->val.all);
@@ -339,9 +354,13 @@ static void show(run *r, const sl_step_result *s, double rate) {
 
 /* Nothing is saved over a folder that is gone, nor what was trained on other tokens than the run's. */
 static int save(run *r) {
-    return sl_rundir_check(&r->dir) || sl_dataset_check(r->data)
-               ? -1
-               : sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints);
+    if (sl_rundir_is_nowhere(&r->dir) || r->saved == r->state.step)
+        return 0;
+    if (sl_rundir_check(&r->dir) || sl_dataset_check(r->data) ||
+        sl_model_save(r->model, r->dir.path, &r->state, (int)r->config.train_keep_checkpoints))
+        return -1;
+    r->saved = r->state.step;
+    return 0;
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -359,12 +378,10 @@ static bool probe_due(const run *r) {
     return due(r->state.step, c->train_probe_every, c->train_steps) || due_log(r->state.step, c->train_probe_log);
 }
 
-/* What follows step number state.step: evaluation, probe, checkpoint as configured, or as it is the last one of
- * this process. Its time is not training time. */
-static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
+/* What follows step number state.step: evaluation, probe, checkpoint as configured. Its time is not training time. */
+static int after_step(run *r, char **line) {
     const sl_config *c = &r->config;
     int64_t step = r->state.step, last = c->train_steps;
-    double start = sl_now();
     bool evaluated = due(step, c->train_eval_every, last);
     if (evaluated && evaluate(r))
         return -1;
@@ -373,61 +390,71 @@ static int after_step(run *r, const sl_step_result *s, double rate, bool stop) {
     json_t *probed = NULL;
     if (probe_due(r) && !(probed = probe(r, step == last)))
         return -1;
-    if (write_metrics(r, s, rate, evaluated, probed)) {
+    if (write_metrics(r, evaluated, probed, line)) {
         json_decref(probed);
         return -1;
     }
     if (probed && write_probe(r, probed))
         return -1;
-    if ((due(step, c->train_checkpoint_every, last) || stop) && save(r))
+    return due(step, c->train_checkpoint_every, last) ? save(r) : 0;
+}
+
+/* Step number state.step, which then is one more. */
+static int step(run *r) {
+    double start = sl_now();
+    fill_batch(r, r->state.step);
+    sl_step_around around = {most_loss(r), r->stop, fill_next, r};
+    if (sl_train_step_in_run(r->optim, r->in, r->target, r->config.train_accumulate, r->state.step, &around, &r->last))
         return -1;
-    r->paused += sl_now() - start;
+    r->left_off = r->last.stopped;
+    if (r->left_off)
+        return sl_fail("interrupted");
+    if (judge_step(r, &r->last))
+        return -1;
+    double seconds = sl_now() - start, now = (double)step_tokens(&r->config) / seconds;
+    r->rate = r->rate > 0 ? 0.9 * r->rate + 0.1 * now : now;
+    r->state.step++;
+    r->state.tokens += step_tokens(&r->config);
+    r->state.train_seconds += seconds;
+    r->behind = true;
     return 0;
 }
 
-static int told_interrupted(const run *r) {
-    return sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume", (long long)r->state.step);
+/* 1: a step and what follows it are done; 0: there was none left; -1: a failure, after which what is left of them can
+ * be done by another call. */
+static int advance(run *r, char **line) {
+    if (!r->behind && r->state.step >= r->config.train_steps)
+        return 0;
+    if ((!r->behind && step(r)) || after_step(r, line))
+        return -1;
+    r->behind = false;
+    return 1;
 }
 
-/* In the middle of a step: what is saved is the step before. */
-static int interrupted_run(run *r) { return save(r) ? -1 : told_interrupted(r); }
+static int told_interrupted(run *r) {
+    return save(r) ? -1
+                   : sl_fail("interrupted at step %lld; a checkpoint was saved, go on with --resume",
+                             (long long)r->state.step);
+}
 
 static int loop(run *r) {
-    const sl_config *c = &r->config;
-    if (c->train_steps == 0)
+    if (r->config.train_steps == 0)
         return save(r);
-    double before = r->state.train_seconds, rate = 0;
-    r->started = sl_now();
-    sl_progress_begin(&r->progress, "step", c->train_steps, r->state.step);
-    while (r->state.step < c->train_steps) {
-        double start = sl_now();
-        fill_batch(r, r->state.step);
-        sl_step_result s;
-        sl_step_around around = {most_loss(r), stop_wanted, fill_next, r};
-        if (sl_train_step_in_run(r->optim, r->in, r->target, c->train_accumulate, r->state.step, &around, &s))
-            return -1;
-        if (s.stopped)
-            return interrupted_run(r);
-        if (judge_step(r, &s))
-            return -1;
-        double now = (double)step_tokens(c) / (sl_now() - start);
-        rate = rate > 0 ? 0.9 * rate + 0.1 * now : now;
-        r->state.step++;
-        r->state.tokens += step_tokens(c);
-        r->state.train_seconds = before + train_seconds(r);
-        bool stop = interrupted != 0; /* read once: a signal from here on counts for the next step */
-        if (after_step(r, &s, rate, stop))
-            return -1;
-        show(r, &s, rate);
+    sl_progress_begin(&r->progress, "step", r->config.train_steps, r->state.step);
+    int rc;
+    while ((rc = advance(r, NULL)) > 0) {
+        bool stop = stop_wanted(); /* read once: a signal from here on counts for the next step */
+        show(r);
         if (stop)
             return told_interrupted(r);
     }
-    return 0;
+    return rc < 0 && r->left_off ? told_interrupted(r) : rc; /* in the middle of a step: saved is the one before */
 }
 
 /* ---- the end */
 
-static int write_result(run *r, const char *status) {
+/* text: gets the result as a text, unless it is NULL. */
+static int write_result(run *r, const char *status, char **text) {
     const sl_train_state *t = &r->state;
     bool finished = strcmp(status, "finished") == 0;
     if (finished && evaluate(r))
@@ -453,6 +480,10 @@ static int write_result(run *r, const char *status) {
         return sl_fail("out of memory for the result");
     if (finished)
         put_marked(r, o);
+    if (text && !(*text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)))) {
+        json_decref(o);
+        return sl_fail("out of memory for the result");
+    }
     return sl_rundir_write_json(&r->dir, "result.json", o);
 }
 
@@ -460,7 +491,7 @@ static int write_result(run *r, const char *status) {
 static void write_stopped(run *r) {
     char message[2048];
     snprintf(message, sizeof message, "%s", sl_error());
-    if (write_result(r, "stopped"))
+    if (write_result(r, "stopped", NULL))
         sl_fail("%s", message);
 }
 
@@ -473,47 +504,62 @@ static void describe_match(const run *r, char *text, size_t n) {
                  (long long)match.ffn);
 }
 
-static int start(run *r, const sl_run_options *o) {
-    const sl_config *c = &r->config;
-    char dir[4096];
+/* The run's folder, and the checkpoint to go on from ("": none). */
+static int open_folder(run *r, const sl_run_options *o, char dir[4096]) {
+    *dir = 0;
+    if (!o->out)
+        return o->resume ? sl_fail_usage("a run without a folder cannot go on; name the folder") : 0;
     if (o->resume && !sl_rundir_holds_run(o->out))
         return sl_fail_usage("%s holds no run to go on with; leave out --resume to start one", o->out);
-    if (sl_rundir_claim(&r->dir, o->out, !o->resume))
-        return -1;
-    if (check_folder(c, o, dir) || open_model(r, *dir ? dir : sl_config_init(c)))
-        return -1;
-    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
-    if (*dir && load(r, dir, o->out))
-        return -1;
-    if (sl_rundir_open(&r->dir, c, o->resume, r->state.step ? r->state.step : -1))
-        return -1;
-    if (*dir)
-        sl_checkpoint_clean(o->out);
-    r->peak_gflops = sl_model_peak_gflops(c);
+    return sl_rundir_claim(&r->dir, o->out, !o->resume) || check_folder(&r->config, o, dir) ? -1 : 0;
+}
+
+static void tell_start(const run *r, const char *out) {
+    const sl_config *c = &r->config;
     char matched[128];
     describe_match(r, matched, sizeof matched);
-    sl_info("%s: %lld parameters%s, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", o->out,
+    sl_info("%s: %lld parameters%s, %lld training tokens (%.1f a parameter), %s kernels, %s, %d threads", out,
             (long long)sl_model_params(r->model)->params, matched, (long long)(c->train_steps * step_tokens(c)),
             (double)(c->train_steps * step_tokens(c)) / (double)sl_model_params(r->model)->params,
             sl_model_place(c),
             sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", sl_threads());
     if (c->precision == SL_PRECISION_BF16 && sl_model_precision(c) != SL_PRECISION_BF16)
         sl_warn("precision: bf16 is computed in fp32, since this CPU (or isa) has no bf16 unit");
+}
+
+static int start(run *r, const sl_run_options *o) {
+    const sl_config *c = &r->config;
+    char dir[4096];
+    if (open_folder(r, o, dir) || open_model(r, *dir ? dir : sl_config_init(c)))
+        return -1;
+    r->state = (sl_train_state){.loss_mean = NAN, .best_val_loss = NAN, .data_hash = sl_dataset_hash(r->data)};
+    if (*dir && load(r, dir, o->out))
+        return -1;
+    if (o->out && sl_rundir_open(&r->dir, c, o->resume, r->state.step ? r->state.step : -1))
+        return -1;
+    if (*dir)
+        sl_checkpoint_clean(o->out);
     return r->state.step == 0 && (c->train_probe_every || c->train_probe_log) ? write_probe(r, probe(r, false)) : 0;
 }
 
+static run fresh(const sl_config *c, bool (*stop)(void)) {
+    return (run){.config = *c, .dir = {.lock = -1}, .filled = -1, .saved = -1, .val = {NAN, NAN, NAN}, .stop = stop};
+}
+
 int sl_train_run(const sl_config *c, const sl_run_options *o) {
-    run r = {.config = *c, .dir = {.lock = -1}, .filled = -1, .val = {NAN, NAN, NAN}};
+    run r = fresh(c, stop_wanted);
     struct sigaction old[SIGNALS];
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
     catch_signals(old);
     int rc = start(&r, o);
     if (rc == 0) {
+        r.peak_gflops = sl_model_peak_gflops(c);
+        tell_start(&r, o->out);
         rc = loop(&r);
         sl_progress_end(&r.progress);
         if (rc == 0)
-            rc = write_result(&r, "finished");
+            rc = write_result(&r, "finished", NULL);
         else if (!interrupted)
             write_stopped(&r);
     }
@@ -522,13 +568,64 @@ int sl_train_run(const sl_config *c, const sl_run_options *o) {
     return rc;
 }
 
+/* ---- those of sinklab.h */
+
+sl_run *sl_run_open(const sl_config *c, const char *out, bool resume) {
+    run *r = sl_config_check(c) ? NULL : sl_alloc(sizeof *r, "the run");
+    if (!r)
+        return NULL;
+    *r = fresh(c, sl_stop_asked);
+    if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin) || start(r, &(sl_run_options){out, resume})) {
+        sl_run_close(r);
+        return NULL;
+    }
+    return r;
+}
+
+void sl_run_close(sl_run *r) {
+    if (r)
+        close_run(r);
+    sl_free(r);
+}
+
+sl_model *sl_run_model(const sl_run *r) { return r->model; }
+int64_t sl_run_steps(const sl_run *r) { return r->state.step; }
+
+int sl_run_step(sl_run *r, char **line) {
+    if (r->ended)
+        return sl_fail("the run ended at step %lld with a failure", (long long)r->state.step);
+    int rc = advance(r, line);
+    r->ended = rc < 0 && !sl_stop_failed();
+    if (r->ended)
+        write_stopped(r);
+    return rc;
+}
+
+char *sl_run_probe(sl_run *r, bool profile) {
+    json_t *o = probe(r, profile);
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    if (o && !text)
+        sl_fail("out of memory for the probe's text");
+    json_decref(o);
+    return text;
+}
+
+int sl_run_save(sl_run *r) {
+    return sl_rundir_is_nowhere(&r->dir) ? sl_fail_usage("the run has no folder to save to; give it one") : save(r);
+}
+
+char *sl_run_result(sl_run *r) {
+    char *text = NULL;
+    return write_result(r, r->state.step >= r->config.train_steps ? "finished" : "stopped", &text) ? NULL : text;
+}
+
 /* ---- dry run */
 
 static double gib(double bytes) { return bytes / (1 << 30); }
 
 int sl_train_dry_run(const sl_config *c) {
     enum { WARM = 1, TIMED = 3 };
-    run r = {.config = *c, .dir = {.lock = -1}, .filled = -1};
+    run r = fresh(c, stop_wanted);
     if (sl_threads_start((int)c->threads, (enum sl_pin)c->pin))
         return -1;
     if (open_model(&r, sl_config_init(c))) {

@@ -25,6 +25,8 @@ int sl_rundir_claim(sl_rundir *r, const char *path, bool make);
 /* Its files. Resuming after `last` (-1: from the start): lines of later steps are cut off, so that the files go on as
  * if never interrupted; an unfinished last line is cut too, and one that cannot be read is kept in <file>.damaged. */
 int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last);
+/* Is it of a run without a folder, never claimed, with lock -1? Then what is written below goes nowhere. */
+bool sl_rundir_is_nowhere(const sl_rundir *r);
 /* Also of one that was not claimed, if lock is -1. A folder that was made and is still empty goes away. */
 void sl_rundir_close(sl_rundir *r);
 /* Whether the folder holds a run, whole or not. */

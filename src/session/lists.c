@@ -1,4 +1,4 @@
-#include "cli/lists.h"
+#include "session/lists.h"
 
 #include "base/err.h"
 #include "base/text.h"

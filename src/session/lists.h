@@ -1,6 +1,6 @@
 /* Flags whose value is a list with commas. */
-#ifndef SL_CLI_LISTS_H
-#define SL_CLI_LISTS_H
+#ifndef SL_SESSION_LISTS_H
+#define SL_SESSION_LISTS_H
 
 #include "probe/probe.h"
 

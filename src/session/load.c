@@ -1,4 +1,4 @@
-#include "cli/load.h"
+#include "session/load.h"
 
 #include "base/err.h"
 #include "base/log.h"
@@ -13,14 +13,40 @@
 #include <string.h>
 #include <unistd.h>
 
-int sl_load_override(const sl_args *args, sl_config *c, const char *dir) {
+static int override(const sl_open_options *o, sl_config *c) {
+    for (int i = 0; i < o->keys; i++)
+        if (sl_config_override(c, o->key[i]))
+            return -1;
+    return 0;
+}
+
+static int change_keys(const sl_open_options *o, sl_config *c, const char *dir) {
     char difference[SL_DIFFERENCE_CHARS];
     sl_config trained = *c;
-    if (sl_args_override(args, c))
+    if (override(o, c))
         return -1;
     if (sl_config_other_model(difference, &trained, c))
         return sl_fail_usage("%s: was trained as another model, %s; leave that key as it is", dir, difference);
     return sl_config_check(c);
+}
+
+static int set_bos(const char *bos, sl_config *c) {
+    if (!bos)
+        return 0;
+    if (strlen(bos) >= sizeof c->data_bos_token)
+        return sl_fail_usage("bos: a token of %zu bytes; at most %zu fit", strlen(bos), sizeof c->data_bos_token - 1);
+    c->data_bos = strcmp(bos, "none") != 0;
+    if (c->data_bos)
+        strcpy(c->data_bos_token, bos);
+    return 0;
+}
+
+int sl_config_change(sl_config *c, const sl_open_options *o, const char *name) {
+    sl_config changed = *c;
+    if (set_bos(o->bos, &changed) || change_keys(o, &changed, name))
+        return -1;
+    *c = changed;
+    return 0;
 }
 
 /* The run that a checkpoint belongs to, RUN of RUN/checkpoints/STEP, as an absolute path; false of any other folder. */
@@ -55,24 +81,13 @@ static void look_for_text(sl_config *c, const char *dir) {
 
 /* The rule of the tokenizer that will be in force. One that can't be opened is told of where it is needed: not all
  * verbs need it. */
-static int take_bos_rule(const sl_args *args, sl_config *c) {
+static int take_bos_rule(const sl_open_options *o, sl_config *c) {
     sl_config will = *c;
-    if (sl_args_override(args, &will))
+    if (override(o, &will))
         return -1;
     sl_tokenizer *t = sl_synthetic_named(will.data_corpus) ? NULL : sl_tokenizer_open(will.data_tokenizer);
     c->data_bos = t ? sl_tokenizer_adds_bos(t) : c->data_bos;
     sl_tokenizer_close(t);
-    return 0;
-}
-
-int sl_load_bos(const char *bos, sl_config *c) {
-    if (!bos)
-        return 0;
-    if (strlen(bos) >= sizeof c->data_bos_token)
-        return sl_fail_usage("--bos: a token of %zu bytes; at most %zu fit", strlen(bos), sizeof c->data_bos_token - 1);
-    c->data_bos = strcmp(bos, "none") != 0;
-    if (c->data_bos)
-        strcpy(c->data_bos_token, bos);
     return 0;
 }
 
@@ -84,26 +99,43 @@ int sl_load_bos_id(const sl_config *c, int32_t *id) {
 }
 
 /* Of what they were trained on nothing is known: no text need be kept from them. */
-static int set_foreign(const sl_args *args, double measured, sl_config *c) {
+static int set_foreign(const sl_open_options *o, double measured, sl_config *c) {
     c->data_val_fraction = measured;
-    return take_bos_rule(args, c);
+    return take_bos_rule(o, c);
 }
 
-int sl_load_config(const sl_args *args, const char *bos, double measured, sl_config *c, char dir[SL_DIR_CHARS],
+int sl_load_config(const char *path, const sl_open_options *o, double measured, sl_config *c, char dir[SL_DIR_CHARS],
                    int32_t *vocab) {
-    if (sl_checkpoint_open(args->positional[0], dir, c, vocab))
+    if (sl_checkpoint_open(path, dir, c, vocab))
         return -1;
     look_for_text(c, dir);
     c->device = SL_DEVICE_CPU; /* a run of a GPU can be read where none is */
-    if ((sl_checkpoint_foreign(dir) && set_foreign(args, measured, c)) || sl_load_bos(bos, c) ||
-        sl_load_override(args, c, dir))
+    if ((sl_checkpoint_foreign(dir) && set_foreign(o, measured, c)) || sl_config_change(c, o, dir))
         return -1;
     if (*sl_checkpoint_passed_over())
         sl_warn("%s; reading %s instead", sl_checkpoint_passed_over(), dir);
     return sl_threads_start((int)c->threads, (enum sl_pin)c->pin);
 }
 
-sl_dataset *sl_load_dataset(const sl_config *c, const char *dir, int32_t vocab) {
+int sl_config_take_init(sl_config *c, const char *path) {
+    char dir[SL_DIR_CHARS];
+    sl_config its, taken = *c;
+    int32_t vocab;
+    if (strlen(path) >= sizeof taken.train_init)
+        return sl_fail_usage("train.init: a path of %zu bytes; at most %zu fit", strlen(path),
+                             sizeof taken.train_init - 1);
+    strcpy(taken.train_init, path);
+    if (sl_checkpoint_open(path, dir, &its, &vocab) || sl_config_take_model(&taken, &its))
+        return -1;
+    *c = taken;
+    return 0;
+}
+
+int sl_open(const char *path, const sl_open_options *o, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab) {
+    return sl_load_config(path, o, 1, c, dir, vocab);
+}
+
+sl_dataset *sl_open_data(const sl_config *c, const char *dir, int32_t vocab) {
     sl_tokenizer *t = sl_dataset_open_tokenizer(c);
     if (!t)
         return NULL;
