@@ -1,11 +1,12 @@
-"""Runs ruff or mypy (pyproject.toml) over the Python that git knows.
+"""Runs ruff or mypy (pyproject.toml) over the Python that git knows, or checks what a forge reads.
 
-Usage: lint.py ruff | lint.py mypy; exit code 0 clean, 1 findings, 77 if .venv lacks the tool (./check installs it). The
-programs here are scripts in folders, and some share a name; mypy takes one module of a name at a time, so it sees these
-folders one after the other.
+Usage: lint.py ruff | lint.py mypy | lint.py forge; exit code 0 clean, 1 findings, 77 if .venv lacks the tool (./check
+installs it). The programs here are scripts in folders, and some share a name; mypy takes one module of a name at a
+time, so it sees these folders one after the other.
 """
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,10 @@ APART = {"experiments/agreement": ["tests/golden"], "experiments/precision": [],
          "tests/golden": [], "tests/e2e": ["experiments/precision"],
          "tests/unit/test_agreement.py": ["experiments/agreement", "tests/golden"],
          "tests/unit/test_speed.py": ["experiments/speed"]}
+# Files of the forge and of citation, each with the schema that check-jsonschema has of it.
+SCHEMAS = {"github-workflows": ".github/workflows/*.yml", "github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+           "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml", "citation-file-format": "CITATION.cff"}
+YAMLLINT = "{extends: default, rules: {line-length: {max: 120}, document-start: disable, truthy: {check-keys: false}}}"
 
 
 def sources() -> list[str]:
@@ -41,11 +46,28 @@ def mypy(paths: list[str]) -> int:
     return code
 
 
+def forge() -> int:
+    paths = [path for pattern in SCHEMAS.values() for path in sorted(ROOT.glob(pattern))]
+    code = subprocess.run([PYTHON, "-m", "yamllint", "--strict", "-d", YAMLLINT, *paths], cwd=ROOT).returncode
+    for schema, pattern in SCHEMAS.items():
+        code |= subprocess.run([PYTHON, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}",
+                                *sorted(ROOT.glob(pattern))], cwd=ROOT).returncode
+    versions = [re.search(r"^ *version: '?([^',\n]+)", (ROOT / name).read_text(encoding="utf-8"), re.M)
+                for name in ("meson.build", "CITATION.cff")]
+    if len({match and match[1] for match in versions}) > 1:
+        print("CITATION.cff: another version than that of meson.build")
+        code = 1
+    return code
+
+
 def main() -> int:
     tool = sys.argv[1]
-    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", f"import {tool}"], stderr=subprocess.DEVNULL).returncode:
-        print(f"{tool} is not installed in .venv; ./check installs it", file=sys.stderr)
+    needed = "yamllint, check_jsonschema" if tool == "forge" else tool
+    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", f"import {needed}"], stderr=subprocess.DEVNULL).returncode:
+        print(f"{needed} is not installed in .venv; ./check installs it", file=sys.stderr)
         return 77
+    if tool == "forge":
+        return forge()
     if tool == "mypy":
         return mypy(sources())
     return subprocess.run([PYTHON, "-m", "ruff", "check", "--quiet", "--output-format", "concise", *sources()],
