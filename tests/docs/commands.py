@@ -7,6 +7,7 @@ Each page gets a folder of its own, a copy of the repository as ./quickstart lea
 and a model, all of them small. `sinklab` there is a script that trains and times a small model for a few steps and
 hands everything else on. tests/docs/pages.py has what a page may say.
 """
+import importlib.util
 import os
 import random
 import re
@@ -34,6 +35,7 @@ esac
 exec {{sinklab}} "$@"
 """
 COPIED = ["README.md", "data", "experiments"]  # what commands write into; the rest is linked
+PACKAGES = ["matplotlib", "ruff", "scipy", "snakemake"]  # some of those that commands use: .venv as ./check makes it
 
 
 def text() -> str:
@@ -57,7 +59,11 @@ def like_clone(folder: Path) -> None:
     for path in ROOT.iterdir():
         if path.name in (".git", "runs") or path.name.startswith("build"):
             continue
-        if path.name not in COPIED:
+        if path.name == ".venv":
+            (folder / path.name).mkdir()
+            for part in path.iterdir():
+                (folder / path.name / part.name).symlink_to(part)
+        elif path.name not in COPIED:
             (folder / path.name).symlink_to(path)
         elif path.is_dir():
             shutil.copytree(path, folder / path.name, ignore=made)
@@ -66,7 +72,11 @@ def like_clone(folder: Path) -> None:
 
 
 def like_quickstart(folder: Path, sinklab: Path) -> None:
-    """What ./quickstart leaves besides. An empty build.ninja is a build in which nothing is left to do."""
+    """What ./quickstart leaves besides. The hash of the packages says that they are in .venv, and an empty build.ninja
+    is a build in which nothing is left to do: no command installs or builds."""
+    stamp = folder / ".venv" / "requirements-study.sha256"
+    stamp.unlink(missing_ok=True)
+    stamp.write_text(must("sha256sum experiments/requirements.txt experiments/requirements-study.txt", folder))
     (folder / "build" / "src").mkdir(parents=True)
     (folder / "build" / "build.ninja").write_text("")
     (folder / "build" / "options").write_text("")
@@ -182,5 +192,9 @@ for path_of_page in pages.page_paths(ROOT):
 
 
 if __name__ == "__main__":
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"no {', '.join(missing)}: `. .ci/setup.sh; python_env study lint` makes .venv", file=sys.stderr)
+        sys.exit(77)
     Pages.sinklab = Path(sys.argv.pop(1)).resolve()
     unittest.main(verbosity=2)
