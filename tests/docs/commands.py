@@ -30,7 +30,7 @@ SCRIPT = f"""#!/bin/sh
 case $1 in
 train) shift; config=$1; shift; exec {{sinklab}} train "$config" {SMALL} "$@" {FEW} ;;
 bench) case " $* " in *" --steps "*) ;; *) set -- "$@" --steps 1 ;; esac
-    case $2 in bench-*) set -- "$@" {SMALL.rpartition(" ")[0]} train.batch=1 ;; esac ;;
+    case $2 in bench-* | eval) set -- "$@" {SMALL.rpartition(" ")[0]} train.batch=1 ;; esac ;;
 esac
 exec {{sinklab}} "$@"
 """
@@ -48,8 +48,8 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     """In bash, as a user would: both streams, the program on the PATH, no terminal."""
     env = {**os.environ, "PATH": f"{folder / 'build' / 'src'}:{os.environ['PATH']}", "OMP_WAIT_POLICY": "passive",
            "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
-    return subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, env=env, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    return subprocess.run(["bash", "-e", "-o", "pipefail", "-c", command], cwd=folder, env=env, text=True,
+                          errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def like_clone(folder: Path) -> None:

@@ -114,9 +114,11 @@ class Commands(Folder):
         self.assertEqual(fault, "p.md:4: echo why; false: exit code 1\nwhy\n")
         self.assertFalse((self.root / "behind").exists())
 
-    def test_a_command_that_fails_in_front_of_a_pipe(self) -> None:
-        fault, = self.faults("\n    false | cat\n")
-        self.assertIn("p.md:2", fault)
+    def test_a_command_that_fails_within_another(self) -> None:
+        for command in ("false | cat", "for i in 1 2; do test $i = 2; done", "false; true"):
+            with self.subTest(command):
+                fault, = self.faults(f"\n    {command}\n")
+                self.assertIn(f"p.md:2: {command}: exit code 1", fault)
 
     def test_another_output(self) -> None:
         fault, = self.faults("```console\n$ true\n$ echo 1\n2\n```\n")
