@@ -1,13 +1,12 @@
 #include "base/log.h"
 
 #include "base/clock.h"
+#include "base/terminal.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 static bool quiet;
@@ -15,21 +14,9 @@ static sl_warn_fn *warn_fn; /* NULL: lines go to stderr */
 static void *warn_ctx;
 static sl_progress *bar; /* the one on the screen, NULL if none */
 
-/* A terminal that can erase a line. */
-static bool on_terminal(void) {
-    const char *term = getenv("TERM");
-    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
-}
+static bool on_terminal(void) { return sl_terminal_is(STDERR_FILENO); }
 
-static bool use_colour(void) {
-    const char *no = getenv("NO_COLOR");
-    return on_terminal() && !(no && *no);
-}
-
-static int columns(void) {
-    struct winsize w;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
-}
+static bool use_colour(void) { return sl_terminal_colours(STDERR_FILENO); }
 
 void sl_log_quiet(bool q) { quiet = q; }
 
@@ -107,28 +94,30 @@ double sl_progress_eta(const sl_progress *p) {
     return (double)(p->total - p->done) * (sl_now() - p->start) / (double)made;
 }
 
-/* "what 120/1000 12% eta 3m12s" (without total: "what 120, 45s"), then the note. */
-static int summary(const sl_progress *p, char *buf, size_t n) {
+/* "what 120/1000 12% eta 3m12s" (without total: "what 120, 45s"). */
+static int head(const sl_progress *p, char *buf, size_t n) {
     char eta[SL_DURATION_CHARS];
     if (p->total <= 0)
-        return snprintf(buf, n, "%s %lld, %s%s%s", p->what, (long long)p->done,
-                        sl_format_duration(eta, sl_now() - p->start), *p->note ? ", " : "",
-                        p->note);
+        return snprintf(buf, n, "%s %lld, %s", p->what, (long long)p->done,
+                        sl_format_duration(eta, sl_now() - p->start));
     int percent = (int)(100.0 * (double)p->done / (double)p->total);
     bool ended = p->done >= p->total;
     sl_format_duration(eta, ended ? sl_now() - p->start : sl_progress_eta(p));
-    return snprintf(buf, n, "%s %lld/%lld %d%% %s %s%s%s", p->what, (long long)p->done,
-                    (long long)p->total, percent, ended ? "in" : "eta", eta, *p->note ? ", " : "",
-                    p->note);
+    return snprintf(buf, n, "%s %lld/%lld %d%% %s %s", p->what, (long long)p->done, (long long)p->total, percent,
+                    ended ? "in" : "eta", eta);
 }
 
-/* The bar takes what the text leaves of the line, up to 30 columns; one column stays free, since
- * some terminals break the line on the last. */
-static void draw(sl_progress *p) {
+/* The same with the note behind it. */
+static int summary(const sl_progress *p, char *buf, size_t n) {
+    int at = head(p, buf, n);
+    return at + snprintf(buf + at, n - (size_t)at, "%s%s", *p->note ? ", " : "", p->note);
+}
+
+/* The bar takes what the text leaves of the line, up to 30 columns. */
+static void draw_bar(const sl_progress *p, int room) {
     char text[512];
-    int n = summary(p, text, sizeof text), room = columns() - 1;
+    int n = summary(p, text, sizeof text);
     int width = room - n - 3 < 30 ? room - n - 3 : 30;
-    fputs("\r\x1b[K", stderr);
     if (p->total > 0 && width >= 5) {
         int full = (int)((double)width * (double)p->done / (double)p->total);
         full = full < 0 ? 0 : full > width ? width : full;
@@ -138,6 +127,41 @@ static void draw(sl_progress *p) {
         room -= width + 3;
     }
     fprintf(stderr, "%.*s", room > 0 ? room : 0, text);
+}
+
+/* Those that have a number, as many as there is room for; they share what their names and numbers leave. */
+static void draw_curves(const sl_progress *p, int room) {
+    enum { LEAST = 4, MOST = 30, NUMBER = 7 };
+    char text[512], number[SL_SHORT_CHARS], line[SL_SPARKLINE_CHARS];
+    int shown[SL_PROGRESS_CURVES], n = 0, used = head(p, text, sizeof text);
+    for (int i = 0; i < p->curves; i++) {
+        int more = 2 + (int)strlen(p->curve[i].name) + 1 + NUMBER + 1;
+        if (p->curve[i].values.per == 0)
+            continue;
+        if (used + more + LEAST * (n + 1) > room)
+            break;
+        used += more;
+        shown[n++] = i;
+    }
+    int width = n ? (room - used) / n : 0;
+    bool colour = use_colour(), utf8 = sl_terminal_utf8();
+    fprintf(stderr, "%.*s", room > 0 ? room : 0, text);
+    for (int i = 0; i < n; i++) {
+        const sl_series *values = &p->curve[shown[i]].values;
+        sl_sparkline(line, values, width < MOST ? width : MOST, utf8);
+        fprintf(stderr, "  %s %-*s %s%s%s", p->curve[shown[i]].name, NUMBER, sl_format_short(number, values->last),
+                colour ? "\x1b[32m" : "", line, colour ? "\x1b[0m" : "");
+    }
+}
+
+/* One column stays free, since some terminals break the line on the last. */
+static void draw(sl_progress *p) {
+    int room = sl_terminal_columns(STDERR_FILENO) - 1;
+    fputs("\r\x1b[K", stderr);
+    if (p->curves)
+        draw_curves(p, room);
+    else
+        draw_bar(p, room);
     fflush(stderr);
 }
 
@@ -176,6 +200,17 @@ void sl_progress_update(sl_progress *p, int64_t done, const char *note, ...) {
     p->done = done;
     if (bar == p && sl_now() - p->shown >= p->every)
         show(p);
+}
+
+void sl_progress_curve(sl_progress *p, const char *name, double value) {
+    int i = 0;
+    while (i < p->curves && strcmp(p->curve[i].name, name) != 0)
+        i++;
+    if (i == SL_PROGRESS_CURVES)
+        return;
+    p->curve[i].name = name;
+    p->curves = i < p->curves ? p->curves : i + 1;
+    sl_series_add(&p->curve[i].values, value);
 }
 
 void sl_progress_end(sl_progress *p) {

@@ -2,6 +2,7 @@
 #ifndef SL_BASE_LOG_H
 #define SL_BASE_LOG_H
 
+#include "base/sparkline.h"
 #include "sinklab.h" /* sl_warn_to() */
 
 #include <stdbool.h>
@@ -19,9 +20,11 @@ enum { SL_DURATION_CHARS = 24 };
  * Returns buf. */
 char *sl_format_duration(char buf[SL_DURATION_CHARS], double seconds);
 
-/* Progress of `total` equal units (0: unknown): a bar with an ETA on a terminal, redrawn ten times
- * a second at most; elsewhere (and with TERM=dumb) a plain line at most every ten seconds, and the
- * last one. No colour if NO_COLOR is set (no-color.org). One at a time. */
+/* Progress of `total` equal units (0: unknown), with an ETA. On a terminal one line, redrawn ten times a second at
+ * most: a bar and the note, or, where there are curves (sl_progress_curve), these in their place. Elsewhere (and with
+ * TERM=dumb) a plain line with the note at most every ten seconds, and the last one. No colour if NO_COLOR is set
+ * (no-color.org). One at a time. */
+enum { SL_PROGRESS_CURVES = 3 };
 typedef struct {
     const char *what;
     int64_t total, first, done;
@@ -29,6 +32,11 @@ typedef struct {
     double start, shown; /* times of sl_now() */
     double every;        /* seconds between two showings */
     char note[160];
+    int curves;
+    struct {
+        const char *name;
+        sl_series values;
+    } curve[SL_PROGRESS_CURVES];
 } sl_progress;
 
 /* first: units that were there already (a resumed run); they don't count for the speed. */
@@ -36,6 +44,9 @@ void sl_progress_begin(sl_progress *p, const char *what, int64_t total, int64_t 
 /* note: what to show besides ("loss 3.21 ..."). Cheap enough for every step. */
 void sl_progress_update(sl_progress *p, int64_t done, const char *note, ...)
     __attribute__((format(printf, 3, 4)));
+/* The next number of the curve called `name` (kept, not copied); one that is not finite is none, but holds the curve's
+ * place. Where the terminal is narrow, curves that were named later are left out first. Drawn with the next update. */
+void sl_progress_curve(sl_progress *p, const char *name, double value);
 void sl_progress_end(sl_progress *p);
 /* After a failure: what is on the screen stays, the next output starts on a line of its own. */
 void sl_log_break(void);

@@ -347,6 +347,8 @@ static void show(run *r) {
     char val[32] = "";
     if (!isnan(r->val.all))
         snprintf(val, sizeof val, " val %.4f", r->val.all);
+    sl_progress_curve(&r->progress, "loss", s->loss);
+    sl_progress_curve(&r->progress, "tok/s", rate);
     sl_progress_update(&r->progress, r->state.step,
                        "loss %.4f%s lr %.2e gnorm %.2f | %.0f tok/s %.0f GFLOP/s %.0f%% of peak", s->loss, val,
                        s->lr, s->grad_norm, rate, gflops, 100 * gflops / r->peak_gflops);
@@ -394,6 +396,9 @@ static int after_step(run *r, char **line) {
         json_decref(probed);
         return -1;
     }
+    const json_t *m2 = json_object_get(probed, "m2");
+    if (probed)
+        sl_progress_curve(&r->progress, "M2", json_is_number(m2) ? json_number_value(m2) : NAN);
     if (probed && write_probe(r, probed))
         return -1;
     return due(step, c->train_checkpoint_every, last) ? save(r) : 0;
@@ -438,9 +443,12 @@ static int told_interrupted(run *r) {
 }
 
 static int loop(run *r) {
+    static const char *const curves[] = {"loss", "M2", "tok/s"}; /* the first ones stay in a narrow terminal */
     if (r->config.train_steps == 0)
         return save(r);
     sl_progress_begin(&r->progress, "step", r->config.train_steps, r->state.step);
+    for (size_t i = 0; i < sizeof curves / sizeof *curves; i++)
+        sl_progress_curve(&r->progress, curves[i], NAN);
     int rc;
     while ((rc = advance(r, NULL)) > 0) {
         bool stop = stop_wanted(); /* read once: a signal from here on counts for the next step */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static int saved_stderr, reader;
@@ -167,6 +168,46 @@ START_TEST(bar_fits_the_line) {
 }
 END_TEST
 
+static void set_columns(int columns) {
+    struct winsize w = {.ws_row = 24, .ws_col = (unsigned short)columns};
+    ck_assert_int_eq(ioctl(STDERR_FILENO, TIOCSWINSZ, &w), 0);
+}
+
+/* What a line with two curves, one of them without a number yet, is in a window of so many columns. */
+static const char *line_with_curves(int columns) {
+    static sl_progress p;
+    capture_terminal();
+    set_columns(columns);
+    sl_progress_begin(&p, "step", 4, 0);
+    p.every = 0;
+    p.start -= 3600; /* what the ETA shows is the same for any speed */
+    sl_progress_curve(&p, "loss", NAN);
+    sl_progress_curve(&p, "M2", NAN);
+    sl_progress_curve(&p, "tok/s", 12345);
+    sl_progress_curve(&p, "loss", 2);
+    sl_progress_curve(&p, "loss", 1);
+    sl_progress_update(&p, 2, "loss 1, all of it");
+    sl_log_break();
+    return end_capture();
+}
+
+START_TEST(curves_in_place_of_the_note) {
+    setenv("TERM", "xterm", 1);
+    setenv("NO_COLOR", "1", 1);
+    setenv("LC_ALL", "C", 1);
+    ck_assert_str_eq(line_with_curves(100), "\r\x1b[Kstep 2/4 50% eta 1h00m  loss 1       #_  tok/s 12.35k  _\r\n");
+    setenv("LC_ALL", "C.UTF-8", 1);
+    ck_assert_str_eq(line_with_curves(100), "\r\x1b[Kstep 2/4 50% eta 1h00m  loss 1       █▁  tok/s 12.35k  ▁\r\n");
+    ck_assert_str_eq(line_with_curves(50), "\r\x1b[Kstep 2/4 50% eta 1h00m  loss 1       █▁\r\n");
+    ck_assert_str_eq(line_with_curves(11), "\r\x1b[Kstep 2/4 5\r\n");
+    unsetenv("NO_COLOR");
+    ck_assert_str_eq(line_with_curves(50), "\r\x1b[Kstep 2/4 50% eta 1h00m  loss 1       \x1b[32m█▁\x1b[0m\r\n");
+    setenv("TERM", "dumb", 1); /* a plain line has the note */
+    ck_assert_str_eq(line_with_curves(100), "step 2/4 50% eta 1h00m, loss 1, all of it\r\n");
+    unsetenv("LC_ALL");
+}
+END_TEST
+
 START_TEST(eta_counts_only_this_run) {
     sl_progress p;
     sl_log_quiet(true);
@@ -188,6 +229,7 @@ int main(void) {
     tcase_add_test(t, progress_to_a_file);
     tcase_add_test(t, progress_on_a_terminal);
     tcase_add_test(t, bar_fits_the_line);
+    tcase_add_test(t, curves_in_place_of_the_note);
     tcase_add_test(t, eta_counts_only_this_run);
     suite_add_tcase(s, t);
     return run_suite(s);
