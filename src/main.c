@@ -13,42 +13,22 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-typedef struct {
-    const char *name, *help;
-    int (*run)(int argc, char **argv);
-} verb;
-
-static const verb verbs[] = {
-    {"train", "train a model, measuring its sinks on the way", sl_verb_train},
-    {"eval", "loss and bits per byte of a checkpoint", sl_verb_eval},
-    {"generate", "write text with a checkpoint", sl_verb_generate},
-    {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
-    {"quantize", "a checkpoint with weights and activations rounded to few bits", sl_verb_quantize},
-    {"export", "a checkpoint as a file of transformers' or llama.cpp's", sl_verb_export},
-    {"logits", "logits of a checkpoint for given tokens", sl_verb_logits},
-    {"tokenize", "turn text files into a token bin, and back", sl_verb_tokenize},
-    {"bench", "training speed, and where the time goes", sl_verb_bench},
-    {"models", "pre-trained models that a package registry carries", sl_verb_models},
-    {"doctor", "what this machine offers, measures, and what would make it slow", sl_verb_doctor},
-    {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
-    {NULL, NULL, NULL}};
-
 static int print_help(void) {
     printf("sinklab %s: attention sinks and residual sinks of small transformers, on CPUs\n\n"
            "Usage: sinklab VERB [arguments]\n\nVerbs:\n",
            sl_version());
-    for (const verb *v = verbs; v->name; v++)
+    for (const sl_verb *v = sl_verbs; v->name; v++)
         printf("  %-10s %s\n", v->name, v->help);
     puts("\n`sinklab VERB --help` explains a verb. Exit codes: 0 ok, 1 failed, 2 wrong usage.");
     return 0;
 }
 
-static const verb *find(const char *name) {
-    for (const verb *v = verbs; v->name; v++)
+static const sl_verb *find(const char *name) {
+    for (const sl_verb *v = sl_verbs; v->name; v++)
         if (strcmp(name, v->name) == 0)
             return v;
     char quoted[SL_QUOTE_CHARS];
-    const char *near = sl_nearest(name, verbs, sizeof *verbs);
+    const char *near = sl_nearest(name, sl_verbs, sizeof *sl_verbs);
     sl_quote(quoted, name);
     if (near)
         sl_fail_usage("unknown verb %s; did you mean %s?", quoted, near);
@@ -106,7 +86,7 @@ static int run(int argc, char **argv) {
         printf("sinklab %s\n", sl_version());
         return 0;
     }
-    const verb *v = find(argv[help ? 2 : 1]);
+    const sl_verb *v = find(argv[help ? 2 : 1]);
     if (!v)
         return -1;
     char flag[] = "--help", *help_args[] = {argv[help ? 2 : 1], flag, NULL};

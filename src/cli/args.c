@@ -57,6 +57,34 @@ static void print_help(const sl_verb_spec *spec) {
     }
 }
 
+/* Who is told of a verb's spec in place of --help's reader; fn NULL: nobody. */
+static struct {
+    sl_spec_fn *fn;
+    void *ctx;
+} listener;
+
+void sl_args_describe(sl_verb_fn *verb, sl_spec_fn *fn, void *ctx) {
+    char name[] = "", help[] = "--help", *argv[] = {name, help, NULL};
+    listener.fn = fn, listener.ctx = ctx;
+    verb(2, argv);
+    listener.fn = NULL;
+}
+
+bool sl_flag_is_path(const sl_flag *f) {
+    static const char *const paths[] = {"DIR", "FOLDER", "FILE", "PATH", "X.npy", "Y.npy"};
+    for (size_t i = 0; f->value && i < sizeof paths / sizeof *paths; i++)
+        if (strcmp(f->value, paths[i]) == 0)
+            return true;
+    return false;
+}
+
+static void help(const sl_verb_spec *spec) {
+    if (listener.fn)
+        listener.fn(spec, listener.ctx);
+    else
+        print_help(spec);
+}
+
 /* The flag called by the n bytes at `name`, NULL with a message if there is none. */
 static const sl_flag *find_flag(const sl_verb_spec *spec, const char *name, size_t n) {
     for (const sl_flag *f = flags_of(spec); f->name; f++)
@@ -151,7 +179,7 @@ static bool wants_help(int argc, char **argv) {
 int sl_args_parse(const sl_verb_spec *spec, int argc, char **argv, sl_args *a) {
     a->positionals = a->overrides = 0;
     if (wants_help(argc, argv)) {
-        print_help(spec);
+        help(spec);
         return 1;
     }
     bool flags = true;

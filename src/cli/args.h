@@ -63,6 +63,7 @@ typedef struct {
     const char *about;    /* sentences; a '\n' starts a paragraph; wrapped by --help */
     const sl_flag *flags; /* ended by SL_FLAG_END; NULL if none. -h, --help are always there */
     int min_positionals, max_positionals; /* max < 0: any number */
+    const char *const *words;             /* that operands may be, ended by NULL; NULL: files */
     bool overrides;                       /* takes key=value */
     const char *examples;                 /* lines ending in '\n', NULL if none */
 } sl_verb_spec;
@@ -76,6 +77,15 @@ typedef struct {
 /* argv[0] is the verb. 0: *a and the flags are filled; 1: help was asked for and printed to stdout,
  * the verb has nothing left to do; -1: a usage error that names the flag. */
 int sl_args_parse(const sl_verb_spec *spec, int argc, char **argv, sl_args *a);
+
+/* A verb: argv[0] is its name; 0, or -1 after sl_fail(). */
+typedef int sl_verb_fn(int argc, char **argv);
+typedef void sl_spec_fn(const sl_verb_spec *spec, void *ctx);
+/* Gives fn what the verb says of itself, which is there until fn returns: for all that is made of --help's text. The
+ * verb does nothing else. */
+void sl_args_describe(sl_verb_fn *verb, sl_spec_fn *fn, void *ctx);
+/* Whether the value of a flag is a file or folder. */
+bool sl_flag_is_path(const sl_flag *f);
 
 /* Applies the overrides in order. */
 int sl_args_override(const sl_args *a, sl_config *c);

@@ -229,6 +229,8 @@ static int run_all(const sl_args *args, int64_t steps, bool profile, bool json) 
 }
 
 int sl_verb_bench(int argc, char **argv) {
+    static const char *const words[] = {"bench-1m", "bench-10m", "bench-100m", "bench-moe",
+                                        "gemm",     "kernel",    "eval",       NULL};
     int64_t steps = 8;
     bool profile = false, json = false;
     const sl_flag flags[] = {
@@ -253,6 +255,7 @@ int sl_verb_bench(int argc, char **argv) {
             "unit (`sinklab quantize --real`). Kernels one by one: the test runner's `kern bench`.",
         .flags = flags,
         .max_positionals = -1,
+        .words = words,
         .overrides = true,
         .examples = "sinklab bench bench-10m --profile threads=2\nsinklab bench bench-10m model.norm=gated_norm\n"
                     "sinklab bench gemm --json\nsinklab bench kernel threads=2 precision=bf16\n"};

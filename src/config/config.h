@@ -97,6 +97,16 @@ int sl_config_check_ranges(const sl_config *c, const char *file);
 /* The table of `sinklab config`: key, default, range or choices, help; only the n keys or sections in
  * `keys` if n > 0. json: one array of objects. Fails on a name that is neither key nor section. */
 int sl_config_help(FILE *f, const char *const *keys, int n, bool json);
+/* What the table says of one key. */
+enum { SL_KEY_VALUE_CHARS = 2 * SL_CONFIG_STR + 8, SL_KEY_LEGAL_CHARS = 512 };
+typedef struct {
+    const char *name, *help;
+    char value[SL_KEY_VALUE_CHARS], legal[SL_KEY_LEGAL_CHARS]; /* the default as YAML; "0 to 1", "one of a, b" */
+    const sl_choice *choices; /* the values that have names, true and false among them; NULL: there are none */
+    bool text;                /* any text: a file more often than not */
+} sl_key_info;
+/* Of key i = 0, 1, ...; false beyond the last. */
+bool sl_config_key(int i, sl_key_info *info);
 /* Values in force, as lines key=value that sl_config_override takes: those of `keys` (as above), of all
  * that differ from the defaults if n is 0. json: one object {key: value}, with every key if n is 0. */
 int sl_config_show(const sl_config *c, FILE *f, const char *const *keys, int n, bool json);

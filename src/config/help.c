@@ -160,6 +160,19 @@ int sl_config_help(FILE *f, const char *const *names, int n, bool json) {
     return write_json(f, list);
 }
 
+bool sl_config_key(int i, sl_key_info *info) {
+    static const sl_choice booleans[] = {{"true", ""}, {"false", ""}, {NULL, NULL}};
+    if (i < 0 || i >= SL_KEY_COUNT)
+        return false;
+    const sl_key *k = &sl_keys[i];
+    info->name = k->name, info->help = k->help;
+    info->choices = k->type == SL_KEY_BOOL ? booleans : k->choices;
+    info->text = k->type == SL_KEY_STR;
+    sl_key_format(info->value, k, defaults());
+    sl_key_legal(info->legal, k);
+    return true;
+}
+
 int sl_config_show(const sl_config *c, FILE *f, const char *const *names, int n, bool json) {
     if (check_names(names, n) != 0)
         return -1;

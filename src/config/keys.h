@@ -55,11 +55,11 @@ int sl_key_set(sl_config *c, const sl_key *k, const sl_scalar *values, int n, bo
 int sl_key_fail_type(const sl_key *k, const char *found);
 bool sl_scalar_is_null(sl_scalar v);
 
-enum { SL_VALUE_CHARS = 2 * SL_CONFIG_STR + 8 };
+enum { SL_VALUE_CHARS = SL_KEY_VALUE_CHARS };
 /* The value as YAML that reads back as the same. Returns buf. */
 char *sl_key_format(char buf[SL_VALUE_CHARS], const sl_key *k, const sl_config *c);
 /* "1 to 1024", "true or false", "text", "[a, b], 0 to 1", "one of a, b", "one or a list of a, b". Returns buf. */
-enum { SL_LEGAL_CHARS = 512 };
+enum { SL_LEGAL_CHARS = SL_KEY_LEGAL_CHARS };
 char *sl_key_legal(char buf[SL_LEGAL_CHARS], const sl_key *k);
 /* Does the key decide what is trained (config/hash.c)? */
 bool sl_key_decides_result(const sl_key *k);

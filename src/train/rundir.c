@@ -159,14 +159,27 @@ static int write_config(const sl_rundir *r, const sl_config *c) {
     return rc;
 }
 
-/* One process at a time may train in a folder. The lock ends with the process, however it ends. */
+/* One process at a time may train in a folder. The lock ends with the process, however it ends. Who asks whether one
+ * is training there (sl_rundir_in_use) has it for a moment. */
 static int lock_folder(sl_rundir *r) {
+    enum { TRIES = 20 };
     r->lock = open(r->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (r->lock < 0)
         return sl_fail_errno("cannot open", r->path);
-    if (flock(r->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        return sl_fail("%s: another process is training there; wait for it, or give another --out", r->path);
+    for (int i = 0; flock(r->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; i++) {
+        if (i == TRIES)
+            return sl_fail("%s: another process is training there; wait for it, or give another --out", r->path);
+        usleep(10000);
+    }
     return 0;
+}
+
+bool sl_rundir_in_use(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool used = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    return used;
 }
 
 static bool holds(const char *path, const char *name) {

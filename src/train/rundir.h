@@ -29,6 +29,8 @@ int sl_rundir_open(sl_rundir *r, const sl_config *c, bool resume, int64_t last);
 bool sl_rundir_is_nowhere(const sl_rundir *r);
 /* Also of one that was not claimed, if lock is -1. A folder that was made and is still empty goes away. */
 void sl_rundir_close(sl_rundir *r);
+/* Whether a process is training in the folder. */
+bool sl_rundir_in_use(const char *path);
 /* Whether the folder holds a run, whole or not. */
 bool sl_rundir_holds_run(const char *path);
 /* A file that a run would write over in a folder that holds none; NULL: there is none. */
