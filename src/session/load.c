@@ -62,21 +62,70 @@ static bool run_of(const char *dir, char run[SL_DIR_CHARS]) {
     return ours;
 }
 
-/* A text that is not found under its name is where the run found it: its env.json says so. */
-static void look_for_text(sl_config *c, const char *dir) {
-    char run[SL_DIR_CHARS], path[SL_DIR_CHARS + 16];
+/* env.json of a run; NULL if there is none that can be read. */
+static json_t *read_environment(const char *run) {
+    char path[SL_DIR_CHARS + 16];
     sl_map m;
-    if (sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) == 0 || !run_of(dir, run))
-        return;
     snprintf(path, sizeof path, "%s/env.json", run);
     if (sl_map_open(&m, path))
-        return;
+        return NULL;
     json_t *env = json_loadb((const char *)m.p, m.n, JSON_REJECT_DUPLICATES, NULL);
-    const char *text = json_string_value(json_object_get(env, "corpus"));
-    if (text && strlen(text) < sizeof c->data_corpus && access(text, F_OK) == 0)
-        strcpy(c->data_corpus, text);
-    json_decref(env);
     sl_map_close(&m);
+    return env;
+}
+
+/* A relative name from the folders above the run, the nearest first: a project that was moved as a whole. */
+static bool find_above(const char *run, const char *name, char found[SL_PATH_CHARS]) {
+    static const char *const under[] = {"", "data/corpora/"};
+    char up[SL_DIR_CHARS], path[2 * SL_DIR_CHARS];
+    snprintf(up, sizeof up, "%s", run);
+    for (char *end; *name && *name != '/' && (end = strrchr(up, '/'));) {
+        *end = '\0';
+        for (size_t i = 0; i < sizeof under / sizeof *under; i++) {
+            snprintf(path, sizeof path, "%s/%s%s", up, under[i], name);
+            if (sl_corpus_find(path, found) == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Where a run's file is now, into value behind its first `prefix` bytes: where the run found it, as env.json says
+ * (`recorded`), which a file of that name in this folder (`here`; NULL: there is none) need not be; else here; else
+ * under its name in a folder above the run. */
+static void look_for_file(char value[SL_CONFIG_STR], size_t prefix, const char *here, const char *run,
+                          const char *recorded) {
+    char above[SL_PATH_CHARS];
+    if (here && recorded && sl_same_file(here, recorded))
+        return;
+    const char *found = recorded && access(recorded, F_OK) == 0           ? recorded
+                        : !here && find_above(run, value + prefix, above) ? above
+                                                                          : NULL;
+    if (!found || strlen(found) >= SL_CONFIG_STR - prefix)
+        return;
+    if (found == above)
+        sl_warn("%s is not where its run found it; reading %s", value + prefix, above);
+    strcpy(value + prefix, found);
+}
+
+/* Text and tokenizer of a run, which is probed from any folder. */
+static void look_for_files(sl_config *c, const char *dir) {
+    char run[SL_DIR_CHARS], path[SL_PATH_CHARS];
+    static const char *const kinds[] = {"bpe:", "gguf:"};
+    if (!run_of(dir, run))
+        return;
+    json_t *env = read_environment(run);
+    if (!sl_synthetic_named(c->data_corpus))
+        look_for_file(c->data_corpus, 0, sl_corpus_find(c->data_corpus, path) ? NULL : path, run,
+                      json_string_value(json_object_get(env, "corpus")));
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        size_t n = strlen(kinds[i]);
+        const char *spec = json_string_value(json_object_get(env, "tokenizer")), *here = c->data_tokenizer + n;
+        if (strncmp(c->data_tokenizer, kinds[i], n) == 0)
+            look_for_file(c->data_tokenizer, n, access(here, F_OK) ? NULL : here, run,
+                          spec && strncmp(spec, kinds[i], n) == 0 ? spec + n : NULL);
+    }
+    json_decref(env);
 }
 
 /* The rule of the tokenizer that will be in force. One that can't be opened is told of where it is needed: not all
@@ -108,7 +157,7 @@ int sl_load_config(const char *path, const sl_open_options *o, double measured, 
                    int32_t *vocab) {
     if (sl_checkpoint_open(path, dir, c, vocab))
         return -1;
-    look_for_text(c, dir);
+    look_for_files(c, dir);
     c->device = SL_DEVICE_CPU; /* a run of a GPU can be read where none is */
     if ((sl_checkpoint_foreign(dir) && set_foreign(o, measured, c)) || sl_config_change(c, o, dir))
         return -1;

@@ -291,15 +291,27 @@ static char *corpus_path(const sl_config *c) {
     return sl_synthetic_named(c->data_corpus) || sl_corpus_find(c->data_corpus, path) ? NULL : realpath(path, NULL);
 }
 
+/* The tokenizer, bpe:FILE and gguf:FILE with the absolute path; NULL of one without a file. */
+static char *tokenizer_spec(const sl_config *c) {
+    const char *spec = c->data_tokenizer, *file = strchr(spec, ':');
+    bool named = file && (strncmp(spec, "bpe:", 4) == 0 || strncmp(spec, "gguf:", 5) == 0);
+    char *path = named ? realpath(file + 1, NULL) : NULL, *full = NULL;
+    if (path && asprintf(&full, "%.*s%s", (int)(file + 1 - spec), spec, path) < 0)
+        full = NULL;
+    free(path);
+    return full;
+}
+
 json_t *sl_environment(const sl_config *c) {
     sl_cpu cpu;
-    char *corpus = corpus_path(c);
+    char *corpus = corpus_path(c), *tokenizer = tokenizer_spec(c);
     sl_cpu_detect(&cpu);
-    json_t *o = json_pack("{s:s*, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "corpus", corpus, "cpu", cpu.model, "tier",
-                     sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
+    json_t *o = json_pack("{s:s*, s:s*, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "corpus", corpus, "tokenizer",
+                     tokenizer, "cpu", cpu.model, "tier", sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
                      sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
                      cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
                      "git", sl_git);
     free(corpus);
+    free(tokenizer);
     return o;
 }

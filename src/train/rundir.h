@@ -42,7 +42,7 @@ int sl_rundir_check(const sl_rundir *r);
 int sl_rundir_line(const sl_rundir *r, FILE *f, const char *name, json_t *o);
 /* Replaces <name> atomically by o, indented; takes over the reference. */
 int sl_rundir_write_json(const sl_rundir *r, const char *name, json_t *o);
-/* Where the text is, cpu, tier, threads, compiler, versions, git hash of the build. */
+/* Where text and tokenizer are, cpu, tier, threads, compiler, versions, git hash of the build. */
 json_t *sl_environment(const sl_config *c);
 
 #endif

@@ -22,7 +22,8 @@ ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 class Terminal:
     """A program on a terminal of its own."""
 
-    def __init__(self, test: unittest.TestCase, *args: object, columns: int = 100, **env: str) -> None:
+    def __init__(self, test: unittest.TestCase, *args: object, columns: int = 100,
+                 env: dict[str, str] | None = None) -> None:
         self.master, self.slave = pty.openpty()
         test.addCleanup(os.close, self.master)
         test.addCleanup(os.close, self.slave)
@@ -32,7 +33,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [common.SINKLAB, *map(str, args)], stdin=self.slave, stdout=self.slave, stderr=self.slave,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env=os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8", "NO_COLOR": ""} | env)
+            env=os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8", "NO_COLOR": ""} | (env or {}))
         test.addCleanup(self.process.wait)
         test.addCleanup(self.process.kill)
 
@@ -189,11 +190,11 @@ class Watch(common.EndToEnd):
         self.assertEqual(last, b"ended: step 21/40 52%, loss 0.5, M2 7.5")
         self.assertEqual(p.wait(), 0)
 
-    def watch_on_terminal(self, name: str, **env: str) -> tuple[Run, Terminal]:
+    def watch_on_terminal(self, name: str, env: dict[str, str] | None = None) -> tuple[Run, Terminal]:
         run = Run(self, name, Path("t.yaml"))
         for step in range(1, 9):
             run.step(step)
-        t = Terminal(self, "watch", name, **env)
+        t = Terminal(self, "watch", name, env=env)
         t.wait_for(ENTER)
         return run, t
 
@@ -224,7 +225,7 @@ class Watch(common.EndToEnd):
         self.assertTrue(line.startswith(b"running: step 9/40 22%, loss 0.5556"), line)
 
     def test_screen_in_ascii(self) -> None:
-        _, t = self.watch_on_terminal("ascii", LC_ALL="C")
+        _, t = self.watch_on_terminal("ascii", {"LC_ALL": "C"})
         t.wait_for(b"loss             0.625    #")
         t.press(b"q")
         self.assertTrue(self.assert_sane(t).isascii())
@@ -236,13 +237,13 @@ class Watch(common.EndToEnd):
         self.assertTrue(self.assert_sane(t).startswith(b"finished: "))
 
     def test_signals(self) -> None:
-        for number, key in enumerate((b"\x03", signal.SIGTERM, signal.SIGHUP)):
-            _, t = self.watch_on_terminal(f"signal{number}")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            _, t = self.watch_on_terminal(number.name)
             t.wait_for(b"q ends")
-            if isinstance(key, bytes):
-                t.press(key)
+            if number == signal.SIGINT:
+                t.press(b"\x03")
             else:
-                t.process.send_signal(key)
+                t.process.send_signal(number)
             self.assertTrue(self.assert_sane(t).startswith(b"running: "))
 
     def test_stop_and_go_on(self) -> None:
@@ -263,7 +264,7 @@ class Watch(common.EndToEnd):
         run = Run(self, "dumb", Path("t.yaml"))
         run.step(1)
         run.end()
-        self.assertEqual(Terminal(self, "watch", "dumb", TERM="dumb").rest(),
+        self.assertEqual(Terminal(self, "watch", "dumb", env={"TERM": "dumb"}).rest(),
                          b"ended: step 1/40 2%, loss 5, 0.1s of training\r\n")
 
 
@@ -278,7 +279,7 @@ class TrainOnTerminal(common.EndToEnd):
     def test_plain_and_narrow(self) -> None:
         for name, columns, env in (("plain", 60, {"NO_COLOR": "1", "LC_ALL": "C"}), ("narrow", 20, {})):
             said = Terminal(self, "train", "t.yaml", "--out", name, "train.steps=200", columns=columns,
-                            **env).rest().decode()
+                            env=env).rest().decode()
             drawn = [line.rstrip("\r\n") for line in said.split("\r\x1b[K")[1:]]
             self.assertTrue(drawn)
             for line in drawn:
