@@ -262,9 +262,9 @@ typedef struct {
                         id, or a token as the tokenizer's file writes it */
 } sl_open_options;
 
-/* sl_checkpoint_open(), and what the verbs do with it: the assignments, which must not make another model; BOS; the
- * text of a run is found again where the run found it; device is cpu unless a key says otherwise; to a model of others
- * all of a text that has no val part is one. Sets the threads. */
+/* sl_checkpoint_open(), and what the verbs do with it: the assignments, which must not make another model; BOS; text
+ * and tokenizer of a run are found again where the run found them; device is cpu unless a key says otherwise; to a
+ * model of others all of a text that has no val part is one. Sets the threads. */
 SL_API int sl_open(const char *path, const sl_open_options *o, sl_config *c, char dir[SL_DIR_CHARS], int32_t *vocab);
 /* The same assignments, and BOS, on the configuration of a model that is open; `name` stands for it in messages. On
  * failure *c is unchanged. */

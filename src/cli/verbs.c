@@ -3,6 +3,7 @@
 const sl_verb sl_verbs[] = {
     {"train", "train a model, measuring its sinks on the way", sl_verb_train},
     {"watch", "a run while it trains: loss, M2, largest activation", sl_verb_watch},
+    {"report", "a page about runs", sl_verb_report},
     {"eval", "loss and bits per byte of a checkpoint", sl_verb_eval},
     {"generate", "write text with a checkpoint", sl_verb_generate},
     {"probe", "measure the sinks and outliers of a checkpoint", sl_verb_probe},
@@ -14,6 +15,7 @@ const sl_verb sl_verbs[] = {
     {"models", "pre-trained models that a package registry carries", sl_verb_models},
     {"doctor", "what this machine offers, measures, and what would make it slow", sl_verb_doctor},
     {"config", "list the configuration keys, check a file, print what is in force", sl_verb_config},
+    {"new-study", "a folder with a study to begin with", sl_verb_new_study},
     {"completion", "completion of command lines for bash, zsh or fish", sl_verb_completion},
     {"man", "the manual page", sl_verb_man},
     {NULL, NULL, NULL}};
