@@ -1,6 +1,7 @@
-"""Runs ruff or mypy (pyproject.toml) over the Python that git knows, or checks what a forge reads.
+"""Runs ruff or mypy (pyproject.toml) over the Python that git knows, hadolint over the Containerfile, or checks what a
+forge reads.
 
-Usage: lint.py ruff | lint.py mypy | lint.py forge; exit code 0 clean, 1 findings, 77 if .venv lacks the tool (./check
+Usage: lint.py ruff | mypy | hadolint | forge; exit code 0 clean, 1 findings, 77 if .venv lacks the tool (./check
 installs it). The programs here are scripts in folders, and some share a name; mypy takes one module of a name at a
 time, so it sees these folders one after the other.
 """
@@ -46,7 +47,16 @@ def mypy(paths: list[str]) -> int:
     return code
 
 
-def forge() -> int:
+def ruff(paths: list[str]) -> int:
+    return subprocess.run([PYTHON, "-m", "ruff", "check", "--quiet", "--output-format", "concise", *paths],
+                          cwd=ROOT).returncode
+
+
+def hadolint(_: list[str]) -> int:
+    return subprocess.run([PYTHON.with_name("hadolint"), "Containerfile"], cwd=ROOT).returncode
+
+
+def forge(_: list[str]) -> int:
     paths = [path for pattern in SCHEMAS.values() for path in sorted(ROOT.glob(pattern))]
     code = subprocess.run([PYTHON, "-m", "yamllint", "--strict", "-d", YAMLLINT, *paths], cwd=ROOT).returncode
     for schema, pattern in SCHEMAS.items():
@@ -60,18 +70,18 @@ def forge() -> int:
     return code
 
 
+# What each runs, and the programs that it needs beside .venv's python.
+TOOLS = {"ruff": (ruff, ["ruff"]), "mypy": (mypy, ["mypy"]), "hadolint": (hadolint, ["hadolint"]),
+         "forge": (forge, ["yamllint", "check-jsonschema"])}
+
+
 def main() -> int:
     tool = sys.argv[1]
-    needed = "yamllint, check_jsonschema" if tool == "forge" else tool
-    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", f"import {needed}"], stderr=subprocess.DEVNULL).returncode:
-        print(f"{needed} is not installed in .venv; ./check installs it", file=sys.stderr)
+    run, needed = TOOLS[tool]
+    if not all(PYTHON.with_name(name).exists() for name in needed):
+        print(f"{', '.join(needed)}: not installed in .venv; ./check installs it", file=sys.stderr)
         return 77
-    if tool == "forge":
-        return forge()
-    if tool == "mypy":
-        return mypy(sources())
-    return subprocess.run([PYTHON, "-m", "ruff", "check", "--quiet", "--output-format", "concise", *sources()],
-                          cwd=ROOT).returncode
+    return run(sources())
 
 
 if __name__ == "__main__":

@@ -142,6 +142,19 @@ class Installation(common.EndToEnd):
                            ("fish/vendor_completions.d/sinklab.fish", ["completion", "fish"])):
             self.assertEqual((self.installed / "share" / file).read_text(), self.program(*args))
 
+    def test_debian_packages(self) -> None:
+        """Each file that is installed belongs to one of debian/*.install, and nothing there is without files."""
+        patterns = [line for path in sorted((REPOSITORY / "debian").glob("*.install"))
+                    for line in path.read_text().split()]
+        self.assertTrue(patterns)
+        packed: list[Path] = []
+        for pattern in patterns:
+            found = [file for path in self.installed.glob(pattern.removeprefix("usr/"))
+                     for file in ([path] if not path.is_dir() else path.rglob("*")) if not file.is_dir()]
+            self.assertTrue(found, pattern)
+            packed += found
+        self.assertEqual(sorted(packed), sorted(f for f in self.installed.rglob("*") if not f.is_dir()))
+
     @unittest.skipUnless(shutil.which("pkg-config"), "no pkg-config")
     def test_library(self) -> None:
         """A program on it, as another project would build one."""
