@@ -65,19 +65,21 @@ char *sl_sparkline(char buf[SL_SPARKLINE_CHARS], const sl_series *s, int width, 
 
 char *sl_format_short(char buf[SL_SHORT_CHARS], double x) {
     static const struct {
-        double unit;
+        double from, unit;
         const char *letter;
-    } units[] = {{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e4, "k"}};
+    } units[] = {{1e12, 1e12, "T"}, {1e9, 1e9, "G"}, {1e6, 1e6, "M"}, {9999.5, 1e3, "k"}, {0, 1, ""}};
+    enum { MOST = 7 };
     double size = fabs(x);
+    size_t i = 0;
     strcpy(buf, "-");
     if (!isfinite(x))
         return buf;
-    snprintf(buf, SL_SHORT_CHARS, size >= 1e16 ? "%.2e" : "%.4g", x);
-    for (size_t i = 0; i < sizeof units / sizeof *units && size < 1e16; i++)
-        if (size >= units[i].unit) {
-            double unit = units[i].unit == 1e4 ? 1e3 : units[i].unit;
-            snprintf(buf, SL_SHORT_CHARS, "%.4g%s", x / unit, units[i].letter);
-            break;
-        }
+    while (size < units[i].from)
+        i++;
+    if ((size > 0 && size < .01) || size >= 1e16) {
+        if (snprintf(buf, SL_SHORT_CHARS, "%.1e", x) > MOST)
+            snprintf(buf, SL_SHORT_CHARS, "%.0e", x);
+    } else
+        snprintf(buf, SL_SHORT_CHARS, "%.*g%s", size < .1 ? 3 : 4, x / units[i].unit, units[i].letter);
     return buf;
 }

@@ -25,7 +25,8 @@ enum { SL_SPARKLINE_CHARS = 256, SL_SPARKLINE_WIDTH = 64 };
 char *sl_sparkline(char buf[SL_SPARKLINE_CHARS], const sl_series *s, int width, bool utf8);
 
 enum { SL_SHORT_CHARS = 16 };
-/* Four digits, with k, M, G, T for thousands: "3.214", "123.4k", "1.5M"; "-" for what is not finite. Returns buf. */
+/* Four digits or fewer in at most seven columns: "3.214", "123.4k", "1.5M", "1.2e-05"; "-" for what is not finite.
+ * Returns buf. */
 char *sl_format_short(char buf[SL_SHORT_CHARS], double x);
 
 #endif

@@ -57,12 +57,25 @@ START_TEST(short_numbers) {
     static const struct {
         double x;
         const char *text;
-    } t[] = {{0, "0"},         {3.21449, "3.214"}, {1234.4, "1234"},  {9999, "9999"},  {10000, "10k"},
-             {-56789, "-56.79k"}, {1.5e6, "1.5M"},    {2.25e9, "2.25G"}, {3e12, "3T"},    {1e300, "1.00e+300"},
-             {NAN, "-"},       {INFINITY, "-"},    {1e-300, "1e-300"}, {1e16, "1.00e+16"}};
+    } t[] = {{0, "0"},           {3.21449, "3.214"}, {1234.4, "1234"},   {9999.4, "9999"},   {9999.6, "10k"},
+             {10000, "10k"},     {-56789, "-56.79k"}, {1.5e6, "1.5M"},    {2.25e9, "2.25G"},  {3e12, "3T"},
+             {1e16, "1.0e+16"},  {1e300, "1e+300"},  {NAN, "-"},         {INFINITY, "-"},    {0.55556, "0.5556"},
+             {0.05556, "0.0556"}, {0.0123, "0.0123"}, {0.00123, "1.2e-03"}, {-0.00123, "-1e-03"}, {1e-300, "1e-300"}};
     char text[SL_SHORT_CHARS];
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         ck_assert_str_eq(sl_format_short(text, t[i].x), t[i].text);
+    for (double x = 1e-308; x < 1e308; x *= 1.7) {
+        ck_assert_uint_le(strlen(sl_format_short(text, x)), 7);
+        ck_assert_uint_le(strlen(sl_format_short(text, -x)), 7);
+        if (x > 1e-290 && x < 9.9e15) { /* it is the number, to its digits */
+            char *letter;
+            double got = strtod(text, &letter);
+            for (const char *l = "kMGT"; *letter && *l != *letter; l++)
+                got *= 1000;
+            got *= *letter ? 1000 : 1;
+            ck_assert_double_eq_tol(got, -x, (x < .01 ? .5 : x < .1 ? .005 : .0005) * x);
+        }
+    }
 }
 END_TEST
 
