@@ -7,21 +7,21 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The folder of this program; false where the system does not tell. */
-static bool program_folder(char folder[SL_SHARE_CHARS]) {
-    ssize_t n = readlink("/proc/self/exe", folder, SL_SHARE_CHARS - 1);
-    folder[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        *slash = '\0';
+/* PREFIX of PREFIX/bin/sinklab, which this program is; false where the system does not tell. */
+static bool find_prefix(char prefix[SL_SHARE_CHARS]) {
+    ssize_t n = readlink("/proc/self/exe", prefix, SL_SHARE_CHARS - 1);
+    char *slash = NULL;
+    prefix[n > 0 ? n : 0] = '\0';
+    for (int i = 0; i < 2; i++)
+        if ((slash = strrchr(prefix, '/')))
+            *slash = '\0';
     return slash;
 }
 
 int sl_share_find(const char *verb, const char *name, char path[SL_SHARE_CHARS]) {
-    char folder[SL_SHARE_CHARS];
-    if (program_folder(folder) &&
-        snprintf(path, SL_SHARE_CHARS, "%s/../share/sinklab/%s", folder, name) < SL_SHARE_CHARS &&
-        access(path, R_OK) == 0)
+    char prefix[SL_SHARE_CHARS];
+    if (find_prefix(prefix) &&
+        snprintf(path, SL_SHARE_CHARS, "%s/share/sinklab/%s", prefix, name) < SL_SHARE_CHARS && access(path, R_OK) == 0)
         return 0;
     if (snprintf(path, SL_SHARE_CHARS, "%s/%s", SL_SHARE_DIR, name) < SL_SHARE_CHARS && access(path, R_OK) == 0)
         return 0;

@@ -28,7 +28,7 @@ static void end_line(sl_follow_lines *l, void (*line)(void *, const json_t *), v
 
 static int keep(sl_follow_lines *l, const char *p, size_t n) {
     l->skips = l->skips || n > MOST_LINE - l->length;
-    if (l->skips)
+    if (l->skips || n == 0)
         return 0;
     if (l->length + n > l->room) {
         size_t room = 2 * (l->length + n);

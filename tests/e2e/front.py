@@ -61,7 +61,7 @@ class Report(common.EndToEnd):
         """As they are: no shell, and no run is taken for a flag."""
         folder = self.installation("arguments")
         p = self.call(folder, "report", "a b", "$(touch x)", "--out=o;o", "--title", "'", "--", "--png", python=SAYS)
-        called = folder / "bin/../share/sinklab/experiments/report.py"
+        called = folder / "share/sinklab/experiments/report.py"
         words = [folder / "path/python3", "-B", called, "--out", "o;o", "--title", "'", "--", "a b", "$(touch x)",
                  "--png"]
         self.assertEqual((p.returncode, p.stdout), (0, "".join(f"<{word}>" for word in words)), p.stderr)
