@@ -292,6 +292,22 @@ SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows);
 /* Measures what model.sink_nullify keeps of channels where the model lacks it, so that passes can be run. */
 SL_API int sl_measure_states(sl_model *m, const sl_dataset *d);
 
+/* ---- quantisation: `sinklab quantize --help` says what each of these does */
+typedef struct {
+    const char *scheme; /* a name of `quantize --list`; NULL with grid, and of a model that was exported */
+    bool grid;          /* all schemes */
+    double smooth;      /* alpha of SmoothQuant; below 0: none */
+    bool migrate, rotate, head, embedding, kv, real;
+    uint64_t rotation_seed;
+    const char *clip;   /* absmax, percentile, mse or token; NULL: absmax */
+    double percentile;  /* of clip percentile; NaN: 99.9 */
+    int64_t calibration, windows; /* 0 windows: all */
+    const char *export_to, *corpus; /* or NULL */
+} sl_quantize_options;
+/* What `sinklab quantize --json` says of the checkpoint at path; to be freed with free(). Of a text that has no val
+ * part the second half is measured. */
+SL_API char *sl_quantize_json(const char *path, const sl_quantize_options *o, const sl_open_options *keys);
+
 /* ---- a training run, as `sinklab train` makes it, a step at a time */
 typedef struct sl_run sl_run;
 

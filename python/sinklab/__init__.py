@@ -17,11 +17,12 @@ from ._lib import Error, ffi, lib, locked
 from .config import Config
 from .model import QKV, Model, Pass, Shape, create, open
 from .probe import Probe
+from .quantisation import quantize
 from .tokenizer import Tokenizer
 from .training import Run, Step, train
 
 __all__ = ["Config", "Error", "Model", "Pass", "Probe", "QKV", "Run", "Shape", "Step", "Tokenizer", "create", "info",
-           "open", "train"]
+           "open", "quantize", "train"]
 
 __version__: str = ffi.string(lib.sl_version()).decode()
 

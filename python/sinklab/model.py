@@ -55,7 +55,7 @@ class Pass:
     token_loss: Floats
 
 
-def _bos_text(bos: Bos) -> str | None:
+def bos_text(bos: Bos) -> str | None:
     """For sl_open_options."""
     if bos is None or bos is True:
         return None
@@ -349,8 +349,7 @@ class Model:
         named = {"model.clip": clip, "model.sink_nullify": nullify, "model.sink_nullify_mode": nullify_mode,
                  "model.sink_nullify_value": nullify_value, "data.bos": True if bos is True else None}
         changed = {k: v for k, v in named.items() if v is not None} | keys
-        bos_text = _bos_text(bos) if first_token is None else str(first_token)
-        o, kept = options(changed, bos_text)
+        o, kept = options(changed, bos_text(bos) if first_token is None else str(first_token))
         with locked(self._threads):
             c = owned(lib.sl_config_copy(self._config._c), lib.sl_config_free)
             check(lib.sl_config_change(c, o, path_bytes(self._path or "the model")))
@@ -377,7 +376,7 @@ def open(path: str | os.PathLike[str], *, batch: int | None = None, seq: int | N
     """
     changed = {**(keys or {}), **more, **({} if seq is None else {"model.seq": seq}),
                **({"data.bos": True} if bos is True else {})}
-    o, kept = options(changed, _bos_text(bos))
+    o, kept = options(changed, bos_text(bos))
     found, vocab = ffi.new("char[]", int(lib.SL_DIR_CHARS)), ffi.new("int32_t *")
     with locked():
         c = owned(lib.sl_config_create(), lib.sl_config_free)

@@ -10,7 +10,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 typedef struct {
     const char *corpus, *bos, *measure_list, *folder, *what_list, *layer_list, *head_list;
@@ -25,14 +24,6 @@ typedef struct {
     sl_dump *dump;     /* NULL: none was asked for */
     bool *chosen;      /* of the dump: layers + 1 layers, then heads */
 } probe_run;
-
-static int set_corpus(sl_config *c, const char *corpus) {
-    if (strlen(corpus) >= sizeof c->data_corpus)
-        return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(corpus),
-                             sizeof c->data_corpus - 1);
-    strcpy(c->data_corpus, corpus);
-    return 0;
-}
 
 static int open_dump(probe_run *r) {
     sl_shape s = sl_model_shape(r->model);
@@ -229,7 +220,7 @@ static int check_lists(probe_run *r) {
 
 static int run(probe_run *r, const sl_args *args) {
     if (check_lists(r) < 0 || sl_args_load(args, r->bos, 1, &r->config, r->dir, &r->vocab) < 0 ||
-        (r->corpus && set_corpus(&r->config, r->corpus) < 0))
+        sl_load_corpus(r->corpus, &r->config))
         return -1;
     int rc = open_all(r) < 0 || report(r) < 0 ? -1 : 0;
     sl_dump_free(r->dump);

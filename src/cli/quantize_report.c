@@ -1,116 +1,13 @@
 #include "cli/quantize_report.h"
 
-#include "base/err.h"
-#include "quant/transform.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-/* ---- figures: value, change from fp32, and the interval of the change */
-
-typedef struct {
-    double value, change, low, high;
-} figure;
-
-static json_t *figure_json(figure f) {
-    return json_pack("{s:o, s:o, s:o, s:o}", "value", real(f.value), "change", real(f.change), "low", real(f.low),
-                     "high", real(f.high));
-}
-
-static figure loss_of(const sl_quant_result *x, double unit) {
-    double c = x->change.mean, h = x->change.half;
-    return (figure){x->loss.mean * unit, c * unit, (c - h) * unit, (c + h) * unit};
-}
-
-static figure perplexity_of(const sl_quant_result *x, double reference) {
-    double c = x->change.mean, h = x->change.half, base = exp(reference);
-    return (figure){exp(x->loss.mean), base * expm1(c), base * expm1(c - h), base * expm1(c + h)};
-}
-
-static double bits(const sl_quant_report *t) { return t->bytes_per_token > 0 ? 1 / log(2) / t->bytes_per_token : NAN; }
-
-static json_t *error_json(const sl_quant_error *e) {
-    return json_pack("{s:f, s:f, s:f}", "relative", sl_quant_error_relative(e), "cosine", sl_quant_error_cosine(e),
-                     "max", e->max);
-}
-
-static json_t *errors_json(const sl_quant_result *x) {
-    json_t *list = json_array();
-    for (int i = 0; i < x->rows; i++) {
-        json_t *o = json_object();
-        json_object_set_new(o, "layer", x->row[i].layer < 0 ? json_string("head") : json_integer(x->row[i].layer));
-        json_object_set_new(o, "tensor", json_string(sl_quant_class_names[x->row[i].class]));
-        json_object_update_new(o, error_json(&x->row[i].error));
-        json_array_append_new(list, o);
-    }
-    return list;
-}
-
-/* ---- collecting */
-
-void sl_quant_report_begin(sl_quant_report *t, sl_interval reference, int64_t windows) {
-    t->reference = reference;
-    t->windows = windows;
-    t->results = json_array();
-}
-
-void sl_quant_report_free(sl_quant_report *t) { json_decref(t->results); }
-
-int sl_quant_report_add(sl_quant_report *t, const sl_quant_result *x) {
-    if (!isfinite(x->loss.mean))
-        return sl_fail("%s: the loss is not a number; the checkpoint is broken or was diverging", x->scheme->name);
-    json_t *o =
-        json_pack("{s:s, s:o, s:o, s:o, s:o, s:f}", "scheme", x->scheme->name, "loss", figure_json(loss_of(x, 1)),
-                  "perplexity", figure_json(perplexity_of(x, t->reference.mean)), "bits_per_byte",
-                  figure_json(loss_of(x, bits(t))), "errors", errors_json(x), "seconds", x->seconds);
+static int print_json(const sl_quant_report *t, bool grid) {
+    json_t *o = sl_quant_report_json(t, grid);
     if (!o)
-        return sl_fail("out of memory for the result");
-    if (x->weights.xx > 0)
-        json_object_set_new(o, "weights", error_json(&x->weights));
-    if (isfinite(x->clip_ratio))
-        json_object_set_new(o, "clip_ratio", json_real(x->clip_ratio));
-    json_array_append_new(t->results, o);
-    return 0;
-}
-
-/* ---- JSON */
-
-static const char *rotation(const sl_quant_report *t) {
-    return !t->plan.options.rotate ? NULL : sl_rotation_folds(&t->config) ? "folded" : "online";
-}
-
-static json_t *calibration_json(const sl_quant_report *t) {
-    const sl_clip_options *c = &t->plan.clip;
-    json_t *o = json_pack("{s:I, s:s}", "windows", (json_int_t)c->windows, "clip", sl_clip_table[c->clip].name);
-    if (c->clip == SL_CLIP_PERCENTILE)
-        json_object_set_new(o, "percentile", json_real(c->percentile));
-    return o;
-}
-
-static json_t *header(const sl_quant_report *t) {
-    const sl_quant_options *o = &t->plan.options;
-    double loss = t->reference.mean;
-    json_t *fp32 = json_pack("{s:o, s:o, s:o}", "loss", real(loss), "perplexity", real(exp(loss)), "bits_per_byte",
-                             real(loss * bits(t)));
-    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:b, s:s?, s:b, s:b, s:b, s:b, s:o}", "checkpoint", t->dir,
-                     "corpus", t->config.data_corpus, "windows", (json_int_t)t->windows, "tokens",
-                     (json_int_t)(t->windows * t->config.model_seq), "fp32", fp32, "smooth",
-                     o->smooth >= 0 ? json_real(o->smooth) : json_null(), "migrate", o->migrate, "rotate", rotation(t),
-                     "head", o->head, "embedding", o->embedding, "kv", o->kv, "real", o->real, "calibration",
-                     t->calibrates ? calibration_json(t) : json_null());
-}
-
-static int print_json(sl_quant_report *t, bool grid) {
-    json_t *o = header(t);
-    if (!o)
-        return sl_fail("out of memory for the result");
-    if (grid)
-        json_object_set(o, "grid", t->results);
-    else
-        json_object_update(o, json_array_get(t->results, 0));
+        return -1;
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     putchar('\n');
     json_decref(o);
@@ -147,7 +44,7 @@ static void print_header(const sl_quant_report *t) {
     if (o->migrate)
         puts("gamma migration");
     if (o->rotate)
-        printf("rotation, %s\n", rotation(t));
+        printf("rotation, %s\n", sl_quant_report_rotation(t));
     putchar('\n');
 }
 
@@ -271,7 +168,7 @@ static void print_ranges(const json_t *results) {
     }
 }
 
-int sl_quant_report_print(sl_quant_report *t, bool grid, bool json) {
+int sl_quant_report_print(const sl_quant_report *t, bool grid, bool json) {
     if (json)
         return print_json(t, grid);
     print_header(t);

@@ -140,6 +140,15 @@ static int take_bos_rule(const sl_open_options *o, sl_config *c) {
     return 0;
 }
 
+int sl_load_corpus(const char *corpus, sl_config *c) {
+    if (corpus && strlen(corpus) >= sizeof c->data_corpus)
+        return sl_fail_usage("--corpus: a path of %zu bytes; at most %zu fit", strlen(corpus),
+                             sizeof c->data_corpus - 1);
+    if (corpus)
+        strcpy(c->data_corpus, corpus);
+    return 0;
+}
+
 int sl_load_bos_id(const sl_config *c, int32_t *id) {
     sl_tokenizer *t = c->data_bos ? sl_dataset_open_tokenizer(c) : NULL;
     *id = t ? sl_tokenizer_bos(t) : -1;

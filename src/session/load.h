@@ -8,6 +8,8 @@
 /* sl_open(), but of a text without a val part only the share `measured` is the val part of a model of others. */
 int sl_load_config(const char *path, const sl_open_options *o, double measured, sl_config *c, char dir[SL_DIR_CHARS],
                    int32_t *vocab);
+/* Another data.corpus; NULL: as it is. */
+int sl_load_corpus(const char *corpus, sl_config *c);
 /* The weights of the checkpoint in dir. A run that is training may have taken it away: then its newest, and dir is
  * that. */
 int sl_load_weights(sl_model *m, char dir[SL_DIR_CHARS]);
