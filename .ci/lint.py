@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 # Folders (or files) checked apart from the rest, each with those beside experiments/ that it imports from.
 APART = {"experiments/agreement": ["tests/golden"], "experiments/precision": [], "experiments/speed": [],
-         "tests/golden": [], "tests/e2e": ["experiments/precision"],
+         "tests/golden": [], "tests/e2e": ["experiments/precision"], "tests/python": ["tests/e2e", "python"],
          "tests/unit/test_agreement.py": ["experiments/agreement", "tests/golden"],
          "tests/unit/test_speed.py": ["experiments/speed"]}
 # Files of the forge and of citation, each with the schema that check-jsonschema has of it.

@@ -7,6 +7,7 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 ENGINE_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libxxhash-dev libnuma-dev
     libopenblas-openmp-dev libsleef-dev check)
 REPORT_PACKAGES=(python3 python3-venv)
+PYTHON_PACKAGES=(python3-dev) # of the package `sinklab`, which .venv builds with cffi
 
 # need PACKAGE...: Debian or Ubuntu packages; installs the missing ones as root or through sudo, else
 # prints the one line to run.
@@ -47,8 +48,9 @@ build() {
         { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
 }
 
-# python_env [study] [lint]: .venv with the pinned packages of the report, and with those of studies and of checks over
-# the Python; filled again when the pins change. Those of studies take a minute to install: the quickstart does without.
+# python_env [study] [lint] [python]: .venv with the pinned packages of the report, and with those of studies, of checks
+# over the Python, and of the package `sinklab`; filled again when the pins change. Those of studies take a minute to
+# install: the quickstart does without.
 python_env() {
     local files=(experiments/requirements.txt) stamp=.venv/requirements want name
     for name in "$@"; do

@@ -25,22 +25,21 @@ _lock = threading.RLock()
 _raised: list[BaseException] = []
 
 
-def _keep(kind: type[BaseException], value: BaseException, trace: object) -> bool:
+def _keep(kind: type[BaseException], value: BaseException, trace: object) -> None:
     _raised.append(value)
-    return True
 
 
-@ffi.def_extern(name="sl_python_stop", onerror=_keep, error=True)  # type: ignore[untyped-decorator]
 def _stop(_: Any) -> bool:
     """Called between batches. Running Python at all is what lets a pending Ctrl-C be raised, here."""
     return bool(_raised)
 
 
-@ffi.def_extern(name="sl_python_warn", onerror=_keep)  # type: ignore[untyped-decorator]
 def _warn(_: Any, line: Any) -> None:
     warnings.warn(_text(line), stacklevel=3)
 
 
+ffi.def_extern(name="sl_python_stop", onerror=_keep, error=True)(_stop)
+ffi.def_extern(name="sl_python_warn", onerror=_keep)(_warn)
 lib.sl_stop_when(lib.sl_python_stop, ffi.NULL)
 lib.sl_warn_to(lib.sl_python_warn, ffi.NULL)
 

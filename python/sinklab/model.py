@@ -338,17 +338,17 @@ class Model:
 
     def edit(self, *, clip: float | None = None, nullify: int | None = None, nullify_mode: str | None = None,
              nullify_value: str | None = None, bos: Bos = None, first_token: int | str | None = None,
-             **keys: Any) -> Model:
+             keys: Mapping[str, Any] | None = None, **more: Any) -> Model:
         """A model of the same weights with other keys; this one stays as it is.
 
         clip: model.clip, the residual stream's largest value. nullify: model.sink_nullify, so many sink channels in
         front of norms are replaced (nullify_mode: both, output or denominator; nullify_value: zero or mean); probe() or
         eval() finds out which, before any other pass. bos: whether windows of texts begin with BOS. first_token: an id
-        or token that they begin with instead. `keys`: any dotted keys that leave the weights as they are.
+        or token that they begin with instead. keys, and keyword arguments: any keys that leave the weights as they are.
         """
         named = {"model.clip": clip, "model.sink_nullify": nullify, "model.sink_nullify_mode": nullify_mode,
                  "model.sink_nullify_value": nullify_value, "data.bos": True if bos is True else None}
-        changed = {k: v for k, v in named.items() if v is not None} | keys
+        changed = {k: v for k, v in named.items() if v is not None} | {**(keys or {}), **more}
         o, kept = options(changed, bos_text(bos) if first_token is None else str(first_token))
         with locked(self._threads):
             c = owned(lib.sl_config_copy(self._config._c), lib.sl_config_free)
@@ -389,9 +389,9 @@ def open(path: str | os.PathLike[str], *, batch: int | None = None, seq: int | N
 
 
 def create(config: Source = None, *, vocab: int | None = None, batch: int = 1, seed: int | None = None,
-           **keys: Any) -> Model:
+           keys: Mapping[str, Any] | None = None, **more: Any) -> Model:
     """A model with the initial weights of a seed (the configuration's unless given); vocab: that of its tokenizer."""
-    c = Config(config, **keys)
+    c = Config(config, **{**(keys or {}), **more})
     with locked():
         lib.sl_threads_set(int(c["threads"]))
         if vocab is None:

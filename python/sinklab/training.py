@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -161,15 +161,14 @@ class _Bar:
 
 
 def train(config: Source = None, out: str | os.PathLike[str] | None = None, *, resume: bool = False,
-          init: str | os.PathLike[str] | None = None, progress: bool | None = None, **keys: Any) -> Run:
-    """Opens a training run: config as of Config, `keys` over it.
+          init: str | os.PathLike[str] | None = None, progress: bool | None = None,
+          keys: Mapping[str, Any] | None = None, **more: Any) -> Run:
+    """Opens a training run: config as of Config; keys, and keyword arguments, go over it.
 
     out: the run folder; None: nothing is written. resume: goes on with the run in it. init: a run, a checkpoint or a
     model of others whose model and weights it begins with; its model's keys need not be given. progress: a bar; None:
     in notebooks and on terminals, where tqdm is installed.
     """
-    if init is None:
-        c = Config(config, **keys)
-    else:
-        c = Config._with_init(path_bytes(init), config, keys)
+    over = {**(keys or {}), **more}
+    c = Config(config, **over) if init is None else Config._with_init(path_bytes(init), config, over)
     return Run(c, out, resume, progress)
