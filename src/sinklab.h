@@ -105,6 +105,10 @@ SL_API int sl_config_dump(const sl_config *c, FILE *f);
 SL_API char *sl_config_yaml(const sl_config *c);
 SL_API char *sl_config_json(const sl_config *c);
 SL_API char *sl_config_keys_json(void);
+/* JSON schemas (draft 2020-12), to be freed with free(): of a configuration, as sections or dotted keys, and of
+ * what sl_measure_json() gives. */
+SL_API char *sl_config_schema(void);
+SL_API char *sl_measure_schema(void);
 
 /* ---- models */
 typedef struct sl_model sl_model;

@@ -129,6 +129,13 @@ class Config(Mapping[str, Any]):
             table: list[dict[str, Any]] = take_json(lib.sl_config_keys_json())
         return table
 
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of configurations, in sections or with dotted keys."""
+        with locked():
+            schema: dict[str, Any] = take_json(lib.sl_config_schema())
+        return schema
+
     def __repr__(self) -> str:
         return f"<sinklab.Config {self['model.norm']}, {self['model.layers']} layers of {self['model.dim']}>"
 

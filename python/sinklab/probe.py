@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._lib import lib, locked, take_json
+
 if TYPE_CHECKING:
     import pandas
 
@@ -37,6 +39,13 @@ class Probe(dict[str, Any]):
 
         table = {layer["layer"]: layer[name] for layer in self["layers"] if name in layer}
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("layer")
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of a probe, with what each figure is."""
+        with locked():
+            schema: dict[str, Any] = take_json(lib.sl_measure_schema())
+        return schema
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name} {self[name]:.4g}" for name in ("max", "m2", "att0", "loss")

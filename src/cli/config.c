@@ -5,6 +5,7 @@
 #include "data/dataset.h"
 #include "model/match.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* A first word that looks like a path is the file; all others are keys or sections. */
@@ -29,12 +30,21 @@ static int print_params(const sl_config *c, bool json) {
     return 0;
 }
 
+static int print_schema(void) {
+    char *schema = sl_config_schema();
+    if (schema)
+        puts(schema);
+    free(schema);
+    return schema ? 0 : -1;
+}
+
 int sl_verb_config(int argc, char **argv) {
-    bool dump = false, json = false, params = false;
+    bool dump = false, json = false, params = false, schema = false;
     const sl_flag flags[] = {
         SL_FLAG_BOOL("dump", &dump, "print the whole effective configuration as YAML"),
         SL_FLAG_BOOL("params", &params, "print the model's parameters, its baseline's and the feed-forward's width"),
         SL_FLAG_BOOL("json", &json, "print JSON: the table, or an object of the values in force"),
+        SL_FLAG_BOOL("schema", &schema, "print the JSON schema of configurations, for editors; and do nothing else"),
         SL_FLAG_END};
     const sl_verb_spec spec = {
         .verb = "config",
@@ -56,6 +66,8 @@ int sl_verb_config(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
+    if (schema)
+        return print_schema();
     bool file = args.positionals > 0 && is_file(args.positional[0]);
     const char *const *keys = args.positional + file;
     int n = args.positionals - file;

@@ -7,9 +7,11 @@
 #include "session/lists.h"
 #include "session/load.h"
 #include "session/measure.h"
+#include "session/schema.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct {
     const char *corpus, *bos, *measure_list, *folder, *what_list, *layer_list, *head_list;
@@ -102,32 +104,22 @@ static void print_layers(const json_t *layers) {
 }
 
 static void print_summary(const json_t *o) {
-    static const struct {
-        const char *key, *help;
-    } line[] = {{"max", "largest |h| of the residual stream, all layers"},
-                {"max_no_token0", "the same without token 0"},
-                {"m2", "residual sink: max/median over channels of mean |h|, largest layer, no token 0"},
-                {"m2_layer", "its layer"}, {"m2_dim", "its channel"},
-                {"top1_permille", "share of the top 1/1000 of the channels in mean |h|, per mille"},
-                {"kurtosis_h", "spread over channels, 1 (even) to d (one channel)"},
-                {"lambda_min", "smallest |norm weight| of the block norms"},
-                {"lambda_at_sink", "mean |norm weight| at channel m2_dim"},
-                {"att0", "mean attention of queries 1.. to token 0"},
-                {"att0_trigger", "the same of queries at triggers (synthetic tasks)"},
-                {"att0_other", "the same of all other queries"},
-                {"sink_rate", "share of heads whose mean attention to token 0 exceeds .3"},
-                {"attention_entropy", "mean entropy of the attention rows, nats"},
-                {"value_norm_ratio", "|value| of token 0 over the others'"},
-                {"token0_norm_ratio", "|h| of token 0 over the others', largest layer"},
-                {"gate_mean", "mean of the norm gates"}, {"gate_std", "their spread"},
-                {"tokens", "tokens measured"}};
-    for (size_t i = 0; i < sizeof line / sizeof *line; i++) {
-        if (!json_object_get(o, line[i].key))
+    const char *name, *help;
+    for (int i = 0; (name = sl_measure_figure(i, &help)); i++) {
+        if (!json_object_get(o, name))
             continue;
-        printf("%-18s", line[i].key);
-        cell(10, json_object_get(o, line[i].key));
-        printf("   %s\n", line[i].help);
+        printf("%-18s", name);
+        cell(10, json_object_get(o, name));
+        printf("   %s\n", help);
     }
+}
+
+static int print_schema(void) {
+    char *schema = sl_measure_schema();
+    if (schema)
+        puts(schema);
+    free(schema);
+    return schema ? 0 : -1;
 }
 
 /* One line about layers whose figures of attention are missing because their mixer has none. */
@@ -232,6 +224,7 @@ static int run(probe_run *r, const sl_args *args) {
 
 int sl_verb_probe(int argc, char **argv) {
     probe_run r = {.windows = 32};
+    bool schema = false;
     const sl_flag flags[] = {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
         SL_FLAG_BOS(&r.bos),
@@ -246,6 +239,7 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_STR("heads", "LIST", &r.head_list, "query heads whose attention to dump; default: all"),
         SL_FLAG_BOOL("profile", &r.profile, "with --json: also every channel's mean and every norm weight"),
         SL_FLAG_BOOL("json", &r.json, "print one JSON object: the figures by name, and \"layers\""),
+        SL_FLAG_BOOL("schema", &schema, "print the JSON schema of what --json prints, and do nothing else"),
         SL_FLAG_END};
     char about[4096] =
         "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, a "
@@ -260,7 +254,7 @@ int sl_verb_probe(int argc, char **argv) {
         .operands = "CHECKPOINT [key=value ...]",
         .about = about,
         .flags = flags,
-        .min_positionals = 1,
+        .min_positionals = 0,
         .max_positionals = 1,
         .overrides = true,
         .examples = "sinklab probe runs/baseline\n"
@@ -272,5 +266,9 @@ int sl_verb_probe(int argc, char **argv) {
     int rc = sl_args_parse(&spec, argc, argv, &args);
     if (rc)
         return rc < 0 ? -1 : 0;
+    if (schema)
+        return print_schema();
+    if (args.positionals == 0)
+        return sl_fail_usage("probe: an argument is missing: sinklab probe %s", spec.operands);
     return run(&r, &args);
 }
