@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -298,12 +298,12 @@ class Model:
 
     # ---- text
 
-    def stream(self, prompt: str = "", tokens: int | None = None, *, temperature: float = 1.0, top_k: int = 0,
-               top_p: float = 1.0, seed: int = 1) -> Iterator[int]:
-        """The tokens of generate(), one after the other."""
+    def stream(self, prompt: str | Sequence[int] = "", tokens: int | None = None, *, temperature: float = 1.0,
+               top_k: int = 0, top_p: float = 1.0, seed: int = 1) -> Iterator[int]:
+        """The tokens of generate(), one after the other; a prompt may be tokens, to which no BOS is added."""
         if not (temperature >= 0 and top_k >= 0 and 0 <= top_p <= 1):
             raise Error(f"temperature and top_k from 0, top_p from 0 to 1, not {temperature}, {top_k} and {top_p}")
-        ids = self.encode(prompt)
+        ids = self.encode(prompt) if isinstance(prompt, str) else np.asarray(prompt, np.int32)
         if len(ids) == 0:
             raise Error("the tokenizer has no BOS to begin with; give a prompt")
         room = int(self._config["model.seq"]) - len(ids)

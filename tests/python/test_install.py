@@ -40,7 +40,7 @@ def main() -> int:
         module = "import sinklab._sinklab as m; print(m.__file__)"
         found = subprocess.run([python, "-c", module], check=True, cwd=folder, capture_output=True, text=True).stdout
         assert str(folder) in found and ".abi3." in found, found
-        run(python, ROOT / "tests" / "python" / "test_model.py", sys.argv[1], cwd=folder)
+        run(python, ROOT / "tests" / "python" / "test_model.py", Path(sys.argv[1]).resolve(), cwd=folder)
     return 0
 
 

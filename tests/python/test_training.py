@@ -1,4 +1,6 @@
 """The Python package: training runs, what stops them, and schemas of what they write."""
+import contextlib
+import io
 import json
 import os
 import signal
@@ -96,6 +98,15 @@ class Training(common.EndToEnd):
         with sinklab.train("t.yaml", out="with") as run:
             next(iter(run))
         self.assertEqual(sinklab.open("with").path, "with/checkpoints/00000001")
+
+    def test_progress(self) -> None:
+        """A bar where it is wanted; none is in the way of a program whose output goes to a file."""
+        for progress, shown in ((True, "40/40"), (None, "")):
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                for _ in sinklab.train("t.yaml", progress=progress):
+                    pass
+            self.assertIn(shown, said.getvalue())
+            self.assertEqual(bool(shown), bool(said.getvalue()))
 
     def test_errors(self) -> None:
         self.train("there")
