@@ -291,7 +291,7 @@ SL_API int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
  * model.sink_nullify keeps, it is measured first. To be freed with free(). */
 SL_API char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile);
 SL_API int64_t sl_measure_batch(int64_t windows);
-/* What `sinklab eval --json` says; any batch. */
+/* What `sinklab eval --json` says, over the first `windows` val windows, 0: all; any batch. */
 SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows);
 /* Measures what model.sink_nullify keeps of channels where the model lacks it, so that passes can be run. */
 SL_API int sl_measure_states(sl_model *m, const sl_dataset *d);
@@ -338,7 +338,7 @@ SL_API char *sl_run_result(sl_run *r);
 /* ---- sampling */
 typedef struct {
     double temperature; /* 0: the likeliest token (the lowest id of equals) */
-    int64_t top_k;      /* 0: all */
+    int64_t top_k;      /* 0 or less: all */
     double top_p;       /* 1: all; the smallest set of likeliest tokens whose probability reaches top_p (Holtzman
                            et al. 2020, arXiv 1904.09751), after top_k */
 } sl_sampling;

@@ -44,9 +44,23 @@ lib.sl_stop_when(lib.sl_python_stop, ffi.NULL)
 lib.sl_warn_to(lib.sl_python_warn, ffi.NULL)
 
 
+# OpenMP's threads do not follow a process that forks; a child that waits for them waits for ever.
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _forked or lib.sl_threads() > 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 @contextmanager
 def locked(threads: int | None = None) -> Iterator[None]:
     """Around every call; `threads`: those that a model was made for, which then are in force."""
+    if _forked:
+        raise Error("the process was forked after the library had started its threads; start processes with spawn")
     with _lock:
         if threads is not None and lib.sl_threads() != threads:
             lib.sl_threads_set(threads)

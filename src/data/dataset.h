@@ -25,8 +25,9 @@ const sl_tokenizer *sl_dataset_tokenizer(const sl_dataset *d); /* NULL if it kno
 int64_t sl_dataset_seq(const sl_dataset *d); /* positions of a window */
 int32_t sl_dataset_bos(const sl_dataset *d); /* in each window; -1: none */
 int64_t sl_dataset_tokens(const sl_dataset *d, enum sl_split s);
-/* sl_dataset_windows(): at least 1, but 0 of SL_TRAIN where data.val_fraction is 1 and the corpus has no val part, or
- * of sl_dataset_of_tokens(). */
+/* Of sl_dataset_windows(): at least 1, but 0 of SL_TRAIN where data.val_fraction is 1 and the corpus has no val part,
+ * or where tokens are given. */
+
 /* Bytes of text per token of the split (for bits per byte); 0 if unknown (no tokenizer with text). Boundary
  * tokens count as tokens without bytes. */
 double sl_dataset_bytes_per_token(const sl_dataset *d, enum sl_split s);

@@ -55,6 +55,7 @@ int sl_measure_states(sl_model *m, const sl_dataset *d) {
     enum sl_split from = sl_dataset_windows(d, SL_TRAIN) > 0 ? SL_TRAIN : SL_VAL;
     int rc = sl_each_batch(m, d, (sl_windows){from, SL_MEASURED_WINDOWS, SL_FILL_WINDOWS}, measure_batch, &measured);
     sl_model_measure_states(m, false);
+    sl_model_params(m)->state_missing = rc < 0; /* what was left off is no measurement */
     if (rc == 0)
         sl_info(
             "model.sink_nullify: the checkpoint holds no channel means; taken from %lld windows of the %s text",

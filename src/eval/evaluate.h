@@ -14,9 +14,9 @@ typedef struct {
 /* Over the first `windows` validation windows (all if fewer). Returns 0, or -1 with a message and *losses untouched. */
 int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, sl_losses *losses);
 
-/* Where the loaded checkpoint has no channel means for model.sink_nullify, measures them: on the first
- * SL_MEASURED_WINDOWS windows of the training order (in whole batches), with nothing replaced. */
+/* sl_measure_states(): where the loaded checkpoint has no channel means for model.sink_nullify, on the first
+ * SL_MEASURED_WINDOWS windows of the training order (in whole batches; of the val part where there is no other), with
+ * nothing replaced. */
 enum { SL_MEASURED_WINDOWS = 64 };
-int sl_measure_states(sl_model *m, const sl_dataset *d);
 
 #endif

@@ -55,9 +55,9 @@ int32_t sl_sample(sl_sampler *s, const sl_sampling *how, const float *logits) {
     double sum = 0;
     for (int32_t i = 0; i < n; i++)
         s->c[i] = (candidate){exp(((double)logits[i] - logits[best]) / how->temperature), i};
-    if (how->top_k || how->top_p < 1)
+    if (how->top_k > 0 || how->top_p < 1)
         qsort(s->c, (size_t)n, sizeof *s->c, by_probability);
-    if (how->top_k && how->top_k < n)
+    if (how->top_k > 0 && how->top_k < n)
         n = (int32_t)how->top_k;
     for (int32_t i = 0; i < n; i++)
         sum += s->c[i].p;

@@ -156,4 +156,10 @@ char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const c
     return text_of(sl_measure(m, d, &o));
 }
 
-char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) { return text_of(sl_eval(m, d, windows)); }
+char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
+    if (windows < 0) {
+        sl_fail_usage("cannot measure %lld windows; 0 is all", (long long)windows);
+        return NULL;
+    }
+    return text_of(sl_eval(m, d, windows));
+}

@@ -1,12 +1,8 @@
-"""The model class for lm-evaluation-harness, on tasks of this folder; skipped without the harness, which is heavy."""
+"""The model class for lm-evaluation-harness, on tasks of this folder. It needs the harness."""
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-if not find_spec("lm_eval"):
-    print("lm-eval is not installed", file=sys.stderr)
-    sys.exit(77)
 import lm_eval
 import numpy as np
 from lm_eval.tasks import TaskManager

@@ -296,7 +296,8 @@ class Model(common.EndToEnd):
                 "no norm 1 of layer 2": lambda: m.norm_output(2, 1),
                 "another model": lambda: sinklab.open(GOLDEN / "qwen3", keys={"model.layers": 3}),
                 "nothing.txt": lambda: m.probe(corpus="nothing.txt"),
-                "windows: at least 1": lambda: m.probe(windows=0)}.items():
+                "windows: at least 1": lambda: m.probe(windows=0),
+                "cannot measure -1": lambda: m.eval(windows=-1)}.items():
             with self.subTest(message), self.raises(message):
                 call()
         self.assertEqual(m.forward([[1, 2]]).token_loss.shape, (1, 2))
@@ -316,6 +317,21 @@ class Model(common.EndToEnd):
         tokens = np.arange(32).reshape(2, 16)
         self.assertEqual(one.forward(tokens).loss, two.forward(tokens).loss)
         self.assertEqual(one.forward(tokens).loss, two.forward(tokens).loss)
+
+    def test_a_forked_child_is_told(self) -> None:
+        """It would wait for threads that it has not."""
+        m = self.open(threads=2)
+        m.forward([[1, 2]])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python: the process has threads
+            child = os.fork()
+        if child == 0:
+            try:
+                m.forward([[1, 2]])
+            except sinklab.Error as e:
+                os._exit(7 if "spawn" in str(e) else 8)
+            os._exit(9)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 7)
 
     def test_python_threads_take_turns(self) -> None:
         m = self.open()
