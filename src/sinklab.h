@@ -323,8 +323,8 @@ SL_API int sl_config_take_init(sl_config *c, const char *path);
 SL_API sl_run *sl_run_open(const sl_config *c, const char *out, bool resume);
 SL_API void sl_run_close(sl_run *r);
 /* One step and the evaluation, probe and checkpoint that are due after it. 1: done, and *line is the line of
- * metrics.jsonl, to be freed with free(). 0: train.steps are done. -1: failed; where sl_stop_when()'s function broke it
- * off, the next call goes on, to the same bits; any other failure ends the run. */
+ * metrics.jsonl, to be freed with free(), else NULL. 0: train.steps are done. -1: failed; where sl_stop_when()'s
+ * function broke it off, the next call goes on, to the same bits; any other failure ends the run. */
 SL_API int sl_run_step(sl_run *r, char **line);
 SL_API int64_t sl_run_steps(const sl_run *r); /* done so far */
 /* The model in training, for passes between steps; the run's. */

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._lib import Error, check, ffi, lib, locked, owned, path_bytes, take_json
+from ._lib import Error, check, failed, ffi, lib, locked, owned, path_bytes, take_json
 from .config import Config, Source, options
 from .probe import Probe
 from .tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def bos_text(bos: Bos) -> str | None:
 def _array(p: Any, *shape: int) -> Floats:
     """A copy of floats of the model's, which its next pass may write over."""
     if p == ffi.NULL:
-        raise Error(ffi.string(lib.sl_error()).decode("utf-8", "replace"))
+        raise failed()
     return np.frombuffer(ffi.buffer(p, 4 * math.prod(shape)), np.float32).reshape(shape).copy()
 
 
@@ -175,14 +175,14 @@ class Model:
 
     def residual(self, layer: int) -> Floats:
         """Residual stream h_0..h_layers, [batch, seq, dim]: h_0 embeddings, h_i output of block i-1."""
-        s = self.shape
         with locked(self._threads):
+            s = self.shape
             return _array(lib.sl_model_residual(self._m, layer), s.batch, s.seq, s.dim)
 
     def qkv(self, layer: int) -> QKV:
         """Queries, keys (after norm and rotary) and values of a block."""
-        s = self.shape
         with locked(self._threads):
+            s = self.shape
             tap = lib.sl_model_qkv(self._m, layer)
             widths = (s.heads, s.kv_heads, s.kv_heads)
             q, k, v = (self._rows(p, int(tap.ld), n) for p, n in zip((tap.q, tap.k, tap.v), widths, strict=True))
@@ -200,9 +200,9 @@ class Model:
 
     def attention(self, layer: int, head: int) -> Floats:
         """Attention weights of a head, [batch, seq, seq], a row a query."""
-        s = self.shape
-        out = np.empty((s.batch, s.seq, s.seq), np.float32)
         with locked(self._threads):
+            s = self.shape
+            out = np.empty((s.batch, s.seq, s.seq), np.float32)
             check(lib.sl_model_attention_weights(self._m, layer, head, _pointer(out)))
         return out
 
@@ -223,16 +223,16 @@ class Model:
     def norm_output(self, layer: int, which: int = 0) -> Floats:
         """Output of that norm, gate included, [batch, seq, dim]."""
         self._check_norm(layer, which)
-        s = self.shape
         with locked(self._threads):
+            s = self.shape
             return _array(lib.sl_model_norm_output(self._m, layer, which), s.batch, s.seq, s.dim)
 
     def norm_gate(self, layer: int, which: int = 0) -> Floats | None:
         """Values of the gate of a gated norm, [batch, seq, dim]; None: it has none."""
         self._check_norm(layer, which)
-        s = self.shape
-        out = np.empty((s.batch, s.seq, s.dim), np.float32)
         with locked(self._threads):
+            s = self.shape
+            out = np.empty((s.batch, s.seq, s.dim), np.float32)
             _array(lib.sl_model_residual(self._m, 0), 1)  # raises before a pass
             has = lib.sl_model_norm_gate(self._m, layer, which, _pointer(out))
         return out if has else None
@@ -278,8 +278,8 @@ class Model:
         return Probe(figures, checkpoint=self._path)
 
     def _probe_batch(self, tokens: Tokens, profile: bool) -> Probe:
-        loss = self.forward(tokens).loss
         with locked(self._threads):
+            loss = self.forward(tokens).loss
             p = owned(lib.sl_probe_create(self._m), lib.sl_probe_free)
             check(lib.sl_probe_add(p, self._m))
             figures = take_json(lib.sl_probe_json(p, self._m, profile))

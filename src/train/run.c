@@ -602,7 +602,12 @@ int64_t sl_run_steps(const sl_run *r) { return r->state.step; }
 int sl_run_step(sl_run *r, char **line) {
     if (r->ended)
         return sl_fail("the run ended at step %lld with a failure", (long long)r->state.step);
+    *line = NULL;
     int rc = advance(r, line);
+    if (rc < 0) {
+        free(*line);
+        *line = NULL;
+    }
     r->ended = rc < 0 && !sl_stop_failed();
     if (r->ended)
         write_stopped(r);
