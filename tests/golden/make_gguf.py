@@ -14,16 +14,16 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
 ROWS = 3
-# Of each type the places of its binary16 numbers in a block.
-SCALES = {"F32": (), "F64": (), "F16": (), "BF16": (), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2),
-          "Q8_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+# Of each type in blocks the places of its binary16 numbers in one.
+SCALES = {"F32": None, "F64": None, "F16": None, "BF16": None, "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,),
+          "Q5_1": (0, 2), "Q8_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}
 EDGES = np.array([0, -0.0, 1, -1, 2.0 ** -24, -(2.0 ** -24), 2.0 ** -14, 65504, -65504], np.float16)
 
 
 def blocks(name, rng):
     kind = GGMLQuantizationType[name]
     values, size = GGML_QUANT_SIZES[kind]
-    if not SCALES[name]:
+    if SCALES[name] is None:
         x = rng.normal(size=(ROWS, 40))
         x[0, :9] = EDGES
         if name == "BF16":
@@ -31,9 +31,11 @@ def blocks(name, rng):
         return x.astype({"F32": np.float32, "F64": np.float64, "F16": np.float16}[name])
     count = 2 if values == 256 else 5
     raw = rng.integers(0, 256, (ROWS, count, size), dtype=np.uint8)
+    if name == "MXFP4":
+        raw[0, :, 0] = (0, 1, 2, 254, 255)  # exponents at the ends, of which the first two are subnormal
     scale = rng.normal(size=(ROWS * count, len(SCALES[name]))).astype(np.float16)
     edges = min(len(EDGES), ROWS * count - 2)
-    scale[:edges, 0] = EDGES[:edges]
+    scale[:edges, :1] = EDGES[:edges, None]
     for i, at in enumerate(SCALES[name]):
         raw[..., at:at + 2] = scale[:, i].copy().view(np.uint8).reshape(ROWS, count, 2)
     return raw.reshape(ROWS, count * size)
@@ -69,7 +71,7 @@ def write(path, tensors, alignment):
     w.add_custom_alignment(alignment)
     add_keys(w)
     for name, x in tensors.items():
-        raw = None if SCALES[name] == () and name != "BF16" else GGMLQuantizationType[name]
+        raw = None if SCALES[name] is None and name != "BF16" else GGMLQuantizationType[name]
         w.add_tensor(name.lower(), x.view(np.uint8) if name == "BF16" else x, raw_dtype=raw)
     w.write_header_to_file()
     w.write_kv_data_to_file()
