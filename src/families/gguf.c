@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "families/kind.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -32,6 +33,12 @@ int sl_keys_real(const sl_gguf_keys *k, const char *key, double fallback, double
     return !isnan(*v) ? 0 : sl_fail("%s: key %s is missing", sl_gguf_name(k->f), full);
 }
 
+int sl_keys_bool(const sl_gguf_keys *k, const char *key, bool fallback, bool *v) {
+    char full[KEY_CHARS];
+    *v = fallback;
+    return sl_gguf_bool(k->f, full_key(full, k, key), v);
+}
+
 static int read_heads(const sl_gguf_keys *k, sl_config *c) {
     int64_t width = 0;
     if (sl_keys_whole(k, "attention.head_count", -1, &c->model_heads) ||
@@ -55,6 +62,29 @@ static void find_biases(const sl_gguf *f, sl_config *c) {
     c->model_ffn_bias = sl_gguf_find(f, "blk.0.ffn_down.bias") != NULL;
 }
 
+static int read_epsilon(const sl_gguf_keys *k, sl_config *c) {
+    const char *key = c->norm_bias ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    if (sl_keys_real(k, key, NAN, &c->norm_eps))
+        return -1;
+    return c->norm_eps >= 0 && c->norm_eps <= 1
+               ? 0
+               : sl_fail("%s: key %s.%s: a number from 0 to 1 is needed", sl_gguf_name(k->f), k->architecture, key);
+}
+
+int sl_keys_experts(const sl_gguf_keys *k, sl_config *c) {
+    if (sl_keys_whole(k, "expert_count", -1, &c->model_experts) ||
+        sl_keys_whole(k, "expert_used_count", -1, &c->model_experts_per_token) ||
+        sl_keys_whole(k, "feed_forward_length", -1, &c->model_expert_ffn) ||
+        sl_keys_whole(k, "expert_feed_forward_length", c->model_expert_ffn, &c->model_expert_ffn))
+        return -1;
+    /* The weights of the chosen are scaled to sum 1, as ours are, unless it is one alone. */
+    return c->model_experts > 0 && c->model_expert_ffn > 0 && c->model_experts_per_token > 1
+               ? 0
+               : sl_fail("%s: keys %s.expert_count, expert_feed_forward_length, expert_used_count: some experts are "
+                         "needed, and more than one for a token",
+                         sl_gguf_name(k->f), k->architecture);
+}
+
 int sl_keys_sizes(const sl_gguf_keys *k, sl_config *c) {
     int64_t experts;
     c->model_tie_embeddings = !sl_gguf_find(k->f, "output.weight");
@@ -63,16 +93,12 @@ int sl_keys_sizes(const sl_gguf_keys *k, sl_config *c) {
         sl_keys_whole(k, "embedding_length", -1, &c->model_dim) ||
         sl_keys_whole(k, "feed_forward_length", -1, &c->model_ffn) || read_heads(k, c) ||
         sl_keys_whole(k, "context_length", c->model_seq, &c->model_seq) ||
-        sl_keys_whole(k, "expert_count", 0, &experts) ||
-        sl_keys_real(k, "attention.layer_norm_rms_epsilon", NAN, &c->norm_eps))
+        sl_keys_whole(k, "expert_count", 0, &experts) || read_epsilon(k, c))
         return -1;
-    if (c->norm_eps < 0 || c->norm_eps > 1)
-        return sl_fail("%s: key %s.attention.layer_norm_rms_epsilon: a number from 0 to 1 is needed",
-                       sl_gguf_name(k->f), k->architecture);
-    return experts ? sl_fail("%s: key %s.expert_count: mixtures of experts are not supported in GGUF; "
-                             "convert to safetensors",
-                             sl_gguf_name(k->f), k->architecture)
-                   : 0;
+    return experts == c->model_experts
+               ? 0
+               : sl_fail("%s: key %s.expert_count: mixtures of experts are not supported in this architecture",
+                         sl_gguf_name(k->f), k->architecture);
 }
 
 /* ---------------------------------------------------------------- rotary embedding */
@@ -126,7 +152,7 @@ static int read_scaling(const sl_gguf_keys *k, sl_config *c) {
     return sl_keys_real(k, "rope.scaling.factor", NAN, &c->rope_scaling_factor);
 }
 
-int sl_keys_rope(const sl_gguf_keys *k, sl_config *c) {
+int sl_keys_rope_part(const sl_gguf_keys *k, sl_config *c) {
     int64_t head = sl_config_head_dim(c), turned = 0;
     if (sl_keys_real(k, "rope.freq_base", 10000, &c->model_rope_base) ||
         sl_keys_whole(k, "rope.dimension_count", head, &turned))
@@ -134,10 +160,19 @@ int sl_keys_rope(const sl_gguf_keys *k, sl_config *c) {
     if (!(c->model_rope_base > 0 && c->model_rope_base <= 1e9))
         return sl_fail("%s: key %s.rope.freq_base: a number above 0 and up to 1e9 is needed", sl_gguf_name(k->f),
                        k->architecture);
-    if (turned != head)
-        return sl_fail("%s: key %s.rope.dimension_count: only whole heads are supported", sl_gguf_name(k->f),
-                       k->architecture);
+    if (turned < 1 || turned > head)
+        return sl_fail("%s: key %s.rope.dimension_count: 1 to the %" PRId64 " channels of a head are needed",
+                       sl_gguf_name(k->f), k->architecture, head);
+    c->model_rope_dims = turned < head ? turned : 0;
     return read_scaling(k, c);
+}
+
+int sl_keys_rope(const sl_gguf_keys *k, sl_config *c) {
+    if (sl_keys_rope_part(k, c))
+        return -1;
+    return c->model_rope_dims == 0 ? 0
+                                   : sl_fail("%s: key %s.rope.dimension_count: only whole heads are supported",
+                                             sl_gguf_name(k->f), k->architecture);
 }
 
 /* ---------------------------------------------------------------- keys */
@@ -153,10 +188,10 @@ int sl_keys_check(const sl_gguf_keys *k, const char *const *more) {
     static const char *const known[] = {
         "block_count", "embedding_length", "feed_forward_length", "context_length", "attention.head_count",
         "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
-        "expert_count", "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+        "attention.layer_norm_epsilon", "expert_count", "expert_used_count", "rope.freq_base", "rope.dimension_count",
+        "rope.scaling.type", "rope.scaling.factor",
         /* They change nothing: */
-        "vocab_size", "tensor_data_layout", "expert_used_count", "rope.scaling.original_context_length",
-        "rope.scaling.finetuned", NULL};
+        "vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned", NULL};
     size_t n = strlen(k->architecture);
     const char *key;
     for (int i = 0; (key = sl_gguf_key(k->f, i)); i++)
@@ -172,8 +207,11 @@ int sl_keys_check(const sl_gguf_keys *k, const char *const *more) {
     { ours, theirs, 0, 0, 0 }
 #define OF_BLOCK(ours, theirs)                                                                                         \
     { "model.layers.*." ours, "blk.*." theirs, 0, 0, 0 }
+#define OF_EXPERT(ours, theirs)                                                                                        \
+    { "model.layers.*.mlp.experts.*." ours, "blk.*." theirs, SL_PLACE_STACKED, 0, 0 }
 
 const sl_place sl_gguf_places[] = {OF_MODEL("model.embed_tokens", "token_embd"),
+                                   OF_MODEL("model.embed_positions", "position_embd"),
                                    OF_MODEL("model.norm", "output_norm"),
                                    OF_MODEL("lm_head", "output"),
                                    OF_BLOCK("input_layernorm", "attn_norm"),
@@ -187,4 +225,14 @@ const sl_place sl_gguf_places[] = {OF_MODEL("model.embed_tokens", "token_embd"),
                                    OF_BLOCK("mlp.gate_proj", "ffn_gate"),
                                    OF_BLOCK("mlp.up_proj", "ffn_up"),
                                    OF_BLOCK("mlp.down_proj", "ffn_down"),
+                                   OF_BLOCK("mlp.gate", "ffn_gate_inp"),
+                                   OF_EXPERT("gate_proj", "ffn_gate_exps"),
+                                   OF_EXPERT("up_proj", "ffn_up_exps"),
+                                   OF_EXPERT("down_proj", "ffn_down_exps"),
                                    {NULL, NULL, 0, 0, 0}};
+
+#define OF_FUSED(ours, part)                                                                                           \
+    { "model.layers.*.self_attn." ours, "blk.*.attn_qkv", 0, part, 3 }
+
+const sl_place sl_gguf_fused_places[] = {
+    OF_FUSED("q_proj", 0), OF_FUSED("k_proj", 1), OF_FUSED("v_proj", 2), {NULL, NULL, 0, 0, 0}};

@@ -2,6 +2,8 @@
  * out], queries, keys and values in one; the masks in old files hold nothing. */
 #include "families/kind.h"
 
+static const char activation[] = "gelu_new";
+
 static int read_sizes(const sl_hf *s, sl_config *c) {
     return sl_hf_whole(s, "n_layer", -1, &c->model_layers) || sl_hf_whole(s, "n_embd", -1, &c->model_dim) ||
                    sl_hf_whole(s, "n_head", -1, &c->model_heads) ||
@@ -16,11 +18,20 @@ static int read_sizes(const sl_hf *s, sl_config *c) {
 static int from_hf(const sl_hf *s, sl_config *c) {
     static const char *const off[] = {"scale_attn_by_inverse_layer_idx", "add_cross_attention", NULL};
     static const char *const on[] = {"scale_attn_weights", NULL};
-    if (read_sizes(s, c) || sl_hf_ffn(s, "activation_function", "gelu_new", false, c) || sl_hf_off(s, off) ||
+    if (read_sizes(s, c) || sl_hf_ffn(s, "activation_function", activation, false, c) || sl_hf_off(s, off) ||
         sl_hf_on(s, on))
         return -1;
     sl_set_layernorm(c);
     c->model_seq = c->model_learned_positions;
+    c->model_rope_base = 0;
+    return 0;
+}
+
+static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
+    sl_set_layernorm(c);
+    if (sl_ffn_named(sl_gguf_name(k->f), activation, false, c) || sl_keys_sizes(k, c) || sl_keys_check(k, NULL))
+        return -1;
+    c->model_learned_positions = c->model_seq;
     c->model_rope_base = 0;
     return 0;
 }
@@ -41,4 +52,4 @@ static const sl_place hf_places[] = {{"model.embed_tokens", "transformer.wte", 0
                                      {NULL, NULL, 0, 0, 0}};
 static const char *const ignored[] = {"*.attn.bias", "*.attn.masked_bias", NULL};
 
-const sl_family sl_family_gpt2 = {from_hf, NULL, hf_places, NULL, ignored, "transformer."};
+const sl_family sl_family_gpt2 = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, "transformer."};

@@ -35,6 +35,17 @@ static int from_hf(const sl_hf *s, sl_config *c) {
     return 0;
 }
 
+static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
+    static const char *const more[] = {"use_parallel_residual", NULL};
+    bool parallel = false;
+    sl_set_layernorm(c);
+    if (sl_ffn_named(sl_gguf_name(k->f), "gelu", false, c) || sl_keys_sizes(k, c) || sl_keys_rope_part(k, c) ||
+        sl_keys_bool(k, "use_parallel_residual", true, &parallel) || sl_keys_check(k, more))
+        return -1;
+    c->model_block = parallel ? SL_BLOCK_PARALLEL : SL_BLOCK_SEQUENTIAL;
+    return 0;
+}
+
 #define OF_BLOCK(ours, theirs, how, part, parts)                                                                       \
     { "model.layers.*." ours, "gpt_neox.layers.*." theirs, how, part, parts }
 static const sl_place hf_places[] = {{"model.embed_tokens", "gpt_neox.embed_in", 0, 0, 0},
@@ -51,4 +62,4 @@ static const sl_place hf_places[] = {{"model.embed_tokens", "gpt_neox.embed_in",
                                      {NULL, NULL, 0, 0, 0}};
 static const char *const ignored[] = {"*.attention.bias", "*.attention.masked_bias", NULL};
 
-const sl_family sl_family_gpt_neox = {from_hf, NULL, hf_places, NULL, ignored, NULL};
+const sl_family sl_family_gpt_neox = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, NULL};

@@ -55,22 +55,29 @@ typedef struct {
 
 int sl_keys_whole(const sl_gguf_keys *k, const char *key, int64_t fallback, int64_t *v); /* fallback as above */
 int sl_keys_real(const sl_gguf_keys *k, const char *key, double fallback, double *v);
-/* As sl_hf_sizes; an own output matrix, and biases, are known by their tensors. */
+int sl_keys_bool(const sl_gguf_keys *k, const char *key, bool fallback, bool *v);
+/* As sl_hf_sizes; an own output matrix, and biases, are known by their tensors. The norm's epsilon is LayerNorm's where
+ * sl_set_layernorm stands before. Mixtures are errors unless sl_keys_experts does. */
 int sl_keys_sizes(const sl_gguf_keys *k, sl_config *c);
+/* Experts, those of a token, and their width, feed_forward_length where no key of its own says it. */
+int sl_keys_experts(const sl_gguf_keys *k, sl_config *c);
 /* Base and scaling, by keys and by the factors of rope_freqs.weight. */
 int sl_keys_rope(const sl_gguf_keys *k, sl_config *c);
+int sl_keys_rope_part(const sl_gguf_keys *k, sl_config *c); /* the same where only part of a head may be turned */
 /* Keys that neither the two above read nor `more`, a list that ends with NULL (or NULL), are errors: what they change
  * could not be told. */
 int sl_keys_check(const sl_gguf_keys *k, const char *const *more);
 
 /* ---- tensors. Stems are names without what follows the last dot (weight, bias), * is a number; those of a rule begin
- * with the same numbers. A tensor of ours that no rule names has its own name. */
+ * with the same number. A second one in ours is an expert's, in SL_PLACE_STACKED. A tensor of ours that no rule names
+ * has its own name. */
 enum {
-    SL_PLACE_ADD_ONE = 1,    /* the file's is its distance from 1 */
-    SL_PLACE_PAIRS = 2,      /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
-    SL_PLACE_TRANSPOSED = 4, /* [in, out] */
-    SL_PLACE_BY_HEAD = 8,    /* parts are those of each head, not of the whole */
-    SL_PLACE_BEHIND_TWO = 16 /* two rows that nothing reads stand before ours; alone */
+    SL_PLACE_ADD_ONE = 1,     /* the file's is its distance from 1 */
+    SL_PLACE_PAIRS = 2,       /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
+    SL_PLACE_TRANSPOSED = 4,  /* [in, out] */
+    SL_PLACE_BY_HEAD = 8,     /* parts are those of each head, not of the whole */
+    SL_PLACE_BEHIND_TWO = 16, /* two rows that nothing reads stand before ours; alone */
+    SL_PLACE_STACKED = 32     /* the first dimension of the file's counts experts, of which ours is one; alone */
 };
 typedef struct {
     const char *ours, *theirs; /* stems */
@@ -88,9 +95,10 @@ typedef struct {
 } sl_family;
 
 extern const sl_place sl_gguf_places[];
+extern const sl_place sl_gguf_fused_places[]; /* queries, keys and values of all heads in one, for gguf_places */
 
 /* What foreign.c needs of places.c: the tensor of the file that holds (part of) ours, NULL if no rule tells of it. The
- * file's name goes to name. */
+ * file's name goes to name; of SL_PLACE_STACKED, how->part is the expert. */
 enum { SL_PLACE_CHARS = 256 };
 typedef struct {
     const sl_place *own, *shared; /* either may be NULL */
@@ -99,6 +107,9 @@ typedef struct {
 bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLACE_CHARS], sl_place *how);
 /* Does a name fit a pattern with one *, which stands for any characters? */
 bool sl_place_fits(const char *pattern, const char *name);
+
+/* Queries and keys as Llama's GGUF files have them, SL_PLACE_PAIRS. */
+extern const sl_place sl_llama_gguf_places[];
 
 /* use_sliding_window and layer_types of the Qwens. */
 int sl_qwen_windows(const sl_hf *s, sl_config *c);

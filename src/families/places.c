@@ -2,6 +2,7 @@
 #include "families/kind.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool sl_place_fits(const char *pattern, const char *name) {
@@ -12,33 +13,45 @@ bool sl_place_fits(const char *pattern, const char *name) {
     return n >= before + behind && !strncmp(pattern, name, before) && !strcmp(star + 1, name + n - behind);
 }
 
-/* The digits for which * of the pattern stands in the first n characters of the name; false: it does not fit. Without a
- * *, none. */
-static bool match(const char *pattern, const char *name, size_t n, const char **digits, size_t *count) {
-    const char *star = strchr(pattern, '*');
-    size_t before = star ? (size_t)(star - pattern) : strlen(pattern), behind = star ? strlen(star + 1) : 0;
-    *digits = name + before;
-    *count = 0;
-    if (n < before || strncmp(pattern, name, before) != 0)
-        return false;
-    while (star && before + *count < n && (*digits)[*count] >= '0' && (*digits)[*count] <= '9')
-        ++*count;
-    return n == before + *count + behind && (!star || *count) &&
-           !strncmp(star ? star + 1 : "", *digits + *count, behind);
+/* The digits for which the *s of a pattern stand. */
+typedef struct {
+    const char *p[2];
+    int n[2];
+} numbers;
+
+/* Do the first n characters of the name fit the pattern, which has at most two *? */
+static bool match(const char *pattern, const char *name, size_t n, numbers *of) {
+    size_t at = 0;
+    int stars = 0;
+    *of = (numbers){{name, name}, {0, 0}};
+    for (; *pattern; pattern++) {
+        if (*pattern != '*') {
+            if (at == n || name[at++] != *pattern)
+                return false;
+            continue;
+        }
+        of->p[stars] = name + at;
+        for (; at < n && name[at] >= '0' && name[at] <= '9'; at++)
+            of->n[stars]++;
+        if (of->n[stars++] == 0)
+            return false;
+    }
+    return at == n;
 }
 
-static const sl_place *search(const sl_place *p, const char *ours, size_t stem, const char **digits, size_t *count) {
+static const sl_place *search(const sl_place *p, const char *ours, size_t stem, numbers *of) {
     for (; p && p->ours; p++)
-        if (match(p->ours, ours, stem, digits, count))
+        if (match(p->ours, ours, stem, of))
             return p;
     return NULL;
 }
 
 bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLACE_CHARS], sl_place *how) {
-    const char *dot = strrchr(ours, '.'), *digits;
-    size_t stem = dot ? (size_t)(dot - ours) : strlen(ours), count;
-    const sl_place *p = search(places->own, ours, stem, &digits, &count);
-    p = p ? p : search(places->shared, ours, stem, &digits, &count);
+    const char *dot = strrchr(ours, '.');
+    size_t stem = dot ? (size_t)(dot - ours) : strlen(ours);
+    numbers of;
+    const sl_place *p = search(places->own, ours, stem, &of);
+    p = p ? p : search(places->shared, ours, stem, &of);
     *how = p ? *p : (sl_place){NULL, NULL, 0, 0, 0};
     if (!p) {
         snprintf(name, SL_PLACE_CHARS, "%s", ours);
@@ -46,7 +59,9 @@ bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLAC
     }
     const char *star = strchr(p->theirs, '*');
     int before = star ? (int)(star - p->theirs) : (int)strlen(p->theirs);
-    snprintf(name, SL_PLACE_CHARS, "%.*s%.*s%s%s", before, p->theirs, (int)count, digits, star ? star + 1 : "",
+    if (p->how & SL_PLACE_STACKED)
+        how->part = atoi(of.p[1]);
+    snprintf(name, SL_PLACE_CHARS, "%.*s%.*s%s%s", before, p->theirs, of.n[0], of.p[0], star ? star + 1 : "",
              ours + stem);
     return true;
 }

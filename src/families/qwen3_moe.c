@@ -27,4 +27,10 @@ static int from_hf(const sl_hf *s, sl_config *c) {
     return sl_family_qwen3.from_hf(s, c) || read_experts(s, c) ? -1 : 0;
 }
 
-const sl_family sl_family_qwen3_moe = {from_hf, NULL, NULL, NULL, NULL, NULL};
+static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
+    static const char *const more[] = {"expert_feed_forward_length", NULL};
+    c->model_qk_norm = true;
+    return sl_keys_experts(k, c) || sl_keys_sizes(k, c) || sl_keys_rope(k, c) || sl_keys_check(k, more) ? -1 : 0;
+}
+
+const sl_family sl_family_qwen3_moe = {from_hf, from_gguf, NULL, NULL, NULL, NULL};

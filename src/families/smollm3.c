@@ -17,17 +17,21 @@ static int read_list(const sl_hf *s, const json_t *list, int64_t layers, uint8_t
     return 0;
 }
 
+/* All but every interval-th layer have positions. */
+static int set_interval(const char *name, int64_t interval, int64_t layers, uint8_t of[LAYERS]) {
+    if (interval < 1 || layers > LAYERS)
+        return sl_fail("%s: no_rope_layer_interval: 1 or more is needed, of at most %d layers", name, LAYERS);
+    for (int64_t i = 0; i < layers; i++)
+        of[i] = (i + 1) % interval ? SL_LAYER_ROPE : SL_LAYER_NO_ROPE;
+    return 0;
+}
+
 static int read_layers(const sl_hf *s, sl_config *c) {
     const json_t *list = sl_hf_get(s, "no_rope_layers");
     int64_t interval = 0;
     uint8_t of[LAYERS];
-    if (sl_hf_whole(s, "no_rope_layer_interval", INTERVAL, &interval))
-        return -1;
-    if (interval < 1 || c->model_layers > LAYERS)
-        return sl_fail("%s: no_rope_layer_interval: 1 or more is needed, of at most %d layers", s->name, LAYERS);
-    for (int64_t i = 0; i < c->model_layers; i++)
-        of[i] = (i + 1) % interval ? SL_LAYER_ROPE : SL_LAYER_NO_ROPE;
-    if (list && read_list(s, list, c->model_layers, of))
+    if (sl_hf_whole(s, "no_rope_layer_interval", INTERVAL, &interval) ||
+        set_interval(s->name, interval, c->model_layers, of) || (list && read_list(s, list, c->model_layers, of)))
         return -1;
     return sl_list_of_layers(s->name, of, c->model_layers, &c->model_rope_layers);
 }
@@ -41,4 +45,14 @@ static int from_hf(const sl_hf *s, sl_config *c) {
                : 0;
 }
 
-const sl_family sl_family_smollm3 = {from_hf, NULL, NULL, NULL, NULL, NULL};
+/* GGUF files do not say which layers; readers take every fourth. */
+static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
+    uint8_t of[LAYERS];
+    return sl_keys_sizes(k, c) || sl_keys_rope(k, c) || sl_keys_check(k, NULL) ||
+                   set_interval(sl_gguf_name(k->f), INTERVAL, c->model_layers, of) ||
+                   sl_list_of_layers(sl_gguf_name(k->f), of, c->model_layers, &c->model_rope_layers)
+               ? -1
+               : 0;
+}
+
+const sl_family sl_family_smollm3 = {from_hf, from_gguf, NULL, sl_llama_gguf_places, NULL, NULL};

@@ -25,10 +25,13 @@ typedef struct {
     const sl_tensor *ours;
     const sl_tensor_view *view; /* NULL: a state that is missing */
     sl_place how;
-    int64_t head; /* rows of a head */
+    int64_t head, experts; /* rows of a head; how many are stacked */
 } source;
 
-static bool scattered(const source *s) { return s->how.parts || s->how.how & ~(unsigned)SL_PLACE_ADD_ONE; }
+static bool stacked(const source *s) { return s->how.how & SL_PLACE_STACKED; }
+static bool scattered(const source *s) {
+    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_STACKED);
+}
 
 /* Rows of the file, all its parts and those that nothing reads. */
 static int64_t file_rows(const source *s) {
@@ -36,23 +39,24 @@ static int64_t file_rows(const source *s) {
 }
 
 /* The shape that the file must have for ours. */
-static int wanted_shape(const source *s, int64_t shape[SL_TENSOR_DIMS]) {
-    memcpy(shape, s->ours->shape, SL_TENSOR_DIMS * sizeof *shape);
-    shape[0] = file_rows(s);
+static int wanted_shape(const source *s, int64_t shape[SL_TENSOR_DIMS + 1]) {
+    memcpy(shape + stacked(s), s->ours->shape, SL_TENSOR_DIMS * sizeof *shape);
+    shape[0] = stacked(s) ? s->experts : file_rows(s);
     if (s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2) {
         int64_t rows = shape[0];
         shape[0] = shape[1];
         shape[1] = rows;
     }
-    return s->ours->ndim;
+    return s->ours->ndim + stacked(s);
 }
 
 static int check_source(const source *s) {
-    int64_t shape[SL_TENSOR_DIMS];
+    int64_t shape[SL_TENSOR_DIMS + 1];
     char have[SL_SHAPE_CHARS], want[SL_SHAPE_CHARS], names[SL_GGML_NAMES_CHARS];
     int ndim = wanted_shape(s, shape);
     const sl_tensor_view *v = s->view;
-    if (v->ndim != ndim || memcmp(v->shape, shape, (size_t)ndim * sizeof *shape) != 0)
+    if (v->ndim != ndim || memcmp(v->shape, shape, (size_t)ndim * sizeof *shape) != 0 ||
+        (stacked(s) && s->how.part >= s->experts))
         return sl_fail("%s: tensor %s has shape %s where %s is needed", v->file, v->name,
                        sl_format_shape(have, v->ndim, v->shape), sl_format_shape(want, ndim, shape));
     return v->floats ? 0
@@ -60,10 +64,10 @@ static int check_source(const source *s) {
                                sl_ggml_supported(names));
 }
 
-static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, int64_t head, source *s) {
+static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, const sl_config *c, source *s) {
     char name[SL_PLACE_CHARS];
     sl_places places = sl_foreign_places(f);
-    *s = (source){.ours = t, .head = head};
+    *s = (source){.ours = t, .head = sl_config_head_dim(c), .experts = c->model_experts};
     bool named = sl_places_find(&places, t->name, name, &s->how);
     int i = named ? sl_foreign_find(f, name) : -1;
     if (i >= 0) {
@@ -99,7 +103,8 @@ static void scatter(const source *s, const float *from, float *w) {
 
 /* scratch: as many values as the file's tensor has, for those whose rows lie otherwise. */
 static void read_source(const source *s, float *scratch, float *w) {
-    sl_tensor_read(s->view, 0, sl_tensor_rows(s->view), scattered(s) ? scratch : w);
+    int64_t rows = stacked(s) ? sl_tensor_rows(s->view) / s->experts : sl_tensor_rows(s->view);
+    sl_tensor_read(s->view, stacked(s) ? s->how.part * rows : 0, rows, scattered(s) ? scratch : w);
     if (scattered(s))
         scatter(s, scratch, w);
     for (int64_t i = 0; s->how.how & SL_PLACE_ADD_ONE && i < s->ours->size; i++)
@@ -132,9 +137,10 @@ static int refuse_unread(const sl_foreign *f, const bool *read) {
 }
 
 /* Fills source[], one for each parameter; *most: values of the largest scattered one. */
-static int find_all(const sl_foreign *f, const sl_params *p, int64_t head, source *s, bool *read, int64_t *most) {
+static int find_all(const sl_foreign *f, const sl_params *p, const sl_config *c, source *s, bool *read,
+                    int64_t *most) {
     for (int i = 0; i < p->count; i++) {
-        if (find_source(f, p, &p->tensor[i], head, &s[i]))
+        if (find_source(f, p, &p->tensor[i], c, &s[i]))
             return -1;
         if (!s[i].view)
             continue;
@@ -154,7 +160,7 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p) {
     bool *read = calloc((size_t)sl_tensors_count(f->tensors) + 1, sizeof *read);
     float *scratch = NULL;
     int64_t most = 0;
-    int rc = s && read ? find_all(f, p, sl_config_head_dim(&c), s, read, &most)
+    int rc = s && read ? find_all(f, p, &c, s, read, &most)
                        : sl_fail("%s: out of memory", sl_tensors_name(f->tensors));
     if (rc == 0 && !(scratch = malloc((size_t)(most + 1) * sizeof *scratch)))
         rc = sl_fail("%s: out of memory for a tensor of %" PRId64 " values", sl_tensors_name(f->tensors), most);

@@ -14,8 +14,8 @@ MODELS = Path(os.environ["SL_TESTS"], "golden", "transformers")
 TOKENS = ["data.corpus=tokens.bin", "data.tokenizer=ids:64:1", "data.val_fraction=0.5", "model.seq=16", "threads=1",
           "precision=fp32"]
 TUNE = "train: {steps: 20, batch: 4, lr: 4e-3, warmup: 5, eval_windows: 4, probe_every: 10}\nprecision: fp32\n"
-NAMES = ["llama.gguf", "qwen2", "qwen3", "gemma2", "gemma2.gguf", "gemma3", "gemma3.gguf", "olmo2", "smollm3",
-         "gpt2", "gpt_neox", "opt", "phi"]
+NAMES = ["llama.gguf", "qwen2", "qwen3", "qwen3_moe.gguf", "gemma2", "gemma2.gguf", "gemma3", "gemma3.gguf", "olmo2",
+         "smollm3", "gpt2", "gpt2.gguf", "gpt_neox", "gpt_neox.gguf", "opt", "phi"]
 
 
 class Foreign(common.EndToEnd):
@@ -97,6 +97,20 @@ class Foreign(common.EndToEnd):
         file.write_bytes(struct.pack("<Q", len(text)) + text + rest)
         new = self.json("eval", MODELS / "gpt2", *TOKENS, "--windows", 4, "--json")["loss"]
         self.assertEqual(self.json("eval", "old", *TOKENS, "--windows", 4, "--json")["loss"], new)
+
+    def test_keys_of_a_mixture(self) -> None:
+        """Those that say another mixture than the tensors do, or one that is not computed here."""
+        data = (MODELS / "qwen3_moe.gguf").read_bytes()
+        for key, value, message in (
+                ("expert_count", 4, "tensor blk.0.ffn_gate_inp.weight has shape [5, 64] where [4, 64] is needed"),
+                ("expert_count", 0, "some experts are needed"), ("expert_used_count", 1, "more than one for a token"),
+                ("expert_used_count", 6, "model.experts_per_token = 6 is more than model.experts = 5"),
+                ("expert_feed_forward_length", 16, "tensor blk.0.ffn_gate_exps.weight has shape [5, 32, 64] where")):
+            at = data.index(b"qwen3moe." + key.encode()) + len("qwen3moe." + key) + 4
+            Path("moe.gguf").write_bytes(data[:at] + struct.pack("<I", value) + data[at + 4:])
+            said = self.error("eval", "moe.gguf", *TOKENS, code=2 if value == 6 else 1)
+            self.assertIn("moe.gguf: ", said)
+            self.assertIn(message, said)
 
     def test_another_model_is_refused(self) -> None:
         said = self.error("train", "tune.yaml", "--init", MODELS / "qwen2", *TOKENS, "model.rope_base=7", "--out",

@@ -8,7 +8,7 @@
 /* Small enough for a model to be made of it. */
 static bool small(const sl_config *c, int32_t vocab) {
     return c->model_layers <= 2 && c->model_dim <= 64 && c->model_ffn <= 64 && c->model_heads <= 8 &&
-           sl_config_head_dim(c) <= 64 && vocab <= 256;
+           sl_config_head_dim(c) <= 64 && vocab <= 256 && (c->model_experts == 0 || sl_config_expert_ffn(c) <= 64);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {

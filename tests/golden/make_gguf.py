@@ -79,9 +79,9 @@ def write(path, tensors, alignment):
     w.close()
 
 
-def write_llama(path, rng):
-    """A whole model of a layer, for the fuzzer."""
-    w = GGUFWriter(path, "llama")
+def write_model(path, rng, experts):
+    """A whole model of a layer, a llama or a qwen3moe, for the fuzzer."""
+    w = GGUFWriter(path, "qwen3moe" if experts else "llama")
     w.add_block_count(1)
     w.add_context_length(64)
     w.add_embedding_length(32)
@@ -90,12 +90,19 @@ def write_llama(path, rng):
     w.add_head_count_kv(1)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_freq_base(1e4)
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(2)
+        feed_forward = {"ffn_gate_inp": (experts, 32), "attn_q_norm": (16,), "attn_k_norm": (16,)} | {
+            f"ffn_{which}_exps": (experts, 32, 32) for which in ("gate", "up", "down")}
+    else:
+        feed_forward = {f"ffn_{which}": (32, 32) for which in ("gate", "up", "down")}
     shapes = {"token_embd": (4, 32), "output_norm": (32,)} | {f"blk.0.{name}": shape for name, shape in {
         "attn_norm": (32,), "attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32),
-        "ffn_norm": (32,), "ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}.items()}
+        "ffn_norm": (32,), **feed_forward}.items()}
     for name, shape in shapes.items():
         x, kind = rng.normal(size=shape).astype(np.float32), GGMLQuantizationType.Q4_0
-        matrix = len(shape) == 2
+        matrix = len(shape) > 1
         w.add_tensor(f"{name}.weight", quantize(x, kind) if matrix else x, raw_dtype=kind if matrix else None)
     w.write_header_to_file()
     w.write_kv_data_to_file()
@@ -117,7 +124,8 @@ def main():
     few = {name: tensors[name][:1] for name in ("F32", "Q4_1", "Q6_K")}
     write(args.seeds / "few.gguf", few, 32)
     write(args.seeds / "keys.gguf", {}, 32)
-    write_llama(args.seeds.parent / "foreign/llama.gguf", rng)
+    for name, experts in {"llama": 0, "qwen3moe": 3}.items():
+        write_model(args.seeds.parent / f"foreign/{name}.gguf", rng, experts)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import quantize
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
@@ -98,63 +98,84 @@ def logits_of(model):
 
 # ---- GGUF
 
-NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-         "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-         "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-         "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-GEMMA = NAMES | {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-                 "post_feedforward_layernorm": "post_ffw_norm"}
-# Model of above, type of its matrices. Widths are whole blocks.
+# Model of above, general.architecture, type of its matrices. Of quantised ones, widths are whole blocks, and the logits
+# are those of transformers reading the file; it reads no others, whose parameters are rounded to F16 before.
 GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma2": ("gemma2", "Q4_1"),
-        "gemma3": ("gemma3", "Q5_1")}
+        "gemma3": ("gemma3", "Q5_1"), "qwen3_moe": ("qwen3moe", "MXFP4"), "olmo2": ("olmo2", "F16"),
+        "smollm3": ("smollm3", "F16"), "gpt2": ("gpt2", "F16"), "gpt_neox": ("gptneox", "F16"), "phi": ("phi2", "F16")}
+UNREAD = ("olmo2", "smollm3", "gptneox", "phi2")
 WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
             num_hidden_layers=2)
 
 
-def gguf_name(name, names):
-    stem, _, kind = name.rpartition(".")
-    if not stem.startswith("model.layers."):
-        return f"{names[stem]}.{kind}"
-    _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{names[part]}.{kind}"
+def gguf_tensors(name, x, config, arch):
+    """[name, values] of the tensors that hold a parameter of transformers, as llama.cpp converts it."""
+    heads = config.num_attention_heads
+    if name.endswith("experts.gate_up_proj"):
+        gate, up = np.split(x, 2, axis=1)
+        return [(name.replace("gate_up_proj", "gate_proj"), gate), (name.replace("gate_up_proj", "up_proj"), up)]
+    if arch in ("llama", "smollm3") and ("q_proj" in name or "k_proj" in name):
+        width = config.hidden_size // heads if arch == "smollm3" else config.head_dim
+        x = x.reshape(-1, 2, width // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)  # pairs of a rotation in a row
+    if arch.startswith("gemma") and name.endswith("norm.weight"):
+        x = x + 1
+    if arch == "gpt2" and x.ndim == 2 and ".c_" in name:
+        x = x.T
+    if "query_key_value" in name:  # those of each head to those of all
+        x = x.reshape(heads, 3, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+    return [(name, x)]
 
 
-def gguf_values(name, x, config, arch):
-    if arch == "llama" and ("q_proj" in name or "k_proj" in name):  # the two rows of a rotation side by side
-        return x.reshape(-1, 2, config.head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-    return x + 1 if arch.startswith("gemma") and name.endswith("norm.weight") else x
-
-
-def write_gguf(path, model, arch, kind):
-    c = model.config
-    w = GGUFWriter(path, arch)
+def add_keys(w, c, arch):
     w.add_block_count(c.num_hidden_layers)
     w.add_context_length(c.max_position_embeddings)
     w.add_embedding_length(c.hidden_size)
-    w.add_feed_forward_length(c.intermediate_size)
+    w.add_feed_forward_length(c.n_inner if arch == "gpt2" else c.intermediate_size)
     w.add_head_count(c.num_attention_heads)
-    w.add_head_count_kv(c.num_key_value_heads)
-    w.add_key_length(c.head_dim)
-    w.add_value_length(c.head_dim)
-    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    if hasattr(c, "num_key_value_heads"):
+        w.add_head_count_kv(c.num_key_value_heads)
+    if getattr(c, "head_dim", None):
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+    if hasattr(c, "rms_norm_eps"):
+        w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    else:
+        w.add_layer_norm_eps(c.layer_norm_epsilon if arch == "gpt2" else c.layer_norm_eps)
     w.add_vocab_size(c.vocab_size)
-    rope = c.rope_parameters
-    w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    rope = getattr(c, "rope_parameters", None)
+    if rope and arch not in ("gptneox", "phi2"):
+        w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if arch in ("gptneox", "phi2"):
+        w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * c.hidden_size) // c.num_attention_heads)
+    if arch == "gptneox":
+        w.add_parallel_residual(c.use_parallel_residual)
+    if arch == "qwen3moe":
+        w.add_expert_count(c.num_experts)
+        w.add_expert_used_count(c.num_experts_per_tok)
+        w.add_expert_feed_forward_length(c.moe_intermediate_size)
     if arch.startswith("gemma"):
         w.add_sliding_window(c.sliding_window)
     if arch == "gemma2":
         w.add_attn_logit_softcapping(c.attn_logit_softcapping)
         w.add_final_logit_softcapping(c.final_logit_softcapping)
+
+
+def write_gguf(path, model, arch, kind):
+    """Names are those of the gguf package's table."""
+    c = model.config
+    w = GGUFWriter(path, arch)
+    add_keys(w, c, arch)
+    names = get_tensor_name_map(next(a for a, n in MODEL_ARCH_NAMES.items() if n == arch), c.num_hidden_layers)
     for name, p in model.named_parameters():
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
-        x = gguf_values(name, p.detach().numpy(), c, arch)
-        x = np.ascontiguousarray(x)
-        as_is = p.ndim == 1
-        w.add_tensor(gguf_name(name, GEMMA if arch.startswith("gemma") else NAMES),
-                     x if as_is else quantize(x, GGMLQuantizationType[kind]),
-                     raw_dtype=None if as_is or kind == "F16" else GGMLQuantizationType[kind])
+        for part, x in gguf_tensors(name, p.detach().numpy(), c, arch):
+            x = np.ascontiguousarray(x)
+            as_is = p.ndim == 1 or part.endswith("mlp.gate.weight")
+            known = names.get_name(part, try_suffixes=(".weight", ".bias"))
+            w.add_tensor(known if known.endswith((".weight", ".bias")) else known + ".weight",
+                         x if as_is else quantize(x, GGMLQuantizationType[kind]),
+                         raw_dtype=None if as_is or kind == "F16" else GGMLQuantizationType[kind])
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -164,24 +185,36 @@ def write_gguf(path, model, arch, kind):
 def make_gguf(out, name):
     arch, kind = GGUF[name]
     torch.manual_seed(21)
-    model = MODELS[arch]()
-    config = type(model.config).from_dict(model.config.to_dict() | WIDE | gguf_extra(arch))
+    model = MODELS[name]()
+    wide = WIDE if arch not in UNREAD and arch != "gpt2" else {}
+    config = type(model.config).from_dict(model.config.to_dict() | wide | gguf_extra(arch))
     model = type(model)(config).eval()
     with torch.no_grad():
         spread(model)
+        for p in model.parameters():
+            p.copy_(p.half().float() if arch in UNREAD else p)
     path = out / f"{name}.gguf"
     write_gguf(path, model, arch, kind)
-    # transformers takes no head width from a file.
-    given = {} if arch in ("llama", "qwen2") else {"config": config}
-    read = AutoModelForCausalLM.from_pretrained(out, gguf_file=path.name, dtype=torch.float32, **given).eval()
-    save_file(logits_of(read), out / f"{name}.expected.safetensors")
+    if arch not in UNREAD:
+        # transformers takes no head width, and no width of GPT-2's feed-forward, from a file.
+        given = {} if arch in ("llama", "qwen2") else {"config": config}
+        model = AutoModelForCausalLM.from_pretrained(out, gguf_file=path.name, dtype=torch.float32, **given).eval()
+    save_file(logits_of(model), out / f"{name}.expected.safetensors")
     print(path.name, path.stat().st_size)
 
 
 def gguf_extra(arch):
-    """What GGUF files of the Gemmas don't say and readers take for granted."""
+    """What GGUF files don't say and readers take for granted."""
     if arch == "gemma2":
         return {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": WIDE["head_dim"]}
+    if arch in ("gptneox", "phi2"):
+        return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+    if arch == "smollm3":
+        return {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "layer_types": ["full_attention"] * 4}
+    if arch == "qwen3moe":
+        return {"moe_intermediate_size": 32, "tie_word_embeddings": True}
+    if arch in ("olmo2", "gpt2"):
+        return {}
     if arch != "gemma3":
         return {"tie_word_embeddings": arch == "qwen3"}
     return {"layer_types": ["sliding_attention"] * 2, "query_pre_attn_scalar": WIDE["head_dim"],

@@ -19,7 +19,8 @@
 /* A folder, or a GGUF file. */
 static const char *const models[] = {"llama", "llama_bias", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2",
                                      "gemma3", "olmo2", "smollm3", "gpt2", "gpt_neox", "opt", "phi", "llama.gguf",
-                                     "qwen2.gguf", "qwen3.gguf", "gemma2.gguf", "gemma3.gguf"};
+                                     "qwen2.gguf", "qwen3.gguf", "qwen3_moe.gguf", "gemma2.gguf", "gemma3.gguf",
+                                     "olmo2.gguf", "smollm3.gguf", "gpt2.gguf", "gpt_neox.gguf", "phi.gguf"};
 
 static sl_st_file *open_expected(const char *model) {
     char path[4200];

@@ -243,13 +243,14 @@ static const struct {
     const char *message;
 } wrong[] = {
     {{.architecture = "mamba"},
-     "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, gemma2, gemma3 are"},
+     "general.architecture: \"mamba\" is not supported; llama, qwen2, qwen3, qwen3moe, gemma2"},
     {{.architecture = "qwen2"}, "key qwen2.block_count is missing"},
     {{.skip_key = "llama.block_count"}, "key llama.block_count is missing"},
     {{.skip_key = "llama.attention.layer_norm_rms_epsilon"}, "layer_norm_rms_epsilon is missing"},
     {{.more_key = "llama.attention.key_length", .more_value = 6}, "blk.0.attn_q.weight has shape [4, 4] where [12, 4]"},
     {{.more_key = "llama.attention.value_length", .more_value = 6}, "only values as wide as keys"},
     {{.more_key = "llama.rope.dimension_count", .more_value = 1}, "only whole heads"},
+    {{.more_key = "llama.rope.dimension_count", .more_value = 4}, "1 to the 2 channels of a head"},
     {{.more_key = "llama.expert_count", .more_value = 8}, "mixtures of experts"},
     {{.more_key = "llama.logit_scale", .more_value = 8}, "key llama.logit_scale is not known"},
     {{.more_key = "llama.rope.scaling.type", .more_value = 8}, "llama.rope.scaling.type: u32 where strings are needed"},
