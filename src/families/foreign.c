@@ -35,14 +35,8 @@ static const char *list_names(char list[512], bool gguf) {
 static const sl_family_row *find_row_of_gguf(const sl_gguf *f) {
     char list[512], quoted[SL_QUOTE_CHARS], text[SL_QUOTE_CHARS];
     sl_gguf_string s = {NULL, 0};
-    int64_t parts = 1;
-    if (sl_gguf_text(f, "general.architecture", &s) || sl_gguf_whole(f, "split.count", &parts))
+    if (sl_gguf_text(f, "general.architecture", &s))
         return NULL;
-    if (parts > 1) {
-        sl_fail("%s: one of %" PRId64 " files of a model; join them first (llama-gguf-split --merge)", sl_gguf_name(f),
-                parts);
-        return NULL;
-    }
     for (int i = 0; s.p && i < ROWS; i++)
         if (rows[i].gguf && sl_gguf_is(s, rows[i].gguf))
             return &rows[i];

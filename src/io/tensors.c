@@ -5,6 +5,7 @@
 #include "io/safetensors.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 
 static_assert(SL_TENSORS_DIMS == sizeof((sl_st_tensor *)0)->shape / sizeof(int64_t), "a view holds every shape");
 
-enum { PATH = 4608, SHARDS = 4096 };
+enum { PATH = 4608, SHARDS = 4096, SUFFIX = 64 };
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"
 
@@ -23,9 +24,9 @@ typedef struct {
 
 struct sl_tensors {
     char name[PATH];
-    sl_gguf *gguf; /* or */
-    shard *shard;  /* by name */
-    int shards;
+    sl_gguf **gguf; /* the parts of a GGUF file, the first one with its keys; or */
+    shard *shard;   /* by name */
+    int parts, shards;
     sl_tensor_view *view; /* by name */
     int count;
 };
@@ -61,19 +62,28 @@ static void add_shard_views(sl_tensors *t, const shard *s) {
     }
 }
 
-static void add_gguf_views(sl_tensors *t) {
-    for (int i = 0; i < sl_gguf_count(t->gguf); i++) {
-        const sl_gguf_tensor *from = sl_gguf_at(t->gguf, i);
+static void add_gguf_views(sl_tensors *t, const sl_gguf *f) {
+    for (int i = 0; i < sl_gguf_count(f); i++) {
+        const sl_gguf_tensor *from = sl_gguf_at(f, i);
         sl_tensor_view *v = &t->view[t->count++];
         *v = (sl_tensor_view){.name = from->name,
-                              .file = t->name,
+                              .file = sl_gguf_name(f),
                               .type = from->type->name,
                               .ndim = from->ndim,
-                              .data = sl_gguf_data(t->gguf, from),
+                              .data = sl_gguf_data(f, from),
                               .floats = from->type->floats};
         memcpy(v->shape, from->shape, sizeof from->shape);
         v->row_bytes = v->shape[v->ndim - 1] / from->type->values * from->type->bytes;
     }
+}
+
+/* By name, each once. */
+static int sort_views(sl_tensors *t) {
+    qsort(t->view, (size_t)t->count, sizeof *t->view, compare_views);
+    for (int i = 1; i < t->count; i++)
+        if (!strcmp(t->view[i - 1].name, t->view[i].name))
+            return sl_fail("%s: tensor %s is in %s too", t->view[i - 1].file, t->view[i].name, t->view[i].file);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- the index */
@@ -132,11 +142,7 @@ static int add_shards(sl_tensors *t) {
         return -1;
     for (int i = 0; i < t->shards; i++)
         add_shard_views(t, &t->shard[i]);
-    qsort(t->view, (size_t)t->count, sizeof *t->view, compare_views);
-    for (int i = 1; i < t->count; i++)
-        if (!strcmp(t->view[i - 1].name, t->view[i].name))
-            return sl_fail("%s: tensor %s is in %s too", t->view[i - 1].file, t->view[i].name, t->view[i].file);
-    return 0;
+    return sort_views(t);
 }
 
 /* Index and files tell of the same tensors, each in the same file. */
@@ -175,22 +181,103 @@ static int open_index(sl_tensors *t, const char *folder) {
     return rc;
 }
 
+/* ---------------------------------------------------------------- parts of GGUF */
+
+/* What each part says of itself and of all; -1: nothing. */
+typedef struct {
+    int64_t no, count, tensors;
+} split;
+
+static int read_split(const sl_gguf *f, split *s) {
+    *s = (split){-1, -1, -1};
+    return sl_gguf_whole(f, "split.no", &s->no) || sl_gguf_whole(f, "split.count", &s->count) ||
+                   sl_gguf_whole(f, "split.tensors.count", &s->tensors)
+               ? -1
+               : 0;
+}
+
+static void name_part(char suffix[SUFFIX], int64_t no, int64_t count) {
+    snprintf(suffix, SUFFIX, "-%05" PRId64 "-of-%05" PRId64 ".gguf", no + 1, count);
+}
+
+/* The path without what names the first of its parts. */
+static int find_stem(const char *path, const split *s, char stem[PATH]) {
+    char suffix[SUFFIX];
+    size_t n = strlen(path);
+    if (s->count > SHARDS)
+        return sl_fail("%s: key split.count is %" PRId64 "; at most %d parts are read", path, s->count, SHARDS);
+    name_part(suffix, 0, s->count);
+    if (s->no != 0)
+        return sl_fail("%s: key split.no is %" PRId64 ": not the first part of its model; give the one that ends in %s",
+                       path, s->no, suffix);
+    if (n < strlen(suffix) || strcmp(path + n - strlen(suffix), suffix) != 0)
+        return sl_fail("%s: the first of %" PRId64 " parts, whose name must end in %s, or the others cannot be found",
+                       path, s->count, suffix);
+    snprintf(stem, PATH, "%.*s", (int)(n - strlen(suffix)), path);
+    return 0;
+}
+
+static int open_part(sl_tensors *t, const char *path) {
+    sl_gguf *f = sl_gguf_open(path);
+    if (f)
+        t->gguf[t->parts++] = f;
+    return f ? 0 : -1;
+}
+
+static int check_part(const sl_gguf *f, int64_t no, const split *first) {
+    split s;
+    if (read_split(f, &s))
+        return -1;
+    return s.no == no && s.count == first->count && s.tensors == first->tensors
+               ? 0
+               : sl_fail("%s: keys split.no, split.count, split.tensors.count say %" PRId64 ", %" PRId64 ", %" PRId64
+                         " where the first part and the name need %" PRId64 ", %" PRId64 ", %" PRId64,
+                         sl_gguf_name(f), s.no, s.count, s.tensors, no, first->count, first->tensors);
+}
+
+static int open_others(sl_tensors *t, const split *first) {
+    char stem[PATH], suffix[SUFFIX], path[PATH + SUFFIX];
+    if (find_stem(t->name, first, stem))
+        return -1;
+    sl_gguf **all = realloc(t->gguf, (size_t)first->count * sizeof(*all));
+    if (!all)
+        return sl_fail("%s: out of memory for %" PRId64 " parts", t->name, first->count);
+    t->gguf = all;
+    for (int64_t i = 1; i < first->count; i++) {
+        name_part(suffix, i, first->count);
+        snprintf(path, sizeof path, "%s%s", stem, suffix);
+        if (open_part(t, path) || check_part(t->gguf[i], i, first))
+            return -1;
+    }
+    return 0;
+}
+
+static int open_gguf(sl_tensors *t, const char *path) {
+    split s;
+    int n = snprintf(t->name, sizeof t->name, "%s", path), count = 0;
+    if (n < 0 || n >= PATH)
+        return sl_fail("path too long: %.200s...", path);
+    if (!(t->gguf = malloc(sizeof(*t->gguf))))
+        return sl_fail("%s: out of memory", path);
+    if (open_part(t, path) || read_split(t->gguf[0], &s) || (s.count > 1 && open_others(t, &s)))
+        return -1;
+    for (int i = 0; i < t->parts; i++)
+        count += sl_gguf_count(t->gguf[i]);
+    if (s.count > 1 && s.tensors != count)
+        return sl_fail("%s: key split.tensors.count is %" PRId64 ", but the parts have %d tensors", path, s.tensors,
+                       count);
+    if (allocate(t, count))
+        return -1;
+    for (int i = 0; i < t->parts; i++)
+        add_gguf_views(t, t->gguf[i]);
+    return sort_views(t);
+}
+
 /* ---------------------------------------------------------------- opening */
 
 static int open_single(sl_tensors *t, const char *folder) {
     const char *name = SINGLE;
     return open_shards(t, folder, &name, 1) || add_shards(t) ? -1 : 0;
-}
-
-static int open_gguf(sl_tensors *t, const char *path) {
-    int n = snprintf(t->name, sizeof t->name, "%s", path);
-    if (n < 0 || n >= PATH)
-        return sl_fail("path too long: %.200s...", path);
-    if (!(t->gguf = sl_gguf_open(path)) || allocate(t, sl_gguf_count(t->gguf)))
-        return -1;
-    add_gguf_views(t);
-    qsort(t->view, (size_t)t->count, sizeof *t->view, compare_views);
-    return 0;
 }
 
 static int open_path(sl_tensors *t, const char *path) {
@@ -216,9 +303,11 @@ sl_tensors *sl_tensors_open(const char *path) {
 void sl_tensors_close(sl_tensors *t) {
     if (!t)
         return;
-    sl_gguf_close(t->gguf);
+    for (int i = 0; i < t->parts; i++)
+        sl_gguf_close(t->gguf[i]);
     for (int i = 0; i < t->shards; i++)
         sl_st_close(t->shard[i].file);
+    free(t->gguf);
     free(t->shard);
     free(t->view);
     free(t);
@@ -226,7 +315,7 @@ void sl_tensors_close(sl_tensors *t) {
 
 int sl_tensors_count(const sl_tensors *t) { return t->count; }
 const sl_tensor_view *sl_tensors_at(const sl_tensors *t, int i) { return &t->view[i]; }
-const sl_gguf *sl_tensors_gguf(const sl_tensors *t) { return t->gguf; }
+const sl_gguf *sl_tensors_gguf(const sl_tensors *t) { return t->parts ? t->gguf[0] : NULL; }
 const char *sl_tensors_name(const sl_tensors *t) { return t->name; }
 
 int sl_tensors_find(const sl_tensors *t, const char *name) {

@@ -66,6 +66,17 @@ def add_keys(w):
     w.add_array("key.bools", [True, False])
 
 
+def write_parts(folder):
+    """Two parts of a tensor each, for the fuzzer."""
+    w = GGUFWriter(folder / "m.gguf", "llama", split_max_tensors=1)
+    for name in "xy":
+        w.add_tensor(name, np.arange(8, dtype=np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def write(path, tensors, alignment):
     w = GGUFWriter(path, "llama")
     w.add_custom_alignment(alignment)
@@ -124,6 +135,7 @@ def main():
     few = {name: tensors[name][:1] for name in ("F32", "Q4_1", "Q6_K")}
     write(args.seeds / "few.gguf", few, 32)
     write(args.seeds / "keys.gguf", {}, 32)
+    write_parts(args.seeds.parent / "split")
     for name, experts in {"llama": 0, "qwen3moe": 3}.items():
         write_model(args.seeds.parent / f"foreign/{name}.gguf", rng, experts)
 

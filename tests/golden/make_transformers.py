@@ -104,6 +104,7 @@ GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3
         "gemma3": ("gemma3", "Q5_1"), "qwen3_moe": ("qwen3moe", "MXFP4"), "olmo2": ("olmo2", "F16"),
         "smollm3": ("smollm3", "F16"), "gpt2": ("gpt2", "F16"), "gpt_neox": ("gptneox", "F16"), "phi": ("phi2", "F16")}
 UNREAD = ("olmo2", "smollm3", "gptneox", "phi2")
+PARTS = {"smollm3": 20}  # most tensors of a file, of those in several
 WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
             num_hidden_layers=2)
 
@@ -163,7 +164,7 @@ def add_keys(w, c, arch):
 def write_gguf(path, model, arch, kind):
     """Names are those of the gguf package's table."""
     c = model.config
-    w = GGUFWriter(path, arch)
+    w = GGUFWriter(path, arch, split_max_tensors=PARTS.get(arch, 0))
     add_keys(w, c, arch)
     names = get_tensor_name_map(next(a for a, n in MODEL_ARCH_NAMES.items() if n == arch), c.num_hidden_layers)
     for name, p in model.named_parameters():
@@ -200,7 +201,7 @@ def make_gguf(out, name):
         given = {} if arch in ("llama", "qwen2") else {"config": config}
         model = AutoModelForCausalLM.from_pretrained(out, gguf_file=path.name, dtype=torch.float32, **given).eval()
     save_file(logits_of(model), out / f"{name}.expected.safetensors")
-    print(path.name, path.stat().st_size)
+    print(name, "GGUF")
 
 
 def gguf_extra(arch):

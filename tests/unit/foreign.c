@@ -97,6 +97,84 @@ START_TEST(several_files_are_one_source) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------- parts of GGUF */
+
+/* What a part says; a name of a tensor of [2, 3], whose values count up from 10 times its number, or NULL. */
+typedef struct {
+    uint32_t no, count, tensors;
+    const char *tensor;
+} part;
+
+static void put_part(const char *path, const part *p, uint32_t number) {
+    put_head(p->tensor != NULL, 3);
+    put_u32("split.no", p->no);
+    put_u32("split.count", p->count);
+    put_u32("split.tensors.count", p->tensors);
+    if (p->tensor)
+        put_tensor(p->tensor, 0, 3, 2, 0);
+    put_data(0);
+    for (uint32_t i = 0; p->tensor && i < 6; i++) {
+        float x = (float)(10 * number + i);
+        put(&x, sizeof x);
+    }
+    put_file(path, file, size);
+}
+
+/* Three files, of which each takes what is given, or no file where count is 0; opened by the first. */
+static sl_tensors *open_parts(const part of[3]) {
+    char name[64];
+    for (uint32_t i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "part-%05u-of-00003.gguf", i + 1);
+        unlink(in_scratch(name));
+        if (of[i].count)
+            put_part(in_scratch(name), &of[i], i);
+    }
+    return sl_tensors_open(in_scratch("part-00001-of-00003.gguf"));
+}
+
+START_TEST(parts_are_one_source) {
+    sl_tensors *t = open_parts((part[]){{0, 3, 2, NULL}, {1, 3, 2, "b"}, {2, 3, 2, "a"}});
+    ck_assert_msg(t != NULL, "%s", sl_error());
+    ck_assert_int_eq(sl_tensors_count(t), 2);
+    ck_assert_ptr_nonnull(strstr(sl_tensors_name(t), "part-00001-of-00003.gguf"));
+    for (int i = 0; i < 2; i++) {
+        const sl_tensor_view *v = sl_tensors_at(t, i);
+        float x[3] = {0};
+        ck_assert_str_eq(v->name, i ? "b" : "a");
+        ck_assert_ptr_nonnull(strstr(v->file, i ? "part-00002-of" : "part-00003-of"));
+        sl_tensor_read(v, 1, 1, x);
+        ck_assert(x[0] == (i ? 13 : 23) && x[2] == x[0] + 2);
+    }
+    sl_tensors_close(t);
+}
+END_TEST
+
+static const struct {
+    part of[3];
+    const char *message;
+} splits[] = {
+    {{{1, 3, 3, "a"}}, "part-00001-of-00003.gguf: key split.no is 1: not the first part of its model; give the one "
+                       "that ends in -00001-of-00003.gguf"},
+    {{{0, 2, 3, "a"}}, "the first of 2 parts, whose name must end in -00001-of-00002.gguf"},
+    {{{0, 1000000, 3, "a"}}, "key split.count is 1000000; at most 4096 parts are read"},
+    {{{0, 3, 3, "a"}, {1, 3, 3, "b"}}, "part-00003-of-00003.gguf"},
+    {{{0, 3, 3, "a"}, {0, 3, 3, "a"}, {2, 3, 3, "c"}},
+     "part-00002-of-00003.gguf: keys split.no, split.count, split.tensors.count say 0, 3, 3 where the first part and "
+     "the name need 1, 3, 3"},
+    {{{0, 3, 3, "a"}, {1, 3, 3, "b"}, {1, 3, 3, "b"}}, "part-00003-of-00003.gguf: keys split.no"},
+    {{{0, 3, 3, "a"}, {1, 2, 3, "b"}, {2, 3, 3, "c"}}, "say 1, 2, 3 where"},
+    {{{0, 3, 3, "a"}, {1, 3, 2, "b"}, {2, 3, 3, "c"}}, "say 1, 3, 2 where"},
+    {{{0, 3, 4, "a"}, {1, 3, 4, "b"}, {2, 3, 4, "c"}}, "split.tensors.count is 4, but the parts have 3 tensors"},
+    {{{0, 3, 3, "a"}, {1, 3, 3, "b"}, {2, 3, 3, "a"}}, "tensor a is in "},
+};
+
+START_TEST(hostile_parts) {
+    ck_assert_ptr_null(open_parts(splits[_i].of));
+    ck_error(splits[_i].message);
+    ck_error(scratch);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- GGUF */
 
 enum { VOCAB = 5, DIM = 4, FFN = 8 };
@@ -256,7 +334,7 @@ static const struct {
     {{.more_key = "llama.rope.scaling.type", .more_value = 8}, "llama.rope.scaling.type: u32 where strings are needed"},
     {{.more_key = "llama.attention.head_count_kv", .more_value = 3}, "kv_heads"},
     {{.skip_key = "llama.attention.head_count", .more_key = "llama.attention.head_count "}, "head_count is missing"},
-    {{.more_key = "split.count", .more_value = 3}, "one of 3 files of a model"},
+    {{.more_key = "split.count", .more_value = 3}, "split.no is -1: not the first part of its model"},
     {{.skip_tensor = "token_embd.weight"}, "no embedding matrix token_embd.weight"},
     {{.skip_tensor = "blk.0.attn_v.weight"}, "model.gguf: tensor blk.0.attn_v.weight is missing"},
     {{.skip_tensor = "blk.0.ffn_norm.weight"}, "tensor blk.0.ffn_norm.weight is missing"},
@@ -406,6 +484,8 @@ int main(void) {
     tcase_add_loop_test(t, hostile_indexes, 0, sizeof indexes / sizeof *indexes);
     tcase_add_test(t, doubled_tensors);
     tcase_add_test(t, several_files_are_one_source);
+    tcase_add_test(t, parts_are_one_source);
+    tcase_add_loop_test(t, hostile_parts, 0, sizeof splits / sizeof *splits);
     tcase_add_test(t, a_llama_is_read);
     tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(t, divisors_of_llama3);
