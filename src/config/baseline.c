@@ -10,7 +10,10 @@ static const char *const shared[] = {"model.layers",   "model.dim",  "model.head
                                      "model.expert_ffn", "model.shared_experts", "model.learned_positions",
                                      "model.rope_dims", "model.rope_layers", "model.rope_scaling",
                                      "model.rope_scaling_opts.factor", "model.rope_scaling_opts.low_freq_factor",
-                                     "model.rope_scaling_opts.high_freq_factor", "model.rope_scaling_opts.original"};
+                                     "model.rope_scaling_opts.high_freq_factor", "model.rope_scaling_opts.original",
+                                     "model.rope_scaling_opts.beta_fast", "model.rope_scaling_opts.beta_slow",
+                                     "model.rope_scaling_opts.truncate",
+                                     "model.rope_scaling_opts.attention_factor"};
 
 static bool is_shared(const char *name) {
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)

@@ -58,6 +58,10 @@ static int check_rope(const sl_config *c) {
                              (ll)c->model_rope_dims, (ll)sl_config_head_dim(c));
     if (c->model_rope_scaling == SL_ROPE_SCALING_LLAMA3 && c->rope_scaling_high <= c->rope_scaling_low)
         return sl_fail_usage("model.rope_scaling_opts.high_freq_factor must be above low_freq_factor");
+    if (c->model_rope_scaling == SL_ROPE_SCALING_YARN && c->rope_scaling_beta_fast <= c->rope_scaling_beta_slow)
+        return sl_fail_usage("model.rope_scaling_opts.beta_fast must be above beta_slow");
+    if (c->model_rope_scaling == SL_ROPE_SCALING_YARN && c->model_rope_base == 1)
+        return sl_fail_usage("model.rope_scaling=yarn needs a model.rope_base above 1");
     return 0;
 }
 

@@ -100,6 +100,8 @@ const sl_choice sl_choices_rope_scaling[] = {
     [SL_ROPE_SCALING_NONE] = {"none", "not at all"},
     [SL_ROPE_SCALING_LINEAR] = {"linear", "all by the factor (position interpolation, arXiv 2306.15595)"},
     [SL_ROPE_SCALING_LLAMA3] = {"llama3", "low ones by the factor, high ones not (Llama 3.1, arXiv 2407.21783)"},
+    [SL_ROPE_SCALING_YARN] = {"yarn", "low ones by the factor, high ones not, by pairs of channels, and larger scores "
+                                      "(arXiv 2309.00071)"},
     {NULL, NULL}};
 const sl_choice sl_choices_qk_norm_span[] = {
     [SL_SPAN_HEAD] = {"head", "each head; heads share a weight (Qwen3)"},

@@ -137,6 +137,14 @@ static int read_factors(const sl_gguf_keys *k, sl_config *c) {
     return 0;
 }
 
+static int read_yarn(const sl_gguf_keys *k, sl_config *c) {
+    return sl_keys_whole(k, "rope.scaling.original_context_length", -1, &c->rope_scaling_original) ||
+                   sl_keys_real(k, "rope.scaling.yarn_beta_fast", 32, &c->rope_scaling_beta_fast) ||
+                   sl_keys_real(k, "rope.scaling.yarn_beta_slow", 1, &c->rope_scaling_beta_slow)
+               ? -1
+               : 0;
+}
+
 static int read_scaling(const sl_gguf_keys *k, sl_config *c) {
     char full[KEY_CHARS], quoted[SL_QUOTE_CHARS], text[SL_QUOTE_CHARS];
     sl_gguf_string type = {NULL, 0};
@@ -145,11 +153,14 @@ static int read_scaling(const sl_gguf_keys *k, sl_config *c) {
     if (!type.p || sl_gguf_is(type, "none"))
         return read_factors(k, c);
     snprintf(text, sizeof text, "%.*s", (int)(type.n < 64 ? type.n : 64), type.p);
-    if (!sl_gguf_is(type, "linear"))
-        return sl_fail("%s: key %s: %s is not supported; none and linear are", sl_gguf_name(k->f), full,
+    bool yarn = sl_gguf_is(type, "yarn");
+    if (!yarn && !sl_gguf_is(type, "linear"))
+        return sl_fail("%s: key %s: %s is not supported; none, linear and yarn are", sl_gguf_name(k->f), full,
                        sl_quote(quoted, text));
-    c->model_rope_scaling = SL_ROPE_SCALING_LINEAR;
-    return sl_keys_real(k, "rope.scaling.factor", NAN, &c->rope_scaling_factor);
+    c->model_rope_scaling = yarn ? SL_ROPE_SCALING_YARN : SL_ROPE_SCALING_LINEAR;
+    if (sl_keys_real(k, "rope.scaling.factor", NAN, &c->rope_scaling_factor))
+        return -1;
+    return yarn ? read_yarn(k, c) : 0;
 }
 
 int sl_keys_rope_part(const sl_gguf_keys *k, sl_config *c) {
@@ -189,9 +200,10 @@ int sl_keys_check(const sl_gguf_keys *k, const char *const *more) {
         "block_count", "embedding_length", "feed_forward_length", "context_length", "attention.head_count",
         "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
         "attention.layer_norm_epsilon", "expert_count", "expert_used_count", "rope.freq_base", "rope.dimension_count",
-        "rope.scaling.type", "rope.scaling.factor",
+        "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
+        "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
         /* They change nothing: */
-        "vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned", NULL};
+        "vocab_size", "tensor_data_layout", "rope.scaling.finetuned", NULL};
     size_t n = strlen(k->architecture);
     const char *key;
     for (int i = 0; (key = sl_gguf_key(k->f, i)); i++)

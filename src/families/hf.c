@@ -161,18 +161,38 @@ static int read_llama3(const sl_hf *s, sl_config *c) {
                : 0;
 }
 
+static int read_yarn(const sl_hf *s, sl_config *c) {
+    static const char *const off[] = {"mscale", "mscale_all_dim", NULL};
+    return sl_hf_off(s, off) || sl_hf_real(s, "beta_fast", 32, &c->rope_scaling_beta_fast) ||
+                   sl_hf_real(s, "beta_slow", 1, &c->rope_scaling_beta_slow) ||
+                   sl_hf_bool(s, "truncate", true, &c->rope_scaling_truncate) ||
+                   sl_hf_real(s, "attention_factor", 0, &c->rope_scaling_attention_factor) ||
+                   sl_hf_whole(s, "original_max_position_embeddings", -1, &c->rope_scaling_original)
+               ? -1
+               : 0;
+}
+
 static int read_scaling(const sl_hf *s, const char *type, sl_config *c) {
+    static const struct {
+        const char *type;
+        int scaling;
+        int (*read)(const sl_hf *s, sl_config *c); /* what it has besides the factor; or NULL */
+    } known[] = {{"linear", SL_ROPE_SCALING_LINEAR, NULL},
+                 {"llama3", SL_ROPE_SCALING_LLAMA3, read_llama3},
+                 {"yarn", SL_ROPE_SCALING_YARN, read_yarn}};
     char quoted[SL_QUOTE_CHARS];
     if (!strcmp(type, "default"))
         return 0;
-    if (strcmp(type, "linear") != 0 && strcmp(type, "llama3") != 0)
-        return sl_fail("%s: rope_type: %s is not supported; \"default\", \"linear\" and \"llama3\" are", s->name,
-                       sl_quote(quoted, type));
-    c->model_rope_scaling = *type == 'l' && type[1] == 'i' ? SL_ROPE_SCALING_LINEAR : SL_ROPE_SCALING_LLAMA3;
-    if (sl_hf_real(s, "factor", 0, &c->rope_scaling_factor) ||
-        (c->model_rope_scaling == SL_ROPE_SCALING_LLAMA3 && read_llama3(s, c)))
-        return -1;
-    return c->rope_scaling_factor >= 1 ? 0 : sl_fail("%s: rope factor: a number from 1 on is needed", s->name);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(type, known[i].type) != 0)
+            continue;
+        c->model_rope_scaling = known[i].scaling;
+        if (sl_hf_real(s, "factor", 0, &c->rope_scaling_factor) || (known[i].read && known[i].read(s, c)))
+            return -1;
+        return c->rope_scaling_factor >= 1 ? 0 : sl_fail("%s: rope factor: a number from 1 on is needed", s->name);
+    }
+    return sl_fail("%s: rope_type: %s is not supported; \"default\", \"linear\", \"llama3\" and \"yarn\" are", s->name,
+                   sl_quote(quoted, type));
 }
 
 static int check_base(const sl_hf *s, double base) {

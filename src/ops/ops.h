@@ -39,7 +39,8 @@ sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, 
  * model.qk_norm_span), in place on the q and k part of qkv rows. */
 void sl_build_qk_norm(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 /* cosine and sine [positions, dims / 2] of the angles that position t turns pair j by, t base^(-2j/dims), lowered as
- * model.rope_scaling says; windowed: of layers with model.rope_base_window. */
+ * model.rope_scaling says, and times what yarn lets queries and keys grow by; windowed: of layers with
+ * model.rope_base_window. */
 void sl_rope_table(const sl_config *c, bool windowed, int64_t positions, float *cos, float *sin);
 /* Rotary position embedding on the q and k part, in place (Su et al., arXiv 2104.09864), half-split, with the layer's
  * table. */

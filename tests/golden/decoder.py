@@ -196,11 +196,31 @@ def block_norm(c, p, prefix, x):
     return q * y
 
 
+def yarn(c, freq, factor, original, fast, slow):
+    n = 2 * len(freq)
+    ends = [n * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(c["rope_base"])) for turns in (fast, slow)]
+    if c["rope_scaling_opts"].get("truncate", True):
+        ends = [math.floor(ends[0]), math.ceil(ends[1])]
+    first, last = max(ends[0], 0), min(ends[1], n - 1)
+    share = ((torch.arange(n // 2, dtype=freq.dtype) - first) / (last - first)).clamp(0, 1)
+    return freq / factor * share + freq * (1 - share)
+
+
+def growth(c):
+    """Of queries and keys as they are turned."""
+    if c.get("rope_scaling") != "yarn":
+        return 1.0
+    o = c["rope_scaling_opts"]
+    return o.get("attention_factor") or 0.1 * math.log(o["factor"]) + 1
+
+
 def scaled(c, freq):
-    """Frequencies as rope_scaling lowers them; llama3 as in transformers' modeling_rope_utils."""
+    """Frequencies as rope_scaling lowers them; llama3 and yarn as in transformers' modeling_rope_utils."""
     kind, o = c.get("rope_scaling", "none"), c.get("rope_scaling_opts", {})
     if kind == "none":
         return freq
+    if kind == "yarn":
+        return yarn(c, freq, o["factor"], o["original"], o.get("beta_fast", 32), o.get("beta_slow", 1))
     low = freq / o["factor"]
     if kind == "linear":
         return low
@@ -233,7 +253,8 @@ def rope(c, i, x):
     freq = (own or base) ** (-torch.arange(0, n, 2, dtype=x.dtype) / n)
     freq = freq if own else scaled(c, freq)
     angle = torch.arange(T, dtype=x.dtype)[:, None] * freq
-    cos, sin = angle.cos(), angle.sin()
+    size = 1.0 if own else growth(c)
+    cos, sin = size * angle.cos(), size * angle.sin()
     a, b = x[..., : n // 2], x[..., n // 2 :]
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, RopeScalingType, get_tensor_name_map
 from gguf.quants import quantize
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
@@ -29,6 +29,8 @@ COMMON = dict(
 # Waves of 24 positions stand on both sides of its limits.
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 3000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "beta_fast": 4.0,
+        "original_max_position_embeddings": 40}
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(
         **COMMON, rms_norm_eps=1e-5, tie_word_embeddings=False,
@@ -36,6 +38,9 @@ MODELS = {
     "llama_bias": lambda: LlamaForCausalLM(LlamaConfig(
         **COMMON, rms_norm_eps=1e-5, tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
         rope_parameters=LLAMA3)),
+    "llama_yarn": lambda: LlamaForCausalLM(LlamaConfig(
+        **COMMON | {"num_hidden_layers": 1}, rms_norm_eps=1e-5, tie_word_embeddings=True, head_dim=16,
+        rope_parameters=YARN)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(
         **COMMON, head_dim=8, rms_norm_eps=1e-5, tie_word_embeddings=False, sliding_window=7,
         rope_parameters={"rope_type": "linear", "rope_theta": 3000.0, "factor": 2.5})),
@@ -146,6 +151,11 @@ def add_keys(w, c, arch):
     rope = getattr(c, "rope_parameters", None)
     if rope and arch not in ("gptneox", "phi2"):
         w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if rope and rope.get("rope_type") == "yarn":
+        w.add_rope_scaling_type(RopeScalingType.YARN)
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        w.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
     if arch in ("gptneox", "phi2"):
         w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * c.hidden_size) // c.num_attention_heads)
     if arch == "gptneox":
@@ -215,7 +225,7 @@ def gguf_extra(arch):
     if arch == "qwen3moe":
         return {"moe_intermediate_size": 32, "tie_word_embeddings": True}
     if arch in ("olmo2", "gpt2"):
-        return {}
+        return {"rope_parameters": YARN} if arch == "olmo2" else {}
     if arch != "gemma3":
         return {"tie_word_embeddings": arch == "qwen3"}
     return {"layer_types": ["sliding_attention"] * 2, "query_pre_attn_scalar": WIDE["head_dim"],

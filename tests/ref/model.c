@@ -325,6 +325,10 @@ static ref_rotary rotary_of(const ref_model *m, bool windowed) {
     r.scaling = sl_choices_rope_scaling[c->model_rope_scaling].name;
     r.factor = c->rope_scaling_factor, r.low = c->rope_scaling_low, r.high = c->rope_scaling_high;
     r.original = (double)c->rope_scaling_original;
+    r.fast = c->rope_scaling_beta_fast, r.slow = c->rope_scaling_beta_slow, r.whole = c->rope_scaling_truncate;
+    r.growth = c->rope_scaling_attention_factor;
+    if (r.growth == 0)
+        r.growth = 1 + log(r.factor) / 10;
     return r;
 }
 

@@ -116,7 +116,23 @@ void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *d
     free(b);
 }
 
-static double turned(const ref_rotary *r, double frequency) {
+/* The j with original / (2 pi base^(2j/n)) = times. */
+static double pair_of(const ref_rotary *r, int64_t n, double times) {
+    return (double)n / 2 * log(r->original / times / (2 * M_PI)) / log(r->base);
+}
+
+static double yarn(const ref_rotary *r, int64_t n, int64_t j, double frequency) {
+    double a = pair_of(r, n, r->fast), b = pair_of(r, n, r->slow);
+    a = fmax(0, r->whole ? floor(a) : a);
+    b = fmin((double)n - 1, r->whole ? ceil(b) : b);
+    double share = fmin(1, fmax(0, ((double)j - a) / (b - a)));
+    return share * frequency / r->factor + (1 - share) * frequency;
+}
+
+static double turned(const ref_rotary *r, int64_t n, int64_t j) {
+    double frequency = 1 / pow(r->base, 2.0 * (double)j / (double)n);
+    if (r->scaling && strcmp(r->scaling, "yarn") == 0)
+        return yarn(r, n, j, frequency);
     double wavelength = 2 * M_PI / frequency;
     if (r->scaling && strcmp(r->scaling, "linear") == 0)
         return frequency / r->factor;
@@ -132,8 +148,9 @@ void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_ro
     int64_t n = r->dims ? r->dims : hd, half = n / 2;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < half; j++) {
-            double angle = (double)(i % seq) * turned(r, 1 / pow(r->base, 2.0 * (double)j / (double)n));
-            double c = cos(angle), s = sin(angle);
+            double angle = (double)(i % seq) * turned(r, n, j);
+            bool grows = r->scaling && strcmp(r->scaling, "yarn") == 0;
+            double c = (grows ? r->growth : 1) * cos(angle), s = (grows ? r->growth : 1) * sin(angle);
             for (int64_t h = 0; h < heads; h++) {
                 ref_c *at = x + (i * heads + h) * hd;
                 ref_c a = at[j], b = at[j + half];

@@ -45,12 +45,16 @@ void ref_gate(int64_t rows, int64_t d, const ref_gate_kind *kind, const ref_c *d
 /* Turns pairs (j, j + n/2) of each head's first n channels by position / base^(2j/n), position = row % seq (arXiv
  * 2104.09864, half-split). In place. dims: n, or 0 for all. scaling "linear": angles are divided by the factor.
  * "llama3": those of wavelength above original / low are, those below original / high are not, and between the two
- * frequencies are blended by (original / wavelength - low) / (high - low). NULL: as they are. */
+ * frequencies are blended by (original / wavelength - low) / (high - low). "yarn": pair j is
+ * slowed by the factor in the share (j - a) / (b - a), a and b the pairs that turn fast and slow times in the original
+ * window, or the whole numbers around them, at least 0 and at most n - 1; all is multiplied by growth. NULL: as they
+ * are. */
 typedef struct {
     int64_t dims;
     double base;
     const char *scaling;
-    double factor, low, high, original;
+    double factor, low, high, original, fast, slow, growth;
+    bool whole;
 } ref_rotary;
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_rotary *r, ref_c *x);
 /* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
