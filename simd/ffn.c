@@ -1,7 +1,7 @@
 #include "simd/tier.h"
 #include "simd/vec_math.h"
 
-/* Each function act(a) of ffn.inc, and its slope act'(a) together with its value. */
+/* Each function of ffn.inc, of a gate and of the other projection, and its slope together with its value. */
 
 SL_VEC vf silu(vf a) { return v_mul(a, v_sigmoid(a)); }
 SL_VEC vf silu_slope(vf a, vf *value) { /* q + a q (1 - q), q = sigmoid(a) */
@@ -59,28 +59,59 @@ SL_VEC vf gelu_tanh_slope(vf a, vf *value) { /* q + a q (1 - q) 2 z', q = sigmoi
     return v_fma(v_mul(v_mul(c, q), rest), steep, q);
 }
 
+/* c sigmoid(1.702 c), c = min(a, 7) */
+#define CLAMP 7.0f
+#define STEEP 0x1.b3b646p+0f
+SL_VEC vf clamped_silu(vf a) {
+    vf c = v_min(v_set1(CLAMP), a); /* this order keeps NaN */
+    return v_mul(c, v_sigmoid(v_mul(v_set1(STEEP), c)));
+}
+SL_VEC vf clamped_silu_slope(vf a, vf *value) { /* q + 1.702 c q (1 - q), q = sigmoid(1.702 c); 0 above 7 */
+    vf c = v_min(v_set1(CLAMP), a), w = v_mul(v_set1(STEEP), c), rest, q = v_sigmoid_pair(w, &rest);
+    *value = v_mul(c, q);
+    return v_sel(v_gt(a, v_set1(CLAMP)), v_zero(), v_fma(v_mul(w, q), rest, q));
+}
+
+/* 1 + max(-7, min(a, 7)) */
+SL_VEC vf clamped_plus_one(vf a) {
+    return v_add(v_set1(1.0f), v_max(v_set1(-CLAMP), v_min(v_set1(CLAMP), a)));
+}
+SL_VEC vf clamped_plus_one_slope(vf a, vf *value) {
+    *value = clamped_plus_one(a);
+    return v_sel(v_gt(v_max(a, v_sub(v_zero(), a)), v_set1(CLAMP)), v_zero(), v_set1(1.0f));
+}
+
+SL_VEC vf same(vf a) { return a; }
+SL_VEC vf same_slope(vf a, vf *value) {
+    *value = a;
+    return v_set1(1.0f);
+}
+
 /* The kernels of one kind over rows of T, fp32 or bf16. */
-#define KERNELS(name, gated, act, T, suffix)                                                       \
+#define KERNELS(name, gated, act, other, T, suffix)                                                \
     SL_VEC void name##_fwd##suffix##_at(int64_t i, int c, const T *gate, const T *up, T *y) {      \
         vf h = act(v_get_n(gate + i, c));                                                          \
-        v_put_n(y + i, gated ? v_mul(h, v_get_n(up + i, c)) : h, c);                               \
+        v_put_n(y + i, gated ? v_mul(h, other(v_get_n(up + i, c))) : h, c);                        \
     }                                                                                              \
     void SL_FN(name##_fwd##suffix)(int64_t n, const T *gate, const T *up, T *y) {                  \
         V_EACH(n, name##_fwd##suffix##_at, gate, up, y);                                           \
     }                                                                                              \
     SL_VEC void name##_bwd##suffix##_at(int64_t i, int c, const T *gate, const T *up, const T *dy, \
                                         T *dgate, T *dup) {                                        \
-        vf h, slope = act##_slope(v_get_n(gate + i, c), &h), g = v_get_n(dy + i, c);               \
-        vf dh = gated ? v_mul(g, v_get_n(up + i, c)) : g;                                          \
-        v_put_n(dgate + i, v_mul(dh, slope), c);                                                   \
-        if (gated)                                                                                 \
-            v_put_n(dup + i, v_mul(g, h), c);                                                      \
+        vf h, u, slope = act##_slope(v_get_n(gate + i, c), &h), g = v_get_n(dy + i, c);            \
+        if (!gated) {                                                                              \
+            v_put_n(dgate + i, v_mul(g, slope), c);                                                \
+            return;                                                                                \
+        }                                                                                          \
+        vf across = other##_slope(v_get_n(up + i, c), &u);                                         \
+        v_put_n(dgate + i, v_mul(v_mul(g, u), slope), c);                                          \
+        v_put_n(dup + i, v_mul(v_mul(g, h), across), c);                                           \
     }                                                                                              \
     void SL_FN(name##_bwd##suffix)(int64_t n, const T *gate, const T *up, const T *dy, T *dgate,   \
                                    T *dup) {                                                       \
         V_EACH(n, name##_bwd##suffix##_at, gate, up, dy, dgate, dup);                              \
     }
-#define FFN(name, gated, act, hf, help)                                                            \
-    KERNELS(name, gated, act, float, )                                                             \
-    KERNELS(name, gated, act, sl_bf16, _bf16)
+#define FFN(name, gated, act, other, hf, help)                                                     \
+    KERNELS(name, gated, act, other, float, )                                                      \
+    KERNELS(name, gated, act, other, sl_bf16, _bf16)
 #include "simd/ffn.inc"

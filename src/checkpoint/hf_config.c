@@ -23,7 +23,8 @@ const char *sl_hf_obstacle(const sl_config *c) {
         {c->attention_scale != 0, "model.attention_opts.scale"},
         {c->attention_softcap != 0, "model.attention_opts.softcap"},
         {c->model_attention_bias != SL_ATTENTION_BIAS_NONE, "model.attention_bias"},
-        {!sl_config_has_ffn(c) || !sl_ffn_gated[c->model_ffn_kind], "model.ffn_kind"},
+        {!sl_config_has_ffn(c) || !sl_ffn_gated[c->model_ffn_kind] || !sl_hf_activation[c->model_ffn_kind],
+         "model.ffn_kind"},
         {c->model_ffn_bias, "model.ffn_bias"},
         {c->model_head_bias, "model.head_bias"},
         {c->model_rope_base <= 0, "model.rope_base"},
@@ -78,7 +79,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     bool task = sl_synthetic_named(c->data_corpus);
     bool known = c->data_bos && sl_bos_is_own(c) && (task || (vocab == 257 && !strcmp(c->data_tokenizer, "bytes")));
     json_t *v =
-        json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s, s:b, s:b, s:o, s:n, s:n, "
+        json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b, s:i, s:s?, s:b, s:b, s:o, s:n, s:n, "
                   "s:f, s:s}",
                   "architectures", arch, "model_type",
                   *arch == 'L'       ? "llama"

@@ -115,7 +115,7 @@ const sl_choice sl_choices_block[] = {
     [SL_BLOCK_PARALLEL_SHARED] = {"parallel_shared", "the same behind one norm (GPT-J, Phi)"},
     {NULL, NULL}};
 const sl_choice sl_choices_ffn[] = {
-#define FFN(name, gated, act, hf, help) {#name, help},
+#define FFN(name, gated, act, other, hf, help) {#name, help},
 #include "simd/ffn.inc"
 #undef FFN
     [SL_FFN_NONE] = {"none", "attention only, as with model.ffn = 0"},

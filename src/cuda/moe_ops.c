@@ -17,20 +17,21 @@ _Static_assert(sizeof(slc_moe_state) == sizeof(sl_moe_state) && sizeof(slc_moe_l
 
 static const sl_moe *mixture_of(const sl_op *op) { return sl_moe_of(op) ? sl_moe_of(op) : sl_moe_part_of(op); }
 
-static int check(const sl_op *op) {
-    const sl_moe *m = mixture_of(op);
-    return m->act - m->k->ffn != SL_FFN_geglu_tanh
-               ? 0
-               : sl_fail("device: cuda has no experts of model.ffn_kind=geglu_tanh; take device: cpu");
-}
-
-/* Only gated kinds make experts. */
+/* -1: none of a device. */
 static int act_of(const sl_moe *m) {
     switch (m->act - m->k->ffn) {
     case SL_FFN_swiglu: return SLC_MOE_SILU;
     case SL_FFN_glu: return SLC_MOE_SIGMOID;
-    default: return SLC_MOE_GELU;
+    case SL_FFN_geglu: return SLC_MOE_GELU;
+    default: return -1;
     }
+}
+
+static int check(const sl_op *op) {
+    const sl_moe *m = mixture_of(op);
+    return act_of(m) >= 0 ? 0
+                          : sl_fail("device: cuda has no experts of model.ffn_kind=%s; take device: cpu",
+                                    sl_choices_ffn[m->act - m->k->ffn].name);
 }
 
 static int64_t capacity_of(const sl_moe *m, bool training) {

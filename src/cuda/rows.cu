@@ -401,8 +401,29 @@ struct relu2 {
     }
 };
 
+struct clamped_silu { /* c logistic(1.702 c), c = min(a, 7) */
+    static __device__ float clamp(float a) { return a > 7 ? 7 : a; }
+    static __device__ float value(float a) { return clamp(a) * logistic(1.702f * clamp(a)); }
+    static __device__ float slope(float a, float *v) {
+        float c = clamp(a), q = logistic(1.702f * c);
+        *v = c * q;
+        return a > 7 ? 0 : q + 1.702f * *v * (1 - q);
+    }
+};
+
+/* Of the other projection. */
+struct same {
+    static __device__ float value(float a) { return a; }
+    static __device__ float slope(float) { return 1; }
+};
+struct clamped_plus_one {
+    static __device__ float value(float a) { return 1 + (a > 7 ? 7 : a < -7 ? -7 : a); }
+    static __device__ float slope(float a) { return a > 7 || a < -7 ? 0 : 1; }
+};
+
 /* N elements of a row at a time; 1 where halves of the row are not aligned to vectors. */
-template <typename T, int N, bool gated, typename act> __global__ void ffn_kernel(slc_ffn f, const T *in, T *y) {
+template <typename T, int N, bool gated, typename act, typename other>
+__global__ void ffn_kernel(slc_ffn f, const T *in, T *y) {
     int64_t across = (f.width + N - 1) / N;
     EACH(i, f.rows * across) {
         int64_t r = i / across, c = i % across * N;
@@ -410,17 +431,17 @@ template <typename T, int N, bool gated, typename act> __global__ void ffn_kerne
         T *to = y + r * f.ld + c;
         if (N == 1) {
             float h = act::value(slc_load(a));
-            slc_store(to, gated ? h * slc_load(a + f.width) : h);
+            slc_store(to, gated ? h * other::value(slc_load(a + f.width)) : h);
             continue;
         }
         vec<T> x = get(a), up = gated ? get(a + f.width) : x;
         for (int k = 0; k < vec<T>::N; k++)
-            x.x[k] = act::value(x.x[k]) * (gated ? up.x[k] : 1);
+            x.x[k] = act::value(x.x[k]) * (gated ? other::value(up.x[k]) : 1);
         put(to, x);
     }
 }
 
-template <typename T, int N, bool gated, typename act>
+template <typename T, int N, bool gated, typename act, typename other>
 __global__ void ffn_back_kernel(slc_ffn f, const T *in, const T *dy, T *din) {
     int64_t across = (f.width + N - 1) / N;
     EACH(i, f.rows * across) {
@@ -430,16 +451,17 @@ __global__ void ffn_back_kernel(slc_ffn f, const T *in, const T *dy, T *din) {
         float h;
         if (N == 1) {
             float slope = act::slope(slc_load(a), &h), g = slc_load(d);
-            slc_store(to, (gated ? g * slc_load(a + f.width) : g) * slope);
+            float up = gated ? slc_load(a + f.width) : 0; /* before its place may take dup */
+            slc_store(to, (gated ? g * other::value(up) : g) * slope);
             if (gated)
-                slc_store(to + f.width, g * h);
+                slc_store(to + f.width, g * h * other::slope(up));
             continue;
         }
         vec<T> x = get(a), g = get(d), up = gated ? get(a + f.width) : x;
         for (int k = 0; k < vec<T>::N; k++) {
             float slope = act::slope(x.x[k], &h);
-            x.x[k] = g.x[k] * (gated ? up.x[k] : 1) * slope;
-            up.x[k] = g.x[k] * h;
+            x.x[k] = g.x[k] * (gated ? other::value(up.x[k]) : 1) * slope;
+            up.x[k] = g.x[k] * h * other::slope(up.x[k]);
         }
         put(to, x);
         if (gated)
@@ -447,25 +469,25 @@ __global__ void ffn_back_kernel(slc_ffn f, const T *in, const T *dy, T *din) {
     }
 }
 
-template <typename T, bool gated, typename act>
+template <typename T, bool gated, typename act, typename other>
 static void ffn(slc_stream s, const slc_ffn *f, const T *in, const T *dy, T *out) {
     constexpr int N = vec<T>::N;
     bool whole = f->width % N == 0 && f->ld_in % N == 0 && f->ld % N == 0;
     int64_t blocks = blocks_of(f->rows * (whole ? f->width / N : f->width));
     if (dy && whole)
-        SLC_LAUNCH((ffn_back_kernel<T, N, gated, act>), blocks, THREADS, 0, s, *f, in, dy, out);
+        SLC_LAUNCH((ffn_back_kernel<T, N, gated, act, other>), blocks, THREADS, 0, s, *f, in, dy, out);
     else if (dy)
-        SLC_LAUNCH((ffn_back_kernel<T, 1, gated, act>), blocks, THREADS, 0, s, *f, in, dy, out);
+        SLC_LAUNCH((ffn_back_kernel<T, 1, gated, act, other>), blocks, THREADS, 0, s, *f, in, dy, out);
     else if (whole)
-        SLC_LAUNCH((ffn_kernel<T, N, gated, act>), blocks, THREADS, 0, s, *f, in, out);
+        SLC_LAUNCH((ffn_kernel<T, N, gated, act, other>), blocks, THREADS, 0, s, *f, in, out);
     else
-        SLC_LAUNCH((ffn_kernel<T, 1, gated, act>), blocks, THREADS, 0, s, *f, in, out);
+        SLC_LAUNCH((ffn_kernel<T, 1, gated, act, other>), blocks, THREADS, 0, s, *f, in, out);
 }
 
 /* dy NULL: forward. */
 template <typename T> static void ffn_of(slc_stream s, const slc_ffn *f, const void *in, const void *dy, void *out) {
     static void (*const kinds[])(slc_stream, const slc_ffn *, const T *, const T *, T *) = {
-#define FFN(name, gated, act, hf, help) ffn<T, gated, act>,
+#define FFN(name, gated, act, other, hf, help) ffn<T, gated, act, other>,
 #include "simd/ffn.inc"
 #undef FFN
     };

@@ -27,7 +27,7 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p);
  * file in messages. */
 int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab);
 
-/* What hidden_act of config.json calls the function of each feed-forward kind; [SL_FFN_KINDS]. */
+/* What hidden_act of config.json calls the function of each feed-forward kind, NULL if nothing; [SL_FFN_KINDS]. */
 extern const char *const sl_hf_activation[];
 
 #endif

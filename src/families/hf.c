@@ -7,7 +7,7 @@
 #include <string.h>
 
 const char *const sl_hf_activation[] = {
-#define FFN(name, gated, act, hf, help) hf,
+#define FFN(name, gated, act, other, hf, help) hf,
 #include "simd/ffn.inc"
 #undef FFN
 };
@@ -76,11 +76,12 @@ int sl_hf_sizes(const sl_hf *s, bool tied, sl_config *c) {
 int sl_ffn_named(const char *where, const char *act, bool gated, sl_config *c) {
     act = !strcmp(act, "swish") ? "silu" : !strcmp(act, "gelu_new") ? "gelu_pytorch_tanh" : act;
     for (c->model_ffn_kind = 0; c->model_ffn_kind < SL_FFN_KINDS; c->model_ffn_kind++)
-        if (sl_ffn_gated[c->model_ffn_kind] == gated && !strcmp(sl_hf_activation[c->model_ffn_kind], act))
+        if (sl_ffn_gated[c->model_ffn_kind] == gated && sl_hf_activation[c->model_ffn_kind] &&
+            !strcmp(sl_hf_activation[c->model_ffn_kind], act))
             return 0;
     char quoted[SL_QUOTE_CHARS], list[256] = "";
     for (size_t i = 0; i < SL_FFN_KINDS; i++)
-        if (sl_ffn_gated[i] == gated)
+        if (sl_ffn_gated[i] == gated && sl_hf_activation[i])
             snprintf(list + strlen(list), sizeof list - strlen(list), "%s\"%s\"", *list ? ", " : "",
                      sl_hf_activation[i]);
     return sl_fail("%s: %s is not supported; %s are", where, sl_quote(quoted, act), list);

@@ -25,14 +25,22 @@ static double ffn_act(int kind, double x) {
     case FFN_glu: return 1 / (1 + exp(-x));
     case FFN_geglu_tanh:
     case FFN_gelu_tanh: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case FFN_swiglu_clamped: return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
     case FFN_relu: return x > 0 ? x : 0;
     case FFN_relu2: return x > 0 ? x * x : 0;
     default: return x * (0.5 + 0.5 * erf(x * sqrt(0.5)));
     }
 }
 
-static void test_ffn(int kind, bool bf16, int64_t rows, int64_t width) {
+static double ffn_other(int kind, double x) { return kind == FFN_swiglu_clamped ? 1 + fmax(-7, fmin(7, x)) : x; }
+
+/* By a difference. */
+static double slope(double (*f)(int kind, double x), int kind, double x) {
     const double step = 1e-6;
+    return (f(kind, x + step) - f(kind, x - step)) / (2 * step);
+}
+
+static void test_ffn(int kind, bool bf16, int64_t rows, int64_t width) {
     now = "ffn";
     int64_t wide = gated[kind] ? 2 * width : width;
     matrix in = make(rows, wide, bf16), y = make(rows, width, bf16), dy = make(rows, width, bf16);
@@ -44,11 +52,11 @@ static void test_ffn(int kind, bool bf16, int64_t rows, int64_t width) {
     slc_ffn_backward(NULL, &f, in.dev, dy.dev, din.dev);
     for (int64_t i = 0; i < rows * width; i++) {
         int64_t at = i / width * wide + i % width;
-        double x = in.host[at], up = gated[kind] ? in.host[at + width] : 1, act = ffn_act(kind, x);
-        y.host[i] = act * up;
-        din.host[at] = dy.host[i] * up * (ffn_act(kind, x + step) - ffn_act(kind, x - step)) / (2 * step);
+        double x = in.host[at], other = gated[kind] ? ffn_other(kind, in.host[at + width]) : 1;
+        y.host[i] = ffn_act(kind, x) * other;
+        din.host[at] = dy.host[i] * other * slope(ffn_act, kind, x);
         if (gated[kind])
-            din.host[at + width] = dy.host[i] * act;
+            din.host[at + width] = dy.host[i] * ffn_act(kind, x) * slope(ffn_other, kind, in.host[at + width]);
     }
     compare("y", &y, within(&y)), compare("din", &din, within(&din));
     drop(&in), drop(&y), drop(&dy), drop(&din);

@@ -15,6 +15,17 @@ def gelu_tanh(x):
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def clamped_silu(x):
+    x = x.clamp(max=7)
+    return x * torch.sigmoid(1.702 * x)
+
+
+def clamped_plus_one(x):
+    return x.clamp(-7, 7) + 1
+
+
+# What the other projection goes through, where it does.
+OTHER = {"swiglu_clamped": clamped_plus_one}
 # ffn_kind -> is it gated, activation
 FFN = {
     "swiglu": (True, F.silu),
@@ -23,6 +34,7 @@ FFN = {
     "gelu": (False, gelu),
     "geglu_tanh": (True, gelu_tanh),
     "gelu_tanh": (False, gelu_tanh),
+    "swiglu_clamped": (True, clamped_silu),
     "relu": (False, F.relu),
     "relu2": (False, lambda x: F.relu(x) ** 2),
 }
@@ -343,7 +355,8 @@ def attention(c, p, i, x):
 def mlp(c, p, prefix, x):
     up = linear(p, prefix + ".up_proj", x)
     gated, act = FFN[c["ffn_kind"]]
-    h = act(linear(p, prefix + ".gate_proj", x)) * up if gated else act(up)
+    other = OTHER.get(c["ffn_kind"], lambda v: v)
+    h = act(linear(p, prefix + ".gate_proj", x)) * other(up) if gated else act(up)
     return linear(p, prefix + ".down_proj", h)
 
 

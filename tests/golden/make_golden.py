@@ -81,6 +81,7 @@ CASES = {
                        "model.kv_heads": 2, "model.ffn": 41, "train.decay_norms": True}),
     "glu": (37, {"model.ffn_kind": "glu", "model.layers": 1}),
     "geglu": (37, {"model.ffn_kind": "geglu", "model.layers": 1}),
+    "swiglu_clamped": (37, {"model.ffn_kind": "swiglu_clamped", "model.layers": 1}),
     "geglu_tanh": (37, {"model.ffn_kind": "geglu_tanh", "model.layers": 1}),
     "gelu_tanh": (37, {"model.ffn_kind": "gelu_tanh", "model.layers": 1}),
     "relu": (37, {"model.ffn_kind": "relu", "model.layers": 1}),

@@ -127,11 +127,50 @@ static struct value relu2(double x) {
 }
 static struct value relu2_slope(double x) { return (struct value){x > 0 || isnan(x) ? 2 * x : 0, TINY}; }
 
+/* c sigmoid(w), w = 1.702 c, c = min(x, 7): rounding w moves q by q (1 - q) |w| u. */
+static double clamped_arg(double x) { return STEEP * fmin(x, 7); }
+static double clamped_moved(double w) { return U * fabs(w) * d_sigmoid(w) * d_sigmoid(-w); }
+
+static struct value clamped_silu(double x) {
+    double w = clamped_arg(x), q = d_sigmoid(w), c = fmin(x, 7);
+    if (isnan(x) || x == -INFINITY)
+        return (struct value){isnan(x) ? x : -0.0, SMALLEST};
+    return (struct value){c * q, fabs(c) * (sigmoid_error(w) + clamped_moved(w) + U * q) + 4 * TINY};
+}
+
+/* q + w q (1 - q) */
+static struct value clamped_silu_slope(double x) {
+    double w = clamped_arg(x), q = d_sigmoid(w), t = d_sigmoid(-w), y = q + w * q * t;
+    if (isnan(x) || x > 7 || x == -INFINITY)
+        return (struct value){isnan(x) ? x : 0, SMALLEST};
+    double dq = sigmoid_error(w) + clamped_moved(w), dt = complement_error(w) + clamped_moved(w);
+    return (struct value){y, dq + fabs(w) * (q * dt + t * dq + 4 * U * q * t) + U * fabs(y)};
+}
+
+static struct value clamped_plus_one(double x) {
+    double y = 1 + (isnan(x) ? x : fmax(-7, fmin(7, x)));
+    return (struct value){y, U * fabs(y)};
+}
+static double clamped_plus_one_slope(double x) { return fabs(x) > 7 ? 0 : 1; }
+
+static struct value same(double x) { return (struct value){x, 0}; }
+static double same_slope(double x) {
+    (void)x;
+    return 1;
+}
+
 /* a * b, a with an error, b exact; one rounding. */
 static struct value times(struct value a, double b) {
     double want = a.want * b;
     return (struct value){want, a.bound * fabs(b) + 2 * U * fabs(want) +
                                     TINY * (4 + fabs(b) + fabs(a.want))};
+}
+
+/* Both with errors. */
+static struct value product(struct value a, struct value b) {
+    struct value y = times(a, b.want);
+    y.bound += (fabs(a.want) + a.bound) * b.bound;
+    return y;
 }
 
 static struct value exactly(double x) { return (struct value){x, 0}; }
@@ -145,15 +184,16 @@ static void ref_silu_bwd(const double in[3], struct value out[2]) {
     out[0] = times(silu_slope(in[0]), in[1]);
 }
 /* Feed-forward kinds: gate, up, dy, or x, dy. */
-#define FFN(name, gated, act, ...)                                                                 \
+#define FFN(name, gated, act, other, ...)                                                          \
     static void ref_##name##_fwd(const double in[3], struct value out[2]) {                        \
-        out[0] = gated ? times(act(in[0]), in[1]) : act(in[0]);                                    \
+        out[0] = gated ? product(act(in[0]), other(in[1])) : act(in[0]);                           \
     }                                                                                              \
     static void ref_##name##_bwd(const double in[3], struct value out[2]) {                        \
-        out[0] = times(act##_slope(in[0]), in[1]);                                                 \
         if (gated) {                                                                               \
-            out[0] = times(out[0], in[2]);                                                         \
-            out[1] = times(act(in[0]), in[2]);                                                     \
+            out[0] = times(product(act##_slope(in[0]), other(in[1])), in[2]);                      \
+            out[1] = times(times(act(in[0]), in[2]), other##_slope(in[1]));                        \
+        } else {                                                                                   \
+            out[0] = times(act##_slope(in[0]), in[1]);                                             \
         }                                                                                          \
     }
 #include "simd/ffn.inc"
@@ -366,9 +406,9 @@ static void identity(k_case *c, const char *what,
 }
 
 static double complex z_tanh_times(double complex x, double complex dy) { return ctanh(x) * dy; }
-#define FFN(name, gated, act, ...)                                                                 \
+#define FFN(name, gated, act, other, ...)                                                          \
     static double complex kind_##name(double complex gate, double complex up) {                    \
-        return gated ? z_##act(gate) * up : z_##act(gate);                                         \
+        return gated ? z_##act(gate) * z_##other(up) : z_##act(gate);                              \
     }
 #include "simd/ffn.inc"
 #undef FFN

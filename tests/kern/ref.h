@@ -23,6 +23,7 @@ static inline double complex z_normal_cdf(double complex z) {
     return 0.5 + sum * cexp(-z * z / 2) * 0.39894228040143267794;
 }
 
+#define STEEP ((double)1.702f) /* as the kernels have it */
 #define GELU_TANH_2 1.5957691216057307 /* 2 sqrt(2/pi) */
 
 #define T double

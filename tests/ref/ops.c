@@ -241,6 +241,13 @@ static ref_c gelu_tanh(ref_c x) { return 0.5 * x * (1 + ctanh(sqrt(2 / M_PI) * (
 static ref_c relu(ref_c x) { return creal(x) > 0 ? x : 0; }
 static ref_c relu2(ref_c x) { return creal(x) > 0 ? x * x : 0; }
 
+static ref_c clamped_silu(ref_c x) {
+    ref_c c = creal(x) > 7 ? 7 : x;
+    return c * sigmoid(1.702 * c);
+}
+static ref_c clamped_plus_one(ref_c x) { return 1 + (creal(x) > 7 ? 7 : creal(x) < -7 ? -7 : x); }
+static ref_c same(ref_c x) { return x; }
+
 /* Marks in `chosen` the `top` largest of the real parts, of equals the first. */
 static void choose(int64_t experts, int64_t top, const ref_c *score, const ref_c *bias, bool *chosen) {
     for (int64_t j = 0; j < top; j++) {
@@ -301,9 +308,13 @@ void ref_ffn(int kind, int64_t n, const ref_c *gate, const ref_c *up, ref_c *y) 
 #define FFN(name, gated, act, ...) act,
 #include "simd/ffn.inc"
 #undef FFN
+    }, (*const other[])(ref_c) = {
+#define FFN(name, gated, act, other, ...) other,
+#include "simd/ffn.inc"
+#undef FFN
     };
     for (int64_t i = 0; i < n; i++)
-        y[i] = act[kind](gate[i]) * (up ? up[i] : 1);
+        y[i] = act[kind](gate[i]) * (up ? other[kind](up[i]) : 1);
 }
 
 void ref_cross_entropy(int64_t rows, int64_t vocab, const ref_c *logits, const int32_t *target,

@@ -84,7 +84,7 @@ void ref_attention_gate(int64_t rows, int64_t n, int64_t group, double floor, co
  * scores); z: mean of (log sum exp)^2. */
 void ref_route(int64_t rows, int64_t experts, int64_t top, bool sigmoid, const ref_c *logits, const ref_c *bias,
                int64_t capacity, ref_c *weight, ref_c *aux, ref_c *z);
-/* A row of simd/ffn.inc: y = act(gate) * up, or act(gate) if up is NULL. y may be either. */
+/* A row of simd/ffn.inc: y = act(gate) * other(up), or act(gate) if up is NULL. y may be either. */
 void ref_ffn(int kind, int64_t n, const ref_c *gate, const ref_c *up, ref_c *y);
 /* loss[i] = log sum_j exp(logits[i, j]) - logits[i, target[i]]; 0 where target[i] < 0. */
 void ref_cross_entropy(int64_t rows, int64_t vocab, const ref_c *logits, const int32_t *target,

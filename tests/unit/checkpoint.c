@@ -292,6 +292,7 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.embed_scale=true", NULL}, "SinklabForCausalLM"},
                  {{"model.attention_bias=qkv", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn_bias=true", NULL}, "SinklabForCausalLM"},
+                 {{"model.ffn_kind=swiglu_clamped", NULL}, "SinklabForCausalLM"},
                  {{"model.head_bias=true", NULL}, "SinklabForCausalLM"},
                  {{"model.rope_dims=2", NULL}, "SinklabForCausalLM"},
                  {{"model.rope_scaling=llama3", NULL}, "SinklabForCausalLM"},
