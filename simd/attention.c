@@ -378,3 +378,43 @@ void SL_FN(dot_rows_bf16)(int64_t rows, int64_t n, const sl_bf16 *x, int64_t ldx
 }
 
 float SL_FN(dot)(int64_t n, const float *x, const float *y) { return row_dot(n, x, y); }
+
+/* ---- dots of one vector with rows: two accumulators each, of four rows at once, so that x is loaded once for them */
+
+typedef struct {
+    vf even, odd;
+} two_sums;
+
+SL_VEC two_sums add_mixed(two_sums s, int64_t i, const float *x, const sl_bf16 *y) {
+    s.even = v_muladd(v_load_n(x + i, VL), v_load_bf16_n(y + i, VL), s.even);
+    s.odd = v_muladd(v_load_n(x + i + VL, VL), v_load_bf16_n(y + i + VL, VL), s.odd);
+    return s;
+}
+
+SL_VEC float end_mixed(two_sums s, int64_t i, int64_t n, const float *x, const sl_bf16 *y) {
+    for (; i < n; i += VL) {
+        int c = n - i < VL ? (int)(n - i) : VL;
+        s.even = v_muladd(v_load_n(x + i, c), v_load_bf16_n(y + i, c), s.even);
+    }
+    return v_reduce_add(v_add(s.even, s.odd));
+}
+
+SL_VEC void dots_mixed(int rows, int64_t n, const float *x, const sl_bf16 *y, int64_t ldy, float *out) {
+    two_sums s[4];
+    int64_t i = 0;
+    for (int r = 0; r < rows; r++)
+        s[r] = (two_sums){v_zero(), v_zero()};
+    for (; i + 2 * VL <= n; i += 2 * VL)
+        for (int r = 0; r < rows; r++)
+            s[r] = add_mixed(s[r], i, x, y + r * ldy);
+    for (int r = 0; r < rows; r++)
+        out[r] = end_mixed(s[r], i, n, x, y + r * ldy);
+}
+
+void SL_FN(dot_rows_mixed)(int64_t rows, int64_t n, const float *x, const sl_bf16 *y, int64_t ldy, float *out) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        dots_mixed(4, n, x, y + r * ldy, ldy, out + r);
+    for (; r < rows; r++)
+        dots_mixed(1, n, x, y + r * ldy, ldy, out + r);
+}

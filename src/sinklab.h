@@ -115,7 +115,10 @@ typedef struct sl_model sl_model;
 
 enum {
     SL_MODEL_TRAINING = 1, /* has gradients and optimizer moments, and taps too */
-    SL_MODEL_TAPS = 2      /* activations stay readable after a forward pass; else they share memory */
+    SL_MODEL_TAPS = 2,     /* activations stay readable after a forward pass; else they share memory */
+    SL_MODEL_COMPACT = 4   /* not with the first. Where `precision` is bf16, or auto with a unit for it, matrices that
+                            * linear layers alone read are kept in bf16, half as large; what is rounded cannot be
+                            * saved. With such a unit logits are the same to the bit */
 };
 /* A model of *c (which must pass sl_config_check) for batches of `batch` windows of `seq`
  * positions; flags: SL_MODEL_*. All memory is allocated here. Weights are zero until sl_model_init or sl_model_load. */
@@ -123,6 +126,8 @@ SL_API sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batc
 /* A decoder: one new position for each of `batch` sequences a call, up to `cache` in all. */
 SL_API sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch,
                                          int64_t cache);
+/* The same with SL_MODEL_COMPACT: it reads half the bytes a token. */
+SL_API sl_model *sl_model_create_compact_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache);
 SL_API void sl_model_free(sl_model *m);
 /* Initial weights: a function of seed and tensor name. */
 SL_API int sl_model_init(sl_model *m, uint64_t seed);
@@ -143,9 +148,12 @@ SL_API int sl_model_forward(sl_model *m, const int32_t *in, const int32_t *targe
                             float *token_loss);
 /* Logits of all positions [batch, seq, vocab]. */
 SL_API int sl_model_logits(sl_model *m, const int32_t *in, float *logits);
-/* Of a decoder: logits [batch, vocab] after token[batch] at `position`: 0, 1, 2, ...; an earlier
+/* Of a decoder: logits [batch, vocab] (NULL: none) after token[batch] at `position`: 0, 1, 2, ...; an earlier
  * one goes back. */
 SL_API int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *logits);
+/* Positions 0 .. n - 1 of a decoder at once, tokens[batch, n], without their logits; position n is decoded next. Sums
+ * are those of sl_model_forward, products of bf16 where it takes them. */
+SL_API int sl_model_prompt(sl_model *m, const int32_t *tokens, int64_t n);
 
 /* ---- taps: what the last sl_model_forward or sl_model_logits computed, in the model's own memory;
  * valid until the next call that takes the model. Fails without taps, before a pass, or after a

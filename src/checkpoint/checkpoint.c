@@ -141,6 +141,26 @@ static int read_block(const sl_st_file *f, const sl_params *p, const char *prefi
     return 0;
 }
 
+/* The same of values, those that are kept in bf16 rounded. */
+static int read_values(const sl_st_file *f, sl_params *p) {
+    int64_t most = 0;
+    for (int i = 0; i < p->count; i++)
+        most = p->tensor[i].bf16 && p->tensor[i].size > most ? p->tensor[i].size : most;
+    float *scratch = malloc((size_t)(most + 1) * sizeof *scratch);
+    if (!scratch)
+        return sl_fail("out of memory for a tensor of %" PRId64 " values", most);
+    for (int i = 0; i < p->count; i++) {
+        const sl_tensor *t = &p->tensor[i];
+        if (absent_state(f, p, t))
+            continue;
+        sl_st_read_f32(f, t->name, t->ndim, t->shape, t->bf16 ? scratch : p->w + t->offset);
+        if (t->bf16)
+            sl_params_set(p, t, 0, t->size, scratch);
+    }
+    free(scratch);
+    return 0;
+}
+
 /* States of a run whose intervention is off now. */
 static bool unused_state(const sl_params *p, const char *name) {
     static const char state[] = ".channel_mean";
@@ -189,15 +209,18 @@ static int check_optimizer(const char *dir, const parts *c, const sl_params *p) 
 
 /* Of weights that are no numbers every figure would be one that means nothing. */
 static int check_finite(const char *dir, const sl_params *p) {
-    for (int i = 0; i < p->count; i++) {
-        const float *w = p->w + p->tensor[i].offset;
-        for (int64_t j = 0; j < p->tensor[i].size; j++)
-            if (!isfinite(w[j]))
-                return sl_fail(
-                    "%s: tensor %s holds what is not a number: the training that wrote it had diverged, or the file "
-                    "is damaged",
-                    dir, p->tensor[i].name);
-    }
+    enum { BLOCK = 1024 };
+    float w[BLOCK];
+    for (int i = 0; i < p->count; i++)
+        for (int64_t j = 0, n; j < p->tensor[i].size; j += n) {
+            n = p->tensor[i].size - j < BLOCK ? p->tensor[i].size - j : BLOCK;
+            sl_params_get(p, &p->tensor[i], j, n, w);
+            for (int64_t k = 0; k < n; k++)
+                if (!isfinite(w[k]))
+                    return sl_fail("%s: tensor %s holds what is not a number: the training that wrote it had diverged, "
+                                   "or the file is damaged",
+                                   dir, p->tensor[i].name);
+        }
     return 0;
 }
 
@@ -209,8 +232,9 @@ static int load_ours(const char *dir, sl_params *p, sl_train_state *s) {
         (read_block(c.model, p, "", 0, NULL) < 0 || refuse_extra(dir, c.model, p) < 0 ||
          (moments && check_optimizer(dir, &c, p) < 0)))
         rc = -1;
+    if (rc == 0)
+        rc = read_values(c.model, p);
     if (rc == 0) {
-        read_block(c.model, p, "", 0, p->w);
         p->state_missing = lacks_states(c.model, p);
         if (moments) {
             read_block(c.optimizer, p, "m.", 1, p->m);

@@ -277,6 +277,8 @@ void sl_checkpoint_clean(const char *run_dir) {
 int sl_model_save(sl_model *m, const char *run_dir, const sl_train_state *s, int keep) {
     if (!m)
         return sl_fail("cannot save a model that is NULL; was its creation checked?");
+    if (sl_model_params(m)->halves)
+        return sl_fail("cannot save a compact model: its matrices are rounded; create it without SL_MODEL_COMPACT");
     return sl_model_read_params(m) ? -1
                                    : sl_checkpoint_save(run_dir, sl_model_config_given(m), sl_model_params(m), s, keep);
 }

@@ -30,7 +30,7 @@ static int report(const json_t *o, bool json) {
 
 static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
     sl_dataset *d = sl_open_data(c, dir, vocab);
-    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, 0) : NULL;
+    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, sl_load_compact(c, dir)) : NULL;
     json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows) : NULL;
     int rc = o ? report(o, json) : -1;
     json_decref(o);

@@ -28,17 +28,15 @@ static void print_token(const sl_tokenizer *t, int32_t id) {
     fflush(stdout);
 }
 
-/* Feeds the prompt, then samples until the cache is full or enough tokens are out. */
+/* Feeds the prompt, its last token with the logits, then samples until the cache is full or enough tokens are out. */
 static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int64_t n,
                   const options *o, float *logits, sl_sampler *sampler) {
-    int32_t token = prompt[0];
-    for (int64_t at = 0; at < n + o->tokens - 1; at++) {
+    int32_t token = prompt[n - 1];
+    if (n > 1 && sl_model_prompt(m, prompt, n - 1))
+        return -1;
+    for (int64_t at = n - 1; at < n + o->tokens - 1; at++) {
         if (sl_model_decode(m, &token, at, logits))
             return -1;
-        if (at + 1 < n) {
-            token = prompt[at + 1];
-            continue;
-        }
         token = sl_sample(sampler, &o->sampling, logits);
         print_token(t, token);
     }
@@ -95,8 +93,9 @@ static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
                       (long long)n, (long long)(o->tokens ? o->tokens : 1), (long long)c->model_seq);
         goto end;
     }
-    if (!(m = sl_model_create_decoder(c, vocab, 1, c->model_seq)) ||
-        !(sampler = sl_sampler_create(vocab, (uint64_t)o->seed)) || sl_load_weights(m, dir))
+    m = sl_load_compact(c, dir) ? sl_model_create_compact_decoder(c, vocab, 1, c->model_seq)
+                                : sl_model_create_decoder(c, vocab, 1, c->model_seq);
+    if (!m || !(sampler = sl_sampler_create(vocab, (uint64_t)o->seed)) || sl_load_weights(m, dir))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");

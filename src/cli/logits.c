@@ -17,7 +17,7 @@ static int compute(const sl_config *c, char *dir, int32_t vocab, const char *in,
         return sl_fail("%s holds no tokens", in);
     }
     shape[2] = vocab;
-    sl_model *m = sl_model_create(c, vocab, shape[0], shape[1], 0);
+    sl_model *m = sl_model_create(c, vocab, shape[0], shape[1], sl_load_compact(c, dir));
     float *logits = malloc((size_t)(shape[0] * shape[1] * vocab) * sizeof *logits);
     int rc = m ? 0 : -1;
     if (m && !logits)

@@ -47,7 +47,8 @@ static int open_all(probe_run *r) {
     if (r->windows < 0)
         return -1;
     int64_t batch = sl_measure_batch(r->windows);
-    r->model = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq, SL_MODEL_TAPS);
+    r->model = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq,
+                               SL_MODEL_TAPS | sl_load_compact(&r->config, r->dir));
     if (!r->model || sl_load_weights(r->model, r->dir) < 0)
         return -1;
     return r->folder ? open_dump(r) : 0;

@@ -18,9 +18,9 @@ void sl_foreign_close(sl_foreign *f);
 int sl_foreign_config(const sl_foreign *f, sl_config *c, int32_t *vocab);
 /* The context that the file claims, which may be longer than model.seq above. */
 int sl_foreign_context(const sl_foreign *f, int64_t *context);
-/* Fills p->w, a tensor at a time. First everything is checked: each parameter (but the states of a model made for
- * inference) must be there in its shape, and each tensor of the files be a parameter or one that holds nothing to read.
- * On failure p is unchanged. */
+/* Fills p->w and p->w16, a tensor at a time; pages of the files that were read are given back. First everything is
+ * checked: each parameter (but the states of a model made for inference) must be there in its shape, and each tensor of
+ * the files be a parameter or one that holds nothing to read. On failure p is unchanged. */
 int sl_foreign_load(const sl_foreign *f, sl_params *p);
 
 /* Internal (tests): configuration and vocabulary (-1: not given) from n bytes of config.json; `name` stands for the

@@ -20,6 +20,8 @@ sl_places sl_foreign_places(const sl_foreign *f) {
                                        : (sl_places){f->row->kind->hf_places, NULL, true};
 }
 
+enum { BLOCK = 1 << 16 }; /* values that are read at a time on their way to bf16 */
+
 /* A tensor of ours and where it comes from. */
 typedef struct {
     const sl_tensor *ours;
@@ -91,24 +93,46 @@ static int64_t row_of(const source *s, int64_t r) {
                                          : s->how.part * s->ours->shape[0] + head * hd + in_head;
 }
 
-static void scatter(const source *s, const float *from, float *w) {
-    int64_t rows = s->ours->shape[0], columns = s->ours->size / rows, all = file_rows(s);
+static int64_t columns_of(const sl_tensor *t) { return t->size / t->shape[0]; }
+
+/* Rows first .. first + n - 1 of ours from all values of the file's. */
+static void scatter(const source *s, const float *from, int64_t first, int64_t n, float *w) {
+    int64_t columns = columns_of(s->ours), all = file_rows(s);
     bool transposed = s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2;
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t at = row_of(s, r);
+    for (int64_t r = 0; r < n; r++) {
+        int64_t at = row_of(s, first + r);
         for (int64_t c = 0; c < columns; c++)
             w[r * columns + c] = transposed ? from[c * all + at] : from[at * columns + c];
     }
 }
 
-/* scratch: as many values as the file's tensor has, for those whose rows lie otherwise. */
-static void read_source(const source *s, float *scratch, float *w) {
-    int64_t rows = stacked(s) ? sl_tensor_rows(s->view) / s->experts : sl_tensor_rows(s->view);
-    sl_tensor_read(s->view, stacked(s) ? s->how.part * rows : 0, rows, scattered(s) ? scratch : w);
+/* Rows of ours that are read at a time: one at least, all where they go to their place as they are. */
+static int64_t rows_at_once(const sl_tensor *t) {
+    int64_t rows = BLOCK / columns_of(t);
+    return !t->bf16 ? t->shape[0] : rows > 1 ? rows : 1;
+}
+
+/* scratch: as many values as the file's tensor has, for those whose rows lie otherwise; block: rows_at_once of those
+ * that are rounded. */
+static void read_source(const source *s, float *scratch, float *block, sl_params *p) {
+    const sl_tensor *t = s->ours;
+    int64_t rows = t->shape[0], step = rows_at_once(t), columns = columns_of(t);
+    int64_t all = sl_tensor_rows(s->view) / (stacked(s) ? s->experts : 1), base = stacked(s) ? s->how.part * all : 0;
     if (scattered(s))
-        scatter(s, scratch, w);
-    for (int64_t i = 0; s->how.how & SL_PLACE_ADD_ONE && i < s->ours->size; i++)
-        w[i] += 1;
+        sl_tensor_read(s->view, base, all, scratch);
+    for (int64_t r = 0; r < rows; r += step) {
+        int64_t n = rows - r < step ? rows - r : step;
+        float *w = t->bf16 ? block : p->w + t->offset;
+        if (scattered(s))
+            scatter(s, scratch, r, n, w);
+        else
+            sl_tensor_read(s->view, base + r, t->bf16 ? n : all, w);
+        for (int64_t i = 0; s->how.how & SL_PLACE_ADD_ONE && i < n * columns; i++)
+            w[i] += 1;
+        if (t->bf16)
+            sl_params_set(p, t, r * columns, n * columns, w);
+    }
+    sl_tensor_release(s->view);
 }
 
 static bool listed(const char *const *list, const char *name) {
@@ -136,9 +160,14 @@ static int refuse_unread(const sl_foreign *f, const bool *read) {
     return 0;
 }
 
-/* Fills source[], one for each parameter; *most: values of the largest scattered one. */
+/* Values of what is read into before it goes to its place. */
+typedef struct {
+    int64_t scattered, block;
+} scratch_sizes;
+
+/* Fills source[], one for each parameter, and what the largest ones take. */
 static int find_all(const sl_foreign *f, const sl_params *p, const sl_config *c, source *s, bool *read,
-                    int64_t *most) {
+                    scratch_sizes *most) {
     for (int i = 0; i < p->count; i++) {
         if (find_source(f, p, &p->tensor[i], c, &s[i]))
             return -1;
@@ -146,7 +175,9 @@ static int find_all(const sl_foreign *f, const sl_params *p, const sl_config *c,
             continue;
         read[sl_tensors_find(f->tensors, s[i].view->name)] = true;
         int64_t values = s[i].ours->size / s[i].ours->shape[0] * file_rows(&s[i]);
-        *most = scattered(&s[i]) && values > *most ? values : *most;
+        most->scattered = scattered(&s[i]) && values > most->scattered ? values : most->scattered;
+        values = rows_at_once(s[i].ours) * columns_of(s[i].ours);
+        most->block = s[i].ours->bf16 && values > most->block ? values : most->block;
     }
     return refuse_unread(f, read);
 }
@@ -159,16 +190,17 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p) {
     source *s = calloc((size_t)p->count, sizeof *s);
     bool *read = calloc((size_t)sl_tensors_count(f->tensors) + 1, sizeof *read);
     float *scratch = NULL;
-    int64_t most = 0;
+    scratch_sizes most = {0};
     int rc = s && read ? find_all(f, p, &c, s, read, &most)
                        : sl_fail("%s: out of memory", sl_tensors_name(f->tensors));
-    if (rc == 0 && !(scratch = malloc((size_t)(most + 1) * sizeof *scratch)))
-        rc = sl_fail("%s: out of memory for a tensor of %" PRId64 " values", sl_tensors_name(f->tensors), most);
+    if (rc == 0 && !(scratch = malloc((size_t)(most.scattered + most.block + 1) * sizeof *scratch)))
+        rc = sl_fail("%s: out of memory for a tensor of %" PRId64 " values", sl_tensors_name(f->tensors),
+                     most.scattered + most.block);
     p->state_missing = false;
     for (int i = 0; rc == 0 && i < p->count; i++) {
         p->state_missing = p->state_missing || !s[i].view;
         if (s[i].view)
-            read_source(&s[i], scratch, p->w + p->tensor[i].offset);
+            read_source(&s[i], scratch, scratch + most.scattered, p);
     }
     free(scratch);
     free(read);

@@ -70,6 +70,13 @@ int sl_map_open(sl_map *m, const char *path) {
     return rc;
 }
 
+/* Whole pages within: a page is dropped, and read from the file again where somebody asks for it. */
+void sl_map_release(const unsigned char *p, size_t n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), before = (page - (uintptr_t)p % page) % page;
+    if (n >= before + page)
+        madvise((void *)(uintptr_t)(p + before), (n - before) / page * page, MADV_DONTNEED); /* a hint */
+}
+
 void sl_map_close(sl_map *m) {
     if (m->n)
         munmap((void *)(uintptr_t)m->p, m->n);

@@ -28,6 +28,8 @@ typedef struct {
     size_t n;
 } sl_map;
 int sl_map_open(sl_map *m, const char *path);
+/* Bytes p .. p + n - 1 of a map are not read again soon: their pages need not stay in memory. */
+void sl_map_release(const unsigned char *p, size_t n);
 void sl_map_close(sl_map *m); /* also after a failed open, or of a zeroed struct */
 
 /* A regular file for reading, or /dev/null as an empty one; NULL with a message. A FIFO, another device or a folder is

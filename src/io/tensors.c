@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/text.h"
+#include "io/file.h"
 #include "io/safetensors.h"
 
 #include <assert.h>
@@ -337,4 +338,8 @@ void sl_tensor_read(const sl_tensor_view *v, int64_t first, int64_t rows, float 
     int64_t length = v->ndim ? v->shape[v->ndim - 1] : 1;
     if (rows * length > 0)
         v->floats(v->data + first * v->row_bytes, rows * length, dst);
+}
+
+void sl_tensor_release(const sl_tensor_view *v) {
+    sl_map_release(v->data, (size_t)(sl_tensor_rows(v) * v->row_bytes));
 }

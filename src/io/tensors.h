@@ -38,5 +38,7 @@ const char *sl_tensors_name(const sl_tensors *t);                /* for messages
 int64_t sl_tensor_rows(const sl_tensor_view *v);
 /* Rows first .. first + rows - 1 as floats; v->floats is not NULL. */
 void sl_tensor_read(const sl_tensor_view *v, int64_t first, int64_t rows, float *dst);
+/* The tensor is not read again soon: the memory that the file's pages took in reading it is given back. */
+void sl_tensor_release(const sl_tensor_view *v);
 
 #endif

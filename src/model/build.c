@@ -45,11 +45,11 @@ static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual)
         return out;
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
     read.part = SL_PART_shared_in, write.part = SL_PART_shared_out;
-    int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", shared, d, 0);
-    sl_build_matrix(b, read, prefix, "up_proj.weight", shared, d, SL_MATRIX_JOINED);
+    int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", shared, d, SL_MATRIX_LINEAR);
+    sl_build_matrix(b, read, prefix, "up_proj.weight", shared, d, SL_MATRIX_JOINED | SL_MATRIX_LINEAR);
     sl_buf in = sl_build_linear(b, read, x, d, 2 * shared, gate, SL_NONE, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_shared_act), c->model_ffn_kind, in, shared);
-    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, shared, SL_MATRIX_OUTPUT);
+    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, shared, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
     return sl_build_linear(b, write, h, shared, d, down, SL_NONE, out);
 }
 
@@ -62,9 +62,10 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
         return build_experts(b, i, in, residual);
     snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
     sl_scope read = at(i, SL_HALF_FFN, SL_PART_in), write = at(i, SL_HALF_FFN, SL_PART_out);
-    int first = sl_build_matrix(b, read, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d, 0);
+    int first = sl_build_matrix(b, read, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d,
+                                SL_MATRIX_LINEAR);
     if (gated)
-        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
+        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED | SL_MATRIX_LINEAR);
     int bias = SL_NONE, down_bias = SL_NONE;
     if (c->model_ffn_bias) {
         bias = sl_build_bias(b, prefix, gated ? "gate_proj.bias" : "up_proj.bias", f, false);
@@ -74,7 +75,7 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     }
     sl_buf gate_up = sl_build_linear(b, read, in, d, gated ? 2 * f : f, first, bias, SL_NONE);
     sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_act), c->model_ffn_kind, gate_up, f);
-    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT);
+    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
     return sl_build_linear(b, write, h, f, d, down, down_bias, residual);
 }
 
@@ -159,7 +160,25 @@ static void keep_gates(sl_model *m) {
     }
 }
 
-void sl_model_build(sl_model *m, bool taps) {
+static void keep_qkv(sl_model *m) {
+    for (int64_t i = 0; i < m->config.model_layers; i++)
+        if (sl_mixer_of(&m->config, i)->attends)
+            sl_program_keep(&m->program, sl_model_qkv_buffer(m, (int)i));
+}
+
+static void keep_taps(sl_model *m) {
+    for (int64_t i = 0; i <= m->config.model_layers; i++) {
+        sl_program_keep(&m->program, m->layer[i].residual);
+        for (int w = 0; w < 2; w++)
+            if (m->layer[i].norm[w].out != SL_NONE)
+                sl_program_keep(&m->program, m->layer[i].norm[w].out);
+    }
+    keep_gates(m);
+    if (!m->program.training)
+        sl_model_keep_taps(m);
+}
+
+void sl_model_build(sl_model *m, enum sl_keep keep) {
     sl_program *b = &m->program;
     const sl_config *c = &m->config;
     int64_t layers = c->model_layers;
@@ -183,19 +202,12 @@ void sl_model_build(sl_model *m, bool taps) {
         b, (sl_scope){.layer = SL_NO_LAYER, .part = SL_PART_norm}, x, "model.norm", SL_NORM_FINAL);
     int head = c->model_tie_embeddings ? embed
                                        : sl_build_matrix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_head), "lm_head",
-                                                         "weight", m->vocab, c->model_dim, 0);
+                                                         "weight", m->vocab, c->model_dim, SL_MATRIX_LINEAR);
     int bias = c->model_head_bias ? sl_build_bias(b, "lm_head", "bias", m->vocab, false) : SL_NONE;
-    sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, bias, m->vocab);
-    for (int64_t i = 0; taps && i <= layers; i++) {
-        sl_program_keep(b, m->layer[i].residual);
-        for (int w = 0; w < 2; w++)
-            if (m->layer[i].norm[w].out != SL_NONE)
-                sl_program_keep(b, m->layer[i].norm[w].out);
-        if (i < layers && sl_mixer_of(c, i)->attends)
-            sl_program_keep(b, sl_model_qkv_buffer(m, (int)i));
-    }
-    if (taps)
-        keep_gates(m);
-    if (taps && !b->training)
-        sl_model_keep_taps(m);
+    if (keep != SL_KEEP_QKV)
+        sl_build_head(b, sl_build_head_quantiser(b, m->layer[layers].norm[0].out), head, bias, m->vocab);
+    if (keep != SL_KEEP_NONE)
+        keep_qkv(m);
+    if (keep == SL_KEEP_TAPS)
+        keep_taps(m);
 }

@@ -37,6 +37,15 @@ static bool rope_tables(sl_model *m, int64_t positions) {
            (c->model_rope_base_window == 0 || rope_table(m, true, positions));
 }
 
+/* Values of the largest matrix that sl_model_projection shows. */
+static int64_t largest_projection(const sl_model *m) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < m->config.model_layers; i++)
+        for (int tap = SL_TAP_OUT_IN; tap <= SL_TAP_DOWN_IN; tap++)
+            most = sl_max(most, m->config.model_dim * sl_model_tap_width(m, (int)i, (enum sl_tap)tap));
+    return most;
+}
+
 /* What taps are converted into. */
 static bool allocate_taps(sl_model *m) {
     const sl_program *b = &m->program;
@@ -46,6 +55,8 @@ static bool allocate_taps(sl_model *m) {
         if (!(m->tap = sl_alloc((size_t)(b->batch * b->seq * wide) * sizeof(float), "taps")))
             return false;
     }
+    if (b->compact && b->keeps && !(m->projection = sl_alloc((size_t)largest_projection(m) * sizeof(float), "taps")))
+        return false;
     size_t gains = (size_t)(2 * (m->config.model_layers + 1) * m->config.model_dim) * sizeof(float);
     return !m->config.norm_zero_centred || (m->gain = sl_alloc(gains, "norm weights"));
 }
@@ -113,8 +124,15 @@ static int check_sizes(const sl_config *c, int32_t vocab, int64_t batch, int64_t
 typedef struct {
     int64_t batch, seq, cache; /* cache > 0: a decoder */
     unsigned flags;            /* SL_MODEL_* */
+    bool prompt;               /* of a decoder (prompt.c) */
     const sl_quant_options *quant;
 } purpose;
+
+/* Does a compact model of this configuration keep matrices in bf16? A device and a library of others read fp32. */
+static bool keeps_bf16(const sl_config *c) {
+    return (c->precision == SL_PRECISION_BF16 || sl_model_precision(c) == SL_PRECISION_BF16) && !device_of(c) &&
+           c->gemm == SL_GEMM_OWN;
+}
 
 /* The parameter table and the program of *c, without memory for their values. */
 static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
@@ -146,9 +164,11 @@ static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
     }
     /* One position at a time gains nothing from bf16 products; what is rounded to other formats is fp32 before. */
     m->program.bf16 = !p->cache && !p->quant && sl_model_precision(c) == SL_PRECISION_BF16;
+    m->program.compact = p->flags & SL_MODEL_COMPACT && keeps_bf16(c);
+    m->params.kernels = m->program.kernels;
     bool ok = rope_tables(m, p->cache ? p->cache : p->seq);
     if (ok)
-        sl_model_build(m, taps);
+        sl_model_build(m, p->prompt ? SL_KEEP_QKV : taps ? SL_KEEP_TAPS : SL_KEEP_NONE);
     if (!ok || m->program.failed) {
         sl_model_free(m);
         return NULL;
@@ -161,6 +181,11 @@ int64_t sl_model_count_params(const sl_config *c, int32_t vocab) {
     int64_t n = m ? m->params.params : -1;
     sl_model_free(m);
     return n;
+}
+
+sl_model *sl_model_compile_prompt(const sl_model *d, int64_t seq) {
+    return compile(&d->config, d->vocab, &(purpose){.batch = d->program.batch, .seq = seq, .prompt = true,
+                                                    .flags = d->program.compact ? SL_MODEL_COMPACT : 0});
 }
 
 static sl_model *create(const sl_config *c, int32_t vocab, purpose p) {
@@ -179,15 +204,27 @@ static sl_model *create(const sl_config *c, int32_t vocab, purpose p) {
 }
 
 sl_model *sl_model_create(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq, unsigned flags) {
+    if (flags & SL_MODEL_TRAINING && flags & SL_MODEL_COMPACT) {
+        sl_fail("a compact model cannot be trained; leave out one of SL_MODEL_TRAINING and SL_MODEL_COMPACT");
+        return NULL;
+    }
     return create(c, vocab, (purpose){.batch = batch, .seq = seq, .flags = flags});
 }
 
-sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
+static sl_model *create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache, unsigned flags) {
     if (cache < 1) {
         sl_fail("a decoder needs room for at least one position, not %lld", (long long)cache);
         return NULL;
     }
-    return create(c, vocab, (purpose){.batch = batch, .seq = 1, .cache = cache});
+    return create(c, vocab, (purpose){.batch = batch, .seq = 1, .cache = cache, .flags = flags});
+}
+
+sl_model *sl_model_create_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
+    return create_decoder(c, vocab, batch, cache, 0);
+}
+
+sl_model *sl_model_create_compact_decoder(const sl_config *c, int32_t vocab, int64_t batch, int64_t cache) {
+    return create_decoder(c, vocab, batch, cache, SL_MODEL_COMPACT);
 }
 
 sl_model *sl_model_create_quantised(const sl_config *c, int32_t vocab, int64_t batch, int64_t seq,
@@ -200,7 +237,7 @@ void sl_model_free(sl_model *m) {
         return;
     for (int i = 0; i < 2; i++)
         sl_free(m->rotary[i].cos), sl_free(m->rotary[i].sin);
-    sl_free(m->tap), sl_free(m->gain);
+    sl_free(m->tap), sl_free(m->projection), sl_free(m->gain);
     sl_model_close_device(m);
     sl_exec_close(&m->exec);
     sl_program_free(&m->program);

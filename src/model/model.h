@@ -112,7 +112,8 @@ enum sl_tap {
 int64_t sl_model_tap_width(const sl_model *m, int layer, enum sl_tap tap);
 /* The last pass's [batch*seq, width] into dst. false without it, or before a pass. */
 bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst);
-/* The matrix that reads SL_TAP_OUT_IN or SL_TAP_DOWN_IN, [dim, width]; NULL without it. */
+/* The matrix that reads SL_TAP_OUT_IN or SL_TAP_DOWN_IN, [dim, width]; NULL without it. Of a compact model as it is
+ * kept, and valid until the next call. */
 const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
 
 /* Can taps be read: after a forward pass of a model that keeps them? */

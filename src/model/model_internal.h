@@ -28,6 +28,7 @@ struct sl_model {
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     sl_rotary rotary[2]; /* tables of all layers; of those with model.rope_base_window */
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
+    float *projection; /* a matrix that is kept in bf16 as fp32, for sl_model_projection */
     float *gain; /* 1 + weight of zero-centred norms, for sl_model_norm_weight: [layers + 1][2][dim] */
     bool taps, tapped; /* does it keep taps; do they hold a pass */
     int threads;       /* that there is scratch for */
@@ -35,9 +36,16 @@ struct sl_model {
     double *seconds; /* NULL, or SL_TIMES of each operation (program/schedule.h) */
 };
 
-/* Appends the operations and parameters of m->config to m->program and fills m->layer. taps: what probes read
- * keeps its place to the end of a forward pass. Failure is left in m->program.failed. */
-void sl_model_build(sl_model *m, bool taps);
+/* Appends the operations and parameters of m->config to m->program and fills m->layer. What is kept keeps its place
+ * to the end of a forward pass. Failure is left in m->program.failed. */
+enum sl_keep {
+    SL_KEEP_NONE,
+    SL_KEEP_QKV, /* queries, keys and values; and there is no head */
+    SL_KEEP_TAPS /* what probes read */
+};
+void sl_model_build(sl_model *m, enum sl_keep keep);
+/* The model of prompt.c: that of a decoder for windows of seq positions, without memory. */
+sl_model *sl_model_compile_prompt(const sl_model *decoder, int64_t seq);
 /* [q | k | v] of a layer whose mixer is attention. */
 sl_buf sl_model_qkv_buffer(const sl_model *m, int layer);
 /* "WHAT: the model is NULL ...". Returns -1. */

@@ -191,5 +191,11 @@ const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap) 
     const sl_op *op = NULL;
     if (has_taps(m, layer) && (tap == SL_TAP_OUT_IN || tap == SL_TAP_DOWN_IN))
         op = sl_program_find(&m->program, layer, tap == SL_TAP_OUT_IN ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_out);
-    return op && sl_model_read_weights(m) == 0 ? m->params.w + m->params.tensor[op->param[0]].offset : NULL;
+    if (!op || sl_model_read_weights(m))
+        return NULL;
+    const sl_tensor *t = &m->params.tensor[op->param[0]];
+    if (!t->bf16)
+        return m->params.w + t->offset;
+    sl_params_get(&m->params, t, 0, t->size, m->projection);
+    return m->projection;
 }

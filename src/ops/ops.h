@@ -20,7 +20,8 @@ sl_buf sl_build_positions(sl_program *b, sl_buf x);
 /* Declares a matrix [out, in] of the linear layer at `place`, from N(0, model.init_std); returns its index. */
 enum {
     SL_MATRIX_OUTPUT = 1, /* it writes to the residual stream: the deviation is divided by sqrt(2 layers) */
-    SL_MATRIX_JOINED = 2  /* directly behind the matrix declared last, one with it (program/params.h) */
+    SL_MATRIX_JOINED = 2, /* directly behind the matrix declared last, one with it (program/params.h) */
+    SL_MATRIX_LINEAR = 4  /* sl_build_linear or sl_build_head alone read it, so that it may be kept in bf16 */
 };
 int sl_build_matrix(sl_program *b, sl_scope place, const char *prefix, const char *name, int64_t out, int64_t in,
                     unsigned how);

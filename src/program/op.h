@@ -170,6 +170,16 @@ static inline sl_bf16 *sl_bf16_row(const sl_exec *x, sl_buf b, int64_t row) {
 static inline float *sl_weight(const sl_op *op, const sl_exec *x, int i) {
     return x->p->w + x->p->tensor[op->param[i]].offset;
 }
+/* The same of a parameter that may be in bf16: one of the two is NULL. */
+typedef struct {
+    const float *f32;
+    const sl_bf16 *bf16;
+} sl_matrix_weights;
+static inline sl_matrix_weights sl_matrix_weight(const sl_op *op, const sl_exec *x, int i) {
+    const sl_tensor *t = &x->p->tensor[op->param[i]];
+    return t->bf16 ? (sl_matrix_weights){.bf16 = x->p->w16 + t->offset}
+                   : (sl_matrix_weights){.f32 = x->p->w + t->offset};
+}
 static inline float *sl_weight_grad(const sl_op *op, const sl_exec *x, int i) {
     return x->p->g + x->p->tensor[op->param[i]].offset;
 }

@@ -36,6 +36,8 @@ int sl_params_allocate(sl_params *p, int optimizer, bool training) {
     /* Products read and write matrices whole, with all threads; moments are the optimizer's alone. */
     if (!(p->w = sl_alloc_shared(bytes, "parameters")))
         return -1;
+    if (p->halves && !(p->w16 = sl_alloc_shared((size_t)p->halves * sizeof *p->w16, "parameters in bf16")))
+        return -1;
     if (!training)
         return 0;
     p->g = sl_alloc_shared(bytes, "gradients");
@@ -44,18 +46,55 @@ int sl_params_allocate(sl_params *p, int optimizer, bool training) {
     return p->g && p->m && (!second || p->v) ? 0 : -1;
 }
 
+void sl_params_set(sl_params *p, const sl_tensor *t, int64_t first, int64_t n, const float *x) {
+    if (t->bf16)
+        p->kernels->to_bf16(n, x, p->w16 + t->offset + first);
+    else
+        memcpy(p->w + t->offset + first, x, (size_t)n * sizeof *x);
+}
+
+void sl_params_get(const sl_params *p, const sl_tensor *t, int64_t first, int64_t n, float *x) {
+    if (t->bf16)
+        p->kernels->from_bf16(n, p->w16 + t->offset + first, x);
+    else
+        memcpy(x, p->w + t->offset + first, (size_t)n * sizeof *x);
+}
+
+static void draw_normal(sl_params *p, const sl_tensor *t, sl_rng *r) {
+    float x[256];
+    for (int64_t j = 0, n; j < t->size; j += n) {
+        n = t->size - j < 256 ? t->size - j : 256;
+        for (int64_t i = 0; i < n; i++)
+            x[i] = (float)(t->init_std * sl_rng_normal(r));
+        sl_params_set(p, t, j, n, x);
+    }
+}
+
 void sl_params_init(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
-        float *w = p->w + t->offset;
         sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
+        if (t->init == SL_INIT_NORMAL) {
+            draw_normal(p, t, &r);
+            continue;
+        }
+        float *w = p->w + t->offset; /* bf16 are matrices alone */
         if (t->init == SL_INIT_DRAW) {
             t->draw(t, &r, w);
             continue;
         }
         float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
         for (int64_t j = 0; j < t->size; j++)
-            w[j] = t->init == SL_INIT_NORMAL ? (float)(t->init_std * sl_rng_normal(&r)) : value;
+            w[j] = value;
+    }
+}
+
+static void copy(sl_params *p, const sl_tensor *t, const sl_params *from, const sl_tensor *its) {
+    float x[256];
+    for (int64_t j = 0, n; j < t->size; j += n) {
+        n = t->size - j < 256 ? t->size - j : 256;
+        sl_params_get(from, its, j, n, x);
+        sl_params_set(p, t, j, n, x);
     }
 }
 
@@ -73,14 +112,14 @@ int sl_params_take(sl_params *p, const sl_params *from) {
         const sl_tensor *t = &p->tensor[i];
         int at = sl_params_find(from, t->name);
         if (at >= 0)
-            memcpy(p->w + t->offset, from->w + from->tensor[at].offset, (size_t)t->size * sizeof *p->w);
+            copy(p, t, from, &from->tensor[at]);
     }
     p->state_missing = missing;
     return 0;
 }
 
 void sl_params_free(sl_params *p) {
-    sl_free(p->w), sl_free(p->g), sl_free(p->m), sl_free(p->v);
+    sl_free(p->w), sl_free(p->w16), sl_free(p->g), sl_free(p->m), sl_free(p->v);
     free(p->tensor);
     *p = (sl_params){0};
 }

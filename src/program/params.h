@@ -1,11 +1,13 @@
 /* The parameter table: every trainable tensor by name, in one flat block, with gradients and the
- * optimizer's moments in blocks of the same layout. Tensors declared with SL_JOIN follow the one before without a
- * gap, so that q, k, v (and gate, up) are one matrix to the engine and three tensors to a checkpoint. */
+ * optimizer's moments in blocks of the same layout. Tensors declared with `join` follow the one before without a
+ * gap, so that q, k, v (and gate, up) are one matrix to the engine and three tensors to a checkpoint. In a compact
+ * model, which is never trained, matrices of linear layers lie in a second block, rounded to bf16. */
 #ifndef SL_PROGRAM_PARAMS_H
 #define SL_PROGRAM_PARAMS_H
 
 #include "base/rng.h"
 #include "program/scope.h"
+#include "simd/kernels.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,7 +25,8 @@ struct sl_tensor {
     int ndim;         /* 1 to SL_TENSOR_DIMS */
     int64_t shape[SL_TENSOR_DIMS]; /* [out, in] of a matrix; [n] of a vector; 1 behind the last */
     int64_t size;     /* product of shape */
-    int64_t offset;   /* floats from the start of the block */
+    int64_t offset;   /* values from the start of its block, w or w16 */
+    bool bf16;        /* its values are in w16 */
     enum sl_init init;
     float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
     sl_draw draw;     /* SL_INIT_DRAW */
@@ -37,16 +40,22 @@ struct sl_tensor {
 typedef struct {
     sl_tensor *tensor;
     int count;
-    int64_t floats; /* length of each block, gaps included */
+    int64_t floats; /* length of each block but w16, gaps included */
+    int64_t halves; /* length of w16, likewise; 0 but in a compact model */
     int64_t params; /* sum of sizes, those of states left out */
     bool state_missing;   /* a checkpoint without the states was loaded: they must be measured before a pass */
     int optimizer;        /* SL_OPTIM_* that m and v belong to */
     float *w, *g, *m, *v; /* g, m, v are NULL in a model made for inference, v where no tensor has two moments */
+    sl_bf16 *w16;         /* NULL but in a compact model */
+    const sl_kernels *kernels; /* round what goes to w16 */
 } sl_params;
 
 /* Memory for the values and, in training, for gradients and the optimizer's moments (SL_OPTIM_*), all zero. Returns
  * 0, or -1 with a message. */
 int sl_params_allocate(sl_params *p, int optimizer, bool training);
+/* Values first .. first + n - 1 of a tensor; those in bf16 are rounded when they are set. */
+void sl_params_set(sl_params *p, const sl_tensor *t, int64_t first, int64_t n, const float *x);
+void sl_params_get(const sl_params *p, const sl_tensor *t, int64_t first, int64_t n, float *x);
 /* Draws the values: of each tensor a function of seed and name. */
 void sl_params_init(sl_params *p, uint64_t seed);
 /* The values of another table with the same tensors; states that it lacks are missing then. Returns 0, or -1 with a

@@ -87,7 +87,8 @@ int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spe
     p->tensor = grown;
     sl_tensor *t = &p->tensor[p->count];
     *t = (sl_tensor){.shape = {spec->rows, spec->cols, spec->more[0], spec->more[1]}, .size = 1, .init = spec->init,
-                     .init_std = (float)spec->start, .draw = spec->draw, .decay = spec->decay, .place = spec->place};
+                     .init_std = (float)spec->start, .draw = spec->draw, .decay = spec->decay, .place = spec->place,
+                     .bf16 = spec->linear && b->compact};
     do
         t->size *= t->shape[t->ndim++];
     while (t->ndim < SL_TENSOR_DIMS && t->shape[t->ndim]);
@@ -95,8 +96,9 @@ int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spe
         t->shape[i] = 1;
     t->matrix = t->ndim == 2 && b->layer != SL_NO_LAYER && !spec->elementwise;
     snprintf(t->name, sizeof t->name, "%s.%s", prefix, spec->name);
-    t->offset = spec->join ? p->floats : sl_round_up(p->floats, SL_ALIGN / (int64_t)sizeof(float));
-    p->floats = t->offset + t->size;
+    int64_t *end = t->bf16 ? &p->halves : &p->floats, line = SL_ALIGN / (t->bf16 ? sizeof(sl_bf16) : sizeof(float));
+    t->offset = spec->join ? *end : sl_round_up(*end, line);
+    *end = t->offset + t->size;
     p->params += t->size;
     return p->count++;
 }

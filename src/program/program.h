@@ -27,6 +27,7 @@ typedef struct {
     bool training;
     bool device; /* it runs on a CUDA device (cuda/kind.h), not by the schedule */
     bool bf16; /* activations that feed matrix products, and their gradients, are bf16 */
+    bool compact; /* matrices that linear layers alone read are kept in bf16 */
     const struct sl_quant_options *quant; /* NULL: the model is not quantised */
     int64_t cache; /* > 0: one-position decoding with a cache of this many positions */
 
@@ -69,6 +70,7 @@ typedef struct {
     enum sl_decay decay;
     sl_scope place;     /* of a linear layer's matrix: where the layer stands */
     bool join;          /* directly behind the tensor declared last, one matrix with it (params.h) */
+    bool linear;        /* linear layers alone read it: a compact program keeps it in bf16 */
 } sl_param_spec;
 /* Declares it and returns its index; 0 (and b->failed, with a message) if memory is out. */
 int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spec);

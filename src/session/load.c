@@ -234,3 +234,7 @@ int sl_load_weights(sl_model *m, char dir[SL_DIR_CHARS]) {
             return -1;
     return 0;
 }
+
+unsigned sl_load_compact(const sl_config *c, const char *dir) {
+    return sl_checkpoint_foreign(dir) || sl_model_precision(c) == SL_PRECISION_BF16 ? SL_MODEL_COMPACT : 0;
+}

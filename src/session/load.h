@@ -13,6 +13,9 @@ int sl_load_corpus(const char *corpus, sl_config *c);
 /* The weights of the checkpoint in dir. A run that is training may have taken it away: then its newest, and dir is
  * that. */
 int sl_load_weights(sl_model *m, char dir[SL_DIR_CHARS]);
+/* SL_MODEL_COMPACT, or 0 where a run that trained with fp32 products, bf16 asked for but without a unit, would be read
+ * with rounded weights. */
+unsigned sl_load_compact(const sl_config *c, const char *dir);
 /* Whether dir was a checkpoint of a run, is gone, and the run has another one, which is dir then. */
 bool sl_load_moved_on(char dir[SL_DIR_CHARS]);
 /* The id of BOS in the windows of a dataset of c; -1: they have none. */

@@ -463,6 +463,32 @@ static void check_dot_rows(k_case *c) {
     }
 }
 
+static void call_dot_rows_mixed(const sl_kernels *t, const k_case *c) {
+    const k_buf *y = &c->buf[1];
+    t->dot_rows_mixed(y->rows, y->cols, k_f32(c, 0), y->p, y->ld, k_f32(c, 2));
+}
+
+static void check_dot_rows_mixed(k_case *c) {
+    for (int i = 0; i < K_COUNTS; i++) {
+        int64_t n = k_count(c, i), rows = k_range(c, 0, 11);
+        k_begin(c, call_dot_rows_mixed, NULL, "rows=%d n=%d", (int)rows, (int)n);
+        k_buf *x = k_add(c, "x", K_F32, K_IN, 1, n, n);
+        k_buf *y = k_add(c, "y", K_BF16, K_IN, rows, n, k_stride(c, n));
+        k_buf *r = k_add(c, "out", K_F32, K_OUT, 1, rows, rows);
+        k_fill(c, x, K_NORMAL);
+        fill_bf16(c, y);
+        for (int64_t row = 0; row < rows; row++) {
+            double sum = 0, size = 0;
+            for (int64_t j = 0; j < n; j++) {
+                double term = (double)((float *)x->init)[j] * value(((sl_bf16 *)y->init)[row * n + j]);
+                sum += term, size += fabs(term);
+            }
+            k_want(r, row, sum, (k_depth(c, n) + 1) * U * size); /* additions, and one product */
+        }
+        k_run(c);
+    }
+}
+
 static void call_dot(const sl_kernels *t, const k_case *c) {
     *k_f32(c, 2) = t->dot(c->buf[0].cols, k_f32(c, 0), k_f32(c, 1));
 }
@@ -554,6 +580,16 @@ static void bench_dot_rows(k_case *c) {
     c->flops = 2 * ROWS * N;
 }
 
+static void bench_dot_rows_mixed(k_case *c) {
+    int64_t n = 2048, rows = 16;
+    k_begin(c, call_dot_rows_mixed, NULL, "16 rows of 2048");
+    k_fill_normal(c, k_add(c, "x", K_F32, K_IN, 1, n, n), 0, 1);
+    fill_bf16(c, k_add(c, "y", K_BF16, K_IN, rows, n, n));
+    k_add(c, "out", K_F32, K_OUT, 1, rows, rows);
+    c->bytes = (double)(2 * n * rows);
+    c->flops = (double)(2 * n * rows);
+}
+
 static void bench_dot(k_case *c) {
     int64_t n = 4096;
     k_begin(c, call_dot, NULL, "n=4096");
@@ -600,6 +636,7 @@ const k_kernel k_attention[] = {
      bench_delta, 0},
     K_KERNEL(scale_rows_bf16, check_scale, bench_scale, 0),
     K_KERNEL(dot_rows_bf16, check_dot_rows, bench_dot_rows, 0),
+    K_KERNEL(dot_rows_mixed, check_dot_rows_mixed, bench_dot_rows_mixed, 0),
     K_KERNEL(dot, check_dot, bench_dot, 0),
     {0},
 };

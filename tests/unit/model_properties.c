@@ -193,9 +193,10 @@ static void inference_equal(fixture *f) {
 START_TEST(test_inference_equal) { for_each_model(inference_equal); }
 END_TEST
 
-/* Position by position over a cache: other sums, so equal within rounding. */
-static void decoding(fixture *f) {
+/* Position by position over a cache, those before `first` at once: other sums, so equal within rounding. */
+static void decoding_from(fixture *f, int64_t first) {
     int64_t vocab = f->v.vocab, batch = f->v.batch, seq = f->v.seq;
+    int32_t *prompt = malloc((size_t)(batch * (first + 1)) * sizeof *prompt);
     float *all = malloc((size_t)(f->rows * vocab) * sizeof *all);
     float *step = malloc((size_t)(batch * vocab) * sizeof *step);
     double *want = malloc((size_t)vocab * sizeof *want);
@@ -205,7 +206,10 @@ static void decoding(fixture *f) {
     sl_model *m = sl_model_create_decoder(&f->v.config, f->v.vocab, batch, seq);
     ck_assert_msg(m != NULL, "%s: %s", f->v.name, sl_error());
     ref_randomise(sl_model_params(m), 3);
-    for (int64_t t = 0; t < seq; t++) {
+    for (int64_t i = 0; i < batch * first; i++)
+        prompt[i] = f->in[i / first * seq + i % first];
+    ck_assert(first == 0 || sl_model_prompt(m, prompt, first) == 0);
+    for (int64_t t = first; t < seq; t++) {
         for (int64_t b = 0; b < batch; b++)
             token[b] = f->in[b * seq + t];
         ck_assert_int_eq(sl_model_decode(m, token, t, step), 0);
@@ -215,15 +219,21 @@ static void decoding(fixture *f) {
             double ratio = ref_ratio(vocab, step + b * vocab, want, tolerance);
             ck_assert_msg(
                 ratio <= 1,
-                "%s: decoding position %lld of window %lld: error is %.3g times the tolerance",
-                f->v.name, (long long)t, (long long)b, ratio);
+                "%s: decoding position %lld of window %lld behind %lld at once: error is %.3g times the tolerance",
+                f->v.name, (long long)t, (long long)b, (long long)first, ratio);
         }
     }
     sl_model_free(m);
+    free(prompt);
     free(all);
     free(step);
     free(want);
     free(token);
+}
+
+static void decoding(fixture *f) {
+    decoding_from(f, 0);
+    decoding_from(f, (f->v.seq + 1) / 2);
 }
 
 START_TEST(test_decoding) { for_each_model(decoding); }

@@ -18,6 +18,10 @@ typedef struct {
 /* NULL of any other operation, and of none. */
 const sl_attention *sl_attention_of(const sl_op *op);
 
+/* Keys and values of a position of a window into the caches of a decoder's attention: kv = [k kv_heads | v kv_heads].
+ */
+void sl_cached_attention_store(const sl_op *op, const sl_exec *x, int64_t window, int64_t position, const float *kv);
+
 /* ---- inside the operation */
 
 /* Gives op sizes and kind of the program's configuration, as its own; NULL (and b->failed) if memory is out. */

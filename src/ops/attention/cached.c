@@ -10,11 +10,18 @@
 
 static const sl_attention *of(const sl_op *op) { return op->own; }
 
-static void store(const sl_op *op, const sl_exec *x, int64_t item, const float *k, const float *v) {
+/* item: of all windows' key/value heads. */
+static void store(const sl_op *op, const sl_exec *x, int64_t item, int64_t position, const float *k, const float *v) {
     int64_t hd = of(op)->head_dim, cap = of(op)->cache;
-    memcpy(sl_buf_data(x, op->saved[0]) + (item * cap + x->position) * hd, k, (size_t)hd * sizeof(float));
+    memcpy(sl_buf_data(x, op->saved[0]) + (item * cap + position) * hd, k, (size_t)hd * sizeof(float));
     for (int64_t j = 0; j < hd; j++)
-        sl_buf_data(x, op->saved[1])[(item * hd + j) * cap + x->position] = v[j];
+        sl_buf_data(x, op->saved[1])[(item * hd + j) * cap + position] = v[j];
+}
+
+void sl_cached_attention_store(const sl_op *op, const sl_exec *x, int64_t window, int64_t position, const float *kv) {
+    int64_t heads = of(op)->kv_heads, hd = of(op)->head_dim;
+    for (int64_t h = 0; h < heads; h++)
+        store(op, x, window * heads + h, position, kv + h * hd, kv + (heads + h) * hd);
 }
 
 static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item at, int worker) {
@@ -22,7 +29,8 @@ static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item at
     int64_t window = at.window, kv = at.kv, item = window * of(op)->kv_heads + kv,
             group = of(op)->heads / of(op)->kv_heads;
     const float *row = sl_buf_data(x, op->in[0]) + window * (of(op)->heads + 2 * of(op)->kv_heads) * hd;
-    store(op, x, item, row + (of(op)->heads + kv) * hd, row + (of(op)->heads + of(op)->kv_heads + kv) * hd);
+    const float *k = row + (of(op)->heads + kv) * hd, *v = k + of(op)->kv_heads * hd;
+    store(op, x, item, x->position, k, v);
     float *p = sl_worker_scratch(x, worker), lse, logit = 0;
     sl_attend a = of(op)->attend;
     a.band = (sl_band){keys - of(op)->window, keys};

@@ -98,7 +98,7 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
     sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_gate_in, SL_ROLE_SELF};
     const sl_config *c = b->config;
     int w = sl_program_param(b, prefix,
-                             &(sl_param_spec){.name = name, .rows = n / group, .cols = c->model_dim,
+                             &(sl_param_spec){.name = name, .rows = n / group, .cols = c->model_dim, .linear = true,
                                               .init = SL_INIT_NORMAL, .start = c->model_init_std,
                                               .decay = SL_DECAY_MATRIX, .place = scope});
     sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE, SL_NONE);

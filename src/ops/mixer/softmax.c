@@ -12,9 +12,9 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     int64_t d = c->model_dim, hd = sl_config_head_dim(c), q = c->model_heads * hd, kv = sl_config_kv_heads(c) * hd;
     sl_scope at = {(int)s->layer, SL_HALF_ATTN, SL_PART_qkv, SL_ROLE_SELF};
     snprintf(prefix, sizeof prefix, "model.layers.%lld.self_attn", (long long)s->layer);
-    int wq = sl_build_matrix(b, at, prefix, "q_proj.weight", q, d, 0);
-    sl_build_matrix(b, at, prefix, "k_proj.weight", kv, d, SL_MATRIX_JOINED);
-    sl_build_matrix(b, at, prefix, "v_proj.weight", kv, d, SL_MATRIX_JOINED);
+    int wq = sl_build_matrix(b, at, prefix, "q_proj.weight", q, d, SL_MATRIX_LINEAR);
+    sl_build_matrix(b, at, prefix, "k_proj.weight", kv, d, SL_MATRIX_JOINED | SL_MATRIX_LINEAR);
+    sl_build_matrix(b, at, prefix, "v_proj.weight", kv, d, SL_MATRIX_JOINED | SL_MATRIX_LINEAR);
     int bq = SL_NONE;
     if (c->model_attention_bias != SL_ATTENTION_BIAS_NONE) {
         bq = sl_build_bias(b, prefix, "q_proj.bias", q, false);
@@ -34,7 +34,7 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     sl_buf o = b->cache ? sl_build_cached_attention(b, at, qkv, prefix) : sl_build_attention(b, at, qkv, prefix);
     o = sl_build_output_gate(b, prefix, s->layer, s->in, o);
     at.part = SL_PART_out;
-    int wo = sl_build_matrix(b, at, prefix, "o_proj.weight", d, q, SL_MATRIX_OUTPUT);
+    int wo = sl_build_matrix(b, at, prefix, "o_proj.weight", d, q, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
     bool all = c->model_attention_bias == SL_ATTENTION_BIAS_ALL;
     int bo = all ? sl_build_bias(b, prefix, "o_proj.bias", d, false) : SL_NONE;
     return sl_build_linear(b, at, o, q, d, wo, bo, s->residual);

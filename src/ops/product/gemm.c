@@ -3,6 +3,8 @@
 #include <string.h>
 
 enum {
+    PANEL = 32,       /* columns of a panel of B at most */
+    SLICE = 64,       /* of its depth, that is read from bf16 at a time */
     PANELS_OF_A = 16, /* micro-panels in a worker's A block: 16 x 14 x 384 floats = 344 KiB, fits L2 */
     LEAST_OF_A = 4,   /* as many at least, and so many of B, as long as there are calls enough */
     LEAST_OF_B = 4,
@@ -32,15 +34,26 @@ sl_split sl_gemm_pack_split(const sl_gemm_args *g) {
     return (sl_split){.items = g->blas ? 0 : panels_of(g) * sl_div_up(g->depth, SL_GEMM_KC)};
 }
 
-void sl_gemm_pack(const sl_gemm_args *g, const sl_span *s) {
-    int64_t panels = panels_of(g), nr = g->k->gemm_nr;
-    for (int64_t i = s->first; i < s->first + s->n; i++) {
-        int64_t k0 = i / panels * SL_GEMM_KC, j0 = i % panels * nr;
-        const float *b = g->b.p + j0 * g->b.is + k0 * g->b.ks;
-        if (k0 < g->depth)
-            g->k->pack_f32(sl_min(nr, g->n - j0), sl_min(SL_GEMM_KC, g->depth - k0), b, g->b.is, g->b.ks, (int)nr,
-                           packed_panel(g, k0, i % panels));
+static void pack_panel(const sl_gemm_args *g, int64_t k0, int64_t panel) {
+    int64_t nr = g->k->gemm_nr, j0 = panel * nr, n = sl_min(nr, g->n - j0), deep = sl_min(SL_GEMM_KC, g->depth - k0);
+    float rows[PANEL * SLICE], *to = packed_panel(g, k0, panel);
+    if (!g->b16) {
+        g->k->pack_f32(n, deep, g->b.p + j0 * g->b.is + k0 * g->b.ks, g->b.is, g->b.ks, (int)nr, to);
+        return;
     }
+    for (int64_t k = 0, m; k < deep; k += m) {
+        m = sl_min(SLICE, deep - k);
+        for (int64_t j = 0; j < n; j++)
+            g->k->from_bf16(m, g->b16 + (j0 + j) * g->b.is + k0 + k, rows + j * m);
+        g->k->pack_f32(n, m, rows, m, 1, (int)nr, to + k * nr);
+    }
+}
+
+void sl_gemm_pack(const sl_gemm_args *g, const sl_span *s) {
+    int64_t panels = panels_of(g);
+    for (int64_t i = s->first; i < s->first + s->n; i++)
+        if (i / panels * SL_GEMM_KC < g->depth)
+            pack_panel(g, i / panels * SL_GEMM_KC, i % panels);
 }
 
 /* ---- the product */

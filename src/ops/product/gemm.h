@@ -27,6 +27,7 @@ typedef struct {
     const sl_kernels *k;
     int64_t m, n, depth;
     sl_mat a, b;
+    const sl_bf16 *b16; /* B in place of b.p, as it is rounded, with b.ks 1; or NULL. Not with blas */
     float *packed; /* B, packed by the first stage for the second: sl_gemm_packed_bytes(), aligned to 64 */
     float *c;
     int64_t ldc;

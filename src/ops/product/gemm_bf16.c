@@ -24,6 +24,10 @@ sl_split sl_gemm_bf16_pack_split(const sl_gemm_bf16_pack_args *p) { return (sl_s
 
 static void pack_item(const sl_gemm_bf16_pack_args *p, int64_t row) {
     int64_t rows = sl_min(p->n - row, NR);
+    if (p->w16) {
+        p->k->pack_bt_bf16(rows, p->depth, p->w16 + row * p->ldw, p->ldw, p->forward + row * sl_bf16_kpad(p->depth));
+        return;
+    }
     const float *w = p->w + row * p->ldw;
     if (p->forward)
         p->k->pack_bt_f32(rows, p->depth, w, p->ldw, p->forward + row * sl_bf16_kpad(p->depth));

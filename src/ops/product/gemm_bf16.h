@@ -21,6 +21,7 @@ typedef struct {
     const sl_kernels *k;
     int64_t n, depth;
     const float *w;
+    const sl_bf16 *w16; /* w, rounded already; or NULL. Not with back */
     int64_t ldw;
     sl_bf16 *forward, *back; /* either may be NULL; sl_bf16_panels_size(n, depth) and (depth, n), aligned to 64 */
 } sl_gemm_bf16_pack_args;

@@ -42,8 +42,9 @@ static const float *in_rows(const sl_op *op, const sl_exec *x, int64_t row0) {
 }
 
 static sl_gemm_args forward_of(const sl_op *op, const sl_exec *x, int64_t row0, int64_t rows) {
+    sl_matrix_weights w = sl_matrix_weight(op, x, SL_LAYER_WEIGHT);
     return (sl_gemm_args){.k = x->k, .m = rows, .n = op->dim_out, .depth = op->dim_in,
-                          .a = {in_rows(op, x, row0), op->dim_in, 1}, .b = {sl_weight(op, x, 0), op->dim_in, 1},
+                          .a = {in_rows(op, x, row0), op->dim_in, 1}, .b = {w.f32, op->dim_in, 1}, .b16 = w.bf16,
                           .packed = packed_of(op, x).forward, .c = sl_buf_data(x, sl_layer_y(op)), .ldc = op->dim_out,
                           .residual = sl_buf_data(x, op->in[1]), .bias = sl_layer_bias(op, x), .blas = blas_of(op)};
 }

@@ -18,7 +18,8 @@ static const sl_bf16 *in_rows(const sl_op *op, const sl_exec *x, int64_t row0) {
 
 static sl_gemm_bf16_pack_args packing_of(const sl_op *op, const sl_exec *x, bool back) {
     sl_layer_packed p = packed_of(op, x);
-    return (sl_gemm_bf16_pack_args){.k = x->k, .n = op->dim_out, .depth = op->dim_in, .w = sl_weight(op, x, 0),
+    sl_matrix_weights w = sl_matrix_weight(op, x, SL_LAYER_WEIGHT);
+    return (sl_gemm_bf16_pack_args){.k = x->k, .n = op->dim_out, .depth = op->dim_in, .w = w.f32, .w16 = w.bf16,
                                     .ldw = op->dim_in, .forward = back ? NULL : p.forward,
                                     .back = back ? p.back : NULL};
 }
