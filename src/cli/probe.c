@@ -41,14 +41,24 @@ static int open_dump(probe_run *r) {
     return r->dump ? 0 : -1;
 }
 
+/* As many windows as keep the cores busy, of those that divide all: more would take memory alone. */
+static int64_t batch_of(int64_t windows, int64_t seq) {
+    enum { ROWS = 1024 };
+    int64_t batch = sl_measure_batch(windows);
+    while (batch > 1 && (batch * seq > ROWS || windows % batch))
+        batch--;
+    return batch;
+}
+
 static int open_all(probe_run *r) {
     r->data = sl_open_data(&r->config, r->dir, r->vocab);
     r->windows = r->data ? sl_measure_windows(r->data, r->windows) : -1;
     if (r->windows < 0)
         return -1;
-    int64_t batch = sl_measure_batch(r->windows);
-    r->model = sl_model_create(&r->config, r->vocab, batch, r->config.model_seq,
-                               SL_MODEL_TAPS | sl_load_compact(&r->config, r->dir));
+    int64_t seq = r->config.model_seq;
+    unsigned parts = r->measures || r->folder ? 0 : SL_MODEL_NO_PART_TAPS; /* measures and dumps read them */
+    r->model = sl_model_create(&r->config, r->vocab, batch_of(r->windows, seq), seq,
+                               SL_MODEL_TAPS | parts | sl_load_compact(&r->config, r->dir));
     if (!r->model || sl_load_weights(r->model, r->dir) < 0)
         return -1;
     return r->folder ? open_dump(r) : 0;

@@ -174,7 +174,7 @@ static void keep_taps(sl_model *m) {
                 sl_program_keep(&m->program, m->layer[i].norm[w].out);
     }
     keep_gates(m);
-    if (!m->program.training)
+    if (m->part_taps)
         sl_model_keep_taps(m);
 }
 

@@ -95,8 +95,9 @@ void sl_model_profile(sl_model *m, bool on); /* off by default; on: resets */
 int sl_model_profile_ops(const sl_model *m);
 sl_op_profile sl_model_profile_op(const sl_model *m, int i);
 
-/* ---- taps beyond those of sinklab.h: what the parts of a block read. Only a model made for inference
- * with taps has them: a training step pays nothing for them. */
+/* ---- taps beyond those of sinklab.h: what the parts of a block read. Only a model made for inference with taps has
+ * them, unless it is given this flag, for they are several times as large: a training step pays nothing for them. */
+enum { SL_MODEL_NO_PART_TAPS = 1 << 8 };
 enum sl_tap {
     SL_TAP_ATTN_NORM_IN, /* input of the norm before attention (layer = layers: of the final norm), [dim]; norm_place
                           * post, output: of the norm behind it, and so below */

@@ -30,7 +30,7 @@ struct sl_model {
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *projection; /* a matrix that is kept in bf16 as fp32, for sl_model_projection */
     float *gain; /* 1 + weight of zero-centred norms, for sl_model_norm_weight: [layers + 1][2][dim] */
-    bool taps, tapped; /* does it keep taps; do they hold a pass */
+    bool taps, part_taps, tapped; /* does it keep taps, those of sl_tap too; do they hold a pass */
     int threads;       /* that there is scratch for */
     int64_t decoded;   /* positions in a decoder's cache */
     double *seconds; /* NULL, or SL_TIMES of each operation (program/schedule.h) */

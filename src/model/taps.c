@@ -159,7 +159,7 @@ static sl_buf find_tap(const sl_model *m, int layer, enum sl_tap tap) {
 }
 
 static bool has_taps(const sl_model *m, int layer) {
-    return m && m->taps && !m->program.training && layer >= 0 && layer <= m->config.model_layers;
+    return m && m->part_taps && layer >= 0 && layer <= m->config.model_layers;
 }
 
 void sl_model_keep_taps(sl_model *m) {
