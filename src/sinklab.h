@@ -238,7 +238,7 @@ SL_API int sl_checkpoint_open(const char *path, char dir[SL_DIR_CHARS], sl_confi
 /* Weights from what sl_checkpoint_open gave; of our folders every size and hash is checked. s not NULL: also
  * the state and, into a training model, the optimizer moments: training then goes on bit for bit. With
  * model.sink_nullify from a folder that was trained without it, a model made for inference is loaded but runs no pass:
- * the verbs eval and probe measure what it lacks. */
+ * the verbs eval, probe and generate measure what it lacks. */
 SL_API int sl_model_load(sl_model *m, const char *dir, sl_train_state *s);
 
 /* ---- tokenizers */
@@ -255,7 +255,9 @@ SL_API int32_t sl_tokenizer_vocab(const sl_tokenizer *t);
 SL_API int32_t sl_tokenizer_bos(const sl_tokenizer *t); /* -1: it has none */
 /* Whether texts begin with BOS by the tokenizer's own rule. Encoding never adds it: windows do (data.bos). */
 SL_API bool sl_tokenizer_adds_bos(const sl_tokenizer *t);
-/* Makes another token BOS: an id, or the token as its file writes it. */
+/* The id of a token that is given as an id, or as the tokenizer's file writes it. */
+SL_API int sl_tokenizer_find(const sl_tokenizer *t, const char *token, int32_t *id);
+/* Makes another token BOS, given so. */
 SL_API int sl_tokenizer_set_bos(sl_tokenizer *t, const char *token);
 /* From now on special tokens that stand in a text ("<s>") are text like any other. */
 SL_API void sl_tokenizer_take_literally(sl_tokenizer *t);
@@ -315,6 +317,7 @@ typedef struct {
     double percentile;  /* of clip percentile; NaN: 99.9 */
     int64_t calibration, windows; /* 0 windows: all */
     const char *export_to, *corpus; /* or NULL */
+    bool each_window; /* "window_loss" too, the loss of each window */
 } sl_quantize_options;
 /* What `sinklab quantize --json` says of the checkpoint at path; to be freed with free(). Of a text that has no val
  * part the second half is measured. */

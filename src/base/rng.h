@@ -16,6 +16,7 @@ enum sl_stream {
     SL_STREAM_TEST = 5,     /* tests and benchmarks */
     SL_STREAM_BOS = 6,      /* place of BOS in a window; `sub` = window */
     SL_STREAM_ROTATE = 7,   /* signs of rotations; `sub` = hash of the place's name */
+    SL_STREAM_NULLIFY = 8,  /* channels of model.sink_nullify_channels=random; `sub` = hash of the norm's name */
 };
 
 typedef struct {

@@ -28,10 +28,10 @@ static int report(const json_t *o, bool json) {
     return 0;
 }
 
-static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool json) {
+static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool each, bool json) {
     sl_dataset *d = sl_open_data(c, dir, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, sl_load_compact(c, dir)) : NULL;
-    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows) : NULL;
+    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows, each) : NULL;
     int rc = o ? report(o, json) : -1;
     json_decref(o);
     sl_model_free(m);
@@ -41,11 +41,12 @@ static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t window
 
 int sl_verb_eval(int argc, char **argv) {
     int64_t windows = 0;
-    bool json = false;
+    bool each = false, json = false;
     const char *bos = NULL;
     const sl_flag flags[] = {
         SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
         SL_FLAG_BOS(&bos),
+        SL_FLAG_BOOL("each-window", &each, "with --json: also \"window_loss\", the mean loss of each window"),
         SL_FLAG_BOOL("json", &json,
                      "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also "
                      "loss_trigger, loss_other"),
@@ -69,5 +70,5 @@ int sl_verb_eval(int argc, char **argv) {
         return rc < 0 ? -1 : 0;
     if (sl_args_load(&args, bos, 1, &c, dir, &vocab))
         return -1;
-    return evaluate(&c, dir, vocab, windows, json);
+    return evaluate(&c, dir, vocab, windows, each, json);
 }

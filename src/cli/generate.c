@@ -5,6 +5,7 @@
 #include "session/load.h"
 #include "cli/verbs.h"
 #include "data/synthetic.h"
+#include "eval/evaluate.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,19 @@ static int decode(sl_model *m, const sl_tokenizer *t, const int32_t *prompt, int
     return 0;
 }
 
+/* The running means that model.sink_nullify goes by, where the checkpoint has none: measured as eval does, by a model
+ * of whole windows. */
+static int take_states(sl_model *decoder, const sl_config *c, char *dir, int32_t vocab) {
+    if (!sl_model_states_missing(decoder))
+        return 0;
+    sl_dataset *d = sl_open_data(c, dir, vocab);
+    sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, sl_load_compact(c, dir)) : NULL;
+    int rc = m && sl_load_weights(m, dir) == 0 && sl_measure_states(m, d) == 0 ? sl_model_take(decoder, m) : -1;
+    sl_model_free(m);
+    sl_dataset_close(d);
+    return rc;
+}
+
 /* The prompt as tokens with BOS in front (if the model was trained so). */
 static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *text, int32_t **out, int64_t *n) {
     int32_t *body = NULL;
@@ -66,6 +80,14 @@ static int prompt_tokens(const sl_config *c, const sl_tokenizer *t, const char *
         memcpy(*out + bos, body, (size_t)count * sizeof **out);
     *n = count + bos;
     free(body);
+    int32_t first;
+    if (sl_dataset_first_token(c, t, &first)) {
+        free(*out);
+        *out = NULL;
+        return -1;
+    }
+    if (first >= 0)
+        (*out)[0] = first;
     return 0;
 }
 
@@ -95,7 +117,8 @@ static int generate(const sl_config *c, char *dir, int32_t vocab, options *o) {
     }
     m = sl_load_compact(c, dir) ? sl_model_create_compact_decoder(c, vocab, 1, c->model_seq)
                                 : sl_model_create_decoder(c, vocab, 1, c->model_seq);
-    if (!m || !(sampler = sl_sampler_create(vocab, (uint64_t)o->seed)) || sl_load_weights(m, dir))
+    if (!m || !(sampler = sl_sampler_create(vocab, (uint64_t)o->seed)) || sl_load_weights(m, dir) ||
+        take_states(m, c, dir, vocab))
         goto end;
     if (!(logits = malloc((size_t)vocab * sizeof *logits))) {
         sl_fail("out of memory for logits");
@@ -133,7 +156,9 @@ int sl_verb_generate(int argc, char **argv) {
                                .min_positionals = 1,
                                .max_positionals = 1,
                                .overrides = true,
-                               .examples = "sinklab generate runs/base --prompt 'The Lord is' --temperature 0.8\n"};
+                               .examples = "sinklab generate runs/base --prompt 'The Lord is' --temperature 0.8\n"
+                                           "sinklab generate model.gguf --prompt 'The Lord is' data.corpus=text.txt "
+                                           "model.sink_nullify=2\n"};
     sl_args args;
     sl_config c;
     char dir[SL_DIR_CHARS];

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "cli/args.h"
 #include "cli/probe_measures.h"
+#include "cli/probe_tokens.h"
 #include "cli/verbs.h"
 #include "session/lists.h"
 #include "session/load.h"
@@ -16,7 +17,7 @@
 typedef struct {
     const char *corpus, *bos, *measure_list, *folder, *what_list, *layer_list, *head_list;
     unsigned measures, what; /* of the lists */
-    int64_t windows;
+    int64_t windows, skip;
     bool profile, json;
     char dir[SL_DIR_CHARS]; /* the checkpoint that is meant */
     int32_t vocab;
@@ -52,7 +53,7 @@ static int64_t batch_of(int64_t windows, int64_t seq) {
 
 static int open_all(probe_run *r) {
     r->data = sl_open_data(&r->config, r->dir, r->vocab);
-    r->windows = r->data ? sl_measure_windows(r->data, r->windows) : -1;
+    r->windows = r->data ? sl_measure_windows(r->data, r->windows, r->skip) : -1;
     if (r->windows < 0)
         return -1;
     int64_t seq = r->config.model_seq;
@@ -173,6 +174,7 @@ static void print_tables(const probe_run *r, const json_t *o) {
     print_other_mixers(json_object_get(o, "layers"));
     print_summary(o);
     print_sink_dims(json_object_get(o, "sink_dims"));
+    sl_top_tokens_print(json_object_get(o, "top_tokens"));
     sl_measures_print(json_object_get(o, "measures"));
 }
 
@@ -189,7 +191,7 @@ static void drop_profile(json_t *o) {
 static int report(const probe_run *r) {
     int files = 0;
     int64_t bytes = 0;
-    sl_measure_options how = {r->windows, r->measures, r->profile || r->dump, r->dump};
+    sl_measure_options how = {r->windows, r->skip, r->measures, r->profile || r->dump, r->dump};
     json_t *o = sl_measure(r->model, r->data, &how);
     if (o)
         json_object_set_new(o, "checkpoint", json_string(r->dir));
@@ -241,6 +243,7 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_BOS(&r.bos),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
+        SL_FLAG_INT("skip", "N", &r.skip, 0, 1e12, "leave out the first N validation windows; default 0"),
         SL_FLAG_STR("measures", "LIST", &r.measure_list,
                     "take these measures too: names from the list above with commas between, or all"),
         SL_FLAG_STR("dump", "FOLDER", &r.folder, "write activations to this new folder as .npy files"),
@@ -256,7 +259,8 @@ int sl_verb_probe(int argc, char **argv) {
         "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, a "
         "Hugging Face folder or a GGUF file) on the first validation windows: per layer max |h| with and "
         "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
-        "value norms and gates; then the figures of the whole model and the sink dimensions.";
+        "value norms and gates; then the figures of the whole model, the sink dimensions, and the tokens of "
+        "largest norm.";
     sl_list_help(about, sizeof about,
                  "Measures that --measures adds (defined in src/probe/detail.h):", sl_measure_table);
     sl_list_help(about, sizeof about, "What --dump writes:", sl_dump_table);

@@ -47,6 +47,7 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_BOS(&bos),
         SL_FLAG_INT("windows", "N", &q.windows, 0, 1e12,
                     "validation windows, from the first one; 0 = all; default 128"),
+        SL_FLAG_BOOL("each-window", &q.each_window, "with --json: also \"window_loss\", the loss of each window"),
         SL_FLAG_BOOL("json", &json, "print one JSON object"),
         SL_FLAG_END};
     const sl_verb_spec spec = {

@@ -94,6 +94,10 @@ static int check_nullify(const sl_config *c) {
     if (c->model_sink_nullify > c->model_dim)
         return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
                              (ll)c->model_sink_nullify, (ll)c->model_dim);
+    if (c->model_sink_nullify_channels == SL_NULLIFY_RANDOM && 2 * c->model_sink_nullify > c->model_dim)
+        return sl_fail_usage("model.sink_nullify_channels=random draws among the other channels, and of model.dim = "
+                             "%lld no %lld are left; lower model.sink_nullify",
+                             (ll)c->model_dim, (ll)c->model_sink_nullify);
     if (c->model_sink_nullify > 0 && c->model_norm_place == SL_PLACE_OUTPUT)
         return sl_fail_usage("model.sink_nullify replaces channels where norms read the stream, and with "
                              "model.norm_place=output those of the blocks do not; leave one out");

@@ -32,13 +32,13 @@ typedef struct {
 /* Lists end with a NULL name. Norms come from tables/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[],
-    sl_choices_nullify_value[], sl_choices_base_norm[], sl_choices_gate_granularity[], sl_choices_gate_outer[],
-    sl_choices_gate_inner[], sl_choices_gate_init[], sl_choices_mixer[], sl_choices_attention[],
-    sl_choices_attention_gate[], sl_choices_attention_bias[], sl_choices_window_layers[], sl_choices_rope_layers[],
-    sl_choices_rope_scaling[], sl_choices_qk_norm_span[], sl_choices_block[], sl_choices_ffn[], sl_choices_router[],
-    sl_choices_balance[], sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[],
-    sl_choices_guard[], sl_choices_precision[], sl_choices_device[], sl_choices_gemm[], sl_choices_isa[],
-    sl_choices_pin[];
+    sl_choices_nullify_value[], sl_choices_nullify_channels[], sl_choices_base_norm[],
+    sl_choices_gate_granularity[], sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[],
+    sl_choices_mixer[], sl_choices_attention[], sl_choices_attention_gate[], sl_choices_attention_bias[],
+    sl_choices_window_layers[], sl_choices_rope_layers[], sl_choices_rope_scaling[], sl_choices_qk_norm_span[],
+    sl_choices_block[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
+    sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
+    sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
 
 /* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
 enum {
@@ -55,6 +55,7 @@ enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH, SL_PLACE_OUTPUT };
 enum { SL_BLOCK_SEQUENTIAL, SL_BLOCK_PARALLEL, SL_BLOCK_PARALLEL_SHARED };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
 enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN };
+enum { SL_NULLIFY_LARGEST, SL_NULLIFY_RANDOM };
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };
 enum { SL_BALANCE_NONE, SL_BALANCE_AUX, SL_BALANCE_BIAS };
 enum { SL_GATE_HALF, SL_GATE_IDENTITY };

@@ -45,7 +45,9 @@ static const char *const added[] = {"model.mixer",
                                     "model.qk_norm_span",
                                     "model.attention_opts.softcap",
                                     "model.logit_softcap",
-                                    "data.bos_token"};
+                                    "data.bos_token",
+                                    "model.sink_nullify_channels",
+                                    "data.first_token"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
  * only training knows. Any other makes another model of the same weights. */
@@ -55,6 +57,7 @@ static const char *const afterwards[] = {"model.seq",
                                          "model.sink_nullify",
                                          "model.sink_nullify_mode",
                                          "model.sink_nullify_value",
+                                         "model.sink_nullify_channels",
                                          "model.sink_nullify_final",
                                          "model.balance_coef",
                                          "model.balance_rate",

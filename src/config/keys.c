@@ -44,6 +44,10 @@ const sl_choice sl_choices_nullify_value[] = {
     [SL_NULLIFY_ZERO] = {"zero", "0"},
     [SL_NULLIFY_MEAN] = {"mean", "the channel's running mean"},
     {NULL, NULL}};
+const sl_choice sl_choices_nullify_channels[] = {
+    [SL_NULLIFY_LARGEST] = {"largest", "those of largest |running mean|"},
+    [SL_NULLIFY_RANDOM] = {"random", "a control: as many of the others, drawn with `seed` for each norm"},
+    {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(...)
 #define BASE(name, traits, help) {#name, help},

@@ -45,6 +45,9 @@ static slc_norm norm_of(const sl_op *op, const slc_exec *x) {
 }
 
 static int norm_check(const sl_op *op) {
+    const sl_norm_nullified *o = sl_norm_nullified_of(op);
+    if (o && o->random)
+        return sl_fail("device: cuda has no model.sink_nullify_channels=random; take device: cpu");
     return kind_of(op) != SLC_NORM_LAYER || op->param[SL_NORM_BIAS] == SL_NONE
                ? 0
                : sl_fail("device: cuda has no layernorm with model.norm_opts.bias; take device: cpu");

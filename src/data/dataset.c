@@ -27,6 +27,7 @@ struct sl_dataset {
     uint64_t hash;
     int64_t seq;
     bool bos, bos_first;
+    int32_t first_token; /* -1: the window's own */
 };
 
 static const char *const split_name[] = {"training", "validation"};
@@ -146,11 +147,19 @@ static int hash_synthetic(sl_dataset *d) {
 }
 
 static int open_all(sl_dataset *d, const sl_config *c) {
-    if (!sl_synthetic_named(c->data_corpus))
-        return (d->tokenizer = sl_dataset_open_tokenizer(c)) ? open_corpus(d, c) : -1;
-    if (!(d->synthetic = sl_synthetic_open(c)) || !(d->tokenizer = synthetic_tokenizer(d->synthetic)))
+    bool text = !sl_synthetic_named(c->data_corpus);
+    if ((!text && !(d->synthetic = sl_synthetic_open(c))) ||
+        !(d->tokenizer = text ? sl_dataset_open_tokenizer(c) : synthetic_tokenizer(d->synthetic)) ||
+        sl_dataset_first_token(c, d->tokenizer, &d->first_token))
         return -1;
-    return hash_synthetic(d);
+    return text ? open_corpus(d, c) : hash_synthetic(d);
+}
+
+int sl_dataset_first_token(const sl_config *c, const sl_tokenizer *t, int32_t *id) {
+    *id = -1;
+    if (strcmp(c->data_first_token, "own") == 0)
+        return 0;
+    return sl_tokenizer_find(t, c->data_first_token, id) ? sl_fail_prefix("data.first_token") : 0;
 }
 
 sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c) {
@@ -180,7 +189,8 @@ sl_tokenizer *sl_dataset_open_tokenizer(const sl_config *c) {
 static sl_dataset *make(const sl_config *c) {
     sl_dataset *d = calloc(1, sizeof *d);
     if (d)
-        *d = (sl_dataset){.seq = c->model_seq, .bos = c->data_bos, .bos_first = c->data_bos_place == SL_BOS_FIRST};
+        *d = (sl_dataset){.seq = c->model_seq, .bos = c->data_bos, .bos_first = c->data_bos_place == SL_BOS_FIRST,
+                            .first_token = -1};
     else
         sl_fail("out of memory");
     return d;
@@ -208,7 +218,7 @@ static int take_tokens(sl_dataset *d, const sl_config *c, const int32_t *tokens,
         return sl_fail("out of memory for %lld tokens", (long long)n);
     memcpy(d->own, tokens, (size_t)n * sizeof *tokens);
     d->tokens[SL_VAL] = (sl_tokens){d->own, sizeof *d->own, n};
-    if (!(d->tokenizer = sl_dataset_open_tokenizer(c)))
+    if (!(d->tokenizer = sl_dataset_open_tokenizer(c)) || sl_dataset_first_token(c, d->tokenizer, &d->first_token))
         return -1;
     measure(d);
     return 0;
@@ -291,23 +301,31 @@ static void insert_bos(const sl_dataset *d, int64_t n, int64_t place, int32_t st
     }
 }
 
-/* window: of the text; seed and sub: of the random numbers of this window, where there are any. */
-static void fill(const sl_dataset *d, enum sl_split s, int64_t window, uint64_t seed, uint64_t sub, int32_t *in,
-                 int32_t *target) {
-    int64_t n = d->seq - d->bos, place = 0;
-    int32_t start;
-    if (d->synthetic) {
-        sl_rng r = sl_rng_make(seed, SL_STREAM_SYNTHETIC, sub);
-        sl_synthetic_draw(d->synthetic, &r, n, in, target, &start);
-    } else
-        read_text(d, s, window, n, in, target, &start);
+/* BOS, where windows have one. seed and sub: of the random numbers of this window. */
+static void place_bos(const sl_dataset *d, uint64_t seed, uint64_t sub, int32_t start, int32_t *in, int32_t *target) {
+    int64_t place = 0;
     if (!d->bos)
         return;
     if (!d->bos_first) {
         sl_rng r = sl_rng_make(seed, SL_STREAM_BOS, sub);
         place = (int64_t)sl_rng_below(&r, (uint64_t)d->seq);
     }
-    insert_bos(d, n, place, start, in, target);
+    insert_bos(d, d->seq - 1, place, start, in, target);
+}
+
+/* window: of the text; seed and sub: of the random numbers of this window, where there are any. */
+static void fill(const sl_dataset *d, enum sl_split s, int64_t window, uint64_t seed, uint64_t sub, int32_t *in,
+                 int32_t *target) {
+    int64_t n = d->seq - d->bos;
+    int32_t start;
+    if (d->synthetic) {
+        sl_rng r = sl_rng_make(seed, SL_STREAM_SYNTHETIC, sub);
+        sl_synthetic_draw(d->synthetic, &r, n, in, target, &start);
+    } else
+        read_text(d, s, window, n, in, target, &start);
+    place_bos(d, seed, sub, start, in, target);
+    if (d->first_token >= 0)
+        in[0] = d->first_token;
 }
 
 void sl_dataset_train_window(const sl_dataset *d, uint64_t seed, int64_t index, int32_t *in, int32_t *target) {

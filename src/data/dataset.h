@@ -4,6 +4,7 @@
  * overlap; the rest after the last whole window is left out. Documents are joined by one BOS token.
  * data.bos_place=random: BOS stands at position r, drawn anew for each window: inputs [t_0 .. t_{r-1}, BOS, t_r ..
  * t_{T-2}]; BOS is never a target, so the target before it is -1 (none) and t_r is that of BOS; for r = 0 as above.
+ * data.first_token: at position 0 of the inputs stands this token in place of what would; targets are the same.
  * Synthetic corpora (data/synthetic.h) have endless training windows, each a pure function of seed and index, and
  * validation windows that depend on no seed and are no training windows; -1 is the target where no answer counts. */
 #ifndef SL_DATA_DATASET_H
@@ -13,6 +14,9 @@
 #include "data/tokenizer.h"
 
 #include <stdint.h>
+
+/* The id of data.first_token, -1 where it is "own". */
+int sl_dataset_first_token(const sl_config *c, const sl_tokenizer *t, int32_t *id);
 
 /* Opens config's data.corpus with data.tokenizer: a name prepared under $SINKLAB_DATA or data/corpora, any folder
  * of .txt files, a text file, or a token bin (llm.c header or bare uint16 nanoGPT); data/corpus.h has the rules.

@@ -126,18 +126,20 @@ uint64_t sl_tokenizer_hash(const sl_tokenizer *t) {
     return XXH3_64bits_withSeed(&t->hash, sizeof t->hash, (uint64_t)(uint32_t)t->bos << 1 | t->literal);
 }
 
-int sl_tokenizer_set_bos(sl_tokenizer *t, const char *token) {
+int sl_tokenizer_find(const sl_tokenizer *t, const char *token, int32_t *id) {
     char quoted[SL_QUOTE_CHARS];
-    int64_t id = -1;
+    int64_t found = -1;
     size_t n;
-    if (!sl_parse_int(token, &id) && t->kind == BPE)
-        id = sl_bpe_id(t->bpe, token, strlen(token));
-    if (id < 0 || id >= t->vocab || (t->kind == BPE && !sl_bpe_piece(t->bpe, (int32_t)id, &n)))
-        return sl_fail_usage("the tokenizer has no token %s to be BOS; give one of its tokens, or an id below %d",
+    if (!sl_parse_int(token, &found) && t->kind == BPE)
+        found = sl_bpe_id(t->bpe, token, strlen(token));
+    if (found < 0 || found >= t->vocab || (t->kind == BPE && !sl_bpe_piece(t->bpe, (int32_t)found, &n)))
+        return sl_fail_usage("the tokenizer has no token %s; give one of its tokens, or an id below %d",
                              sl_quote(quoted, token), t->vocab);
-    t->bos = (int32_t)id;
+    *id = (int32_t)found;
     return 0;
 }
+
+int sl_tokenizer_set_bos(sl_tokenizer *t, const char *token) { return sl_tokenizer_find(t, token, &t->bos); }
 
 const char *sl_tokenizer_piece(const sl_tokenizer *t, int32_t id, size_t *n) {
     if (id < 0 || id >= t->vocab || id == t->bos || t->kind == IDS)

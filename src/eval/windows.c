@@ -14,6 +14,7 @@ typedef struct {
 static void read_window(const rows *r, const sl_model *m, const sl_dataset *d, const sl_windows *w, int64_t index,
                         int64_t place) {
     int32_t *in = r->in + place * r->seq, *target = r->target + place * r->seq;
+    index += w->skip;
     if (w->split == SL_TRAIN)
         sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, index, in, target);
     else

@@ -7,7 +7,7 @@
 
 /* A batch: the model's batch * seq rows, window after window. */
 typedef struct {
-    int64_t first, n; /* windows first.., so many of those asked for */
+    int64_t first, n; /* windows first.. behind those left out, so many of those asked for */
     const int32_t *in, *target;
     const uint8_t *mark; /* of each row (sl_dataset_mark), or NULL: the data has none */
 } sl_batch;
@@ -22,6 +22,7 @@ typedef struct {
     enum sl_split split; /* SL_VAL: in their order; SL_TRAIN: in that of training with the model's seed */
     int64_t windows;
     enum sl_fill fill;
+    int64_t skip; /* so many windows stand in front and are left out */
 } sl_windows;
 
 /* Runs what it wants of the model on a batch; returns 0, or -1 with a message. The batch is gone afterwards. */

@@ -309,8 +309,8 @@ int sl_model_check_pass(const sl_model *m, bool decoder, const int32_t *in, cons
                        m->threads, sl_threads());
     if (m->params.state_missing)
         return sl_fail(
-            "the checkpoint was trained without model.sink_nullify and holds no channel means; eval and probe measure "
-            "them, nothing else does");
+            "the checkpoint was trained without model.sink_nullify and holds no channel means; eval, probe and "
+            "generate measure them, nothing else does");
     for (int64_t i = 0, n = passes * m->program.batch * m->program.seq; i < n; i++) {
         if (in[i] < 0 || in[i] >= m->vocab)
             return sl_fail("token %d at place %lld is outside the vocabulary of %d", in[i],

@@ -82,7 +82,7 @@ int sl_calibration_check(const sl_dataset *d, int64_t windows) {
 /* ---- passes over the calibration windows */
 
 static int each_batch(sl_model *m, const sl_dataset *d, int64_t windows, sl_batch_fn fn, void *ctx) {
-    return sl_each_batch(m, d, (sl_windows){SL_TRAIN, windows, SL_FILL_WINDOWS}, fn, ctx);
+    return sl_each_batch(m, d, (sl_windows){SL_TRAIN, windows, SL_FILL_WINDOWS, 0}, fn, ctx);
 }
 
 static int observe_batch(void *ctx, sl_model *m, const sl_batch *b) {

@@ -21,7 +21,7 @@ struct sl_quant_run {
     sl_quant_plan plan;
     sl_model *plain;  /* the checkpoint; its weights become the transformed ones only for what has their operations */
     float *weights;   /* transformed, in the layout of every model of this configuration */
-    double *reference, *loss; /* [windows] */
+    double *reference; /* [windows] */
     sl_calibration *calibration;
 };
 
@@ -129,8 +129,7 @@ static int64_t windows_in_force(const sl_dataset *d, int64_t wanted) {
 static int prepare(sl_quant_run *r, const char *dir, bool calibrates) {
     r->plan.windows = windows_in_force(r->data, r->plan.windows);
     r->reference = calloc((size_t)r->plan.windows, sizeof *r->reference);
-    r->loss = calloc((size_t)r->plan.windows, sizeof *r->loss);
-    if (!r->reference || !r->loss)
+    if (!r->reference)
         return sl_fail("out of memory for losses");
     if (sl_transform_check(&r->config, &r->plan.options) < 0 ||
         sl_quant_weights_check(&r->config, &r->plan.options) < 0 || load(r, dir) < 0 ||
@@ -160,7 +159,7 @@ void sl_quant_run_close(sl_quant_run *r) {
         return;
     sl_model_free(r->plain);
     sl_calibration_free(r->calibration);
-    free(r->weights), free(r->reference), free(r->loss);
+    free(r->weights), free(r->reference);
     free(r);
 }
 
@@ -243,16 +242,18 @@ static int collect_errors(const sl_model *m, sl_quant_result *x) {
 
 int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x) {
     sl_quant_weights *w;
-    *x = (sl_quant_result){.scheme = s};
+    *x = (sl_quant_result){.scheme = s, .window_loss = calloc((size_t)r->plan.windows, sizeof *x->window_loss)};
+    if (!x->window_loss)
+        return sl_fail("out of memory for losses");
     sl_model *m = sl_quant_run_model(r, s, &w, &x->clip_ratio);
     if (!m)
         return -1;
     sl_quant_weights_error(w, sl_model_params(m), r->weights, &x->weights);
     double start = sl_now();
-    int rc = sl_quant_window_losses(m, r->data, r->plan.windows, r->loss);
+    int rc = sl_quant_window_losses(m, r->data, r->plan.windows, x->window_loss);
     x->seconds = sl_now() - start;
-    x->loss = sl_mean_interval(r->plan.windows, r->loss, NULL);
-    x->change = sl_mean_interval(r->plan.windows, r->loss, r->reference);
+    x->loss = sl_mean_interval(r->plan.windows, x->window_loss, NULL);
+    x->change = sl_mean_interval(r->plan.windows, x->window_loss, r->reference);
     if (rc == 0)
         rc = collect_errors(m, x);
     sl_quant_options o = options_for(r, s, false);
@@ -269,7 +270,7 @@ static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl
     int rc = loss ? sl_quant_window_losses(m, d, windows, loss) : sl_fail("out of memory for losses");
     x->seconds = sl_now() - start;
     x->loss = sl_mean_interval(windows, loss, NULL);
-    free(loss);
+    x->window_loss = loss;
     return rc < 0 ? -1 : collect_errors(m, x);
 }
 
@@ -290,5 +291,7 @@ int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, cons
 
 void sl_quant_result_free(sl_quant_result *x) {
     free(x->row);
+    free(x->window_loss);
     x->row = NULL;
+    x->window_loss = NULL;
 }

@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     const sl_scheme *scheme;
     sl_interval loss, change; /* over windows; change: from fp32, paired */
+    double *window_loss;      /* of each window */
     double clip_ratio;        /* that SL_CLIP_TOKEN found, NaN without */
     sl_quant_row *row;
     int rows;

@@ -5,6 +5,7 @@
 #include "eval/evaluate.h"
 #include "eval/windows.h"
 #include "session/lists.h"
+#include "session/tokens.h"
 
 #include <math.h>
 
@@ -15,6 +16,7 @@ typedef struct {
     const sl_dataset *data;
     const sl_measure_options *o;
     sl_probe *probe;
+    sl_top_tokens *top;
     sl_detail *detail; /* NULL: no measures were asked for */
     double loss;
 } pass;
@@ -26,19 +28,23 @@ int64_t sl_measure_batch(int64_t windows) {
     return batch;
 }
 
-int64_t sl_measure_windows(const sl_dataset *d, int64_t windows) {
+int64_t sl_measure_windows(const sl_dataset *d, int64_t windows, int64_t skip) {
     int64_t available = sl_dataset_windows(d, SL_VAL);
     if (available < 1)
         return sl_fail("the text has no validation window of %lld tokens; raise data.val_fraction or lower model.seq",
                        (long long)sl_dataset_seq(d));
-    return windows < available ? windows : available;
+    if (skip >= available)
+        return sl_fail_usage("%lld windows left out leave none of the %lld of the text; leave out fewer",
+                             (long long)skip, (long long)available);
+    return windows < available - skip ? windows : available - skip;
 }
 
 /* A batch is as many windows as divide those asked for: none is in part. */
 static int add_probe(void *ctx, sl_model *m, const sl_batch *b) {
     pass *p = ctx;
     double loss = 0;
-    if (sl_model_forward(m, b->in, b->target, &loss, NULL) || sl_probe_add_marked(p->probe, m, b->mark))
+    if (sl_model_forward(m, b->in, b->target, &loss, NULL) || sl_probe_add_marked(p->probe, m, b->mark) ||
+        sl_top_tokens_add(p->top, m, b->in))
         return -1;
     p->loss += loss * (double)b->n / (double)p->o->windows;
     return p->o->dump ? sl_dump_add(p->o->dump, m, b->in) : 0;
@@ -50,7 +56,8 @@ static int add_detail(void *ctx, sl_model *m, const sl_batch *b) {
 }
 
 static int each(pass *p, sl_batch_fn add) {
-    return sl_each_batch(p->model, p->data, (sl_windows){SL_VAL, p->o->windows, SL_FILL_NO_LOSS}, add, p);
+    sl_windows w = {SL_VAL, p->o->windows, SL_FILL_NO_LOSS, p->o->skip};
+    return sl_each_batch(p->model, p->data, w, add, p);
 }
 
 /* The measures need the sink dimensions, so they take a pass of their own. */
@@ -73,8 +80,11 @@ static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null();
 static json_t *result(const pass *p) {
     json_t *o = sl_probe_result(p->probe, p->model, p->o->profile);
     json_t *measures = o && p->detail ? sl_detail_result(p->detail) : NULL;
-    if (!o || (p->detail && !measures)) {
+    json_t *top = o ? sl_top_tokens_json(p->top, sl_dataset_tokenizer(p->data), p->o->skip) : NULL;
+    if (!o || (p->detail && !measures) || !top) {
         json_decref(o);
+        json_decref(measures);
+        json_decref(top);
         return NULL;
     }
     int32_t bos = sl_dataset_bos(p->data);
@@ -82,6 +92,8 @@ static json_t *result(const pass *p) {
     json_object_set_new(o, "loss", real(p->loss));
     json_object_set_new(o, "bos", bos < 0 ? json_null() : json_integer(bos));
     json_object_set_new(o, "windows", json_integer(p->o->windows));
+    json_object_set_new(o, "skipped", json_integer(p->o->skip));
+    json_object_set_new(o, "top_tokens", top);
     if (measures)
         json_object_set_new(o, "measures", measures);
     return o;
@@ -98,37 +110,54 @@ static int check(const sl_model *m, const sl_dataset *d) {
 
 json_t *sl_measure(sl_model *m, const sl_dataset *d, const sl_measure_options *o) {
     pass p = {.model = m, .data = d, .o = o};
-    if (check(m, d) || sl_measure_states(m, d) || !(p.probe = sl_probe_create(m)))
+    if (check(m, d) || sl_measure_states(m, d))
         return NULL;
-    bool done = each(&p, add_probe) == 0 && (!o->measures || measure_detail(&p) == 0);
+    p.probe = sl_probe_create(m);
+    p.top = sl_top_tokens_create(m);
+    bool done = p.probe && p.top && each(&p, add_probe) == 0 && (!o->measures || measure_detail(&p) == 0);
     json_t *figures = done ? result(&p) : NULL;
     sl_detail_free(p.detail);
+    sl_top_tokens_free(p.top);
     sl_probe_free(p.probe);
     return figures;
 }
 
-json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows) {
-    sl_losses l;
-    if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
-        windows = sl_dataset_windows(d, SL_VAL);
-    if (check(m, d) || sl_measure_states(m, d) || sl_evaluate(m, d, windows, &l))
-        return NULL;
-    if (!isfinite(l.all)) {
-        sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
-        return NULL;
-    }
+static json_t *loss_json(const sl_dataset *d, const sl_losses *l, int64_t windows) {
     double bytes = sl_dataset_bytes_per_token(d, SL_VAL);
-    json_t *o = json_pack("{s:f, s:o, s:o, s:I, s:I}", "loss", l.all, "perplexity", real(exp(l.all)), "bits_per_byte",
-                          real(l.all / log(2) / bytes), "tokens", (json_int_t)(windows * sl_dataset_seq(d)), "windows",
-                          (json_int_t)windows);
+    json_t *o = json_pack("{s:f, s:o, s:o, s:I, s:I}", "loss", l->all, "perplexity", real(exp(l->all)),
+                          "bits_per_byte", real(l->all / log(2) / bytes), "tokens",
+                          (json_int_t)(windows * sl_dataset_seq(d)), "windows", (json_int_t)windows);
     if (!o) {
         sl_fail("out of memory for the result");
         return NULL;
     }
     if (sl_dataset_has_marks(d)) {
-        json_object_set_new(o, "loss_trigger", real(l.trigger));
-        json_object_set_new(o, "loss_other", real(l.other));
+        json_object_set_new(o, "loss_trigger", real(l->trigger));
+        json_object_set_new(o, "loss_other", real(l->other));
     }
+    return o;
+}
+
+json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, bool each_window) {
+    sl_losses l;
+    json_t *o = NULL;
+    if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
+        windows = sl_dataset_windows(d, SL_VAL);
+    if (check(m, d) || sl_measure_states(m, d))
+        return NULL;
+    double *of_window = sl_alloc((size_t)windows * sizeof *of_window, "the losses of windows");
+    if (of_window && sl_evaluate(m, d, windows, &l, of_window) == 0) {
+        if (isfinite(l.all))
+            o = loss_json(d, &l, windows);
+        else
+            sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
+        json_t *list = o && each_window ? json_array() : NULL;
+        for (int64_t i = 0; list && i < windows; i++)
+            json_array_append_new(list, real(of_window[i]));
+        if (list)
+            json_object_set_new(o, "window_loss", list);
+    }
+    sl_free(of_window);
     return o;
 }
 
@@ -144,7 +173,7 @@ static char *text_of(json_t *o) {
 }
 
 char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile) {
-    sl_measure_options o = {.windows = sl_measure_windows(d, windows), .profile = profile};
+    sl_measure_options o = {.windows = sl_measure_windows(d, windows, 0), .profile = profile};
     int64_t batch = sl_model_shape(m).batch;
     if (o.windows < 1 || (measures && sl_list_names("measures", measures, sl_measure_table, &o.measures)))
         return NULL;
@@ -161,5 +190,5 @@ char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
         sl_fail_usage("cannot measure %lld windows; 0 is all", (long long)windows);
         return NULL;
     }
-    return text_of(sl_eval(m, d, windows));
+    return text_of(sl_eval(m, d, windows, false));
 }

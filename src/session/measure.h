@@ -7,18 +7,20 @@
 
 typedef struct {
     int64_t windows;   /* the first val ones; all, if fewer. The model's batch must divide them */
+    int64_t skip;      /* behind so many that are left out */
     unsigned measures; /* bits 1 << sl_measure */
     bool profile;
     sl_dump *dump; /* NULL, or gets each pass */
 } sl_measure_options;
 
-/* The first `windows` val windows, all if there are fewer; -1 with a message: there are none. */
-int64_t sl_measure_windows(const sl_dataset *d, int64_t windows);
-/* sl_probe_result() with "loss" (val_loss is the same), "bos" (an id, or null), "windows" and, if any were asked for,
+/* The first `windows` val windows behind `skip` others, all if there are fewer; -1 with a message: there are none. */
+int64_t sl_measure_windows(const sl_dataset *d, int64_t windows, int64_t skip);
+/* sl_probe_result() with "loss" (val_loss is the same), "bos" (an id, or null), "windows", "skipped",
+ * "top_tokens" (sl_top_tokens_json()) and, if any were asked for,
  * "measures" (sl_detail_result()). NULL with a message. */
 json_t *sl_measure(sl_model *m, const sl_dataset *d, const sl_measure_options *o);
 /* loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other. windows: 0 is
- * all. NULL with a message. */
-json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows);
+ * all. each_window: also "window_loss", an array. NULL with a message. */
+json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, bool each_window);
 
 #endif

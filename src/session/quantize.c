@@ -63,6 +63,13 @@ static void begin(sl_quant_report *t, sl_interval reference, int64_t windows) {
 
 void sl_quant_report_free(sl_quant_report *t) { json_decref(t->results); }
 
+static json_t *window_losses(const sl_quant_report *t, const sl_quant_result *x) {
+    json_t *list = json_array();
+    for (int64_t i = 0; i < t->windows; i++)
+        json_array_append_new(list, real(x->window_loss[i]));
+    return list;
+}
+
 static int add(sl_quant_report *t, const sl_quant_result *x) {
     if (!isfinite(x->loss.mean))
         return sl_fail("%s: the loss is not a number; the checkpoint is broken or was diverging", x->scheme->name);
@@ -76,6 +83,8 @@ static int add(sl_quant_report *t, const sl_quant_result *x) {
         json_object_set_new(o, "weights", error_json(&x->weights));
     if (isfinite(x->clip_ratio))
         json_object_set_new(o, "clip_ratio", json_real(x->clip_ratio));
+    if (t->each_window)
+        json_object_set_new(o, "window_loss", window_losses(t, x));
     json_array_append_new(t->results, o);
     return 0;
 }
@@ -279,6 +288,7 @@ int sl_quantize(const char *path, const sl_quantize_options *o, const sl_open_op
     *t = (sl_quant_report){.results = NULL};
     work q = {.o = o, .report = t};
     take_options(&t->plan, o);
+    t->each_window = o->each_window;
     if (check_ranges(o))
         return -1;
     if (sl_quant_is_export(path))

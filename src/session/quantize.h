@@ -11,7 +11,7 @@ typedef struct {
     char dir[SL_DIR_CHARS];
     int32_t vocab;
     sl_quant_plan plan;
-    bool calibrates;
+    bool calibrates, each_window;
     double bytes_per_token; /* 0: unknown */
     sl_interval reference;
     int64_t windows;

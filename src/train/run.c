@@ -243,7 +243,7 @@ static int judge_step(run *r, const sl_step_result *s) {
 }
 
 static int evaluate(run *r) {
-    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, &r->val);
+    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, &r->val, NULL);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -261,8 +261,8 @@ static json_t *probe(run *r, bool profile) {
     int64_t batch = r->config.train_batch, whole = sl_dataset_windows(r->data, SL_VAL) / batch * batch;
     int64_t windows = whole < PROBE_WINDOWS ? whole : PROBE_WINDOWS;
     sl_probe_reset(r->probe);
-    if (sl_each_batch(r->model, r->data, (sl_windows){SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS}, probe_batch,
-                      r))
+    sl_windows w = {SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS, 0};
+    if (sl_each_batch(r->model, r->data, w, probe_batch, r))
         return NULL;
     return sl_probe_result(r->probe, r->model, profile);
 }

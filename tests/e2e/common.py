@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,14 @@ def corpus_text() -> str:
     rng = random.Random(1)
     words = "the cat sat on a mat and saw an old dog run far away from its house by the sea".split()
     return "".join(" ".join(rng.choices(words, k=9)) + ".\n" for _ in range(800))
+
+
+def npy(name: str, tokens: list[int]) -> None:
+    """A file of int32 tokens."""
+    head = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({len(tokens)},), }}"
+    head += " " * (-(len(head) + 11) % 64) + "\n"
+    Path(name).write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode()
+                           + struct.pack(f"<{len(tokens)}i", *tokens))
 
 
 def lines(path: Path) -> list[dict]:

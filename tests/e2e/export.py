@@ -17,13 +17,6 @@ SHAPES = {
 ROUNDING = {"bf16": 2**-9, "f16": 2**-12}
 
 
-def npy(name: str, tokens: list[int]) -> None:
-    head = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({len(tokens)},), }}"
-    head += " " * (-(len(head) + 11) % 64) + "\n"
-    Path(name).write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode()
-                           + struct.pack(f"<{len(tokens)}i", *tokens))
-
-
 def values(file: Path) -> list[float]:
     """Those of an array of floats, behind its head."""
     data = file.read_bytes()
@@ -35,8 +28,8 @@ class Export(common.EndToEnd):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        npy("bytes.npy", [256, *b"the cat sat on a mat"])
-        npy("golden.npy", [(7 * i + 3) % 64 for i in range(16)])
+        common.npy("bytes.npy", [256, *b"the cat sat on a mat"])
+        common.npy("golden.npy", [(7 * i + 3) % 64 for i in range(16)])
 
     def logits(self, model: object, tokens: str = "bytes.npy") -> list[float]:
         self.sinklab("logits", model, "--tokens", tokens, "--out", "logits.npy", "precision=fp32", "threads=1")

@@ -70,6 +70,37 @@ class Foreign(common.EndToEnd):
         said = self.sinklab("probe", MODELS / "llama.gguf", *TOKENS, "--windows", 1, "--bos", "none").stdout.decode()
         self.assertIn("BOS: none\n", said)
 
+    def test_first_token(self) -> None:
+        """Another token at position 0: seen by the probe, with its loss; targets stay, so that the loss of a window
+        moves; the token that stands there anyway changes nothing."""
+        path = MODELS / "llama.gguf"
+        own = self.json("eval", path, *TOKENS, "--windows", 4, "--json", "--each-window")
+        self.assertAlmostEqual(sum(own["window_loss"]) / 4, own["loss"], places=6)
+        probe = self.json("probe", path, *TOKENS, "--windows", 4, "--json")
+        first = {row["window"]: row["token"] for row in probe["top_tokens"]["first"]}
+        self.assertEqual(sorted(first), [0, 1, 2, 3])
+        for token in ("5", "9"):
+            keys = [*TOKENS, f"data.first_token={token}"]
+            other = self.json("probe", path, *keys, "--windows", 4, "--json")
+            self.assertEqual({row["token"] for row in other["top_tokens"]["first"]}, {int(token)})
+            loss = self.json("eval", path, *keys, "--windows", 4, "--json", "--each-window")
+            self.assertAlmostEqual(other["loss"], loss["loss"], places=4)
+            for window in range(4):
+                same = loss["window_loss"][window] == own["window_loss"][window]
+                self.assertEqual(same, int(token) == first[window])
+        said = self.error("eval", path, *TOKENS, "data.first_token=64", code=2)
+        self.assertIn('data.first_token: the tokenizer has no token "64"; give one of its tokens, or an id below', said)
+
+    def test_windows_in_front_are_left_out(self) -> None:
+        """Two halves are the whole."""
+        path = MODELS / "llama.gguf"
+        whole = self.json("probe", path, *TOKENS, "--windows", 4, "--json")
+        halves = [self.json("probe", path, *TOKENS, "--windows", 2, "--skip", skip, "--json") for skip in (0, 2)]
+        self.assertAlmostEqual(sum(half["loss"] for half in halves) / 2, whole["loss"], places=6)
+        self.assertEqual([half["skipped"] for half in halves], [0, 2])
+        self.assertEqual({row["window"] for row in halves[1]["top_tokens"]["first"]}, {2, 3})
+        self.assertIn("5000 windows left out leave none of the", self.error("probe", path, *TOKENS, "--skip", 5000, code=2))
+
     def test_training_goes_on_from_them(self) -> None:
         """The first loss is the model's own; the run knows its model and needs the file no more."""
         shutil.copytree(MODELS / "qwen2", "model")

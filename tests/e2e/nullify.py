@@ -42,9 +42,28 @@ class Nullify(common.EndToEnd):
         validation = self.loss(self.plain, "model.sink_nullify=4", "--windows", 32)[0]
         self.assertAlmostEqual(probe["val_loss"], validation, places=4)  # sums of other batches
 
+    def test_text_of_a_changed_model(self) -> None:
+        """generate measures the means as eval does, and writes another text; any number of threads the same one."""
+        text = {}
+        for keys in ((), ("model.sink_nullify=4",), ("model.sink_nullify=4", "threads=3"), ("model.clip=0.05",)):
+            p = self.sinklab("generate", self.plain, "--prompt", "the ", "--tokens", 24, "--temperature", 0, *keys)
+            text[keys] = p.stdout
+            self.assertEqual("taken from 64 windows" in p.stderr.decode(), "model.sink_nullify=4" in keys)
+        self.assertEqual(text["model.sink_nullify=4",], text["model.sink_nullify=4", "threads=3"])
+        self.assertEqual(len(set(text.values())), 3)
+
+    def test_random_channels(self) -> None:
+        """A control: other channels with each seed."""
+        keys = [self.plain, "model.sink_nullify=4"]
+        largest, _ = self.loss(*keys)
+        others = [self.loss(*keys, "model.sink_nullify_channels=random", f"seed={seed}")[0] for seed in (1, 1, 2)]
+        self.assertEqual(others[0], others[1])
+        self.assertEqual(len({largest, *others}), 3)
+
     def test_nothing_measures_elsewhere(self) -> None:
-        message = self.error("generate", self.plain, "model.sink_nullify=4")
-        self.assertIn("trained without model.sink_nullify and holds no channel means; eval and probe measure", message)
+        common.npy("tokens.npy", [1, 2, 3])
+        message = self.error("logits", self.plain, "--tokens", "tokens.npy", "--out", "l.npy", "model.sink_nullify=4")
+        self.assertIn("holds no channel means; eval, probe and generate measure them", message)
         message = self.error("train", "t.yaml", "--out", "dyt", "model.norm=dyt", "model.sink_nullify=1",
                              "model.sink_nullify_mode=denominator", code=2)
         self.assertIn("model.sink_nullify_mode=denominator needs a norm that divides", message)

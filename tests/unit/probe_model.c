@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "probe/probe.h"
+#include "probe/top_tokens.h"
 #include "ref/model.h"
 #include "ref/ops.h"
 #include "ref/variants.h"
@@ -52,6 +53,64 @@ static void add(fixture *f) {
     ck_assert_int_eq(sl_model_forward(f->m, f->in, f->target, NULL, NULL), 0);
     ck_assert_msg(sl_probe_add(f->p, f->m) == 0, "%s", sl_error());
 }
+
+/* Norm of row r of a layer, in double. */
+static double row_norm(const fixture *f, int64_t layer, int64_t r) {
+    const float *h = sl_model_residual(f->m, (int)layer) + r * f->dim;
+    double sum = 0;
+    for (int64_t i = 0; i < f->dim; i++)
+        sum += (double)h[i] * h[i];
+    return sqrt(sum);
+}
+
+/* A list of a layer after the pass was added twice: rows with their tokens, none but of its kind, the largest first,
+ * no row outside larger than the last one. */
+static void check_top_list(const fixture *f, const sl_top_tokens *t, int64_t layer, int kind) {
+    const sl_top_list *l = sl_top_tokens_list(t, layer, kind);
+    int64_t of_kind = 2 * (kind == SL_TOP_FIRST ? f->v.batch : f->rows - f->v.batch), larger = 0;
+    ck_assert_int_eq(l->count, of_kind < SL_TOP_TOKENS ? of_kind : SL_TOP_TOKENS);
+    for (int i = 0; i < l->count; i++) {
+        const sl_top_token *row = &l->row[i];
+        int64_t r = row->window % f->v.batch * f->v.seq + row->position;
+        ck_assert(row->norm == row_norm(f, layer, r) && row->token == f->in[r]);
+        ck_assert((row->position == 0) == (kind == SL_TOP_FIRST));
+        ck_assert(i == 0 || row->norm <= l->row[i - 1].norm);
+    }
+    for (int64_t r = 0; r < f->rows; r++)
+        if ((r % f->v.seq == 0) == (kind == SL_TOP_FIRST))
+            larger += 2 * (row_norm(f, layer, r) > l->row[l->count - 1].norm);
+    ck_assert_int_lt(larger, l->count);
+}
+
+START_TEST(top_tokens) {
+    fixture f = {0};
+    ck_assert(ref_variant_tiny(1, &f.v));
+    setup(&f, false);
+    sl_top_tokens *t = sl_top_tokens_create(f.m);
+    ck_assert_msg(t != NULL, "%s", sl_error());
+    ck_assert_int_eq(sl_top_tokens_add(t, f.m, f.in), -1); /* no pass yet */
+    ck_assert_int_eq(sl_model_forward(f.m, f.in, f.target, NULL, NULL), 0);
+    for (int i = 0; i < 2; i++)
+        ck_assert_msg(sl_top_tokens_add(t, f.m, f.in) == 0, "%s", sl_error());
+    double largest = 0;
+    int64_t at = -1;
+    for (int64_t i = 0; i <= f.v.config.model_layers; i++) {
+        double sum = 0;
+        for (int kind = 0; kind < 2; kind++)
+            check_top_list(&f, t, i, kind);
+        for (int64_t r = 0; r < f.rows; r++) {
+            sum += r % f.v.seq ? row_norm(&f, i, r) : 0;
+            if (row_norm(&f, i, r) > largest)
+                largest = row_norm(&f, i, r), at = i;
+        }
+        sum /= (double)(f.rows - f.v.batch);
+        ck_assert_double_eq_tol(sl_top_tokens_mean(t, i), sum, 1e-12 * sum);
+    }
+    ck_assert_int_eq(sl_top_tokens_layer(t), at);
+    sl_top_tokens_free(t);
+    teardown(&f);
+}
+END_TEST
 
 static double figure(const json_t *o, const char *key) {
     const json_t *x = json_object_get(o, key);
@@ -466,6 +525,7 @@ static Suite *suite(void) {
     Suite *s = suite_create("probe_model");
     TCase *t = tcase_create("whole models");
     tcase_set_timeout(t, 60);
+    tcase_add_test(t, top_tokens);
     tcase_add_test(t, figures_agree_with_plain_loops);
     tcase_add_test(t, a_model_without_feed_forward_has_one_norm_a_block);
     tcase_add_test(t, threads_do_not_change_a_bit);

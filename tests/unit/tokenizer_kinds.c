@@ -346,7 +346,7 @@ START_TEST(another_bos) {
     ck_assert_int_eq(sl_tokenizer_encode(t, text, strlen(text), &id, &count), -1);
     ck_error("no BOS");
     ck_assert_int_eq(sl_tokenizer_set_bos(t, "nowhere"), -1);
-    ck_error("no token \"nowhere\" to be BOS");
+    ck_error("no token \"nowhere\"; give one of its tokens");
     char id_text[2][16];
     for (int i = 0; i < 2; i++)
         snprintf(id_text[i], sizeof id_text[i], "%d", sl_tokenizer_vocab(t) - i);

@@ -66,7 +66,7 @@ static void check_window(const seen *s, int i, int64_t place, int64_t window) {
 
 START_TEST(last_batch_without_loss) {
     seen s = {0};
-    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 4, SL_FILL_NO_LOSS}, look, &s), 0);
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 4, SL_FILL_NO_LOSS, 0}, look, &s), 0);
     ck_assert_int_eq(s.batches, 2);
     ck_assert(s.first[0] == 0 && s.n[0] == 3 && s.first[1] == 3 && s.n[1] == 1);
     for (int64_t i = 0; i < 4; i++)
@@ -76,9 +76,18 @@ START_TEST(last_batch_without_loss) {
 }
 END_TEST
 
+START_TEST(windows_in_front_are_left_out) {
+    seen s = {0};
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 2, SL_FILL_NO_LOSS, 2}, look, &s), 0);
+    ck_assert(s.batches == 1 && s.first[0] == 0 && s.n[0] == 2);
+    for (int64_t i = 0; i < 2; i++)
+        check_window(&s, 0, i, 2 + i);
+}
+END_TEST
+
 START_TEST(last_batch_begins_again) {
     seen s = {0};
-    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 5, SL_FILL_WINDOWS}, look, &s), 0);
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 5, SL_FILL_WINDOWS, 0}, look, &s), 0);
     ck_assert_int_eq(s.batches, 2);
     ck_assert_int_eq(s.n[1], 2);
     for (int64_t i = 0; i < 2 * BATCH; i++)
@@ -89,7 +98,7 @@ END_TEST
 START_TEST(training_windows_come_in_order_of_training) {
     seen s = {0};
     int32_t in[SEQ], target[SEQ];
-    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_TRAIN, 3, SL_FILL_WINDOWS}, look, &s), 0);
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_TRAIN, 3, SL_FILL_WINDOWS, 0}, look, &s), 0);
     for (int64_t i = 0; i < BATCH; i++) {
         sl_dataset_train_window(data, (uint64_t)sl_model_config(model)->seed, i, in, target);
         ck_assert_mem_eq(s.in[0] + i * SEQ, in, sizeof in);
@@ -100,7 +109,7 @@ END_TEST
 
 START_TEST(first_failure_ends_it) {
     seen s = {.fail_at = 2};
-    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 9, SL_FILL_WINDOWS}, look, &s), -1);
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 9, SL_FILL_WINDOWS, 0}, look, &s), -1);
     ck_assert_int_eq(s.batches, 2);
     ck_error("batch 2 is bad");
 }
@@ -108,7 +117,7 @@ END_TEST
 
 START_TEST(no_windows_no_batch) {
     seen s = {0};
-    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 0, SL_FILL_WINDOWS}, look, &s), 0);
+    ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 0, SL_FILL_WINDOWS, 0}, look, &s), 0);
     ck_assert_int_eq(s.batches, 0);
 }
 END_TEST
@@ -116,7 +125,7 @@ END_TEST
 /* The mean over the windows alone: what fills the last batch has no part in it. */
 START_TEST(evaluation_is_the_mean_of_the_windows) {
     sl_losses all;
-    double sum = 0;
+    double sum = 0, each[4], of_window[4];
     int32_t in[BATCH * SEQ] = {0}, target[BATCH * SEQ];
     for (int64_t w = 0; w < 4; w++) {
         double loss;
@@ -124,9 +133,11 @@ START_TEST(evaluation_is_the_mean_of_the_windows) {
             target[i] = -1;
         sl_dataset_val_window(data, w, in, target);
         ck_assert_int_eq(sl_model_forward(model, in, target, &loss, NULL), 0);
-        sum += loss;
+        sum += each[w] = loss;
     }
-    ck_assert_int_eq(sl_evaluate(model, data, 100, &all), 0);
+    ck_assert_int_eq(sl_evaluate(model, data, 100, &all, of_window), 0);
+    for (int w = 0; w < 4; w++)
+        ck_assert_double_eq_tol(of_window[w], each[w], 1e-6);
     ck_assert_double_eq_tol(all.all, sum / 4, 1e-6); /* fp32 losses, summed in double */
     ck_assert(isnan(all.trigger) && isnan(all.other));
 }
@@ -135,7 +146,7 @@ END_TEST
 START_TEST(failed_evaluation_leaves_the_losses) {
     sl_losses losses = {1, 2, 3};
     sl_threads_set(2); /* more than the model was made for */
-    ck_assert_int_eq(sl_evaluate(model, data, 4, &losses), -1);
+    ck_assert_int_eq(sl_evaluate(model, data, 4, &losses, NULL), -1);
     sl_threads_set(1);
     ck_assert(losses.all == 1 && losses.trigger == 2 && losses.other == 3);
 }
@@ -146,6 +157,7 @@ int main(void) {
     TCase *t = tcase_create("windows");
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_test(t, last_batch_without_loss);
+    tcase_add_test(t, windows_in_front_are_left_out);
     tcase_add_test(t, last_batch_begins_again);
     tcase_add_test(t, training_windows_come_in_order_of_training);
     tcase_add_test(t, first_failure_ends_it);

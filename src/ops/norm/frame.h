@@ -48,6 +48,8 @@ typedef struct {
     bool to_mean;
     int means;           /* parameter [dim] */
     int64_t most;
+    bool random;         /* others than the largest, drawn from: */
+    uint64_t seed, sub;
 } sl_norm_nullified;
 /* Of a step's means in the running ones: a memory of about a hundred steps. */
 #define SL_NULLIFY_RATE 0.01f

@@ -1,12 +1,13 @@
 /* Row norms with sink channels replaced by 0 or by their mean (model.sink_nullify): the K channels whose running mean
- * is largest in |.|. What is normalised, a, and what the statistics are taken from, b, are each the row as it is or
- * the row with these channels replaced; y = gain (a - mean(b)) r(b):
+ * is largest in |.|, or as a control K others drawn at random. What is normalised, a, and what the statistics are
+ * taken from, b, are each the row as it is or the row with these channels replaced; y = gain (a - mean(b)) r(b):
  *   both: a and b are replaced, as if the stream had no sink; output: only a; denominator: only b.
  * The norm does row b, and the outputs of these channels are made those of a. The means are a tensor of the checkpoint
  * without gradient, <prefix>.channel_mean. A training step uses those of the steps before it and then moves them
  * towards the means of its own batch, so that a pass, a resumed run and decoding see constants. A channel whose mean
  * is 0 is never chosen: nothing is replaced in the first step. */
 #include "base/err.h"
+#include "base/rng.h"
 #include "ops/norm/frame.h"
 #include "ops/rows.h"
 
@@ -50,24 +51,60 @@ static scratch scratch_of(const sl_op *op, const sl_exec *x, int worker) {
 
 /* ---- the channels of a pass */
 
-/* Insertion into the list so far: of equal means the lower channel comes first. */
+typedef struct {
+    int64_t count, channel[CHANNELS];
+    float score[CHANNELS];
+} ranking;
+
+/* Insertion into the list so far: of equal scores the lower channel comes first. */
+static void rank(ranking *r, int64_t most, int64_t channel, float score) {
+    int64_t at = r->count;
+    while (at > 0 && r->score[at - 1] < score)
+        at--;
+    if (at >= most)
+        return;
+    r->count += r->count < most;
+    memmove(r->channel + at + 1, r->channel + at, (size_t)(r->count - 1 - at) * sizeof *r->channel);
+    memmove(r->score + at + 1, r->score + at, (size_t)(r->count - 1 - at) * sizeof *r->score);
+    r->channel[at] = channel;
+    r->score[at] = score;
+}
+
+static bool holds(const ranking *r, int64_t channel) {
+    for (int64_t i = 0; i < r->count; i++)
+        if (r->channel[i] == channel)
+            return true;
+    return false;
+}
+
+/* As many channels besides those of `largest`, the same in every pass. */
+static ranking drawn(const sl_op *op, const float *mean, const ranking *largest) {
+    const own *o = own_of(op);
+    sl_rng rng = sl_rng_make(o->seed, SL_STREAM_NULLIFY, o->sub);
+    ranking r = {0};
+    for (int64_t j = 0; j < op->dim_in; j++) {
+        float score = (float)sl_rng_uniform(&rng);
+        if (mean[j] != 0 && !holds(largest, j))
+            rank(&r, o->most, j, score);
+    }
+    return r;
+}
+
 static int choose(const sl_op *op, const sl_exec *x, const sl_span *s) {
     (void)s;
     state *c = state_of(op, x);
     const float *mean = means(op, x);
-    c->count = 0;
-    for (int64_t j = 0; j < op->dim_in; j++) {
-        int64_t at = c->count, most = own_of(op)->most;
-        while (at > 0 && fabsf(mean[c->channel[at - 1]]) < fabsf(mean[j]))
-            at--;
-        if (at >= most || mean[j] == 0)
-            continue;
-        c->count += c->count < most;
-        memmove(c->channel + at + 1, c->channel + at, (size_t)(c->count - 1 - at) * sizeof *c->channel);
-        c->channel[at] = j;
+    ranking r = {0};
+    for (int64_t j = 0; j < op->dim_in; j++)
+        if (mean[j] != 0)
+            rank(&r, own_of(op)->most, j, fabsf(mean[j]));
+    if (own_of(op)->random)
+        r = drawn(op, mean, &r);
+    c->count = r.count;
+    for (int64_t i = 0; i < r.count; i++) {
+        c->channel[i] = r.channel[i];
+        c->value[i] = own_of(op)->to_mean ? mean[r.channel[i]] : 0;
     }
-    for (int64_t i = 0; i < c->count; i++)
-        c->value[i] = own_of(op)->to_mean ? mean[c->channel[i]] : 0;
     return 0;
 }
 
@@ -281,6 +318,9 @@ sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scop
     o->only_one = mode != SL_NULLIFY_BOTH && statistics;
     o->to_mean = c->model_sink_nullify_value == SL_NULLIFY_MEAN;
     o->most = c->model_sink_nullify;
+    o->random = c->model_sink_nullify_channels == SL_NULLIFY_RANDOM;
+    o->seed = (uint64_t)c->seed;
+    o->sub = sl_hash64(prefix, strlen(prefix));
     o->means = sl_program_state(b, prefix, "channel_mean", op->dim_in);
     op->state_bytes = sizeof(state) + (size_t)op->dim_in * sizeof(float);
     sl_carver count = {0};
