@@ -121,6 +121,13 @@ MEASURES = (
            "activations are large"),
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
 )
+# Of the study `pretrained`, over blocks of text.
+PRETRAINED = (
+    Metric("sink_channels_shared", "sink channels shared", "channels of 5 times the median one or more at the layer of "
+           "M2: those that the block and the first one have in common, over those that either has"),
+    Metric("lambda_sink_relative", f"relative {LAMBDA} at the sink", "|norm weight| at the channel of M2 over the "
+           "norm's median one; median over the block norms"),
+)
 # An intervention's own; its probe figures and losses come from the tables above.
 LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without",
                      "nats per token",
@@ -152,7 +159,7 @@ def spelled_out(metric: Metric) -> Iterator[Metric]:
 
 
 def table() -> dict[str, Metric]:
-    rows = [*TRAINING, *PROBE, ONSET]
+    rows = [*TRAINING, *PROBE, *PRETRAINED, ONSET]
     rows += [replace(row, name=f"peak.{row.name}", label=f"peak {row.label}", better="none",
                      meaning=f"largest over training: {row.meaning}") for row in PROBE if row.name not in NO_PEAK]
     for measure in MEASURES:
