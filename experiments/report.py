@@ -11,6 +11,7 @@ Finished, killed and damaged runs are all reported; what is missing is said on t
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from metrics import TABLE
 from page import document, escape, picture, show, write_whole
-from runs import Run, RunError, differing, number, read_runs
+from runs import Record, Run, RunError, differing, is_records, number, read_runs
 
 MANY_RUNS = 24
 
@@ -157,6 +158,36 @@ def heat_maps(runs: Sequence[Run]) -> str:
     return f'<div class="gallery">{"".join(out)}</div>'
 
 
+def top_tokens(runs: Sequence[Run]) -> str:
+    """Of models that were probed: the tokens of largest norm."""
+    found = [(run, run.final_probe().get("top_tokens")) for run in runs]
+    return "".join(token_table(run, top) for run, top in found if isinstance(top, dict))
+
+
+def token_table(run: Run, top: Record) -> str:
+    mean = number(top.get("mean_norm"))
+    out = [f"<h2>Tokens of largest norm in {escape(run.name)}</h2><p>At layer {escape(top.get('layer'))}, the one of "
+           f"the largest norm. Tokens there that are not the first of their window have a mean norm of {show(mean)}; "
+           'first ones are ranked apart.</p><div class="gallery">']
+    for key, title in (("first", "first of a window"), ("others", "all others")):
+        found = top.get(key)
+        rows = found if is_records(found) else []
+        cells = "".join(
+            f'<tr><th scope="row"><code>{escape(token_text(row))}</code></th><td>{show(number(row.get("norm")))}</td>'
+            f'<td>{show(number(row.get("norm")) / mean) if mean else ""}</td><td>{escape(row.get("window"))}</td>'
+            f'<td>{escape(row.get("position"))}</td></tr>' for row in rows)
+        out.append(f'<div class="scroll"><table><thead><tr><th scope="col">{title}</th><th scope="col">norm</th>'
+                   '<th scope="col">over the mean</th><th scope="col">window</th><th scope="col">position</th></tr>'
+                   f"</thead><tbody>{cells}</tbody></table></div>")
+    return "".join([*out, "</div>"])
+
+
+def token_text(row: Record) -> str:
+    """In quotes, with line ends as \\n; of a token without text its number."""
+    text = row.get("text")
+    return json.dumps(text, ensure_ascii=False) if isinstance(text, str) else f"token {row.get('token')}"
+
+
 GROWTH = (
     ("loss", "Training loss (faint: each logged step; line: exponential mean over a fiftieth of them) and validation "
      "loss (markers), nats per token. The first 4\N{NO-BREAK SPACE}% of the steps may lie above the frame."),
@@ -208,7 +239,7 @@ def page(runs: Sequence[Run], title: str) -> str:
         "<p>\N{EN DASH}: not measured. \N{DAGGER}: unfinished run, last recorded figures.</p>",
         *(["<h2>Over training</h2>", gallery(trained, GROWTH)] if trained else []),
         "<h2>Channels and norm weights at the end</h2>", gallery(runs, LAYERS),
-        "<h2>Attention to token 0 at the end</h2>", heat_maps(runs),
+        "<h2>Attention to token 0 at the end</h2>", heat_maps(runs), top_tokens(runs),
         *([settings("Configuration", trained, [run.config for run in trained]),
            settings("Environment", trained, [run.env for run in trained])] if trained else []),
         "<footer>h: residual stream, fp32, on validation windows; token 0: position 0 of a window, the BOS token "

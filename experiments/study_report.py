@@ -55,6 +55,8 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1rem; max-width: 
   .claims td.number small { display: inline; margin-left: .5em; }
   .claims td:not(.judged)::before { content: attr(data-label) ": "; color: var(--soft); font-size: .84rem; } }
 """
+OF_BLOCKS = ("Nothing was trained for this study: what it calls a seed is a block of text, and its intervals are over "
+             "blocks. They say how far the text decides a figure, not how far another model would differ.")
 HOW_TO_READ = (
     ("Effect", "Second arm against the first, over pairs of runs with the same seed, hence the same order of the data. "
      f"A factor ({TIMES}) is the geometric mean of the pairs' ratios; else it is a difference in the metric's unit. In "
@@ -269,6 +271,8 @@ TRAINING = (
 
 
 def training_section(results: Results) -> str:
+    if results.of_blocks:
+        return ""
     import figures
     import study_figures
 
@@ -435,6 +439,7 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
         f"<h1>{escape(record['title'])}</h1>", f"<p>{escape(record['question'])}</p>" if record["question"] else "",
         f"<p><small>Study {escape(record['study'])}, profile {escape(record['profile'])}"
         + (f"; {escape(record['source'])}" if record["source"] else "") + "</small></p>", state_notes(results),
+        f"<p>{OF_BLOCKS}</p>" if results.of_blocks else "",
         claims_section(record["claims"]), "<h2>Arms</h2>", arms_table(results, names),
         f"<p>Mean {PLUS_MINUS} sd over seeds. Parameters: below them over the first arm's.</p>",
         dots_section("Seeds", results, names), training_section(results), sweep_section(results),
@@ -495,7 +500,7 @@ def report(study: Mapping[str, Any], plan: Mapping[str, Any], store: Path, out: 
 
 
 def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
-    """claims.png, arms.png (up to three metrics), training.png: for READMEs."""
+    """claims.png, arms.png (up to three metrics), training.png (not of a study over text blocks): for READMEs."""
     import study_figures as figures
 
     verdicts = [v for v in record["claims"] if v["verdict"] != claims.NOT_RUN]
@@ -508,6 +513,8 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
         width, height = figures.rows_size(len(results.arms), max(map(len, results.arms)))
         panels = [partial(figures.dots(name), results=results) for name in names]
         write_whole(out / "arms.png", lambda path: figures.draw(panels, path, (width * len(names), height)))
+    if results.of_blocks:
+        return
     curves = [partial(panel, results=results) for panel in (figures.m2_over_training, figures.max_over_training,
                                                             figures.loss_over_training)]
     write_whole(out / "training.png", lambda path: figures.draw(curves, path, (3 * figures.WIDTH, 3.6)))

@@ -111,6 +111,7 @@ class Results:
         self.levels = {"-".join(at): at for at in itertools.product(*self.grid.values())} if self.grid else {}
         self.interventions = [str(name) for name in study.get("interventions") or {}]
         self.looks = metrics.looks(study)
+        self.of_blocks = bool(plan.get("of_blocks"))  # a row is a block of text, and nothing was trained
         self.choices = {arm: self.choose(arm) for arm in self.arms}
 
     # ---- arms and their points

@@ -12,6 +12,7 @@ command said is kept by a hash of it, the program, the model and the text; the s
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -46,7 +47,7 @@ class Model:
 
     def __init__(self, engine: Engine, path: Path, corpus: str, folder: Path, windows: int) -> None:
         self.engine, self.path, self.corpus, self.folder, self.windows = engine, path, corpus, folder, windows
-        files = sorted(path.glob("*")) if path.is_dir() else [path]
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
         parts = [store.sha256_file(file) for file in [*files, *store.corpus_files(corpus)] if file.is_file()]
         self.identity = [engine.hash, *parts]
 
@@ -108,6 +109,12 @@ def of_probe(probe: Record, seq: int, reference: set[int] | None) -> outcome.Met
 # ---- arms
 
 
+def machine(engine: Engine) -> dict[str, str]:
+    """What the page tells of it, as a run's env.json does."""
+    said = json.loads(engine("doctor", "--json"))
+    return {"cpu": said["cpu"], "tier": said["tier"], "precision": "auto", "version": engine("--version").split()[-1]}
+
+
 def keys_of(arm: Mapping[str, Any], largest: float) -> list[str]:
     clip = [f"model.clip={arm['clip'] * largest:.6g}"] if "clip" in arm else []
     return [f"{key}={text(value)}" for key, value in arm.get("set", {}).items()] + clip
@@ -130,20 +137,22 @@ def measure_arm(model: Model, arm: Mapping[str, Any], keys: Sequence[str],
 
 def measure(model: Model, data: Mapping[str, Any], profile: Mapping[str, Any], cores: int) -> list[dict[str, Any]]:
     """The plan's rows, with an outcome of each block written. Arms go side by side, those that need base's first."""
-    blocks = profile["blocks"]
+    blocks, env = profile["blocks"], machine(model.engine)
     base, seconds = measure_arm(model, data["arms"]["base"], [], blocks)
     largest = max(block["max"] for block in base)
     keys = {name: keys_of(arm, largest) for name, arm in data["arms"].items()}
 
     def one(name: str) -> tuple[list[outcome.Metrics], float]:
-        made = (base, seconds) if name == "base" else measure_arm(model, data["arms"][name], keys[name], blocks)
-        print(f"  {name}: loss {statistics.fmean(block['val_loss'] for block in made[0]):.4f}", flush=True)
-        return made
+        return (base, seconds) if name == "base" else measure_arm(model, data["arms"][name], keys[name], blocks)
 
+    figures = {}
     with ThreadPoolExecutor(cores) as pool:
-        figures = dict(zip(keys, pool.map(one, keys)))
+        for name, made in zip(keys, pool.map(one, keys)):
+            figures[name] = made
+            print(f"  {name}: loss {statistics.fmean(block['val_loss'] for block in made[0]):.4f}", flush=True)
     rows = []
     for name, arm in data["arms"].items():
+        store.write_json(model.folder / name / "env.json", env)
         for block, metrics in enumerate(figures[name][0], start=1):
             path = Path(name) / f"block-{block}.json"
             store.write_json(model.folder / path, {"status": store.FINISHED, "metrics": metrics, "threads": 1,
@@ -189,7 +198,7 @@ def run(options: argparse.Namespace, models: Sequence[Path]) -> None:
         rows = measure(Model(engine, one, options.corpus, out, profile["windows"]), data, profile,
                        max(1, options.cores))
         plan = {"study": PREFIX, "profile": options.profile, "file": f"{PREFIX}/{path.name}",
-                "sha256": store.sha256_file(path), "runs": rows}
+                "sha256": store.sha256_file(path), "of_blocks": True, "runs": rows}
         record = study_report.report(data | {"title": f"{data['title']}: {one.stem}"}, plan, out, out)
         print("\n".join(f"  {line}" for line in study_report.verdict_lines(record)))
         print(f"{out / 'report.html'}")

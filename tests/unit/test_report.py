@@ -235,6 +235,22 @@ class Page(ReportTest):
         _, tags = self.make(model, write_run(self.root / "run", steps=20))
         self.assertEqual(len(tags.images), 12)
 
+    def test_tokens_of_largest_norm(self) -> None:
+        row = {"norm": 800.0, "window": 3, "position": 0, "token": 7, "text": None}
+        others = [row | {"norm": 30.0, "position": 5, "text": "<b>\n\"\ufffd"}]
+        record = probe(1, 1, 20.0, profile=True) | {"loss": 3.25}
+        model = self.root / "model.json"
+        model.write_text(json.dumps(record | {"top_tokens": {"layer": 4, "mean_norm": 10.0, "first": [row],
+                                                             "others": others}}))
+        text, _ = self.make(model)
+        self.assertIn("Tokens of largest norm in model", text)
+        self.assertIn("<code>token 7</code></th><td>800</td><td>80</td><td>3</td><td>0</td>", text)
+        self.assertIn("&lt;b&gt;\\n\\&quot;\ufffd&quot;</code></th><td>30</td><td>3</td><td>3</td><td>5</td>", text)
+        broken: tuple[Any, ...] = ({}, {"first": 5, "others": [1]}, {"layer": None, "mean_norm": 0, "first": [{}]}, [])
+        for damaged in broken:
+            model.write_text(json.dumps(record | {"top_tokens": damaged}))
+            self.make(model)
+
     def test_the_same_runs_give_the_same_page(self) -> None:
         run = write_run(self.root / "a", steps=20)
         self.assertEqual(self.make(run)[0], self.make(run)[0])
