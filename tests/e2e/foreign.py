@@ -99,7 +99,8 @@ class Foreign(common.EndToEnd):
         self.assertAlmostEqual(sum(half["loss"] for half in halves) / 2, whole["loss"], places=6)
         self.assertEqual([half["skipped"] for half in halves], [0, 2])
         self.assertEqual({row["window"] for row in halves[1]["top_tokens"]["first"]}, {2, 3})
-        self.assertIn("5000 windows left out leave none of the", self.error("probe", path, *TOKENS, "--skip", 5000, code=2))
+        said = self.error("probe", path, *TOKENS, "--skip", 5000, code=2)
+        self.assertIn("5000 windows left out leave none of the", said)
 
     def test_training_goes_on_from_them(self) -> None:
         """The first loss is the model's own; the run knows its model and needs the file no more."""
