@@ -1,0 +1,44 @@
+"""What the lessons share: how figures look, and where the models are.
+
+Figures and pages look like those of the reports: experiments/figures.py, experiments/page.py.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+from IPython.display import HTML, display
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import matplotlib.pyplot as plt  # noqa: E402
+from figures import COLOURS, STYLE  # noqa: E402, F401
+from matplotlib.figure import Figure  # noqa: E402
+from page import picture  # noqa: E402
+
+plt.rcParams.update(STYLE)
+SMALL = ROOT / "notebooks/models/residual-sink.gguf"  # 1.3 M parameters, bytes, trained as experiments/quickstart
+REAL = ROOT / "data/models/smollm2-135m.gguf"
+
+
+def show(figure: Figure, caption: str) -> None:
+    """Shows a figure with its caption and closes it; the caption is its text for those who can't see it, too."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    display(HTML(picture(buffer.getvalue(), caption, caption)))
+
+
+def real_model() -> tuple[Path, bool]:
+    """The real model's file and True, fetched if need be (93 MB); where it can't be had, the small one's and False."""
+    fetch = subprocess.run([sys.executable, ROOT / "data/fetch_model.py", "smollm2-135m"], capture_output=True,
+                           text=True)
+    if fetch.returncode == 0:
+        return REAL, True
+    print(fetch.stderr.strip(), "Going on with the small model; what is said about SmolLM2 can't be seen in it.",
+          sep="\n")
+    return SMALL, False
