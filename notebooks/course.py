@@ -22,6 +22,7 @@ from page import picture  # noqa: E402
 
 plt.rcParams.update(STYLE)
 SMALL = ROOT / "notebooks/models/residual-sink.gguf"  # 1.3 M parameters, bytes, trained as experiments/quickstart
+CORPUS = ROOT / "data/corpora/treasury"  # `./data/prepare.py treasury`; start and render see to it
 REAL = ROOT / "data/models/smollm2-135m.gguf"
 
 
