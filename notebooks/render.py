@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent / "experiments"))
 from page import document, write_whole  # noqa: E402
 
 STYLE = """
-body { max-width: 860px; }
+body { max-width: 940px; }
 p, li, blockquote { max-width: none; }
 p code, li code, td code { overflow-wrap: anywhere; }
 pre { overflow-x: auto; margin: .4rem 0; padding: .6rem .8rem; font-size: .84rem; line-height: 1.4; }
@@ -50,7 +50,7 @@ def lessons() -> dict[int, Path]:
     return {int(path.name[:2]): path for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb"))}
 
 
-def execute(path: Path, out: Path) -> nbformat.NotebookNode:
+def execute(path: Path) -> nbformat.NotebookNode:
     """The notebook with what its cells gave; no cell has a time limit."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
@@ -72,7 +72,16 @@ def failed_cell(notebook: nbformat.NotebookNode, error: Exception) -> tuple[str,
     return f"{type(error).__name__}: {error}", (run[-1] + 1) if run else 1
 
 
+def drop_progress(notebook: nbformat.NotebookNode) -> None:
+    """Progress bars belong to the moment. They come through stderr, or as widgets, which want a server's scripts."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"
+                            and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+
+
 def write_page(notebook: nbformat.NotebookNode, path: Path) -> None:
+    drop_progress(notebook)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(HERE)], exclude_input_prompt=True,
                             exclude_output_prompt=True, anchor_link_text="")
     body, _ = exporter.from_notebook_node(notebook)
@@ -97,11 +106,12 @@ def render(numbers: list[int], out: Path) -> None:
     known, pages = lessons(), {}
     for number in numbers:
         path, start, before = known[number], time.monotonic(), cpu_seconds()
-        notebook = execute(path, out)
+        notebook = execute(path)
         page = out / path.with_suffix(".html").name
         write_page(notebook, page)
         pages[page.name] = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-        print(f"{path.stem}: {time.monotonic() - start:.0f} s, {cpu_seconds() - before:.0f} s of processors", flush=True)
+        spent = f"{time.monotonic() - start:.0f} s, {cpu_seconds() - before:.0f} s of processors"
+        print(f"{path.stem}: {spent}", flush=True)
     if len(numbers) == len(known):
         write_index(pages, out / "index.html")
 

@@ -3,6 +3,7 @@ elsewhere, no sideways scrolling on the phone, every picture there. Screenshots 
 
 Usage: pages.py FOLDER: all its HTML files. Exit code 77 where there is no Chromium (Ubuntu's is a snap).
 """
+import base64
 import json
 import pathlib
 import shutil
@@ -16,14 +17,15 @@ FOLDER = pathlib.Path(sys.argv.pop(1)).resolve()
 WIDTHS = 1280, 390
 # Of the page that is loaded: how far it is wider than the window, and pictures that are broken.
 WIDER = "return document.documentElement.scrollWidth - window.innerWidth"
-WIDEST = """return [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+WIDEST = """return [...document.querySelectorAll("body *")]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
     .map(e => e.tagName + "." + e.className).slice(0, 5)"""
 BROKEN = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
 
 
 def start():
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -38,6 +40,9 @@ def fetched(driver):
 
 
 class Pages(unittest.TestCase):
+    driver: webdriver.Chrome
+    shots: pathlib.Path
+
     @classmethod
     def setUpClass(cls):
         cls.driver = start()
@@ -73,7 +78,7 @@ class Pages(unittest.TestCase):
         width = self.driver.execute_script("return window.innerWidth")
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
             "captureBeyondViewport": True, "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}})
-        path.write_bytes(__import__("base64").b64decode(shot["data"]))
+        path.write_bytes(base64.b64decode(shot["data"]))
 
 
 if __name__ == "__main__":
