@@ -53,7 +53,8 @@ def lessons() -> dict[int, Path]:
 def execute(path: Path) -> nbformat.NotebookNode:
     """The notebook with what its cells gave; no cell has a time limit."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", coalesce_streams=True,
+                            resources={"metadata": {"path": str(HERE)}})
     try:
         client.execute()
     except (CellExecutionError, DeadKernelError) as error:
