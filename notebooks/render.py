@@ -34,6 +34,7 @@ pre { overflow-x: auto; margin: .4rem 0; padding: .6rem .8rem; font-size: .84rem
 .input_area pre { background: #f6f6f3; }
 .output_area pre { border-left: 3px solid var(--rule); }
 .output_area { overflow-x: auto; }
+.rendered_html th, .rendered_html td { text-align: left; white-space: normal; padding-left: 0; }
 .rendered_html > table { display: block; overflow-x: auto; }
 blockquote { margin: .6rem 1rem; font-size: 1.05rem; }
 figure { margin: .8rem 0; max-width: 720px; }
