@@ -1,19 +1,24 @@
 """Loads pages in a headless Chromium, as wide as a desk's window and as a phone: no console error, nothing fetched from
 elsewhere, no sideways scrolling on the phone, every picture there. Screenshots stay in FOLDER/screenshots.
 
-Usage: pages.py FOLDER: all its HTML files. Exit code 77 where there is no Chromium (Ubuntu's is a snap).
+Usage: pages.py FOLDER SINKLAB: the lessons in the folder, and two pages of experiments/report.py that it puts there:
+about a run of a few steps, and about the small model of the lessons. Exit code 77 where there is no Chromium (Ubuntu's is a
+snap).
 """
 import base64
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 import unittest
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-FOLDER = pathlib.Path(sys.argv.pop(1)).resolve()
+FOLDER, SINKLAB = (pathlib.Path(argument).resolve() for argument in (sys.argv.pop(1), sys.argv.pop(1)))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEXT = ROOT / "data/corpora/treasury/val.txt"
 WIDTHS = 1280, 390
 # Of the page that is loaded: how far it is wider than the window, and pictures that are broken.
 WIDER = "return document.documentElement.scrollWidth - window.innerWidth"
@@ -30,6 +35,24 @@ def start():
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+def write_report(name, of):
+    subprocess.run([sys.executable, ROOT / "experiments/report.py", of, "--out", FOLDER / name], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def write_reports():
+    run = FOLDER / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    subprocess.run([SINKLAB, "train", ROOT / "experiments/quickstart/baseline.yaml", f"data.corpus={TEXT}",
+                    "train.steps=20", "train.warmup=5", "train.probe_every=5", "train.eval_every=10",
+                    "train.eval_windows=4", "train.checkpoint_every=0", "--out", run], check=True, capture_output=True)
+    write_report("report-run.html", run)
+    said = subprocess.run([SINKLAB, "probe", ROOT / "notebooks/models/residual-sink.gguf", "--corpus", TEXT,
+                           "--windows", "4", "--json", "--profile"], check=True, capture_output=True).stdout
+    (FOLDER / "model.json").write_bytes(said)
+    write_report("report-model.html", FOLDER / "model.json")
 
 
 def fetched(driver):
@@ -62,8 +85,10 @@ class Pages(unittest.TestCase):
         self.assertEqual(fetched(self.driver), [])
 
     def test_pages(self):
-        pages = sorted(FOLDER.glob("*.html"))
-        self.assertTrue(pages, f"no pages in {FOLDER}; the test `lessons` makes them")
+        lessons = sorted(FOLDER.glob("[0-9]*.html"))
+        self.assertTrue(lessons, f"no lessons in {FOLDER}; the test `lessons` makes them")
+        write_reports()
+        pages = [*lessons, FOLDER / "report-run.html", FOLDER / "report-model.html"]
         for page in pages:
             for width in WIDTHS:
                 with self.subTest(page=page.name, width=width):
