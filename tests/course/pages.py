@@ -2,8 +2,8 @@
 elsewhere, no sideways scrolling on the phone, every picture there. Screenshots stay in FOLDER/screenshots.
 
 Usage: pages.py FOLDER SINKLAB: the lessons in the folder, and two pages of experiments/report.py that it puts there:
-about a run of a few steps, and about the small model of the lessons. Exit code 77 where there is no Chromium (Ubuntu's is a
-snap).
+about a run of a few steps, and about the small model of the lessons. Exit code 77 where there is no Chromium (Ubuntu's
+is a snap).
 """
 import base64
 import json
