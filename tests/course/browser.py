@@ -1,7 +1,7 @@
 """Loads pages in a headless Chromium, as wide as a desk's window and as a phone: no console error, nothing fetched from
 elsewhere, no sideways scrolling on the phone, every picture there. Screenshots stay in FOLDER/screenshots.
 
-Usage: pages.py FOLDER SINKLAB: the lessons in the folder, and two pages of experiments/report.py that it puts there:
+Usage: browser.py FOLDER SINKLAB: the lessons in the folder, and two pages of experiments/report.py that it puts there:
 about a run of a few steps, and about the small model of the lessons. Exit code 77 where there is no Chromium (Ubuntu's
 is a snap).
 """
