@@ -22,8 +22,8 @@ passed = 0
 failed: list[str] = []
 skipped: list[str] = []
 for build in sys.argv[1:]:
-    log = pathlib.Path(build, "meson-logs", "check.json")
-    tests = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    logs = pathlib.Path(build, "meson-logs").glob("check*.json")  # meson adds the name of a --setup
+    tests = [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
     if not tests:
         failed.append(f"{build}: no test ran")
     most = sorted(tests, key=cpu, reverse=True)[:MOST]
