@@ -11,7 +11,12 @@
     "{\"type\": \"array\", \"items\": {\"type\": \"array\", \"minItems\": " #n ", \"prefixItems\": [" items "], " \
     "\"items\": false}}"
 
-enum type { REAL, REALS, COUNT, INDEX, TEXT, PAIRS, TRIPLES };
+#define TOKEN_ROWS \
+    "{\"type\": \"array\", \"items\": {\"type\": \"object\", \"properties\": {\"norm\": " NUMBER ", \"window\": " \
+    NATURAL ", \"position\": " NATURAL ", \"token\": " NATURAL ", \"text\": {\"type\": [\"string\", \"null\"]}}, " \
+    "\"required\": [\"norm\", \"window\", \"position\", \"token\", \"text\"], \"additionalProperties\": false}}"
+
+enum type { REAL, REALS, COUNT, INDEX, TEXT, PAIRS, TRIPLES, TOKENS };
 static const char *const schema_of[] = {
     [REAL] = NUMBER, /* null: it cannot be told */
     [REALS] = "{\"type\": [\"array\", \"null\"], \"items\": " NUMBER "}",
@@ -20,6 +25,9 @@ static const char *const schema_of[] = {
     [TEXT] = "{\"type\": \"string\"}",
     [PAIRS] = TUPLES(2, NATURAL ", " NUMBER),
     [TRIPLES] = TUPLES(3, NATURAL ", " NATURAL ", " NUMBER),
+    [TOKENS] = "{\"type\": \"object\", \"properties\": {\"layer\": " NATURAL ", \"mean_norm\": " NUMBER
+               ", \"first\": " TOKEN_ROWS ", \"others\": " TOKEN_ROWS "}, "
+               "\"required\": [\"layer\", \"mean_norm\", \"first\", \"others\"], \"additionalProperties\": false}",
 };
 
 typedef struct {

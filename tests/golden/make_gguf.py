@@ -23,7 +23,8 @@ EDGES = np.array([0, -0.0, 1, -1, 2.0 ** -24, -(2.0 ** -24), 2.0 ** -14, 65504, 
 def blocks(name, rng):
     kind = GGMLQuantizationType[name]
     values, size = GGML_QUANT_SIZES[kind]
-    if SCALES[name] is None:
+    at = SCALES[name]
+    if at is None:
         x = rng.normal(size=(ROWS, 40))
         x[0, :9] = EDGES
         if name == "BF16":
@@ -33,11 +34,11 @@ def blocks(name, rng):
     raw = rng.integers(0, 256, (ROWS, count, size), dtype=np.uint8)
     if name == "MXFP4":
         raw[0, :, 0] = (0, 1, 2, 254, 255)  # exponents at the ends, of which the first two are subnormal
-    scale = rng.normal(size=(ROWS * count, len(SCALES[name]))).astype(np.float16)
+    scale = rng.normal(size=(ROWS * count, len(at))).astype(np.float16)
     edges = min(len(EDGES), ROWS * count - 2)
     scale[:edges, :1] = EDGES[:edges, None]
-    for i, at in enumerate(SCALES[name]):
-        raw[..., at:at + 2] = scale[:, i].copy().view(np.uint8).reshape(ROWS, count, 2)
+    for i, first in enumerate(at):
+        raw[..., first:first + 2] = scale[:, i].copy().view(np.uint8).reshape(ROWS, count, 2)
     return raw.reshape(ROWS, count * size)
 
 

@@ -156,7 +156,7 @@ def add_keys(w, c, arch):
         w.add_rope_scaling_factor(rope["factor"])
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
         w.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast", 32.0))
-    if arch in ("gptneox", "phi2"):
+    if rope and arch in ("gptneox", "phi2"):
         w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * c.hidden_size) // c.num_attention_heads)
     if arch == "gptneox":
         w.add_parallel_residual(c.use_parallel_residual)

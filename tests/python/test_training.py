@@ -5,12 +5,38 @@ import json
 import os
 import signal
 import sys
-import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(os.environ["SL_TESTS"], "e2e")))
 import common
 import sinklab
+from sinklab import _lib
+
+
+@contextlib.contextmanager
+def signals_between_batches(at: set[int]) -> Iterator[set[int]]:
+    """Ctrl-C comes while the library asks for the N-th time whether to stop; gives those that are still to be sent."""
+    def stand_in(stop: Callable[[Any], bool]) -> None:
+        _lib.ffi.def_extern(name="sl_python_stop", onerror=_lib._keep, error=True)(stop)
+
+    asked = 0
+
+    def stop(ctx: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked in at:
+            at.remove(asked)
+            os.kill(os.getpid(), signal.SIGINT)
+        return _lib._stop(ctx)
+
+    stand_in(stop)
+    try:
+        yield at
+    finally:
+        stand_in(_lib._stop)
+
 
 
 class Training(common.EndToEnd):
@@ -58,21 +84,15 @@ class Training(common.EndToEnd):
                 "train.steps": 8}
         expected = self.steps(sinklab.train("t.yaml", keys=keys))
         run, got, broken = sinklab.train("t.yaml", keys=keys), [], 0
-        while run.step < 8 or run.result is None:
-            timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
-            try:
-                timer.start()
-                for step in run:
-                    got.append(dict(step))
-            except KeyboardInterrupt:
-                broken += 1
-                if broken < 50:
-                    continue
-            finally:
-                timer.cancel()
-                timer.join()
-            got += [dict(step) for step in run]
-        self.assertGreater(broken, 0)
+        with signals_between_batches({2, 3, 9}) as sent:
+            while run.step < 8 or run.result is None:
+                try:
+                    for step in run:
+                        got.append(dict(step))
+                except KeyboardInterrupt:
+                    broken += 1
+        self.assertEqual(broken, 3)
+        self.assertFalse(sent)
         told: dict[int, dict] = {step["step"]: step for step in common.untimed(got)}
         self.assertLessEqual(set(told), set(range(1, 9)))
         for at, figures in told.items():
