@@ -157,7 +157,7 @@ static void measure(const char *folder) {
 }
 
 static void texts(void) {
-    int32_t *tokens;
+    int32_t *tokens = NULL;
     int64_t n;
     size_t bytes;
     float logits[3] = {1, 3, 2};
