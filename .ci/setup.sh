@@ -43,7 +43,7 @@ build() {
     [ ! -f "$dir/build.ninja" ] || again=(--reconfigure)
     [ -f "$dir/build.ninja" ] && [ ! .venv -nt "$dir/build.ninja" ] && [ "$(cat "$dir/options" 2>/dev/null)" = "$*" ] ||
         { meson setup "${again[@]}" "$dir" "$@" >"$dir.log" 2>&1 && printf '%s\n' "$*" >"$dir/options"; } ||
-        { grep -m1 'ERROR:' "$dir.log" >&2; die "meson setup $dir failed; all it said: $dir.log"; }
+        { grep -m1 'ERROR:' "$dir.log" >&2 || true; die "meson setup $dir failed; all it said: $dir.log"; }
     ninja -C "$dir" >"$dir.log" 2>&1 ||
         { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
 }
