@@ -163,8 +163,7 @@ json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, bool each_win
 
 /* ---- those of sinklab.h */
 
-/* Takes over the reference. */
-static char *text_of(json_t *o) {
+char *sl_figures_text(json_t *o) {
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     if (o && !text)
         sl_fail("out of memory for the figures' text");
@@ -182,7 +181,7 @@ char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const c
                 (long long)o.windows, (long long)batch);
         return NULL;
     }
-    return text_of(sl_measure(m, d, &o));
+    return sl_figures_text(sl_measure(m, d, &o));
 }
 
 char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
@@ -190,5 +189,5 @@ char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
         sl_fail_usage("cannot measure %lld windows; 0 is all", (long long)windows);
         return NULL;
     }
-    return text_of(sl_eval(m, d, windows, false));
+    return sl_figures_text(sl_eval(m, d, windows, false));
 }

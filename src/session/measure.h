@@ -22,5 +22,8 @@ json_t *sl_measure(sl_model *m, const sl_dataset *d, const sl_measure_options *o
 /* loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other. windows: 0 is
  * all. each_window: also "window_loss", an array. NULL with a message. */
 json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, bool each_window);
+/* Such an object in one line of JSON, every number to the bit, to be freed with free(); takes over the reference. NULL
+ * of NULL, and when out of memory. */
+char *sl_figures_text(json_t *o);
 
 #endif

@@ -6,6 +6,7 @@
 #include "quant/export.h"
 #include "quant/transform.h"
 #include "session/load.h"
+#include "session/measure.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -299,10 +300,7 @@ int sl_quantize(const char *path, const sl_quantize_options *o, const sl_open_op
 char *sl_quantize_json(const char *path, const sl_quantize_options *o, const sl_open_options *keys) {
     sl_quant_report t;
     json_t *all = sl_quantize(path, o, keys, &t) < 0 ? NULL : sl_quant_report_json(&t, o->grid);
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    if (all && !text)
-        sl_fail("out of memory for the result's text");
-    json_decref(all);
+    char *text = sl_figures_text(all);
     sl_quant_report_free(&t);
     return text;
 }

@@ -7,15 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static char folder[] = "/tmp/sinklab-fuzz-XXXXXX", path[2][128];
+static char path[2][128];
 static uint8_t right[2][512];
 static size_t right_size[2];
-
-static void remove_all(void) {
-    for (int i = 0; i < 2; i++)
-        remove(path[i]);
-    remove(folder);
-}
 
 /* Part `no`, with one tensor, as bytes. */
 static void make_right(int no) {
@@ -38,25 +32,13 @@ static void make_right(int no) {
         abort();
 }
 
-/* Once. */
-static void make_folder(void) {
-    static bool made;
-    if (made)
-        return;
-    made = true;
-    if (!mkdtemp(folder) || atexit(remove_all))
-        abort();
-    for (int i = 0; i < 2; i++) {
+static void make_parts(void) {
+    bool made;
+    const char *folder = sl_fuzz_folder(&made);
+    for (int i = 0; made && i < 2; i++) {
         snprintf(path[i], sizeof path[i], "%s/m-0000%d-of-00002.gguf", folder, i + 1);
         make_right(i);
     }
-}
-
-static void write_part(int no, const uint8_t *data, size_t n) {
-    remove(path[no]); /* some file systems write to the disk at a truncation */
-    FILE *f = fopen(path[no], "wb");
-    if (!f || fwrite(data, 1, n, f) != n || fclose(f))
-        abort();
 }
 
 static volatile float sum; /* volatile: the reads must stay */
@@ -79,10 +61,10 @@ static void open_both(void) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
-    make_folder();
+    make_parts();
     for (int no = 0; no < 2; no++) {
-        write_part(no, data, n);
-        write_part(1 - no, right[1 - no], right_size[1 - no]);
+        sl_fuzz_put(path[no], data, n);
+        sl_fuzz_put(path[1 - no], right[1 - no], right_size[1 - no]);
         open_both();
     }
     return 0;
