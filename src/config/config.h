@@ -77,6 +77,7 @@ enum {
 #define OPTIM(name, matrix, other, help) SL_OPTIM_##name,
 #include "tables/optim.inc"
 #undef OPTIM
+    SL_OPTIM_COUNT
 };
 enum { SL_SCHEDULE_COSINE, SL_SCHEDULE_WSD, SL_SCHEDULE_CONSTANT };
 enum { SL_BOS_FIRST, SL_BOS_RANDOM };

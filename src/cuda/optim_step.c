@@ -56,11 +56,13 @@ static void *take_copy(slc_optim *o, const void *host, int64_t bytes) {
 
 /* ---- pieces of tensors */
 
-static int32_t how_of(const sl_params *p, const sl_tensor *t) {
-    if (p->optimizer == SL_OPTIM_sgd)
-        return SLC_UPDATE_SGD;
-    return t->moments == 2 ? SLC_UPDATE_ADAMW : SLC_UPDATE_NONE;
-}
+/* The kernel that updates a tensor, by optimizer and moments. Muon's matrices, of one, have kernels of their own. */
+static const int32_t UPDATES[][3] = {[SL_OPTIM_adamw] = {[2] = SLC_UPDATE_ADAMW},
+                                     [SL_OPTIM_sgd] = {[1] = SLC_UPDATE_SGD},
+                                     [SL_OPTIM_muon] = {[2] = SLC_UPDATE_ADAMW}};
+_Static_assert(sizeof UPDATES / sizeof *UPDATES == SL_OPTIM_COUNT, "a row of optim.inc is missing here");
+
+static int32_t how_of(const sl_params *p, const sl_tensor *t) { return UPDATES[p->optimizer][t->moments]; }
 
 static int make_chunks(slc_optim *o, const sl_params *p, const sl_config *c) {
     for (int i = 0; i < p->count; i++)
