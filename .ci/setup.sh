@@ -35,36 +35,40 @@ need() {
     rm -f "$log"
 }
 
-# build FOLDER [meson options]: configures once, and again after .venv (without it there are no tests of the Python) or
-# the options have changed, then builds; what it said goes to FOLDER.log.
+# build FOLDER "TARGETS" [meson options]: configures once, and again after .venv (without it there are no tests of the
+# Python) or the options have changed, then builds the targets of ninja, or all if there are none; what it said goes to
+# FOLDER.log. Tests are more than half of all: who only uses the program shall not wait for them.
 build() {
-    local dir=$1 again=()
-    shift
+    local dir=$1 targets=$2 again=()
+    shift 2
     [ ! -f "$dir/build.ninja" ] || again=(--reconfigure)
     [ -f "$dir/build.ninja" ] && [ ! .venv -nt "$dir/build.ninja" ] && [ "$(cat "$dir/options" 2>/dev/null)" = "$*" ] ||
         { meson setup "${again[@]}" "$dir" "$@" >"$dir.log" 2>&1 && printf '%s\n' "$*" >"$dir/options"; } ||
         { grep -m1 'ERROR:' "$dir.log" >&2 || true; die "meson setup $dir failed; all it said: $dir.log"; }
-    ninja -C "$dir" >"$dir.log" 2>&1 ||
+    # shellcheck disable=SC2086 # targets are words
+    ninja -C "$dir" $targets >"$dir.log" 2>&1 ||
         { tail -40 "$dir.log" >&2; die "the build in $dir failed; all it said: $dir.log"; }
 }
 
 # python_env [study] [lint] [python]: .venv with the pinned packages of the report, and with those of studies, of checks
-# over the Python, and of the package `sinklab`; filled again when the pins change. Those of studies take a minute to
-# install: the quickstart does without.
+# over the Python, and of the package `sinklab`; filled again when pins change, which a stamp for each file of them
+# tells. Those of studies take a minute to install: the quickstart does without.
 python_env() {
-    local files=(experiments/requirements.txt) stamp=.venv/requirements want name
+    local files=(experiments/requirements.txt) name file missing=
     for name in "$@"; do
         files+=("experiments/requirements-$name.txt")
-        stamp+=-$name
     done
-    stamp+=.sha256
-    want=$(sha256sum "${files[@]}")
-    [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
+    for file in "${files[@]}"; do
+        sha256sum --status -c ".venv/${file##*/}.sha256" 2>/dev/null || missing=1
+    done
+    [ "$missing" ] || return 0
     say "making .venv (pinned packages of ${files[*]})"
     [ -x .venv/bin/pip ] || /usr/bin/python3 -m venv .venv >.venv.log 2>&1 ||
         die "python3 -m venv .venv failed; all it said: .venv.log"
     .venv/bin/pip install -q --disable-pip-version-check "${files[@]/#/-r}" >.venv.log 2>&1 ||
         die "pip could not install ${files[*]}; is there a network? All it said: .venv.log"
     rm -f .venv.log
-    printf '%s\n' "$want" >"$stamp"
+    for file in "${files[@]}"; do
+        sha256sum "$file" >".venv/${file##*/}.sha256"
+    done
 }

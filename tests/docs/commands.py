@@ -72,13 +72,14 @@ def like_clone(folder: Path) -> None:
 
 
 def like_quickstart(folder: Path, sinklab: Path) -> None:
-    """What ./quickstart leaves besides. The hash of the packages says that they are in .venv, and an empty build.ninja
-    is a build in which nothing is left to do: no command installs or builds."""
-    stamp = folder / ".venv" / "requirements-study.sha256"
-    stamp.unlink(missing_ok=True)
-    stamp.write_text(must("sha256sum experiments/requirements.txt experiments/requirements-study.txt", folder))
+    """What ./quickstart leaves besides. The hashes of the packages say that they are in .venv, and a build.ninja
+    without rules is a build in which nothing is left to do: no command installs or builds."""
+    for name in ("requirements.txt", "requirements-study.txt"):
+        stamp = folder / ".venv" / f"{name}.sha256"
+        stamp.unlink(missing_ok=True)
+        stamp.write_text(must(f"sha256sum experiments/{name}", folder))
     (folder / "build" / "src").mkdir(parents=True)
-    (folder / "build" / "build.ninja").write_text("")
+    (folder / "build" / "build.ninja").write_text("build src/sinklab: phony\n")
     (folder / "build" / "options").write_text("")
     script = folder / "build" / "src" / "sinklab"
     script.write_text(SCRIPT.format(sinklab=shlex.quote(str(sinklab))))
