@@ -27,6 +27,7 @@ const char *sl_hf_obstacle(const sl_config *c) {
          "model.ffn_kind"},
         {c->model_ffn_bias, "model.ffn_bias"},
         {c->model_head_bias, "model.head_bias"},
+        {c->model_experts > 0 && c->model_router_bias, "model.router_bias"},
         {c->model_rope_base <= 0, "model.rope_base"},
         {c->model_rope_dims != 0, "model.rope_dims"},
         {c->model_rope_scaling != SL_ROPE_SCALING_NONE, "model.rope_scaling"},

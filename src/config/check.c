@@ -116,9 +116,6 @@ static int check_experts(const sl_config *c) {
                              (ll)c->model_experts, c->model_ffn ? "model.ffn_kind: none" : "model.ffn = 0");
     if (!sl_ffn_gated[c->model_ffn_kind])
         return sl_fail_usage("model.ffn_kind: experts are of a gated kind, e.g. swiglu; set one, or model.experts=0");
-    if (c->model_ffn_bias)
-        return sl_fail_usage("model.ffn_bias is of a dense feed-forward: experts have no biases; set one of "
-                             "model.ffn_bias=false and model.experts=0");
     if (c->model_expert_ffn == 0 && c->model_ffn % parts != 0)
         return sl_fail_usage(
             "model.ffn = %lld is not a multiple of experts_per_token + shared_experts = %lld; change one or set "

@@ -27,8 +27,18 @@ static int act_of(const sl_moe *m) {
     }
 }
 
+/* Of a quantised model's parts the router alone saves. */
+static bool has_biases(const sl_op *op) {
+    return sl_moe_of(op) || op->saved[0] != SL_NONE
+               ? op->param[SL_MOE_ROUTER_BIAS] != SL_NONE || op->param[SL_MOE_BIASES] != SL_NONE
+               : op->param[SL_MOE_PART_BIASES] != SL_NONE;
+}
+
 static int check(const sl_op *op) {
     const sl_moe *m = mixture_of(op);
+    if (has_biases(op))
+        return sl_fail("device: cuda has no biases of experts and routers (model.ffn_bias, model.router_bias); take "
+                       "device: cpu");
     return act_of(m) >= 0 ? 0
                           : sl_fail("device: cuda has no experts of model.ffn_kind=%s; take device: cpu",
                                     sl_choices_ffn[m->act - m->k->ffn].name);
@@ -129,7 +139,7 @@ static int output(const sl_op *op, const slc_exec *x) {
 
 const slc_kind slc_moe_kinds[] = {
     {.name = "moe", .check = check, .forward = forward, .backward = backward, .scratch = scratch, .end_step = end_step},
-    {.name = "moe_router", .forward = choose, .scratch = scratch, .end_step = end_step},
+    {.name = "moe_router", .check = check, .forward = choose, .scratch = scratch, .end_step = end_step},
     {.name = "moe_hidden", .check = check, .forward = hidden},
-    {.name = "moe_output", .forward = output, .scratch = scratch},
+    {.name = "moe_output", .check = check, .forward = output, .scratch = scratch},
     {.name = NULL}};

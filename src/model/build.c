@@ -18,50 +18,16 @@ static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_b
     return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin});
 }
 
-/* Tensors as Qwen3-MoE's; the bias and the shared experts, which it does not have, as DeepSeek-V3's. */
-static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual) {
+/* One feed-forward of width f, <prefix>.{gate,up,down}_proj, the parts of whose operations are given. */
+typedef struct {
+    enum sl_part in, act, out;
+} ffn_parts;
+static sl_buf build_dense(sl_program *b, int64_t i, const ffn_parts *part, const char *prefix, int64_t f, sl_buf in,
+                          sl_buf residual) {
     const sl_config *c = b->config;
-    char prefix[80];
-    int64_t d = c->model_dim, f = sl_config_expert_ffn(c), shared = c->model_shared_experts * f;
-    int bias = SL_NONE, first = SL_NONE;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
-    sl_scope read = at(i, SL_HALF_FFN, SL_PART_experts_in), write = at(i, SL_HALF_FFN, SL_PART_experts_out);
-    int router = sl_build_matrix(b, at(i, SL_HALF_FFN, SL_PART_router), prefix, "weight", c->model_experts, d, 0);
-    if (c->model_balance == SL_BALANCE_BIAS) {
-        bias = sl_program_param(b, prefix,
-                                &(sl_param_spec){.name = "e_score_correction_bias", .rows = c->model_experts,
-                                                 .init = SL_INIT_ZEROS, .decay = SL_DECAY_NONE});
-        b->params->params -= c->model_experts; /* not learned */
-    }
-    for (int64_t e = 0; e < c->model_experts; e++) {
-        snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.experts.%lld", (long long)i, (long long)e);
-        int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", f, d, e > 0 ? SL_MATRIX_JOINED : 0);
-        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
-        sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT | SL_MATRIX_JOINED);
-        first = e ? first : gate;
-    }
-    sl_buf out = sl_build_moe(b, at(i, SL_HALF_FFN, SL_PART_experts), x, residual, router, bias, first);
-    if (!shared)
-        return out;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
-    read.part = SL_PART_shared_in, write.part = SL_PART_shared_out;
-    int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", shared, d, SL_MATRIX_LINEAR);
-    sl_build_matrix(b, read, prefix, "up_proj.weight", shared, d, SL_MATRIX_JOINED | SL_MATRIX_LINEAR);
-    sl_buf in = sl_build_linear(b, read, x, d, 2 * shared, gate, SL_NONE, SL_NONE);
-    sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_shared_act), c->model_ffn_kind, in, shared);
-    int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, shared, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
-    return sl_build_linear(b, write, h, shared, d, down, SL_NONE, out);
-}
-
-static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
-    const sl_config *c = b->config;
-    char prefix[64];
-    int64_t d = c->model_dim, f = c->model_ffn;
+    int64_t d = c->model_dim;
     bool gated = sl_ffn_gated[c->model_ffn_kind];
-    if (c->model_experts)
-        return build_experts(b, i, in, residual);
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
-    sl_scope read = at(i, SL_HALF_FFN, SL_PART_in), write = at(i, SL_HALF_FFN, SL_PART_out);
+    sl_scope read = at(i, SL_HALF_FFN, part->in), write = at(i, SL_HALF_FFN, part->out);
     int first = sl_build_matrix(b, read, prefix, gated ? "gate_proj.weight" : "up_proj.weight", f, d,
                                 SL_MATRIX_LINEAR);
     if (gated)
@@ -74,9 +40,86 @@ static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
         down_bias = sl_build_bias(b, prefix, "down_proj.bias", d, false);
     }
     sl_buf gate_up = sl_build_linear(b, read, in, d, gated ? 2 * f : f, first, bias, SL_NONE);
-    sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, SL_PART_act), c->model_ffn_kind, gate_up, f);
+    sl_buf h = sl_build_ffn(b, at(i, SL_HALF_FFN, part->act), c->model_ffn_kind, gate_up, f);
     int down = sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
     return sl_build_linear(b, write, h, f, d, down, down_bias, residual);
+}
+
+/* The matrix and the biases of a router. */
+static void declare_router(sl_program *b, int64_t i, sl_moe_params *p) {
+    const sl_config *c = b->config;
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.gate", (long long)i);
+    p->router = sl_build_matrix(b, at(i, SL_HALF_FFN, SL_PART_router), prefix, "weight", c->model_experts,
+                                c->model_dim, 0);
+    if (c->model_router_bias)
+        p->router_bias = sl_build_bias(b, prefix, "bias", c->model_experts, false);
+    if (c->model_balance == SL_BALANCE_BIAS) {
+        p->choice = sl_program_param(b, prefix,
+                                     &(sl_param_spec){.name = "e_score_correction_bias", .rows = c->model_experts,
+                                                      .init = SL_INIT_ZEROS, .decay = SL_DECAY_NONE});
+        b->params->params -= c->model_experts; /* not learned */
+    }
+}
+
+static void name_expert(char prefix[80], int64_t i, int64_t e) {
+    snprintf(prefix, 80, "model.layers.%lld.mlp.experts.%lld", (long long)i, (long long)e);
+}
+
+/* The first of the matrices of all experts. */
+static int declare_experts(sl_program *b, int64_t i) {
+    int64_t d = b->config->model_dim, f = sl_config_expert_ffn(b->config);
+    sl_scope read = at(i, SL_HALF_FFN, SL_PART_experts_in), write = at(i, SL_HALF_FFN, SL_PART_experts_out);
+    int first = SL_NONE;
+    char prefix[80];
+    for (int64_t e = 0; e < b->config->model_experts; e++) {
+        name_expert(prefix, i, e);
+        int gate = sl_build_matrix(b, read, prefix, "gate_proj.weight", f, d, e > 0 ? SL_MATRIX_JOINED : 0);
+        sl_build_matrix(b, read, prefix, "up_proj.weight", f, d, SL_MATRIX_JOINED);
+        sl_build_matrix(b, write, prefix, "down_proj.weight", d, f, SL_MATRIX_OUTPUT | SL_MATRIX_JOINED);
+        first = e ? first : gate;
+    }
+    return first;
+}
+
+/* The first of their biases. */
+static int declare_biases(sl_program *b, int64_t i) {
+    int64_t d = b->config->model_dim, f = sl_config_expert_ffn(b->config);
+    int first = SL_NONE;
+    char prefix[80];
+    for (int64_t e = 0; e < b->config->model_experts; e++) {
+        name_expert(prefix, i, e);
+        int gate = sl_build_bias(b, prefix, "gate_proj.bias", f, e > 0);
+        sl_build_bias(b, prefix, "up_proj.bias", f, true);
+        sl_build_bias(b, prefix, "down_proj.bias", d, true);
+        first = e ? first : gate;
+    }
+    return first;
+}
+
+/* Tensors as Qwen3-MoE's; the bias of the choice and the shared experts, which it does not have, as DeepSeek-V3's. */
+static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual) {
+    const sl_config *c = b->config;
+    const ffn_parts shared = {SL_PART_shared_in, SL_PART_shared_act, SL_PART_shared_out};
+    sl_moe_params p = {SL_NONE, SL_NONE, SL_NONE, SL_NONE, SL_NONE};
+    char prefix[80];
+    declare_router(b, i, &p);
+    p.experts = declare_experts(b, i);
+    p.biases = c->model_ffn_bias ? declare_biases(b, i) : SL_NONE;
+    sl_buf out = sl_build_moe(b, at(i, SL_HALF_FFN, SL_PART_experts), x, residual, &p);
+    if (c->model_shared_experts == 0)
+        return out;
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
+    return build_dense(b, i, &shared, prefix, c->model_shared_experts * sl_config_expert_ffn(c), x, out);
+}
+
+static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
+    const ffn_parts parts = {SL_PART_in, SL_PART_act, SL_PART_out};
+    char prefix[64];
+    if (b->config->model_experts)
+        return build_experts(b, i, in, residual);
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
+    return build_dense(b, i, &parts, prefix, b->config->model_ffn, in, residual);
 }
 
 static const enum sl_half halves[] = {[SL_NORM_ATTN] = SL_HALF_ATTN, [SL_NORM_FFN] = SL_HALF_FFN};

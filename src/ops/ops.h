@@ -60,9 +60,14 @@ sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, cons
 sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
 enum sl_ffn sl_ffn_kind_of(const sl_op *op); /* of such an operation */
 
-/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone): router [experts, dim]; bias
- * [experts] or SL_NONE; experts: the first of each expert's gate, up [ffn, dim] and down [dim, ffn], all joined. */
-sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts);
+/* Parameters of a mixture: the router's matrix [experts, dim]; the first of each expert's gate, up [ffn, dim] and down
+ * [dim, ffn], all joined; or SL_NONE: the router's bias [experts]; the first of each expert's biases [ffn], [ffn] and
+ * [dim], all joined; the bias of the choice [experts]. */
+typedef struct {
+    int router, experts, router_bias, biases, choice;
+} sl_moe_params;
+/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone). */
+sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, const sl_moe_params *p);
 
 /* On the residual stream (stream.c). x + residual, both fp32. */
 sl_buf sl_build_add(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual);

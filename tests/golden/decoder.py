@@ -110,7 +110,7 @@ def tensor_shapes(c, vocab):
         experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
         widths = {"mlp": c["ffn"]} if not experts else {}
         if experts:
-            shapes[p + "mlp.gate.weight"] = (experts, d)
+            linear(p + "mlp.gate", experts, d, c.get("router_bias", False))
             if c["balance"] == "bias":
                 shapes[p + "mlp.gate.e_score_correction_bias"] = (experts,)
             widths = {f"mlp.experts.{e}": c["expert_ffn"] for e in range(experts)}
@@ -364,7 +364,7 @@ def experts(c, p, prefix, x, training):
     """Output, the router's losses times their coefficients, and how often each expert was chosen."""
     flat = x.reshape(-1, x.shape[-1])
     n, E, k = flat.shape[0], c["experts"], c["experts_per_token"]
-    z = flat @ p[prefix + ".gate.weight"].T
+    z = linear(p, prefix + ".gate", flat)
     score = torch.sigmoid(z) if c["router"] == "sigmoid" else z.softmax(-1)
     bias = p.get(prefix + ".gate.e_score_correction_bias")
     chosen = (score if bias is None else score + bias.detach()).topk(k, -1).indices

@@ -209,7 +209,8 @@ static sl_model *create(const golden *g) {
         bool decays = t->decay == SL_DECAY_MATRIX ||
                       (t->decay == SL_DECAY_NORM && g->config.train_decay_norms);
         bool own = strstr(t->name, ".bias_") || strstr(t->name, ".sinks") || /* attention's, and running means: never */
-                   strstr(t->name, ".channel_mean") || strstr(t->name, "_proj.bias") || strstr(t->name, "lm_head.bias");
+                   strstr(t->name, ".channel_mean") || strstr(t->name, "_proj.bias") ||
+                   strstr(t->name, "lm_head.bias") || strstr(t->name, "mlp.gate.bias");
         ck_assert_msg(decays == (!own && (t->ndim == 2 || g->config.train_decay_norms)),
                       "%s: decay group of %s", g->name, t->name);
     }

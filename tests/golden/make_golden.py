@@ -156,6 +156,11 @@ CASES = {
                               "model.experts_per_token": 2, "model.expert_ffn": 7,
                               "model.router": "sigmoid", "model.balance": "none",
                               "model.norm_place": "sandwich"}),
+    "experts_biases": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
+                            "model.expert_ffn": 11, "model.shared_experts": 1, "model.router": "softmax",
+                            "model.balance": "aux", "model.balance_coef": 0.3, "model.router_z_loss": 0.1,
+                            "model.router_bias": True, "model.ffn_bias": True, "model.ffn_kind": "swiglu_clamped",
+                            "model.expert_capacity": 0.9}),
 }
 
 
@@ -198,7 +203,7 @@ def train(c, p, tokens, targets):
     learned = [x for x in p.values() if x.requires_grad]
 
     def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases of linear layers never
-        never = ".bias_" in name or ".sinks" in name or name.endswith(("_proj.bias", "lm_head.bias"))
+        never = ".bias_" in name or ".sinks" in name or name.endswith(("_proj.bias", "lm_head.bias", "gate.bias"))
         return not never and (x.ndim == 2 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]

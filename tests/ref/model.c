@@ -413,9 +413,10 @@ static void mixer_block(const ref_model *m, int64_t i, const char *layer, const 
 static void add_expert(const ref_model *m, const char *prefix, int64_t f, const ref_c *x, const ref_c *weight,
                        int64_t experts, ref_c *sum) {
     int64_t rows = rows_of(m), d = m->config->model_dim;
-    ref_c *gate = project(m, prefix, "gate_proj.weight", d, f, x), *up = project(m, prefix, "up_proj.weight", d, f, x);
+    bool biased = m->config->model_ffn_bias;
+    ref_c *gate = linear(m, prefix, "gate_proj", biased, d, f, x), *up = linear(m, prefix, "up_proj", biased, d, f, x);
     ref_ffn(m->config->model_ffn_kind, rows * f, gate, up, up);
-    ref_c *out = project(m, prefix, "down_proj.weight", f, d, up);
+    ref_c *out = linear(m, prefix, "down_proj", biased, f, d, up);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < d; j++)
             sum[i * d + j] += out[i * d + j] * (weight ? weight[i * experts] : 1);
@@ -432,8 +433,9 @@ static ref_c experts_block(const ref_model *m, const char *layer, const ref_c *x
     const char *balance = sl_choices_balance[c->model_balance].name;
     char prefix[128];
     ref_c *weight = ref_alloc(rows * experts), *out = ref_alloc(rows * d), aux, z;
+    snprintf(prefix, sizeof prefix, "%smlp.", layer);
+    ref_c *logits = linear(m, prefix, "gate", c->model_router_bias, d, experts, x);
     snprintf(prefix, sizeof prefix, "%smlp.gate.", layer);
-    ref_c *logits = project(m, prefix, "weight", d, experts, x);
     const ref_c *bias = strcmp(balance, "bias") == 0 ? vector(m, prefix, "e_score_correction_bias", experts) : NULL;
     double share = c->model_expert_capacity * (double)(rows * top) / (double)experts;
     ref_route(rows, experts, top, strcmp(sl_choices_router[c->model_router].name, "sigmoid") == 0, logits, bias,

@@ -270,7 +270,7 @@ bool ref_variant_moe(int i, ref_variant *v) {
 
 /* Options that models made elsewhere have: what they change, as for sinklab's command line. */
 static const struct {
-    const char *name, *changes[10];
+    const char *name, *changes[11];
 } options[] = {
     {"qkv bias", {"attention_bias=qkv"}},
     {"all biases", {"attention_bias=all", "ffn_bias=true", "head_bias=true"}},
@@ -311,6 +311,15 @@ static const struct {
     {"parallel shared", {"block=parallel_shared", "kv_heads=1"}},
     {"parallel, no feed-forward", {"block=parallel", "ffn_kind=none"}},
     {"parallel experts", {"block=parallel_shared", "experts=3", "expert_ffn=7"}},
+    {"biased experts, shared, capacity", {"experts=4", "expert_ffn=7", "shared_experts=1", "ffn_bias=true",
+                                          "router_bias=true", "router_z_loss=0.3", "balance_coef=0.5",
+                                          "expert_capacity=0.9"}},
+    {"biased experts, sigmoid, one a token", {"experts=5", "experts_per_token=1", "expert_ffn=9", "ffn_bias=true",
+                                              "router=sigmoid", "router_bias=true", "balance=bias",
+                                              "norm_place=sandwich", "ffn_kind=geglu"}},
+    {"gpt-oss", {"attention=sink_logit", "attention_bias=all", "attention_opts.window=3",
+                 "attention_opts.window_layers=[window, full]", "experts=5", "experts_per_token=3", "expert_ffn=130",
+                 "ffn_kind=swiglu_clamped", "ffn_bias=true", "router_bias=true"}},
     {"parallel shared, gated, nullify", {"block=parallel_shared", "norm=gated_norm", "sink_nullify=1",
                                          "norm_opts.preaffine=true"}},
     {"positions, experts, sandwich", {"learned_positions=150", "experts=3", "expert_ffn=7", "attention_bias=all",

@@ -294,6 +294,7 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.ffn_bias=true", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn_kind=swiglu_clamped", NULL}, "SinklabForCausalLM"},
                  {{"model.head_bias=true", NULL}, "SinklabForCausalLM"},
+                 {{"model.experts=4", "model.router_bias=true"}, "SinklabForCausalLM"},
                  {{"model.rope_dims=2", NULL}, "SinklabForCausalLM"},
                  {{"model.rope_scaling=llama3", NULL}, "SinklabForCausalLM"},
                  {{"model.rope_layers=[rope, none]", NULL}, "SinklabForCausalLM"},

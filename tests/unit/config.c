@@ -256,10 +256,10 @@ static const struct {
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
                    "norm_opts, mixer, attention, attention_opts, attention_bias, ffn_kind, ffn_bias, experts, "
-                   "experts_per_token, expert_ffn, shared_experts, router, balance, balance_coef, balance_rate, "
-                   "router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, rope_layers, "
-                   "rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, embed_scale, "
-                   "learned_positions, sink_nullify, sink_nullify_mode, sink_nullify_value, "
+                   "experts_per_token, expert_ffn, shared_experts, router, router_bias, balance, balance_coef, "
+                   "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
+                   "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, "
+                   "embed_scale, learned_positions, sink_nullify, sink_nullify_mode, sink_nullify_value, "
                    "sink_nullify_channels, sink_nullify_final, tie_embeddings, logit_softcap, head_bias, seq, "
                    "init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
@@ -415,9 +415,6 @@ static const struct {
     {"model: {norm_place: output, sink_nullify: 1}",
      "model.sink_nullify replaces channels where norms read the stream, and with model.norm_place=output those of the "
      "blocks do not; leave one out"},
-    {"model: {experts: 4, ffn_bias: true}",
-     "model.ffn_bias is of a dense feed-forward: experts have no biases; set one of model.ffn_bias=false and "
-     "model.experts=0"},
     {"model: {attention: sigmoid, attention_opts: {softcap: 50}}",
      "model.attention_opts.softcap is of softmax, softmax1 and sink_logit; leave it out with model.attention=sigmoid"},
     {"model: {attention: k_bias, attention_opts: {softcap: 50}}",

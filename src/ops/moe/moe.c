@@ -1,8 +1,8 @@
 /* A mixture of experts as one operation (formulas: moe.h). Forward: route, pack the weights of experts that have rows,
- * then one parallel region over blocks of places: gather x, h = w act(gate) up, y = W_down h; last, each row adds its
- * places' y. The weight w goes in before W_down, so that backward has its gradient without y: with dh = W_down^T dout,
- * dw = <dh, act(gate) up>. Backward: the same blocks of places for dh, dgate, dup and dx, then one region over blocks
- * of the weight gradients of all experts, then the router.
+ * then one parallel region over blocks of places: gather x, h = w act(gate) up, y = W_down h + w b_down; last, each row
+ * adds its places' y. The weight w goes in before W_down, so that backward has its gradient without y: with dh =
+ * W_down^T dout, dw = <dh, act(gate) up> + <dout, b_down>. Backward: the same blocks of places for dh, dgate, dup and
+ * dx, then one region over blocks of the weight gradients of all experts, their biases, then the router.
  *
  * bf16: x, gate, up, w act(gate) up, dgate, dup, dout and the weights are rounded once, as operands; scores, weights of
  * choices, y, and the gradient of x up to its store are fp32. */
@@ -133,7 +133,14 @@ static pass start(const sl_op *op, const sl_exec *x, bool backward) {
 static int64_t places_of(const pass *p, int64_t e) { return p->t.offset[e + 1] - p->t.offset[e]; }
 
 static const float *expert_weights(const pass *p, int64_t e) {
-    return sl_weight(p->op, p->x, 1) + e * 3 * p->m->dim * p->m->ffn;
+    return sl_weight(p->op, p->x, SL_MOE_EXPERTS) + e * 3 * p->m->dim * p->m->ffn;
+}
+
+/* The bias of an expert's matrix GATE, UP or DOWN; NULL without. */
+static const float *bias_of(const pass *p, int64_t e, int which) {
+    return p->op->param[SL_MOE_BIASES] == SL_NONE
+               ? NULL
+               : sl_weight(p->op, p->x, SL_MOE_BIASES) + sl_moe_bias_at(p->m, e, which);
 }
 
 /* Where a packed matrix of an expert lies: bf16 keeps all from forward to backward. */
@@ -291,14 +298,23 @@ static sl_split backward_blocks(const sl_op *op, const sl_exec *x) {
 
 /* ---- forward */
 
+static void add_to_rows(const pass *p, int64_t rows, int64_t cols, const float *bias, float *c) {
+    for (int64_t i = 0; i < rows; i++)
+        p->m->k->add(cols, bias, c + i * COLS);
+}
+
 /* h = w act(gate) up of the block's places, and gate and up where backward needs them. */
 static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows *rows, scratch *s) {
     const sl_moe *m = p->m;
     int64_t places = m->rows * m->top;
+    const float *bias[] = {bias_of(p, b->e, GATE), bias_of(p, b->e, UP)};
     for (int64_t j = 0; j < m->ffn; j += COLS) {
         int64_t cols = sl_min(COLS, m->ffn - j);
-        sl_grouped_product(rows, operand(p, b->e, GATE), j, cols, s->c[0], COLS, false);
-        sl_grouped_product(rows, operand(p, b->e, UP), j, cols, s->c[1], COLS, false);
+        for (int which = GATE; which <= UP; which++) {
+            sl_grouped_product(rows, operand(p, b->e, which), j, cols, s->c[which], COLS, false);
+            if (bias[which])
+                add_to_rows(p, b->n, cols, bias[which] + j, s->c[which]);
+        }
         if (m->training) {
             store_cols(p, p->gate_up, b->first, b->n, j, cols, s->c[0], COLS);
             store_cols(p, p->gate_up, places + b->first, b->n, j, cols, s->c[1], COLS);
@@ -312,6 +328,16 @@ static void forward_hidden(const pass *p, const block *b, const sl_grouped_rows 
     }
 }
 
+/* y += w b_down */
+static void add_down_bias(const pass *p, const block *b) {
+    const float *bias = bias_of(p, b->e, DOWN);
+    for (int64_t i = b->first; bias && i < b->first + b->n; i++) {
+        float w = p->t.weight[p->t.slot[i]], *y = p->s.y + i * p->m->dim;
+        for (int64_t j = 0; j < p->m->dim; j++)
+            y[j] += w * bias[j];
+    }
+}
+
 static void forward_block(const pass *p, int64_t index, int worker) {
     const sl_moe *m = p->m;
     scratch s = scratch_at(m, &(sl_carver){sl_worker_scratch(p->x, worker), 0});
@@ -321,6 +347,7 @@ static void forward_block(const pass *p, int64_t index, int worker) {
     forward_hidden(p, &b, &rows, &s);
     rows = take_rows(p, &b, m->ffn, buffer_row(p, p->h, b.first), p->x->info[p->h].ld, &s);
     sl_grouped_product(&rows, operand(p, b.e, DOWN), 0, m->dim, p->s.y + b.first * m->dim, m->dim, false);
+    add_down_bias(p, &b);
 }
 
 static int forward_places(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -349,13 +376,35 @@ static int combine(const sl_op *op, const sl_exec *x, const sl_span *span) {
 
 /* ---- backward */
 
+/* Row `place` of the gathered dout, columns j on: fp32 in place, or through a line of scratch. */
+static const float *dout_line(const pass *p, int64_t place, int64_t j, int64_t n, float *line) {
+    const char *row = (const char *)p->s.dout + (place * row_ld(p->m) + j) * element(p->m);
+    if (!p->m->bf16)
+        return (const float *)(const void *)row;
+    p->m->k->from_bf16(n, (const sl_bf16 *)(const void *)row, line);
+    return line;
+}
+
+/* Of the places' weights through b_down: <dout, b_down>, 0 without. */
+static void start_dweight(const pass *p, const block *b, scratch *s) {
+    const sl_moe *m = p->m;
+    const float *bias = bias_of(p, b->e, DOWN);
+    for (int64_t i = b->first; i < b->first + b->n; i++) {
+        float *dweight = &p->t.dweight[p->t.slot[i]];
+        *dweight = 0;
+        for (int64_t j = 0, n; bias && j < m->dim; j += n) {
+            n = sl_min(COLS, m->dim - j);
+            *dweight += m->k->dot(n, dout_line(p, i, j, n, s->line[0]), bias + j);
+        }
+    }
+}
+
 /* From dh = W_down^T dout: the gradient of the places' weights, and dgate and dup, which take the places of gate and
  * up. */
 static void backward_hidden(const pass *p, const block *b, const sl_grouped_rows *dout, scratch *s) {
     const sl_moe *m = p->m;
     int64_t places = m->rows * m->top;
-    for (int64_t i = 0; i < b->n; i++)
-        p->t.dweight[p->t.slot[b->first + i]] = 0;
+    start_dweight(p, b, s);
     for (int64_t j = 0; j < m->ffn; j += COLS) {
         int64_t cols = sl_min(COLS, m->ffn - j);
         sl_grouped_product(dout, operand(p, b->e, DOWN_BACK), j, cols, s->c[0], COLS, false);
@@ -438,7 +487,7 @@ static void weight_block(const pass *p, int64_t item, int worker) {
                *dhidden = buffer_row(p, p->gate_up, first + (which == UP ? m->rows * m->top : 0)),
                *h = buffer_row(p, p->h, first);
     int64_t ldh = p->x->info[p->h].ld;
-    float *dw = sl_weight_grad(p->op, p->x, 1) + (e * 3 + which) * m->dim * m->ffn;
+    float *dw = sl_weight_grad(p->op, p->x, SL_MOE_EXPERTS) + (e * 3 + which) * m->dim * m->ffn;
     sl_grouped_wgrad(m->k, m->bf16, places, sl_min(p->cut_n[which], n - i), sl_min(p->cut_m[which], wide - j),
                      (down ? dout : dhidden) + i * element(m), down ? row_ld(m) : ldh,
                      (down ? h : in) + j * element(m), down ? ldh : row_ld(m), dw + i * wide + j, wide, s.wgrad);
@@ -455,6 +504,40 @@ static int weight_gradients(const sl_op *op, const sl_exec *x, const sl_span *s)
 static sl_split weight_blocks(const sl_op *op, const sl_exec *x) {
     pass p = start(op, x, true);
     return (sl_split){.items = p.m->experts * cut_weight_gradients(&p)};
+}
+
+/* The gradient of the bias of one matrix of one expert: that of its rows, of dout weighted, summed in their order. */
+static void bias_gradient(const pass *p, int64_t e, int which, scratch *s) {
+    const sl_moe *m = p->m;
+    int64_t width = which == DOWN ? m->dim : m->ffn, second = which == UP ? m->rows * m->top : 0;
+    float *g = sl_weight_grad(p->op, p->x, SL_MOE_BIASES) + sl_moe_bias_at(m, e, which);
+    for (int64_t i = p->t.offset[e]; i < p->t.offset[e + 1]; i++) {
+        for (int64_t j = 0, n; j < width; j += n) {
+            n = sl_min(COLS, width - j);
+            if (which != DOWN) {
+                m->k->add(n, read_line(p, p->gate_up, second + i, j, n, s->line[0]), g + j);
+                continue;
+            }
+            const float *dout = dout_line(p, i, j, n, s->line[0]);
+            for (int64_t k = 0; k < n; k++)
+                g[j + k] += p->t.weight[p->t.slot[i]] * dout[k];
+        }
+    }
+}
+
+/* Items: matrices of experts. */
+static int bias_gradients(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    pass p = start(op, x, true);
+    scratch s = scratch_at(p.m, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    for (int64_t i = span->first; i < span->first + span->n; i++)
+        bias_gradient(&p, i / 3, (int)(i % 3), &s);
+    return 0;
+}
+
+static sl_split biases(const sl_op *op, const sl_exec *x) {
+    const sl_moe *m = op->own;
+    (void)x;
+    return (sl_split){.items = op->param[SL_MOE_BIASES] == SL_NONE ? 0 : 3 * m->experts};
 }
 
 static int router_gradients(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -475,6 +558,7 @@ static const sl_op_kind moe = {
         {.cut = SL_CUT_BATCH, .run = pack_backward, .split = pack_backward_items},
         {.cut = SL_CUT_BATCH, .run = backward_places, .split = backward_blocks},
         {.cut = SL_CUT_BATCH, .run = weight_gradients, .split = weight_blocks},
+        {.cut = SL_CUT_BATCH, .run = bias_gradients, .split = biases},
         {.cut = SL_CUT_ROWS, .run = router_gradients},
         {.cut = SL_CUT_BATCH, .run = sl_moe_fold_router, .split = sl_moe_fold_router_split}),
     .end_step = sl_moe_end_step};
@@ -511,20 +595,22 @@ static void plan_scratch(const sl_moe *m, sl_op *op) {
     op->worker_bytes = (size_t)sl_max((int64_t)router.used, (int64_t)experts.used);
 }
 
-sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router, int bias, int experts) {
+sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, const sl_moe_params *params) {
     if (b->quant)
-        return sl_build_moe_quantised(b, scope, x, residual, router, bias, experts);
+        return sl_build_moe_quantised(b, scope, x, residual, params);
     sl_op *op = sl_program_op(b, &moe, scope);
     sl_moe *m = sl_program_own(b, op, sizeof *m);
     if (!m)
         return 0;
-    sl_moe_describe(b, bias, m);
+    sl_moe_describe(b, params->choice, m);
     op->state_bytes = sizeof(sl_moe_state);
     sl_op_reads(op, x, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = op->dim_out = m->dim;
-    op->param[0] = router;
-    op->param[1] = experts;
+    op->param[SL_MOE_ROUTER] = params->router;
+    op->param[SL_MOE_EXPERTS] = params->experts;
+    op->param[SL_MOE_ROUTER_BIAS] = params->router_bias;
+    op->param[SL_MOE_BIASES] = params->biases;
     int64_t places = m->rows * m->top;
     op->flops = 2.0 * (double)m->rows * (double)m->dim * (double)(m->experts + 3 * m->top * m->ffn);
     if (!b->device)

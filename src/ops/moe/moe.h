@@ -1,14 +1,14 @@
 /* Mixture of experts (Shazeer et al., arXiv 1701.06538): what the files of the operation share, and what a model
  * reads of it. Each row goes to `top` of `experts` gated networks (model.ffn_kind); out = residual + sum_i w_i
- * expert_i(x) over its experts in their order.
+ * expert_i(x) over its experts in their order. The router and the matrices of experts may add biases (gpt-oss).
  *
- *   scores   s = softmax(W x) or sigmoid(W x) (DeepSeek-V3, arXiv 2412.19437), fp32 also in a bf16 program
+ *   scores   s = softmax(z) or sigmoid(z) (DeepSeek-V3, arXiv 2412.19437) of z = W x (+ b), fp32 also in a bf16 program
  *   choice   the `top` largest s, of equals the first; balance: bias adds a bias per expert to the choice alone
  *   weights  w = s / (sum of the chosen s + 1e-20); with top = 1, w = s, or the router would have no gradient
  *   capacity c > 0: in training passes an expert takes the first ceil(c rows top / experts) of its rows in the order of
  *            rows; the others get nothing from it (Switch, arXiv 2101.03961). Elsewhere no row is dropped.
  *   aux loss E sum_e f_e P_e: f share of the choices, P mean share of the scores; 1 when balanced (arXiv 2101.03961)
- *   z-loss   mean of (log sum exp W x)^2 (ST-MoE, arXiv 2202.08906)
+ *   z-loss   mean of (log sum exp z)^2 (ST-MoE, arXiv 2202.08906)
  *   bias     after a step b_e += rate sign(mean count - count_e) (arXiv 2408.15664); not learned, has no gradient
  *
  * Each choice of a row has a slot, row * top + j, experts ascending in j; and, unless it is dropped, a place: places
@@ -21,6 +21,11 @@
 #include "program/scratch.h"
 
 enum { SL_MOE_MAX_EXPERTS = 256, SL_MOE_MAX_TOP = 16 };
+
+/* The operation's parameters, those of sl_moe_params (ops.h). */
+enum { SL_MOE_ROUTER, SL_MOE_EXPERTS, SL_MOE_ROUTER_BIAS, SL_MOE_BIASES };
+/* Those of the operations of a quantised model that multiply by experts: their matrices and biases. */
+enum { SL_MOE_PART_EXPERTS, SL_MOE_PART_BIASES };
 
 /* Sums over the training passes of one step. */
 typedef struct {
@@ -36,7 +41,7 @@ typedef struct {
     bool bf16, training, sigmoid;
     int64_t rows, seq, dim, experts, top, ffn;
     double capacity, aux, z, rate; /* 0: off */
-    int bias;                      /* parameter, or SL_NONE */
+    int bias;                      /* of the choice: parameter, or SL_NONE */
 } sl_moe;
 
 /* What passes change. */
@@ -44,6 +49,11 @@ typedef struct {
     double extra;          /* aux and z loss of the last training pass, times their coefficients */
     sl_moe_load now, last; /* the step in progress; the last one */
 } sl_moe_state;
+
+/* Where in the biases of all experts that of an expert's matrix gate, up or down (0 to 2) is. */
+static inline int64_t sl_moe_bias_at(const sl_moe *m, int64_t expert, int which) {
+    return expert * (2 * m->ffn + m->dim) + which * m->ffn;
+}
 
 /* NULL of any other operation. */
 const sl_moe *sl_moe_of(const sl_op *op);
@@ -71,7 +81,7 @@ sl_moe_route sl_moe_route_of(const sl_op *op, const sl_exec *x); /* in saved[0] 
 typedef struct {
     void *operand;              /* the router's matrix, packed */
     double *sums;               /* [blocks of rows, experts + 1]: scores' shares, squares of lse */
-    float *dw;                  /* [blocks of rows, experts, dim] */
+    float *dw;                  /* [blocks of rows, experts * dim + experts]: of the matrix and the bias */
 } sl_moe_router_shared;
 /* first in shared scratch */
 sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b);
@@ -92,8 +102,8 @@ int sl_moe_choose(const sl_op *op, const sl_exec *x, const sl_span *s);
 int sl_moe_place(const sl_op *op, const sl_exec *x, const sl_span *s);
 
 /* Stages of their gradients, from dweight (0 of dropped slots): the transpose packed; of rows, din (+)= that of the
- * router's input plus, of each row, the rows of dplace [places, dim] that are its own; the gradient of the router's
- * matrix folded from partial sums. */
+ * router's input plus, of each row, the rows of dplace [places, dim] that are its own; the gradients of the router's
+ * matrix and bias folded from partial sums. */
 int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s);
 sl_split sl_moe_router_back_panels(const sl_op *op, const sl_exec *x);
 void sl_moe_choose_back(const sl_op *op, const sl_exec *x, const sl_span *s, const float *dplace);

@@ -4,7 +4,6 @@
  * window. */
 #include "ops/moe/quantised.h"
 
-#include "ops/ops.h"
 #include "ops/quant/quantise.h"
 #include "ops/rows.h"
 
@@ -71,7 +70,7 @@ static int pack(const sl_op *op, const sl_exec *x, const sl_span *span) {
     int64_t per = sl_grouped_panels(o->m.k, false, o->n), size = o->n * o->depth;
     for (int64_t i = span->first; i < span->first + span->n; i++) {
         int64_t matrix = i / per, e = matrix / o->matrices, which = matrix % o->matrices;
-        const float *w = sl_weight(op, x, 0) + (e * 3 + o->first + which) * size;
+        const float *w = sl_weight(op, x, SL_MOE_PART_EXPERTS) + (e * 3 + o->first + which) * size;
         sl_grouped_pack(o->m.k, false, o->n, o->depth, (sl_mat){w, o->depth, 1}, i % per,
                         operand(o, &s, e, (int)which));
     }
@@ -112,16 +111,28 @@ static sl_grouped_rows gather(const sl_op *op, const sl_exec *x, const sl_moe_ro
     return sl_grouped_take_rows(o->m.k, false, b->n, o->depth, s->rows, o->depth, s->packed);
 }
 
+/* The product of the block's rows with matrix i of its expert's, columns j on, plus its bias, in c[., ldc]. */
+static void multiply(const sl_op *op, const sl_exec *x, const block *b, const sl_grouped_rows *rows, int i, int64_t j,
+                     int64_t cols, float *c, int64_t ldc) {
+    const own *o = op->own;
+    shared all = shared_at(o, &(sl_carver){(char *)x->shared, 0});
+    sl_grouped_product(rows, operand(o, &all, b->e, i), j, cols, c, ldc, false);
+    if (op->param[SL_MOE_PART_BIASES] == SL_NONE)
+        return;
+    const float *bias = sl_weight(op, x, SL_MOE_PART_BIASES) + sl_moe_bias_at(&o->m, b->e, o->first + i) + j;
+    for (int64_t r = 0; r < b->n; r++)
+        x->k->add(cols, bias, c + r * ldc);
+}
+
 /* ---- hidden: out [slots, ffn] = act(gate) up */
 
 static void hidden_block(const sl_op *op, const sl_exec *x, const sl_moe_route *t, const block *b, const scratch *s) {
     const own *o = op->own;
-    shared all = shared_at(o, &(sl_carver){(char *)x->shared, 0});
     sl_grouped_rows rows = gather(op, x, t, b, o->m.top, s);
     for (int64_t j = 0; j < o->n; j += COLS) {
         int64_t cols = sl_min(COLS, o->n - j);
         for (int i = 0; i < 2; i++)
-            sl_grouped_product(&rows, operand(o, &all, b->e, i), j, cols, s->c[i], COLS, false);
+            multiply(op, x, b, &rows, i, j, cols, s->c[i], COLS);
         for (int64_t i = 0; i < b->n; i++)
             o->m.act->fwd(cols, s->c[0] + i * COLS, s->c[1] + i * COLS,
                           sl_buf_data(x, op->out) + t->slot[b->first + i] * o->n + j);
@@ -152,7 +163,7 @@ static int down(const sl_op *op, const sl_exec *x, const sl_span *span) {
     for (int64_t i = span->first; i < span->first + span->n; i++) {
         block b = block_at(&t, i);
         sl_grouped_rows rows = gather(op, x, &t, &b, 1, &s);
-        sl_grouped_product(&rows, operand(o, &all, b.e, 0), 0, o->n, all.y + b.first * o->n, o->n, false);
+        multiply(op, x, &b, &rows, 0, 0, o->n, all.y + b.first * o->n, o->n);
         for (int64_t p = b.first; p < b.first + b.n; p++)
             x->k->scale(o->n, t.weight[t.slot[p]], all.y + p * o->n);
     }
@@ -188,15 +199,16 @@ const sl_moe *sl_moe_part_of(const sl_op *op) { /* the mixture is first in every
 
 /* ---- building */
 
-static sl_buf build_router(sl_program *b, sl_scope scope, sl_buf x, int weight, int bias) {
+static sl_buf build_router(sl_program *b, sl_scope scope, sl_buf x, const sl_moe_params *p) {
     scope.part = SL_PART_router;
     sl_op *op = sl_program_op(b, &router, scope);
     sl_moe *m = sl_program_own(b, op, sizeof *m);
     if (!m)
         return 0;
-    sl_moe_describe(b, bias, m);
+    sl_moe_describe(b, p->choice, m);
     sl_op_reads(op, x, 0);
-    op->param[0] = weight;
+    op->param[SL_MOE_ROUTER] = p->router;
+    op->param[SL_MOE_ROUTER_BIAS] = p->router_bias;
     op->state_bytes = sizeof(sl_moe_state);
     op->dim_in = m->dim;
     op->flops = 2.0 * (double)m->rows * (double)m->dim * (double)m->experts;
@@ -209,8 +221,8 @@ static sl_buf build_router(sl_program *b, sl_scope scope, sl_buf x, int weight, 
     return op->saved[0] = op->out = sl_program_buffer(b, 1, (int64_t)(route.used / sizeof(float)));
 }
 
-static sl_op *experts_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_buf in, sl_buf route, int weights,
-                         const own *is) {
+static sl_op *experts_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, sl_buf in, sl_buf route,
+                         const sl_moe_params *p, const own *is) {
     sl_op *op = sl_program_op(b, kind, scope);
     own *o = sl_program_own(b, op, sizeof *o);
     if (!o)
@@ -218,7 +230,8 @@ static sl_op *experts_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, 
     *o = *is;
     sl_op_reads(op, in, 0);
     sl_op_reads(op, route, 0);
-    op->param[0] = weights;
+    op->param[SL_MOE_PART_EXPERTS] = p->experts;
+    op->param[SL_MOE_PART_BIASES] = p->biases;
     op->dim_in = o->depth;
     op->dim_out = o->n;
     op->flops = 2.0 * (double)(o->m.rows * o->m.top * o->matrices) * (double)(o->n * o->depth);
@@ -230,18 +243,17 @@ static sl_op *experts_op(sl_program *b, const sl_op_kind *kind, sl_scope scope, 
     return op;
 }
 
-sl_buf sl_build_moe_quantised(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, int router_weight, int bias,
-                              int experts) {
+sl_buf sl_build_moe_quantised(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, const sl_moe_params *p) {
     sl_moe m;
-    sl_moe_describe(b, bias, &m);
-    sl_buf route = build_router(b, scope, x, router_weight, bias);
+    sl_moe_describe(b, p->choice, &m);
+    sl_buf route = build_router(b, scope, x, p);
     scope.part = SL_PART_experts_in;
     sl_buf in = sl_build_quantiser(b, scope, x, m.dim);
-    sl_op *op = experts_op(b, &hidden_kind, scope, in, route, experts, &(own){m, 0, 2, m.ffn, m.dim});
+    sl_op *op = experts_op(b, &hidden_kind, scope, in, route, p, &(own){m, 0, 2, m.ffn, m.dim});
     sl_buf h = op->out = sl_program_buffer(b, m.rows * m.top, m.ffn);
     scope.part = SL_PART_experts_out;
     h = sl_build_quantiser(b, scope, h, m.ffn);
-    op = experts_op(b, &output_kind, scope, h, route, experts, &(own){m, 2, 1, m.dim, m.ffn});
+    op = experts_op(b, &output_kind, scope, h, route, p, &(own){m, 2, 1, m.dim, m.ffn});
     sl_op_reads(op, residual, 0);
     return op->out = sl_program_buffer(b, m.rows, m.dim);
 }

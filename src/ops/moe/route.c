@@ -48,13 +48,16 @@ sl_moe_route sl_moe_route_of(const sl_op *op, const sl_exec *x) {
 
 static sl_blocks blocks_of(const sl_moe *m) { return sl_row_blocks(m->rows, m->seq); }
 
+/* A block's sums for the gradients of the router's matrix and bias. */
+static int64_t gradient_floats(const sl_moe *m) { return m->experts * m->dim + m->experts; }
+
 sl_moe_router_shared sl_moe_router_shared_at(const sl_moe *m, bool backward, sl_carver *b) {
     int64_t blocks = blocks_of(m).count, n = backward ? m->dim : m->experts,
             depth = backward ? m->experts : m->dim;
     sl_moe_router_shared s = {0};
     s.operand = sl_carve(b, (int64_t)sl_grouped_bytes(m->k, false, n, depth));
     if (backward)
-        s.dw = sl_carve(b, blocks * m->experts * m->dim * (int64_t)sizeof(float));
+        s.dw = sl_carve(b, blocks * gradient_floats(m) * (int64_t)sizeof(float));
     else
         s.sums = sl_carve(b, blocks * (m->experts + 1) * (int64_t)sizeof(double));
     return s;
@@ -84,7 +87,7 @@ int sl_moe_pack_router(const sl_op *op, const sl_exec *x, const sl_span *s) {
     run r;
     start(&r, op, x, false);
     for (int64_t i = s->first; i < s->first + s->n; i++)
-        sl_grouped_pack(x->k, false, r.m->experts, r.m->dim, (sl_mat){sl_weight(op, x, 0), r.m->dim, 1}, i,
+        sl_grouped_pack(x->k, false, r.m->experts, r.m->dim, (sl_mat){sl_weight(op, x, SL_MOE_ROUTER), r.m->dim, 1}, i,
                         r.s.operand);
     return 0;
 }
@@ -98,7 +101,7 @@ int sl_moe_pack_router_back(const sl_op *op, const sl_exec *x, const sl_span *s)
     run r;
     start(&r, op, x, true);
     for (int64_t i = s->first; i < s->first + s->n; i++)
-        sl_grouped_pack(x->k, false, r.m->dim, r.m->experts, (sl_mat){sl_weight(op, x, 0), 1, r.m->dim}, i,
+        sl_grouped_pack(x->k, false, r.m->dim, r.m->experts, (sl_mat){sl_weight(op, x, SL_MOE_ROUTER), 1, r.m->dim}, i,
                         r.s.operand);
     return 0;
 }
@@ -153,6 +156,8 @@ static void choose_tile(const run *r, int64_t row, int64_t n, const float *bias,
     const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s->x);
     sl_grouped_rows a = sl_grouped_take_rows(m->k, false, n, m->dim, in, m->dim, s->packed);
     sl_grouped_product(&a, r->s.operand, 0, m->experts, score, m->experts, false);
+    for (int64_t i = 0; r->op->param[SL_MOE_ROUTER_BIAS] != SL_NONE && i < n; i++)
+        m->k->add(m->experts, sl_weight(r->op, r->x, SL_MOE_ROUTER_BIAS), score + i * m->experts);
     if (m->sigmoid)
         m->k->sigmoid(n * m->experts, score, score);
     else
@@ -272,7 +277,7 @@ static void through_shares(const run *r, const float *score, float *ds) {
         ds[e] += m->sigmoid ? (r->share[e] - mean) / whole : r->share[e];
 }
 
-/* ds: 0, becomes the gradient by the row's products with the router's matrix. */
+/* ds: 0, becomes the gradient by the row's z. */
 static void score_gradient(const run *r, int64_t row, float *ds) {
     const sl_moe *m = r->m;
     const float *score = r->t.score + row * m->experts;
@@ -313,8 +318,10 @@ static void store_rows(const run *r, int64_t row, int64_t n, float *out, float *
 static void backward_tile(const run *r, int64_t row, int64_t n, float *dw, const sl_moe_router_scratch *s) {
     const sl_moe *m = r->m;
     memset(s->dscore, 0, (size_t)(n * m->experts) * sizeof *s->dscore);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
         score_gradient(r, row + i, s->dscore + i * m->experts);
+        m->k->add(m->experts, s->dscore + i * m->experts, dw + m->experts * m->dim);
+    }
     const float *in = sl_read_rows(r->x, r->op->in[0], row, n, s->x);
     for (int64_t j = 0; j < m->dim; j += SL_GROUPED_WGRAD_M)
         sl_grouped_wgrad(m->k, false, n, m->experts, sl_min(SL_GROUPED_WGRAD_M, m->dim - j), s->dscore, m->experts,
@@ -334,26 +341,33 @@ void sl_moe_choose_back(const sl_op *op, const sl_exec *x, const sl_span *span, 
     for (int64_t e = 0; e < m->experts; e++)
         r.share[e] = m->aux > 0 ? (float)(per * (double)r.t.count[e]) : 0;
     for (int64_t b = sl_block_at(blocks, span->first); b < sl_block_behind(blocks, span); b++) {
-        float *dw = r.s.dw + b * m->experts * m->dim;
+        float *dw = r.s.dw + b * gradient_floats(m);
         int64_t first = sl_block_first(blocks, b), end = first + sl_block_rows(blocks, b);
-        memset(dw, 0, (size_t)(m->experts * m->dim) * sizeof *dw);
+        memset(dw, 0, (size_t)gradient_floats(m) * sizeof *dw);
         for (int64_t row = first; row < end; row += TILE)
             backward_tile(&r, row, sl_min(TILE, end - row), dw, &s);
     }
 }
 
+/* Items that fold the matrix's gradient; one more folds the bias's. */
+static int64_t matrix_folds(const sl_moe *m) { return sl_div_up(m->experts * m->dim, SL_FOLD_COLUMNS); }
+
 sl_split sl_moe_fold_router_split(const sl_op *op, const sl_exec *x) {
     const sl_moe *m = op->own;
     (void)x;
-    return (sl_split){.items = sl_div_up(m->experts * m->dim, SL_FOLD_COLUMNS)};
+    return (sl_split){.items = matrix_folds(m) + (op->param[SL_MOE_ROUTER_BIAS] != SL_NONE)};
 }
 
 int sl_moe_fold_router(const sl_op *op, const sl_exec *x, const sl_span *s) {
     run r;
     start(&r, op, x, true);
-    int64_t size = r.m->experts * r.m->dim, from = s->first * SL_FOLD_COLUMNS;
-    sl_fold_columns(x, from, sl_min(s->n * SL_FOLD_COLUMNS, size - from), blocks_of(r.m).count, size, r.s.dw,
-                    sl_weight_grad(op, x, 0));
+    int64_t size = r.m->experts * r.m->dim, from = s->first * SL_FOLD_COLUMNS, all = gradient_floats(r.m),
+            blocks = blocks_of(r.m).count;
+    if (from < size)
+        sl_fold_columns(x, from, sl_min(s->n * SL_FOLD_COLUMNS, size - from), blocks, all, r.s.dw,
+                        sl_weight_grad(op, x, SL_MOE_ROUTER));
+    if (s->first + s->n > matrix_folds(r.m))
+        sl_fold_columns(x, 0, r.m->experts, blocks, all, r.s.dw + size, sl_weight_grad(op, x, SL_MOE_ROUTER_BIAS));
     return 0;
 }
 
