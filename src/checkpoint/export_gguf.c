@@ -81,13 +81,12 @@ static int add_name(sl_gguf_plan *g, const char *path) {
 /* ---------------------------------------------------------------- tensors */
 
 static int add_tensors(sl_gguf_plan *g, const sl_params *p, const sl_places *places, const number *matrices) {
-    char name[SL_PLACE_CHARS];
-    sl_place how;
+    sl_found_place found;
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
-        if (!sl_places_find(places, t->name, name, &how))
+        if (!sl_places_find(places, t->name, 0, &found))
             return sl_fail("tensor %s has no name in GGUF", t->name);
-        sl_gguf_add_tensor(g, name, sl_ggml_type_of(number_of(t, matrices)->id), t->ndim, t->shape);
+        sl_gguf_add_tensor(g, found.name, sl_ggml_type_of(number_of(t, matrices)->id), t->ndim, t->shape);
     }
     return 0;
 }
@@ -129,14 +128,13 @@ static int put_tensor(sl_writer *w, const sl_export *e, int i, const sl_place *h
 
 static int write_file(sl_gguf_plan *g, const sl_export *e, const sl_places *places, const number *matrices,
                       const char *path) {
-    char name[SL_PLACE_CHARS];
+    sl_found_place found;
     sl_writer w;
-    sl_place how;
     if (sl_writer_open(&w, path) || sl_gguf_put_head(g, &w))
         return -1;
     for (int i = 0; i < e->params->count; i++) {
-        sl_places_find(places, e->params->tensor[i].name, name, &how);
-        if (put_tensor(&w, e, i, &how, matrices))
+        sl_places_find(places, e->params->tensor[i].name, 0, &found);
+        if (put_tensor(&w, e, i, &found.how, matrices))
             return -1;
     }
     return sl_writer_finish(&w, NULL);

@@ -74,11 +74,15 @@ static json_t *parse_json(const void *text, size_t n, const char *name) {
     return NULL;
 }
 
-/* What no family computes. */
-static const char *const never[] = {"quantization_config", NULL};
+/* Files of some families are quantised in one way that is read. */
+static int check_quantisation(const sl_hf *s, const sl_family *kind) {
+    static const char *const off[] = {"quantization_config", NULL};
+    const char *method = json_string_value(json_object_get(sl_hf_get(s, off[0]), "quant_method"));
+    return method && kind->quant_method && !strcmp(method, kind->quant_method) ? 0 : sl_hf_off(s, off);
+}
 
 static int hf_config(const sl_hf *s, const sl_family_row *r, sl_config *c, int64_t *vocab) {
-    if (sl_hf_off(s, never) || r->kind->from_hf(s, c) || sl_hf_whole(s, "vocab_size", 0, vocab))
+    if (check_quantisation(s, r->kind) || r->kind->from_hf(s, c) || sl_hf_whole(s, "vocab_size", 0, vocab))
         return -1;
     *vocab = *vocab ? *vocab : -1; /* no table has 0 rows */
     return 0;
@@ -132,10 +136,10 @@ int sl_foreign_context(const sl_foreign *f, int64_t *context) {
 
 /* Rows and columns of the embedding, before a model is made for as many as the file claims. */
 static int read_vocab(const sl_foreign *f, const sl_config *c, int64_t said, int32_t *vocab) {
-    char name[SL_PLACE_CHARS];
     sl_places places = sl_foreign_places(f);
-    sl_place how;
-    sl_places_find(&places, "model.embed_tokens.weight", name, &how);
+    sl_found_place found;
+    sl_places_find(&places, "model.embed_tokens.weight", 0, &found);
+    const char *name = found.name;
     int i = sl_foreign_find(f, name);
     const sl_tensor_view *v = i < 0 ? NULL : sl_tensors_at(f->tensors, i);
     if (!v || v->ndim != 2 || v->shape[0] < 1 || v->shape[0] > INT32_MAX)

@@ -41,4 +41,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
                : 0;
 }
 
-const sl_family sl_family_gemma3 = {from_hf, from_gguf, sl_gemma_hf_places, sl_gemma_gguf_places, NULL, NULL};
+const sl_family sl_family_gemma3 = {from_hf, from_gguf, sl_gemma_hf_places, sl_gemma_gguf_places, NULL, NULL, NULL};

@@ -52,4 +52,4 @@ static const sl_place hf_places[] = {{"model.embed_tokens", "transformer.wte", 0
                                      {NULL, NULL, 0, 0, 0}};
 static const char *const ignored[] = {"*.attn.bias", "*.attn.masked_bias", NULL};
 
-const sl_family sl_family_gpt2 = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, "transformer."};
+const sl_family sl_family_gpt2 = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, "transformer.", NULL};

@@ -62,4 +62,4 @@ static const sl_place hf_places[] = {{"model.embed_tokens", "gpt_neox.embed_in",
                                      {NULL, NULL, 0, 0, 0}};
 static const char *const ignored[] = {"*.attention.bias", "*.attention.masked_bias", NULL};
 
-const sl_family sl_family_gpt_neox = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, NULL};
+const sl_family sl_family_gpt_neox = {from_hf, from_gguf, hf_places, sl_gguf_fused_places, ignored, NULL, NULL};

@@ -70,17 +70,21 @@ int sl_keys_check(const sl_gguf_keys *k, const char *const *more);
 
 /* ---- tensors. Stems are names without what follows the last dot (weight, bias), * is a number; those of a rule begin
  * with the same number. A second one in ours is an expert's, in SL_PLACE_STACKED. A tensor of ours that no rule names
- * has its own name. */
+ * has its own name. Of several rules for one of ours that holds whose tensor the file has. */
 enum {
-    SL_PLACE_ADD_ONE = 1,     /* the file's is its distance from 1 */
-    SL_PLACE_PAIRS = 2,       /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
-    SL_PLACE_TRANSPOSED = 4,  /* [in, out] */
-    SL_PLACE_BY_HEAD = 8,     /* parts are those of each head, not of the whole */
-    SL_PLACE_BEHIND_TWO = 16, /* two rows that nothing reads stand before ours; alone */
-    SL_PLACE_STACKED = 32     /* the first dimension of the file's counts experts, of which ours is one; alone */
+    SL_PLACE_ADD_ONE = 1,       /* the file's is its distance from 1 */
+    SL_PLACE_PAIRS = 2,         /* rows of a head: two of a rotation side by side, where ours stand half a head apart */
+    SL_PLACE_TRANSPOSED = 4,    /* [in, out] */
+    SL_PLACE_BY_HEAD = 8,       /* parts are those of each head, not of the whole */
+    SL_PLACE_BEHIND_TWO = 16,   /* two rows that nothing reads stand before ours; alone */
+    SL_PLACE_STACKED = 32,      /* the first dimension of the file's counts experts, of which ours is one */
+    SL_PLACE_WHOLE = 64,        /* the rule has whole names, not stems */
+    SL_PLACE_INTERLEAVED = 128, /* parts are every so many rows, not blocks of rows */
+    SL_PLACE_MXFP4 = 256        /* the file's name ends in _blocks: U8 [..., in / 32, 16], with U8 [..., in / 32] of
+                                 * the same name but _scales (io/ggml_types.h) */
 };
 typedef struct {
-    const char *ours, *theirs; /* stems */
+    const char *ours, *theirs; /* stems, or whole names */
     unsigned how;
     int part, parts; /* the file's holds so many of ours one under the other, this is which; 0, 0: it alone */
 } sl_place;
@@ -92,19 +96,25 @@ typedef struct {
     const sl_place *hf_places, *gguf_places;
     const char *const *ignored; /* names with *, of more tensors that hold nothing to read; ends with NULL; or NULL */
     const char *prefix;         /* of names in the file, which may lack it; NULL: none may */
+    const char *quant_method;   /* of quantization_config, that it reads; NULL: none */
 } sl_family;
 
 extern const sl_place sl_gguf_places[];
 extern const sl_place sl_gguf_fused_places[]; /* queries, keys and values of all heads in one, for gguf_places */
 
-/* What foreign.c needs of places.c: the tensor of the file that holds (part of) ours, NULL if no rule tells of it. The
- * file's name goes to name; of SL_PLACE_STACKED, how->part is the expert. */
+/* What others need of places.c: the tensor of the file that holds (part of) ours. */
 enum { SL_PLACE_CHARS = 256 };
+typedef struct {
+    char name[SL_PLACE_CHARS];
+    sl_place how;
+    int expert; /* of SL_PLACE_STACKED */
+} sl_found_place;
 typedef struct {
     const sl_place *own, *shared; /* either may be NULL */
     bool identity;                /* what no rule tells of has our name */
 } sl_places;
-bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLACE_CHARS], sl_place *how);
+/* By the nth of the rules that tell of it, from 0 on. False: there are not so many, and its name is not ours. */
+bool sl_places_find(const sl_places *places, const char *ours, int nth, sl_found_place *found);
 /* Does a name fit a pattern with one *, which stands for any characters? */
 bool sl_place_fits(const char *pattern, const char *name);
 

@@ -21,4 +21,4 @@ const sl_place sl_llama_gguf_places[] = {{"model.layers.*.self_attn.q_proj", "bl
                                          {"model.layers.*.self_attn.k_proj", "blk.*.attn_k", SL_PLACE_PAIRS, 0, 0},
                                          {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_llama = {from_hf, from_gguf, NULL, sl_llama_gguf_places, NULL, NULL};
+const sl_family sl_family_llama = {from_hf, from_gguf, NULL, sl_llama_gguf_places, NULL, NULL, NULL};

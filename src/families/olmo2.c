@@ -27,4 +27,4 @@ static const sl_place gguf_places[] = {OF_BLOCK("post_attention_layernorm", "pos
                                        OF_BLOCK("post_feedforward_layernorm", "post_ffw_norm"),
                                        {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_olmo2 = {from_hf, from_gguf, NULL, gguf_places, NULL, NULL};
+const sl_family sl_family_olmo2 = {from_hf, from_gguf, NULL, gguf_places, NULL, NULL, NULL};

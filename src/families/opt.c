@@ -45,4 +45,4 @@ static const sl_place hf_places[] = {
     OF_BLOCK("mlp.down_proj", "fc2"),
     {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_opt = {from_hf, NULL, hf_places, NULL, NULL, "model."};
+const sl_family sl_family_opt = {from_hf, NULL, hf_places, NULL, NULL, "model.", NULL};

@@ -35,4 +35,4 @@ static const sl_place hf_places[] = {{"model.norm", "model.final_layernorm", 0, 
                                      OF_BLOCK("mlp.down_proj", "mlp.fc2"),
                                      {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_phi = {from_hf, from_gguf, hf_places, NULL, NULL, NULL};
+const sl_family sl_family_phi = {from_hf, from_gguf, hf_places, NULL, NULL, NULL, NULL};

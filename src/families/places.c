@@ -39,29 +39,32 @@ static bool match(const char *pattern, const char *name, size_t n, numbers *of) 
     return at == n;
 }
 
-static const sl_place *search(const sl_place *p, const char *ours, size_t stem, numbers *of) {
+/* The first rule that tells of ours after `skip` others; stem: the length of its stem. */
+static const sl_place *search(const sl_place *p, const char *ours, size_t stem, int *skip, numbers *of) {
     for (; p && p->ours; p++)
-        if (match(p->ours, ours, stem, of))
+        if (match(p->ours, ours, p->how & SL_PLACE_WHOLE ? strlen(ours) : stem, of) && (*skip)-- == 0)
             return p;
     return NULL;
 }
 
-bool sl_places_find(const sl_places *places, const char *ours, char name[SL_PLACE_CHARS], sl_place *how) {
+bool sl_places_find(const sl_places *places, const char *ours, int nth, sl_found_place *found) {
     const char *dot = strrchr(ours, '.');
     size_t stem = dot ? (size_t)(dot - ours) : strlen(ours);
     numbers of;
-    const sl_place *p = search(places->own, ours, stem, &of);
-    p = p ? p : search(places->shared, ours, stem, &of);
-    *how = p ? *p : (sl_place){NULL, NULL, 0, 0, 0};
+    int skip = nth;
+    const sl_place *p = search(places->own, ours, stem, &skip, &of);
+    bool hidden = p || skip < nth; /* one of its own hides the shared ones */
+    p = hidden ? p : search(places->shared, ours, stem, &skip, &of);
+    *found = (sl_found_place){.how = p ? *p : (sl_place){NULL, NULL, 0, 0, 0}};
     if (!p) {
-        snprintf(name, SL_PLACE_CHARS, "%s", ours);
-        return places->identity;
+        snprintf(found->name, SL_PLACE_CHARS, "%s", ours);
+        return nth == 0 && places->identity;
     }
     const char *star = strchr(p->theirs, '*');
     int before = star ? (int)(star - p->theirs) : (int)strlen(p->theirs);
     if (p->how & SL_PLACE_STACKED)
-        how->part = atoi(of.p[1]);
-    snprintf(name, SL_PLACE_CHARS, "%.*s%.*s%s%s", before, p->theirs, of.n[0], of.p[0], star ? star + 1 : "",
-             ours + stem);
+        found->expert = atoi(of.p[1]);
+    snprintf(found->name, SL_PLACE_CHARS, "%.*s%.*s%s%s", before, p->theirs, of.n[0], of.p[0], star ? star + 1 : "",
+             p->how & SL_PLACE_WHOLE ? "" : ours + stem);
     return true;
 }

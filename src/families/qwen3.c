@@ -14,4 +14,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
     return sl_family_qwen2.from_gguf(k, c);
 }
 
-const sl_family sl_family_qwen3 = {from_hf, from_gguf, NULL, NULL, NULL, NULL};
+const sl_family sl_family_qwen3 = {from_hf, from_gguf, NULL, NULL, NULL, NULL, NULL};

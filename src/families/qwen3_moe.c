@@ -33,4 +33,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
     return sl_keys_experts(k, c) || sl_keys_sizes(k, c) || sl_keys_rope(k, c) || sl_keys_check(k, more) ? -1 : 0;
 }
 
-const sl_family sl_family_qwen3_moe = {from_hf, from_gguf, NULL, NULL, NULL, NULL};
+const sl_family sl_family_qwen3_moe = {from_hf, from_gguf, NULL, NULL, NULL, NULL, NULL};

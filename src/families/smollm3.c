@@ -55,4 +55,4 @@ static int from_gguf(const sl_gguf_keys *k, sl_config *c) {
                : 0;
 }
 
-const sl_family sl_family_smollm3 = {from_hf, from_gguf, NULL, sl_llama_gguf_places, NULL, NULL};
+const sl_family sl_family_smollm3 = {from_hf, from_gguf, NULL, sl_llama_gguf_places, NULL, NULL, NULL};

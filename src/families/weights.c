@@ -21,18 +21,20 @@ sl_places sl_foreign_places(const sl_foreign *f) {
 }
 
 enum { BLOCK = 1 << 16 }; /* values that are read at a time on their way to bf16 */
+enum { MXFP4_BLOCK = 32 };
 
 /* A tensor of ours and where it comes from. */
 typedef struct {
     const sl_tensor *ours;
     const sl_tensor_view *view; /* NULL: a state that is missing */
+    const sl_tensor_view *scales; /* of SL_PLACE_MXFP4 */
     sl_place how;
-    int64_t head, experts; /* rows of a head; how many are stacked */
+    int64_t head, expert, experts; /* rows of a head; of those that are stacked, which, and how many */
 } source;
 
 static bool stacked(const source *s) { return s->how.how & SL_PLACE_STACKED; }
 static bool scattered(const source *s) {
-    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_STACKED);
+    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_STACKED | SL_PLACE_WHOLE);
 }
 
 /* Rows of the file, all its parts and those that nothing reads. */
@@ -42,50 +44,94 @@ static int64_t file_rows(const source *s) {
 
 /* The shape that the file must have for ours. */
 static int wanted_shape(const source *s, int64_t shape[SL_TENSOR_DIMS + 1]) {
-    memcpy(shape + stacked(s), s->ours->shape, SL_TENSOR_DIMS * sizeof *shape);
-    shape[0] = stacked(s) ? s->experts : file_rows(s);
+    int64_t *one = shape + stacked(s);
+    memcpy(one, s->ours->shape, SL_TENSOR_DIMS * sizeof *one);
+    shape[0] = s->experts;
+    one[0] = file_rows(s);
     if (s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2) {
-        int64_t rows = shape[0];
-        shape[0] = shape[1];
-        shape[1] = rows;
+        one[0] = one[1];
+        one[1] = file_rows(s);
     }
     return s->ours->ndim + stacked(s);
 }
 
+static int check_shape(const sl_tensor_view *v, int ndim, const int64_t *shape) {
+    char have[SL_SHAPE_CHARS], want[SL_SHAPE_CHARS];
+    return v->ndim == ndim && memcmp(v->shape, shape, (size_t)ndim * sizeof *shape) == 0
+               ? 0
+               : sl_fail("%s: tensor %s has shape %s where %s is needed", v->file, v->name,
+                         sl_format_shape(have, v->ndim, v->shape), sl_format_shape(want, ndim, shape));
+}
+
+/* Bytes of blocks, and their scales. */
+static int check_mxfp4(const source *s, int ndim, int64_t shape[SL_TENSOR_DIMS + 1]) {
+    int64_t in = shape[ndim - 1];
+    const sl_tensor_view *both[] = {s->scales, s->view};
+    if (in % MXFP4_BLOCK)
+        return sl_fail("%s: tensor %s: rows of %" PRId64 " values are no whole blocks of %d", s->view->file,
+                       s->view->name, in, MXFP4_BLOCK);
+    shape[ndim - 1] = in / MXFP4_BLOCK;
+    shape[ndim] = MXFP4_BLOCK / 2;
+    for (int i = 0; i < 2; i++) {
+        if (check_shape(both[i], ndim + i, shape))
+            return -1;
+        if (strcmp(both[i]->type, "U8") != 0)
+            return sl_fail("%s: tensor %s is %s where U8 is needed", both[i]->file, both[i]->name, both[i]->type);
+    }
+    return 0;
+}
+
 static int check_source(const source *s) {
     int64_t shape[SL_TENSOR_DIMS + 1];
-    char have[SL_SHAPE_CHARS], want[SL_SHAPE_CHARS], names[SL_GGML_NAMES_CHARS];
+    char names[SL_GGML_NAMES_CHARS];
     int ndim = wanted_shape(s, shape);
     const sl_tensor_view *v = s->view;
-    if (v->ndim != ndim || memcmp(v->shape, shape, (size_t)ndim * sizeof *shape) != 0 ||
-        (stacked(s) && s->how.part >= s->experts))
-        return sl_fail("%s: tensor %s has shape %s where %s is needed", v->file, v->name,
-                       sl_format_shape(have, v->ndim, v->shape), sl_format_shape(want, ndim, shape));
+    if (s->how.how & SL_PLACE_MXFP4)
+        return check_mxfp4(s, ndim, shape);
+    if (check_shape(v, ndim, shape))
+        return -1;
     return v->floats ? 0
                      : sl_fail("%s: tensor %s is %s, which is not supported; %s are", v->file, v->name, v->type,
                                sl_ggml_supported(names));
 }
 
-static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, const sl_config *c, source *s) {
+static int find_scales(const sl_foreign *f, source *s) {
     char name[SL_PLACE_CHARS];
+    if (!(s->how.how & SL_PLACE_MXFP4))
+        return 0;
+    snprintf(name, sizeof name, "%.*s_scales", (int)(strlen(s->view->name) - strlen("_blocks")), s->view->name);
+    int i = sl_foreign_find(f, name);
+    if (i < 0)
+        return sl_fail("%s: tensor %s is missing", sl_tensors_name(f->tensors), name);
+    s->scales = sl_tensors_at(f->tensors, i);
+    return 0;
+}
+
+static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, const sl_config *c, source *s) {
     sl_places places = sl_foreign_places(f);
+    sl_found_place found;
     *s = (source){.ours = t, .head = sl_config_head_dim(c), .experts = c->model_experts};
-    bool named = sl_places_find(&places, t->name, name, &s->how);
-    int i = named ? sl_foreign_find(f, name) : -1;
-    if (i >= 0) {
+    for (int nth = 0, i = -1; sl_places_find(&places, t->name, nth, &found); nth++) {
+        if ((i = sl_foreign_find(f, found.name)) < 0)
+            continue;
         s->view = sl_tensors_at(f->tensors, i);
-        return check_source(s);
+        s->how = found.how;
+        s->expert = found.expert;
+        return find_scales(f, s) || check_source(s) ? -1 : 0;
     }
     if (t->state && !p->m)
         return 0;
-    return named ? sl_fail("%s: tensor %s is missing", sl_tensors_name(f->tensors), name)
-                 : sl_fail("%s: %s files have no tensor for %s", sl_tensors_name(f->tensors), f->row->name, t->name);
+    return sl_places_find(&places, t->name, 0, &found)
+               ? sl_fail("%s: tensor %s is missing", sl_tensors_name(f->tensors), found.name)
+               : sl_fail("%s: %s files have no tensor for %s", sl_tensors_name(f->tensors), f->row->name, t->name);
 }
 
 /* The row of the file, of all its parts, that is row r of ours. */
 static int64_t row_of(const source *s, int64_t r) {
     if (s->how.how & SL_PLACE_BEHIND_TWO)
         return r + 2;
+    if (s->how.how & SL_PLACE_INTERLEAVED)
+        return r * s->how.parts + s->how.part;
     int64_t hd = s->head, in_head = r % hd, head = r / hd;
     if (s->how.how & SL_PLACE_PAIRS)
         in_head = in_head < hd / 2 ? 2 * in_head : 2 * (in_head - hd / 2) + 1;
@@ -112,14 +158,26 @@ static int64_t rows_at_once(const sl_tensor *t) {
     return !t->bf16 ? t->shape[0] : rows > 1 ? rows : 1;
 }
 
+/* All values of the file's tensor, of one expert where they are stacked. */
+static void read_all(const source *s, float *scratch) {
+    int64_t rows = sl_tensor_rows(s->view) / (stacked(s) ? s->experts : 1), first = s->expert * rows;
+    if (!(s->how.how & SL_PLACE_MXFP4)) {
+        sl_tensor_read(s->view, first, rows, scratch);
+        return;
+    }
+    /* A row of the view is a block. */
+    sl_floats_from_mxfp4(s->view->data + first * s->view->row_bytes, s->scales->data + first, rows * MXFP4_BLOCK,
+                         scratch);
+}
+
 /* scratch: as many values as the file's tensor has, for those whose rows lie otherwise; block: rows_at_once of those
  * that are rounded. */
 static void read_source(const source *s, float *scratch, float *block, sl_params *p) {
     const sl_tensor *t = s->ours;
     int64_t rows = t->shape[0], step = rows_at_once(t), columns = columns_of(t);
-    int64_t all = sl_tensor_rows(s->view) / (stacked(s) ? s->experts : 1), base = stacked(s) ? s->how.part * all : 0;
+    int64_t all = sl_tensor_rows(s->view) / (stacked(s) ? s->experts : 1), base = s->expert * all;
     if (scattered(s))
-        sl_tensor_read(s->view, base, all, scratch);
+        read_all(s, scratch);
     for (int64_t r = 0; r < rows; r += step) {
         int64_t n = rows - r < step ? rows - r : step;
         float *w = t->bf16 ? block : p->w + t->offset;
@@ -133,6 +191,8 @@ static void read_source(const source *s, float *scratch, float *block, sl_params
             sl_params_set(p, t, r * columns, n * columns, w);
     }
     sl_tensor_release(s->view);
+    if (s->scales)
+        sl_tensor_release(s->scales);
 }
 
 static bool listed(const char *const *list, const char *name) {
@@ -174,6 +234,8 @@ static int find_all(const sl_foreign *f, const sl_params *p, const sl_config *c,
         if (!s[i].view)
             continue;
         read[sl_tensors_find(f->tensors, s[i].view->name)] = true;
+        if (s[i].scales)
+            read[sl_tensors_find(f->tensors, s[i].scales->name)] = true;
         int64_t values = s[i].ours->size / s[i].ours->shape[0] * file_rows(&s[i]);
         most->scattered = scattered(&s[i]) && values > most->scattered ? values : most->scattered;
         values = rows_at_once(s[i].ours) * columns_of(s[i].ours);

@@ -57,14 +57,18 @@ static void from_q8_0(const unsigned char *src, int64_t n, float *dst) {
 /* 4-bit floats (E2M1: a sign, two bits of exponent, one of fraction) times 2^(e - 127), e being the first byte; OCP
  * Microscaling Formats 1.0. Here twice the value of each code and half the scale, which for e of 0 and 1 is subnormal.
  * Zero has no sign, and a scale of e = 255, which the standard calls NaN, is 2^128. */
+static const float twice_e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+static float half_e8m0(uint32_t e) { return sl_float_from_bits(e < 2 ? (uint32_t)0x00200000 << e : (e - 1) << 23); }
+
 static void from_mxfp4(const unsigned char *src, int64_t n, float *dst) {
-    static const float twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    for (; n > 0; n -= BLOCK, src += 17, dst += BLOCK) {
-        uint32_t e = src[0];
-        float half = sl_float_from_bits(e < 2 ? (uint32_t)0x00200000 << e : (e - 1) << 23);
+    for (; n > 0; n -= BLOCK, src += 17, dst += BLOCK)
         for (int i = 0; i < BLOCK; i++)
-            dst[i] = half * twice[nibble(src + 1, i)];
-    }
+            dst[i] = half_e8m0(src[0]) * twice_e2m1[nibble(src + 1, i)];
+}
+
+void sl_floats_from_mxfp4(const unsigned char *blocks, const unsigned char *scales, int64_t n, float *dst) {
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = half_e8m0(scales[i / BLOCK]) * twice_e2m1[blocks[i / 2] >> (i % 2 ? 4 : 0) & 15];
 }
 
 /* ---- blocks of 256 with scales of their parts */

@@ -18,4 +18,8 @@ const sl_ggml_type *sl_ggml_type_of(uint32_t id);
 enum { SL_GGML_NAMES_CHARS = 128 };
 const char *sl_ggml_supported(char buf[SL_GGML_NAMES_CHARS]);
 
+/* n values of MXFP4, whole blocks of 32, as transformers writes them: 16 bytes a block, of which byte i has value 2i
+ * low and 2i + 1 high, and each block's scale, the same byte as in GGUF, in an array of its own. */
+void sl_floats_from_mxfp4(const unsigned char *blocks, const unsigned char *scales, int64_t n, float *dst);
+
 #endif

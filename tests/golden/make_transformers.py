@@ -5,9 +5,10 @@ its logits for some tokens in expected.safetensors (tokens I32, logits F32 [wind
 Needs torch and transformers; the test that reads the folders needs neither. Parameters are spread far
 from their initialisation (norm weights too), rounded to float32; logits are computed in float32. A model of GGUF is
 written by the gguf package from the weights of one of transformers, and its logits are those of transformers reading
-that file."""
+that file. The matrices of gpt_oss_mxfp4's experts are rounded to MXFP4 here, and made floats by transformers."""
 
 import argparse
+import json
 import pathlib
 
 import numpy as np
@@ -16,11 +17,12 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, RopeScaling
 from gguf.quants import quantize
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
-                          GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
-                          OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, SmolLM3Config,
-                          SmolLM3ForCausalLM)
+                          GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, GptOssConfig,
+                          GptOssForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Olmo2Config, Olmo2ForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 COMMON = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -31,6 +33,14 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 3000.0, "factor": 8.0, "low_freq_
           "original_max_position_embeddings": 64}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "beta_fast": 4.0,
         "original_max_position_embeddings": 40}
+
+
+def gpt_oss(**sizes):
+    return GptOssForCausalLM(GptOssConfig(
+        **COMMON | {"pad_token_id": None} | sizes, head_dim=8, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=6, rope_parameters=YARN | {"truncate": False}))
+
+
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(
         **COMMON, rms_norm_eps=1e-5, tie_word_embeddings=False,
@@ -82,6 +92,8 @@ MODELS = {
         **COMMON, head_dim=8, rms_norm_eps=1e-6, tie_word_embeddings=True, num_experts=5,
         num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, decoder_sparse_step=1,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
+    "gpt_oss": lambda: gpt_oss(intermediate_size=20),
+    "gpt_oss_mxfp4": lambda: gpt_oss(hidden_size=64, intermediate_size=32),
 }
 
 
@@ -101,14 +113,51 @@ def logits_of(model):
         return {"tokens": tokens.to(torch.int32), "logits": model(tokens).logits.contiguous()}
 
 
+# ---- MXFP4
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def to_mxfp4(x):
+    """Blocks [..., n / 32, 16] and scales [..., n / 32] of x [..., n]: the nearest codes to x over a power of two that
+    leaves the largest of 32 values at most 6."""
+    x = x.reshape(*x.shape[:-1], -1, 32)
+    exponent = np.ceil(np.log2(np.abs(x).max(-1) / 6))
+    scaled = x / 2.0 ** exponent[..., None]
+    code = np.abs(np.abs(scaled)[..., None] - E2M1).argmin(-1) | np.where(scaled < 0, 8, 0)
+    return (code[..., 0::2] | code[..., 1::2] << 4).astype(np.uint8), (exponent + 127).astype(np.uint8)
+
+
+def round_experts(model):
+    """Rounds matrices of experts to MXFP4; what their files have in place of them."""
+    packed = {}
+    for name, p in model.named_parameters():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            blocks, scales = map(torch.from_numpy, to_mxfp4(p.detach().numpy().swapaxes(1, 2)))
+            p.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+            packed[name] = {name + "_blocks": blocks.contiguous(), name + "_scales": scales.contiguous()}
+    return packed
+
+
+def write_packed(folder, model, packed):
+    tensors: dict[str, torch.Tensor] = {}
+    for name, x in model.state_dict().items():
+        tensors |= packed.get(name, {name: x})
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"modules_to_not_convert": ["model.layers.*.mlp.router"], "quant_method": "mxfp4"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 # ---- GGUF
 
 # Model of above, general.architecture, type of its matrices. Of quantised ones, widths are whole blocks, and the logits
 # are those of transformers reading the file; it reads no others, whose parameters are rounded to F16 before.
 GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma2": ("gemma2", "Q4_1"),
         "gemma3": ("gemma3", "Q5_1"), "qwen3_moe": ("qwen3moe", "MXFP4"), "olmo2": ("olmo2", "F16"),
-        "smollm3": ("smollm3", "F16"), "gpt2": ("gpt2", "F16"), "gpt_neox": ("gptneox", "F16"), "phi": ("phi2", "F16")}
-UNREAD = ("olmo2", "smollm3", "gptneox", "phi2")
+        "smollm3": ("smollm3", "F16"), "gpt2": ("gpt2", "F16"), "gpt_neox": ("gptneox", "F16"), "phi": ("phi2", "F16"),
+        "gpt_oss": ("gpt-oss", "F16")}
+UNREAD = ("olmo2", "smollm3", "gptneox", "phi2", "gpt-oss")
 PARTS = {"smollm3": 20}  # most tensors of a file, of those in several
 WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
             num_hidden_layers=2)
@@ -117,6 +166,12 @@ WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_hea
 def gguf_tensors(name, x, config, arch):
     """[name, values] of the tensors that hold a parameter of transformers, as llama.cpp converts it."""
     heads = config.num_attention_heads
+    if arch == "gpt-oss" and ".experts." in name:
+        stem, suffix = (name.removesuffix("_bias"), ".bias") if name.endswith("_bias") else (name, ".weight")
+        x = x if suffix == ".bias" else x.swapaxes(1, 2)
+        if "gate_up" not in stem:
+            return [(stem + suffix, x)]
+        return [(stem.replace("gate_up", part) + suffix, x[:, i::2]) for i, part in enumerate(("gate", "up"))]
     if name.endswith("experts.gate_up_proj"):
         gate, up = np.split(x, 2, axis=1)
         return [(name.replace("gate_up_proj", "gate_proj"), gate), (name.replace("gate_up_proj", "up_proj"), up)]
@@ -160,11 +215,11 @@ def add_keys(w, c, arch):
         w.add_rope_dimension_count(int(rope["partial_rotary_factor"] * c.hidden_size) // c.num_attention_heads)
     if arch == "gptneox":
         w.add_parallel_residual(c.use_parallel_residual)
-    if arch == "qwen3moe":
+    if arch in ("qwen3moe", "gpt-oss"):
         w.add_expert_count(c.num_experts)
         w.add_expert_used_count(c.num_experts_per_tok)
-        w.add_expert_feed_forward_length(c.moe_intermediate_size)
-    if arch.startswith("gemma"):
+        w.add_expert_feed_forward_length(c.moe_intermediate_size if arch == "qwen3moe" else c.intermediate_size)
+    if arch.startswith("gemma") or arch == "gpt-oss":
         w.add_sliding_window(c.sliding_window)
     if arch == "gemma2":
         w.add_attn_logit_softcapping(c.attn_logit_softcapping)
@@ -182,7 +237,7 @@ def write_gguf(path, model, arch, kind):
             continue
         for part, x in gguf_tensors(name, p.detach().numpy(), c, arch):
             x = np.ascontiguousarray(x)
-            as_is = p.ndim == 1 or part.endswith("mlp.gate.weight")
+            as_is = p.ndim == 1 or part.endswith(("mlp.gate.weight", "mlp.router.weight", ".bias"))
             known = names.get_name(part, try_suffixes=(".weight", ".bias"))
             w.add_tensor(known if known.endswith((".weight", ".bias")) else known + ".weight",
                          x if as_is else quantize(x, GGMLQuantizationType[kind]),
@@ -238,10 +293,13 @@ def make_model(out, name):
     model = MODELS[name]().eval()
     with torch.no_grad():
         spread(model)
+        packed = round_experts(model) if name.endswith("mxfp4") else {}
     folder = out / name
     # The smallest family also as several files.
     model.save_pretrained(folder, **({"max_shard_size": "20KB"} if name == "qwen2" else {}))
     (folder / "generation_config.json").unlink(missing_ok=True)
+    if packed:
+        write_packed(folder, model, packed)
     expected = logits_of(model)
     save_file(expected, folder / "expected.safetensors")
     print(name, "logits rms", expected["logits"].pow(2).mean().sqrt().item(),

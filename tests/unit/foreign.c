@@ -405,6 +405,13 @@ END_TEST
                                    "64" more "}"
 #define GEMMA2(more) CONFIG_OF("Gemma2", ",\"sliding_window\":4" more)
 
+#define GPT_OSS(top, more) CONFIG_OF("GptOss", ",\"num_local_experts\":4,\"num_experts_per_tok\":" #top more)
+#define WINDOW ",\"sliding_window\":4"
+#define YARN                                                                                                           \
+    ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32,\"truncate\":false," \
+    "\"original_max_position_embeddings\":4096}"
+#define QUANTISED(method) ",\"quantization_config\":{\"quant_method\":" method "}"
+
 static int parse(const char *text, sl_config *c) {
     int64_t said;
     return sl_foreign_parse(text, strlen(text), "config.json", c, &said);
@@ -434,6 +441,17 @@ static const struct {
     {CONFIG_OF("Phi", ",\"layer_norm_eps\":-1"), "model.norm_opts.eps is -1; 0 to 1 is supported"},
     {CONFIG_OF("Phi", ",\"partial_rotary_factor\":2"), "partial_rotary_factor, rotary_pct: a number above 0"},
     {CONFIG_OF("Phi", ",\"hidden_act\":\"silu\""), "hidden_act: \"silu\" is not supported"},
+    {CONFIG_OF("GptOss", ""), "num_local_experts: a whole number is needed"},
+    {GPT_OSS(2, ""), "sliding_window: a whole number is needed"},
+    {GPT_OSS(2, WINDOW ",\"swiglu_limit\":5"), "swiglu_alpha, swiglu_limit: only 1.702 and 7"},
+    {GPT_OSS(2, WINDOW ",\"swiglu_alpha\":1"), "swiglu_alpha, swiglu_limit: only 1.702 and 7"},
+    {GPT_OSS(2, WINDOW ",\"hidden_act\":\"gelu\""), "only \"silu\" is supported"},
+    {GPT_OSS(2, WINDOW), "rope_scaling or rope_parameters is needed"},
+    {GPT_OSS(1, WINDOW YARN), "at least 2 experts a token are supported"},
+    {GPT_OSS(5, WINDOW YARN), "model.experts_per_token = 5 is more than model.experts = 4"},
+    {GPT_OSS(2, WINDOW YARN QUANTISED("\"awq\"")), "quantization_config is not supported"},
+    {GPT_OSS(2, WINDOW YARN QUANTISED("4")), "quantization_config is not supported"},
+    {CONFIG_OF("OPT", QUANTISED("\"mxfp4\"")), "quantization_config is not supported"},
 };
 
 START_TEST(refused_configs) {
@@ -477,6 +495,85 @@ START_TEST(part_of_a_head_that_phi_turns) {
 }
 END_TEST
 
+START_TEST(what_gpt_oss_has) {
+    sl_config c;
+    ck_assert_msg(parse(GPT_OSS(2, WINDOW YARN QUANTISED("\"mxfp4\"")), &c) == 0, "%s", sl_error());
+    ck_assert(sl_config_window(&c, 0) == 4 && sl_config_window(&c, 1) == 0);
+    ck_assert(c.model_rope_base == 150000 && !c.rope_scaling_truncate && c.model_expert_ffn == 16);
+    ck_assert(c.model_ffn_bias && c.model_router_bias && c.model_attention_bias == SL_ATTENTION_BIAS_ALL);
+    ck_assert_msg(parse(GPT_OSS(2, YARN ",\"layer_types\":[\"full_attention\",\"full_attention\"]"), &c) == 0, "%s",
+                  sl_error());
+    ck_assert(sl_config_window(&c, 0) == 0);
+}
+END_TEST
+
+/* ---------------------------------------------------------------- MXFP4 */
+
+#define DOWN "model.layers.1.mlp.experts.down_proj"
+
+/* A change of one tensor of the golden folder, whose down projections are [4 experts, 64, 32]. */
+static const struct {
+    const char *tensor;
+    bool left_out;
+    enum sl_dtype dtype;
+    int ndim;
+    int64_t shape[4];
+    const char *message;
+} packed[] = {
+    {DOWN "_blocks", true, SL_U8, 0, {0}, "tensor " DOWN " is missing"},
+    {DOWN "_scales", true, SL_U8, 0, {0}, "tensor " DOWN "_scales is missing"},
+    {DOWN "_blocks", false, SL_I8, 4, {4, 64, 1, 16}, "tensor " DOWN "_blocks is I8 where U8 is needed"},
+    {DOWN "_scales", false, SL_I8, 3, {4, 64, 1}, "tensor " DOWN "_scales is I8 where U8 is needed"},
+    {DOWN "_blocks", false, SL_U8, 3, {4, 64, 16}, "has shape [4, 64, 16] where [4, 64, 1, 16] is needed"},
+    {DOWN "_scales", false, SL_U8, 3, {4, 32, 2}, "has shape [4, 32, 2] where [4, 64, 1] is needed"},
+    {DOWN "_bias", false, SL_F32, 2, {64, 4}, "has shape [64, 4] where [4, 64] is needed"},
+};
+
+static void copy_changed(const sl_st_file *from, int change) {
+    sl_st_entry e[64];
+    int n = 0;
+    ck_assert_int_le(sl_st_count(from), 64);
+    for (int i = 0; i < sl_st_count(from); i++) {
+        e[n] = (sl_st_entry){*sl_st_at(from, i), sl_st_data(from, sl_st_at(from, i))};
+        bool changed = !strcmp(e[n].meta.name, packed[change].tensor);
+        if (changed && packed[change].left_out)
+            continue;
+        if (changed) {
+            e[n].meta.dtype = packed[change].dtype;
+            e[n].meta.ndim = packed[change].ndim;
+            memcpy(e[n].meta.shape, packed[change].shape, sizeof packed[change].shape);
+        }
+        n++;
+    }
+    ck_assert_int_eq(sl_st_write(in_scratch("packed/model.safetensors"), e, n, NULL, NULL, 0), 0);
+}
+
+START_TEST(wrong_blocks) {
+    char path[4200];
+    sl_config c;
+    int32_t vocab;
+    sl_map config;
+    mkdir(in_scratch("packed"), 0777);
+    snprintf(path, sizeof path, "%s/golden/transformers/gpt_oss_mxfp4/config.json", getenv("SL_TESTS"));
+    ck_assert_int_eq(sl_map_open(&config, path), 0);
+    put_file(in_scratch("packed/config.json"), config.p, config.n);
+    sl_map_close(&config);
+    snprintf(path, sizeof path, "%s/golden/transformers/gpt_oss_mxfp4/model.safetensors", getenv("SL_TESTS"));
+    sl_st_file *from = sl_st_open(path);
+    ck_assert_msg(from != NULL, "%s", sl_error());
+    copy_changed(from, _i);
+    sl_st_close(from);
+
+    sl_foreign *f = sl_foreign_open(in_scratch("packed"));
+    ck_assert_msg(f && sl_foreign_config(f, &c, &vocab) == 0, "%s", sl_error());
+    sl_model *m = sl_model_create(&c, vocab, 1, 2, 0);
+    ck_assert_int_eq(sl_foreign_load(f, sl_model_params(m)), -1);
+    ck_error(packed[_i].message);
+    sl_model_free(m);
+    sl_foreign_close(f);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("foreign");
     TCase *t = tcase_create("foreign");
@@ -493,6 +590,8 @@ int main(void) {
     tcase_add_test(t, what_gemma2_does_not_say);
     tcase_add_test(t, layers_of_smollm3_without_positions);
     tcase_add_test(t, part_of_a_head_that_phi_turns);
+    tcase_add_test(t, what_gpt_oss_has);
+    tcase_add_loop_test(t, wrong_blocks, 0, sizeof packed / sizeof *packed);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
