@@ -85,6 +85,21 @@ class Run(common.EndToEnd):
         older = self.json("eval", common.complete(self.run_dir)[0], "--json")
         self.assertNotEqual(older["loss"], every["loss"])
 
+    def test_checkpoints_lose_what_was_logged(self) -> None:
+        """The same passes over the same weights: the same bits, with whatever a model keeps beside its parameters."""
+        kinds: list[tuple[str, ...]] = [
+            ("precision=bf16",), ("threads=2", "train.batch=3"), ("model.norm=gated_norm", "model.tie_embeddings=true"),
+            ("precision=bf16", "model.experts=4", "model.balance=bias", "model.expert_capacity=1"),
+            ("model.experts=4", "model.ffn_bias=true", "model.router_bias=true"),
+            ("model.norm=layernorm", "model.sink_nullify=2", "model.sink_nullify_value=mean")]
+        for i, keys in enumerate(kinds):
+            run = self.train(f"kind{i}", "train.steps=20", *keys)
+            logged = {m["step"]: m["val_loss"] for m in common.lines(run / "metrics.jsonl") if "val_loss" in m}
+            for checkpoint in common.complete(run):
+                loss = self.json("eval", checkpoint, "--windows", 8, "--json")["loss"]
+                self.assertEqual(loss, float(f"{logged.pop(int(checkpoint.name)):.12g}"), keys)
+            self.assertEqual(logged, {}, keys)
+
     def test_probes_on_a_log_scale(self) -> None:
         run = self.train("log", "train.steps=30", "train.probe_every=0", "train.probe_log=3")
         self.assertEqual([p["step"] for p in common.lines(run / "probe.jsonl")], [0, 1, 3, 5, 10, 22, 30])
