@@ -35,4 +35,12 @@ static const sl_place hf_places[] = {{"model.norm", "model.final_layernorm", 0, 
                                      OF_BLOCK("mlp.down_proj", "mlp.fc2"),
                                      {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_phi = {from_hf, from_gguf, hf_places, NULL, NULL, NULL, NULL};
+/* Old files have queries, keys and values in one. */
+#define OF_ATTENTION(ours, theirs, part)                                                                               \
+    { "model.layers.*.self_attn." ours, "blk.*." theirs, 0, 0, 0 }, {                                                  \
+        "model.layers.*.self_attn." ours, "blk.*.attn_qkv", 0, part, 3                                                 \
+    }
+static const sl_place gguf_places[] = {OF_ATTENTION("q_proj", "attn_q", 0), OF_ATTENTION("k_proj", "attn_k", 1),
+                                       OF_ATTENTION("v_proj", "attn_v", 2), {NULL, NULL, 0, 0, 0}};
+
+const sl_family sl_family_phi = {from_hf, from_gguf, hf_places, gguf_places, NULL, NULL, NULL};

@@ -156,7 +156,7 @@ def write_packed(folder, model, packed):
 GGUF = {"llama": ("llama", "Q8_0"), "qwen2": ("qwen2", "Q4_0"), "qwen3": ("qwen3", "F16"), "gemma2": ("gemma2", "Q4_1"),
         "gemma3": ("gemma3", "Q5_1"), "qwen3_moe": ("qwen3moe", "MXFP4"), "olmo2": ("olmo2", "F16"),
         "smollm3": ("smollm3", "F16"), "gpt2": ("gpt2", "F16"), "gpt_neox": ("gptneox", "F16"), "phi": ("phi2", "F16"),
-        "gpt_oss": ("gpt-oss", "F16")}
+        "gpt_oss": ("gpt-oss", "F16"), "phi_fused": ("phi2", "F16")}
 UNREAD = ("olmo2", "smollm3", "gptneox", "phi2", "gpt-oss")
 PARTS = {"smollm3": 20}  # most tensors of a file, of those in several
 WIDE = dict(hidden_size=64, intermediate_size=96, head_dim=32, num_attention_heads=2, num_key_value_heads=1,
@@ -226,13 +226,26 @@ def add_keys(w, c, arch):
         w.add_final_logit_softcapping(c.final_logit_softcapping)
 
 
+def fuse(parameters):
+    """Queries, keys and values one under the other, as old files of Phi have them."""
+    fused = {}
+    for name, p in parameters.items():
+        if "q_proj" in name:
+            parts = [parameters[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            fused[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
+        elif "k_proj" not in name and "v_proj" not in name:
+            fused[name] = p
+    return fused
+
+
 def write_gguf(path, model, arch, kind):
     """Names are those of the gguf package's table."""
     c = model.config
     w = GGUFWriter(path, arch, split_max_tensors=PARTS.get(arch, 0))
     add_keys(w, c, arch)
     names = get_tensor_name_map(next(a for a, n in MODEL_ARCH_NAMES.items() if n == arch), c.num_hidden_layers)
-    for name, p in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, p in (fuse(parameters) if path.stem == "phi_fused" else parameters).items():
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
         for part, x in gguf_tensors(name, p.detach().numpy(), c, arch):
@@ -251,9 +264,10 @@ def write_gguf(path, model, arch, kind):
 def make_gguf(out, name):
     arch, kind = GGUF[name]
     torch.manual_seed(21)
-    model = MODELS[name]()
+    model = MODELS[name.removesuffix("_fused")]()
     wide = WIDE if arch not in UNREAD and arch != "gpt2" else {}
-    config = type(model.config).from_dict(model.config.to_dict() | wide | gguf_extra(arch))
+    heads = {"num_key_value_heads": 4} if name == "phi_fused" else {}  # as many as queries
+    config = type(model.config).from_dict(model.config.to_dict() | wide | heads | gguf_extra(arch))
     model = type(model)(config).eval()
     with torch.no_grad():
         spread(model)

@@ -22,7 +22,7 @@ static const char *const models[] = {"llama", "llama_bias", "llama_yarn", "mistr
                                      "gpt_oss", "gpt_oss_mxfp4",
                                      "llama.gguf", "qwen2.gguf", "qwen3.gguf", "qwen3_moe.gguf", "gemma2.gguf",
                                      "gemma3.gguf", "olmo2.gguf", "smollm3-00001-of-00002.gguf", "gpt2.gguf",
-                                     "gpt_neox.gguf", "phi.gguf", "gpt_oss.gguf"};
+                                     "gpt_neox.gguf", "phi.gguf", "phi_fused.gguf", "gpt_oss.gguf"};
 
 static sl_st_file *open_expected(const char *model) {
     char path[4200];
