@@ -315,17 +315,16 @@ class Model:
             decoder = owned(lib.sl_model_create_decoder(self._config._c, self._vocab, 1, len(ids) + wanted),
                             lib.sl_model_free)
             check(lib.sl_model_take(decoder, self._m))
+            if len(ids) > 1:
+                check(lib.sl_model_prompt(decoder, _pointer(np.ascontiguousarray(ids[:-1])), len(ids) - 1))
             sampler = owned(lib.sl_sampler_create(self._vocab, seed), lib.sl_sampler_free)
         how = ffi.new("sl_sampling *", {"temperature": temperature, "top_k": top_k, "top_p": top_p})
-        logits, token = np.empty(self._vocab, np.float32), ffi.new("int32_t *")
-        for at in range(len(ids) + wanted - 1):
-            token[0] = ids[at] if at < len(ids) else token[0]
+        logits, token = np.empty(self._vocab, np.float32), ffi.new("int32_t *", int(ids[-1]))
+        for at in range(len(ids) - 1, len(ids) + wanted - 1):
             with locked(self._threads):
                 check(lib.sl_model_decode(decoder, token, at, _pointer(logits)))
-                if at >= len(ids) - 1:
-                    token[0] = lib.sl_sample(sampler, how, _pointer(logits))
-            if at >= len(ids) - 1:
-                yield int(token[0])
+                token[0] = lib.sl_sample(sampler, how, _pointer(logits))
+            yield int(token[0])
 
     def generate(self, prompt: str = "", tokens: int | None = None, *, temperature: float = 1.0, top_k: int = 0,
                  top_p: float = 1.0, seed: int = 1) -> str:
