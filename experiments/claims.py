@@ -1,9 +1,15 @@
 """Claims of a study and the gates of its baseline: reading them, and judging them by the runs.
 
 A claim compares a metric of two arms with the same seeds, two metrics (of one arm or of two), or a metric of one arm
-with a number. It is judged by a t-test over the paired differences (TOST for `expect: same`, Fisher's exact test for
-metrics that are 0 or 1), Holm-corrected over all claims that are judged: whose arms the profile has, and whose gates
-are met. `scale: ratio` does its statistics on ln(second/first) with a margin of ln(1 + margin), up or down.
+with a number. What is tested is the margin: a claim of `lower` is shown where the interval of the paired differences
+lies wholly below -margin, one of `same` where it lies wholly within the margin (TOST). A metric that is 0 or 1 has
+Fisher's exact test, and the difference seen must reach the margin. `scale: ratio` does its statistics on
+ln(second/first) with a margin of ln(1 + margin), up or down.
+
+The study's file says before the runs which claims are primary: Holm's correction is over these. The others are
+exploratory, and corrected to a false discovery rate (Benjamini, Hochberg). Both count only what is judged: claims whose
+arms the profile has, whose runs are all there, and whose gates are met. As long as a run waits its claims have no
+verdict: to judge after each seed and to stop when it suits would give a verdict sooner or later.
 """
 
 from __future__ import annotations
@@ -18,7 +24,10 @@ import metrics
 import paired
 
 SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS, NOT_RUN = (
-    "shown", "shown, opposite", "not shown at this scale", "baseline gate failed", "no pairs", "not in this profile")
+    "shown", "shown, opposite", "not shown at this scale", "baseline gate failed", "no pairs", "not run")
+PRIMARY, EXPLORATORY = "primary", "exploratory"
+CORRECTIONS = {PRIMARY: ("Holm", paired.holm, paired.holm_levels),
+               EXPLORATORY: ("FDR", paired.benjamini_hochberg, paired.fdr_levels)}
 VERDICTS = (SHOWN, OPPOSITE, NOT_SHOWN, GATE_FAILED, NO_PAIRS, NOT_RUN)
 TESTS = {"at_least": ("\N{GREATER-THAN OR EQUAL TO}", float.__ge__), "above": (">", float.__gt__),
          "at_most": ("\N{LESS-THAN OR EQUAL TO}", float.__le__), "below": ("<", float.__lt__)}
@@ -59,6 +68,11 @@ class Claim:
     gate: tuple[str, ...]
     unit: str
     binary: bool
+    primary: bool
+
+    @property
+    def family(self) -> str:
+        return PRIMARY if self.primary else EXPLORATORY
 
     @property
     def limit(self) -> float:
@@ -156,7 +170,8 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, looks: Sequence
                 gates: Sequence[str]) -> Claim:
     row = mapping(f"claim {at}", row)
     what = f"claim {row.get('id') or at}"
-    check_keys(what, row, ("id", "text", "metric", "arms", "scale", "expect", "margin"), ("source", "gate", "against"))
+    check_keys(what, row, ("id", "text", "metric", "arms", "scale", "expect", "margin"), ("source", "gate", "against",
+                                                                                           "primary"))
     first, second, metric = parse_sides(what, row, arms, looks)
     gate = [row["gate"]] if isinstance(row.get("gate"), str) else row.get("gate") or []
     claim = Claim(str(row["id"]), str(row["text"]), str(row.get("source") or ""), first, second,
@@ -164,7 +179,9 @@ def parse_claim(at: int, row: Any, arms: Collection[str] | None, looks: Sequence
                   one_of(what, "expect", row["expect"], ("lower", "higher", "same")),
                   check_number(what, "margin", row["margin"]), tuple(one_of(what, "gate", name, gates)
                                                                      for name in gate),
-                  metric.unit, metric.binary)
+                  metric.unit, metric.binary, row.get("primary", False))
+    if not isinstance(claim.primary, bool):
+        raise ClaimError(f"{what}: primary: true or false is wanted, not {claim.primary!r}")
     if claim.margin <= 0:
         raise ClaimError(f"{what}: margin: above 0 is wanted, the smallest difference that matters")
     if claim.binary and (claim.scale, claim.expect == "same") != ("difference", False):
@@ -278,11 +295,27 @@ def loss_of(claim: Claim, arms: Arms, side: Side, seed: int, x: float) -> dict[s
     return {"why": f"{arm}: {words}", "selects": status == "finished"}
 
 
+def waiting(claim: Claim, arms: Arms) -> str:
+    """What must be run before the claim is judged; "" if all is there."""
+    absent = [arm for arm in claim.arms if arm not in arms]
+    if absent:
+        return f"it leaves out {', '.join(absent)}"
+    planned = [run.get("status", "missing") for arm in claim.arms for run in arms[arm].values()]
+    left = planned.count("missing")
+    if left:
+        return f"{left} of {len(planned)} runs wait; before the last one a verdict would be a look"
+    runs = [run for arm in arms.values() for run in arm.values() if run.get("status") == "finished"]
+    for side in claim.sides:
+        if runs and not any(side.metric in run.get("metrics", {}) for run in runs):
+            return f"no run has {side.metric}: they are of a build that did not measure it"
+    return ""
+
+
 # ---- gates
 
 
 def judge_gates(gates: Sequence[Gate], arms: Arms) -> dict[str, dict[str, Any]]:
-    """By name: whether each is met, with the figures that decide it (means over seeds)."""
+    """By name: whether each is met, with the figures that decide it (bounds of means over seeds)."""
     judged: dict[str, dict[str, Any]] = {}
     for gate in gates:
         rows = [judge_condition(gate, condition, arms, judged) for condition in gate.conditions]
@@ -294,19 +327,26 @@ def judge_gates(gates: Sequence[Gate], arms: Arms) -> dict[str, dict[str, Any]]:
 def judge_condition(gate: Gate, condition: Condition | str, arms: Arms, judged: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(condition, str):
         return {"gate": condition, "met": judged[condition]["met"]}
-    s = paired.sample(list(values(arms, gate.arm, condition.metric).values()))
-    met = s.n > 0 and TESTS[condition.test][1](s.mean, condition.limit)
+    found = list(values(arms, gate.arm, condition.metric).values())
+    s, rising = paired.sample(found), condition.test in ("at_least", "above")
+    bound = paired.interval(found, 2 * paired.LEVEL)[0 if rising else 1]  # missed by the mean with LEVEL on this side
+    met = math.isfinite(bound) and TESTS[condition.test][1](bound, condition.limit)
     return {"metric": condition.metric, "test": condition.test, "limit": condition.limit, "mean": s.mean, "sd": s.sd,
-            "n": s.n, "met": met}
+            "bound": bound, "n": s.n, "met": met}
 
 
 def gate_text(gate: Mapping[str, Any]) -> str:
     """A judged gate in words: what it wants and what there was."""
     words = [f"{c['gate']} ({'met' if c['met'] else 'failed'})" if "gate" in c else
-             f"{c['metric']} {TESTS[c['test']][0]} {c['limit']:g}: "
-             + (f"{c['mean']:.3g}" if c["n"] else "not measured")
-             for c in gate["conditions"]]
+             f"{c['metric']} {TESTS[c['test']][0]} {c['limit']:g}: {bound_text(c)}" for c in gate["conditions"]]
     return f"{gate['name']} in {gate['arm']}: {' or '.join(words) if gate['mode'] == 'any' else ', '.join(words)}"
+
+
+def bound_text(c: Mapping[str, Any]) -> str:
+    """Mean and bound of a judged condition."""
+    if not math.isfinite(c["bound"]):
+        return f"{c['mean']:.3g}, of one run" if c["n"] else "not measured"
+    return f"{c['mean']:.3g}, {'at least' if c['test'] in ('at_least', 'above') else 'at most'} {c['bound']:.3g}"
 
 
 # ---- verdicts
@@ -315,42 +355,71 @@ def gate_text(gate: Mapping[str, Any]) -> str:
 def judge(gates: Sequence[Gate], claims: Sequence[Claim], arms: Arms) -> tuple[list[dict], list[dict]]:
     """Judged gates and claims with every number behind them."""
     judged = judge_gates(gates, arms)
-    absent = [[arm for arm in claim.arms if arm not in arms] for claim in claims]
+    absent = [waiting(claim, arms) for claim in claims]
     failed = [[gate_text(judged[name]) for name in claim.gate if not judged[name]["met"]] for claim in claims]
     counted = [not (a or f) for a, f in zip(absent, failed)]
-    rows = [measure(claim, arms, paired.LEVEL / max(1, sum(counted))) for claim in claims]
-    for key in ("p", "p_beyond"):
-        holm = iter(paired.holm([row[key] for row, counts in zip(rows, counted) if counts]))
-        for row, counts in zip(rows, counted):
-            row[f"{key}_holm"] = next(holm) if counts else NAN
+    sizes = {family: sum(c.family == family and counts for c, counts in zip(claims, counted)) for family in CORRECTIONS}
+    rows = [measure(claim, arms, paired.LEVEL / max(1, sizes[claim.family])) for claim in claims]
+    for family in CORRECTIONS:
+        correct(family, [row for row, counts in zip(rows, counted) if counts and row["family"] == family])
     for claim, row, a, f in zip(claims, rows, absent, failed):
-        row["verdict"], row["why"] = (NOT_RUN, f"it leaves out {', '.join(a)}") if a else decide(claim, row, f)
+        row["verdict"], row["why"] = (NOT_RUN, a) if a else decide(claim, row, f)
         row["take"] = what_it_takes(claim, row)
     return list(judged.values()), rows
 
 
+def correct(family: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Corrects the p of the claims of a family that count, and gives them intervals of the level that they were tested
+    at."""
+    name, adjust, levels = CORRECTIONS[family]
+    for key in ("p", "p_opposite"):
+        for row, p in zip(rows, adjust([row[key] for row in rows])):
+            row[f"{key}_corrected"] = p
+    for row, level in zip(rows, levels([row["p"] for row in rows])):
+        row["correction"], row["tested_at"] = name, level
+        if row["interval_method"] == "t":
+            d = [pair["difference"] for pair in row["pairs"]]
+            row["interval_corrected"] = list(paired.interval(d, (1 + (row["expect"] == "same")) * level))
+
+
 def measure(claim: Claim, arms: Arms, level: float) -> dict[str, Any]:
-    """Everything about a claim that the other claims have no say in. level: of Holm's first step."""
+    """Everything about a claim that the other claims have no say in. level: of the first step of its correction."""
     pairs, lost = pair(claim, arms)
     d = [p["difference"] for p in pairs]
-    s = paired.sample(d)
-    low, high, method = (NAN, NAN, "") if claim.binary else paired.bootstrap(d)
-    p, p_beyond, test, interval = test_of(claim, d, pairs)
-    row = {"id": claim.id, "text": claim.text, "source": claim.source, "unit": claim.unit,
+    s, out = paired.sample(d), math.exp if claim.scale == "ratio" else float
+    interval = newcombe(pairs) if claim.binary else list(paired.interval(d))
+    row = {"id": claim.id, "text": claim.text, "source": claim.source, "unit": claim.unit, "family": claim.family,
            "metrics": list(dict.fromkeys(side.metric for side in claim.sides)), "arms": claim.arms,
            "compared": in_words(claim), "scale": claim.scale, "expect": claim.expect, "margin": claim.margin,
            "gates": list(claim.gate),
            "pairs": pairs, "lost": lost, "n": s.n, "mean": s.mean, "sd": s.sd, "interval": interval,
-           "interval_method": "Newcombe" if claim.binary else "t", "bootstrap": [low, high], "bootstrap_method": method,
-           "limit": claim.limit, "test": test, "p": p, "p_beyond": p_beyond, "level": level,
-           "seeds_needed": None if claim.binary else paired.seeds_needed(claim.limit, s.sd, claim.expect == "same",
-                                                                         level)}
+           "interval_method": "Newcombe" if claim.binary else "t", "interval_corrected": interval,
+           "limit": claim.limit, "level": level, "correction": "", "tested_at": NAN, "p_corrected": NAN,
+           "p_opposite_corrected": NAN} | tests_of(claim, d, pairs) | pairing(claim, pairs)
+    row["seeds_needed"] = None if claim.binary else paired.seeds_needed(
+        claim.limit, -s.mean if claim.expect == "lower" else s.mean, s.sd, claim.expect == "same", level)
     for name, side in (("first", claim.first), ("second", claim.second)):
         of = paired.sample(list(values(arms, side.arm, side.metric).values()))
         row |= {f"{name}_n": of.n, f"{name}_mean": side.number if side.constant else of.mean, f"{name}_sd": of.sd}
-    out = math.exp if claim.scale == "ratio" else float
-    return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval)),
-                  "effect_bootstrap": [out(low), out(high)]}
+    return row | {"effect": out(s.mean), "effect_interval": list(map(out, interval))}
+
+
+def newcombe(pairs: Sequence[Mapping[str, float]]) -> list[float]:
+    return list(paired.shares(*shares_of(pairs))[1:]) if pairs else [NAN, NAN]
+
+
+def shares_of(pairs: Sequence[Mapping[str, float]]) -> tuple[list[float], list[float]]:
+    return [x["first"] for x in pairs], [x["second"] for x in pairs]
+
+
+def pairing(claim: Claim, pairs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Correlation of the two values of a pair on the scale of the statistics, and what it buys (paired.gain)."""
+    first, second = shares_of(pairs)
+    if claim.first.constant or claim.binary or len(pairs) < 2:
+        return {"pair_correlation": NAN, "pairing_gain": NAN}
+    if claim.scale == "ratio":
+        first, second = [math.log(x) for x in first], [math.log(x) for x in second]
+    return {"pair_correlation": paired.correlation(first, second), "pairing_gain": paired.gain(first, second)}
 
 
 def in_words(claim: Claim) -> str:
@@ -364,24 +433,25 @@ def in_words(claim: Claim) -> str:
     return f"{second.metric}{of} against {first.metric} of {first.arm}"
 
 
-def test_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> tuple[float, float, str,
-                                                                                             list[float]]:
-    """p of the claim, p of the opposite of `same` (else NaN), the test's name and the 95 % interval."""
-    s = paired.sample(d)
-    if s.n < 2:
-        return NAN, NAN, "", [NAN, NAN]
+def tests_of(claim: Claim, d: Sequence[float], pairs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """p of the claim and of its opposite (of `same`: that the difference is beyond the margin), the test's name, and p
+    of the sign-flip test beside it."""
+    if len(d) < 2:
+        return {"test": "", "p": NAN, "p_opposite": NAN, "p_flip": NAN}
     if claim.binary:
-        p, low, high = paired.shares([x["first"] for x in pairs], [x["second"] for x in pairs])
-        return p, NAN, "Fisher", [low, high]
-    interval = [s.mean - s.half_width, s.mean + s.half_width]
-    if s.sd == 0:  # t says nothing about equal differences
-        inside, outside = 0.5**s.n, paired.sign_test(d)
-        if claim.expect != "same":
-            return outside, NAN, "sign", interval
-        return (inside, 1.0, "sign", interval) if abs(s.mean) < claim.limit else (1.0, outside, "sign", interval)
+        p, mean = paired.shares(*shares_of(pairs))[0], paired.sample(d).mean
+        claimed = (mean <= -claim.limit) if claim.expect == "lower" else (mean >= claim.limit)
+        reached = abs(mean) >= claim.limit
+        return {"test": "Fisher", "p": p if claimed else 1.0, "p_opposite": p if reached and not claimed else 1.0,
+                "p_flip": NAN}
+    test = "sign" if min(d) == max(d) else "t"
     if claim.expect == "same":
-        return paired.equivalence(d, claim.limit), paired.beyond(d, claim.limit), "TOST", interval
-    return paired.t_test(d), NAN, "t", interval
+        return {"test": "TOST" if test == "t" else test, "p": paired.equivalence(d, claim.limit),
+                "p_opposite": paired.beyond(d, claim.limit), "p_flip": paired.flip_equivalence(d, claim.limit)}
+    down, up = list(d), [-x for x in d]
+    towards, away = (down, up) if claim.expect == "lower" else (up, down)
+    return {"test": test, "p": paired.lower_by(towards, claim.limit), "p_opposite": paired.lower_by(away, claim.limit),
+            "p_flip": paired.flip_lower_by(towards, claim.limit)}
 
 
 def decide(claim: Claim, row: Mapping[str, Any], failed: Sequence[str]) -> tuple[str, str]:
@@ -395,18 +465,23 @@ def decide(claim: Claim, row: Mapping[str, Any], failed: Sequence[str]) -> tuple
     selected = [lost["why"] for lost in row["lost"] if lost["selects"]]
     if selected:
         return NOT_SHOWN, f"the other pairs alone would mislead: {selected[0]}"
-    mean, significant = row["mean"], row["p_holm"] < paired.LEVEL
+    if row["p_corrected"] < paired.LEVEL:
+        return SHOWN, "within the margin" if claim.expect == "same" else f"{claim.expect} by more than the margin"
+    if row["p_opposite_corrected"] < paired.LEVEL:
+        return OPPOSITE, ("they differ by more than the margin" if claim.expect == "same" else
+                          f"not {claim.expect}: the other way by more than the margin")
+    return NOT_SHOWN, (f"{where_it_lies(claim, row['mean'])}: {row['correction']} p {row['p_corrected']:.2g}, "
+                       f"{paired.LEVEL:g} is the limit")
+
+
+def where_it_lies(claim: Claim, mean: float) -> str:
+    """What speaks against a claim that is not shown."""
     if claim.expect == "same":
-        if significant:
-            return SHOWN, "equivalent within the margin"
-        return (OPPOSITE, "they differ by more than the margin") if row["p_beyond_holm"] < paired.LEVEL else (
-            NOT_SHOWN, f"they may differ by more than the margin: Holm p {row['p_holm']:.2g}")
-    if significant and abs(mean) >= row["limit"]:
-        claimed = mean < 0 if claim.expect == "lower" else mean > 0
-        return (SHOWN, f"{claim.expect}, as claimed") if claimed else (OPPOSITE, f"not {claim.expect}: the other way")
-    if significant:
-        return NOT_SHOWN, "a difference, but smaller than the margin"
-    return NOT_SHOWN, f"Holm p {row['p_holm']:.2g}, {paired.LEVEL:g} is the limit"
+        return "they may differ by more than the margin"
+    if abs(mean) < claim.limit:
+        return "the mean is within the margin"
+    claimed = mean < 0 if claim.expect == "lower" else mean > 0
+    return "it may be less than the margin" if claimed else "the mean is on the other side"
 
 
 def what_it_takes(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -421,12 +496,15 @@ def what_it_takes(claim: Claim, row: Mapping[str, Any]) -> str:
         return "two seeds or more"
     if any(lost["selects"] for lost in row["lost"]):
         return "a metric that all runs have" + (", or scale: difference" if claim.scale == "ratio" else "")
-    if claim.expect != "same" and row["p_holm"] < paired.LEVEL:
-        return "an effect as large as the margin"
     needed = row["seeds_needed"]
     if needed is None:
-        return "more seeds"
-    if needed <= row["n"]:
-        return f"a larger effect: {needed} seeds have 80 % power at the margin, there were {row['n']}"
+        if row["sd"] == 0 or claim.binary:
+            return "more seeds"
+        return "a smaller effect than the one seen" if claim.expect == "same" else "a larger effect than the one seen"
     many = f"more than {paired.MOST_SEEDS:,}" if needed > paired.MOST_SEEDS else f"{needed:,}"
-    return f"{many} seeds, for 80 % power at the margin with this sd"
+    return f"{many} new seeds, for 80 % power if effect and sd are those seen"
+
+
+def comparison(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a judged claim compares, whatever study it is of: the same figures of the same runs are one finding."""
+    return (*row["metrics"], row["expect"], *((p["first"], p["second"]) for p in row["pairs"]))

@@ -59,10 +59,12 @@ PROBE = (
     Metric("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one channel), "
            "largest layer"),
     Metric("lambda_min", f"{LAMBDA} min", "smallest |norm weight| of the block norms"),
-    Metric("lambda_at_sink", f"{LAMBDA} at the blocks' own sinks",
-           "smallest |norm weight| of the block norms at the channel "
-           "that is largest at their block's input"),
+    Metric("lambda_at_sink", f"mean {LAMBDA} at the sink", "mean |norm weight| of the block norms at the channel of "
+           "M2"),
     Metric("lambda_sink", f"{LAMBDA} at the sink", "smallest |norm weight| of the block norms at the channel of M2"),
+    Metric("lambda_other", f"{LAMBDA} at a random channel", "smallest |norm weight| of the block norms at a channel, "
+           "mean over all but M2's: of so many weights some are near 0 by chance"),
+    Metric("median_channel", "median channel", "mean |h| of the median channel at the layer of M2, token 0 left out"),
     Metric("att0", "attention to token 0", "mean over layers, heads and all queries but the first"),
     Metric("att0_over_uniform", "attention to token 0 over uniform",
            "att0 over the mean of 1/(q+1), which even attention "
@@ -77,7 +79,8 @@ PROBE = (
     Metric("gate_mean", "mean gate", "of the norms' gates"),
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
-NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "att0_over_uniform")  # places, and what is made of the final probe only
+# Places, and what is made of the final probe only.
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "lambda_other", "median_channel", "att0_over_uniform")
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
     Metric("contribution.head", "contribution of token 0, heads",
@@ -143,8 +146,8 @@ QUANTISED = (
                             ("down_in", "down-projection input"), ("weights", "weights"))),
 )
 LOSSES = ("val_loss", "val_loss_trigger", "val_loss_other", "bits_per_byte")
-ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step with M2 of 5 or more; missing if never",
-               "steps")
+ONSET = Metric("onset.m2", "onset of the residual sink", "first probed step from which on M2 is 5 or more to the end; "
+               "missing if it ends below", "steps")
 
 
 def spelled_out(metric: Metric) -> Iterator[Metric]:

@@ -5,8 +5,10 @@ experiments/metrics.py has what each name means. What is missing or not a number
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,14 @@ def of_steps(probes: list[Record]) -> Metrics:
     for name in names:
         values = [value for probe in probes if math.isfinite(value := number(probe.get(name)))]
         found |= {f"peak.{name}": max(values)} if values else {}
-    onset = next((number(p["step"]) for p in probes if number(p.get("m2")) >= SINK), math.nan)
-    return found | finite([("onset.m2", onset)])
+    return found | finite([("onset.m2", onset(probes))])
+
+
+def onset(probes: list[Record]) -> float:
+    """First probed step from which on M2 stays at SINK or more; NaN if it ends below. A model's first steps may pass
+    it for a moment."""
+    lasting = itertools.takewhile(lambda probe: number(probe.get("m2")) >= SINK, reversed(probes))
+    return next((number(probe["step"]) for probe in reversed(list(lasting))), math.nan)
 
 
 def of_probe(probe: Record, seq: int) -> Metrics:
@@ -70,17 +78,31 @@ def of_probe(probe: Record, seq: int) -> Metrics:
     if "att0" in found and seq > 1:
         uniform = math.fsum(1 / (q + 1) for q in range(1, seq)) / (seq - 1)
         found["att0_over_uniform"] = found["att0"] / uniform
-    return found | finite([("lambda_sink", lambda_sink(probe))])
+    return found | finite([*of_lambdas(probe).items(), ("median_channel", median_channel(probe))])
 
 
-def lambda_sink(probe: Record) -> float:
-    """Smallest |weight| of the block norms at the channel of M2; NaN without profiles."""
+def of_lambdas(probe: Record) -> Metrics:
+    """Smallest |weight| of the block norms at the channel of M2, and the mean of the same at each other channel; empty
+    without profiles."""
     channel, layers = number(probe.get("m2_dim")), probe.get("layers")
     if not math.isfinite(channel) or not is_records(layers):
-        return math.nan
+        return {}
     rows = [numbers(layer.get(f"norm_weight_{part}")) for layer in layers for part in ("attn", "ffn")]
-    weights = [abs(row[int(channel)]) for row in rows if int(channel) < len(row)]
-    return min((w for w in weights if math.isfinite(w)), default=math.nan)
+    least = [min((abs(w) for w in weights if math.isfinite(w)), default=math.nan)
+             for weights in zip(*filter(None, rows))]
+    if not 0 <= int(channel) < len(least):
+        return {}
+    sink = least.pop(int(channel))
+    return {"lambda_sink": sink} | ({"lambda_other": math.fsum(least) / len(least)} if least else {})
+
+
+def median_channel(probe: Record) -> float:
+    """mean |h| of the median channel at the layer of M2; NaN without profiles."""
+    at, layers = number(probe.get("m2_layer")), probe.get("layers")
+    if not math.isfinite(at) or not is_records(layers) or not 0 <= int(at) < len(layers):
+        return math.nan
+    means = numbers(layers[int(at)].get("channel_mean_abs"))
+    return statistics.median(means) if means and all(map(math.isfinite, means)) else math.nan
 
 
 # ---- `sinklab probe --measures`

@@ -1,21 +1,22 @@
 """Statistics of paired runs: the same seeds in two arms, so that what a seed does to both falls out of the difference.
 
 SciPy does the distributions. Where a figure cannot be told (too few values, no variance) it is NaN.
+tests/unit/test_verdicts.py simulates levels, coverage and power of what is here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
 POWER = 0.8
-RESAMPLES = 9999
-BCA_FROM = 6       # values: below, the jackknife behind BCa's acceleration has too little to go by
+MOST_FLIPPED = 12  # differences whose signs are all flipped in every way; of more a sample of the ways is taken
 MOST_SEEDS = 1000  # more than anybody will run
 NODES = np.polynomial.legendre.leggauss(256)
 
@@ -59,16 +60,13 @@ def relative(a: float, b: float) -> float:
 # ---- intervals and tests of a mean difference d
 
 
-def bootstrap(d: Sequence[float]) -> tuple[float, float, str]:
-    """95 % bootstrap interval of the mean, and its method; the same values give the same interval."""
-    if len(d) < 2:
-        return math.nan, math.nan, ""
-    if min(d) == max(d):
-        return d[0], d[0], "percentile"
-    method = "BCa" if len(d) >= BCA_FROM else "percentile"
-    found = stats.bootstrap((np.asarray(d),), np.mean, n_resamples=RESAMPLES, confidence_level=1 - LEVEL, method=method,
-                            rng=np.random.default_rng(0)).confidence_interval
-    return float(found.low), float(found.high), method
+def interval(d: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean that misses it with probability `level`."""
+    s = sample(d)
+    if s.n < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf(1 - level / 2, s.n - 1)) * s.sd / math.sqrt(s.n)
+    return s.mean - half, s.mean + half
 
 
 def t_below(d: Sequence[float], limit: float) -> float:
@@ -79,26 +77,80 @@ def t_below(d: Sequence[float], limit: float) -> float:
     return float(stats.t.cdf((s.mean - limit) / (s.sd / math.sqrt(s.n)), s.n - 1))
 
 
-def t_test(d: Sequence[float]) -> float:
-    """Two-sided p against "the mean is 0"."""
-    below = t_below(d, 0)
-    return 2 * min(below, 1 - below) if below < 0.5 else 2 * t_below([-x for x in d], 0)
+def lower_by(d: Sequence[float], margin: float) -> float:
+    """p against "the mean is above -margin": two-sided, so that it is below a level where the interval of that level
+    lies wholly below -margin."""
+    return min(1.0, 2 * t_below(d, -margin)) if len(d) > 1 and min(d) < max(d) else equal_beyond(d, -margin)
+
+
+def equal_beyond(d: Sequence[float], limit: float) -> float:
+    """lower_by of differences that are all the same, about which t says nothing: signs of their distances from the
+    limit, half of which would be above it by chance."""
+    if len(d) < 2:
+        return math.nan
+    return min(1.0, 2 * 0.5 ** len(d)) if d[0] < limit else 1.0
 
 
 def equivalence(d: Sequence[float], margin: float) -> float:
     """TOST: p against "the mean is `margin` or more away from 0"."""
+    if len(d) > 1 and min(d) == max(d):
+        return 0.5 ** len(d) if abs(d[0]) < margin else 1.0
     return max(t_below(d, margin), t_below([-x for x in d], margin))
 
 
 def beyond(d: Sequence[float], margin: float) -> float:
-    """p against "the mean is within `margin` of 0": the likelier side's, doubled."""
-    return min(1.0, 2 * min(t_below(d, -margin), t_below([-x for x in d], -margin)))
+    """p against "the mean is within `margin` of 0"."""
+    p = [lower_by(d, margin), lower_by([-x for x in d], margin)]
+    return math.nan if any(map(math.isnan, p)) else min(p)
 
 
-def sign_test(d: Sequence[float]) -> float:
-    """Two-sided p of the exact sign test; for differences without variance, about which t says nothing."""
-    up, down = sum(x > 0 for x in d), sum(x < 0 for x in d)
-    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
+@lru_cache(maxsize=16)
+def flips(n: int) -> np.ndarray:
+    """Ways to flip the signs of n differences, one a row: all, or a sample in which the first flips nothing."""
+    if n <= MOST_FLIPPED:
+        return 1.0 - 2 * (np.arange(1 << n)[:, None] >> np.arange(n) & 1)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (1 << MOST_FLIPPED, n))
+    signs[0] = 1  # what was seen is one of the ways
+    return signs
+
+
+def flip_below(d: Sequence[float], limit: float) -> float:
+    """One-sided p of the sign-flip test against "the mean is `limit` or more". It supposes that the differences lie
+    symmetrically around their mean, and nothing else about how they are distributed; of n it can't be below 1/2^n."""
+    n = len(d)
+    if n < 2:
+        return math.nan
+    x = np.asarray(d) - limit
+    rounding = 1e-12 * np.abs(x).sum()  # equal sums in another order
+    return float(np.mean(flips(n) @ x <= x.sum() + rounding))
+
+
+def flip_lower_by(d: Sequence[float], margin: float) -> float:
+    """lower_by, of the sign-flip test."""
+    return min(1.0, 2 * flip_below(d, -margin)) if len(d) > 1 else math.nan
+
+
+def flip_equivalence(d: Sequence[float], margin: float) -> float:
+    """equivalence, of the sign-flip test."""
+    return max(flip_below(d, margin), flip_below([-x for x in d], margin))
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Pearson's, of the two values of each pair."""
+    if len(first) < 3 or min(first) == max(first) or min(second) == max(second):
+        return math.nan
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def gain(first: Sequence[float], second: Sequence[float]) -> float:
+    """What pairing buys: variance of the difference of two means without pairs, over that with them. So many times the
+    seeds would do without pairs what these do with them; below 1 pairs cost."""
+    apart = [sample(x).sd ** 2 for x in (first, second)]
+    paired = sample(differences(first, second)).sd ** 2
+    return sum(apart) / paired if paired > 0 else math.nan
+
+
+# ---- many tests
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -109,6 +161,33 @@ def holm(p: Sequence[float]) -> list[float]:
         so_far = max(so_far, min(1.0, (len(p) - rank) * x))
         out[i] = so_far
     return out
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """p corrected so that of those below a level at most that share are false, in the mean. NaN as in holm()."""
+    order = sorted((x, i) for i, x in enumerate(p) if math.isfinite(x))
+    out, so_far = [math.nan] * len(p), 1.0
+    for rank, (x, i) in reversed(list(enumerate(order, start=1))):
+        so_far = min(so_far, len(p) / rank * x)
+        out[i] = so_far
+    return out
+
+
+def holm_levels(p: Sequence[float], level: float = LEVEL) -> list[float]:
+    """The level at which Holm's procedure tests each: LEVEL over what is left when its turn comes; after the first
+    that isn't below its own, that one's. With intervals of these levels an interval excludes what its test rejects."""
+    order = sorted((x, i) for i, x in enumerate(p) if math.isfinite(x))
+    out, left = [level / max(1, len(p))] * len(p), len(p)
+    for x, i in order:
+        out[i] = level / left
+        left -= left > 1 and x < out[i]
+    return out
+
+
+def fdr_levels(p: Sequence[float], level: float = LEVEL) -> list[float]:
+    """The same of benjamini_hochberg(): the level times the share that is below it (Benjamini and Yekutieli 2005)."""
+    found = sum(x < level for x in benjamini_hochberg(p))
+    return [level * max(1, found) / max(1, len(p))] * len(p)
 
 
 # ---- shares of runs (diverged or not)
@@ -127,6 +206,7 @@ def shares(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
 # ---- how many seeds it would take
 
 
+@lru_cache(maxsize=256)
 def deviations(n: int) -> tuple[np.ndarray, np.ndarray]:
     """What the sd of n values comes out as, over the true one, at nodes of its distribution; and the nodes' weights.
 
@@ -135,28 +215,32 @@ def deviations(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1)), weights / 2
 
 
-def t_power(n: int, effect: float, level: float) -> float:
-    """Power of the two-sided test of n differences whose mean is `effect` standard deviations from 0."""
+def t_power(n: int, beyond: float, level: float) -> float:
+    """Power of lower_by() where the true mean lies `beyond` standard deviations beyond the margin."""
     sd, weights = deviations(n)
-    limit, shift = stats.t.ppf(1 - level / 2, n - 1) * sd, effect * math.sqrt(n)
-    return float(weights @ (stats.norm.cdf(shift - limit) + stats.norm.cdf(-shift - limit)))
+    return float(weights @ stats.norm.cdf(beyond * math.sqrt(n) - stats.t.ppf(1 - level / 2, n - 1) * sd))
 
 
-def equivalence_power(n: int, margin: float, level: float) -> float:
-    """Power of TOST where the true mean is 0; margin in standard deviations."""
+def equivalence_power(n: int, margin: float, mean: float, level: float) -> float:
+    """Power of TOST; margin and true mean in standard deviations."""
     sd, weights = deviations(n)
-    half = margin * math.sqrt(n) - stats.t.ppf(1 - level, n - 1) * sd
-    return float(weights @ np.maximum(2 * stats.norm.cdf(half) - 1, 0))
+    room = stats.t.ppf(1 - level, n - 1) * sd
+    low, high = (mean - margin) * math.sqrt(n) + room, (mean + margin) * math.sqrt(n) - room
+    return float(weights @ np.maximum(stats.norm.cdf(high) - stats.norm.cdf(low), 0))
 
 
-def seeds_needed(margin: float, sd: float, same: bool = False, level: float = LEVEL) -> int | None:
-    """The fewest pairs that give 80 % power at the margin for differences of this sd; MOST_SEEDS + 1: more than
-    that."""
-    if not (sd > 0 and margin > 0):
+def seeds_needed(margin: float, mean: float, sd: float, same: bool = False, level: float = LEVEL) -> int | None:
+    """The fewest pairs with 80 % power if mean and sd are those seen, the mean on the claimed side being positive;
+    MOST_SEEDS + 1: more than that. None where no number of seeds would do: the mean is within the margin, or, of
+    `same`, outside."""
+    if not (sd > 0 and margin > 0) or (abs(mean) >= margin if same else mean <= margin):
         return None
-    power: Callable[[int, float, float], float] = equivalence_power if same else t_power
+
+    def power(n: int) -> float:
+        return equivalence_power(n, margin / sd, mean / sd, level) if same else t_power(n, (mean - margin) / sd, level)
+
     low, high = 2, MOST_SEEDS + 1
     while low < high:  # power grows with n
         n = (low + high) // 2
-        low, high = (low, n) if power(n, margin / sd, level) >= POWER else (n + 1, high)
+        low, high = (low, n) if power(n) >= POWER else (n + 1, high)
     return low

@@ -6,13 +6,15 @@ Panels as in figures.py, of a study's results instead of runs. An arm keeps its 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import metrics
 import numpy as np
-from claims import GATE_FAILED, NO_PAIRS, NOT_RUN, NOT_SHOWN, OPPOSITE, SHOWN
+import paired
+from claims import GATE_FAILED, NO_PAIRS, NOT_RUN, NOT_SHOWN, OPPOSITE, PRIMARY, SHOWN, Condition, parse
 from figures import (LEGEND_RUNS, MARKERS, STYLE, colour, look, no_data, plain, relative_profile, series,
                      sink_layer, smooth, steps_axis, thin)
 from matplotlib import pyplot as plt
@@ -34,18 +36,41 @@ def draw(panels: Sequence[Callable[[Axes], None]], path: Path, size: tuple[float
     """Panels side by side as a PNG."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
-        for panel, at in zip(panels, axes[0]):
+        for letter, panel, at in zip("abcdefgh", panels, axes[0]):
             panel(at)
+            if len(panels) > 1:
+                at.set_title(f"{letter}  {at.get_title(loc='left')}", loc="left")
         figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
         plt.close(figure)
 
 
 # ---- claims
 
+FOREST_CAPTION = (
+    "Effect of each claim over its margin. Thick: 95 % interval; thin: the interval at the level at which the claim's "
+    "correction (Holm for primary claims, bold; FDR for exploratory ones) tests it, which is what the verdict follows. "
+    "Grey band: within the margin, too small to matter. Left: lower in the second arm; right: higher. Arrows: what is "
+    "claimed (= no change). n: pairs. Colour and marker: the verdict. Linear within 1, logarithmic beyond.")
+WORDS = 58  # letters of a claim's text in a line of the picture
+
+
+def drawn(verdicts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Claims that have something to show."""
+    return [v for v in verdicts if v["verdict"] != NOT_RUN and v["n"]]
+
 
 def rows_size(rows: int, longest: int) -> tuple[float, float]:
-    """Of a figure with a row a claim or arm and their names at its left."""
+    """Of a figure with a row an arm and their names at its left."""
     return (WIDTH + min(2.2, 0.05 * max(0, longest - 12)), 1.15 + 0.3 * max(rows, 2))
+
+
+def claim_label(v: Mapping[str, Any]) -> str:
+    """A claim's words, what is claimed, and its pairs."""
+    return "\n".join(textwrap.wrap(f"{v['text']} {ARROWS[v['expect']]} n {v['n']}", WORDS))
+
+
+def forest_size(verdicts: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    return WIDTH + 4.4, 1.5 + sum(0.17 + 0.17 * (1 + claim_label(v).count("\n")) for v in verdicts)
 
 
 def forest(axes: Axes, verdicts: Sequence[Mapping[str, Any]]) -> None:
@@ -56,24 +81,29 @@ def forest(axes: Axes, verdicts: Sequence[Mapping[str, Any]]) -> None:
     furthest = 2.0
     for y, v in enumerate(verdicts):
         tint, marker = VERDICT_LOOK[v["verdict"]]
-        if not v["n"]:
-            axes.text(0, y, "no pairs", ha="center", va="center", fontsize=8, color=tint)
-            continue
-        low, high = (x / v["limit"] for x in v["interval"])
-        if math.isfinite(low):
-            axes.plot([low, high], [y, y], color=tint, linewidth=2, solid_capstyle="butt")
+        for name, width in (("interval_corrected", 0.9), ("interval", 2.4)):
+            low, high = (x / v["limit"] for x in v[name])
+            if math.isfinite(low):
+                axes.plot([low, high], [y, y], color=tint, linewidth=width, solid_capstyle="butt")
+                furthest = max(furthest, 1.15 * abs(low), 1.15 * abs(high))
         at = v["mean"] / v["limit"]
         axes.plot([at], [y], marker=marker, color=tint, markersize=8, markeredgecolor="white", linestyle="")
-        furthest = max([furthest, *(1.15 * abs(x) for x in (low, high, at) if math.isfinite(x))])
+        furthest = max(furthest, 1.15 * abs(at))
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
     axes.set_xlim(-furthest, furthest)
     ticks = [t for t in (1, 3, 10, 30, 100, 1000, 10000) if t <= furthest]
     ticks = [*(-t for t in reversed(ticks)), 0, *ticks]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.set_yticks(range(len(verdicts)), [f"{v['id']} {ARROWS[v['expect']]}" for v in verdicts])
+    axes.set_yticks(range(len(verdicts)), [claim_label(v) for v in verdicts], fontsize=8)
+    for label, v in zip(axes.get_yticklabels(), verdicts):
+        label.set_fontweight("bold" if v["family"] == PRIMARY else "normal")
     axes.set_ylim(len(verdicts) - 0.5, -0.5)
     axes.grid(False, axis="y")
-    axes.set_xlabel("effect / margin (95 % interval)")
+    axes.set_xlabel("effect / margin; grey: within the margin\nthick: 95 % interval, thin: corrected; bold: primary")
+    there = [name for name in VERDICT_LOOK if any(v["verdict"] == name for v in verdicts)]
+    axes.legend(handles=[Line2D([], [], color=VERDICT_LOOK[name][0], marker=VERDICT_LOOK[name][1], linestyle="",
+                                label=name) for name in there], loc="lower center", bbox_to_anchor=(0.5, 1.08),
+                ncols=len(there), fontsize=8)
 
 
 # ---- arms
@@ -83,8 +113,18 @@ def arm_look(results: Results, arm: str) -> dict[str, Any]:
     return look(results.arms.index(arm))
 
 
+DOTS_CAPTION = ("A dot a seed, n of them; the line their mean, the bar its 95 % interval. Dotted: what a gate of the "
+                "study asks for.")
+
+
+def thresholds(results: Results, metric: str) -> list[float]:
+    """What the study's gates ask of a metric."""
+    conditions = [condition for gate in parse(results.study)[0] for condition in gate.conditions]
+    return [c.limit for c in conditions if isinstance(c, Condition) and c.metric == metric]
+
+
 def dots(metric: str) -> StudyPanel:
-    """A dot a seed, a line the mean, a row an arm."""
+    """A dot a seed, a line the mean with its interval, a row an arm."""
     def panel(axes: Axes, results: Results) -> None:
         row = metrics.find(metric, results.looks) or metrics.Metric(metric, metric)
         axes.set_title(row.label)
@@ -96,13 +136,17 @@ def dots(metric: str) -> StudyPanel:
                          marker=MARKERS[y % len(MARKERS)], zorder=3)
             if values:
                 axes.plot([np.mean(values)] * 2, [y - 0.36, y + 0.36], color=tint, linewidth=2.2)
+                axes.plot(paired.interval(values), [y - 0.36] * 2, color=tint, linewidth=1)
             note(axes, y, results.rows_of(arm), len(values))
+        for limit in thresholds(results, metric):
+            axes.axvline(limit, color="#555555", linestyle=":", linewidth=1)
         positive = [x for values in found for x in values]
         if positive and min(positive) > 0 and max(positive) > 12 * min(positive):
             axes.set_xscale("log")
             plain(axes.xaxis)
         axes.margins(x=0.08)
-        axes.set_yticks(range(len(results.arms)), results.arms)
+        axes.set_yticks(range(len(results.arms)), [f"{arm}, n {len(values)}"
+                                                   for arm, values in zip(results.arms, found)])
         axes.set_ylim(len(results.arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel(row.unit or row.label)

@@ -23,9 +23,9 @@ import metrics
 import paired
 from page import document, escape, picture, show, write_whole
 from runs import finite, parse_json
-from study_results import MACHINE, Choice, Results, table_of, write_csv
+from study_results import MACHINE, Choice, Results, from_store, table_of, write_csv
 
-FORMAT = 1  # of verdicts.json
+FORMAT = 2  # of verdicts.json
 PLUS_MINUS, TIMES, DASH = "\N{PLUS-MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 CLASSES = {claims.SHOWN: "shown", claims.OPPOSITE: "opposite", claims.NOT_SHOWN: "not-shown",
            claims.GATE_FAILED: "gate-failed", claims.NO_PAIRS: "no-pairs", claims.NOT_RUN: "no-pairs"}
@@ -60,20 +60,28 @@ OF_BLOCKS = ("Nothing was trained for this study: what it calls a seed is a bloc
 HOW_TO_READ = (
     ("Effect", "Second arm against the first, over pairs of runs with the same seed, hence the same order of the data. "
      f"A factor ({TIMES}) is the geometric mean of the pairs' ratios; else it is a difference in the metric's unit. In "
-     "brackets the 95 % interval by Student's t; below it the bootstrap's (BCa from 6 pairs on, percentile with "
-     "fewer). For metrics that are 0 or 1 the interval is Newcombe's."),
-    ("sd over seeds", "How much the first arm's own runs differ, with nothing changed but the seed. Pairing takes out "
-     "what a seed does to both arms alike, so an effect smaller than this can still be told; without pairs it could "
-     "not."),
+     "brackets the 95 % interval by Student's t, not corrected for there being many claims. For metrics that are 0 or "
+     "1 the interval is Newcombe's."),
+    ("sd over seeds", "How much the first arm's own runs differ, with nothing changed but the seed. Below the pairs: "
+     "what pairing buys, the seeds that would do as much without pairs over those that there are. 1 is nothing, which "
+     "is what runs whose seeds have little in common get."),
     ("Margin", "The smallest effect that matters, fixed in the study's file before the runs. For ratios a margin of .2 "
      "is a factor of 1.2 up or down."),
-    ("Holm p", "Of a two-sided t-test over the pairs (TOST where the claim is that nothing changes, Fisher's exact "
-     "test for 0 or 1, the sign test where all pairs differ by the same), corrected for all claims of the study."),
-    ("Verdict", "Shown: Holm p below .05, in the claimed direction, and at least the margin. Shown, opposite: the same "
-     "the other way. Not shown at this scale: anything else; it does not say that there is no effect. Baseline gate "
-     "failed: what the claim is about is not there in the baseline. No pairs: nothing to compare."),
-    ("What it would take", "Seeds for 80 % power at the margin if the pairs' sd is the one seen, at the level of "
-     "Holm's first step. From few pairs that sd is rough, and so is the number."),
+    ("Primary, exploratory", "A study's file names its primary claims before the runs: Holm's correction over these "
+     "lets a wrong one be shown in one study of twenty. The others are exploratory, corrected so that of those shown "
+     "one in twenty is wrong in the mean (FDR; Benjamini, Hochberg)."),
+    ("Corrected p", "Against an effect that is no larger than the margin, by Student's t over the pairs; where the "
+     "claim is that nothing changes, against one that is no smaller (TOST); for 0 or 1 Fisher's exact test of no "
+     "difference; the sign test where all pairs differ by the same. Below it the p before correction, and that of the "
+     "sign-flip test, which supposes no normal distribution but can't be below 1/16 with five pairs, .0078 with eight."),
+    ("Verdict", "Shown: corrected p below .05, so that the interval at the level of its test lies beyond the margin. "
+     "Shown, opposite: the same the other way. Not shown at this scale: anything else; it does not say that there is "
+     "no effect. Baseline gate failed: the bound of its 95 % interval does not say that the baseline has what the "
+     "claim is about. No pairs: nothing to compare. Not run: some planned runs wait; it has no verdict and counts "
+     "nowhere."),
+    ("What it would take", "Seeds for 80 % power if effect and sd are those seen, at the level of the correction's "
+     "first step. They are seeds of another study: these have been looked at. From few pairs sd and effect are rough, "
+     "and so is the number."),
 )
 
 
@@ -102,11 +110,15 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 0.0001 else "< .0001"
 
 
+def corrected_text(v: Mapping[str, Any]) -> str:
+    return f", {v['correction']} p {p_text(v['p_corrected'])}" if v["correction"] else ""
+
+
 def verdict_lines(record: Mapping[str, Any]) -> list[str]:
     """One line a claim, for the terminal."""
     width = max((len(v["id"]) for v in record["claims"]), default=0)
     return [f"{v['id']:{width}}  {v['verdict']}: {v['compared']}: {effect_text(v, v['effect'])} "
-            f"{interval_text(v, v['effect_interval'])} (n {v['n']}, Holm p {p_text(v['p_holm'])}); {v['why']}"
+            f"{interval_text(v, v['effect_interval'])} (n {v['n']}{corrected_text(v)}); {v['why']}"
             for v in restored(record)["claims"]]
 
 
@@ -138,7 +150,7 @@ def mean_sd(values: Sequence[float]) -> str:
     return plus_minus(s.mean, s.sd)
 
 
-CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd over seeds", "pairs", "Holm p")
+CLAIM_COLUMNS = ("claim", "verdict", "compared", "effect, 95 % interval", "sd over seeds", "pairs", "corrected p")
 
 
 def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -147,7 +159,6 @@ def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     of, spread = ("second", v["arms"][-1]) if constant else ("first",
                                                              v["arms"][0])  # whose deviation stands beside the effect
     expected = {"lower": "lower", "higher": "higher", "same": "no change"}[v["expect"]]
-    boot = interval_text(v, v["effect_bootstrap"])
     sd, mean = v[f"{of}_sd"], v[f"{of}_mean"]
     share = abs(sd / mean) if mean else math.nan
     unit = v["unit"] if v["scale"] == "difference" and v["n"] else ""
@@ -156,13 +167,16 @@ def claim_cells(v: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          + small(v["why"], f"It would take {v['take']}." if v["take"] else "")),
         ("", "compared", escape(v["compared"]) + small(f"claimed: {expected}; margin {margin_text(v)}")),
         ("number", "effect", escape(f"{effect_text(v, v['effect'])} {interval_text(v, v['effect_interval'])}")
-         + small(unit, f"{v['bootstrap_method']} bootstrap" if boot else "", boot,
-                 f"{show(v['first_mean'])} \N{RIGHTWARDS ARROW} {show(v['second_mean'])}" if v["n"] else "")),
+         + small(unit, f"{show(v['first_mean'])} \N{RIGHTWARDS ARROW} {show(v['second_mean'])}" if v["n"] else "")),
         ("number", f"sd of {spread} over seeds", escape(f"{sd:.2g}" if math.isfinite(sd) else DASH)
          + small(f"{100 * share:.2g} % of its mean" if v["scale"] == "ratio" and math.isfinite(share) else "")),
-        ("number", "pairs", str(v["n"]) + small(f"{len(v['lost'])} lost" if v["lost"] else "")),
-        ("number", "Holm p", escape(p_text(v["p_holm"])) + small(f"{v['test']}: {p_text(v['p'])}" if v["test"]
-                                                                 else "")),
+        ("number", "pairs", str(v["n"]) + small(
+            f"{len(v['lost'])} lost" if v["lost"] else "",
+            f"r {v['pair_correlation']:.2f}, {TIMES} {v['pairing_gain']:.2g}"
+            if math.isfinite(v["pair_correlation"]) else "")),
+        ("number", "corrected p", escape(p_text(v["p_corrected"])) + small(
+            v["correction"], f"{v['test']}: {p_text(v['p'])}" if v["test"] else "",
+            f"flips: {p_text(v['p_flip'])}" if math.isfinite(v["p_flip"]) else "")),
     ]
 
 
@@ -174,13 +188,18 @@ def claims_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     for v in verdicts:
         cells = "".join(f'<td class="{kind}" data-label="{escape(label)}">{cell}</td>'
                         for kind, label, cell in claim_cells(v))
-        out.append(f'<tr><th scope="row">{escape(v["text"])}{small(v["source"], v["id"])}</th>{cells}</tr>')
+        about = small(v["source"], v["id"], v["family"])
+        out.append(f'<tr><th scope="row">{escape(v["text"])}{about}</th>{cells}</tr>')
     return "".join([*out, "</tbody></table>"])
 
 
 def tally(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    items = [f'<li><span class="verdict {CLASSES[name]}">{n}</span> {name}</li>' for name in claims.VERDICTS
-             if (n := sum(v["verdict"] == name for v in verdicts))]
+    """How many there are of each verdict, primary claims apart; those not run count nowhere."""
+    items = []
+    for family in claims.CORRECTIONS:
+        items += [f'<li><span class="verdict {CLASSES[name]}">{n}</span> {name}, {family}</li>'
+                  for name in claims.VERDICTS if name != claims.NOT_RUN
+                  and (n := sum(v["verdict"] == name and v["family"] == family for v in verdicts))]
     return f'<ul class="tally">{"".join(items)}</ul>'
 
 
@@ -232,12 +251,11 @@ def claims_section(verdicts: Sequence[Mapping[str, Any]]) -> str:
     import study_figures
 
     out = ["<h2>Claims</h2>", tally(verdicts), claims_table(verdicts)]
-    if verdicts:
-        size = study_figures.rows_size(len(verdicts), max(len(v["id"]) for v in verdicts))
-        out.append(picture(figures.svg(study_figures.forest, verdicts, size), "effects of the claims",
-                           "Effect of each claim over its margin, with the 95 % interval; grey: within the margin, too "
-                           "small to matter. Left: lower in the second arm; right: higher. Arrows: what is claimed (= "
-                           "no change). Colour and marker: the verdict. Linear within 1, logarithmic beyond."))
+    drawn = study_figures.drawn(verdicts)
+    if drawn:
+        out.append(picture(figures.svg(study_figures.forest, drawn, study_figures.forest_size(drawn)),
+                           "effects of the claims",
+                           study_figures.FOREST_CAPTION))
     return "".join(out)
 
 
@@ -254,7 +272,7 @@ def dots_section(title: str, results: Results, names: Sequence[str], about: str 
         words = f"{row.label}: {row.meaning}" if row and row.meaning else label_of(results, name)
         unit = f", {row.unit}" if row and row.unit else ""
         pictures.append(picture(figures.svg(study_figures.dots(name), results, size), f"{name} of each arm",
-                                f"{escape(words + unit)}. A dot a seed, the line their mean."))
+                                f"{escape(words + unit)}. {study_figures.DOTS_CAPTION}"))
     return f'<h2>{title}</h2>{about}<div class="gallery">{"".join(pictures)}</div>'
 
 
@@ -362,12 +380,13 @@ def gates_section(gates: Sequence[Mapping[str, Any]]) -> str:
     for gate in gates:
         for c in gate["conditions"]:
             wants = f"gate {c['gate']}" if "gate" in c else f"{c['metric']} {claims.TESTS[c['test']][0]} {c['limit']:g}"
-            there = "" if "gate" in c else plus_minus(c["mean"], c["sd"])
+            there = "" if "gate" in c else escape(claims.bound_text(c))
             met = "met" if gate["met"] else "failed"
             rows.append([escape(gate["name"]), escape(gate["arm"]), escape(wants), there, "yes" if c["met"] else "no",
                          f'<span class="verdict {"shown" if gate["met"] else "gate-failed"}">{met}</span>'
                          + small(f"{gate['mode']} of its conditions")])
-    return ("<h2>Gates</h2><p>Whether the baseline has what the claims are about; means over seeds.</p>"
+    return ("<h2>Gates</h2><p>Whether the baseline has what the claims are about: the bound of the mean over seeds, "
+            "which it is beyond with 95 %, must fulfil it.</p>"
             + html_table(["gate", "arm", "wants", "there is", "fulfilled", "gate"], rows, "words"))
 
 
@@ -429,7 +448,7 @@ def state_notes(results: Results) -> str:
             'are here'
             + (f", {counts['failed']} failed" if counts["failed"] else "")
             + (f", {counts['missing']} are not run yet" if counts["missing"] else "")
-            + ". Verdicts below are of what is here; Holm's correction counts all claims of the study.</div>")
+            + ". A claim has its verdict when all its runs are here.</div>")
 
 
 def page(results: Results, record: Mapping[str, Any]) -> str:
@@ -490,7 +509,7 @@ def write_rows(path: Path, write: Any) -> None:
 
 def report(study: Mapping[str, Any], plan: Mapping[str, Any], store: Path, out: Path) -> dict[str, Any]:
     """Writes report.html, runs.csv, verdicts.json and pictures into `out`; returns what verdicts.json holds."""
-    results = Results(study, plan, store)
+    results = from_store(study, plan, store)
     record = judged(results)
     write_text(out / "verdicts.json", json.dumps(finite(record), indent=1, ensure_ascii=False) + "\n")
     write_rows(out / "runs.csv", partial(write_csv, results))
@@ -503,16 +522,8 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
     """claims.png, arms.png (up to three metrics), training.png (not of a study over text blocks): for READMEs."""
     import study_figures as figures
 
-    verdicts = [v for v in record["claims"] if v["verdict"] != claims.NOT_RUN]
-    names = metric_names(results, record)[:3]
-    if verdicts:
-        size = figures.rows_size(len(verdicts), max(len(v["id"]) for v in verdicts))
-        panel = partial(figures.forest, verdicts=verdicts)
-        write_whole(out / "claims.png", lambda path: figures.draw([panel], path, (1.3 * size[0], size[1])))
-    if names:
-        width, height = figures.rows_size(len(results.arms), max(map(len, results.arms)))
-        panels = [partial(figures.dots(name), results=results) for name in names]
-        write_whole(out / "arms.png", lambda path: figures.draw(panels, path, (width * len(names), height)))
+    claims_picture(record, out)
+    arms_picture(results, record, out)
     if results.of_blocks:
         return
     curves = [partial(panel, results=results) for panel in (figures.m2_over_training, figures.max_over_training,
@@ -520,21 +531,39 @@ def pictures(results: Results, record: Mapping[str, Any], out: Path) -> None:
     write_whole(out / "training.png", lambda path: figures.draw(curves, path, (3 * figures.WIDTH, 3.6)))
 
 
+def claims_picture(record: Mapping[str, Any], out: Path) -> None:
+    import study_figures as figures
+
+    verdicts = figures.drawn(record["claims"])
+    if verdicts:
+        panel = partial(figures.forest, verdicts=verdicts)
+        write_whole(out / "claims.png", lambda path: figures.draw([panel], path, figures.forest_size(verdicts)))
+
+
+def arms_picture(results: Results, record: Mapping[str, Any], out: Path) -> None:
+    import study_figures as figures
+
+    names = metric_names(results, record)[:3]
+    if names:
+        width, height = figures.rows_size(len(results.arms), max(map(len, results.arms)))
+        panels = [partial(figures.dots(name), results=results) for name in names]
+        write_whole(out / "arms.png", lambda path: figures.draw(panels, path, (width * len(names), height)))
+
+
 # ---- all studies
 
 
-OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "text", "source", "metrics", "arms", "compared",
-                    "scale", "expect",
-                    "margin", "verdict", "why", "take", "effect", "effect_interval", "interval_method",
-                    "effect_bootstrap",
-                    "bootstrap_method", "n", "p", "p_holm", "test", "first_mean", "first_sd", "second_mean",
-                    "second_sd",
+OVERVIEW_COLUMNS = ("study", "profile", "machine", "version", "id", "family", "text", "source", "metrics", "arms",
+                    "compared", "scale", "expect", "margin", "verdict", "same_as", "why", "take", "effect",
+                    "effect_interval", "interval_method", "n", "p", "p_corrected", "correction", "p_flip", "test",
+                    "first_mean", "first_sd", "second_mean", "second_sd", "pair_correlation", "pairing_gain",
                     "seeds_needed", "page")
 
 
 def restored(value: Any) -> Any:
     """verdicts.json as it was made: null of a figure is NaN again."""
-    numbers = ("effect", "mean", "sd", "p", "p_holm", "first_mean", "first_sd", "second_mean", "second_sd")
+    numbers = ("effect", "mean", "sd", "bound", "p", "p_corrected", "p_flip", "first_mean", "first_sd", "second_mean",
+               "second_sd", "pair_correlation", "pairing_gain")
     if isinstance(value, dict):
         return {k: math.nan if v is None and k in numbers else restored(v) for k, v in value.items()}
     return [math.nan if x is None else restored(x) for x in value] if isinstance(value, list) else value
@@ -557,15 +586,29 @@ def read_records(folders: Iterable[Path]) -> tuple[list[tuple[Path, dict[str, An
     return found, notes
 
 
+def repeated(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Study and id of claims that compare what a claim of a study above compares, with that one's name."""
+    first: dict[tuple[Any, ...], str] = {}
+    out: dict[tuple[str, str], str] = {}
+    for record in records:
+        for v in record["claims"]:
+            if v["n"]:
+                name = first.setdefault(claims.comparison(v), f"{record['study']}.{v['id']}")
+                out |= {(record["study"], v["id"]): name} if name != f"{record['study']}.{v['id']}" else {}
+    return out
+
+
 def overview(folders: Iterable[Path], path: Path) -> list[dict[str, Any]]:
     """Writes the page, and .json and .csv beside it: every claim of every study; returns the rows."""
     found, notes = read_records(folders)
+    same = repeated([record for _, record in found])
     rows = []
     for folder, record in found:
         about = {"study": record["study"], "profile": record["profile"], "machine": machine_text(record),
                  "version": ", ".join(dict.fromkeys(m["version"] for m in record["machines"])),
                  "page": link(folder, path)}
-        rows += [{key: (about | v).get(key) for key in OVERVIEW_COLUMNS} for v in record["claims"]]
+        rows += [{key: (about | v | {"same_as": same.get((record["study"], v["id"]), "")}).get(key)
+                  for key in OVERVIEW_COLUMNS} for v in record["claims"]]
     rows = finite(rows)
     write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "claims": rows}, indent=1, ensure_ascii=False)
                + "\n")
@@ -580,7 +623,12 @@ def link(folder: Path, path: Path) -> str:
 
 
 def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequence[str], path: Path) -> str:
-    body = ["<h1>Claims of all studies</h1>", tally([v for _, record in found for v in record["claims"]])]
+    same = repeated([record for _, record in found])
+    once = [v for _, record in found for v in record["claims"] if (record["study"], v["id"]) not in same]
+    body = ["<h1>Claims of all studies</h1>", tally(once)]
+    if same:
+        body.append("<p>Counted once, as they compare the same figures: "
+                    + escape("; ".join(f"{of}.{name} is {first}" for (of, name), first in same.items())) + ".</p>")
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         body.append(f'<div class="notes"><strong>Without results</strong><ul>{items}</ul></div>')

@@ -3,6 +3,7 @@
 plan: {"study", "file", "sha256", "profile", "runs": [{"arm", "seed", "point", "hash", "settings", "outcome",
 "unmatched"}]}; the run directory of a row is store/HASH, its figures are in store/OUTCOME (default: HASH/outcome.json):
 {"status", "message", "metrics", "seconds", "threads", "notes"}. A run that is not there yet has the status "missing".
+from_store() reads these; from_csv() what write_csv() wrote of a study whose run directories are elsewhere.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ class Choice:
 
 
 class Results:
-    def __init__(self, study: Mapping[str, Any], plan: Mapping[str, Any], store: Path) -> None:
+    def __init__(self, study: Mapping[str, Any], plan: Mapping[str, Any], rows: Sequence[Row]) -> None:
         self.study, self.plan = study, plan
-        self.rows = [read_row(planned, store) for planned in plan["runs"]]
+        self.rows = list(rows)
         self.arms = list(dict.fromkeys(row.arm for row in self.rows))
         self.grid: dict[str, dict[str, Any]] = {str(axis): {str(k): v or {} for k, v in levels.items()}
                                                 for axis, levels in (study.get("grid") or {}).items()}
@@ -152,9 +153,10 @@ class Results:
         return [choice for choice in self.choices.values() if len(choice.points) > 1]
 
     def by_seed(self) -> dict[str, dict[int, dict[str, Any]]]:
-        """What claims are judged by."""
-        return {arm: {row.seed: {"status": row.status, "metrics": row.metrics} for row in self.rows_of(arm)}
-                for arm in self.arms}
+        """What claims are judged by. As long as a point of a sweep waits the arm's run of that seed does."""
+        left = {(row.arm, row.seed) for row in self.rows if row.status == "missing"}
+        return {arm: {row.seed: {"status": "missing" if (arm, row.seed) in left else row.status, "metrics": row.metrics}
+                      for row in self.rows_of(arm)} for arm in self.arms}
 
     def values(self, arm: str, metric: str) -> list[float]:
         return finite(row.metrics.get(metric, math.nan) for row in self.rows_of(arm))
@@ -210,6 +212,10 @@ class Results:
         return {at: arm for arm, at in self.levels.items() if arm in self.arms}
 
 
+def from_store(study: Mapping[str, Any], plan: Mapping[str, Any], store: Path) -> Results:
+    return Results(study, plan, [read_row(planned, store) for planned in plan["runs"]])
+
+
 def finite(values: Iterable[float]) -> list[float]:
     return [x for x in values if math.isfinite(x)]
 
@@ -240,6 +246,18 @@ def write_csv(results: Results, out: TextIO) -> None:
                 row.status, row.message, plain(row.seconds), plain(row.threads), plain(row.core_hours),
                 *(row.env.get(key, "") for key in MACHINE)]
         writer.writerow([*head, *(plain(row.metrics.get(name, math.nan)) for name in names)])
+
+
+def from_csv(study: Mapping[str, Any], plan: Mapping[str, Any], path: Path) -> Results:
+    """The results that a runs.csv holds; plan: without its runs. There are no curves and no settings."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        table = list(csv.DictReader(lines))
+    rows = [Row(of["arm"], int(of["seed"]), json.loads(of["point"] or "{}"), of["hash"], {}, status=of["status"],
+                message=of["message"], seconds=number_of(of["wall_seconds"]), threads=number_of(of["threads"]),
+                metrics={name: x for name in of if name not in COLUMNS and math.isfinite(x := number_of(of[name]))},
+                env={key: of[key] for key in MACHINE if of[key]}, folder=path.parent / "no run directory")
+            for of in table]
+    return Results(study, plan, rows)
 
 
 def plain(value: float) -> str:

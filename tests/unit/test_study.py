@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import struct
 import sys
@@ -403,14 +404,14 @@ class Store(Folder):
 
 
 class Figures(Folder):
-    LAYERS = [{"norm_weight_attn": [1, -.5], "norm_weight_ffn": [1, .75]},
-              {"norm_weight_attn": [1, .625], "norm_weight_ffn": [1, 2]},
-              {"norm_weight_final": [0, 0]}]
+    LAYERS = [{"norm_weight_attn": [1, -.5, 3], "norm_weight_ffn": [1, .75, 3], "channel_mean_abs": [1, 2, 3]},
+              {"norm_weight_attn": [1, .625, 4], "norm_weight_ffn": [1, 2, 4], "channel_mean_abs": [2, 9, 4]},
+              {"norm_weight_final": [0, 0, 0], "channel_mean_abs": [1, 1, 1]}]
 
     def run_folder(self, status: str = "finished") -> Path:
         probes = [{"step": 0, "max": 1, "m2": 1, "m2_dim": 0, "lambda_min": 1, "gate_mean": None},
                   {"step": 10, "max": 9, "m2": 6, "m2_dim": 1, "lambda_min": .75, "gate_mean": None},
-                  {"step": 20, "max": 4, "m2": 5, "m2_dim": 1, "lambda_min": .5, "gate_mean": None,
+                  {"step": 20, "max": 4, "m2": 5, "m2_layer": 1, "m2_dim": 1, "lambda_min": .5, "gate_mean": None,
                    "layers": self.LAYERS}]
         result = {"status": status, "val_loss": 2.5, "params": 100, "tokens": 640, "seconds": 1.5,
                   "probe": {"max": 4, "m2": 5, "m2_dim": 1, "att0": .5, "tokens": 7, "val_loss": 9}}
@@ -423,9 +424,23 @@ class Figures(Folder):
         expected = {"val_loss": 2.5, "params": 100, "tokens": 640, "seconds": 1.5, "diverged": 0, "peak.max": 9,
                     "peak.m2": 6,
                     "peak.lambda_min": 1, "onset.m2": 10, "max": 4, "m2": 5, "m2_dim": 1, "att0": .5, "lambda_min": .5,
-                    "lambda_sink": .5, "att0_over_uniform": .5 / ((1 / 2 + 1 / 3 + 1 / 4) / 3)}
+                    "m2_layer": 1, "lambda_sink": .5, "lambda_other": 2, "median_channel": 4,
+                    "att0_over_uniform": .5 / ((1 / 2 + 1 / 3 + 1 / 4) / 3)}
         self.assertEqual(found, expected)
         self.assertEqual([name for name in found if not metrics.known(name)], [])
+
+    def test_onset_lasts(self) -> None:
+        """A first step that passes the limit for a moment is none, and there is none where M2 ends below."""
+        for values, expected in (([6, 1, 5, 7], 20), ([6, 7, 5, 9], 0), ([1, 9, 9, 4], None), ([], None),
+                                 ([6, math.nan, 5, 5], 20)):
+            probes = [{"step": 10 * i, "m2": x} for i, x in enumerate(values)]
+            self.assertEqual(outcome.of_steps(probes).get("onset.m2"), expected, values)
+
+    def test_no_profiles_no_weights(self) -> None:
+        for probe in ({}, {"m2_dim": 1}, {"m2_dim": 1, "m2_layer": 0, "layers": []},
+                      {"m2_dim": 7, "m2_layer": 9, "layers": self.LAYERS}, {"m2_dim": None, "layers": self.LAYERS}):
+            found = outcome.of_probe(probe, 4)
+            self.assertEqual(found.keys() & {"lambda_sink", "lambda_other", "median_channel"}, set(), probe)
 
     def test_diverged(self) -> None:
         found = outcome.of_training(self.run_folder("stopped"), 4, True)

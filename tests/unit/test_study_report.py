@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 import claims
 import fake_study
 import study_report
-from study_results import COLUMNS, Results
+from study_results import COLUMNS, Results, from_csv, from_store
 from test_report import Tags
 
 FILES = ("arms.png", "claims.png", "report.html", "runs.csv", "training.png", "verdicts.json")
@@ -48,7 +48,7 @@ class StudyTest(unittest.TestCase):
             return list(csv.DictReader(lines))
 
     def results(self, study: dict[str, Any] = fake_study.STUDY, **options: Any) -> Results:
-        return Results(study, *fake_study.make(self.root, study, **options))
+        return from_store(study, *fake_study.make(self.root, study, **options))
 
 
 class Complete(StudyTest):
@@ -85,11 +85,11 @@ class Complete(StudyTest):
             row = re.search(rf"<tr><th scope=\"row\">{re.escape(v['text'])}.*?</tr>", text)
             assert row is not None, v["id"]
             self.assertIn(f">{v['verdict']}</span>", row[0])
-        self.assertIn("sink_rate &gt; 0.5: 0 or att0_over_uniform \u2265 3: 0.9", text)
+        self.assertIn("sink_rate &gt; 0.5: 0, at least 0 or att0_over_uniform \u2265 3: 0.9, at least 0.9", text)
 
     def check_record(self, record: dict[str, Any]) -> None:
         self.assertEqual((record["format"], record["study"], record["profile"], record["sha256"]),
-                         (1, "made_up", "quick", "12ab"))
+                         (2, "made_up", "quick", "12ab"))
         self.assertEqual(record["runs"], {"finished": 20, "diverged": 5, "failed": 0, "missing": 0})
         self.assertEqual(record["machines"],
                          [{k: fake_study.MACHINE[k] for k in ("cpu", "tier", "precision", "version", "git",
@@ -100,7 +100,7 @@ class Complete(StudyTest):
         self.assertEqual(v["n"], len(ratios))
         self.assertAlmostEqual(v["mean"], sum(ratios) / 5, places=6)
         self.assertAlmostEqual(v["effect"], math.exp(v["mean"]), places=6)
-        for low, high in (v["interval"], v["bootstrap"]):
+        for low, high in (v["interval"], v["interval_corrected"]):
             self.assertTrue(low < v["mean"] < high)
         self.assertIsNone(record["claims"][6]["p"])  # no NaN in JSON
 
@@ -134,6 +134,18 @@ class Complete(StudyTest):
         self.assertEqual(results.grid_axes(), [("attention", ["softmax", "relu"], None),
                                                ("layers (model.layers)", ["l1", "l2"], [1.0, 2.0])])
         self.assertEqual(list(results.grid_arms().values()), arms)
+
+
+    def test_runs_csv_is_read_back(self) -> None:
+        """The verdicts of what it holds are those of the runs."""
+        record, _ = self.report()
+        plan = {"study": "made_up", "profile": "quick", "file": record["file"], "sha256": record["sha256"]}
+        again = study_report.judged(from_csv(fake_study.STUDY, plan, self.out / "runs.csv"))
+        for old, new in zip(record["claims"], again["claims"], strict=True):
+            self.assertEqual((old["verdict"], old["why"]), (new["verdict"], new["why"]))
+            self.assertEqual([p["seed"] for p in old["pairs"]], [p["seed"] for p in new["pairs"]])
+        self.assertEqual((again["runs"], again["machines"]), (record["runs"], record["machines"]))
+        self.assertEqual([c["taken"] for c in again["sweeps"]], [c["taken"] for c in record["sweeps"]])
 
 
 class Sweeps(StudyTest):
@@ -185,14 +197,14 @@ class Partial(StudyTest):
         self.assertIn("<strong>Partial.</strong> 3 of 25 runs are here, 1 failed, 21 are not run yet", text)
         self.assertIn("&lt;no&gt; space left on device", text)
         found = {v["id"]: (v["verdict"], v["n"]) for v in record["claims"]}
-        self.assertEqual(found["gated_norm_m2"], (claims.NOT_SHOWN, 1))
-        self.assertEqual(found["dyt_loss"], (claims.NO_PAIRS, 0))
-        self.assertIn("dyt: not run yet", text)
+        self.assertEqual(found["gated_norm_m2"], (claims.NOT_RUN, 1))
+        self.assertEqual(found["dyt_loss"], (claims.NOT_RUN, 0))
+        self.assertIn("6 of 10 runs wait", text)
         self.assertEqual(record["claims"][0]["lost"][0]["why"], "gated_norm: failed")
 
     def test_nothing_run(self) -> None:
         record, text = self.report(of=lambda *args: None)
-        self.assertEqual({v["verdict"] for v in record["claims"]}, {claims.NO_PAIRS})
+        self.assertEqual({v["verdict"] for v in record["claims"]}, {claims.NOT_RUN})
         self.assertIn("0 of 25 runs are here", text)
         self.assertEqual({row["status"] for row in self.rows()}, {"missing"})
 
@@ -213,7 +225,7 @@ class Partial(StudyTest):
                                                             '1e999}}')):
             (store / name).mkdir(parents=True)
             (store / name / file).write_text(text)
-        rows = Results(fake_study.STUDY, plan, store).rows[:5]
+        rows = from_store(fake_study.STUDY, plan, store).rows[:5]
         self.assertEqual([(row.status, row.message) for row in rows], [
             ("missing", "its outcome is damaged"), ("missing", "its outcome is damaged"), ("failed", "no memory"),
             ("missing", "trained, not measured yet"), ("finished", "")])
@@ -234,14 +246,14 @@ class Partial(StudyTest):
     def test_several_machines(self) -> None:
         plan, store = fake_study.make(self.root, seeds=2)
         (store / "baseline-1" / "env.json").write_text(json.dumps(fake_study.MACHINE | {"tier": "avx512"}))
-        results = Results(fake_study.STUDY, plan, store)
+        results = from_store(fake_study.STUDY, plan, store)
         self.assertEqual(sorted(m["runs"] for m in results.machines()), [1, 9])
         self.assertIn("different kernel tiers", study_report.environment_section(results))
 
     def test_shared_runs_count_once(self) -> None:
         plan, store = fake_study.make(self.root, seeds=1)
         plan["runs"].append(plan["runs"][0] | {"arm": "twin"})
-        results = Results(fake_study.STUDY, plan, store)
+        results = from_store(fake_study.STUDY, plan, store)
         self.assertEqual((len(results.rows), len(results.distinct())), (6, 5))
         self.assertEqual(results.values("twin", "m2"), results.values("baseline", "m2"))
 
@@ -264,6 +276,21 @@ class Overview(StudyTest):
         self.assertEqual([row["verdict"] for row in rows], [v["verdict"] for v in record["claims"]])
         self.check_files(path, rows)
 
+    def test_the_same_figures_count_once(self) -> None:
+        """In two studies, whatever the claims are called."""
+        record, _ = self.report()
+        twin = self.root / "studies" / "twin" / "quick"
+        twin.mkdir(parents=True)
+        (twin / "verdicts.json").write_text(json.dumps(record | {"study": "twin"}))
+        rows = study_report.overview([self.out, twin], self.root / "studies" / "overview.html")
+        judged = [v["id"] for v in record["claims"] if v["n"]]
+        self.assertEqual([row["same_as"] for row in rows if row["study"] == "made_up"], [""] * len(record["claims"]))
+        self.assertEqual([row["same_as"] for row in rows if row["study"] == "twin" and row["n"]],
+                         [f"made_up.{name}" for name in judged])
+        text = (self.root / "studies" / "overview.html").read_text(encoding="utf-8")
+        shown = sum(v["verdict"] == claims.SHOWN for v in record["claims"])
+        self.assertIn(f'<li><span class="verdict shown">{shown}</span> shown, exploratory</li>', text)
+
     def check_files(self, path: Path, rows: list[dict[str, Any]]) -> None:
         self.assertEqual(json.loads(path.with_suffix(".json").read_text())["claims"], rows)
         with path.with_suffix(".csv").open(newline="") as lines:
@@ -282,7 +309,7 @@ class Overview(StudyTest):
         lines = study_report.verdict_lines(json.loads((self.out / "verdicts.json").read_text()))
         self.assertEqual(lines, study_report.verdict_lines(made))
         self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, "
-                                   r"0\.\d+\] \(n 5, Holm p .*\); lower, as claimed$")
+                                   r"0\.\d+\] \(n 5, FDR p .*\); lower by more than the margin$")
 
     def test_results_of_another_version(self) -> None:
         self.out.mkdir(parents=True)

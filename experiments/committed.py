@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Judges the committed runs of all studies again, by the claims and statistics as they are now. Trains nothing.
+
+    .venv/bin/python experiments/committed.py           # writes what follows from experiments/STUDY/results/*/runs.csv
+    .venv/bin/python experiments/committed.py --check   # writes nothing; names what does not follow, and exits with 1
+
+Of each results folder: verdicts.json, claims.png and arms.png if the README shows them, and in it the table between
+`<!-- verdicts PROFILE -->` and `<!-- end -->`. Of all: verdicts.csv, and the table between `<!-- tally -->` and
+`<!-- end -->` in experiments/README.md. Pictures are not compared: their bytes hang on the version of matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import claims
+import store
+import study as studies
+import study_report
+from runs import finite
+from study_report import TIMES, effect_text, interval_text, p_text
+from study_results import Results, from_csv, table_of
+
+HERE = Path(__file__).resolve().parent
+HEADLINE = {"quantization": "standard"}  # the profile whose verdicts count in the tally, where it isn't quick
+TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
+COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
+           "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Results that are in git, judged."""
+
+    study: str
+    profile: str
+    folder: Path
+    results: Results
+    record: dict[str, Any]
+    asked: int  # seeds that the profile asks for now
+
+    @property
+    def counts(self) -> bool:
+        return self.profile == HEADLINE.get(self.study, "quick")
+
+    @property
+    def seeds(self) -> int:
+        return len({row.seed for row in self.results.rows})
+
+
+def study_file(folder: Path) -> Path:
+    return next(path for name in ("study.yaml", "claims.yaml") if (path := folder / name).is_file())
+
+
+def judged(path: Path) -> Committed:
+    """path: of a runs.csv."""
+    folder = path.parents[2]
+    file, profile = study_file(folder), path.parent.name
+    data, _ = studies.read_yaml(file)
+    plan = {"study": folder.name, "profile": profile, "file": f"{folder.name}/{file.name}",
+            "sha256": store.sha256_file(file), "of_blocks": folder.name in TEXT_BLOCKS}
+    results = from_csv(data, plan, path)
+    row = data["profiles"][profile]
+    return Committed(folder.name, profile, path.parent, results, study_report.judged(results),
+                     row["blocks"] if "blocks" in row else len(row["seeds"]))
+
+
+def all_committed() -> list[Committed]:
+    return [judged(path) for path in sorted(HERE.glob("*/results/*/runs.csv"))]
+
+
+# ---- text
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
+
+
+def claim_row(v: Mapping[str, Any]) -> list[str]:
+    effect = f"{effect_text(v, v['effect'])} {interval_text(v, v['effect_interval'])}".strip() if v["n"] else ""
+    return [v["text"], v["family"], v["compared"], effect, p_text(v["p_corrected"]), v["verdict"]]
+
+
+def verdicts_table(of: Committed) -> str:
+    """The claims that were judged, and how many were not."""
+    rows = [claim_row(v) for v in of.record["claims"] if v["verdict"] != claims.NOT_RUN]
+    waiting = [v["id"] for v in of.record["claims"] if v["verdict"] == claims.NOT_RUN]
+    unit = "blocks of text" if of.study in TEXT_BLOCKS else "seeds" if of.seeds > 1 else "seed"
+    lines = [f"{of.seeds} {unit}; {pairing_words(of.record['claims'])}".rstrip("; ") + "."]
+    if of.asked != of.seeds:
+        lines[0] += f" The profile asks for {of.asked} now, of a new build: these runs wait."
+    if rows:
+        lines += ["", table([("claim", "", "compared", "effect, 95 % interval", "corrected p", "verdict"), *rows])]
+    if waiting:
+        lines += ["", f"Not run: {', '.join(waiting)}."]
+    return "\n".join(lines)
+
+
+def pairing_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """What pairing bought, over the claims that compare two arms."""
+    of = [v for v in verdicts if len(v["arms"]) == 2 and v["pairing_gain"] == v["pairing_gain"]]
+    if not of:
+        return ""
+    r, gain = (statistics.median(v[key] for v in of) for key in ("pair_correlation", "pairing_gain"))
+    return f"the pairs' correlation is {r:.2f} in the median, so that pairing is worth {TIMES} {gain:.2f} the seeds"
+
+
+def tally(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
+    """A row a study and family; a comparison that a study above has too counts there only."""
+    names = [name for name in claims.VERDICTS if name != claims.NOT_RUN]
+    rows, sums = [], {family: [0] * len(names) for family in claims.CORRECTIONS}
+    for one in of:
+        for family, sum_ in sums.items():
+            found = [v["verdict"] for v in one.record["claims"]
+                     if v["family"] == family and (one.study, v["id"]) not in same]
+            counts = [found.count(name) for name in names]
+            sums[family] = [a + b for a, b in zip(sum_, counts)]
+            if any(counts):
+                rows.append([f"[{one.study}]({one.study}/README.md)", family, *map(str, counts)])
+    rows += [["all", family, *map(str, sum_)] for family, sum_ in sums.items()]
+    waiting = sum(v["verdict"] == claims.NOT_RUN for one in of for v in one.record["claims"])
+    twice = "; ".join(f"{study}.{name} is {first}" for (study, name), first in same.items())
+    return table([("study", "claims", *names), *rows]) + (
+        f"\n\nNot run, and counted nowhere: {waiting} claims. Counted once, as they compare the same figures: "
+        f"{twice or 'none'}.")
+
+
+def csv_text(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
+    rows = []
+    for one in of:
+        about = {"study": one.study, "machine": study_report.machine_text(one.record),
+                 "version": ", ".join(dict.fromkeys(m["version"] for m in one.record["machines"]))}
+        rows += [about | v | {"same_as": same.get((one.study, v["id"]), "")} for v in one.record["claims"]
+                 if v["verdict"] != claims.NOT_RUN]
+    out = io.StringIO()
+    table_of(finite(rows), COLUMNS, out)
+    return out.getvalue()
+
+
+def between(text: str, mark: str, inside: str) -> str:
+    """The text with what stands between <!-- mark --> and the next <!-- end --> replaced; unchanged without them."""
+    return re.sub(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)",
+                  lambda found: f"{found[1]}\n{inside}\n\n{found[2]}", text, flags=re.S)
+
+
+# ---- files
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """Every file that follows from the committed runs, with what it should hold."""
+    found = all_committed()
+    counted = [one for one in found if one.counts]
+    same = study_report.repeated([one.record for one in counted])
+    readmes: dict[Path, str] = {}
+    for one in found:
+        yield one.folder / "verdicts.json", json.dumps(finite(one.record), indent=1, ensure_ascii=False) + "\n"
+        readme = HERE / one.study / "README.md"
+        old = readmes.get(readme) or readme.read_text(encoding="utf-8")
+        readmes[readme] = between(old, f"verdicts {one.profile}", verdicts_table(one))
+    yield from readmes.items()
+    yield HERE / "verdicts.csv", csv_text(counted, same)
+    overview = HERE / "README.md"
+    yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(counted, same))
+
+
+def draw(one: Committed) -> None:
+    """The pictures that the study's README shows."""
+    shown = (HERE / one.study / "README.md").read_text(encoding="utf-8")
+    if f"(results/{one.profile}/claims.png)" in shown:
+        study_report.claims_picture(one.record, one.folder)
+    if f"(results/{one.profile}/arms.png)" in shown:
+        study_report.arms_picture(one.results, one.record, one.folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="committed", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, name the files that are not as they would "
+                        "be written; exit code 1 if there are any")
+    options = parser.parse_args(argv)
+    stale = [(path, text) for path, text in texts()
+             if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path, text in stale:
+        if not options.check:
+            study_report.write_text(path, text)
+        print(f"{path.relative_to(store.ROOT)}: {'not as the committed runs give it' if options.check else 'written'}")
+    if not options.check:
+        for one in all_committed():
+            draw(one)
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

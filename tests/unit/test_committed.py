@@ -1,0 +1,51 @@
+"""What is committed of the studies' results follows from their committed runs, by the code as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import unittest
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
+
+import claims
+import committed
+
+
+class Following(unittest.TestCase):
+    def test_every_file_follows_from_the_runs(self) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            code = committed.main(["--check"])
+        self.assertEqual((code, said.getvalue()), (0, ""), "experiments/committed.py writes them anew")
+
+    def test_pictures_that_readmes_show_are_there(self) -> None:
+        """And no others lie about."""
+        for one in committed.all_committed():
+            shown = (one.folder.parents[1] / "README.md").read_text(encoding="utf-8")
+            for path in one.folder.glob("*.png"):
+                self.assertIn(f"results/{one.profile}/{path.name}", shown)
+
+
+class Text(unittest.TestCase):
+    def test_between(self) -> None:
+        text = "a\n<!-- tally -->\nold\n<!-- end -->\nb\n<!-- other -->\nold\n<!-- end -->\n"
+        self.assertEqual(committed.between(text, "tally", "new \\1"),
+                         "a\n<!-- tally -->\n\nnew \\1\n\n<!-- end -->\nb\n<!-- other -->\nold\n<!-- end -->\n")
+        self.assertEqual(committed.between("nothing", "tally", "new"), "nothing")
+
+    def test_tally_counts_each_finding_once(self) -> None:
+        found = [one for one in committed.all_committed() if one.counts]
+        same = committed.study_report.repeated([one.record for one in found])
+        last = committed.tally(found, same).splitlines()
+        total = sum(int(cell) for line in last if line.startswith("| all ") for cell in line.split("|")[3:-1])
+        judged = [v for one in found for v in one.record["claims"] if v["verdict"] != claims.NOT_RUN]
+        self.assertEqual(total, len(judged) - len(same))
+        self.assertTrue(same)
+
+
+if __name__ == "__main__":
+    unittest.main()
