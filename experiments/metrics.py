@@ -54,6 +54,11 @@ PROBE = (
                        "flat"),
     Metric("m2_layer", "layer of M2", "the layer at which M2 is taken"),
     Metric("m2_dim", "channel of M2", "the channel that M2 is of"),
+    Metric("m2_embeddings", "M2 of the embeddings", "the same of the stream before the first block"),
+    Metric("m2_blocks", "M2 between blocks", "the same of the streams that the second and later blocks read, largest"),
+    Metric("m2_last", "M2 behind the last block", "the same of the stream that the final norm alone reads"),
+    Metric("top1_over_uniform", "top-1\N{PER MILLE SIGN} over uniform", "top1_permille over what as many channels have "
+           "if all are alike: of 128 or 576 channels it is one, of 2048 three"),
     Metric("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels (rounded up) "
            "in mean |h|", "per mille"),
     Metric("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one channel), "
@@ -80,7 +85,8 @@ PROBE = (
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
 # Places, and what is made of the final probe only.
-NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "lambda_other", "median_channel", "att0_over_uniform")
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "lambda_other", "median_channel", "m2_embeddings", "m2_blocks",
+           "m2_last", "top1_over_uniform", "att0_over_uniform")
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
     Metric("contribution.head", "contribution of token 0, heads",

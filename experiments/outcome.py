@@ -78,7 +78,25 @@ def of_probe(probe: Record, seq: int) -> Metrics:
     if "att0" in found and seq > 1:
         uniform = math.fsum(1 / (q + 1) for q in range(1, seq)) / (seq - 1)
         found["att0_over_uniform"] = found["att0"] / uniform
-    return found | finite([*of_lambdas(probe).items(), ("median_channel", median_channel(probe))])
+    return found | finite([*of_lambdas(probe).items(), *of_places(probe).items(),
+                           ("median_channel", median_channel(probe)), ("top1_over_uniform", top1_over_uniform(probe))])
+
+
+def of_places(probe: Record) -> Metrics:
+    """M2 by where the stream is read: the probe's own is the largest of these, and behind the last block stands only
+    the final norm, which most variants leave as it is."""
+    layers = probe.get("layers")
+    m2 = [number(layer.get("m2")) for layer in layers] if is_records(layers) else []
+    if len(m2) < 2:
+        return {}
+    return {"m2_embeddings": m2[0], "m2_last": m2[-1]} | ({"m2_blocks": max(m2[1:-1])} if len(m2) > 2 else {})
+
+
+def top1_over_uniform(probe: Record) -> float:
+    """top1_permille over the share of its channels, which are ceil(dim/1000); NaN without profiles."""
+    layers = probe.get("layers")
+    dim = len(numbers(layers[0].get("channel_mean_abs"))) if is_records(layers) and layers else 0
+    return number(probe.get("top1_permille")) * dim / (1000 * math.ceil(dim / 1000)) if dim else math.nan
 
 
 def of_lambdas(probe: Record) -> Metrics:

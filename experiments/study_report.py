@@ -73,7 +73,8 @@ HOW_TO_READ = (
     ("Corrected p", "Against an effect that is no larger than the margin, by Student's t over the pairs; where the "
      "claim is that nothing changes, against one that is no smaller (TOST); for 0 or 1 Fisher's exact test of no "
      "difference; the sign test where all pairs differ by the same. Below it the p before correction, and that of the "
-     "sign-flip test, which supposes no normal distribution but can't be below 1/16 with five pairs, .0078 with eight."),
+     "sign-flip test, which supposes no normal distribution but can't be below 1/16 with five pairs, .0078 with "
+     "eight."),
     ("Verdict", "Shown: corrected p below .05, so that the interval at the level of its test lies beyond the margin. "
      "Shown, opposite: the same the other way. Not shown at this scale: anything else; it does not say that there is "
      "no effect. Baseline gate failed: the bound of its 95 % interval does not say that the baseline has what the "

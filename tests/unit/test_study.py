@@ -442,6 +442,15 @@ class Figures(Folder):
             found = outcome.of_probe(probe, 4)
             self.assertEqual(found.keys() & {"lambda_sink", "lambda_other", "median_channel"}, set(), probe)
 
+    def test_places(self) -> None:
+        """M2 before the first block, between blocks and behind the last; and the largest of 1,500 channels, which are
+        two, over what two of so many have."""
+        layers = [{"m2": m2, "channel_mean_abs": [1] * 1500} for m2 in (2, 9, 7, 4)]
+        found = outcome.of_probe({"m2": 9, "top1_permille": 4, "layers": layers}, 4)
+        self.assertEqual([found.get(name) for name in ("m2_embeddings", "m2_blocks", "m2_last", "top1_over_uniform")],
+                         [2, 9, 4, 3])
+        self.assertNotIn("m2_blocks", outcome.of_probe({"layers": layers[:2]}, 4))
+
     def test_diverged(self) -> None:
         found = outcome.of_training(self.run_folder("stopped"), 4, True)
         self.assertEqual(found, {"params": 100, "diverged": 1, "peak.max": 9, "peak.m2": 6, "peak.lambda_min": 1,
