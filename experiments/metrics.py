@@ -63,6 +63,7 @@ PROBE = (
            "in mean |h|", "per mille"),
     Metric("kurtosis_h", "kurtosis-H", "unevenness of the channels' mean squares, from 1 (even) to d (one channel), "
            "largest layer"),
+    Metric("kurtosis_h_no_token0", "kurtosis-H, no token 0", "the same without the first token of each window"),
     Metric("lambda_min", f"{LAMBDA} min", "smallest |norm weight| of the block norms"),
     Metric("lambda_at_sink", f"mean {LAMBDA} at the sink", "mean |norm weight| of the block norms at the channel of "
            "M2"),
@@ -111,6 +112,8 @@ MEASURES = (
     Metric("dynamics.across_positions", "sink dimensions across positions",
            "correlation between positions: 1 is a function "
            "of the window, 0 of the token"),
+    Metric("dynamics.agreement", "agreement of sink dimensions across sequences",
+           "cosine between windows, the mean not taken out: 1 where each has the same values, a constant's included"),
     Metric("singular.{down,block,chain}.sigma", "leading singular value, {}", "of the linear map"),
     Metric("singular.{down,block,chain}.second", "second singular value, {}", "of the linear map"),
     Metric("singular.{down,block,chain}.cos_state", "token of greatest norm against singular direction, {}",

@@ -374,7 +374,7 @@ SL_API int sl_probe_add(sl_probe *p, const sl_model *m);
  *   m2, m2_layer, m2_dim largest M2 of layers 0..L and where it is (the lowest layer of equals)
  *   top1_permille        of mean |h_j| over tokens and layers 0..L (arXiv 2601.22966), not the
  *                        largest layer's
- *   kurtosis_h           largest of layers 0..L
+ *   kurtosis_h, kurtosis_h_no_token0  largest of layers 0..L
  *   token0_norm_ratio    largest of layers 0..L
  *   lambda_min           smallest |weight| of the block norms (two a block, without the final norm)
  *   lambda_at_sink       mean |weight| at channel m2_dim over the block norms
@@ -386,7 +386,8 @@ SL_API int sl_probe_add(sl_probe *p, const sl_model *m);
  *   sink_dims            residual sink dimensions (mean |h_j| at least 5 times the median channel's),
  *                        lowest first: [channel, layers in which it is one, largest such ratio]
  * "layers": array of L+1 objects. All have the residual figures: layer, max, max_no_token0, m2,
- * m2_dim, top1_permille, kurtosis_h, token0_norm_ratio, sink_dims (at most 16: [channel, ratio]).
+ * m2_dim, top1_permille, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio, sink_dims (at most 16: [channel,
+ * ratio]).
  * Those of blocks, 0..L-1, describe the block that reads this layer: att0 and entropy (an array, per
  * head), value_norm_ratio (mean over kv heads), value_norm_ratios (per kv head), lambda_min,
  * lambda_at_sink (mean over the block's norms of |weight| at the layer's own m2_dim), gate_mean,

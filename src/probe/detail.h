@@ -53,6 +53,9 @@ typedef struct {
     double across_positions; /* mean over pairs of positions of the correlation of x_.t with x_.t' : 1 = a function of
                               * the
                                 window, 0 = of the token */
+    double agreement;        /* mean over pairs of windows of x_w.x_w' / |x_w||x_w'| (Tucker's congruence): 1 where each
+                                window has the same values up to a positive factor; a constant too, of which correlations
+                                tell nothing */
 } sl_dynamics;
 /* x: windows x seq values; constant rows have no correlation and are left out. scratch: windows*seq + windows + seq
  * doubles. */

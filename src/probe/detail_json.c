@@ -34,12 +34,12 @@ static json_t *dynamics(sl_detail *d, int64_t i) {
     json_t *dims = json_array();
     for (int k = 0; scratch && k < d->sinks[i].count; k++) {
         sl_dynamics y = sl_dynamics_measure(windows, seq, d->layer[i].sink + k * d->kept_windows * seq, scratch);
-        json_array_append_new(dims, json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "dim",
+        json_array_append_new(dims, json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "dim",
                                               (json_int_t)d->sinks[i].dim[k], "strength",
                                               real(d->sinks[i].strength[k]), "mean", real(y.mean), "constant_share",
                                               real(y.constant_share), "same_sign", real(y.same_sign),
                                               "across_sequences", real(y.across_sequences), "across_positions",
-                                              real(y.across_positions)));
+                                              real(y.across_positions), "agreement", real(y.agreement)));
     }
     return json_pack("{s:o}", "dims", dims);
 }

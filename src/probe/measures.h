@@ -30,6 +30,7 @@ typedef struct {
     int64_t m2_dim;       /* the channel of that maximum, the lowest of equals; -1 if there is none */
     double top1_permille; /* sl_top1_permille of mean_t |h_j| over all tokens */
     double kurtosis_h;    /* sl_kurtosis_h of mean_t h_j^2 over all tokens */
+    double kurtosis_h_no_token0; /* the same without token 0, whose massive activation may be most of it */
     double token0_norm_ratio; /* mean norm of token 0 over mean norm of the others (arXiv 2410.10781) */
 } sl_residual_figures;
 

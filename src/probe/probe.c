@@ -226,7 +226,7 @@ int sl_probe_add_marked(sl_probe *p, const sl_model *m, const uint8_t *mark) {
 
 /* What the top level takes from the layers. */
 typedef struct {
-    double max, max_no_token0, m2, kurtosis_h, token0_norm_ratio, lambda_min, lambda_at_sink;
+    double max, max_no_token0, m2, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio, lambda_min, lambda_at_sink;
     double att0, entropy, sink_rate, value_ratio, top1_permille;
     int64_t m2_layer, m2_dim;
     sl_gate_figures gate;
@@ -307,6 +307,7 @@ static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, dou
     s->max = larger(f.max, s->max);
     s->max_no_token0 = larger(f.max_no_token0, s->max_no_token0);
     s->kurtosis_h = larger(f.kurtosis_h, s->kurtosis_h);
+    s->kurtosis_h_no_token0 = larger(f.kurtosis_h_no_token0, s->kurtosis_h_no_token0);
     s->token0_norm_ratio = larger(f.token0_norm_ratio, s->token0_norm_ratio);
     if (f.m2 > s->m2 || isnan(f.m2)) {
         s->m2 = f.m2;
@@ -318,6 +319,7 @@ static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, dou
              put(o, "m2_dim", f.m2_dim < 0 ? json_null() : json_integer(f.m2_dim)) |
              put(o, "top1_permille", real(f.top1_permille)) |
              put(o, "kurtosis_h", real(f.kurtosis_h)) |
+             put(o, "kurtosis_h_no_token0", real(f.kurtosis_h_no_token0)) |
              put(o, "token0_norm_ratio", real(f.token0_norm_ratio));
     sl_sink_dims sinks = sl_probe_sink_dims(p, i, scratch);
     rc |= put_sink_dims(o, &sinks);
@@ -424,6 +426,7 @@ static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
            put(o, "m2_dim", sink ? json_integer(s->m2_dim) : json_null()) |
            put(o, "top1_permille", real(s->top1_permille)) |
            put(o, "kurtosis_h", real(s->kurtosis_h)) |
+           put(o, "kurtosis_h_no_token0", real(s->kurtosis_h_no_token0)) |
            put(o, "lambda_min", real(s->lambda_min)) |
            put(o, "lambda_at_sink", real(s->lambda_at_sink)) | put(o, "att0", real(s->att0)) |
            put(o, "sink_rate", real(s->sink_rate)) |
@@ -439,8 +442,8 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
                  const sl_gate **gates) {
     int64_t heads = p->layers * p->heads;
     double *att0 = doubles + 3 * p->dim, *entropy = att0 + heads, *value_ratio = entropy + heads;
-    summary s = {.max = -1, .max_no_token0 = -1, .m2 = -1, .kurtosis_h = -1, .m2_dim = -1,
-                 .token0_norm_ratio = -1};
+    summary s = {.max = -1, .max_no_token0 = -1, .m2 = -1, .kurtosis_h = -1,
+                 .kurtosis_h_no_token0 = -1, .m2_dim = -1, .token0_norm_ratio = -1};
     json_t *layers = json_array();
     int64_t attending = 0;
     int rc = 0;

@@ -52,7 +52,7 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *   norms         layers 0..L (L: the final norm): attn and ffn (null without): in, out, the shares of the sink
  *   dimensions
  *   dynamics      layers 0..L: dims, an array of {dim, strength, mean, constant_share, same_sign, across_sequences,
- *                 across_positions}; over the first SL_DYNAMICS_WINDOWS windows
+ *                 across_positions, agreement}; over the first SL_DYNAMICS_WINDOWS windows
  *   singular      blocks: token ({position, norm}: the row of greatest norm that leaves the block), and for the maps
  *   down (the
  *                 down projection), block, chain (this block after all before): sigma, second, converged, cos_state

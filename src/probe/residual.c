@@ -76,7 +76,7 @@ static double largest(int64_t n, const float *x) {
 static double larger(double a, double b) { return isnan(a) || a > b ? a : b; }
 
 sl_residual_figures sl_residual_measure(const sl_residual *r, double *scratch) {
-    sl_residual_figures f = {NAN, NAN, NAN, -1, NAN, NAN, NAN};
+    sl_residual_figures f = {NAN, NAN, NAN, -1, NAN, NAN, NAN, NAN};
     double *mean = scratch, *sorted = scratch + r->dim;
     double tokens = (double)(r->windows * r->seq);
     if (r->windows == 0)
@@ -89,6 +89,7 @@ sl_residual_figures sl_residual_measure(const sl_residual *r, double *scratch) {
     f.max = largest(r->dim, r->max0);
     if (r->seq == 1)
         return f;
+    f.kurtosis_h_no_token0 = sl_kurtosis_h(r->dim, r->sum_sq); /* a factor common to all channels cancels */
     f.max_no_token0 = largest(r->dim, r->max);
     f.max = larger(f.max, f.max_no_token0);
     sl_residual_mean_abs(r, false, mean);

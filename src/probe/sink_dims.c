@@ -58,10 +58,11 @@ void sl_share_add(sl_share *s, const sl_kernels *k, int64_t windows, int64_t seq
 
 /* ---- static or dynamic */
 
-/* Standardises n values `step` apart into z (the same places); false if they are all alike, but for rounding. */
-static bool standardise(int64_t n, int64_t step, const float *x, double *z) {
+/* Standardises n values `step` apart into z (the same places), with 0 for their mean unless centred; false if there is
+ * nothing left, but for rounding. */
+static bool standardise(int64_t n, int64_t step, bool centred, const float *x, double *z) {
     double mean = 0, variance = 0;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; centred && i < n; i++)
         mean += x[i * step];
     mean /= (double)n;
     for (int64_t i = 0; i < n; i++) {
@@ -75,16 +76,17 @@ static bool standardise(int64_t n, int64_t step, const float *x, double *z) {
     return true;
 }
 
-/* Mean Pearson correlation over all pairs of `lines` lines of n values each: of standardised lines z,
- * sum over pairs of z_a.z_b / n = (|sum_a z_a|^2 - sum_a |z_a|^2) / 2n, and |z_a|^2 = n. */
-static double mean_correlation(int64_t lines, int64_t line_step, int64_t n, int64_t step, const float *x, double *z) {
+/* Mean Pearson correlation (centred), or mean cosine, over all pairs of `lines` lines of n values each: of standardised
+ * lines z, sum over pairs of z_a.z_b / n = (|sum_a z_a|^2 - sum_a |z_a|^2) / 2n, and |z_a|^2 = n. */
+static double mean_agreement(int64_t lines, int64_t line_step, int64_t n, int64_t step, bool centred, const float *x,
+                             double *z) {
     int64_t used = 0;
     double square = 0;
     double *line = z, *sum = z + (n - 1) * step + 1;
     for (int64_t i = 0; i < n; i++)
         sum[i] = 0;
     for (int64_t a = 0; a < lines; a++) {
-        if (!standardise(n, step, x + a * line_step, line))
+        if (!standardise(n, step, centred, x + a * line_step, line))
             continue;
         used++;
         for (int64_t i = 0; i < n; i++)
@@ -108,7 +110,8 @@ sl_dynamics sl_dynamics_measure(int64_t windows, int64_t seq, const float *x, do
     }
     sl_dynamics d = {.mean = sum / n, .constant_share = sum / n * (sum / n) / (square / n),
                      .same_sign = (double)(positive > negative ? positive : negative) / n};
-    d.across_sequences = mean_correlation(windows, seq, seq - 1, 1, x + 1, scratch);
-    d.across_positions = mean_correlation(seq - 1, 1, windows, seq, x + 1, scratch);
+    d.across_sequences = mean_agreement(windows, seq, seq - 1, 1, true, x + 1, scratch);
+    d.across_positions = mean_agreement(seq - 1, 1, windows, seq, true, x + 1, scratch);
+    d.agreement = mean_agreement(windows, seq, seq - 1, 1, false, x + 1, scratch);
     return d;
 }

@@ -102,6 +102,7 @@ START_TEST(static_and_dynamic_channels) {
     ck_assert_double_eq(d.same_sign, 1);
     ck_assert_double_nan(d.across_sequences);
     ck_assert_double_nan(d.across_positions);
+    ck_close(d.agreement, 1, 1e-13);
     d = dynamics_of(of_position);
     ck_close(d.across_sequences, 1, 1e-13);
     ck_assert_double_nan(d.across_positions); /* every window has the same value there */
@@ -113,6 +114,8 @@ START_TEST(static_and_dynamic_channels) {
     ck_assert_double_eq(d.same_sign, .4); /* -4 -2 0 2 4 */
     /* Lines +,-,+,-,+: 3 + 1 of the 10 pairs agree, 6 are opposite. */
     ck_close(dynamics_of(alternating).across_sequences, -.2, 1e-13);
+    ck_close(dynamics_of(alternating).agreement, -.2, 1e-13);
+    ck_close(d.agreement, -1. / 3, 1e-13); /* -4 -2 2 4: 2 of 6 pairs agree; the window of zeros has no cosine */
 }
 END_TEST
 
@@ -127,18 +130,29 @@ static double correlation(int64_t n, const float *x, const float *y, int64_t ste
     return xy / sqrt(xx * yy);
 }
 
+static double cosine(int64_t n, const float *x, const float *y) {
+    double xx = 0, yy = 0, xy = 0;
+    for (int64_t i = 0; i < n; i++)
+        xx += (double)x[i] * x[i], yy += (double)y[i] * y[i], xy += (double)x[i] * y[i];
+    return xy / sqrt(xx * yy);
+}
+
 START_TEST(mean_correlations_agree_with_all_pairs) {
     float *x = random_floats(W * T, 1);
-    double scratch[W * T + W + T], sequences = 0, positions = 0;
+    double scratch[W * T + W + T], sequences = 0, positions = 0, cosines = 0;
     for (int a = 0; a < W; a++)
         for (int b = a + 1; b < W; b++)
             sequences += correlation(T - 1, x + a * T + 1, x + b * T + 1, 1) / (W * (W - 1) / 2);
+    for (int a = 0; a < W; a++)
+        for (int b = a + 1; b < W; b++)
+            cosines += cosine(T - 1, x + a * T + 1, x + b * T + 1) / (W * (W - 1) / 2);
     for (int a = 1; a < T; a++)
         for (int b = a + 1; b < T; b++)
             positions += correlation(W, x + a, x + b, T) / ((T - 1) * (T - 2) / 2);
     sl_dynamics d = sl_dynamics_measure(W, T, x, scratch);
     ck_close(d.across_sequences, sequences, 1e-12);
     ck_close(d.across_positions, positions, 1e-12);
+    ck_close(d.agreement, cosines, 1e-12);
     sl_free(x);
 }
 END_TEST

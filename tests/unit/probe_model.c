@@ -132,16 +132,26 @@ static int ascending(const void *a, const void *b) {
 }
 
 typedef struct {
-    double max, max_no_token0, m2, kurtosis_h, ratio;
+    double max, max_no_token0, m2, kurtosis_h, kurtosis_h_no_token0, ratio;
     int m2_dim;
 } plain_layer;
 
+static double unevenness(int64_t n, const double *square) {
+    double second = 0, fourth = 0;
+    for (int64_t j = 0; j < n; j++) {
+        second += square[j] / (double)n;
+        fourth += square[j] * square[j] / (double)n;
+    }
+    return fourth / (second * second);
+}
+
 static plain_layer plain_residual(const fixture *f, int layer, double *all) {
     const float *h = sl_model_residual(f->m, layer);
-    double mean[128], sorted[128], square[128], norm0 = 0, others = 0, second = 0, fourth = 0;
+    double mean[128], sorted[128], square[128], later[128], norm0 = 0, others = 0;
     plain_layer r = {0};
     memset(mean, 0, sizeof mean);
     memset(square, 0, sizeof square);
+    memset(later, 0, sizeof later);
     for (int64_t t = 0; t < f->rows; t++) {
         double norm = 0;
         bool first = t % f->v.seq == 0;
@@ -150,6 +160,7 @@ static plain_layer plain_residual(const fixture *f, int layer, double *all) {
             all[j] += x / (double)f->rows;
             mean[j] += first ? 0 : x / (double)(f->rows - f->v.batch);
             square[j] += x * x / (double)f->rows;
+            later[j] += first ? 0 : x * x / (double)f->rows;
             norm += x * x;
             r.max = fmax(r.max, x);
             if (!first)
@@ -160,18 +171,16 @@ static plain_layer plain_residual(const fixture *f, int layer, double *all) {
     memcpy(sorted, mean, sizeof sorted);
     qsort(sorted, (size_t)f->dim, sizeof *sorted, ascending);
     r.m2 = sorted[f->dim - 1] / ((sorted[f->dim / 2] + sorted[(f->dim - 1) / 2]) / 2);
-    for (int j = 0; j < f->dim; j++) {
-        second += square[j] / (double)f->dim;
-        fourth += square[j] * square[j] / (double)f->dim;
+    for (int j = 0; j < f->dim; j++)
         r.m2_dim = mean[j] > mean[r.m2_dim] ? j : r.m2_dim;
-    }
-    r.kurtosis_h = fourth / (second * second);
+    r.kurtosis_h = unevenness(f->dim, square);
+    r.kurtosis_h_no_token0 = unevenness(f->dim, later);
     r.ratio = norm0 / (others / (double)(f->v.seq - 1));
     return r;
 }
 
 static void check_residual(const fixture *f, const json_t *o) {
-    double all[128] = {0}, max = 0, without = 0, kurtosis = 0, ratio = 0, m2 = 0, sum = 0;
+    double all[128] = {0}, max = 0, without = 0, kurtosis = 0, later = 0, ratio = 0, m2 = 0, sum = 0;
     int layers = (int)f->v.config.model_layers, where = 0;
     for (int i = 0; i <= layers; i++) {
         plain_layer l = plain_residual(f, i, all);
@@ -183,6 +192,8 @@ static void check_residual(const fixture *f, const json_t *o) {
         max = fmax(max, l.max);
         without = fmax(without, l.max_no_token0);
         kurtosis = fmax(kurtosis, l.kurtosis_h);
+        later = fmax(later, l.kurtosis_h_no_token0);
+        expect(f, got, "kurtosis_h_no_token0", l.kurtosis_h_no_token0, 1e-12);
         ratio = fmax(ratio, l.ratio);
         where = l.m2 > m2 ? i : where;
         m2 = fmax(m2, l.m2);
@@ -195,6 +206,7 @@ static void check_residual(const fixture *f, const json_t *o) {
     expect(f, o, "m2", m2, 1e-12); /* sums of a few thousand positive doubles */
     expect(f, o, "m2_layer", where, 0);
     expect(f, o, "kurtosis_h", kurtosis, 1e-12);
+    expect(f, o, "kurtosis_h_no_token0", later, 1e-12);
     expect(f, o, "token0_norm_ratio", ratio, 1e-12);
     expect(f, o, "top1_permille", 1000 * all[f->dim - 1] / sum, 1e-12);
 }
