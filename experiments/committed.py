@@ -5,7 +5,8 @@
     .venv/bin/python experiments/committed.py --check   # writes nothing; names what does not follow, and exits with 1
 
 Of each results folder: verdicts.json, claims.png and arms.png if the README shows them, and in it the table between
-`<!-- verdicts PROFILE -->` and `<!-- end -->`. Of all: verdicts.csv, and the table between `<!-- tally -->` and
+`<!-- verdicts PROFILE -->` and `<!-- end -->`. Of all: verdicts.csv, ledger.md (what the sources of ledger.yaml say and
+our runs show), and the table between `<!-- tally -->` and
 `<!-- end -->` in experiments/README.md. Pictures are not compared: their bytes hang on the version of matplotlib.
 """
 
@@ -17,10 +18,12 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import claims
 import store
@@ -153,6 +156,67 @@ def between(text: str, mark: str, inside: str) -> str:
                   lambda found: f"{found[1]}\n{inside}\n\n{found[2]}", text, flags=re.S)
 
 
+# ---- the ledger
+
+# Columns of the ledger: small models, middle ones, large ones; the profiles that are of that size, the likeliest first.
+SCALES = {"S": ("quick", "standard"), "M": ("full",), "L": ("gpu",)}
+LEDGER_ROW = ("id", "source", "text", "claims", "because")
+
+
+class LedgerError(Exception):
+    """A row of ledger.yaml that says nothing, or names a claim that there isn't; the message is one line."""
+
+
+def read_ledger(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
+    """Rows of the file. known: the claims of all studies, as STUDY.ID."""
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    seen: set[str] = set()
+    for row in rows:
+        name = str(row.get("id"))
+        odd = [key for key in row if key not in LEDGER_ROW] + [key for key in LEDGER_ROW[:3] if not row.get(key)]
+        unknown = [claim for claim in row.get("claims", ()) if claim not in known]
+        if odd or name in seen or ("claims" in row) == ("because" in row):
+            raise LedgerError(f"{path.name}: {name}: it takes an id of its own, source, text, and claims or because"
+                              + (f"; see {', '.join(odd)}" if odd else ""))
+        if unknown:
+            raise LedgerError(f"{path.name}: {name}: no study has the claim {', '.join(unknown)}")
+        seen.add(name)
+    return rows
+
+
+def all_claims() -> set[str]:
+    """STUDY.ID of every claim that a study makes, run or not."""
+    files = [*HERE.glob("*/study.yaml"), *(HERE / name / "claims.yaml" for name in TEXT_BLOCKS)]
+    return {f"{path.parent.name}.{row['id']}" for path in files for row in studies.read_yaml(path)[0].get("claims", ())}
+
+
+def verdict_at(found: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]], claim: str,
+               profiles: Sequence[str]) -> str:
+    """Of the first of the profiles in which the claim was judged, with its pairs."""
+    study, _, name = claim.partition(".")
+    rows = [found[study, profile][name] for profile in profiles if (study, profile) in found
+            and name in found[study, profile]]
+    judged = [row for row in rows if row["verdict"] != claims.NOT_RUN]
+    return f"{judged[0]['verdict']} (n {judged[0]['n']})" if judged else claims.NOT_RUN
+
+
+def ledger_text(of: Sequence[Committed], rows: Sequence[Mapping[str, Any]]) -> str:
+    found = {(one.study, one.profile): {v["id"]: v for v in one.record["claims"]} for one in of}
+    body = [["source", "what it says", "claim", *SCALES]]
+    for row in rows:
+        for claim in row.get("claims", ()):
+            study = claim.partition(".")[0]
+            body.append([row["source"], row["text"], f"[{claim}]({study}/README.md)",
+                         *(verdict_at(found, claim, profiles) for profiles in SCALES.values())])
+        if "because" in row:
+            body.append([row["source"], row["text"], f"not testable here: {row['because']}", *[""] * len(SCALES)])
+    return ("# What the sources say, and what our runs show\n\n"
+            "Made by `experiments/committed.py` of [ledger.yaml](ledger.yaml) and the committed runs. S: models of a "
+            "million parameters\n(profiles quick and standard; of pretrained: one real model, over blocks of text). M: "
+            "of ten million (full). L: of\n65 million (gpu). n: pairs. [Verdicts](README.md#verdicts) says what the "
+            "words mean.\n\n" + table(body) + "\n")
+
+
 # ---- files
 
 
@@ -169,6 +233,7 @@ def texts() -> Iterator[tuple[Path, str]]:
         readmes[readme] = between(old, f"verdicts {one.profile}", verdicts_table(one))
     yield from readmes.items()
     yield HERE / "verdicts.csv", csv_text(counted, same)
+    yield HERE / "ledger.md", ledger_text(found, read_ledger(HERE / "ledger.yaml", all_claims()))
     overview = HERE / "README.md"
     yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(counted, same))
 
@@ -187,8 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, name the files that are not as they would "
                         "be written; exit code 1 if there are any")
     options = parser.parse_args(argv)
-    stale = [(path, text) for path, text in texts()
-             if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    try:
+        stale = [(path, text) for path, text in texts()
+                 if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    except (LedgerError, claims.ClaimError, studies.StudyError) as error:
+        print(f"committed: error: {error}", file=sys.stderr)
+        return 2
     for path, text in stale:
         if not options.check:
             study_report.write_text(path, text)

@@ -54,8 +54,8 @@ typedef struct {
                               * the
                                 window, 0 = of the token */
     double agreement;        /* mean over pairs of windows of x_w.x_w' / |x_w||x_w'| (Tucker's congruence): 1 where each
-                                window has the same values up to a positive factor; a constant too, of which correlations
-                                tell nothing */
+                                window has the same values up to a positive factor; a constant too, of which the
+                                correlations tell nothing */
 } sl_dynamics;
 /* x: windows x seq values; constant rows have no correlation and are left out. scratch: windows*seq + windows + seq
  * doubles. */

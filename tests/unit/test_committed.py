@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -28,6 +29,33 @@ class Following(unittest.TestCase):
             shown = (one.folder.parents[1] / "README.md").read_text(encoding="utf-8")
             for path in one.folder.glob("*.png"):
                 self.assertIn(f"results/{one.profile}/{path.name}", shown)
+
+
+class Ledger(unittest.TestCase):
+    def test_errors(self) -> None:
+        good = "{id: a, source: s, text: t, claims: [norms.ga_max]}"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "ledger.yaml")
+            for text, words in ((f"- {good}\n- {good}", "a: it takes an id of its own"),
+                                ("- {id: a, source: s, text: t}", "claims or because"),
+                                (f"- {good[:-1]}, because: x}}", "claims or because"),
+                                ("- {id: a, text: t, because: x}", "see source"),
+                                ("- {id: a, source: s, text: t, why: x, because: x}", "see why"),
+                                (f"- {good.replace('ga_max', 'ga')}", "no study has the claim norms.ga")):
+                path.write_text(text)
+                with self.assertRaises(committed.LedgerError) as raised:
+                    committed.read_ledger(path, {"norms.ga_max"})
+                self.assertIn(words, str(raised.exception))
+
+    def test_verdicts_are_those_of_the_profiles(self) -> None:
+        found = committed.all_committed()
+        text = committed.ledger_text(found, [{"source": "s", "text": "t", "claims": ["norms.ga_max", "norms.glu_max"]},
+                                             {"source": "s", "text": "u", "because": "no"}])
+        by_profile = {one.profile: {v["id"]: v for v in one.record["claims"]} for one in found if one.study == "norms"}
+        quick, gpu = (by_profile[name]["ga_max"] for name in ("quick", "gpu"))
+        self.assertIn(f"| {quick['verdict']} (n {quick['n']}) | not run | {gpu['verdict']} (n {gpu['n']}) |", text)
+        self.assertIn("[norms.glu_max](norms/README.md) | not run | not run |", text)
+        self.assertIn("| s | u | not testable here: no |  |  |  |", text)
 
 
 class Text(unittest.TestCase):
