@@ -159,7 +159,7 @@ def between(text: str, mark: str, inside: str) -> str:
 # ---- the ledger
 
 # Columns of the ledger: small models, middle ones, large ones; the profiles that are of that size, the likeliest first.
-SCALES = {"S": ("quick", "standard"), "M": ("full",), "L": ("gpu",)}
+SCALES = {"S": ("quick", "standard"), "M": ("medium", "full"), "L": ("gpu",)}
 LEDGER_ROW = ("id", "source", "text", "claims", "because")
 
 
@@ -213,8 +213,8 @@ def ledger_text(of: Sequence[Committed], rows: Sequence[Mapping[str, Any]]) -> s
     return ("# What the sources say, and what our runs show\n\n"
             "Made by `experiments/committed.py` of [ledger.yaml](ledger.yaml) and the committed runs. S: models of a "
             "million parameters\n(profiles quick and standard; of pretrained: one real model, over blocks of text). M: "
-            "of ten million (full). L: of\n65 million (gpu). n: pairs. [Verdicts](README.md#verdicts) says what the "
-            "words mean.\n\n" + table(body) + "\n")
+            "of ten million (medium\nand full). L: of 65 million (gpu). n: pairs. [Verdicts](README.md#verdicts) says "
+            "what the words mean.\n\n" + table(body) + "\n")
 
 
 # ---- files
