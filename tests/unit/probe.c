@@ -1,8 +1,7 @@
 /* Probe measures on constructed activations whose figures are known, and on random ones against plain
  * loops in double. */
-#include "base/mem.h"
-#include "base/rng.h"
 #include "base/threads.h"
+#include "measure.h"
 #include "probe/measures.h"
 #include "suite.h"
 
@@ -10,24 +9,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const sl_kernels *kernels(void) { return sl_kernels_select(SL_ISA_AUTO); }
-
-static float *floats(int64_t n) { return sl_alloc((size_t)n * sizeof(float), "test"); }
-static double *doubles(int64_t n) { return sl_alloc((size_t)n * sizeof(double), "test"); }
-
-static float *random_floats(int64_t n, uint64_t sub) {
-    sl_rng r = sl_rng_make(1, SL_STREAM_TEST, sub);
-    float *x = floats(n);
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)sl_rng_normal(&r);
-    return x;
-}
-
-/* |a - b| <= rel * |b|, NaN never. */
-static void ck_close(double a, double b, double rel) {
-    ck_assert_msg(fabs(a - b) <= rel * fabs(b), "%.17g is not %.17g within %g", a, b, rel);
-}
 
 /* ---- profiles of channels */
 
@@ -156,6 +137,8 @@ START_TEST(a_spike_of_token_0_raises_max_but_not_m2) {
     ck_assert_double_eq(f.max_no_token0, 2);
     ck_assert_double_eq(f.m2, 1);
     ck_assert_int_eq(f.m2_dim, 0);
+    ck_assert_double_gt(f.kurtosis_h, 1);
+    ck_assert_double_eq(f.kurtosis_h_no_token0, 1);
     double spiked = sqrt((D - 1) * 4.0 + 250000), plain = sqrt(D * 4.0);
     ck_close(f.token0_norm_ratio, spiked / plain, 2 * T * W * DBL_EPSILON);
     double all = (500.0 + (T - 1) * 2) / T; /* mean |h| of the channel with token 0 */
