@@ -37,6 +37,7 @@ const char *sl_hf_obstacle(const sl_config *c) {
         {c->norm_preaffine, "model.norm_opts.preaffine"},
         {c->norm_zero_centred, "model.norm_opts.zero_centred"},
         {c->model_qk_norm && c->model_qk_norm_span, "model.qk_norm_span"},
+        {c->model_anchors != SL_ANCHORS_NONE, "model.anchors"},
         {c->model_block != SL_BLOCK_SEQUENTIAL, "model.block"},
         {c->model_embed_scale, "model.embed_scale"},
         {c->model_embed_multiplier != 0, "model.embed_multiplier"},

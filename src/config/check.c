@@ -90,6 +90,23 @@ static int check_layers(const sl_config *c) {
     return 0;
 }
 
+static int check_anchors(const sl_config *c) {
+    if (c->model_anchors == SL_ANCHORS_NONE)
+        return 0;
+    if (c->attention_gate == SL_ATTENTION_GATE_HEADWISE || c->attention_gate == SL_ATTENTION_GATE_VALUE)
+        return sl_fail_usage("model.anchors are of a gate of each channel of the outputs: set "
+                             "model.attention_opts.gate=elementwise or none, not %s",
+                             sl_choices_attention_gate[c->attention_gate].name);
+    int64_t attend = 0, least = c->model_anchors == SL_ANCHORS_INTERNAL ? 2 : 1;
+    for (int64_t i = 0; i < c->model_layers; i++)
+        attend += strcmp(sl_choices_mixer[sl_config_mixer(c, i)].name, "softmax") == 0;
+    if (attend < least)
+        return sl_fail_usage("model.anchors=%s needs %lld layers of model.mixer=softmax, and there are %lld; raise "
+                             "model.layers, or leave it out",
+                             sl_choices_anchors[c->model_anchors].name, (ll)least, (ll)attend);
+    return 0;
+}
+
 static int check_nullify(const sl_config *c) {
     if (c->model_sink_nullify > c->model_dim)
         return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
@@ -225,7 +242,7 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_nullify(c) != 0 || check_experts(c) != 0 ||
+        check_anchors(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
         check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);

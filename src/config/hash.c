@@ -48,6 +48,10 @@ static const char *const added[] = {"model.mixer",
                                     "model.logit_softcap",
                                     "data.bos_token",
                                     "model.sink_nullify_channels",
+                                    "model.anchors",
+                                    "model.anchors_opts.coefficients",
+                                    "model.anchors_opts.norm",
+                                    "model.anchors_opts.dynamic",
                                     "data.first_token"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what

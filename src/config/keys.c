@@ -35,6 +35,16 @@ const sl_choice sl_choices_norm_place[] = {
     [SL_PLACE_SANDWICH] = {"sandwich", "h + norm(f(norm(h))) (Gemma 2, arXiv 2408.00118)"},
     [SL_PLACE_OUTPUT] = {"output", "h + norm(f(h)) (OLMo 2, arXiv 2501.00656)"},
     {NULL, NULL}};
+const sl_choice sl_choices_anchors[] = {
+    [SL_ANCHORS_NONE] = {"none", "each layer has its own alone"},
+    [SL_ANCHORS_EXTERNAL] = {"external", "projections of the embeddings"},
+    [SL_ANCHORS_INTERNAL] = {"internal", "those of the first layer of attention, mixed into the later ones"},
+    {NULL, NULL}};
+const sl_choice sl_choices_anchor_coefficients[] = {
+    [SL_ANCHORS_SCALAR] = {"scalar", "queries, keys, values and gate inputs as wholes"},
+    [SL_ANCHORS_HEADWISE] = {"headwise", "each head of them"},
+    [SL_ANCHORS_ELEMENTWISE] = {"elementwise", "each channel of each head"},
+    {NULL, NULL}};
 const sl_choice sl_choices_nullify_mode[] = {
     [SL_NULLIFY_BOTH] = {"both", "the norm reads a stream without them (norms without statistics: the same as output)"},
     [SL_NULLIFY_OUTPUT] = {"output", "statistics of the whole row, only what is divided by them lacks them"},

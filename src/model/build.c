@@ -15,7 +15,7 @@ static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
 static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     sl_rotary r = sl_config_rotates(c, i) ? m->rotary[sl_config_rope_windowed(c, i)] : (sl_rotary){0};
-    return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin});
+    return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin, &m->anchors});
 }
 
 /* One feed-forward of width f, <prefix>.{gate,up,down}_proj, the parts of whose operations are given. */
@@ -234,6 +234,7 @@ void sl_model_build(sl_model *m, enum sl_keep keep) {
         x = sl_build_embed_scale(b, x);
     if (c->model_learned_positions > 0)
         x = sl_build_positions(b, x);
+    m->anchors = c->model_anchors == SL_ANCHORS_EXTERNAL ? sl_build_anchors(b, x) : (sl_anchors){SL_NONE, SL_NONE};
     for (int64_t i = 0; i < layers; i++) {
         b->layer = (int)i;
         m->layer[i].residual = x;

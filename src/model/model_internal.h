@@ -4,6 +4,7 @@
 
 #include "model/model.h"
 #include "program/program.h"
+#include "ops/attention/anchors.h"
 #include "ops/norm/norm.h"
 #include "formats/options.h"
 
@@ -26,6 +27,7 @@ struct sl_model {
     const sl_device *device; /* NULL: it runs on the CPU, in exec */
     sl_device_run *run;
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
+    sl_anchors anchors;
     sl_rotary rotary[2]; /* tables of all layers; of those with model.rope_base_window */
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *projection; /* a matrix that is kept in bf16 as fp32, for sl_model_projection */

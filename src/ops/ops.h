@@ -3,6 +3,7 @@
 #ifndef SL_OPS_OPS_H
 #define SL_OPS_OPS_H
 
+#include "ops/attention/anchors.h"
 #include "program/program.h"
 
 /* x = E[token]: [rows, dim]. Parameter embed [vocab, dim]. */
@@ -51,8 +52,8 @@ void sl_build_rope(sl_program *b, sl_scope scope, sl_buf qkv, const float *cos, 
 sl_buf sl_build_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 /* The configured gate from the block's normed input x, if there is one: that of values on the v part of qkv, in place;
  * the others on heads' outputs o, whose result is returned (o itself without a gate). */
-void sl_build_value_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf qkv);
-sl_buf sl_build_output_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf o);
+void sl_build_value_gate(sl_program *b, const sl_anchor_site *s, sl_buf x, sl_buf qkv);
+sl_buf sl_build_output_gate(sl_program *b, const sl_anchor_site *s, sl_buf x, sl_buf o);
 /* The same for one new position a window, with keys and values of earlier ones in a cache. */
 sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 

@@ -19,6 +19,13 @@ void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64
         sl_pad_rows(x, b, row0, rows);
 }
 
+void sl_put_row(const sl_exec *x, sl_buf b, int64_t row, int64_t col, int64_t n, const float *y) {
+    if (x->info[b].bf16)
+        sl_store_bf16(x, b, row, 1, col, n, y, n);
+    else
+        memcpy(sl_buf_data(x, b) + row * x->info[b].ld + col, y, (size_t)n * sizeof *y);
+}
+
 void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n) {
     int64_t cols = x->info[b].cols, padding = sl_bf16_kpad(cols) - cols;
     for (int64_t i = 0; padding && i < n; i++)

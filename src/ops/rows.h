@@ -13,6 +13,9 @@ const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, fl
 void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
                    int64_t ldc);
 
+/* Columns col.. of a row of a buffer of either precision. */
+void sl_put_row(const sl_exec *x, sl_buf b, int64_t row, int64_t col, int64_t n, const float *y);
+
 /* Zeros the padding behind the last column of n rows of a bf16 buffer. */
 void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n);
 

@@ -79,8 +79,25 @@ def tensor_shapes(c, vocab):
         shapes["model.embed_scale"] = (1,)
     if c.get("learned_positions"):
         shapes["model.embed_positions.weight"] = (c["learned_positions"], d)
+    anchors = anchor_heads(c) if c.get("anchors", "none") != "none" else {}
+    for name, n in anchors.items():
+        if c["anchors"] == "external":
+            shapes[f"model.anchors.{name}_proj.weight"] = (n * hd, d)
+        if anchor_norm(c, name):
+            shapes[f"model.anchors.{name}_norm.weight"] = (hd,)
     for i in range(c["layers"]):
         p = f"model.layers.{i}."
+        if anchors and (i or c["anchors"] == "external"):
+            each = c.get("anchors_opts", {}).get("coefficients", "scalar")
+            size = {n: {"scalar": 1, "headwise": h, "elementwise": h * hd}[each] for n, h in anchors.items()}
+            gate_size = size.pop("gate", 0)
+            for which in ("anchor", "own"):
+                shapes[f"{p}self_attn.{which}_coef"] = (sum(size.values()),)
+                if gate_size:
+                    shapes[f"{p}self_attn.gate_{which}_coef"] = (gate_size,)
+            if c.get("anchors_opts", {}).get("dynamic"):
+                shapes[p + "self_attn.anchor_factors.down_proj.weight"] = (16, d)
+                shapes[p + "self_attn.anchor_factors.up_proj.weight"] = (2 * len(anchors), 16)
         if place not in ("post", "output"):
             norm(p + "input_layernorm", gated)
         bias = c.get("attention_bias", "none")
@@ -311,7 +328,54 @@ def cached(x):
     return x
 
 
-def attention(c, p, i, x):
+def anchor_heads(c):
+    """Heads of each part of the anchors, in their order."""
+    heads, kv_heads = c["heads"], c.get("kv_heads") or c["heads"]
+    gate = {"gate": heads} if c.get("attention_opts", {}).get("gate") == "elementwise" else {}
+    return {"q": heads, "k": kv_heads, "v": kv_heads, **gate}
+
+
+def anchor_norm(c, name):
+    done = c["anchors"] == "internal" and c.get("qk_norm") and name in "qk"
+    return c.get("anchors_opts", {}).get("norm", True) and not done
+
+
+def as_anchor(c, p, name, s):
+    """s [B, T, heads, hd]"""
+    if not anchor_norm(c, name):
+        return s
+    return rmsnorm(s, p[f"model.anchors.{name}_norm.weight"], c.get("norm_opts", {}).get("eps", 1e-6))
+
+
+def external_anchors(c, p, h):
+    """ExoFormer (arXiv 2601.08131): projections of the embeddings."""
+    return {name: as_anchor(c, p, name, linear(p, f"model.anchors.{name}_proj", h).view(*h.shape[:2], n, -1))
+            for name, n in anchor_heads(c).items()}
+
+
+def with_anchor(c, p, prefix, name, anchor, x, s):
+    """The part `name` of a layer that reads x: its own s [B, T, heads, hd] and the anchor's."""
+    parts = anchor_heads(c)
+    if c.get("anchors_opts", {}).get("dynamic"):
+        hidden = F.gelu(x @ p[prefix + ".anchor_factors.down_proj.weight"].T)
+        both = torch.sigmoid(hidden @ p[prefix + ".anchor_factors.up_proj.weight"].T).chunk(2, -1)
+        factors = [f[..., list(parts).index(name), None, None] for f in both]
+    else:
+        factors = [1.0, 1.0]
+    each, shape = c.get("anchors_opts", {}).get("coefficients", "scalar"), s.shape[-2:]
+    sizes = [{"scalar": 1, "headwise": n, "elementwise": n * shape[1]}[each] for n in parts.values()]
+
+    def coef(which):
+        if name == "gate":
+            w = p[f"{prefix}.gate_{which}_coef"]
+        else:
+            w = p[f"{prefix}.{which}_coef"].split(sizes[:3])[list(parts).index(name)]
+        return w.view(shape) if each == "elementwise" else w[:, None]
+
+    return factors[0] * coef("anchor") * anchor + factors[1] * coef("own") * s
+
+
+def attention(c, p, i, x, anchors=None):
     prefix = f"model.layers.{i}.self_attn"
     B, T, _ = x.shape
     heads, kv_heads = c["heads"], c.get("kv_heads") or c["heads"]
@@ -331,10 +395,22 @@ def attention(c, p, i, x):
         return rmsnorm(rows, p[f"{prefix}.{name}.weight"], c.get("norm_opts", {}).get("eps", 1e-6)).view(y.shape)
 
     q, k, v = split("q", heads), split("k", kv_heads), split("v", kv_heads)
+    gate_in = x @ p[f"{prefix}.gate_proj.weight"].T if gate == "elementwise" else None
+    gives = anchors is not None and not anchors
+    if anchors:
+        q, k, v = (with_anchor(c, p, prefix, name, anchors[name], x, s) for name, s in (("q", q), ("k", k), ("v", v)))
+        if gate_in is not None:
+            s = gate_in.view(B, T, heads, -1)
+            gate_in = with_anchor(c, p, prefix, "gate", anchors["gate"], x, s).flatten(-2)
     if gate == "value":
         v = v * gate_of("v_gate_proj").view(B, T, kv_heads, -1)
     if c.get("qk_norm"):
         q, k = qk_normed(q, "q_norm"), qk_normed(k, "k_norm")
+    if gives:
+        own = {"q": q, "k": k, "v": v}
+        if gate_in is not None:
+            own["gate"] = gate_in.view(B, T, heads, -1)
+        anchors.update({name: as_anchor(c, p, name, s) for name, s in own.items()})
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     q, k = rope(c, i, q), rope(c, i, k)
     k, v = cached(k), cached(v)
@@ -346,7 +422,7 @@ def attention(c, p, i, x):
         seen &= ~torch.ones(T, T, dtype=torch.bool).tril(-window_of(c, i))
     o = mix(c, p, prefix, q, s, seen, v[:, group], group).transpose(1, 2)
     if gate == "elementwise":
-        o = o * gate_of("gate_proj").view(B, T, heads, -1)
+        o = o * (floor + (1 - floor) * torch.sigmoid(gate_in)).view(B, T, heads, -1)
     if gate == "headwise":
         o = o * gate_of("gate_proj")[..., None]
     return linear(p, prefix + ".o_proj", o.reshape(B, T, -1))
@@ -412,30 +488,31 @@ def run(c, p, tokens, training):
         h = p["model.embed_scale"] * h
     if c.get("learned_positions"):
         h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
+    anchors = {"external": lambda: external_anchors(c, p, h), "internal": dict}.get(c.get("anchors"), lambda: None)()
     for i in range(c["layers"]):
         layer = f"model.layers.{i}."
         if c.get("block", "sequential") != "sequential":
             x = block_norm(c, p, layer + "input_layernorm", h)
             y = x if c["block"] == "parallel_shared" else block_norm(c, p, layer + "post_attention_layernorm", h)
             y, extra, count = feed_forward(c, p, layer + "mlp", y, training)
-            h = clip(c, h + attention(c, p, i, x) + y)
+            h = clip(c, h + attention(c, p, i, x, anchors) + y)
         elif place == "output":
-            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", attention(c, p, i, h)))
+            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", attention(c, p, i, h, anchors)))
             x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
             h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         elif place == "post":
-            h = clip(c, h + attention(c, p, i, h))
+            h = clip(c, h + attention(c, p, i, h, anchors))
             h = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
             h = block_norm(c, p, layer + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
-            x = attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h))
+            x = attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors)
             h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", x))
             x = block_norm(c, p, layer + "pre_feedforward_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         else:
-            h = clip(c, h + attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h)))
+            h = clip(c, h + attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors))
             x = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + x)

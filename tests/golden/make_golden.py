@@ -134,6 +134,14 @@ CASES = {
                                     "model.qk_norm_span": "projection", "model.heads": 6, "model.kv_heads": 2}),
     "softcap": (37, {"model.attention_opts.softcap": 1.5, "model.attention_opts.window": 6, "model.logit_softcap": 2.5,
                      "model.heads": 6, "model.kv_heads": 2, "model.attention": "softmax1"}),
+    "anchors_external": (37, {"model.anchors": "external", "train.decay_norms": True, "model.layers": 3,
+                              "model.dim": 24, "model.heads": 2, "model.attention_opts.gate": "elementwise"}),
+    "anchors_dynamic": (35, {"model.anchors": "external", "model.anchors_opts.dynamic": True, "model.qk_norm": True,
+                             "model.anchors_opts.coefficients": "headwise", "model.heads": 4, "model.kv_heads": 2,
+                             "model.dim": 24, "model.attention_opts.gate": "elementwise"}),
+    "anchors_internal": (33, {"model.anchors": "internal", "model.anchors_opts.coefficients": "elementwise",
+                              "model.qk_norm": True, "model.layers": 3, "model.dim": 24, "model.heads": 2,
+                              "model.attention_opts.gate": "elementwise", "model.attention": "softmax1"}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
@@ -203,7 +211,8 @@ def train(c, p, tokens, targets):
     learned = [x for x in p.values() if x.requires_grad]
 
     def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases of linear layers never
-        never = ".bias_" in name or ".sinks" in name or name.endswith(("_proj.bias", "lm_head.bias", "gate.bias"))
+        ends = ("_proj.bias", "lm_head.bias", "gate.bias", "_coef")
+        never = ".bias_" in name or ".sinks" in name or name.endswith(ends)
         return not never and (x.ndim == 2 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]

@@ -332,6 +332,78 @@ static ref_rotary rotary_of(const ref_model *m, bool windowed) {
     return r;
 }
 
+/* ---- anchors (arXiv 2601.08131), which every layer of attention mixes into its own */
+
+enum { Q, K, V, GATE, PARTS };
+static const char *const part_names[] = {"q", "k", "v", "gate"};
+
+static int64_t heads_of(const sl_config *c, int part) {
+    return part == K || part == V ? sl_config_kv_heads(c) : c->model_heads;
+}
+
+static bool has_part(const sl_config *c, int part) {
+    return part != GATE || c->attention_gate == SL_ATTENTION_GATE_ELEMENTWISE;
+}
+
+/* s as an anchor of that part: normed, or as it is. */
+static ref_c *anchor_of(const ref_model *m, int part, bool norm, const ref_c *s) {
+    int64_t hd = sl_config_head_dim(m->config), heads = rows_of(m) * heads_of(m->config, part);
+    char name[32];
+    ref_c *a = ref_alloc(heads * hd);
+    snprintf(name, sizeof name, "%s_norm.weight", part_names[part]);
+    memcpy(a, s, (size_t)(heads * hd) * sizeof *a);
+    if (norm && m->config->anchors_norm)
+        ref_rmsnorm(heads, hd, a, vector(m, "model.anchors.", name, hd), m->config->norm_eps, a);
+    return a;
+}
+
+static void external_anchors(const ref_model *m, const ref_c *h) {
+    const sl_config *c = m->config;
+    for (int part = Q; part < PARTS; part++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s_proj.weight", part_names[part]);
+        if (!has_part(c, part))
+            continue;
+        ref_c *s = project(m, "model.anchors.", name, c->model_dim, heads_of(c, part) * sl_config_head_dim(c), h);
+        m->anchor[part] = anchor_of(m, part, true, s);
+        free(s);
+    }
+}
+
+/* The factors of the terms, [rows, 2, parts]; NULL: all are 1. */
+static ref_c *anchor_factors(const ref_model *m, const char *prefix, const ref_c *x) {
+    const sl_config *c = m->config;
+    int64_t n = 2 * (has_part(c, GATE) ? 4 : 3), rows = rows_of(m);
+    if (!c->anchors_dynamic)
+        return NULL;
+    ref_c *hidden = project(m, prefix, "anchor_factors.down_proj.weight", c->model_dim, 16, x);
+    ref_ffn(SL_FFN_gelu, rows * 16, hidden, NULL, hidden);
+    ref_c *f = project(m, prefix, "anchor_factors.up_proj.weight", 16, n, hidden);
+    for (int64_t i = 0; i < rows * n; i++)
+        f[i] = 1 / (1 + cexp(-f[i]));
+    free(hidden);
+    return f;
+}
+
+/* s = f1 c1 anchor + f2 c2 s */
+static void mix_anchor(const ref_model *m, const char *prefix, int part, const ref_c *factors, ref_c *s) {
+    const sl_config *c = m->config;
+    int64_t hd = sl_config_head_dim(c), heads = heads_of(c, part), parts = has_part(c, GATE) ? 4 : 3, first = 0, n = 0;
+    const char *each = sl_choices_anchor_coefficients[c->anchors_coefficients].name;
+    bool scalar = strcmp(each, "scalar") == 0, headwise = strcmp(each, "headwise") == 0;
+    for (int p = part == GATE ? GATE : Q; p <= (part == GATE ? GATE : V); p++) {
+        first = p == part ? n : first;
+        n += scalar ? 1 : headwise ? heads_of(c, p) : heads_of(c, p) * hd;
+    }
+    const ref_c *c1 = vector(m, prefix, part == GATE ? "gate_anchor_coef" : "anchor_coef", n) + first;
+    const ref_c *c2 = vector(m, prefix, part == GATE ? "gate_own_coef" : "own_coef", n) + first;
+    for (int64_t i = 0; i < rows_of(m) * heads * hd; i++) {
+        int64_t j = i % (heads * hd), at = scalar ? 0 : headwise ? j / hd : j;
+        const ref_c *f = factors ? factors + i / (heads * hd) * 2 * parts + part : NULL;
+        s[i] = (f ? f[0] : 1) * c1[at] * m->anchor[part][i] + (f ? f[parts] : 1) * c2[at] * s[i];
+    }
+}
+
 /* x: what the half reads */
 static void attention_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
@@ -343,6 +415,14 @@ static void attention_block(const ref_model *m, const char *layer, const ref_c *
     ref_c *q = linear(m, prefix, "q_proj", bias, d, heads * hd, x);
     ref_c *k = linear(m, prefix, "k_proj", bias, d, kv_heads * hd, x);
     ref_c *v = linear(m, prefix, "v_proj", bias, d, kv_heads * hd, x);
+    ref_c *gate = has_part(c, GATE) ? project(m, prefix, "gate_proj.weight", d, heads * hd, x) : NULL;
+    ref_c *own[] = {q, k, v, gate};
+    bool anchors = c->model_anchors != SL_ANCHORS_NONE, gives = anchors && !m->anchor[Q];
+    ref_c *factors = anchors && !gives ? anchor_factors(m, prefix, x) : NULL;
+    for (int part = Q; anchors && !gives && part < PARTS; part++)
+        if (has_part(c, part))
+            mix_anchor(m, prefix, part, factors, own[part]);
+    free(factors);
     ref_attend how = ref_model_attend(m, prefix);
     if (c->model_qk_norm) {
         bool whole = c->model_qk_norm_span == SL_SPAN_PROJECTION;
@@ -350,6 +430,9 @@ static void attention_block(const ref_model *m, const char *layer, const ref_c *
         ref_rmsnorm(rows * heads / qs, qs * hd, q, vector(m, prefix, "q_norm.weight", qs * hd), c->norm_eps, q);
         ref_rmsnorm(rows * kv_heads / ks, ks * hd, k, vector(m, prefix, "k_norm.weight", ks * hd), c->norm_eps, k);
     }
+    for (int part = Q; gives && part < PARTS; part++)
+        if (has_part(c, part))
+            m->anchor[part] = anchor_of(m, part, !c->model_qk_norm || part > K, own[part]);
     if (c->model_rope_base != 0 && of_layer(&c->model_rope_layers, prefix) == SL_LAYER_ROPE) {
         ref_rotary r = rotary_of(m, how.window > 0);
         ref_rope(rows, m->seq, heads, hd, &r, q);
@@ -358,12 +441,13 @@ static void attention_block(const ref_model *m, const char *layer, const ref_c *
     ref_c *mix = ref_alloc(rows * heads * hd);
     attention_gate(m, prefix, "value", "v_gate_proj.weight", kv_heads * hd, 1, x, v);
     ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix);
-    attention_gate(m, prefix, "elementwise", "gate_proj.weight", heads * hd, 1, x, mix);
+    if (gate)
+        ref_attention_gate(rows, heads * hd, 1, c->attention_gate_floor, gate, mix);
     attention_gate(m, prefix, "headwise", "gate_proj.weight", heads * hd, hd, x, mix);
     ref_c *out = linear(m, prefix, "o_proj", c->model_attention_bias == SL_ATTENTION_BIAS_ALL, heads * hd, d, mix);
     half_output(m, layer, ATTN, out, h);
-    ref_c *all[] = {q, k, v, mix, out};
-    for (int i = 0; i < 5; i++)
+    ref_c *all[] = {q, k, v, gate, mix, out};
+    for (int i = 0; i < 6; i++)
         free(all[i]);
 }
 
@@ -490,6 +574,10 @@ static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, re
 
 static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
                       ref_c *logits, ref_c *router_loss) {
+    ref_c *anchor[PARTS] = {NULL};
+    ref_model with = *m;
+    with.anchor = anchor;
+    m = &with;
     const sl_config *c = m->config;
     int64_t rows = rows_of(m), d = c->model_dim;
     ref_c *h = ref_alloc(rows * d);
@@ -505,6 +593,8 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
         for (int64_t i = 0; i < rows; i++)
             ref_add(d, p + i % m->seq * d, h + i * d);
     }
+    if (c->model_anchors == SL_ANCHORS_EXTERNAL)
+        external_anchors(m, h);
     for (int64_t i = 0; i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
@@ -527,8 +617,8 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
         memcpy(token_loss, loss, (size_t)rows * sizeof *loss);
     if (logits)
         memcpy(logits, lg, (size_t)(rows * m->vocab) * sizeof *lg);
-    ref_c *all[] = {h, x, lg, loss};
-    for (int i = 0; i < 4; i++)
+    ref_c *all[] = {h, x, lg, loss, anchor[Q], anchor[K], anchor[V], anchor[GATE]};
+    for (int i = 0; i < 8; i++)
         free(all[i]);
     return sum / (double)n;
 }

@@ -14,6 +14,7 @@ typedef struct {
     const ref_c *w;         /* parameter values, table->floats of them, at the table's offsets */
     int32_t vocab;
     int64_t batch, seq;
+    ref_c **anchor; /* the evaluation's own: anchors of q, k, v, gate inputs */
 } ref_model;
 
 /* Mean cross-entropy over targets >= 0, as a training pass (of experts with a capacity). token_loss: batch*seq values

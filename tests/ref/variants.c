@@ -356,6 +356,57 @@ bool ref_variant_elsewhere(int i, ref_variant *v) {
     return true;
 }
 
+/* Anchors, likewise. Three layers: of two that mix, one adds to the other's gradients. */
+static const struct {
+    const char *name, *changes[8];
+} anchored[] = {
+    {"external", {"anchors=external"}},
+    {"external, headwise, qk_norm, gqa", {"anchors=external", "anchors_opts.coefficients=headwise", "qk_norm=true",
+                                          "kv_heads=1"}},
+    {"external, elementwise, gate, no norm", {"anchors=external", "anchors_opts.coefficients=elementwise",
+                                              "anchors_opts.norm=false", "attention_opts.gate=elementwise"}},
+    {"external, dynamic, gate, sink", {"anchors=external", "anchors_opts.dynamic=true", "attention=sink_logit",
+                                       "attention_opts.gate=elementwise", "attention_opts.gate_floor=0.3"}},
+    {"external, dynamic, headwise, output", {"anchors=external", "anchors_opts.dynamic=true", "norm_place=output",
+                                             "anchors_opts.coefficients=headwise", "learned_positions=131",
+                                             "rope_base=0", "attention=softmax1"}},
+    {"external, experts, sandwich, biases", {"anchors=external", "experts=3", "expert_ffn=7", "balance=none",
+                                             "norm_place=sandwich", "attention_bias=all", "embed_multiplier=1.5"}},
+    {"internal", {"anchors=internal"}},
+    {"internal, qk_norm of projections", {"anchors=internal", "qk_norm=true", "qk_norm_span=projection",
+                                          "anchors_opts.coefficients=headwise", "kv_heads=1"}},
+    {"internal, gate, elementwise", {"anchors=internal", "anchors_opts.coefficients=elementwise", "norm_place=post",
+                                     "attention_opts.gate=elementwise", "attention=relu"}},
+    {"internal, dynamic, gate, qk_norm", {"anchors=internal", "anchors_opts.dynamic=true", "qk_norm=true",
+                                          "anchors_opts.coefficients=elementwise", "attention_opts.gate=elementwise",
+                                          "norm=gated_norm"}},
+    {"internal, no norm, window, parallel", {"anchors=internal", "anchors_opts.norm=false", "block=parallel",
+                                             "attention_opts.window=3", "attention=k_bias", "tie_embeddings=true"}},
+};
+
+bool ref_variant_anchored(int i, ref_variant *v) {
+    int n = sizeof anchored / sizeof *anchored;
+    bool middle = i >= n;
+    if (i >= 2 * n)
+        return false;
+    build(0, 0, 0, v);
+    sl_config *c = &v->config;
+    snprintf(v->name, sizeof v->name, "anchors: %s%s", anchored[i % n].name, middle ? ", middle" : "");
+    c->model_layers = 3;
+    c->model_dim = middle ? 70 : 8;
+    c->model_heads = middle ? 6 : 2;
+    c->model_head_dim = middle ? 14 : 4;
+    c->model_ffn = middle ? 149 : 11;
+    c->norm_rank = 3;
+    c->model_rope_base = 100;
+    v->vocab = middle ? 157 : 11;
+    v->batch = c->train_batch = 2;
+    v->seq = c->model_seq = middle ? 131 : 5;
+    for (int k = 0; anchored[i % n].changes[k]; k++)
+        change(c, anchored[i % n].changes[k]);
+    return true;
+}
+
 void ref_randomise(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;

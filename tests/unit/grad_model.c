@@ -51,7 +51,7 @@ static void setup(fixture *f) {
     f->table.tensor = malloc((size_t)p->count * sizeof *p->tensor);
     memcpy(f->table.tensor, p->tensor, (size_t)p->count * sizeof *p->tensor);
     f->w = ref_from_float(p->floats, p->w);
-    f->ref = (ref_model){&f->v.config, &f->table, f->w, v->vocab, v->batch, v->seq};
+    f->ref = (ref_model){&f->v.config, &f->table, f->w, v->vocab, v->batch, v->seq, NULL};
     sl_model_free(m);
     f->loss = creal(ref_model_loss(&f->ref, f->in, f->target, NULL, NULL));
     f->objective = creal(ref_model_objective(&f->ref, f->in, f->target));
@@ -103,6 +103,9 @@ static bool tiny(int i, ref_variant *v) {
     for (int k = 0; ref_variant_elsewhere(k, v) && v->config.model_dim < 20; k++)
         if (i-- == 0)
             return true;
+    for (int k = 0; ref_variant_anchored(k, v) && v->config.model_dim < 20; k++)
+        if (i-- == 0)
+            return true;
     for (int k = 0; ref_variant_moe(k, v) && v->config.model_dim < 20; k++)
         if (i-- == 0)
             return true;
@@ -111,6 +114,9 @@ static bool tiny(int i, ref_variant *v) {
 
 static bool middle(int i, ref_variant *v) {
     for (int k = 0; ref_variant_elsewhere(k, v); k++)
+        if (v->config.model_dim >= 20 && i-- == 0)
+            return true;
+    for (int k = 0; ref_variant_anchored(k, v); k++)
         if (v->config.model_dim >= 20 && i-- == 0)
             return true;
     for (int k = 0; ref_variant_moe(k, v); k++)

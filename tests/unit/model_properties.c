@@ -51,6 +51,11 @@ static void for_each_model(void (*fn)(fixture *)) {
         fn(&f);
         teardown(&f);
     }
+    for (int i = 0; ref_variant_anchored(i, &f.v); i++) {
+        setup(&f);
+        fn(&f);
+        teardown(&f);
+    }
     for (int i = 0; ref_variant_moe(i, &f.v); i++) {
         setup(&f);
         fn(&f);

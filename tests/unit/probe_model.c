@@ -266,7 +266,7 @@ static void check_attention(const fixture *f, const json_t *o) {
     double kv_heads = (double)(c->model_layers * sl_config_kv_heads(c));
     const sl_params *params = sl_model_params(f->m);
     ref_c *weights = ref_from_float(params->floats, params->w);
-    ref_model ref = {c, params, weights, f->v.vocab, f->v.batch, f->v.seq};
+    ref_model ref = {c, params, weights, f->v.vocab, f->v.batch, f->v.seq, NULL};
     for (int i = 0; i < c->model_layers; i++) {
         sl_qkv_tap tap = sl_model_qkv(f->m, i);
         char prefix[64];
@@ -340,6 +340,8 @@ START_TEST(figures_agree_with_plain_loops) {
     for (int i = 1; ref_variant_middle(i, &f.v); i += 3)
         check_variant(&f);
     for (int i = 0; ref_variant_elsewhere(i, &f.v); i++)
+        check_variant(&f);
+    for (int i = 0; ref_variant_anchored(i, &f.v); i++)
         check_variant(&f);
 }
 END_TEST

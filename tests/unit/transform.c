@@ -126,6 +126,8 @@ static void for_each_model(void (*fn)(fixture *)) {
         setup(&f), fn(&f), teardown(&f);
     for (int i = 0; ref_variant_elsewhere(i, &f.v); i++)
         setup(&f), fn(&f), teardown(&f);
+    for (int i = 0; ref_variant_anchored(i, &f.v); i++)
+        setup(&f), fn(&f), teardown(&f);
     for (int i = 0; ref_variant_tiny(i, &f.v); i++)
         setup(&f), fn(&f), teardown(&f);
     for (int i = 1; ref_variant_middle(i, &f.v); i++)

@@ -5,8 +5,6 @@
 #include "ops/rows.h"
 #include "program/scratch.h"
 
-#include <string.h>
-
 static const sl_attention_gate *of(const sl_op *op) { return op->own; }
 
 /* Private scratch of a worker: one row each. */
@@ -40,24 +38,16 @@ static void add_floor(const sl_attention_gate *o, const float *from, float *to) 
         to[j] += (1 - o->open) * from[j];
 }
 
-/* Columns col.. of a row of either precision. */
-static void put(const sl_exec *x, sl_buf to, int64_t row, int64_t col, int64_t n, const float *y) {
-    if (x->info[to].bf16)
-        sl_store_bf16(x, to, row, 1, col, n, y, n);
-    else
-        memcpy(sl_buf_data(x, to) + row * x->info[to].ld + col, y, (size_t)n * sizeof *y);
-}
-
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
     const sl_attention_gate *o = of(op);
     scratch s = scratch_at(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
     for (int64_t r = span->first; r < span->first + span->n; r++) {
         const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + o->first, *b = gate_inputs(op, x, r, &s);
         if (o->in_place)
-            put(x, op->saved[0], r, 0, o->n, y);
+            sl_put_row(x, op->saved[0], r, 0, o->n, y);
         x->k->gate_fwd(o->n, o->open, b, y, s.out);
         add_floor(o, y, s.out);
-        put(x, op->out, r, o->first, o->n, s.out);
+        sl_put_row(x, op->out, r, o->first, o->n, s.out);
     }
     return 0;
 }
@@ -82,8 +72,8 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
         x->k->gate_bwd(o->n, o->open, b, y, dout, s.out, s.db);
         add_floor(o, dout, s.out);
         fold(o, s.db);
-        put(x, op->din[0], r, o->first, o->n, s.out);
-        put(x, op->din[1], r, 0, o->n / o->group, s.db);
+        sl_put_row(x, op->din[0], r, o->first, o->n, s.out);
+        sl_put_row(x, op->din[1], r, 0, o->n / o->group, s.db);
     }
     return 0;
 }
@@ -93,15 +83,16 @@ static const sl_op_kind attention_gate = {.name = "attention_gate",
                                           .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward})};
 
 /* b = x W and the gate of n columns of y from col on, `group` of them to a gate value. */
-static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t layer, sl_buf x, sl_buf y, int64_t col,
+static sl_buf build(sl_program *b, const sl_anchor_site *s, const char *name, sl_buf x, sl_buf y, int64_t col,
                     int64_t n, int64_t group) {
-    sl_scope scope = {(int)layer, SL_HALF_ATTN, SL_PART_gate_in, SL_ROLE_SELF};
+    sl_scope scope = {(int)s->layer, SL_HALF_ATTN, SL_PART_gate_in, SL_ROLE_SELF};
     const sl_config *c = b->config;
-    int w = sl_program_param(b, prefix,
+    int w = sl_program_param(b, s->prefix,
                              &(sl_param_spec){.name = name, .rows = n / group, .cols = c->model_dim, .linear = true,
                                               .init = SL_INIT_NORMAL, .start = c->model_init_std,
                                               .decay = SL_DECAY_MATRIX, .place = scope});
     sl_buf gate = sl_build_linear(b, scope, x, c->model_dim, n / group, w, SL_NONE, SL_NONE);
+    sl_build_anchored_gate(b, s, gate);
     scope.part = SL_PART_gate;
     sl_op *op = sl_program_op(b, &attention_gate, scope);
     sl_attention_gate *o = sl_program_own(b, op, sizeof *o);
@@ -120,19 +111,19 @@ static sl_buf build(sl_program *b, const char *prefix, const char *name, int64_t
     return op->out;
 }
 
-void sl_build_value_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf qkv) {
+void sl_build_value_gate(sl_program *b, const sl_anchor_site *s, sl_buf x, sl_buf qkv) {
     const sl_config *c = b->config;
     int64_t hd = sl_config_head_dim(c), kv = sl_config_kv_heads(c) * hd;
     if (c->attention_gate == SL_ATTENTION_GATE_VALUE)
-        build(b, prefix, "v_gate_proj.weight", layer, x, qkv, c->model_heads * hd + kv, kv, 1);
+        build(b, s, "v_gate_proj.weight", x, qkv, c->model_heads * hd + kv, kv, 1);
 }
 
-sl_buf sl_build_output_gate(sl_program *b, const char *prefix, int64_t layer, sl_buf x, sl_buf o) {
+sl_buf sl_build_output_gate(sl_program *b, const sl_anchor_site *s, sl_buf x, sl_buf o) {
     const sl_config *c = b->config;
     int64_t hd = sl_config_head_dim(c), n = c->model_heads * hd;
     if (c->attention_gate == SL_ATTENTION_GATE_ELEMENTWISE)
-        return build(b, prefix, "gate_proj.weight", layer, x, o, 0, n, 1);
+        return build(b, s, "gate_proj.weight", x, o, 0, n, 1);
     if (c->attention_gate == SL_ATTENTION_GATE_HEADWISE)
-        return build(b, prefix, "gate_proj.weight", layer, x, o, 0, n, hd);
+        return build(b, s, "gate_proj.weight", x, o, 0, n, hd);
     return o;
 }

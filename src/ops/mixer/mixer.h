@@ -20,6 +20,7 @@ typedef struct {
                              * products */
     sl_buf residual;        /* [rows, dim], fp32, to add the result to; SL_NONE: the result alone */
     const float *cos, *sin; /* rotary tables of this layer (sl_rope_table); NULL: no position embedding */
+    struct sl_anchors *anchors; /* of the model (ops/attention/anchors.h); those of qkv may be SL_NONE yet */
 } sl_mixer_site;
 
 typedef struct {

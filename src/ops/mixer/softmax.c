@@ -22,17 +22,20 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
         sl_build_bias(b, prefix, "v_proj.bias", kv, true);
     }
     sl_buf qkv = sl_build_linear(b, at, s->in, d, q + 2 * kv, wq, bq, SL_NONE);
+    sl_anchor_site anchor = sl_build_anchor_site(b, s->anchors, prefix, s->layer, s->in);
+    sl_build_anchored_qkv(b, &anchor, qkv);
     at.part = SL_PART_qk_norm;
     if (c->model_qk_norm)
         sl_build_qk_norm(b, at, qkv, prefix);
+    sl_build_given_anchors(b, &anchor, qkv);
     at.part = SL_PART_rope;
     if (s->cos)
         sl_build_rope(b, at, qkv, s->cos, s->sin);
-    sl_build_value_gate(b, prefix, s->layer, s->in, qkv);
+    sl_build_value_gate(b, &anchor, s->in, qkv);
     sl_build_kv_quantiser(b, s->layer, qkv);
     at.part = SL_PART_core;
     sl_buf o = b->cache ? sl_build_cached_attention(b, at, qkv, prefix) : sl_build_attention(b, at, qkv, prefix);
-    o = sl_build_output_gate(b, prefix, s->layer, s->in, o);
+    o = sl_build_output_gate(b, &anchor, s->in, o);
     at.part = SL_PART_out;
     int wo = sl_build_matrix(b, at, prefix, "o_proj.weight", d, q, SL_MATRIX_OUTPUT | SL_MATRIX_LINEAR);
     bool all = c->model_attention_bias == SL_ATTENTION_BIAS_ALL;
@@ -47,6 +50,7 @@ static double flops(const sl_config *c, int64_t seq) {
 
 static const sl_block_layer layers[] = {{SL_HALF_ATTN, SL_PART_qkv, SL_NORM_ATTN, true},
                                         {SL_HALF_ATTN, SL_PART_gate_in, SL_NORM_ATTN, true},
+                                        {SL_HALF_ATTN, SL_PART_factors_in, SL_NORM_ATTN, false},
                                         {SL_HALF_ATTN, SL_PART_out, -1, true},
                                         {.part = SL_PART_none}};
 
