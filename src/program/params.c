@@ -70,6 +70,11 @@ static void draw_normal(sl_params *p, const sl_tensor *t, sl_rng *r) {
     }
 }
 
+static void fill(sl_params *p, const sl_tensor *t, float value) {
+    for (int64_t j = 0; j < t->size; j++)
+        sl_params_set(p, t, j, 1, &value);
+}
+
 void sl_params_init(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
@@ -78,14 +83,10 @@ void sl_params_init(sl_params *p, uint64_t seed) {
             draw_normal(p, t, &r);
             continue;
         }
-        float *w = p->w + t->offset; /* bf16 are matrices alone */
-        if (t->init == SL_INIT_DRAW) {
-            t->draw(t, &r, w);
-            continue;
-        }
-        float value = t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f;
-        for (int64_t j = 0; j < t->size; j++)
-            w[j] = value;
+        if (t->init == SL_INIT_DRAW) /* none that is bf16 */
+            t->draw(t, &r, p->w + t->offset);
+        else
+            fill(p, t, t->init == SL_INIT_VALUE ? t->init_std : t->init == SL_INIT_ONES ? 1.0f : 0.0f);
     }
 }
 
