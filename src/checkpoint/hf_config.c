@@ -39,6 +39,7 @@ const char *sl_hf_obstacle(const sl_config *c) {
         {c->model_qk_norm && c->model_qk_norm_span, "model.qk_norm_span"},
         {c->model_anchors != SL_ANCHORS_NONE, "model.anchors"},
         {c->model_block != SL_BLOCK_SEQUENTIAL, "model.block"},
+        {c->model_residual != SL_RESIDUAL_PLAIN, "model.residual"},
         {c->model_embed_scale, "model.embed_scale"},
         {c->model_embed_multiplier != 0, "model.embed_multiplier"},
         {c->model_logit_softcap != 0, "model.logit_softcap"},

@@ -107,6 +107,26 @@ static int check_anchors(const sl_config *c) {
     return 0;
 }
 
+/* What stands where in a block that has no stream to add to. */
+static int check_residual(const sl_config *c) {
+    const char *name = sl_choices_residual[c->model_residual].name;
+    if (c->model_residual == SL_RESIDUAL_PLAIN)
+        return 0;
+    if (c->model_norm_place == SL_PLACE_POST)
+        return sl_fail_usage("model.norm_place=post is the norm of a sum, and with model.residual=%s there is none; set "
+                             "pre, sandwich or output",
+                             name);
+    if (c->model_block != SL_BLOCK_SEQUENTIAL)
+        return sl_fail_usage("model.block=%s: its halves read the same, and with model.residual=%s each has a mixture "
+                             "of its own; set model.block=sequential",
+                             sl_choices_block[c->model_block].name, name);
+    if (sl_config_clip(c) > 0)
+        return sl_fail_usage("model.clip clamps the sums of a stream, and with model.residual=%s there are none; leave "
+                             "one out",
+                             name);
+    return 0;
+}
+
 static int check_nullify(const sl_config *c) {
     if (c->model_sink_nullify > c->model_dim)
         return sl_fail_usage("model.sink_nullify = %lld channels are more than model.dim = %lld",
@@ -242,7 +262,7 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_anchors(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
+        check_anchors(c) != 0 || check_residual(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
         check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);

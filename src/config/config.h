@@ -36,8 +36,8 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_gate_granularity[], sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[],
     sl_choices_mixer[], sl_choices_attention[], sl_choices_attention_gate[], sl_choices_attention_bias[],
     sl_choices_window_layers[], sl_choices_rope_layers[], sl_choices_rope_scaling[], sl_choices_qk_norm_span[],
-    sl_choices_block[], sl_choices_anchors[], sl_choices_anchor_coefficients[],
-    sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
+    sl_choices_block[], sl_choices_anchors[], sl_choices_anchor_coefficients[], sl_choices_residual[],
+    sl_choices_depth_softmax[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
     sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
     sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
 
@@ -56,6 +56,8 @@ enum { SL_PLACE_PRE, SL_PLACE_POST, SL_PLACE_SANDWICH, SL_PLACE_OUTPUT };
 enum { SL_ANCHORS_NONE, SL_ANCHORS_EXTERNAL, SL_ANCHORS_INTERNAL };
 enum { SL_ANCHORS_SCALAR, SL_ANCHORS_HEADWISE, SL_ANCHORS_ELEMENTWISE };
 enum { SL_BLOCK_SEQUENTIAL, SL_BLOCK_PARALLEL, SL_BLOCK_PARALLEL_SHARED };
+enum { SL_RESIDUAL_PLAIN, SL_RESIDUAL_ATTNRES };
+enum { SL_DEPTH_SOFTMAX, SL_DEPTH_SOFTMAX1 };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
 enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN };
 enum { SL_NULLIFY_LARGEST, SL_NULLIFY_RANDOM };

@@ -45,6 +45,15 @@ const sl_choice sl_choices_anchor_coefficients[] = {
     [SL_ANCHORS_HEADWISE] = {"headwise", "each head of them"},
     [SL_ANCHORS_ELEMENTWISE] = {"elementwise", "each channel of each head"},
     {NULL, NULL}};
+const sl_choice sl_choices_residual[] = {
+    [SL_RESIDUAL_PLAIN] = {"plain", "the sum of the embedding and all outputs"},
+    [SL_RESIDUAL_ATTNRES] = {"attnres", "Attention Residuals: their mixture, with weights of its own for each token "
+                                        "(arXiv 2603.15031)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_depth_softmax[] = {
+    [SL_DEPTH_SOFTMAX] = {"softmax", "they sum to 1"},
+    [SL_DEPTH_SOFTMAX1] = {"softmax1", "beside one more source, of score 0 and value 0 (arXiv 2605.17887)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_nullify_mode[] = {
     [SL_NULLIFY_BOTH] = {"both", "the norm reads a stream without them (norms without statistics: the same as output)"},
     [SL_NULLIFY_OUTPUT] = {"output", "statistics of the whole row, only what is divided by them lacks them"},

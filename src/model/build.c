@@ -1,5 +1,6 @@
 /* Config -> program: which operations a model is made of, in their order, and the names of its tensors. */
 #include "model/model_internal.h"
+#include "ops/depth.h"
 #include "ops/mixer/mixer.h"
 #include "ops/ops.h"
 #include "ops/quant/quantise.h"
@@ -11,7 +12,7 @@ static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
     return (sl_scope){(int)layer, half, part, SL_ROLE_SELF};
 }
 
-/* The layer's mixer of in, added to residual (SL_NONE: alone). */
+/* The layer's mixer of in, added to residual (SL_NONE, SL_APART: alone). */
 static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     sl_rotary r = sl_config_rotates(c, i) ? m->rotary[sl_config_rope_windowed(c, i)] : (sl_rotary){0};
@@ -142,7 +143,7 @@ static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half,
     return tap;
 }
 
-/* The mixer or the feed-forward of in, added to residual (SL_NONE: alone). */
+/* The mixer or the feed-forward of in, added to residual (SL_NONE, SL_APART: alone). */
 static sl_buf build_inner(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf in, sl_buf residual) {
     return half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
 }
@@ -152,8 +153,9 @@ static void build_clip(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf 
         sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(b->config));
 }
 
-/* One half of a block, with its norms where model.norm_place has them: the stream h becomes the returned one. */
-static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf h) {
+/* One half of a block, with its norms where model.norm_place has them: it reads h, and what it gives is added to `sum`
+ * (SL_NONE: alone), both fp32, as is what is returned. */
+static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf h, sl_buf sum) {
     const sl_config *c = b->config;
     sl_norm_tap *tap = &m->layer[i].norm[half];
     int place = c->model_norm_place;
@@ -163,19 +165,19 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
                                             : "post_attention_layernorm";
     sl_buf in = post || output ? sl_build_operand(b, at(i, halves[half], SL_PART_round), h)
                                : (*tap = block_norm(b, i, half, SL_PART_norm, name, h)).out;
-    sl_buf x = build_inner(m, b, i, half, in, sandwich || output ? SL_NONE : h);
+    sl_buf x = build_inner(m, b, i, half, in, sandwich || output ? SL_NONE : sum == SL_NONE ? SL_APART : sum);
     if (sandwich || output) {
         sl_norm_tap behind = norm_behind(b, i, half, SL_PART_out_norm, x);
         *tap = output ? behind : *tap;
-        x = sl_build_add(b, at(i, halves[half], SL_PART_add), behind.out, h);
+        x = sum == SL_NONE ? behind.out : sl_build_add(b, at(i, halves[half], SL_PART_add), behind.out, sum);
     }
     build_clip(b, i, half, x);
     return post ? (*tap = norm_behind(b, i, half, SL_PART_norm, x)).out : x;
 }
 
 static sl_buf build_sequential(sl_model *m, sl_program *b, int64_t i, sl_buf h) {
-    h = build_half(m, b, i, SL_NORM_ATTN, h);
-    return sl_config_has_ffn(b->config) ? build_half(m, b, i, SL_NORM_FFN, h) : h;
+    h = build_half(m, b, i, SL_NORM_ATTN, h, h);
+    return sl_config_has_ffn(b->config) ? build_half(m, b, i, SL_NORM_FFN, h, h) : h;
 }
 
 /* Both halves read the stream h, and their outputs join it; the stream is what is behind both. */
@@ -190,6 +192,42 @@ static sl_buf build_parallel(sl_model *m, sl_program *b, int64_t i, sl_buf h) {
         x = build_inner(m, b, i, SL_NORM_FFN, in, x);
     build_clip(b, i, SL_NORM_FFN, x);
     return x;
+}
+
+static sl_buf build_plain(sl_model *m, sl_program *b, sl_buf x) {
+    for (int64_t i = 0; i < b->config->model_layers; i++) {
+        b->layer = (int)i;
+        m->layer[i].residual = x;
+        x = b->config->model_block == SL_BLOCK_SEQUENTIAL ? build_sequential(m, b, i, x) : build_parallel(m, b, i, x);
+    }
+    return x;
+}
+
+/* Attention Residuals: each half reads a mixture of its own, and so does the final norm. A block of the mixture's
+ * sources is whole before the half that begins the next one. */
+static sl_buf build_attnres(sl_model *m, sl_program *b, sl_buf x) {
+    const sl_config *c = b->config;
+    int64_t of_block = sl_config_has_ffn(c) ? 2 : 1, all = c->model_layers * of_block;
+    char prefix[64];
+    sl_depth depth = sl_build_depth(b, 1 + (all - 1) / c->residual_block);
+    sl_build_depth_source(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_source), &depth, x);
+    for (int64_t k = 0; k < all; k++) {
+        int64_t i = k / of_block;
+        enum sl_norm_site half = k % of_block ? SL_NORM_FFN : SL_NORM_ATTN;
+        b->layer = (int)i;
+        if (k > 0 && k % c->residual_block == 0) {
+            sl_build_depth_source(b, at(i, halves[half], SL_PART_source), &depth, depth.partial);
+            depth.partial = SL_NONE;
+        }
+        snprintf(prefix, sizeof prefix, "model.layers.%lld.%s_residual", (long long)i,
+                 half == SL_NORM_ATTN ? "attn" : "mlp");
+        sl_buf h = sl_build_depth_mix(b, at(i, halves[half], SL_PART_mix), &depth, prefix);
+        if (half == SL_NORM_ATTN)
+            m->layer[i].residual = h;
+        depth.partial = build_half(m, b, i, half, h, depth.partial);
+    }
+    b->layer = SL_NO_LAYER;
+    return sl_build_depth_mix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_mix), &depth, "model.final_residual");
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
@@ -235,11 +273,9 @@ void sl_model_build(sl_model *m, enum sl_keep keep) {
     if (c->model_learned_positions > 0)
         x = sl_build_positions(b, x);
     m->anchors = c->model_anchors == SL_ANCHORS_EXTERNAL ? sl_build_anchors(b, x) : (sl_anchors){SL_NONE, SL_NONE};
-    for (int64_t i = 0; i < layers; i++) {
-        b->layer = (int)i;
-        m->layer[i].residual = x;
-        x = c->model_block == SL_BLOCK_SEQUENTIAL ? build_sequential(m, b, i, x) : build_parallel(m, b, i, x);
-    }
+    static sl_buf (*const build[])(sl_model *, sl_program *, sl_buf) = {[SL_RESIDUAL_PLAIN] = build_plain,
+                                                                        [SL_RESIDUAL_ATTNRES] = build_attnres};
+    x = build[c->model_residual](m, b, x);
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](

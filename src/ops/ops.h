@@ -31,7 +31,7 @@ int sl_build_matrix(sl_program *b, sl_scope place, const char *prefix, const cha
 int sl_build_bias(sl_program *b, const char *prefix, const char *name, int64_t out, bool joined);
 
 /* y = x W^T (+ bias) (+ residual): W is the parameter `weight` and, when joined tensors follow it, dim_out rows
- * starting there; bias likewise dim_out numbers, or SL_NONE. */
+ * starting there; bias likewise dim_out numbers, or SL_NONE. residual: fp32, as y is then; SL_NONE or SL_APART. */
 sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight, int bias,
                        sl_buf residual);
 
@@ -67,7 +67,7 @@ enum sl_ffn sl_ffn_kind_of(const sl_op *op); /* of such an operation */
 typedef struct {
     int router, experts, router_bias, biases, choice;
 } sl_moe_params;
-/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE: alone). */
+/* Mixture of gated experts (moe.h), fp32, added to the residual (SL_NONE, SL_APART: alone). */
 sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, const sl_moe_params *p);
 
 /* On the residual stream (stream.c). x + residual, both fp32. */

@@ -9,7 +9,10 @@
 #include "simd/kernels.h"
 
 typedef int sl_buf; /* index of a planned buffer; SL_NONE = none */
-enum { SL_NONE = -1 };
+enum {
+    SL_NONE = -1,
+    SL_APART = -2 /* as the residual that a builder is given: none, but the result is fp32 as if there were one */
+};
 
 /* Row stride of bf16 buffers: padded to whole lines of 64 bytes, an odd number of them, so that the rows of a tile do
  * not fall on the same few sets of L1. */

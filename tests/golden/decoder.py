@@ -139,6 +139,12 @@ def tensor_shapes(c, vocab):
                 linear(p + name + ".gate_proj", f, d, bias)
             linear(p + name + ".up_proj", f, d, bias)
             linear(p + name + ".down_proj", d, f, bias)
+    if c.get("residual") == "attnres":
+        halves = [f"model.layers.{i}.{half}_residual" for i in range(c["layers"]) for half in ("attn", "mlp")]
+        for prefix in [*halves, "model.final_residual"]:
+            shapes[prefix + ".query"] = (d,)
+            if c.get("residual_opts", {}).get("key_norm", True):
+                shapes[prefix + ".norm.weight"] = (d,)
     norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
@@ -478,6 +484,45 @@ def feed_forward(c, p, prefix, x, training):
     return mlp(c, p, prefix, x), 0, None
 
 
+def depth_mixture(c, p, prefix, sources):
+    """Attention Residuals (arXiv 2603.15031): sources [B, T, dim] weighted by a softmax over them."""
+    values = torch.stack(sources)
+    keys, eps = values, c.get("norm_opts", {}).get("eps", 1e-6)
+    if c.get("residual_opts", {}).get("key_norm", True):
+        keys = rmsnorm(values, p[prefix + ".norm.weight"], eps)
+    scores = torch.einsum("nbtd,d->nbt", keys, p[prefix + ".query"])
+    if c.get("residual_opts", {}).get("softmax") == "softmax1":
+        weights = torch.cat([scores, torch.zeros_like(scores[:1])]).softmax(0)[:-1]
+    else:
+        weights = scores.softmax(0)
+    return torch.einsum("nbt,nbtd->btd", weights, values)
+
+
+def attention_residuals(c, p, h, training):
+    """What the final norm reads, and the others of run()."""
+    blocks, done, part, loss, counts = c.get("residual_opts", {}).get("block", 1), [h], None, 0.0, {}
+    for k in range(2 * c["layers"]):
+        layer, first = f"model.layers.{k // 2}.", k % 2 == 0
+        if k and k % blocks == 0:
+            done, part = [*done, part], None
+        x = depth_mixture(c, p, layer + ("attn" if first else "mlp") + "_residual", done + [part] * (part is not None))
+        place = c.get("norm_place", "pre")
+        before = "input" if first else "pre_feedforward" if place == "sandwich" else "post_attention"
+        if place != "output":
+            x = block_norm(c, p, f"{layer}{before}_layernorm", x)
+        if first:
+            y = attention(c, p, k // 2, x)
+        else:
+            y, extra, count = feed_forward(c, p, layer + "mlp", x, training)
+            loss = loss + extra
+            if count is not None:
+                counts[layer + "mlp.gate.e_score_correction_bias"] = count
+        if place != "pre":
+            y = block_norm(c, p, f"{layer}post_{'attention' if first else 'feedforward'}_layernorm", y)
+        part = y if part is None else part + y
+    return depth_mixture(c, p, "model.final_residual", [*done, part]), loss, counts
+
+
 def run(c, p, tokens, training):
     """Logits, the routers' losses, and {name of a bias: choices of its experts}."""
     place = c.get("norm_place", "pre")
@@ -489,7 +534,9 @@ def run(c, p, tokens, training):
     if c.get("learned_positions"):
         h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
     anchors = {"external": lambda: external_anchors(c, p, h), "internal": dict}.get(c.get("anchors"), lambda: None)()
-    for i in range(c["layers"]):
+    if c.get("residual") == "attnres":
+        h, loss, counts = attention_residuals(c, p, h, training)
+    for i in range(c["layers"] if c.get("residual", "plain") == "plain" else 0):
         layer = f"model.layers.{i}."
         if c.get("block", "sequential") != "sequential":
             x = block_norm(c, p, layer + "input_layernorm", h)

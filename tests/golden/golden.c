@@ -211,7 +211,7 @@ static sl_model *create(const golden *g) {
         bool own = strstr(t->name, ".bias_") || strstr(t->name, ".sinks") || /* attention's, and running means: never */
                    strstr(t->name, ".channel_mean") || strstr(t->name, "_proj.bias") ||
                    strstr(t->name, "lm_head.bias") || strstr(t->name, "mlp.gate.bias") ||
-                   strstr(t->name, "_coef");
+                   strstr(t->name, "_coef") || strstr(t->name, ".query");
         ck_assert_msg(decays == (!own && (t->ndim == 2 || g->config.train_decay_norms)),
                       "%s: decay group of %s", g->name, t->name);
     }

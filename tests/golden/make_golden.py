@@ -142,6 +142,12 @@ CASES = {
     "anchors_internal": (33, {"model.anchors": "internal", "model.anchors_opts.coefficients": "elementwise",
                               "model.qk_norm": True, "model.layers": 3, "model.dim": 24, "model.heads": 2,
                               "model.attention_opts.gate": "elementwise", "model.attention": "softmax1"}),
+    "attnres": (37, {"model.residual": "attnres", "train.decay_norms": True}),
+    "attnres_blocks_softmax1": (35, {"model.residual": "attnres", "model.residual_opts.block": 2, "model.layers": 3,
+                                     "model.residual_opts.softmax": "softmax1", "model.dim": 24, "model.heads": 2,
+                                     "model.attention": "softmax1", "model.norm_place": "sandwich"}),
+    "attnres_short_block": (33, {"model.residual": "attnres", "model.residual_opts.block": 3, "model.layers": 2,
+                                 "model.residual_opts.key_norm": False, "model.norm_place": "output"}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
@@ -191,7 +197,7 @@ def random_parameters(c, vocab, gen):
         if name.endswith("correction_bias"):
             x = 0.1 * x
         elif len(shape) == 1:
-            from_zero = name.endswith((".bias", ".shift", ".channel_mean")) or (
+            from_zero = name.endswith((".bias", ".shift", ".channel_mean", ".query")) or (
                 name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
             x = (0 if from_zero else 1) + 0.3 * x
         elif name == "model.embed_tokens.weight":
@@ -211,7 +217,7 @@ def train(c, p, tokens, targets):
     learned = [x for x in p.values() if x.requires_grad]
 
     def decays(name, x):  # matrices, vectors where asked for; attention's sinks and biases of linear layers never
-        ends = ("_proj.bias", "lm_head.bias", "gate.bias", "_coef")
+        ends = ("_proj.bias", "lm_head.bias", "gate.bias", "_coef", ".query")
         never = ".bias_" in name or ".sinks" in name or name.endswith(ends)
         return not never and (x.ndim == 2 or bool(t.get("decay_norms")))
 

@@ -572,6 +572,63 @@ static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, re
     free(y);
 }
 
+/* ---- Attention Residuals */
+
+/* Of n sources [rows, dim], into h. */
+static void mixture(const ref_model *m, const char *prefix, int n, ref_c *const *source, ref_c *h) {
+    const sl_config *c = m->config;
+    int64_t d = c->model_dim;
+    const ref_c *query = vector(m, prefix, ".query", d), zero = 0;
+    ref_c *a = ref_alloc(n), *key = ref_alloc(d);
+    ref_attend softmax = {.kind = "softmax"};
+    for (int64_t r = 0; r < rows_of(m); r++) {
+        for (int i = 0; i < n; i++) {
+            memcpy(key, source[i] + r * d, (size_t)d * sizeof *key);
+            if (c->residual_key_norm)
+                ref_rmsnorm(1, d, key, vector(m, prefix, ".norm.weight", d), c->norm_eps, key);
+            ref_linear(1, d, 1, key, query, a + i);
+        }
+        ref_attention_weights(&softmax, n, c->residual_softmax == SL_DEPTH_SOFTMAX1 ? &zero : NULL, a);
+        for (int64_t j = 0; j < d; j++) {
+            h[r * d + j] = 0;
+            for (int i = 0; i < n; i++)
+                h[r * d + j] += a[i] * source[i][r * d + j];
+        }
+    }
+    free(a), free(key);
+}
+
+/* h: the embedding, then what the final norm reads. The last source is the sum of its block so far. */
+static void attention_residuals(const ref_model *m, ref_c *h, ref_c *router_loss) {
+    const sl_config *c = m->config;
+    int64_t values = rows_of(m) * c->model_dim, n = 1;
+    int halves = sl_config_has_ffn(c) ? 2 : 1;
+    ref_c **source = calloc((size_t)(1 + halves * c->model_layers), sizeof *source);
+    source[0] = ref_alloc(values);
+    memcpy(source[0], h, (size_t)values * sizeof *h);
+    for (int64_t k = 0; k < halves * c->model_layers; k++) {
+        enum site site = k % halves ? FFN : ATTN;
+        char layer[64], prefix[96];
+        snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)(k / halves));
+        snprintf(prefix, sizeof prefix, "%s%s", layer, site == ATTN ? "attn_residual" : "mlp_residual");
+        mixture(m, prefix, (int)n, source, h);
+        if (k % c->residual_block == 0)
+            source[n++] = ref_alloc(values);
+        ref_c *x = half_input(m, layer, site, h);
+        if (site == ATTN)
+            mixer_block(m, k / halves, layer, x, source[n - 1]);
+        else if (c->model_experts > 0)
+            *router_loss += experts_block(m, layer, x, source[n - 1]);
+        else
+            ffn_block(m, layer, x, source[n - 1]);
+        free(x);
+    }
+    mixture(m, "model.final_residual", (int)n, source, h);
+    while (n > 0)
+        free(source[--n]);
+    free(source);
+}
+
 static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss,
                       ref_c *logits, ref_c *router_loss) {
     ref_c *anchor[PARTS] = {NULL};
@@ -595,7 +652,9 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     }
     if (c->model_anchors == SL_ANCHORS_EXTERNAL)
         external_anchors(m, h);
-    for (int64_t i = 0; i < c->model_layers; i++) {
+    if (c->model_residual == SL_RESIDUAL_ATTNRES)
+        attention_residuals(m, h, router_loss);
+    for (int64_t i = 0; c->model_residual == SL_RESIDUAL_PLAIN && i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
         block(m, i, layer, h, router_loss);

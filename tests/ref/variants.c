@@ -356,42 +356,66 @@ bool ref_variant_elsewhere(int i, ref_variant *v) {
     return true;
 }
 
-/* Anchors, likewise. Three layers: of two that mix, one adds to the other's gradients. */
+/* What reads across layers, likewise: anchors, attention over depth. Three layers: of two that mix an anchor, one adds to
+ * the other's gradients; blocks of sources are of one half, of some, of all, and the last is short. */
 static const struct {
     const char *name, *changes[8];
-} anchored[] = {
-    {"external", {"anchors=external"}},
-    {"external, headwise, qk_norm, gqa", {"anchors=external", "anchors_opts.coefficients=headwise", "qk_norm=true",
-                                          "kv_heads=1"}},
-    {"external, elementwise, gate, no norm", {"anchors=external", "anchors_opts.coefficients=elementwise",
-                                              "anchors_opts.norm=false", "attention_opts.gate=elementwise"}},
-    {"external, dynamic, gate, sink", {"anchors=external", "anchors_opts.dynamic=true", "attention=sink_logit",
-                                       "attention_opts.gate=elementwise", "attention_opts.gate_floor=0.3"}},
-    {"external, dynamic, headwise, output", {"anchors=external", "anchors_opts.dynamic=true", "norm_place=output",
-                                             "anchors_opts.coefficients=headwise", "learned_positions=131",
-                                             "rope_base=0", "attention=softmax1"}},
-    {"external, experts, sandwich, biases", {"anchors=external", "experts=3", "expert_ffn=7", "balance=none",
-                                             "norm_place=sandwich", "attention_bias=all", "embed_multiplier=1.5"}},
-    {"internal", {"anchors=internal"}},
-    {"internal, qk_norm of projections", {"anchors=internal", "qk_norm=true", "qk_norm_span=projection",
-                                          "anchors_opts.coefficients=headwise", "kv_heads=1"}},
-    {"internal, gate, elementwise", {"anchors=internal", "anchors_opts.coefficients=elementwise", "norm_place=post",
-                                     "attention_opts.gate=elementwise", "attention=relu"}},
-    {"internal, dynamic, gate, qk_norm", {"anchors=internal", "anchors_opts.dynamic=true", "qk_norm=true",
-                                          "anchors_opts.coefficients=elementwise", "attention_opts.gate=elementwise",
-                                          "norm=gated_norm"}},
-    {"internal, no norm, window, parallel", {"anchors=internal", "anchors_opts.norm=false", "block=parallel",
-                                             "attention_opts.window=3", "attention=k_bias", "tie_embeddings=true"}},
+} across[] = {
+    {"anchors: external", {"anchors=external"}},
+    {"anchors: external, headwise, qk_norm, gqa", {"anchors=external", "anchors_opts.coefficients=headwise",
+                                                   "qk_norm=true", "kv_heads=1"}},
+    {"anchors: external, elementwise, gate, no norm", {"anchors=external", "anchors_opts.coefficients=elementwise",
+                                                       "anchors_opts.norm=false",
+                                                       "attention_opts.gate=elementwise"}},
+    {"anchors: external, dynamic, gate, sink", {"anchors=external", "anchors_opts.dynamic=true",
+                                                "attention=sink_logit", "attention_opts.gate=elementwise",
+                                                "attention_opts.gate_floor=0.3"}},
+    {"anchors: external, dynamic, headwise, output", {"anchors=external", "anchors_opts.dynamic=true",
+                                                      "norm_place=output", "anchors_opts.coefficients=headwise",
+                                                      "learned_positions=131", "rope_base=0",
+                                                      "attention=softmax1"}},
+    {"anchors: external, experts, sandwich, biases", {"anchors=external", "experts=3", "expert_ffn=7",
+                                                      "balance=none", "norm_place=sandwich", "attention_bias=all",
+                                                      "embed_multiplier=1.5"}},
+    {"anchors: internal", {"anchors=internal"}},
+    {"anchors: internal, qk_norm of projections", {"anchors=internal", "qk_norm=true", "qk_norm_span=projection",
+                                                   "anchors_opts.coefficients=headwise", "kv_heads=1"}},
+    {"anchors: internal, gate, elementwise", {"anchors=internal", "anchors_opts.coefficients=elementwise",
+                                              "norm_place=post", "attention_opts.gate=elementwise",
+                                              "attention=relu"}},
+    {"anchors: internal, dynamic, gate, qk_norm", {"anchors=internal", "anchors_opts.dynamic=true", "qk_norm=true",
+                                                   "anchors_opts.coefficients=elementwise",
+                                                   "attention_opts.gate=elementwise", "norm=gated_norm"}},
+    {"anchors: internal, no norm, window, parallel", {"anchors=internal", "anchors_opts.norm=false",
+                                                      "block=parallel", "attention_opts.window=3",
+                                                      "attention=k_bias", "tie_embeddings=true"}},
+    {"attnres", {"residual=attnres"}},
+    {"attnres, blocks of 2, no key norm", {"residual=attnres", "residual_opts.block=2",
+                                           "residual_opts.key_norm=false"}},
+    {"attnres, blocks of 4, softmax1", {"residual=attnres", "residual_opts.block=4",
+                                        "residual_opts.softmax=softmax1", "attention=softmax1", "kv_heads=1"}},
+    {"attnres, one block, sandwich, gated", {"residual=attnres", "residual_opts.block=6", "norm_place=sandwich",
+                                             "norm=gated_norm", "attention_opts.gate=elementwise"}},
+    {"attnres, blocks of 3, output, layernorm", {"residual=attnres", "residual_opts.block=3", "norm_place=output",
+                                                 "norm=layernorm", "attention_bias=all"}},
+    {"attnres, experts, tied", {"residual=attnres", "residual_opts.block=2", "experts=3", "expert_ffn=7",
+                                "shared_experts=1", "balance=none", "tie_embeddings=true"}},
+    {"attnres, no feed-forward, softmax1", {"residual=attnres", "ffn_kind=none", "residual_opts.softmax=softmax1",
+                                            "embed_scale=true"}},
+    {"attnres, nullify, positions, dyt", {"residual=attnres", "residual_opts.block=2", "sink_nullify=2", "norm=dyt",
+                                          "learned_positions=131", "rope_base=0"}},
+    {"attnres, anchors", {"residual=attnres", "anchors=external", "anchors_opts.dynamic=true"}},
+    {"attnres, blocks of 2, internal anchors", {"residual=attnres", "residual_opts.block=2", "anchors=internal"}},
 };
 
-bool ref_variant_anchored(int i, ref_variant *v) {
-    int n = sizeof anchored / sizeof *anchored;
+bool ref_variant_across(int i, ref_variant *v) {
+    int n = sizeof across / sizeof *across;
     bool middle = i >= n;
     if (i >= 2 * n)
         return false;
     build(0, 0, 0, v);
     sl_config *c = &v->config;
-    snprintf(v->name, sizeof v->name, "anchors: %s%s", anchored[i % n].name, middle ? ", middle" : "");
+    snprintf(v->name, sizeof v->name, "%s%s", across[i % n].name, middle ? ", middle" : "");
     c->model_layers = 3;
     c->model_dim = middle ? 70 : 8;
     c->model_heads = middle ? 6 : 2;
@@ -402,8 +426,8 @@ bool ref_variant_anchored(int i, ref_variant *v) {
     v->vocab = middle ? 157 : 11;
     v->batch = c->train_batch = 2;
     v->seq = c->model_seq = middle ? 131 : 5;
-    for (int k = 0; anchored[i % n].changes[k]; k++)
-        change(c, anchored[i % n].changes[k]);
+    for (int k = 0; across[i % n].changes[k]; k++)
+        change(c, across[i % n].changes[k]);
     return true;
 }
 

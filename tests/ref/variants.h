@@ -33,8 +33,9 @@ bool ref_variant_moe(int i, ref_variant *v);
  * OLMo 2): first tiny ones, then the same at the middle size. */
 bool ref_variant_elsewhere(int i, ref_variant *v);
 
-/* Anchors of each kind, with every kind of coefficients, likewise. */
-bool ref_variant_anchored(int i, ref_variant *v);
+/* What reads across layers, likewise: anchors of each kind, with every kind of coefficients; attention over depth, with
+ * every kind of sources and each norm placement that it allows. */
+bool ref_variant_across(int i, ref_variant *v);
 
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
  * N(0, 1), vectors that start at 1 or so 1 + 0.3 N(0, 1), those that start at 0 0.3 N(0, 1). A function of seed and

@@ -22,7 +22,7 @@ typedef struct {
 /* Each of these variants with precision: bf16, under a cap of the kernels' tier. */
 static void for_each_model(int isa, void (*fn)(fixture *)) {
     static bool (*const list[])(int, ref_variant *) = {ref_variant_elsewhere, ref_variant_moe, ref_variant_tiny,
-                                                       ref_variant_middle, ref_variant_anchored};
+                                                       ref_variant_middle, ref_variant_across};
     static const int step[] = {1, 3, 11, 9, 3};
     for (size_t l = 0; l < sizeof list / sizeof *list; l++) {
         fixture f;

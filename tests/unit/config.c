@@ -255,8 +255,8 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
-                   "norm_opts, mixer, attention, attention_opts, anchors, anchors_opts, attention_bias, "
-                   "ffn_kind, ffn_bias, experts, "
+                   "residual, residual_opts, norm_opts, mixer, attention, attention_opts, anchors, anchors_opts, "
+                   "attention_bias, ffn_kind, ffn_bias, experts, "
                    "experts_per_token, expert_ffn, shared_experts, router, router_bias, balance, balance_coef, "
                    "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
                    "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, "

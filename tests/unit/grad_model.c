@@ -103,7 +103,7 @@ static bool tiny(int i, ref_variant *v) {
     for (int k = 0; ref_variant_elsewhere(k, v) && v->config.model_dim < 20; k++)
         if (i-- == 0)
             return true;
-    for (int k = 0; ref_variant_anchored(k, v) && v->config.model_dim < 20; k++)
+    for (int k = 0; ref_variant_across(k, v) && v->config.model_dim < 20; k++)
         if (i-- == 0)
             return true;
     for (int k = 0; ref_variant_moe(k, v) && v->config.model_dim < 20; k++)
@@ -116,7 +116,7 @@ static bool middle(int i, ref_variant *v) {
     for (int k = 0; ref_variant_elsewhere(k, v); k++)
         if (v->config.model_dim >= 20 && i-- == 0)
             return true;
-    for (int k = 0; ref_variant_anchored(k, v); k++)
+    for (int k = 0; ref_variant_across(k, v); k++)
         if (v->config.model_dim >= 20 && i-- == 0)
             return true;
     for (int k = 0; ref_variant_moe(k, v); k++)

@@ -51,7 +51,7 @@ static void for_each_model(void (*fn)(fixture *)) {
         fn(&f);
         teardown(&f);
     }
-    for (int i = 0; ref_variant_anchored(i, &f.v); i++) {
+    for (int i = 0; ref_variant_across(i, &f.v); i++) {
         setup(&f);
         fn(&f);
         teardown(&f);

@@ -502,7 +502,7 @@ START_TEST(models_of_all_kinds_have_their_figures) {
         check_model(&v);
     for (int i = 0; ref_variant_elsewhere(i, &v); i++)
         check_model(&v);
-    for (int i = 0; ref_variant_anchored(i, &v); i++)
+    for (int i = 0; ref_variant_across(i, &v); i++)
         check_model(&v);
     for (int i = 1; ref_variant_middle(i, &v); i++) {
         check_model(&v);

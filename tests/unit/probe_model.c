@@ -341,7 +341,7 @@ START_TEST(figures_agree_with_plain_loops) {
         check_variant(&f);
     for (int i = 0; ref_variant_elsewhere(i, &f.v); i++)
         check_variant(&f);
-    for (int i = 0; ref_variant_anchored(i, &f.v); i++)
+    for (int i = 0; ref_variant_across(i, &f.v); i++)
         check_variant(&f);
 }
 END_TEST

@@ -126,7 +126,7 @@ static void for_each_model(void (*fn)(fixture *)) {
         setup(&f), fn(&f), teardown(&f);
     for (int i = 0; ref_variant_elsewhere(i, &f.v); i++)
         setup(&f), fn(&f), teardown(&f);
-    for (int i = 0; ref_variant_anchored(i, &f.v); i++)
+    for (int i = 0; ref_variant_across(i, &f.v); i++)
         setup(&f), fn(&f), teardown(&f);
     for (int i = 0; ref_variant_tiny(i, &f.v); i++)
         setup(&f), fn(&f), teardown(&f);

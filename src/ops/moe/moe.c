@@ -596,6 +596,7 @@ static void plan_scratch(const sl_moe *m, sl_op *op) {
 }
 
 sl_buf sl_build_moe(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual, const sl_moe_params *params) {
+    residual = residual == SL_APART ? SL_NONE : residual; /* fp32 in any case */
     if (b->quant)
         return sl_build_moe_quantised(b, scope, x, residual, params);
     sl_op *op = sl_program_op(b, &moe, scope);

@@ -29,27 +29,28 @@ enum form { FP32, FEW, BF16, BF16_RESIDUAL, FORMS };
     SL_LAYER(ROWS, bf16_input_gradient), __VA_ARGS__ SL_LAYER(SUMS, bf16_weight_gradient), SL_LAYER(FOLD, bf16_fold)
 static const sl_op_kind kinds[2][FORMS] = {KINDS("linear", ), KINDS("linear_bias", SL_LAYER(SUMS, bias_gradient), )};
 
-static const sl_op_kind *kind_of(const sl_program *b, bool bias, bool add) {
+static const sl_op_kind *kind_of(const sl_program *b, bool bias, bool stream) {
     if (sl_layer_is_few(b, b->batch * b->seq))
         return &kinds[bias][FEW];
-    return &kinds[bias][!b->bf16 ? FP32 : add ? BF16_RESIDUAL : BF16];
+    return &kinds[bias][!b->bf16 ? FP32 : stream ? BF16_RESIDUAL : BF16];
 }
 
 sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in, int64_t dim_out,
                        int weight, int bias, sl_buf residual) {
+    bool stream = residual != SL_NONE;
+    residual = residual == SL_APART ? SL_NONE : residual;
     if (sl_linear_is_int(b))
         return sl_build_linear_int(b, scope, in, dim_in, dim_out, weight, bias, residual);
-    bool add = residual != SL_NONE;
     in = sl_build_quantiser(b, scope, in, dim_in);
-    sl_op *op = sl_program_op(b, kind_of(b, bias != SL_NONE, add), scope);
+    sl_op *op = sl_program_op(b, kind_of(b, bias != SL_NONE, stream), scope);
     sl_op_reads(op, in, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, residual, SL_INPUT_ADDED);
     op->dim_in = dim_in;
     op->dim_out = dim_out;
     op->param[SL_LAYER_WEIGHT] = weight;
     op->param[SL_LAYER_BIAS] = bias;
-    op->out = add ? sl_program_buffer(b, op->rows, dim_out) : sl_program_activation(b, op->rows, dim_out);
-    if (add && b->bf16 && b->training)
+    op->out = stream ? sl_program_buffer(b, op->rows, dim_out) : sl_program_activation(b, op->rows, dim_out);
+    if (stream && b->bf16 && b->training)
         op->temp = sl_program_activation(b, op->rows, dim_out);
     sl_layer_build(b, op);
     return op->out;

@@ -1,0 +1,38 @@
+/* Attention over depth (Attention Residuals, arXiv 2603.15031): what a half of a block reads is no sum of all that
+ * stands before it but a mixture with weights of its own, for each token,
+ *     h = sum_i a_i v_i,   a = softmax_i(w . k_i),   k_i = g v_i / sqrt(mean(v_i^2) + eps),
+ * of sources v_i: the embedding and the outputs of earlier halves, or their sums within blocks of several halves. w
+ * is a parameter of the reader, which starts at 0, where a is the mean; g is the weight of its norm of keys. */
+#ifndef SL_OPS_DEPTH_H
+#define SL_OPS_DEPTH_H
+
+#include "program/program.h"
+
+/* The sources of a token lie one behind the other in a row of one buffer, so that a mixture reads the first so many
+ * as they lie. */
+typedef struct {
+    sl_buf bank;    /* [rows, most * dim], fp32 */
+    int64_t n, most; /* sources that are there by now; in all */
+    sl_buf partial; /* [rows, dim], fp32: the sum of a block that is not whole yet; SL_NONE: none is begun */
+} sl_depth;
+
+/* Room for so many sources; there is none yet. */
+sl_depth sl_build_depth(sl_program *b, int64_t most);
+/* Appends x [rows, dim], fp32, to the sources. */
+void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_buf x);
+/* The mixture of the sources and of the partial sum: [rows, dim], fp32. Tensors <prefix>.query and, with
+ * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]. */
+sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, const char *prefix);
+
+/* ---- what probes read of a mixture's operation */
+
+/* NULL of any other operation, and of none. */
+const sl_depth *sl_depth_of(const sl_op *op);
+/* The sources that it mixes, the partial sum last. */
+int64_t sl_depth_sources(const sl_depth *depth);
+/* Their weights a [rows, sources] after a forward pass. */
+const float *sl_depth_weights(const sl_op *op, const sl_exec *x);
+/* Source i of a row. */
+const float *sl_depth_source(const sl_op *op, const sl_exec *x, int64_t row, int64_t i);
+
+#endif
