@@ -113,8 +113,8 @@ static int check_residual(const sl_config *c) {
     if (c->model_residual == SL_RESIDUAL_PLAIN)
         return 0;
     if (c->model_norm_place == SL_PLACE_POST)
-        return sl_fail_usage("model.norm_place=post is the norm of a sum, and with model.residual=%s there is none; set "
-                             "pre, sandwich or output",
+        return sl_fail_usage("model.norm_place=post is the norm of a sum, and with model.residual=%s there is none; "
+                             "set pre, sandwich or output",
                              name);
     if (c->model_block != SL_BLOCK_SEQUENTIAL)
         return sl_fail_usage("model.block=%s: its halves read the same, and with model.residual=%s each has a mixture "

@@ -117,6 +117,20 @@ bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst);
  * kept, and valid until the next call. */
 const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
 
+/* The mixture that a half reads (which: 0 attention, 1 feed-forward; layer = layers, 0: the final norm) where
+ * model.residual mixes, as the last pass left it. */
+typedef struct {
+    int64_t sources, banked; /* source i of row t: bank + t*ld + i*dim, or, behind those, partial + t*dim */
+    const float *bank, *partial;
+    int64_t ld;
+    const float *weight;  /* [rows, sources] */
+    const float *mixture; /* [rows, dim] */
+} sl_depth_tap;
+/* How many sources it has; 0 without one. */
+int64_t sl_model_depth_sources(const sl_model *m, int layer, int which);
+/* sources 0 without one, or before a pass. */
+sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which);
+
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 

@@ -3,6 +3,7 @@
 #include "model/model_internal.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/extra.h"
+#include "ops/depth.h"
 #include "ops/mixer/mixer.h"
 #include "ops/rows.h"
 
@@ -162,7 +163,43 @@ static bool has_taps(const sl_model *m, int layer) {
     return m && m->part_taps && layer >= 0 && layer <= m->config.model_layers;
 }
 
+/* ---- attention over depth */
+
+static const sl_op *mixture_op(const sl_model *m, int layer, int which) {
+    if (layer == m->config.model_layers)
+        return which == 0 ? sl_program_find(&m->program, SL_NO_LAYER, SL_HALF_NONE, SL_PART_mix) : NULL;
+    return sl_program_find(&m->program, layer, which == 0 ? SL_HALF_ATTN : SL_HALF_FFN, SL_PART_mix);
+}
+
+static void keep_mixtures(sl_model *m) {
+    for (int i = 0; i < m->program.ops; i++) {
+        const sl_op *op = &m->program.op[i];
+        const sl_depth *depth = sl_depth_of(op);
+        const sl_buf read[] = {depth ? depth->bank : SL_NONE, depth ? depth->partial : SL_NONE, op->saved[0], op->out};
+        for (size_t k = 0; depth && k < sizeof read / sizeof *read; k++)
+            if (read[k] != SL_NONE)
+                sl_program_keep(&m->program, read[k]);
+    }
+}
+
+int64_t sl_model_depth_sources(const sl_model *m, int layer, int which) {
+    const sl_op *op = has_taps(m, layer) ? mixture_op(m, layer, which) : NULL;
+    return op ? sl_depth_sources(sl_depth_of(op)) : 0;
+}
+
+sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which) {
+    const sl_op *op = has_taps(m, layer) && m->tapped ? mixture_op(m, layer, which) : NULL;
+    if (!op)
+        return (sl_depth_tap){0};
+    const sl_depth *depth = sl_depth_of(op);
+    return (sl_depth_tap){.sources = sl_depth_sources(depth), .banked = depth->n,
+                          .bank = sl_buf_data(&m->exec, depth->bank), .partial = sl_buf_data(&m->exec, depth->partial),
+                          .ld = m->program.buffer[depth->bank].ld, .weight = sl_buf_data(&m->exec, op->saved[0]),
+                          .mixture = sl_buf_data(&m->exec, op->out)};
+}
+
 void sl_model_keep_taps(sl_model *m) {
+    keep_mixtures(m);
     for (int layer = 0; layer <= m->config.model_layers; layer++)
         for (int tap = 0; tap < SL_TAPS; tap++) {
             sl_buf b = find_tap(m, layer, tap);

@@ -10,7 +10,8 @@
 /* in[BANK] is also out of a source's operation: it writes its place there. */
 enum { BANK, PARTIAL };
 enum { QUERY, NORM };
-/* Of a mixture, each [rows, sources]: a; 1 / rms of the sources (1 without a norm of keys); their products with g w. */
+/* What a mixture saves, each [rows, sources]: a; 1 / rms of the sources (1 without a norm of keys); their products
+ * with g w. */
 enum { WEIGHT, RSTD, PRODUCT };
 
 sl_depth sl_build_depth(sl_program *b, int64_t most) {
@@ -225,10 +226,3 @@ sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, 
 const sl_depth *sl_depth_of(const sl_op *op) { return op && op->kind == &mix ? &of(op)->depth : NULL; }
 
 int64_t sl_depth_sources(const sl_depth *depth) { return depth->n + (depth->partial != SL_NONE); }
-
-const float *sl_depth_weights(const sl_op *op, const sl_exec *x) { return sl_buf_data(x, op->saved[WEIGHT]); }
-
-const float *sl_depth_source(const sl_op *op, const sl_exec *x, int64_t row, int64_t i) {
-    return i < of(op)->depth.n ? bank_row(x, op->in[BANK], row) + i * op->dim_in
-                               : partial_row(op, x, op->in[PARTIAL], row);
-}

@@ -28,11 +28,7 @@ sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, 
 
 /* NULL of any other operation, and of none. */
 const sl_depth *sl_depth_of(const sl_op *op);
-/* The sources that it mixes, the partial sum last. */
+/* The sources that it mixes, the partial sum last. Their weights a [rows, sources] are what it saves first. */
 int64_t sl_depth_sources(const sl_depth *depth);
-/* Their weights a [rows, sources] after a forward pass. */
-const float *sl_depth_weights(const sl_op *op, const sl_exec *x);
-/* Source i of a row. */
-const float *sl_depth_source(const sl_op *op, const sl_exec *x, int64_t row, int64_t i);
 
 #endif

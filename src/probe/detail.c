@@ -20,6 +20,8 @@ const sl_measure_info sl_measure_table[] = {
     {"outliers", "max, max/median, kurtosis and channel outliers of norm outputs, q, k, v, attention output, "
                  "down-projection input"},
     {"gates", "gate score of gated norms against |activation|: correlations and binned means"},
+    {"depth", "what each half of a block and the head read where model.residual mixes: the mixture, its newest source, "
+              "the weights of all (arXiv 2603.15031)"},
     {NULL, NULL},
 };
 
@@ -76,6 +78,21 @@ static int64_t class_width(const sl_detail *d, int64_t layer, enum detail_class 
     }
 }
 
+static sl_residual take_residual(sl_detail *d) {
+    int64_t dim = d->shape.dim;
+    return (sl_residual){.dim = dim, .seq = d->shape.seq, .sum_abs0 = take_doubles(d, dim),
+                         .sum_sq0 = take_doubles(d, dim), .sum_abs = take_doubles(d, dim),
+                         .sum_sq = take_doubles(d, dim), .max0 = take_floats(d, dim), .max = take_floats(d, dim)};
+}
+
+static void take_mixture(sl_detail *d, mixture_detail *x, int64_t sources) {
+    x->sums = (sl_depth_sums){.sources = sources, .weight = take_doubles(d, sources),
+                              .square = take_doubles(d, sources), .norm = take_doubles(d, sources),
+                              .weight0 = take_doubles(d, sources)};
+    x->in = take_residual(d);
+    x->last = take_residual(d);
+}
+
 static void take_layer(sl_detail *d, int64_t i) {
     const sl_shape *s = &d->shape;
     layer_detail *l = &d->layer[i];
@@ -92,6 +109,9 @@ static void take_layer(sl_detail *d, int64_t i) {
         if (sl_model_tap_width(d->model, (int)i, SL_TAP_ATTN_GATE_IN + w))
             l->gate[w] = (sl_gate_score){.dim = s->dim, .channel_y = take_doubles(d, s->dim),
                                          .channel_gate = take_doubles(d, s->dim)};
+    for (int w = 0; detail_wants(d, SL_MEASURE_DEPTH) && w < 2; w++)
+        if (sl_model_depth_sources(d->model, (int)i, w))
+            take_mixture(d, &l->mixture[w], sl_model_depth_sources(d->model, (int)i, w));
     if (detail_wants(d, SL_MEASURE_DYNAMICS))
         l->sink = take_floats(d, d->sinks[i].count * d->kept_windows * s->seq);
     if (detail_wants(d, SL_MEASURE_SINGULAR) && block) {
@@ -229,8 +249,35 @@ static void add_gates(sl_detail *d, int64_t i) {
             sl_gate_score_add(&d->layer[i].gate[w], d->shape.batch, d->shape.seq, d->a, d->b, d->gate_parts);
 }
 
+/* The last source of each row, side by side in d->a. */
+static const float *last_source(sl_detail *d, const sl_depth_tap *t) {
+    const sl_shape *s = &d->shape;
+    if (t->sources > t->banked)
+        return t->partial;
+    for (int64_t r = 0; r < s->batch * s->seq; r++)
+        memcpy(d->a + r * s->dim, t->bank + r * t->ld + (t->banked - 1) * s->dim, (size_t)s->dim * sizeof *d->a);
+    return d->a;
+}
+
+static void add_depth(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    for (int w = 0; w < 2; w++) {
+        mixture_detail *x = &d->layer[i].mixture[w];
+        sl_depth_tap t = sl_model_depth(d->model, (int)i, w);
+        if (!x->sums.sources || !t.sources)
+            continue;
+        sl_depth_add(&x->sums, d->kernels,
+                     &(sl_depth_rows){s->batch, s->seq, s->dim, t.banked, t.weight, t.bank, t.partial, t.ld});
+        sl_residual_add(&x->in, d->kernels, s->batch, t.mixture, d->doubles);
+        sl_residual_add(&x->last, d->kernels, s->batch, last_source(d, &t), d->doubles);
+    }
+}
+
+/* Of a stream to which blocks add: a mixture is no map of the one before it. */
 static void add_singular(sl_detail *d, int64_t i) {
     const sl_shape *s = &d->shape;
+    if (sl_model_config(d->model)->model_residual != SL_RESIDUAL_PLAIN)
+        return;
     const float *h = sl_model_residual(d->model, (int)i), *next = sl_model_residual(d->model, (int)i + 1);
     extreme_row *row = &d->layer[i].row;
     int64_t left = (map_tokens(s->dim) - d->map[i].tokens + s->seq - 1) / s->seq;
@@ -251,7 +298,8 @@ static void add_singular(sl_detail *d, int64_t i) {
 
 int sl_detail_add(sl_detail *d, const sl_model *m) {
     static void (*const add[SL_MEASURES])(sl_detail *, int64_t) = {add_contribution, add_norms,    add_dynamics,
-                                                                   add_singular,     add_outliers, add_gates};
+                                                                   add_singular,     add_outliers, add_gates,
+                                                                   add_depth};
     static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true};
     if (m != d->model)
         return sl_fail("the measures were made for another model");

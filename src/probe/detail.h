@@ -109,6 +109,24 @@ double sl_gate_score_channels(const sl_gate_score *g); /* of their means over to
 /* Bin b holds edge(b) <= |y| < edge(b+1), edges 0, 2^-7, 2^-6 .. 2^7; the last is open. */
 double sl_gate_bin_edge(int bin);
 
+/* ---- attention over depth (depth.c): weights a_i of the sources v_i that a mixture is of. Sums are over tokens other
+ * than token 0, whose weights stand apart. */
+typedef struct {
+    int64_t sources, tokens, windows;
+    double *weight, *square, *norm; /* of each source: sums of a_i, of a_i^2, of |a_i v_i| */
+    double *weight0;                /* of token 0: sums over windows of a_i */
+    double entropy, top, null;      /* sums of -sum a log a, in nats; of the largest a_i; of 1 - sum a */
+} sl_depth_sums;                    /* zero at the start */
+typedef struct {
+    int64_t windows, seq, dim, banked;
+    const float *weight;          /* [windows*seq, sources] */
+    const float *bank, *partial;  /* source i of row t: bank + t*ld + i*dim for i < banked, else partial + t*dim */
+    int64_t ld;
+} sl_depth_rows;
+void sl_depth_add(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *x);
+/* sum_i mean(a_i)^2 / sum_i mean(a_i^2): 1 where the weights are the same for every token, a fixed sum over depth. */
+double sl_depth_constant_share(const sl_depth_sums *s);
+
 /* ---- singular directions (singular.c, linear_map.c). SINDER (arXiv 2407.16826): the direction of tokens of extreme
  * norm is the leading left singular vector of the linearised blocks that made them. */
 typedef struct {

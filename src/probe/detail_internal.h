@@ -14,6 +14,12 @@ typedef struct {
     float *state, *update; /* it, and what the block added to it */
 } extreme_row;
 
+/* Of a mixture over depth: its weights, itself, its last source. */
+typedef struct {
+    sl_depth_sums sums;
+    sl_residual in, last;
+} mixture_detail;
+
 /* Of layer i and the block that reads it; of the last layer: the final norm. [2]: attention, feed-forward. */
 typedef struct {
     sl_contribution contribution;
@@ -22,6 +28,7 @@ typedef struct {
     sl_gate_score gate[2];
     float *sink; /* per sink dimension: kept windows x seq */
     extreme_row row;
+    mixture_detail mixture[2];
 } layer_detail;
 
 struct sl_detail {

@@ -69,8 +69,10 @@ static json_t *singular(sl_detail *d, int64_t i) {
     bool chained = solved;
     for (int64_t b = 0; b < i; b++)
         chained = chained && d->map[b].tokens > 0;
-    put(o, "token", json_pack("{s:I, s:o}", "position", (json_int_t)d->layer[i].row.position, "norm",
-                              real(d->layer[i].row.norm)));
+    put(o, "token", d->layer[i].row.norm >= 0
+                        ? json_pack("{s:I, s:o}", "position", (json_int_t)d->layer[i].row.position, "norm",
+                                    real(d->layer[i].row.norm))
+                        : json_null());
     put(o, "down", down.w ? direction(d, i, &matrix, u, u + 2 * dim) : json_null());
     put(o, "block", solved ? direction(d, i, &block, u, u + 2 * dim) : json_null());
     put(o, "chain", chained ? direction(d, i, &chain, u, u + 2 * dim) : json_null());
@@ -118,9 +120,52 @@ static json_t *gates(sl_detail *d, int64_t i) {
     return o;
 }
 
+static json_t *stream_figures(sl_detail *d, const sl_residual *r) {
+    double *scratch = detail_take(d, 2 * r->dim, sizeof *scratch);
+    if (!scratch)
+        return json_null();
+    sl_residual_figures f = sl_residual_measure(r, scratch);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "max", real(f.max), "max_no_token0", real(f.max_no_token0), "m2",
+                     real(f.m2), "m2_dim", f.m2_dim < 0 ? json_null() : json_integer(f.m2_dim), "kurtosis_h",
+                     real(f.kurtosis_h), "token0_norm_ratio", real(f.token0_norm_ratio));
+}
+
+/* sums[n] over what they are divided by. */
+static json_t *shares(int64_t n, const double *sums, double whole) {
+    json_t *a = json_array();
+    for (int64_t i = 0; i < n; i++)
+        json_array_append_new(a, real(sums[i] / whole));
+    return a;
+}
+
+static json_t *mixture(sl_detail *d, const mixture_detail *x) {
+    const sl_depth_sums *s = &x->sums;
+    double n = (double)s->tokens, norms = 0;
+    bool null = sl_model_config(d->model)->residual_softmax == SL_DEPTH_SOFTMAX1;
+    for (int64_t i = 0; i < s->sources; i++)
+        norms += s->norm[i];
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "in", stream_figures(d, &x->in), "last",
+                     stream_figures(d, &x->last), "weight", shares(s->sources, s->weight, n), "weight_token0",
+                     shares(s->sources, s->weight0, (double)s->windows), "contribution",
+                     shares(s->sources, s->norm, norms), "entropy", real(s->entropy / n), "top1", real(s->top / n),
+                     "null", null ? real(s->null / n) : json_null(), "constant_share",
+                     real(sl_depth_constant_share(s)));
+}
+
+static json_t *depth(sl_detail *d, int64_t i) {
+    json_t *o = json_object();
+    put(o, "residual", json_string(sl_choices_residual[sl_model_config(d->model)->model_residual].name));
+    for (int w = 0; w < 2; w++) {
+        const mixture_detail *x = &d->layer[i].mixture[w];
+        put(o, parts[w], x->sums.sources ? mixture(d, x) : json_null());
+    }
+    return o;
+}
+
 json_t *sl_detail_result(sl_detail *d) {
     static json_t *(*const make[SL_MEASURES])(sl_detail *, int64_t) = {contribution, norms,    dynamics,
-                                                                       singular,     outliers, gates};
+                                                                       singular,     outliers, gates,
+                                                                       depth};
     json_t *o = json_object();
     bool ok = o != NULL;
     for (int measure = 0; ok && measure < SL_MEASURES; measure++) {

@@ -33,6 +33,7 @@ enum sl_measure {
     SL_MEASURE_SINGULAR,
     SL_MEASURE_OUTLIERS,
     SL_MEASURE_GATES,
+    SL_MEASURE_DEPTH,
     SL_MEASURES
 };
 typedef struct {
@@ -61,7 +62,12 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *   outliers      layers 0..L, by class norm_attn, norm_ffn, q, k, v, attention_output, down_input: the figures of
  *                 sl_outlier_figures
  *   gates         layers 0..L: attn and ffn (null without a gate): elements, channels (correlations), bins: array of
- *                 [lower edge of |y|, share of the elements, mean gate or null] */
+ *                 [lower edge of |y|, share of the elements, mean gate or null]
+ *   depth         layers 0..L: residual (model.residual), attn and ffn (null where nothing mixes): in and last, figures
+ *                 of the mixture and of its last source ({max, max_no_token0, m2, m2_dim, kurtosis_h,
+ *                 token0_norm_ratio}); weight, weight_token0, contribution (arrays over the sources: means, and shares
+ *                 of the sums of norms); entropy, top1, null (1 - sum of the weights; null with a softmax),
+ *                 constant_share */
 enum { SL_DYNAMICS_WINDOWS = 128 };
 json_t *sl_detail_result(sl_detail *d);
 

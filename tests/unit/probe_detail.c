@@ -479,7 +479,11 @@ static void check_model(const ref_variant *v) {
         bool two_norms = ffn && v->config.model_block != SL_BLOCK_PARALLEL_SHARED;
         ck_assert(json_is_real(value_at(o, "norms", i, "ffn", "in")) == two_norms);
         ck_assert_uint_eq(json_array_size(value_at(o, "dynamics", i, "dims", NULL)), 2);
-        ck_assert(json_is_real(value_at(o, "singular", i, "block", "cos_state")));
+        bool plain = v->config.model_residual == SL_RESIDUAL_PLAIN;
+        ck_assert(json_is_real(value_at(o, "singular", i, "block", "cos_state")) == plain);
+        ck_assert(json_is_object(value_at(o, "singular", i, "token", NULL)) == plain);
+        ck_assert(json_is_real(value_at(o, "depth", i, "attn", "entropy")) == !plain);
+        ck_assert(json_is_object(value_at(o, "depth", i, "ffn", "in")) == (!plain && ffn));
         bool down = ffn && v->config.model_experts == 0;
         ck_assert(json_is_real(value_at(o, "singular", i, "down", "sigma")) == down);
         ck_assert(json_is_real(value_at(o, "outliers", i, "attention_output", "kurtosis")));

@@ -18,14 +18,16 @@ typedef struct {
     int64_t layer;
     sl_buf in;              /* [rows, dim]: the norm's output (norm_place post, output: the stream), an operand of
                              * products */
-    sl_buf residual;        /* [rows, dim], fp32, to add the result to; SL_NONE: the result alone, SL_APART: in fp32 */
+    sl_buf residual;        /* [rows, dim], fp32, to add the result to; SL_NONE: the result alone, SL_APART: in
+                             * fp32 */
     const float *cos, *sin; /* rotary tables of this layer (sl_rope_table); NULL: no position embedding */
     struct sl_anchors *anchors; /* of the model (ops/attention/anchors.h); those of qkv may be SL_NONE yet */
 } sl_mixer_site;
 
 typedef struct {
     const char *name; /* as in model.mixer */
-    /* Appends the operations, in SL_HALF_ATTN, and declares the tensors. Returns [rows, dim], fp32 with a residual or SL_APART.
+    /* Appends the operations, in SL_HALF_ATTN, and declares the tensors. Returns [rows, dim], fp32 with a residual or
+     * SL_APART.
      * b->cache > 0: for one position of each window, x->position, whose earlier ones were passed before; what it needs
      * of those lies in buffers that last (sl_program_lasting), and position 0 begins anew. Probes find by their parts
      * what there is of: core, whose output the mixing itself makes, and out, the projection to the stream. */
