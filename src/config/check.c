@@ -112,6 +112,10 @@ static int check_residual(const sl_config *c) {
     const char *name = sl_choices_residual[c->model_residual].name;
     if (c->model_residual == SL_RESIDUAL_PLAIN)
         return 0;
+    if (c->model_residual == SL_RESIDUAL_OASIS && c->model_attention != SL_ATTENTION_softmax1)
+        return sl_fail_usage("model.residual=oasis reads what queries leave unused, and of model.attention=%s it knows "
+                             "none; set softmax1, or model.residual=attnres",
+                             sl_choices_attention[c->model_attention].name);
     if (c->model_norm_place == SL_PLACE_POST)
         return sl_fail_usage("model.norm_place=post is the norm of a sum, and with model.residual=%s there is none; "
                              "set pre, sandwich or output",

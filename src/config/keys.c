@@ -49,6 +49,8 @@ const sl_choice sl_choices_residual[] = {
     [SL_RESIDUAL_PLAIN] = {"plain", "the sum of the embedding and all outputs"},
     [SL_RESIDUAL_ATTNRES] = {"attnres", "Attention Residuals: their mixture, with weights of its own for each token "
                                         "(arXiv 2603.15031)"},
+    [SL_RESIDUAL_OASIS] = {"oasis", "attnres that turns from sources whose queries left attention unused: null "
+                                    "evidence of arXiv 2605.17887 on the form of arXiv 2603.15031, which is ours"},
     {NULL, NULL}};
 const sl_choice sl_choices_depth_softmax[] = {
     [SL_DEPTH_SOFTMAX] = {"softmax", "they sum to 1"},

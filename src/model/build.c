@@ -211,6 +211,8 @@ static sl_buf build_attnres(sl_model *m, sl_program *b, sl_buf x) {
     char prefix[64];
     sl_depth depth = sl_build_depth(b, 1 + (all - 1) / c->residual_block);
     sl_build_depth_source(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_source), &depth, x);
+    if (c->model_residual == SL_RESIDUAL_OASIS)
+        depth.psi = sl_program_buffer(b, b->batch * b->seq, c->model_layers);
     for (int64_t k = 0; k < all; k++) {
         int64_t i = k / of_block;
         enum sl_norm_site half = k % of_block ? SL_NORM_FFN : SL_NORM_ATTN;
@@ -225,6 +227,9 @@ static sl_buf build_attnres(sl_model *m, sl_program *b, sl_buf x) {
         if (half == SL_NORM_ATTN)
             m->layer[i].residual = h;
         depth.partial = build_half(m, b, i, half, h, depth.partial);
+        depth.halves++;
+        if (half == SL_NORM_ATTN && depth.psi != SL_NONE)
+            sl_build_null_evidence(b, at(i, SL_HALF_ATTN, SL_PART_null), sl_mixer_of(c, i)->attends, depth.psi);
     }
     b->layer = SL_NO_LAYER;
     return sl_build_depth_mix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_mix), &depth, "model.final_residual");
@@ -274,7 +279,8 @@ void sl_model_build(sl_model *m, enum sl_keep keep) {
         x = sl_build_positions(b, x);
     m->anchors = c->model_anchors == SL_ANCHORS_EXTERNAL ? sl_build_anchors(b, x) : (sl_anchors){SL_NONE, SL_NONE};
     static sl_buf (*const build[])(sl_model *, sl_program *, sl_buf) = {[SL_RESIDUAL_PLAIN] = build_plain,
-                                                                        [SL_RESIDUAL_ATTNRES] = build_attnres};
+                                                                        [SL_RESIDUAL_ATTNRES] = build_attnres,
+                                                                        [SL_RESIDUAL_OASIS] = build_attnres};
     x = build[c->model_residual](m, b, x);
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;

@@ -8,15 +8,15 @@
 #include <string.h>
 
 /* in[BANK] is also out of a source's operation: it writes its place there. */
-enum { BANK, PARTIAL };
-enum { QUERY, NORM };
+enum { BANK, PARTIAL, PSI };
+enum { QUERY, NORM, COUPLING };
 /* What a mixture saves, each [rows, sources]: a; 1 / rms of the sources (1 without a norm of keys); their products
  * with g w. */
 enum { WEIGHT, RSTD, PRODUCT };
 
 sl_depth sl_build_depth(sl_program *b, int64_t most) {
     sl_buf bank = sl_program_buffer(b, b->batch * b->seq, most * b->config->model_dim);
-    return (sl_depth){.bank = bank, .most = most, .partial = SL_NONE};
+    return (sl_depth){.bank = bank, .most = most, .partial = SL_NONE, .psi = SL_NONE};
 }
 
 /* ---- a source: in[1] to its place in in[BANK], in place */
@@ -67,6 +67,7 @@ typedef struct {
     sl_depth depth; /* as it stood when the operation was built */
     float eps;
     bool null; /* softmax1: one more source, of logit 0 and value 0 */
+    int64_t of_source, of_layer; /* halves of one source, of one layer */
 } mixture;
 static const mixture *of(const sl_op *op) { return op->own; }
 
@@ -76,20 +77,85 @@ typedef struct {
     float *dquery;              /* its gradient, of a block */
     float *square, *logit;      /* [sources] */
     float *of_dout, *of_query, *of_source; /* of a source's gradient; [sources] each */
+    float *psi;                 /* of each source, less their mean: [sources] */
+    float beta, dbeta;          /* the latter of a block */
 } scratch;
 
 static scratch scratch_at(const sl_op *op, sl_carver *c) {
     int64_t n = sl_depth_sources(&of(op)->depth);
-    return (scratch){sl_carve_floats(c, op->dim_in), sl_carve_floats(c, op->dim_in), sl_carve_floats(c, n),
-                     sl_carve_floats(c, n),          sl_carve_floats(c, n),          sl_carve_floats(c, n),
-                     sl_carve_floats(c, n)};
+    return (scratch){.query = sl_carve_floats(c, op->dim_in), .dquery = sl_carve_floats(c, op->dim_in),
+                     .square = sl_carve_floats(c, n),         .logit = sl_carve_floats(c, n),
+                     .of_dout = sl_carve_floats(c, n),        .of_query = sl_carve_floats(c, n),
+                     .of_source = sl_carve_floats(c, n),      .psi = sl_carve_floats(c, n)};
 }
+
+/* ---- null evidence */
+
+#define BETA_MOST 10.0f
+
+static bool couples(const sl_op *op) { return op->in[PSI] != SL_NONE; }
+
+static float beta_of(const sl_op *op, const sl_exec *x) {
+    float c = *sl_weight(op, x, COUPLING);
+    return fminf(fmaxf(c, 0) + log1pf(expf(-fabsf(c))), BETA_MOST);
+}
+
+/* The halves whose outputs are in source i of a mixture, [first, end): none of the embedding. */
+typedef struct {
+    int64_t first, end;
+} range;
+static range halves_of(const sl_op *op, int64_t i) {
+    int64_t of_source = of(op)->of_source;
+    return i ? (range){(i - 1) * of_source, sl_min(i * of_source, of(op)->depth.halves)} : (range){0, 0};
+}
+
+/* psi of each source less their mean, from those of the layers. */
+static void source_psi(const sl_op *op, const sl_exec *x, int64_t row, float *psi) {
+    int64_t n = sl_depth_sources(&of(op)->depth);
+    const float *layer = sl_buf_data(x, op->in[PSI]) + row * x->info[op->in[PSI]].ld;
+    float mean = 0;
+    for (int64_t i = 0; i < n; i++) {
+        range r = halves_of(op, i);
+        psi[i] = 0;
+        for (int64_t h = r.first; h < r.end; h++)
+            psi[i] += layer[h / of(op)->of_layer] / (float)(r.end - r.first);
+        mean += psi[i] / (float)n;
+    }
+    for (int64_t i = 0; i < n; i++)
+        psi[i] -= mean;
+}
+
+/* From the gradients z of the logits: of psi, -beta (z_i - mean z), on to the layers, and of beta. */
+static void source_psi_backward(const sl_op *op, const sl_exec *x, int64_t row, const float *z, scratch *c) {
+    int64_t n = sl_depth_sources(&of(op)->depth), layers = x->info[op->din[PSI]].ld;
+    float *dlayer = sl_buf_data(x, op->din[PSI]) + row * layers, mean = 0;
+    if (!op->acc[PSI])
+        memset(dlayer, 0, (size_t)layers * sizeof *dlayer);
+    source_psi(op, x, row, c->psi);
+    for (int64_t i = 0; i < n; i++) {
+        mean += z[i] / (float)n;
+        c->dbeta -= z[i] * c->psi[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        range r = halves_of(op, i);
+        for (int64_t h = r.first; h < r.end; h++)
+            dlayer[h / of(op)->of_layer] -= c->beta * (z[i] - mean) / (float)(r.end - r.first);
+    }
+}
+
+/* dbeta/dc = sigmoid(c), and 0 at its most. */
+static float coupling_gradient(const sl_op *op, const sl_exec *x, float dbeta) {
+    return beta_of(op, x) < BETA_MOST ? dbeta / (1 + expf(-*sl_weight(op, x, COUPLING))) : 0;
+}
+
+/* ---- both */
 
 static scratch scratch_of(const sl_op *op, const sl_exec *x, int worker) {
     scratch c = scratch_at(op, &(sl_carver){.base = sl_worker_scratch(x, worker)});
     memcpy(c.query, sl_weight(op, x, QUERY), (size_t)op->dim_in * sizeof *c.query);
     if (op->param[NORM] != SL_NONE)
         x->k->channel_scale_fwd(1, op->dim_in, c.query, op->dim_in, sl_weight(op, x, NORM), c.query, op->dim_in);
+    c.beta = couples(op) ? beta_of(op, x) : 0;
     return c;
 }
 
@@ -129,6 +195,11 @@ static void mix_row(const sl_op *op, const sl_exec *x, int64_t row, const scratc
         rstd[i] = op->param[NORM] == SL_NONE ? 1 : 1 / sqrtf(c->square[i] / (float)d + of(op)->eps);
         c->logit[i] = rstd[i] * product[i];
     }
+    if (couples(op)) {
+        source_psi(op, x, row, c->psi);
+        for (int64_t i = 0; i < n + (partial != NULL); i++)
+            c->logit[i] -= c->beta * c->psi[i];
+    }
     softmax(x->k, n + (partial != NULL), of(op)->null, c->logit, a);
     x->k->depth_mix(n, d, bank, d, a, 0, out);
     if (partial)
@@ -144,7 +215,7 @@ static int mix_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 /* With e_i = dout . v_i and z_i = a_i (e_i - sum_k a_k e_k), the gradient of logit i, r_i = 1 / rms and q = g w:
  *     dv_i = a_i dout + z_i r_i q - z_i r_i^3 (q . v_i) / dim v_i,   dq = sum_i z_i r_i v_i. */
-static void mix_row_backward(const sl_op *op, const sl_exec *x, int64_t row, const scratch *c) {
+static void mix_row_backward(const sl_op *op, const sl_exec *x, int64_t row, scratch *c) {
     int64_t d = op->dim_in, n = of(op)->depth.n;
     const float *bank = bank_row(x, op->in[BANK], row), *partial = partial_row(op, x, op->in[PARTIAL], row);
     const float *a = saved_row(op, x, WEIGHT, row), *rstd = saved_row(op, x, RSTD, row),
@@ -155,11 +226,13 @@ static void mix_row_backward(const sl_op *op, const sl_exec *x, int64_t row, con
         mean += a[i] * e[i];
     }
     for (int64_t i = 0; i < n + (partial != NULL); i++) {
-        float z = a[i] * (e[i] - mean);
-        c->of_query[i] = z * rstd[i];
+        e[i] = a[i] * (e[i] - mean);
+        c->of_query[i] = e[i] * rstd[i];
         c->of_source[i] =
             op->param[NORM] == SL_NONE ? 0 : -c->of_query[i] * rstd[i] * rstd[i] * product[i] / (float)d;
     }
+    if (couples(op))
+        source_psi_backward(op, x, row, e, c);
     x->k->depth_mix_bwd(n, d, bank, d, dout, c->query, a, c->of_query, c->of_source, op->acc[BANK],
                         bank_row(x, op->din[BANK], row), d, c->dquery);
     if (partial)
@@ -167,15 +240,17 @@ static void mix_row_backward(const sl_op *op, const sl_exec *x, int64_t row, con
                             op->acc[PARTIAL], partial_row(op, x, op->din[PARTIAL], row), d, c->dquery);
 }
 
-/* Gradients of w and g from that of q, into the block's sums. */
-static void split_query(const sl_op *op, const sl_exec *x, const float *dquery, float *sums) {
+/* Gradients of w and g from that of q, and of c, into the block's sums. */
+static void parameter_sums(const sl_op *op, const sl_exec *x, const scratch *c, float *sums) {
     int64_t d = op->dim_in;
     bool normed = op->param[NORM] != SL_NONE;
     for (int64_t j = 0; j < d; j++) {
-        sums[j] = dquery[j] * (normed ? sl_weight(op, x, NORM)[j] : 1);
+        sums[j] = c->dquery[j] * (normed ? sl_weight(op, x, NORM)[j] : 1);
         if (normed)
-            sums[d + j] = dquery[j] * sl_weight(op, x, QUERY)[j];
+            sums[d + j] = c->dquery[j] * sl_weight(op, x, QUERY)[j];
     }
+    if (couples(op))
+        sums[normed ? 2 * d : d] = coupling_gradient(op, x, c->dbeta);
 }
 
 static int mix_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -184,9 +259,10 @@ static int mix_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
         int64_t first = sl_block_first(blocks, i);
         memset(c.dquery, 0, (size_t)op->dim_in * sizeof *c.dquery);
+        c.dbeta = 0;
         for (int64_t r = first; r < first + sl_block_rows(blocks, i); r++)
             mix_row_backward(op, x, r, &c);
-        split_query(op, x, c.dquery, x->shared + i * sl_op_params_floats(op, x->p));
+        parameter_sums(op, x, &c, x->shared + i * sl_op_params_floats(op, x->p));
     }
     return 0;
 }
@@ -202,16 +278,22 @@ sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, 
     int64_t d = c->model_dim, n = sl_depth_sources(depth);
     sl_param_spec query = {.name = "query", .rows = d, .init = SL_INIT_ZEROS, .decay = SL_DECAY_NONE};
     sl_param_spec norm = {.name = "norm.weight", .rows = d, .init = SL_INIT_ONES, .decay = SL_DECAY_NORM};
+    sl_param_spec coupling = {.name = "coupling", .rows = 1, .init = SL_INIT_VALUE, .start = c->residual_coupling,
+                              .decay = SL_DECAY_NONE};
     sl_op *op = sl_program_op(b, &mix, scope);
     mixture *own = sl_program_own(b, op, sizeof *own);
     if (!own)
         return 0;
-    *own = (mixture){*depth, (float)c->norm_eps, c->residual_softmax == SL_DEPTH_SOFTMAX1};
+    *own = (mixture){*depth, (float)c->norm_eps, c->residual_softmax == SL_DEPTH_SOFTMAX1, c->residual_block,
+                     sl_config_has_ffn(c) ? 2 : 1};
     sl_op_reads(op, depth->bank, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, depth->partial, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, depth->psi, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = d;
     op->param[QUERY] = sl_program_param(b, prefix, &query);
     op->param[NORM] = c->residual_key_norm ? sl_program_param(b, prefix, &norm) : SL_NONE;
+    if (depth->psi != SL_NONE)
+        op->param[COUPLING] = sl_program_param(b, prefix, &coupling);
     for (int i = WEIGHT; i <= PRODUCT; i++)
         op->saved[i] = sl_program_buffer(b, op->rows, n);
     op->shared_bytes = sl_fold_params_bytes(op, b->params);

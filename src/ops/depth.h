@@ -2,7 +2,11 @@
  * stands before it but a mixture with weights of its own, for each token,
  *     h = sum_i a_i v_i,   a = softmax_i(w . k_i),   k_i = g v_i / sqrt(mean(v_i^2) + eps),
  * of sources v_i: the embedding and the outputs of earlier halves, or their sums within blocks of several halves. w
- * is a parameter of the reader, which starts at 0, where a is the mean; g is the weight of its norm of keys. */
+ * is a parameter of the reader, which starts at 0, where a is the mean; g is the weight of its norm of keys.
+ *
+ * With null evidence psi (OASIS, arXiv 2605.17887) score i is lowered by beta (psi_i - mean_k psi_k). beta =
+ * min(log(1 + e^c), 10) with a c of the reader's; psi of the embedding is 0, of an output that of its layer's attention
+ * (null.c), of a sum of outputs their mean. */
 #ifndef SL_OPS_DEPTH_H
 #define SL_OPS_DEPTH_H
 
@@ -14,6 +18,8 @@ typedef struct {
     sl_buf bank;    /* [rows, most * dim], fp32 */
     int64_t n, most; /* sources that are there by now; in all */
     sl_buf partial; /* [rows, dim], fp32: the sum of a block that is not whole yet; SL_NONE: none is begun */
+    sl_buf psi;     /* [rows, layers]: null evidence of each layer's attention; SL_NONE: scores are w . k alone */
+    int64_t halves; /* whose outputs are in the sources */
 } sl_depth;
 
 /* Room for so many sources; there is none yet. */
@@ -21,7 +27,7 @@ sl_depth sl_build_depth(sl_program *b, int64_t most);
 /* Appends x [rows, dim], fp32, to the sources. */
 void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_buf x);
 /* The mixture of the sources and of the partial sum: [rows, dim], fp32. Tensors <prefix>.query and, with
- * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]. */
+ * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]; with psi <prefix>.coupling [1], c. */
 sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, const char *prefix);
 
 /* ---- what probes read of a mixture's operation */

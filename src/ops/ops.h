@@ -57,6 +57,10 @@ sl_buf sl_build_output_gate(sl_program *b, const sl_anchor_site *s, sl_buf x, sl
 /* The same for one new position a window, with keys and values of earlier ones in a cache. */
 sl_buf sl_build_cached_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char *prefix);
 
+/* Null evidence of a layer's attention, which stands behind it, into its column of psi [rows, layers], fp32; zeros of a
+ * mixer that does not attend. */
+void sl_build_null_evidence(sl_program *b, sl_scope scope, bool attends, sl_buf psi);
+
 /* The activation of a feed-forward kind over rows [gate | up], each of that width, or [x] if it has no gate. */
 sl_buf sl_build_ffn(sl_program *b, sl_scope scope, enum sl_ffn kind, sl_buf in, int64_t width);
 enum sl_ffn sl_ffn_kind_of(const sl_op *op); /* of such an operation */

@@ -139,12 +139,14 @@ def tensor_shapes(c, vocab):
                 linear(p + name + ".gate_proj", f, d, bias)
             linear(p + name + ".up_proj", f, d, bias)
             linear(p + name + ".down_proj", d, f, bias)
-    if c.get("residual") == "attnres":
+    if c.get("residual", "plain") != "plain":
         halves = [f"model.layers.{i}.{half}_residual" for i in range(c["layers"]) for half in ("attn", "mlp")]
         for prefix in [*halves, "model.final_residual"]:
             shapes[prefix + ".query"] = (d,)
             if c.get("residual_opts", {}).get("key_norm", True):
                 shapes[prefix + ".norm.weight"] = (d,)
+            if c["residual"] == "oasis":
+                shapes[prefix + ".coupling"] = (1,)
     norm("model.norm", gated and opts.get("gate_final", False), c.get("sink_nullify_final", False))
     if not c.get("tie_embeddings"):
         shapes["lm_head.weight"] = (vocab, d)
@@ -302,6 +304,9 @@ def score_scale(c, hd):
     return c.get("attention_opts", {}).get("scale", 0) or hd ** -0.5
 
 
+unused: dict[str, torch.Tensor] = {}  # prefix of each attention -> mean over heads of what its last rows left, [B, T]
+
+
 def mix(c, p, prefix, q, s, seen, v, group):
     """Scores s [B, heads, T, T] (a row a query) to the weighted values; `seen` says which keys count."""
     kind, opts = c.get("attention", "softmax"), c.get("attention_opts", {})
@@ -323,6 +328,7 @@ def mix(c, p, prefix, q, s, seen, v, group):
     if not column:
         return s.softmax(-1) @ v
     w = torch.cat([s, column()], -1).softmax(-1)  # one more column, whose value is zero or learned
+    unused[prefix] = w[..., -1].mean(1)
     o = w[..., :-1] @ v
     if kind == "kv_bias":
         o = o + w[..., -1:] * p[prefix + ".bias_v"][group][:, None]
@@ -484,13 +490,25 @@ def feed_forward(c, p, prefix, x, training):
     return mlp(c, p, prefix, x), 0, None
 
 
-def depth_mixture(c, p, prefix, sources):
-    """Attention Residuals (arXiv 2603.15031): sources [B, T, dim] weighted by a softmax over them."""
+def null_evidence(c, k):
+    """OASIS (arXiv 2605.17887): of the embedding 0, then of each block of the k outputs so far, the mean of what their
+    layers' attention left unused: [sources, B, T]."""
+    size = c["residual_opts"].get("block", 1)
+    of_output = [unused[f"model.layers.{i // 2}.self_attn"] for i in range(k)]
+    blocks = [torch.stack(of_output[i : i + size]).mean(0) for i in range(0, k, size)]
+    return torch.stack([torch.zeros_like(unused["model.layers.0.self_attn"]), *blocks])
+
+
+def depth_mixture(c, p, prefix, sources, k):
+    """Attention Residuals (arXiv 2603.15031): sources [B, T, dim], of k outputs, weighted by a softmax over them."""
     values = torch.stack(sources)
     keys, eps = values, c.get("norm_opts", {}).get("eps", 1e-6)
     if c.get("residual_opts", {}).get("key_norm", True):
         keys = rmsnorm(values, p[prefix + ".norm.weight"], eps)
     scores = torch.einsum("nbtd,d->nbt", keys, p[prefix + ".query"])
+    if c["residual"] == "oasis":
+        psi = null_evidence(c, k) if k else torch.zeros_like(scores)
+        scores = scores - F.softplus(p[prefix + ".coupling"]).clamp(max=10) * (psi - psi.mean(0))
     if c.get("residual_opts", {}).get("softmax") == "softmax1":
         weights = torch.cat([scores, torch.zeros_like(scores[:1])]).softmax(0)[:-1]
     else:
@@ -505,7 +523,8 @@ def attention_residuals(c, p, h, training):
         layer, first = f"model.layers.{k // 2}.", k % 2 == 0
         if k and k % blocks == 0:
             done, part = [*done, part], None
-        x = depth_mixture(c, p, layer + ("attn" if first else "mlp") + "_residual", done + [part] * (part is not None))
+        prefix = layer + ("attn" if first else "mlp") + "_residual"
+        x = depth_mixture(c, p, prefix, done + [part] * (part is not None), k)
         place = c.get("norm_place", "pre")
         before = "input" if first else "pre_feedforward" if place == "sandwich" else "post_attention"
         if place != "output":
@@ -520,7 +539,7 @@ def attention_residuals(c, p, h, training):
         if place != "pre":
             y = block_norm(c, p, f"{layer}post_{'attention' if first else 'feedforward'}_layernorm", y)
         part = y if part is None else part + y
-    return depth_mixture(c, p, "model.final_residual", [*done, part]), loss, counts
+    return depth_mixture(c, p, "model.final_residual", [*done, part], 2 * c["layers"]), loss, counts
 
 
 def run(c, p, tokens, training):
@@ -534,7 +553,7 @@ def run(c, p, tokens, training):
     if c.get("learned_positions"):
         h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
     anchors = {"external": lambda: external_anchors(c, p, h), "internal": dict}.get(c.get("anchors"), lambda: None)()
-    if c.get("residual") == "attnres":
+    if c.get("residual", "plain") != "plain":
         h, loss, counts = attention_residuals(c, p, h, training)
     for i in range(c["layers"] if c.get("residual", "plain") == "plain" else 0):
         layer = f"model.layers.{i}."

@@ -98,7 +98,7 @@ START_TEST(gradients_are_those_of_the_reference) {
         sl_model *m = create(&v, true, false);
         sl_params *p = sl_model_params(m);
         ref_c *w = ref_from_float(p->floats, p->w);
-        ref_model ref = {&v.config, p, w, v.vocab, v.batch, v.seq, NULL};
+        ref_model ref = {.config = &v.config, .table = p, .w = w, .vocab = v.vocab, .batch = v.batch, .seq = v.seq};
         double loss = creal(ref_model_loss(&ref, in, target, NULL, NULL));
         double *want = calloc((size_t)p->floats, sizeof *want);
         for (int t = 0; t < p->count; t++)

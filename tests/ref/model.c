@@ -440,7 +440,7 @@ static void attention_block(const ref_model *m, const char *layer, const ref_c *
     }
     ref_c *mix = ref_alloc(rows * heads * hd);
     attention_gate(m, prefix, "value", "v_gate_proj.weight", kv_heads * hd, 1, x, v);
-    ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix);
+    ref_attention(rows, m->seq, heads, kv_heads, hd, &how, q, k, v, mix, m->null);
     if (gate)
         ref_attention_gate(rows, heads * hd, 1, c->attention_gate_floor, gate, mix);
     attention_gate(m, prefix, "headwise", "gate_proj.weight", heads * hd, hd, x, mix);
@@ -574,8 +574,18 @@ static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, re
 
 /* ---- Attention Residuals */
 
-/* Of n sources [rows, dim], into h. */
-static void mixture(const ref_model *m, const char *prefix, int n, ref_c *const *source, ref_c *h) {
+/* The scores a[n] of a row's sources are lowered by what is psi[n] more than its mean there. */
+static void couple(const ref_model *m, const char *prefix, int n, const ref_c *psi, ref_c *a) {
+    ref_c beta = clog(1 + cexp(*vector(m, prefix, ".coupling", 1))), mean = 0;
+    beta = creal(beta) < 10 ? beta : 10;
+    for (int i = 0; i < n; i++)
+        mean += psi[i] / (double)n;
+    for (int i = 0; i < n; i++)
+        a[i] -= beta * (psi[i] - mean);
+}
+
+/* Of n sources [rows, dim], into h; psi [rows, n]: their null evidence, or NULL. */
+static void mixture(const ref_model *m, const char *prefix, int n, ref_c *const *source, const ref_c *psi, ref_c *h) {
     const sl_config *c = m->config;
     int64_t d = c->model_dim;
     const ref_c *query = vector(m, prefix, ".query", d), zero = 0;
@@ -588,6 +598,8 @@ static void mixture(const ref_model *m, const char *prefix, int n, ref_c *const 
                 ref_rmsnorm(1, d, key, vector(m, prefix, ".norm.weight", d), c->norm_eps, key);
             ref_linear(1, d, 1, key, query, a + i);
         }
+        if (psi)
+            couple(m, prefix, n, psi + r * n, a);
         ref_attention_weights(&softmax, n, c->residual_softmax == SL_DEPTH_SOFTMAX1 ? &zero : NULL, a);
         for (int64_t j = 0; j < d; j++) {
             h[r * d + j] = 0;
@@ -598,11 +610,29 @@ static void mixture(const ref_model *m, const char *prefix, int n, ref_c *const 
     free(a), free(key);
 }
 
+/* psi [rows, 1 + sources of done halves], allocated: of a source the mean over its halves of what their layer's
+ * attention has left unused, unused[layer][row]. */
+static ref_c *evidence(const ref_model *m, int halves, int64_t done, ref_c *const *unused) {
+    int64_t block = m->config->residual_block, n = 1 + (done + block - 1) / block;
+    ref_c *psi = ref_alloc(rows_of(m) * n);
+    for (int64_t k = 0; k < done; k++) {
+        int64_t source = k / block, first = source * block, end = first + block < done ? first + block : done;
+        for (int64_t r = 0; r < rows_of(m); r++)
+            psi[r * n + 1 + source] += unused[k / halves][r] / (double)(end - first);
+    }
+    return psi;
+}
+
 /* h: the embedding, then what the final norm reads. The last source is the sum of its block so far. */
-static void attention_residuals(const ref_model *m, ref_c *h, ref_c *router_loss) {
+static void attention_residuals(const ref_model *given, ref_c *h, ref_c *router_loss) {
+    ref_model with = *given, *m = &with;
     const sl_config *c = m->config;
-    int64_t values = rows_of(m) * c->model_dim, n = 1;
+    int64_t values = rows_of(m) * c->model_dim, n = 1, layers = c->model_layers;
     int halves = sl_config_has_ffn(c) ? 2 : 1;
+    bool oasis = c->model_residual == SL_RESIDUAL_OASIS;
+    ref_c **unused = calloc((size_t)layers, sizeof *unused), *psi;
+    for (int64_t i = 0; i < layers; i++)
+        unused[i] = ref_alloc(rows_of(m));
     ref_c **source = calloc((size_t)(1 + halves * c->model_layers), sizeof *source);
     source[0] = ref_alloc(values);
     memcpy(source[0], h, (size_t)values * sizeof *h);
@@ -611,7 +641,10 @@ static void attention_residuals(const ref_model *m, ref_c *h, ref_c *router_loss
         char layer[64], prefix[96];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)(k / halves));
         snprintf(prefix, sizeof prefix, "%s%s", layer, site == ATTN ? "attn_residual" : "mlp_residual");
-        mixture(m, prefix, (int)n, source, h);
+        psi = oasis ? evidence(m, halves, k, unused) : NULL;
+        mixture(m, prefix, (int)n, source, psi, h);
+        free(psi);
+        m->null = unused[k / halves];
         if (k % c->residual_block == 0)
             source[n++] = ref_alloc(values);
         ref_c *x = half_input(m, layer, site, h);
@@ -623,7 +656,12 @@ static void attention_residuals(const ref_model *m, ref_c *h, ref_c *router_loss
             ffn_block(m, layer, x, source[n - 1]);
         free(x);
     }
-    mixture(m, "model.final_residual", (int)n, source, h);
+    psi = oasis ? evidence(m, halves, halves * layers, unused) : NULL;
+    mixture(m, "model.final_residual", (int)n, source, psi, h);
+    free(psi);
+    for (int64_t i = 0; i < layers; i++)
+        free(unused[i]);
+    free(unused);
     while (n > 0)
         free(source[--n]);
     free(source);
@@ -652,7 +690,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     }
     if (c->model_anchors == SL_ANCHORS_EXTERNAL)
         external_anchors(m, h);
-    if (c->model_residual == SL_RESIDUAL_ATTNRES)
+    if (c->model_residual != SL_RESIDUAL_PLAIN)
         attention_residuals(m, h, router_loss);
     for (int64_t i = 0; c->model_residual == SL_RESIDUAL_PLAIN && i < c->model_layers; i++) {
         char layer[64];

@@ -15,6 +15,7 @@ typedef struct {
     int32_t vocab;
     int64_t batch, seq;
     ref_c **anchor; /* the evaluation's own: anchors of q, k, v, gate inputs */
+    ref_c *null; /* NULL, or where a layer's attention leaves what its queries did not use, of each row */
 } ref_model;
 
 /* Mean cross-entropy over targets >= 0, as a training pass (of experts with a capacity). token_loss: batch*seq values

@@ -202,11 +202,13 @@ void ref_softcap(int64_t n, double cap, ref_c *x) {
 }
 
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
-                   const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y) {
+                   const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y, ref_c *null) {
     ref_c *p = ref_alloc(seq), extra = 0;
     double scale = a->scale > 0 ? a->scale : 1 / sqrt((double)hd);
     bool has_extra = a->sinks || a->key || strcmp(a->kind, "softmax1") == 0;
     int64_t ld = kv_heads * hd;
+    for (int64_t i = 0; null && i < rows; i++)
+        null[i] = 0;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t h = 0; h < heads; h++) {
             int64_t at = i * heads * hd + h * hd, kv = h / (heads / kv_heads), last = i % seq;
@@ -219,6 +221,8 @@ void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, i
             if (a->key)
                 extra = scale * dot(hd, q + at, a->key + kv * hd);
             ref_c own = ref_attention_weights(a, n, has_extra ? &extra : NULL, p);
+            if (null)
+                null[i] += own / (double)heads;
             for (int64_t j = 0; j < hd; j++) {
                 y[at + j] = a->value ? own * a->value[kv * hd + j] : 0;
                 for (int64_t s = 0; s < n; s++)

@@ -70,9 +70,10 @@ typedef struct {
 /* n scores to weights, in place; extra: the logit that joins them, NULL for none. Returns the weight of the extra. */
 ref_c ref_attention_weights(const ref_attend *a, int64_t n, const ref_c *extra, ref_c *p);
 /* Causal, in windows of seq rows, scores scaled by a->scale or, where that is 0, 1/sqrt(hd); query head h reads key
- * head h / (heads / kv_heads). q, y [rows, heads hd]; k, v [rows, kv_heads hd]. */
+ * head h / (heads / kv_heads). q, y [rows, heads hd]; k, v [rows, kv_heads hd]. null: the extra's weight in each row,
+ * mean over heads; or NULL. */
 void ref_attention(int64_t rows, int64_t seq, int64_t heads, int64_t kv_heads, int64_t hd, const ref_attend *a,
-                   const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y);
+                   const ref_c *q, const ref_c *k, const ref_c *v, ref_c *y, ref_c *null);
 /* x = cap tanh(x / cap), or x itself where cap is 0 */
 void ref_softcap(int64_t n, double cap, ref_c *x);
 /* y[i, j] *= floor + (1 - floor) sigmoid(g[i, j / group]), y [rows, n] */

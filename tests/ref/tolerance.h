@@ -10,8 +10,7 @@
  * Mary 2019, SIAM J. Sci. Comput. 41). S such stages one after the other, forward and back, add up
  * as random errors do: u sqrt(S K/2). K: the longest sum; S = 2 (9 layers + 3): norm (2), q/k/v,
  * q.k, p.v, o, up, activation, down of each block; embedding, final norm, head. Anchors have a
- * projection and a norm in front of all, and a mixture in each block. Attention over depth has 3 more in
- * front of each half and of the final norm: norm of the keys, their products with the query, the mixture. */
+ * projection and a norm in front of all, and a mixture in each block. */
 double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens);
 
 /* Values of one tensor are compared against margin x relative error x rms of the tensor.

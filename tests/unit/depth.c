@@ -49,7 +49,7 @@ START_TEST(zero_queries_give_the_mean) {
     int mixtures = 0;
     for (int i = 0; ref_variant_depth(i, &v); i++) {
         int32_t *in = calloc((size_t)(v.batch * v.seq), sizeof *in);
-        if (v.config.residual_softmax == SL_DEPTH_SOFTMAX) {
+        if (v.config.residual_softmax == SL_DEPTH_SOFTMAX && v.config.model_residual == SL_RESIDUAL_ATTNRES) {
             sl_model *m = passed(&v, SL_MODEL_TAPS, in);
             for (int layer = 0; layer <= v.config.model_layers; layer++)
                 for (int which = 0; which < 2; which++) {
@@ -133,6 +133,33 @@ START_TEST(figures_of_weights) {
 }
 END_TEST
 
+/* A c of -100 couples by less than a float can add to a score: the logits of attnres, to the bit. */
+START_TEST(without_coupling_oasis_is_attnres) {
+    ref_variant v;
+    int pairs = 0;
+    for (int i = 0; ref_variant_depth(i, &v); i++) {
+        int64_t rows = v.batch * v.seq, values = rows * v.vocab;
+        int32_t *in = calloc((size_t)rows, sizeof *in);
+        float *logits[2];
+        if (v.config.model_residual == SL_RESIDUAL_OASIS) {
+            for (int k = 0; k < 2; k++) {
+                v.config.model_residual = k ? SL_RESIDUAL_ATTNRES : SL_RESIDUAL_OASIS;
+                v.config.residual_coupling = -100;
+                logits[k] = calloc((size_t)values, sizeof *logits[k]);
+                sl_model *m = passed(&v, 0, in);
+                ck_assert_int_eq(sl_model_logits(m, in, logits[k]), 0);
+                sl_model_free(m);
+            }
+            ck_assert_msg(memcmp(logits[0], logits[1], (size_t)values * sizeof(float)) == 0, "%s", v.name);
+            free(logits[0]), free(logits[1]);
+            pairs++;
+        }
+        free(in);
+    }
+    ck_assert_int_ge(pairs, 8);
+}
+END_TEST
+
 /* With a softmax1 of zero logits n sources weigh 1/(n + 1), and the probe says what is left. */
 START_TEST(softmax1_leaves_a_share) {
     ref_variant v;
@@ -169,6 +196,7 @@ int main(void) {
     tcase_add_test(tc, one_source_is_passed_on);
     tcase_add_test(tc, figures_of_weights);
     tcase_add_test(tc, softmax1_leaves_a_share);
+    tcase_add_test(tc, without_coupling_oasis_is_attnres);
     suite_add_tcase(s, tc);
     return run_suite(s);
 }

@@ -51,7 +51,8 @@ static void setup(fixture *f) {
     f->table.tensor = malloc((size_t)p->count * sizeof *p->tensor);
     memcpy(f->table.tensor, p->tensor, (size_t)p->count * sizeof *p->tensor);
     f->w = ref_from_float(p->floats, p->w);
-    f->ref = (ref_model){&f->v.config, &f->table, f->w, v->vocab, v->batch, v->seq, NULL};
+    f->ref = (ref_model){.config = &f->v.config, .table = &f->table, .w = f->w, .vocab = v->vocab,
+                         .batch = v->batch, .seq = v->seq};
     sl_model_free(m);
     f->loss = creal(ref_model_loss(&f->ref, f->in, f->target, NULL, NULL));
     f->objective = creal(ref_model_objective(&f->ref, f->in, f->target));

@@ -266,7 +266,8 @@ static void check_attention(const fixture *f, const json_t *o) {
     double kv_heads = (double)(c->model_layers * sl_config_kv_heads(c));
     const sl_params *params = sl_model_params(f->m);
     ref_c *weights = ref_from_float(params->floats, params->w);
-    ref_model ref = {c, params, weights, f->v.vocab, f->v.batch, f->v.seq, NULL};
+    ref_model ref = {.config = c, .table = params, .w = weights, .vocab = f->v.vocab, .batch = f->v.batch,
+                     .seq = f->v.seq};
     for (int i = 0; i < c->model_layers; i++) {
         sl_qkv_tap tap = sl_model_qkv(f->m, i);
         char prefix[64];

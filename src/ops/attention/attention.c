@@ -99,6 +99,7 @@ static void scores(const sl_op *op, const shape *s, const block *b, const float 
 typedef struct {
     const float *q, *k, *v, *out, *dout;
     float *o, *dq, *dk, *dv, *lse;
+    float *null, *dnull; /* of the group's first head, of the window; NULL where nobody asks */
     int64_t ldo;
 } pointers; /* of one (window, kv head); q, o, ... at the first head of the group */
 
@@ -110,7 +111,11 @@ static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, sl_att
     pointers p = {.q = qkv + at_q, .k = qkv + at_k, .v = qkv + at_v, .ldo = ldo};
     p.o = sl_buf_data(x, op->out) + at_o;
     p.out = p.o;
-    p.lse = sl_buf_data(x, op->saved[0]) + (item.window * of(op)->heads + h) * op->seq;
+    p.lse = sl_buf_data(x, op->saved[SL_ATTENTION_STAT]) + (item.window * of(op)->heads + h) * op->seq;
+    if (op->saved[SL_ATTENTION_NULLS] != SL_NONE)
+        p.null = sl_buf_data(x, op->saved[SL_ATTENTION_NULLS]) + (item.window * of(op)->heads + h) * op->seq;
+    if (op->saved[SL_ATTENTION_DNULL] != SL_NONE)
+        p.dnull = sl_buf_data(x, op->saved[SL_ATTENTION_DNULL]) + row;
     if (op->din[0] != SL_NONE && x->training) {
         float *dqkv = sl_buf_data(x, op->din[0]);
         p.dout = sl_buf_data(x, op->dout) + at_o;
@@ -137,6 +142,8 @@ static void forward_rows(const sl_op *op, const shape *s, const pointers *p, int
     if (e)
         extra_logits(of(op)->extra, e, s, b, p->q + h * s->hd, c);
     of(op)->kernels->fwd(b->rows, b->keys, c->score, s->lds, &b->attend, e ? c->extra : NULL, lse);
+    for (int64_t i = 0; p->null && i < b->rows; i++)
+        p->null[h * s->seq + b->r0 + i] = extra_weight(c, lse, i);
     k->pack_f32(b->rows, b->keys, c->score, s->lds, 1, k->gemm_mr, c->pack);
     tile(k, b->rows, s->hd, b->keys, c->pack, c->values + b->k0 * k->gemm_nr, s->seq, o, p->ldo, 0);
     for (int64_t i = 0; e && of(op)->extra->output && i < b->rows; i++)
@@ -181,6 +188,8 @@ static void backward_rows(const sl_op *op, const shape *s, const pointers *p, in
     float *dq = p->dq + h * s->hd + b->r0 * s->ld;
     for (int64_t i = 0; i < b->rows; i++)
         c->delta[i] = k->dot(s->hd, dout + i * p->ldo, p->out + h * s->hd + (b->r0 + i) * p->ldo);
+    for (int64_t i = b->r0; p->dnull && i < b->r0 + b->rows; i++) /* dn/ds_j = -n p_j: as if the zero had that value */
+        c->delta[i - b->r0] += p->dnull[i] * p->null[h * s->seq + i];
     scores(op, s, b, q, c);
     k->pack_f32(b->rows, s->hd, dout, p->ldo, 1, (int)mr, c->pack);
     tile(k, b->rows, b->keys, s->hd, c->pack, c->value_keys + b->k0 * s->hd, s->hd, c->dscore, s->lds, 0);
@@ -301,6 +310,10 @@ sl_attention *sl_attention_describe(sl_program *b, sl_op *op) {
     a->attend.a = (float)kinds[c->model_attention].a(c);
     a->attend.b = (float)kinds[c->model_attention].b(c);
     a->cache = b->cache;
+    if (c->model_residual == SL_RESIDUAL_OASIS)
+        op->saved[SL_ATTENTION_NULLS] = sl_program_buffer(b, b->batch * a->heads, op->seq);
+    if (c->model_residual == SL_RESIDUAL_OASIS && b->training)
+        op->saved[SL_ATTENTION_DNULL] = sl_program_buffer(b, op->rows, 1);
     op->dim_in = (a->heads + 2 * a->kv_heads) * a->head_dim;
     op->dim_out = a->heads * a->head_dim;
     return a;
@@ -318,7 +331,7 @@ sl_buf sl_build_attention(sl_program *b, sl_scope scope, sl_buf qkv, const char 
     if (!a)
         return 0;
     sl_op_reads(op, qkv, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
-    op->saved[0] = sl_program_buffer(b, b->batch * a->heads, op->seq); /* the rows' statistic */
+    op->saved[SL_ATTENTION_STAT] = sl_program_buffer(b, b->batch * a->heads, op->seq);
     sl_extra_build(b, op, prefix);
     shape s = shape_of(op, b->kernels);
     op->worker_bytes = b->bf16 ? sl_attention_bf16_bytes(op, b->training) : worker_bytes(&s, b->training);

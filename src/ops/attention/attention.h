@@ -15,6 +15,10 @@ typedef struct {
     int64_t cache;                     /* positions of a decoder's cache */
 } sl_attention;
 
+/* What it saves: the rows' statistic (of a decoder keys and values), and with model.residual: oasis 1 - sum p of each
+ * query, [windows * heads, seq], and the gradient of that, which null.c leaves there: [rows], the same of all heads. */
+enum { SL_ATTENTION_STAT, SL_ATTENTION_NULLS = 2, SL_ATTENTION_DNULL };
+
 /* NULL of any other operation, and of none. */
 const sl_attention *sl_attention_of(const sl_op *op);
 

@@ -117,6 +117,7 @@ typedef struct {
     const sl_bf16 *q, *k, *v, *dout; /* of the item's first row and the group's first head */
     sl_bf16 *out, *dq, *dk, *dv;
     float *lse;
+    float *null, *dnull; /* of the group's first head, of the window; NULL where nobody asks */
     bool last; /* the item has the last columns of its rows, and so their padding */
 } pointers;
 
@@ -126,8 +127,12 @@ static pointers locate(const sl_op *op, const sl_exec *x, const shape *s, sl_att
     int64_t o = row * s->ldo + h * s->hd;
     const sl_bf16 *qkv = sl_buf_bf16(x, op->in[0]);
     pointers p = {.q = qkv + q, .k = qkv + k, .v = qkv + v, .out = sl_buf_bf16(x, op->out) + o,
-                  .lse = sl_buf_data(x, op->saved[0]) + (window * s->heads + h) * s->seq,
+                  .lse = sl_buf_data(x, op->saved[SL_ATTENTION_STAT]) + (window * s->heads + h) * s->seq,
                   .last = kv == s->kv_heads - 1};
+    if (op->saved[SL_ATTENTION_NULLS] != SL_NONE)
+        p.null = sl_buf_data(x, op->saved[SL_ATTENTION_NULLS]) + (window * s->heads + h) * s->seq;
+    if (op->saved[SL_ATTENTION_DNULL] != SL_NONE)
+        p.dnull = sl_buf_data(x, op->saved[SL_ATTENTION_DNULL]) + row;
     if (op->din[0] != SL_NONE) {
         sl_bf16 *d = sl_buf_bf16(x, op->din[0]);
         p.dout = sl_buf_bf16(x, op->dout) + o;
@@ -181,6 +186,8 @@ static void forward_rows(const shape *s, const pointers *p, int64_t h, int64_t r
         c->extra[i] = of(s->op)->extra->logit(e, read_row(s, rows_q + i * s->ld, c->row));
     of(s->op)->kernels->fwd_bf16(rows, keys, c->score, s->kseq, &a, e ? c->extra : NULL, c->p, s->kseq, c->inverse,
                                  lse);
+    for (int64_t i = 0; p->null && i < rows; i++)
+        p->null[h * s->seq + r0 + i] = extra_weight(c->extra[i], lse[i]);
     product(s->k, rows, s->hd, sl_bf16_kpad(keys), c->p, s->kseq, c->in_keys + k0 * NR, s->kseq, c->tile, s->hd, 0);
     if (e)
         add_extra(s, e, rows, lse, c);
@@ -267,6 +274,8 @@ static void backward_keys(const shape *s, const pointers *p, int64_t h, int64_t 
 static void deltas(const shape *s, const pointers *p, int64_t h, const sl_bf16 *dout, scratch *c) {
     if (!of(s->op)->kernels->delta_bf16) {
         s->k->dot_rows_bf16(s->seq, s->hd, dout, s->ldo, p->out + h * s->hd, s->ldo, c->delta);
+        for (int64_t i = 0; p->dnull && i < s->seq; i++) /* dn/ds_j = -n p_j: as if the zero had that value */
+            c->delta[i] += p->dnull[i] * p->null[h * s->seq + i];
         return;
     }
     memset(c->delta, 0, (size_t)s->seq * sizeof *c->delta);

@@ -46,6 +46,8 @@ static void forward_item(const sl_op *op, const sl_exec *x, sl_attention_item at
             p[t] = x->k->dot(hd, q, sl_buf_data(x, op->saved[0]) + (item * cap + t) * hd);
         sl_attention_cap(op, x->k, a.band, 1, keys, p, cap);
         of(op)->kernels->fwd(1, keys, p, cap, &a, of(op)->extra ? &logit : NULL, &lse);
+        if (op->saved[SL_ATTENTION_NULLS] != SL_NONE)
+            sl_buf_data(x, op->saved[SL_ATTENTION_NULLS])[window * of(op)->heads + h] = expf(logit - lse);
         for (int64_t j = 0; j < hd; j++)
             out[j] = x->k->dot(keys, p, sl_buf_data(x, op->saved[1]) + (item * hd + j) * cap);
         if (of(op)->extra && of(op)->extra->output)
