@@ -14,9 +14,9 @@ enum { QUERY, NORM, COUPLING };
  * with g w. */
 enum { WEIGHT, RSTD, PRODUCT };
 
-sl_depth sl_build_depth(sl_program *b, int64_t most) {
-    sl_buf bank = sl_program_buffer(b, b->batch * b->seq, most * b->config->model_dim);
-    return (sl_depth){.bank = bank, .most = most, .partial = SL_NONE, .psi = SL_NONE};
+sl_depth sl_build_depth(sl_program *b, int64_t sources) {
+    sl_buf bank = sl_program_buffer(b, b->batch * b->seq, sources * b->config->model_dim);
+    return (sl_depth){.bank = bank, .partial = SL_NONE, .psi = SL_NONE};
 }
 
 /* ---- a source: in[1] to its place in in[BANK], in place */

@@ -15,15 +15,15 @@
 /* The sources of a token lie one behind the other in a row of one buffer, so that a mixture reads the first so many
  * as they lie. */
 typedef struct {
-    sl_buf bank;    /* [rows, most * dim], fp32 */
-    int64_t n, most; /* sources that are there by now; in all */
+    sl_buf bank;    /* [rows, sources * dim], fp32 */
+    int64_t n;      /* sources that are there by now */
     sl_buf partial; /* [rows, dim], fp32: the sum of a block that is not whole yet; SL_NONE: none is begun */
     sl_buf psi;     /* [rows, layers]: null evidence of each layer's attention; SL_NONE: scores are w . k alone */
     int64_t halves; /* whose outputs are in the sources */
 } sl_depth;
 
 /* Room for so many sources; there is none yet. */
-sl_depth sl_build_depth(sl_program *b, int64_t most);
+sl_depth sl_build_depth(sl_program *b, int64_t sources);
 /* Appends x [rows, dim], fp32, to the sources. */
 void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_buf x);
 /* The mixture of the sources and of the partial sum: [rows, dim], fp32. Tensors <prefix>.query and, with
