@@ -160,6 +160,17 @@ void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_ro
         }
 }
 
+void ref_convolution(int64_t rows, int64_t seq, int64_t d, int64_t width, const ref_c *x, const ref_c *w,
+                     const ref_c *bias, bool with_silu, ref_c *y) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < d; c++) {
+            ref_c u = bias ? bias[c] : 0;
+            for (int64_t j = 0; j < width && j <= i % seq; j++)
+                u += w[c * width + width - 1 - j] * x[(i - j) * d + c];
+            y[i * d + c] = with_silu ? silu(u) : u;
+        }
+}
+
 static ref_c dot(int64_t n, const ref_c *x, const ref_c *y) {
     ref_c sum = 0;
     for (int64_t j = 0; j < n; j++)

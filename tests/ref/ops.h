@@ -57,6 +57,10 @@ typedef struct {
     bool whole;
 } ref_rotary;
 void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_rotary *r, ref_c *x);
+/* y_t = bias + sum_{j < width} w[c][width - 1 - j] x_{t-j} for each channel c of d, x_{t-j} = 0 before the window of
+ * seq positions; silu: y sigmoid(y) of that. bias: NULL for none. */
+void ref_convolution(int64_t rows, int64_t seq, int64_t d, int64_t width, const ref_c *x, const ref_c *w,
+                     const ref_c *bias, bool silu, ref_c *y);
 /* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
  * all). a, b: bias of sigmoid; zeta - gamma and gamma of clipped_softmax. sinks [heads], key, value [kv_heads, hd]:
  * learned tensors of the kinds that have them. softcap: 0, or scores z become softcap tanh(z / softcap). */

@@ -1,0 +1,321 @@
+/* The short causal convolution by itself, in place on some columns of rows: beside the formula in double complex,
+ * forward and backward, in every tier and both precisions, for any number of threads, and decoding. */
+#include "ops/mixer/convolution.h"
+
+#include "base/err.h"
+#include "base/threads.h"
+#include "program/exec.h"
+#include "program/schedule.h"
+#include "ref/ops.h"
+#include "ref/tolerance.h"
+#include "suite.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BEHIND = 2 }; /* columns that it leaves alone behind those that it changes */
+
+typedef struct {
+    int64_t batch, seq;
+    sl_convolution how;
+} shape;
+
+static const shape shapes[] = {{2, 1, {0, 3, 4, true, true}},    {3, 2, {1, 5, 4, false, true}},
+                               {2, 3, {4, 1, 2, true, false}},   {1, 130, {3, 300, 4, true, true}},
+                               {2, 65, {2, 257, 5, false, false}}, {1, 64, {0, 512, 3, true, true}}};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* ---- a program of it alone, between values that are given and gradients that are given */
+
+typedef struct {
+    const float *value, *gradient; /* [rows, cols] */
+    float *out, *din;
+} ends;
+
+static const ends *of(const sl_op *op) { return op->own; }
+
+static void move(const sl_exec *x, sl_buf b, const sl_span *s, const float *from, float *to) {
+    const sl_buffer *v = &x->info[b];
+    for (int64_t r = s->first; r < s->first + s->n; r++) {
+        float *wide = sl_buf_data(x, b) + r * v->ld;
+        sl_bf16 *half = sl_buf_bf16(x, b) + r * v->ld;
+        if (from && v->bf16)
+            x->k->to_bf16(v->cols, from + r * v->cols, half);
+        else if (from)
+            memcpy(wide, from + r * v->cols, (size_t)v->cols * sizeof *wide);
+        else if (v->bf16)
+            x->k->from_bf16(v->cols, half, to + r * v->cols);
+        else
+            memcpy(to + r * v->cols, wide, (size_t)v->cols * sizeof *wide);
+    }
+}
+
+static int set_value(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    move(x, op->out, s, of(op)->value, NULL);
+    return 0;
+}
+static int get_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    move(x, op->dout, s, NULL, of(op)->din);
+    return 0;
+}
+static int end(const sl_op *op, const sl_exec *x, const sl_span *s) {
+    move(x, op->in[0], s, NULL, of(op)->out);
+    if (x->training)
+        move(x, op->din[0], s, of(op)->gradient, NULL);
+    return 0;
+}
+
+static const sl_op_kind source = {.name = "source", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = set_value}),
+                                  .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = get_gradient})};
+static const sl_op_kind loss = {.name = "loss", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = end})};
+
+typedef struct {
+    sl_params params;
+    sl_program b;
+    sl_exec x;
+} alone;
+
+static sl_op *append(sl_program *b, const sl_op_kind *kind, const ends *e) {
+    sl_op *op = sl_program_op(b, kind, (sl_scope){.part = SL_PART_add});
+    *(ends *)sl_program_own(b, op, sizeof *e) = *e;
+    return op;
+}
+
+static void open_alone(alone *a, const shape *s, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
+    static sl_config c;
+    memset(a, 0, sizeof *a);
+    a->b = (sl_program){.config = &c, .kernels = sl_kernels_tier(isa), .params = &a->params, .batch = s->batch,
+                        .seq = decoder ? 1 : s->seq, .training = !decoder, .bf16 = bf16, .cache = decoder ? s->seq : 0};
+    sl_buf v = sl_program_activation(&a->b, s->batch * a->b.seq, s->how.first + s->how.channels + BEHIND);
+    append(&a->b, &source, e)->out = v;
+    sl_build_convolution(&a->b, (sl_scope){.part = SL_PART_core}, "m", v, &s->how);
+    sl_op_reads(append(&a->b, &loss, e), v, SL_INPUT_GRADIENT);
+    ck_assert_msg(sl_exec_open(&a->x, &a->b, &a->params) == 0, "%s", sl_error());
+    ck_assert(sl_params_allocate(&a->params, 0, true) == 0);
+    sl_params_init(&a->params, 3);
+    sl_rng r = sl_rng_make(4, SL_STREAM_TEST, 0);
+    for (int t = 1; t < a->params.count; t++) /* a bias starts at 0 */
+        for (int64_t i = 0; i < a->params.tensor[t].size; i++)
+            a->params.w[a->params.tensor[t].offset + i] = (float)sl_rng_normal(&r);
+    a->x.training = !decoder;
+}
+
+static void close_alone(alone *a) {
+    sl_exec_close(&a->x);
+    sl_program_free(&a->b);
+    sl_params_free(&a->params);
+}
+
+/* ---- what is to come out */
+
+static int64_t columns(const shape *s) { return s->how.first + s->how.channels + BEHIND; }
+static int64_t size_of(const shape *s) { return s->batch * s->seq * columns(s); }
+
+/* Numbers that bf16 holds, so that both precisions are given the same. */
+static float *random_rows(const shape *s, uint64_t seed) {
+    float *p = malloc((size_t)size_of(s) * sizeof *p);
+    sl_rng r = sl_rng_make(seed, SL_STREAM_TEST, 0);
+    for (int64_t i = 0; i < size_of(s); i++) {
+        float f = (float)sl_rng_normal(&r);
+        uint32_t u;
+        memcpy(&u, &f, sizeof u);
+        u &= 0xffff0000u;
+        memcpy(&p[i], &u, sizeof u);
+    }
+    return p;
+}
+
+/* Of the columns that change, dense. */
+static ref_c *changed(const shape *s, const float *rows) {
+    ref_c *p = ref_alloc(s->batch * s->seq * s->how.channels);
+    for (int64_t i = 0; i < s->batch * s->seq * s->how.channels; i++)
+        p[i] = rows[i / s->how.channels * columns(s) + s->how.first + i % s->how.channels];
+    return p;
+}
+
+static ref_c *parameter(const sl_params *p, int t) {
+    ref_c *w = ref_alloc(p->tensor[t].size);
+    for (int64_t i = 0; i < p->tensor[t].size; i++)
+        w[i] = p->w[p->tensor[t].offset + i];
+    return w;
+}
+
+typedef struct {
+    const shape *s;
+    ref_c *x, *dy, *w, *bias, *y;
+} formula;
+
+static void apply(const formula *f) {
+    const sl_convolution *o = &f->s->how;
+    ref_convolution(f->s->batch * f->s->seq, f->s->seq, o->channels, o->width, f->x, f->w, f->bias, o->silu, f->y);
+}
+
+/* The derivative of sum dy y along steps at p, `stride` apart, one for each channel: channels do not see each other. */
+static void slopes(const formula *f, ref_c *p, int64_t stride, double *to, int64_t to_stride) {
+    int64_t n = f->s->how.channels;
+    for (int64_t c = 0; c < n; c++)
+        p[c * stride] += I * REF_STEP;
+    apply(f);
+    for (int64_t c = 0; c < n; c++) {
+        double sum = 0;
+        for (int64_t r = 0; r < f->s->batch * f->s->seq; r++)
+            sum += cimag(f->dy[r * n + c] * f->y[r * n + c]) / REF_STEP;
+        to[c * to_stride] = sum;
+        p[c * stride] = creal(p[c * stride]);
+    }
+}
+
+/* ---- */
+
+static bool near(int64_t n, const float *got, const double *want, bool bf16, double tolerance) {
+    double rms = 0;
+    for (int64_t i = 0; i < n; i++)
+        rms += want[i] * want[i] / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs(got[i] - want[i]) <= tolerance * sqrt(rms) + (bf16 ? 0x1p-8 * fabs(want[i]) : 0)))
+            return false;
+    return true;
+}
+
+/* Rows: `want` where the operation changes them, and what they were elsewhere. */
+static void check_rows(const shape *s, const float *got, const float *before, const double *want, bool bf16,
+                       double tolerance, const char *what) {
+    int64_t n = s->batch * s->seq * s->how.channels;
+    float *dense = malloc((size_t)n * sizeof *dense);
+    for (int64_t i = 0; i < size_of(s); i++) {
+        int64_t c = i % columns(s) - s->how.first;
+        if (c >= 0 && c < s->how.channels)
+            dense[i / columns(s) * s->how.channels + c] = got[i];
+        else
+            ck_assert_msg(got[i] == before[i], "%s: column %d has changed", what, (int)(i % columns(s)));
+    }
+    ck_assert_msg(near(n, dense, want, bf16, tolerance), "%s: too far off", what);
+    free(dense);
+}
+
+static double tolerance(int64_t terms, double margin) { return margin * 0x1p-24 * sqrt((double)terms / 2 + 1); }
+
+/* Sums of width terms forward, of all rows in the gradients of parameters. */
+static void check_pass(const alone *a, const shape *s, const ends *e, bool bf16) {
+    const sl_convolution *o = &s->how;
+    const sl_params *p = &a->params;
+    int64_t n = o->channels, rows = s->batch * s->seq;
+    formula f = {s, changed(s, e->value), changed(s, e->gradient), parameter(p, 0), o->bias ? parameter(p, 1) : NULL,
+                 ref_alloc(rows * n)};
+    double *want = malloc((size_t)(rows * n) * sizeof *want), *dw = malloc((size_t)(n * o->width) * sizeof *dw);
+    apply(&f);
+    for (int64_t i = 0; i < rows * n; i++)
+        want[i] = creal(f.y[i]);
+    check_rows(s, e->out, e->value, want, bf16, tolerance(o->width, REF_FORWARD), "forward");
+    for (int64_t r = 0; r < rows; r++)
+        slopes(&f, f.x + r * n, 1, want + r * n, 1);
+    check_rows(s, e->din, e->gradient, want, bf16, tolerance(2 * o->width, REF_FORWARD), "input gradient");
+    for (int64_t j = 0; j < o->width; j++)
+        slopes(&f, f.w + j, o->width, dw + j, o->width);
+    double sums = tolerance(rows + o->width, REF_GRADIENT);
+    ck_assert_msg(near(n * o->width, p->g + p->tensor[0].offset, dw, false, sums), "gradient of the taps");
+    if (o->bias) {
+        slopes(&f, f.bias, 1, dw, 1);
+        ck_assert_msg(near(n, p->g + p->tensor[1].offset, dw, false, sums), "gradient of the bias");
+    }
+    free(f.x), free(f.dy), free(f.w), free(f.bias), free(f.y), free(want), free(dw);
+}
+
+static ends given(const shape *s) {
+    size_t bytes = (size_t)size_of(s) * sizeof(float);
+    return (ends){random_rows(s, 1), random_rows(s, 2), malloc(bytes), malloc(bytes)};
+}
+static void forget(const ends *e) { free((void *)e->value), free((void *)e->gradient), free(e->out), free(e->din); }
+
+START_TEST(passes_are_the_formula) {
+    for (int i = 0; i < SHAPES; i++)
+        for (int isa = SL_ISA_SCALAR; isa <= SL_ISA_NEONBF16; isa++)
+            for (int bf16 = 0; bf16 < 2 && sl_kernels_tier((enum sl_isa)isa); bf16++) {
+                ends e = given(&shapes[i]);
+                alone a;
+                open_alone(&a, &shapes[i], (enum sl_isa)isa, bf16, false, &e);
+                ck_assert_int_eq(sl_schedule_forward(&a.b, &a.x, NULL), 0);
+                ck_assert_int_eq(sl_schedule_backward(&a.b, &a.x, NULL), 0);
+                check_pass(&a, &shapes[i], &e, bf16);
+                close_alone(&a);
+                forget(&e);
+            }
+}
+END_TEST
+
+START_TEST(threads_do_not_matter) {
+    const shape *s = &shapes[4];
+    ends one = given(s), many = given(s);
+    alone a, b;
+    sl_threads_set(1);
+    open_alone(&a, s, SL_ISA_SCALAR, true, false, &one);
+    ck_assert(!sl_schedule_forward(&a.b, &a.x, NULL) && !sl_schedule_backward(&a.b, &a.x, NULL));
+    sl_threads_set(3);
+    open_alone(&b, s, SL_ISA_SCALAR, true, false, &many);
+    ck_assert(!sl_schedule_forward(&b.b, &b.x, NULL) && !sl_schedule_backward(&b.b, &b.x, NULL));
+    ck_assert_mem_eq(one.out, many.out, (size_t)size_of(s) * sizeof(float));
+    ck_assert_mem_eq(one.din, many.din, (size_t)size_of(s) * sizeof(float));
+    ck_assert_mem_eq(a.params.g, b.params.g, (size_t)a.params.floats * sizeof(float));
+    close_alone(&a), close_alone(&b);
+    forget(&one), forget(&many);
+    sl_threads_set(0);
+}
+END_TEST
+
+/* Position by position, twice: the same bits as the whole window, and position 0 forgets what was before. */
+START_TEST(decoding_is_the_full_pass) {
+    for (int i = 0; i < SHAPES; i++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const shape *s = &shapes[i];
+            int64_t n = columns(s);
+            ends e = given(s), row = {calloc((size_t)(s->batch * n), sizeof(float)), NULL,
+                                      calloc((size_t)(s->batch * n), sizeof(float)), NULL};
+            alone full, one;
+            open_alone(&full, s, SL_ISA_SCALAR, bf16, false, &e);
+            ck_assert_int_eq(sl_schedule_forward(&full.b, &full.x, NULL), 0);
+            open_alone(&one, s, SL_ISA_SCALAR, bf16, true, &row);
+            for (int64_t k = 0; k < 2 * s->seq; k++) {
+                int64_t t = one.x.position = k % s->seq;
+                for (int64_t b = 0; b < s->batch; b++)
+                    memcpy((float *)row.value + b * n, e.value + (b * s->seq + t) * n, (size_t)n * sizeof(float));
+                ck_assert_int_eq(sl_schedule_forward(&one.b, &one.x, NULL), 0);
+                for (int64_t b = 0; b < s->batch; b++)
+                    ck_assert_mem_eq(row.out + b * n, e.out + (b * s->seq + t) * n, (size_t)n * sizeof(float));
+            }
+            close_alone(&full), close_alone(&one);
+            forget(&e), forget(&row);
+        }
+}
+END_TEST
+
+START_TEST(taps_start_uniform) {
+    ends e = given(&shapes[3]);
+    alone a;
+    open_alone(&a, &shapes[3], SL_ISA_SCALAR, false, false, &e);
+    const sl_tensor *t = &a.params.tensor[0];
+    double square = 0, most = 0;
+    ck_assert(t->ndim == 3 && t->shape[0] == 300 && t->shape[1] == 1 && t->shape[2] == 4 && !t->matrix);
+    ck_assert_str_eq(t->name, "m.conv1d.weight");
+    for (int64_t i = 0; i < t->size; i++) {
+        double w = a.params.w[t->offset + i];
+        square += w * w / (double)t->size;
+        most = fmax(most, fabs(w));
+    }
+    ck_assert(most <= 0.5 && most > 0.45); /* 1200 of U(-1/2, 1/2) */
+    ck_assert_double_eq_tol(square, 1.0 / 12, 0.01);
+    close_alone(&a);
+    forget(&e);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("convolution");
+    TCase *t = tcase_create("convolution");
+    tcase_set_timeout(t, 0);
+    tcase_add_test(t, passes_are_the_formula);
+    tcase_add_test(t, threads_do_not_matter);
+    tcase_add_test(t, decoding_is_the_full_pass);
+    tcase_add_test(t, taps_start_uniform);
+    suite_add_tcase(s, t);
+    return run_suite(s);
+}
