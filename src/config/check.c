@@ -65,6 +65,28 @@ static int check_rope(const sl_config *c) {
     return 0;
 }
 
+static bool mixes(const sl_config *c, const char *mixer) {
+    bool found = false;
+    for (int i = 0; i < c->model_mixer.n; i++)
+        found = found || !strcmp(sl_choices_mixer[c->model_mixer.of[i]].name, mixer);
+    return found;
+}
+
+static int check_mamba2(const sl_config *c) {
+    int64_t inner = c->mamba2_expand * c->model_dim, heads = inner / c->mamba2_head_dim;
+    if (!mixes(c, "mamba2"))
+        return 0;
+    if (inner % c->mamba2_head_dim != 0)
+        return sl_fail_usage("model.mamba2_opts.expand times model.dim = %lld is not a multiple of "
+                             "model.mamba2_opts.head_dim = %lld; change one",
+                             (ll)inner, (ll)c->mamba2_head_dim);
+    if (heads % c->mamba2_groups != 0)
+        return sl_fail_usage("model.mamba2_opts.groups = %lld does not divide the %lld heads (expand times model.dim "
+                             "by head_dim); change one",
+                             (ll)c->mamba2_groups, (ll)heads);
+    return 0;
+}
+
 /* A cap stands between scores and a softmax of them alone. */
 static bool takes_softcap(int attention) {
     static const struct {
@@ -266,8 +288,9 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_anchors(c) != 0 || check_residual(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 ||
-        check_match(c) != 0 || check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
+        check_mamba2(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 || check_nullify(c) != 0 ||
+        check_experts(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 ||
+        check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);
 }

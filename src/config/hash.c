@@ -20,6 +20,12 @@ static const char *const undecisive[] = {"threads",
 
 /* Keys younger than runs that are found by their hash: at its default such a key is not hashed. */
 static const char *const added[] = {"model.mixer",
+                                    "model.mamba2_opts.expand",
+                                    "model.mamba2_opts.head_dim",
+                                    "model.mamba2_opts.state",
+                                    "model.mamba2_opts.groups",
+                                    "model.mamba2_opts.conv",
+                                    "model.mamba2_opts.norm",
                                     "train.init",
                                     "model.attention_bias",
                                     "model.ffn_bias",

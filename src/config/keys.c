@@ -98,6 +98,11 @@ const sl_choice sl_choices_mixer[] = {
 #include "tables/mixer.inc"
 #undef MIXER
     {NULL, NULL}};
+const sl_choice sl_choices_mamba2_norm[] = {
+    [SL_MAMBA2_NORM_AFTER] = {"after", "norm(y silu(z)), as published"},
+    [SL_MAMBA2_NORM_BEFORE] = {"before", "norm(y) silu(z), as Gated DeltaNet has it (arXiv 2412.06464)"},
+    [SL_MAMBA2_NORM_NONE] = {"none", "y silu(z)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {
 #define ATTENTION(name, rows, extra, a, b, help) {#name, help},
 #include "simd/attention.inc"

@@ -19,11 +19,37 @@ void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64
         sl_pad_rows(x, b, row0, rows);
 }
 
-void sl_put_row(const sl_exec *x, sl_buf b, int64_t row, int64_t col, int64_t n, const float *y) {
-    if (x->info[b].bf16)
-        sl_store_bf16(x, b, row, 1, col, n, y, n);
-    else
-        memcpy(sl_buf_data(x, b) + row * x->info[b].ld + col, y, (size_t)n * sizeof *y);
+sl_columns sl_read_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols,
+                           float *scratch) {
+    const sl_buffer *v = &x->info[b];
+    if (!v->bf16)
+        return (sl_columns){sl_buf_data(x, b) + row * v->ld + col, v->ld};
+    for (int64_t i = 0; i < n; i++)
+        x->k->from_bf16(cols, sl_bf16_row(x, b, row + i) + col, scratch + i * cols);
+    return (sl_columns){scratch, cols};
+}
+
+void sl_write_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols, const float *y,
+                      int64_t ldy) {
+    const sl_buffer *v = &x->info[b];
+    if (v->bf16)
+        sl_store_bf16(x, b, row, n, col, cols, y, ldy);
+    for (int64_t i = 0; !v->bf16 && i < n; i++)
+        memcpy(sl_buf_data(x, b) + (row + i) * v->ld + col, y + i * ldy, (size_t)cols * sizeof *y);
+}
+
+void sl_write_gradient(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols, float *y,
+                       bool add, float *scratch) {
+    sl_columns old = add ? sl_read_columns(x, b, row, n, col, cols, scratch) : (sl_columns){0};
+    for (int64_t i = 0; add && i < n; i++)
+        x->k->add(cols, old.p + i * old.ld, y + i * cols);
+    sl_write_columns(x, b, row, n, col, cols, y, cols);
+}
+
+void sl_clear_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t from, int64_t to) {
+    size_t value = x->info[b].bf16 ? sizeof(sl_bf16) : sizeof(float);
+    for (int64_t i = row; i < row + n; i++)
+        memset((char *)x->buf[b] + (size_t)(i * x->info[b].ld + from) * value, 0, (size_t)(to - from) * value);
 }
 
 void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n) {

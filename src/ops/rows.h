@@ -13,8 +13,22 @@ const float *sl_read_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n, fl
 void sl_store_bf16(const sl_exec *x, sl_buf b, int64_t row0, int64_t rows, int64_t col0, int64_t cols, const float *c,
                    int64_t ldc);
 
-/* Columns col.. of a row of a buffer of either precision. */
-void sl_put_row(const sl_exec *x, sl_buf b, int64_t row, int64_t col, int64_t n, const float *y);
+/* Columns col.. of n rows as fp32, in place or converted into scratch ([n, cols] floats); and the other way, y
+ * [n, cols] with stride ldy, rounded where the buffer is bf16. */
+typedef struct {
+    const float *p;
+    int64_t ld;
+} sl_columns;
+sl_columns sl_read_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols,
+                           float *scratch);
+void sl_write_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols, const float *y,
+                      int64_t ldy);
+/* Gradients y [n, cols] of such columns: added to those that are there, if `add`, by way of scratch (as above), and y
+ * is changed. */
+void sl_write_gradient(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t col, int64_t cols, float *y,
+                       bool add, float *scratch);
+/* Zeros columns from..to of n rows. */
+void sl_clear_columns(const sl_exec *x, sl_buf b, int64_t row, int64_t n, int64_t from, int64_t to);
 
 /* Zeros the padding behind the last column of n rows of a bf16 buffer. */
 void sl_pad_rows(const sl_exec *x, sl_buf b, int64_t row, int64_t n);

@@ -1,5 +1,5 @@
 /* A mixer is a row of the table and its files: the toy of mean.c, which nothing in src knows, trains, decodes, is
- * probed, saved, resumed and quantised, alone and in patterns with softmax. */
+ * probed, saved, resumed and quantised, alone and in patterns with softmax. So do all others that do not attend. */
 #include "ops/mixer/mixer.h"
 
 #include "base/threads.h"
@@ -20,15 +20,37 @@
 #include <jansson.h>
 #include <math.h>
 
+/* What tests are run with, one after the other: Check's _i. At the tiny size there are more heads than one, and sizes
+ * that no vector divides. */
+enum { SIZES = 6 };
+static const struct {
+    const char *name, *sizes[SIZES];
+} subjects[] = {{"mean", {NULL}},
+                {"mamba2", {"model.mamba2_opts.expand=3", "model.mamba2_opts.head_dim=4", "model.mamba2_opts.state=5",
+                            "model.mamba2_opts.groups=2"}}};
+enum { SUBJECTS = sizeof subjects / sizeof *subjects };
+
+/* The text with the subject's name for its @s, until the next call. */
+static const char *named(int subject, const char *text) {
+    static char buf[256];
+    size_t n = 0;
+    for (; *text && n + 32 < sizeof buf; text++)
+        n += (size_t)snprintf(buf + n, sizeof buf - n, "%.*s", *text == '@' ? 32 : 1,
+                              *text == '@' ? subjects[subject].name : text);
+    return buf;
+}
+
 /* A tiny model of three layers, so that a pattern of two does not end with them. NULL ends the overrides. */
-static ref_variant variant(const char *const *overrides) {
+static ref_variant variant(int subject, const char *const *overrides) {
     ref_variant v;
     ck_assert(ref_variant_tiny(1, &v));
     v.config.model_layers = 3;
     v.config.model_rope_base = 100;
     v.batch = v.config.train_batch = 2;
+    for (int i = 0; i < SIZES && subjects[subject].sizes[i]; i++)
+        ck_assert_msg(sl_config_override(&v.config, subjects[subject].sizes[i]) == 0, "%s", sl_error());
     for (; *overrides; overrides++)
-        ck_assert_msg(sl_config_override(&v.config, *overrides) == 0, "%s", sl_error());
+        ck_assert_msg(sl_config_override(&v.config, named(subject, *overrides)) == 0, "%s", sl_error());
     ck_assert_msg(sl_config_check(&v.config) == 0, "%s", sl_error());
     return v;
 }
@@ -42,11 +64,11 @@ static sl_model *create(const ref_variant *v, bool training, bool taps) {
 }
 
 static const char *const patterns[][4] = {
-    {"model.mixer=mean", NULL},
-    {"model.mixer=[mean, softmax]", NULL},
-    {"model.mixer=[softmax, mean, mean]", "model.norm_place=post", NULL},
-    {"model.mixer=[mean, softmax]", "model.norm_place=sandwich", "model.ffn=0", NULL},
-    {"model.mixer=[mean, mean, softmax]", "model.experts=3", "model.expert_ffn=5", NULL}};
+    {"model.mixer=@", NULL},
+    {"model.mixer=[@, softmax]", NULL},
+    {"model.mixer=[softmax, @, @]", "model.norm_place=post", NULL},
+    {"model.mixer=[@, softmax]", "model.norm_place=sandwich", "model.ffn=0", NULL},
+    {"model.mixer=[@, @, softmax]", "model.experts=3", "model.expert_ffn=5", NULL}};
 enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
 /* ---- the configuration */
@@ -81,7 +103,7 @@ START_TEST(patterns_are_read_and_written) {
         free(dump);
     }
     ck_assert_int_ne(sl_config_override(&c, "model.mixer=[mean, maen]"), 0);
-    ck_error("model.mixer: unknown value \"maen\"; did you mean mean? It is one or a list of softmax, mean");
+    ck_error("model.mixer: unknown value \"maen\"; did you mean mean? It is one or a list of softmax, ");
 }
 END_TEST
 
@@ -90,7 +112,7 @@ END_TEST
 /* Every element of every tensor, on every tier in fp32. */
 START_TEST(gradients_are_those_of_the_reference) {
     for (int i = 0; i < PATTERNS; i++) {
-        ref_variant v = variant(patterns[i]);
+        ref_variant v = variant(_i, patterns[i]);
         int64_t n = v.batch * v.seq;
         int32_t *in = calloc((size_t)n, sizeof *in), *target = calloc((size_t)n, sizeof *target);
         ref_random_tokens(n, v.vocab, 1, in), ref_random_tokens(n, v.vocab, 2, target);
@@ -132,7 +154,7 @@ END_TEST
 START_TEST(threads_and_bf16) {
     double loss[2];
     for (int bf16 = 0; bf16 < 2; bf16++) {
-        ref_variant v = variant((const char *const[]){"model.mixer=[mean, softmax]", "model.dim=72", "model.heads=2",
+        ref_variant v = variant(_i, (const char *const[]){"model.mixer=[@, softmax]", "model.dim=72", "model.heads=2",
                                                       "model.kv_heads=1", "model.head_dim=20", "model.seq=100", NULL});
         v.seq = v.config.model_seq, v.batch = 3;
         v.config.precision = bf16 ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
@@ -170,7 +192,7 @@ static float *decoded(sl_model *m, const ref_variant *v, const int32_t *in, int6
 
 START_TEST(decoding_is_the_full_pass) {
     for (int i = 0; i < PATTERNS; i++) {
-        ref_variant v = variant(patterns[i]);
+        ref_variant v = variant(_i, patterns[i]);
         int64_t n = v.batch * v.seq;
         int32_t *in = calloc((size_t)n, sizeof *in);
         float *all = malloc((size_t)(n * v.vocab) * sizeof *all);
@@ -192,7 +214,7 @@ START_TEST(decoding_is_the_full_pass) {
             }
         float *logits = decoded(m, &v, in, 3);
         ck_assert_int_eq(sl_model_decode(m, in, 2, logits), -1);
-        ck_error("cannot go back to position 2: mixer mean of layer");
+        ck_error(named(_i, "cannot go back to position 2: mixer @ of layer"));
         ck_error("keeps the state of position 4 alone; begin again at 0");
         free(logits), free(all), free(in);
         sl_model_free(full), sl_model_free(m);
@@ -202,7 +224,7 @@ END_TEST
 
 /* What a token costs: 6 FLOP a parameter in matrices, and what each mixer says. */
 START_TEST(flops_are_counted_by_layer) {
-    ref_variant v = variant(patterns[1]);
+    ref_variant v = variant(0, patterns[1]);
     sl_model *m = create(&v, true, false);
     const sl_config *c = &v.config;
     const sl_params *p = sl_model_params(m);
@@ -246,11 +268,28 @@ static void same_block(const sl_params *a, const sl_params *b, const float *x, c
                                  (size_t)a->tensor[i].size * sizeof *x) == 0, "%s differs", a->tensor[i].name);
 }
 
-/* With Muon, which must tell the matrices from the tensor [dim, 1, 2]; stopped half-way, the rest has the same bits. */
+/* A tensor of three dimensions is drawn by its own function, and is no matrix to Muon. */
+START_TEST(tensors_of_more_dimensions) {
+    ref_variant v = variant(0, (const char *const[]){"model.mixer=@", "train.optimizer=muon", NULL});
+    sl_model *m = sl_model_create(&v.config, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
+    ck_assert_int_eq(sl_model_init(m, 1), 0);
+    const sl_params *p = sl_model_params(m);
+    const sl_tensor *mix = tensor(p, "model.layers.2.mean.mix");
+    ck_assert(mix->ndim == 3 && mix->shape[1] == 1 && mix->shape[2] == 2 && mix->shape[3] == 1);
+    ck_assert_int_eq(mix->moments, 2);
+    ck_assert_int_eq(tensor(p, "model.layers.2.mean.v_proj.weight")->moments, 1);
+    for (int64_t k = 0; k < mix->size; k++)
+        ck_assert(k % 2 ? p->w[mix->offset + k] == 1 : p->w[mix->offset + k] < 1);
+    ck_assert(p->w[mix->offset] != p->w[mix->offset + 2]);
+    sl_model_free(m);
+}
+END_TEST
+
+/* With each optimizer; stopped half-way, the rest has the same bits. */
 START_TEST(trains_and_resumes) {
     static const char *const optimizers[] = {"train.optimizer=adamw", "train.optimizer=muon"};
     for (int i = 0; i < 2; i++) {
-        ref_variant v = variant((const char *const[]){"model.mixer=[mean, softmax]", "train.lr=0.02", "train.warmup=0",
+        ref_variant v = variant(_i, (const char *const[]){"model.mixer=[@, softmax]", "train.lr=0.02", "train.warmup=0",
                                                       "train.steps=60", optimizers[i], NULL});
         char dir[SL_DIR_CHARS];
         sl_config read;
@@ -259,13 +298,6 @@ START_TEST(trains_and_resumes) {
         sl_model *other = sl_model_create(&v.config, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
         ck_assert_int_eq(sl_model_init(m, 1), 0);
         sl_params *p = sl_model_params(m), *q = sl_model_params(other);
-        const sl_tensor *mix = tensor(p, "model.layers.2.mean.mix");
-        ck_assert(mix->ndim == 3 && mix->shape[1] == 1 && mix->shape[2] == 2 && mix->shape[3] == 1);
-        ck_assert_int_eq(mix->moments, 2);
-        ck_assert_int_eq(tensor(p, "model.layers.2.mean.v_proj.weight")->moments, i ? 1 : 2);
-        for (int64_t k = 0; k < mix->size; k++) /* as its own function draws it */
-            ck_assert(k % 2 ? p->w[mix->offset + k] == 1 : p->w[mix->offset + k] < 1);
-        ck_assert(p->w[mix->offset] != p->w[mix->offset + 2]);
         sl_optim *o = sl_optim_create(m), *after = sl_optim_create(other);
         double begin = train(o, &v, 0, 1);
         train(o, &v, 1, 30);
@@ -286,7 +318,7 @@ END_TEST
 
 /* ---- probes */
 
-static json_t *probed(const ref_variant *v, json_t **measures) {
+static json_t *probed(int subject, const ref_variant *v, json_t **measures) {
     int64_t n = v->batch * v->seq;
     int32_t *in = calloc((size_t)n, sizeof *in);
     uint8_t *mark = calloc((size_t)n, 1);
@@ -305,7 +337,7 @@ static json_t *probed(const ref_variant *v, json_t **measures) {
     for (int i = 0; i < v->config.model_layers; i++)
         if (!sl_model_attends(m, i)) {
             ck_assert_ptr_null(sl_model_qkv(m, i).q);
-            ck_error("has no queries and keys: its mixer is mean");
+            ck_error(named(subject, "has no queries and keys: its mixer is @"));
         }
     sl_detail_free(d), sl_probe_free(p), sl_model_free(m);
     free(in), free(mark);
@@ -317,7 +349,7 @@ static const json_t *in_layer(const json_t *layers, size_t i, const char *key) {
 }
 
 /* Of a layer without attention: no figure of it, its name, and all else. */
-static void check_layer(const json_t *layers, const json_t *measures, size_t i, bool attends) {
+static void check_layer(int subject, const json_t *layers, const json_t *measures, size_t i, bool attends) {
     const json_t *x, *contribution = json_object_get(measures, "contribution"),
                      *outliers = json_object_get(measures, "outliers");
     size_t h;
@@ -331,20 +363,20 @@ static void check_layer(const json_t *layers, const json_t *measures, size_t i, 
     ck_assert(json_is_number(in_layer(layers, i, "m2")));
     const char *mixer = json_string_value(in_layer(layers, i, "mixer"));
     ck_assert_int_eq(mixer == NULL, attends);
-    ck_assert(!mixer || strcmp(mixer, "mean") == 0);
+    ck_assert(!mixer || strcmp(mixer, subjects[subject].name) == 0);
 }
 
 START_TEST(probes_ask_the_mixer) {
     static const char *const figures[] = {"att0", "sink_rate", "attention_entropy", "value_norm_ratio"};
     json_t *measures;
     for (int i = 0; i < PATTERNS; i++) {
-        ref_variant v = variant(patterns[i]);
-        json_t *o = probed(&v, &measures), *layers = json_object_get(o, "layers");
+        ref_variant v = variant(_i, patterns[i]);
+        json_t *o = probed(_i, &v, &measures), *layers = json_object_get(o, "layers");
         int attending = 0;
         double sum = 0;
         for (int64_t layer = 0; layer < v.config.model_layers; layer++) {
             bool attends = sl_mixer_of(&v.config, layer)->attends;
-            check_layer(layers, measures, (size_t)layer, attends);
+            check_layer(_i, layers, measures, (size_t)layer, attends);
             attending += attends;
             const json_t *heads = in_layer(layers, (size_t)layer, "att0");
             for (size_t h = 0; attends && h < json_array_size(heads); h++)
@@ -363,10 +395,11 @@ END_TEST
 /* What there is nothing of is refused, in one line. */
 START_TEST(keys_and_values_are_missed) {
     const sl_quant_options o = {.smooth = -1, .kv = true};
-    ref_variant v = variant(patterns[0]), mixed = variant(patterns[1]);
+    ref_variant v = variant(_i, patterns[0]), mixed = variant(_i, patterns[1]);
     ck_assert_int_eq(sl_transform_check(&mixed.config, &o), 0);
     ck_assert_int_eq(sl_transform_check(&v.config, &o), -1);
-    ck_error("--kv rounds keys and values, and no block of this checkpoint has any: its mixer is mean; leave it out");
+    ck_error(named(_i, "--kv rounds keys and values, and no block of this checkpoint has any: its mixer is @; leave it "
+                       "out"));
 }
 END_TEST
 
@@ -394,16 +427,20 @@ static char *said(int (*verb)(int, char **), const char *const *args) {
     return text;
 }
 
-static const char config[] = "model: {layers: 3, dim: 32, heads: 2, ffn: 48, seq: 32, mixer: [mean, softmax]}\n"
+static const char config[] = "model: {layers: 3, dim: 32, heads: 2, ffn: 48, seq: 32, mixer: softmax}\n"
                              "data: {corpus: synthetic:copy, synthetic: {symbols: 8}}\n"
                              "train: {steps: 4, batch: 4, warmup: 0, eval_every: 0, eval_windows: 4, probe_every: 2}\n"
                              "threads: 2\nprecision: fp32\n";
 
-static char *train_run(void) {
-    char *run = strdup(in_scratch("run")), *yaml = strdup(in_scratch("mean.yaml"));
+static char *train_run(int subject) {
+    char *run = strdup(in_scratch(named(subject, "run-@"))), *yaml = strdup(in_scratch("mixer.yaml")), *mixer;
+    mixer = strdup(named(subject, "model.mixer=[@, softmax]"));
     put_file(yaml, config, sizeof config - 1);
-    free(said(sl_verb_train, (const char *const[]){"train", yaml, "--out", run, NULL}));
-    free(yaml);
+    const char *args[6 + SIZES] = {"train", yaml, "--out", run, mixer};
+    for (int i = 0; i < SIZES; i++)
+        args[5 + i] = subjects[subject].sizes[i];
+    free(said(sl_verb_train, args));
+    free(yaml), free(mixer);
     return run;
 }
 
@@ -413,13 +450,14 @@ static bool exists(const char *folder, const char *file) {
     return access(path, F_OK) == 0;
 }
 
-static void check_probe_verb(const char *run) {
-    char *acts = strdup(in_scratch("acts"));
+static void check_probe_verb(int subject, const char *run) {
+    char *acts = strdup(in_scratch(named(subject, "acts-@")));
     const char *const args[] = {"probe", run,  "--windows", "2",   "--measures", "all",
                                 "--dump", acts, "--what",    "all", NULL};
     char *text = said(sl_verb_probe, args);
-    ck_assert_msg(strstr(text, "without attention: 0 (mean), 2 (mean); figures, measures and dumps of queries, keys, "
-                               "values and attention leave these blocks out\n") != NULL, "%s", text);
+    const char *told = named(subject, "without attention: 0 (@), 2 (@); figures, measures and dumps of queries, keys, "
+                                      "values and attention leave these blocks out\n");
+    ck_assert_msg(strstr(text, told) != NULL, "%s", text);
     ck_assert(exists(acts, "q.001.npy") && exists(acts, "attention.001.npy"));
     ck_assert(exists(acts, "attention_output.000.npy"));
     ck_assert(!exists(acts, "q.000.npy") && !exists(acts, "attention.002.npy"));
@@ -442,13 +480,13 @@ static double quantised(const char *checkpoint, const char *const *flags) {
     return loss;
 }
 
-static void check_quantize_verb(const char *run) {
+static void check_quantize_verb(int subject, const char *run) {
     static const char *const transforms[][4] = {
         {"--calibration", "4"}, {"--calibration", "4", "--smooth", "0.5"}, {"--calibration", "4", "--migrate"},
         {"--calibration", "4", "--rotate"}};
     for (size_t i = 0; i < sizeof transforms / sizeof *transforms; i++) {
-        char name[16], *folder;
-        snprintf(name, sizeof name, "export%zu", i);
+        char name[64], *folder;
+        snprintf(name, sizeof name, "export-%s-%zu", subjects[subject].name, i);
         folder = strdup(in_scratch(name));
         const char *flags[9] = {"--scheme", "w8a8-channel-static", "--export", folder};
         for (int k = 0; k < 4 && transforms[i][k]; k++)
@@ -460,7 +498,7 @@ static void check_quantize_verb(const char *run) {
 }
 
 START_TEST(verbs_take_a_model_with_other_mixers) {
-    char *run = train_run(), text[SL_DIR_CHARS + 16], dir[SL_DIR_CHARS];
+    char *run = train_run(_i), text[SL_DIR_CHARS + 16], dir[SL_DIR_CHARS];
     sl_config c;
     int32_t vocab;
     size_t n;
@@ -469,8 +507,8 @@ START_TEST(verbs_take_a_model_with_other_mixers) {
     char *hf = (char *)get_file(text, &n);
     hf[n] = '\0';
     ck_assert_msg(strstr(hf, "SinklabForCausalLM") != NULL, "%s", hf); /* not a Llama to others */
-    check_probe_verb(run);
-    check_quantize_verb(run);
+    check_probe_verb(_i, run);
+    check_quantize_verb(_i, run);
     free(hf), free(run);
 }
 END_TEST
@@ -481,14 +519,15 @@ int main(void) {
     tcase_add_unchecked_fixture(t, scratch_make, scratch_remove);
     tcase_set_timeout(t, 0);
     tcase_add_test(t, patterns_are_read_and_written);
-    tcase_add_test(t, gradients_are_those_of_the_reference);
-    tcase_add_test(t, threads_and_bf16);
-    tcase_add_test(t, decoding_is_the_full_pass);
+    tcase_add_loop_test(t, gradients_are_those_of_the_reference, 0, SUBJECTS);
+    tcase_add_loop_test(t, threads_and_bf16, 0, SUBJECTS);
+    tcase_add_loop_test(t, decoding_is_the_full_pass, 0, SUBJECTS);
     tcase_add_test(t, flops_are_counted_by_layer);
-    tcase_add_test(t, trains_and_resumes);
-    tcase_add_test(t, probes_ask_the_mixer);
-    tcase_add_test(t, keys_and_values_are_missed);
-    tcase_add_test(t, verbs_take_a_model_with_other_mixers);
+    tcase_add_test(t, tensors_of_more_dimensions);
+    tcase_add_loop_test(t, trains_and_resumes, 0, SUBJECTS);
+    tcase_add_loop_test(t, probes_ask_the_mixer, 0, SUBJECTS);
+    tcase_add_loop_test(t, keys_and_values_are_missed, 0, SUBJECTS);
+    tcase_add_loop_test(t, verbs_take_a_model_with_other_mixers, 0, SUBJECTS);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

@@ -476,11 +476,67 @@ static void mean_block(const ref_model *m, const char *layer, const ref_c *x, re
         free(all[i]);
 }
 
+/* Columns from..from + n of x [rows, all], allocated. */
+static ref_c *columns(int64_t rows, int64_t all, int64_t from, int64_t n, const ref_c *x) {
+    ref_c *y = ref_alloc(rows * n);
+    for (int64_t i = 0; i < rows * n; i++)
+        y[i] = x[i / n * all + from + i % n];
+    return y;
+}
+
+static const ref_c *taps(const ref_model *m, const char *prefix, int64_t channels, int64_t width) {
+    const sl_tensor *t = lookup(m, prefix, "conv1d.weight");
+    if (t->ndim != 3 || t->shape[0] != channels || t->shape[1] != 1 || t->shape[2] != width)
+        die("%s is not [%lld, 1, %lld]", t->name, (long long)channels, (long long)width);
+    return m->w + t->offset;
+}
+
+/* y silu(z), and the norm of each group's channels before or after it. */
+static void mamba2_gate(const ref_model *m, const char *prefix, int64_t inner, const ref_c *z, ref_c *y) {
+    const sl_config *c = m->config;
+    const char *place = sl_choices_mamba2_norm[c->mamba2_norm].name;
+    int64_t rows = rows_of(m), groups = c->mamba2_groups, span = inner / groups;
+    for (int step = 0; step < 2; step++) {
+        bool gates = step == (strcmp(place, "before") == 0);
+        for (int64_t i = 0; gates && i < rows * inner; i++)
+            y[i] *= z[i] / (1 + cexp(-z[i]));
+        if (gates || strcmp(place, "none") == 0)
+            continue;
+        const ref_c *w = vector(m, prefix, "norm.weight", inner);
+        for (int64_t i = 0; i < rows * groups; i++)
+            ref_rmsnorm(1, span, y + i * span, w + i % groups * span, c->norm_eps, y + i * span);
+    }
+}
+
+static void mamba2_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    const sl_config *c = m->config;
+    int64_t rows = rows_of(m), d = c->model_dim, inner = c->mamba2_expand * d, bc = c->mamba2_groups * c->mamba2_state;
+    int64_t heads = inner / c->mamba2_head_dim, convolved = inner + 2 * bc, all = inner + convolved + heads;
+    char prefix[128];
+    snprintf(prefix, sizeof prefix, "%smixer.", layer);
+    ref_c *in = project(m, prefix, "in_proj.weight", d, all, x), *z = columns(rows, all, 0, inner, in);
+    ref_c *raw = columns(rows, all, inner, convolved, in), *v = ref_alloc(rows * convolved);
+    ref_convolution(rows, m->seq, convolved, c->mamba2_conv, raw, taps(m, prefix, convolved, c->mamba2_conv),
+                    vector(m, prefix, "conv1d.bias", convolved), true, v);
+    ref_c *vx = columns(rows, convolved, 0, inner, v), *vb = columns(rows, convolved, inner, bc, v);
+    ref_c *vc = columns(rows, convolved, inner + bc, bc, v), *dt = columns(rows, all, inner + convolved, heads, in);
+    ref_ssd s = {heads, c->mamba2_head_dim, c->mamba2_groups, c->mamba2_state, vx, vb, vc, dt,
+                 vector(m, prefix, "dt_bias", heads), vector(m, prefix, "A_log", heads), vector(m, prefix, "D", heads)};
+    ref_c *y = ref_alloc(rows * inner);
+    ref_ssd_run(rows, m->seq, &s, y);
+    mamba2_gate(m, prefix, inner, z, y);
+    ref_c *out = project(m, prefix, "out_proj.weight", inner, d, y);
+    half_output(m, layer, ATTN, out, h);
+    ref_c *used[] = {in, z, raw, v, vx, vb, vc, dt, y, out};
+    for (int i = 0; i < 10; i++)
+        free(used[i]);
+}
+
 /* Sequence mixers: a row for each of tables/mixer.inc. */
 static const struct {
     const char *name;
     void (*block)(const ref_model *, const char *layer, const ref_c *x, ref_c *h);
-} mixers[] = {{"softmax", attention_block}, {"mean", mean_block}};
+} mixers[] = {{"softmax", attention_block}, {"mean", mean_block}, {"mamba2", mamba2_block}};
 
 static void mixer_block(const ref_model *m, int64_t i, const char *layer, const ref_c *x, ref_c *h) {
     const char *name = sl_choices_mixer[sl_config_mixer(m->config, i)].name;

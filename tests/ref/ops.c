@@ -171,6 +171,25 @@ void ref_convolution(int64_t rows, int64_t seq, int64_t d, int64_t width, const 
         }
 }
 
+void ref_ssd_run(int64_t rows, int64_t seq, const ref_ssd *s, ref_c *y) {
+    ref_c *h = ref_alloc(s->p * s->n);
+    for (int64_t head = 0; head < s->heads; head++)
+        for (int64_t t = 0; t < rows; t++) {
+            int64_t group = t * s->groups + head / (s->heads / s->groups);
+            ref_c dt = clog(1 + cexp(s->dt[t * s->heads + head] + s->bias[head]));
+            ref_c decay = t % seq ? cexp(-dt * cexp(s->a_log[head])) : 0;
+            for (int64_t i = 0; i < s->p; i++) {
+                int64_t at = (t * s->heads + head) * s->p + i;
+                y[at] = s->skip[head] * s->x[at];
+                for (int64_t j = 0; j < s->n; j++) {
+                    h[i * s->n + j] = decay * h[i * s->n + j] + dt * s->x[at] * s->b[group * s->n + j];
+                    y[at] += h[i * s->n + j] * s->c[group * s->n + j];
+                }
+            }
+        }
+    free(h);
+}
+
 static ref_c dot(int64_t n, const ref_c *x, const ref_c *y) {
     ref_c sum = 0;
     for (int64_t j = 0; j < n; j++)

@@ -61,6 +61,15 @@ void ref_rope(int64_t rows, int64_t seq, int64_t heads, int64_t hd, const ref_ro
  * seq positions; silu: y sigmoid(y) of that. bias: NULL for none. */
 void ref_convolution(int64_t rows, int64_t seq, int64_t d, int64_t width, const ref_c *x, const ref_c *w,
                      const ref_c *bias, bool silu, ref_c *y);
+/* Mamba-2's recurrence (arXiv 2405.21060) for each of heads, of p channels with n numbers of state, heads / groups of
+ * which share b and c: h = exp(dt a) h + dt x b^T, y = h c + skip x, h = 0 before the window; dt = softplus(dt + bias),
+ * a = -exp(a_log). x and y [rows, heads, p], b and c [rows, groups, n], dt [rows, heads], bias, a_log and skip
+ * [heads]. */
+typedef struct {
+    int64_t heads, p, groups, n;
+    const ref_c *x, *b, *c, *dt, *bias, *a_log, *skip;
+} ref_ssd;
+void ref_ssd_run(int64_t rows, int64_t seq, const ref_ssd *s, ref_c *y);
 /* Attention of a kind, by its name in the configuration. A query sees itself and the window - 1 positions before it (0:
  * all). a, b: bias of sigmoid; zeta - gamma and gamma of clipped_softmax. sinks [heads], key, value [kv_heads, hd]:
  * learned tensors of the kinds that have them. softcap: 0, or scores z become softcap tanh(z / softcap). */

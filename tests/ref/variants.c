@@ -445,7 +445,7 @@ void ref_randomise(sl_params *p, uint64_t seed) {
         const sl_tensor *t = p->tensor + i;
         sl_rng r = sl_rng_make(seed, SL_STREAM_TEST, sl_hash64(t->name, strlen(t->name)));
         bool embedding = strstr(t->name, "embed_tokens") != NULL;
-        double std = embedding ? 0.5 : t->ndim == 1 ? 0.3 : 1.2 / sqrt((double)t->shape[1]);
+        double std = embedding ? 0.5 : t->ndim == 1 ? 0.3 : 1.2 / sqrt((double)(t->size / t->shape[0]));
         double mean = t->ndim == 1 && t->init != SL_INIT_ZEROS;
         for (int64_t k = 0; k < t->size; k++)
             p->w[t->offset + k] = (float)(mean + std * sl_rng_normal(&r));

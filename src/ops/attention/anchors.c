@@ -72,7 +72,7 @@ static void anchor_backward_row(const sl_op *op, const sl_exec *x, int64_t r, fl
                           0, dw);
         dw += hd;
     }
-    sl_put_row(x, op->din[0], r, 0, op->dim_in, din);
+    sl_write_columns(x, op->din[0], r, 1, 0, op->dim_in, din, op->dim_in);
 }
 
 static int anchor_backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
@@ -194,9 +194,9 @@ static int mix_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     for (int64_t r = s->first; r < s->first + s->n; r++) {
         const float *scaled[2], *own = sl_read_rows(x, op->out, r, 1, c.own);
         scale_coefs(op, x, r, &c, scaled);
-        sl_put_row(x, op->saved[0], r, 0, op->dim_in, own);
+        sl_write_columns(x, op->saved[0], r, 1, 0, op->dim_in, own, op->dim_in);
         x->k->blend_fwd(op->dim_in, scaled[0], anchor_row(op, x, r), scaled[1], own, c.result);
-        sl_put_row(x, op->out, r, 0, op->dim_in, c.result);
+        sl_write_columns(x, op->out, r, 1, 0, op->dim_in, c.result, op->dim_in);
     }
     return 0;
 }
@@ -216,7 +216,7 @@ static void split_factors(const sl_op *op, const sl_exec *x, int64_t row, scratc
         }
     for (int i = ANCHOR_COEF; i <= OWN_COEF; i++)
         x->k->add(op->dim_in, c->dscaled[i], c->dcoef[i]);
-    sl_put_row(x, op->din[FACTORS], row, 0, 2 * m->of, c->dfactor);
+    sl_write_columns(x, op->din[FACTORS], row, 1, 0, 2 * m->of, c->dfactor, 2 * m->of);
 }
 
 static void mix_backward_row(const sl_op *op, const sl_exec *x, int64_t row, scratch *c) {
@@ -229,7 +229,7 @@ static void mix_backward_row(const sl_op *op, const sl_exec *x, int64_t row, scr
         memset(c->dscaled[i], 0, (size_t)op->dim_in * sizeof(float));
     x->k->blend_bwd(op->dim_in, scaled[0], anchor_row(op, x, row), scaled[1], own, dout, op->acc[ANCHOR],
                     sl_buf_data(x, op->din[ANCHOR]) + row * op->dim_in, c->result, sums[0], sums[1]);
-    sl_put_row(x, op->din[OWN], row, 0, op->dim_in, c->result);
+    sl_write_columns(x, op->din[OWN], row, 1, 0, op->dim_in, c->result, op->dim_in);
     if (factors)
         split_factors(op, x, row, c);
 }

@@ -44,10 +44,10 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
     for (int64_t r = span->first; r < span->first + span->n; r++) {
         const float *y = sl_read_rows(x, op->in[0], r, 1, s.whole) + o->first, *b = gate_inputs(op, x, r, &s);
         if (o->in_place)
-            sl_put_row(x, op->saved[0], r, 0, o->n, y);
+            sl_write_columns(x, op->saved[0], r, 1, 0, o->n, y, o->n);
         x->k->gate_fwd(o->n, o->open, b, y, s.out);
         add_floor(o, y, s.out);
-        sl_put_row(x, op->out, r, o->first, o->n, s.out);
+        sl_write_columns(x, op->out, r, 1, o->first, o->n, s.out, o->n);
     }
     return 0;
 }
@@ -72,8 +72,8 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
         x->k->gate_bwd(o->n, o->open, b, y, dout, s.out, s.db);
         add_floor(o, dout, s.out);
         fold(o, s.db);
-        sl_put_row(x, op->din[0], r, o->first, o->n, s.out);
-        sl_put_row(x, op->din[1], r, 0, o->n / o->group, s.db);
+        sl_write_columns(x, op->din[0], r, 1, o->first, o->n, s.out, o->n);
+        sl_write_columns(x, op->din[1], r, 1, 0, o->n / o->group, s.db, o->n / o->group);
     }
     return 0;
 }

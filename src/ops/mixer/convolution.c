@@ -14,7 +14,7 @@ enum { WEIGHT, BIAS };
 
 static const sl_convolution *of(const sl_op *op) { return op->own; }
 
-/* A worker's; rows are STRIPE apart. */
+/* A worker's; rows of u and result are STRIPE apart. */
 typedef struct {
     float *taps, *x, *dy, *u, *result, *dtaps, *dbias;
 } scratch;
@@ -52,37 +52,21 @@ static call call_of(const sl_op *op, const sl_exec *x, const sl_span *span) {
     return c;
 }
 
-/* Rows of a buffer, its columns from col on, as fp32: in place or in `to`. */
-typedef struct {
-    const float *p;
-    int64_t ld;
-} rows_at;
-
-static rows_at get(const call *c, sl_buf b, int64_t row, int64_t n, int64_t col, float *to) {
-    const sl_buffer *v = &c->x->info[b];
-    if (!v->bf16)
-        return (rows_at){sl_buf_data(c->x, b) + row * v->ld + col, v->ld};
-    for (int64_t i = 0; i < n; i++)
-        c->x->k->from_bf16(c->n, sl_bf16_row(c->x, b, row + i) + col, to + i * STRIPE);
-    return (rows_at){to, STRIPE};
+static sl_columns get(const call *c, sl_buf b, int64_t row, int64_t n, int64_t col, float *to) {
+    return sl_read_columns(c->x, b, row, n, col, c->n, to);
 }
-
-static void put(const call *c, sl_buf b, int64_t row, int64_t n, int64_t col, rows_at y) {
-    const sl_buffer *v = &c->x->info[b];
-    if (v->bf16)
-        sl_store_bf16(c->x, b, row, n, col, c->n, y.p, y.ld);
-    for (int64_t i = 0; !v->bf16 && i < n; i++)
-        memcpy(sl_buf_data(c->x, b) + (row + i) * v->ld + col, y.p + i * y.ld, (size_t)c->n * sizeof *y.p);
+static void put(const call *c, sl_buf b, int64_t row, int64_t n, int64_t col, sl_columns y) {
+    sl_write_columns(c->x, b, row, n, col, c->n, y.p, y.ld);
 }
 
 /* u of n rows from x on, `before` rows of whose window lie before it, and what becomes of it. */
 static void convolve(const call *c, int64_t n, int64_t before, const float *x, int64_t ldx) {
     c->x->k->conv_fwd(n, c->n, of(c->op)->width, before, x, ldx, c->s.taps, c->bias, c->s.u, STRIPE);
 }
-static rows_at activated(const call *c, int64_t n) {
+static sl_columns activated(const call *c, int64_t n) {
     for (int64_t i = 0; of(c->op)->silu && i < n; i++)
         c->x->k->silu_fwd(c->n, c->s.u + i * STRIPE, c->s.u + i * STRIPE);
-    return (rows_at){c->s.u, STRIPE};
+    return (sl_columns){c->s.u, STRIPE};
 }
 
 /* saved[0]: the values before, in whose place others come. */
@@ -92,7 +76,7 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
     for (int64_t t = 0; t < op->seq; t += CHUNK) {
         int64_t n = sl_min(CHUNK, op->seq - t), before = sl_min(halo, t), row = span->first + t;
         put(&c, op->saved[0], row, n, c.from, get(&c, op->in[0], row, n, col, c.s.x));
-        rows_at v = get(&c, op->saved[0], row - before, before + n, c.from, c.s.x);
+        sl_columns v = get(&c, op->saved[0], row - before, before + n, c.from, c.s.x);
         convolve(&c, n, before, v.p + before * v.ld, v.ld);
         put(&c, op->out, row, n, col, activated(&c, n));
     }
@@ -100,13 +84,13 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
 }
 
 /* du of n rows. */
-static rows_at before_silu(const call *c, int64_t n, int64_t before, rows_at v, rows_at dy) {
+static sl_columns before_silu(const call *c, int64_t n, int64_t before, sl_columns v, sl_columns dy) {
     if (!of(c->op)->silu)
         return dy;
     convolve(c, n, before, v.p + before * v.ld, v.ld);
     for (int64_t i = 0; i < n; i++)
         c->x->k->silu_bwd(c->n, c->s.u + i * STRIPE, dy.p + i * dy.ld, c->s.u + i * STRIPE);
-    return (rows_at){c->s.u, STRIPE};
+    return (sl_columns){c->s.u, STRIPE};
 }
 
 /* This window's part of the gradients of weight and bias, laid out as these are, one behind the other. */
@@ -130,11 +114,11 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
     for (int64_t t = 0; t < op->seq; t += CHUNK) {
         int64_t n = sl_min(CHUNK, op->seq - t), before = sl_min(halo, t), row = span->first + t;
         int64_t after = sl_min(halo, op->seq - t - n);
-        rows_at v = get(&c, op->saved[0], row - before, before + n + after, c.from, c.s.x);
-        rows_at du = before_silu(&c, n + after, before, v, get(&c, op->dout, row, n + after, col, c.s.dy));
+        sl_columns v = get(&c, op->saved[0], row - before, before + n + after, c.from, c.s.x);
+        sl_columns du = before_silu(&c, n + after, before, v, get(&c, op->dout, row, n + after, col, c.s.dy));
         x->k->conv_bwd_w(n, c.n, width, before, du.p, du.ld, v.p + before * v.ld, v.ld, c.s.dtaps, dbias);
         x->k->conv_bwd_x(n, c.n, width, after, du.p, du.ld, c.s.taps, c.s.result, STRIPE);
-        put(&c, op->din[0], row, n, col, (rows_at){c.s.result, STRIPE});
+        put(&c, op->din[0], row, n, col, (sl_columns){c.s.result, STRIPE});
     }
     leave_partial(&c, span->first / op->seq);
     return 0;
@@ -154,7 +138,7 @@ static int decode(const sl_op *op, const sl_exec *x, const sl_span *span) {
     int64_t halo = of(op)->width - 1, channels = of(op)->channels, col = of(op)->first + c.from;
     float *state = sl_buf_data(x, op->saved[0]) + span->first * halo * channels + c.from;
     size_t bytes = (size_t)c.n * sizeof *state;
-    rows_at now = get(&c, op->in[0], span->first, 1, col, c.s.dy);
+    sl_columns now = get(&c, op->in[0], span->first, 1, col, c.s.dy);
     for (int64_t j = 0; j < halo; j++)
         memcpy(c.s.x + j * STRIPE, state + j * channels, bytes);
     memcpy(c.s.x + halo * STRIPE, now.p, bytes);

@@ -1,0 +1,148 @@
+#include "ops/mixer/gate_norm.h"
+
+#include "ops/rows.h"
+#include "program/scratch.h"
+
+#include <string.h>
+
+enum { Y, Z };
+
+static const sl_gate_norm *of(const sl_op *op) { return op->own; }
+
+/* A worker's, of one row: converted rows; what stands between gate and norm, and its gradient; results. */
+typedef struct {
+    float *y, *z, *dout, *between, *dbetween, *out, *dz;
+} scratch;
+
+static scratch scratch_of(const sl_op *op, sl_carver *at) {
+    scratch s;
+    float **each[] = {&s.y, &s.z, &s.dout, &s.between, &s.dbetween, &s.out, &s.dz};
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++)
+        *each[i] = sl_carve_floats(at, op->dim_in);
+    return s;
+}
+
+typedef struct {
+    const float *y, *z;
+} inputs;
+
+static inputs read_inputs(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s) {
+    return (inputs){sl_read_rows(x, op->in[Y], row, 1, s->y),
+                    sl_read_columns(x, op->in[Z], row, 1, of(op)->first, op->dim_in, s->z).p};
+}
+
+static void gate(const sl_op *op, const sl_exec *x, const float *z, const float *y, float *out) {
+    x->k->ffn[SL_FFN_swiglu].fwd(op->dim_in, z, y, out);
+}
+
+/* saved[0]: 1 / rms of each span. */
+static float *rstd_at(const sl_op *op, const sl_exec *x, int64_t row) {
+    return sl_buf_data(x, op->saved[0]) + row * (op->dim_in / of(op)->span);
+}
+
+static void norm(const sl_op *op, const sl_exec *x, int64_t row, const float *in, float *out) {
+    int64_t n = of(op)->span;
+    const float *w = sl_weight(op, x, 0);
+    float *rstd = rstd_at(op, x, row);
+    for (int64_t at = 0; at < op->dim_in; at += n)
+        x->k->rmsnorm_fwd(1, n, in + at, n, w + at, of(op)->eps, out + at, n, rstd++);
+}
+
+static void norm_back(const sl_op *op, const sl_exec *x, int64_t row, const float *dout, const float *in, float *din,
+                      float *dw) {
+    int64_t n = of(op)->span;
+    const float *w = sl_weight(op, x, 0), *rstd = rstd_at(op, x, row);
+    for (int64_t at = 0; at < op->dim_in; at += n)
+        x->k->rmsnorm_bwd(1, n, dout + at, n, in + at, n, w + at, rstd++, din + at, n, 0, dw + at);
+}
+
+static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    scratch s = scratch_of(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    for (int64_t r = span->first; r < span->first + span->n; r++) {
+        inputs in = read_inputs(op, x, r, &s);
+        switch (of(op)->place) {
+        case SL_GATE_NORM_AFTER:
+            gate(op, x, in.z, in.y, s.between);
+            norm(op, x, r, s.between, s.out);
+            break;
+        case SL_GATE_NORM_BEFORE:
+            norm(op, x, r, in.y, s.between);
+            gate(op, x, in.z, s.between, s.out);
+            break;
+        case SL_GATE_NORM_OFF: gate(op, x, in.z, in.y, s.out); break;
+        }
+        sl_write_columns(x, op->out, r, 1, 0, op->dim_in, s.out, op->dim_in);
+    }
+    return 0;
+}
+
+/* dy to s->out, dz to s->dz. */
+static void row_back(const sl_op *op, const sl_exec *x, int64_t row, const inputs *in, const float *dout,
+                     const scratch *s, float *dw) {
+    const sl_ffn_kernels *k = &x->k->ffn[SL_FFN_swiglu];
+    switch (of(op)->place) {
+    case SL_GATE_NORM_AFTER:
+        gate(op, x, in->z, in->y, s->between);
+        norm_back(op, x, row, dout, s->between, s->dbetween, dw);
+        k->bwd(op->dim_in, in->z, in->y, s->dbetween, s->dz, s->out);
+        break;
+    case SL_GATE_NORM_BEFORE:
+        norm(op, x, row, in->y, s->between);
+        k->bwd(op->dim_in, in->z, s->between, dout, s->dz, s->dbetween);
+        norm_back(op, x, row, s->dbetween, in->y, s->out, dw);
+        break;
+    case SL_GATE_NORM_OFF: k->bwd(op->dim_in, in->z, in->y, dout, s->dz, s->out); break;
+    }
+}
+
+static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    scratch s = scratch_of(op, &(sl_carver){sl_worker_scratch(x, span->worker), 0});
+    sl_blocks blocks = sl_op_blocks(op);
+    int64_t d = op->dim_in, params = sl_op_params_floats(op, x->p);
+    for (int64_t b = sl_block_at(blocks, span->first), end = sl_block_behind(blocks, span); b < end; b++) {
+        float *dw = x->shared + b * params;
+        memset(dw, 0, (size_t)params * sizeof *dw);
+        for (int64_t r = sl_block_first(blocks, b), last = r + sl_block_rows(blocks, b); r < last; r++) {
+            inputs in = read_inputs(op, x, r, &s);
+            row_back(op, x, r, &in, sl_read_rows(x, op->dout, r, 1, s.dout), &s, dw);
+            sl_write_gradient(x, op->din[Y], r, 1, 0, d, s.out, op->acc[Y], s.dbetween);
+            sl_write_gradient(x, op->din[Z], r, 1, of(op)->first, d, s.dz, op->acc[Z], s.dbetween);
+        }
+    }
+    if (!op->acc[Z]) {
+        sl_clear_columns(x, op->din[Z], span->first, span->n, 0, of(op)->first);
+        sl_clear_columns(x, op->din[Z], span->first, span->n, of(op)->first + d, x->info[op->din[Z]].ld);
+    }
+    return 0;
+}
+
+static const sl_op_kind gate_norm = {
+    .name = "gate_norm",
+    .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = forward}),
+    .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = backward},
+                          {.cut = SL_CUT_FOLD, .run = sl_fold_params, .split = sl_fold_params_split}),
+    .adds = true};
+
+sl_buf sl_build_gate_norm(sl_program *b, sl_scope scope, const char *prefix, sl_buf y, sl_buf z,
+                          const sl_gate_norm *how) {
+    sl_op *op = sl_program_op(b, &gate_norm, scope);
+    sl_gate_norm *own = sl_program_own(b, op, sizeof *own);
+    if (!own)
+        return y;
+    *own = *how;
+    sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    sl_op_reads(op, z, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    op->dim_in = op->dim_out = b->buffer[y].cols;
+    if (how->place != SL_GATE_NORM_OFF) {
+        op->param[0] = sl_program_param(b, prefix, &(sl_param_spec){.name = "norm.weight", .rows = op->dim_in,
+                                                                    .init = SL_INIT_ONES, .decay = SL_DECAY_NORM});
+        op->saved[0] = sl_program_buffer(b, op->rows, op->dim_in / how->span);
+    }
+    op->shared_bytes = sl_fold_params_bytes(op, b->params);
+    sl_carver size = {0};
+    scratch_of(op, &size);
+    op->worker_bytes = size.used;
+    return op->out = sl_program_activation(b, op->rows, op->dim_out);
+}
+
+const sl_gate_norm *sl_gate_norm_of(const sl_op *op) { return op && op->kind == &gate_norm ? op->own : NULL; }
