@@ -5,6 +5,7 @@
 #include "data/vocabulary_gguf_write.h"
 #include "families/foreign.h"
 #include "families/kind.h"
+#include "ops/mixer/mixer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -157,6 +158,9 @@ int sl_export_gguf(const sl_export *e, const char *type, const char *path) {
     const sl_places places = {family->gguf_places, sl_gguf_places, false};
     const number *matrices = number_named(type);
     sl_gguf_plan g;
+    if (sl_mixer_first(e->config, false) >= 0)
+        return sl_fail_usage("model.mixer stands in the way: of other mixers than softmax no GGUF is written; export "
+                             "with --format hf");
     if (strcmp(sl_hf_activation[e->config->model_ffn_kind], "silu") != 0)
         return sl_fail_usage("model.ffn_kind stands in the way: a GGUF can't say another than swiglu; export with "
                              "--format hf");

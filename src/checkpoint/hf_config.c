@@ -8,52 +8,68 @@
 #include <jansson.h>
 #include <string.h>
 
+/* What models of transformers a configuration may be of. */
+enum { LLAMA = 1, MAMBA2 = 2 };
+#define MAMBA2_CLASS "Mamba2ForCausalLM"
+
+static bool is_mamba2(const sl_config *c) {
+    bool is = true;
+    for (int64_t i = 0; i < c->model_layers; i++)
+        is = is && !strcmp(sl_mixer_of(c, i)->name, "mamba2");
+    return is;
+}
+
 const char *sl_hf_obstacle(const sl_config *c) {
     bool rope_layers = c->model_rope_layers.n > 1 || c->model_rope_layers.of[0] != SL_LAYER_ROPE;
     bool softmax = !strcmp(sl_choices_attention[c->model_attention].name, "softmax");
     const struct {
         bool stands;
         const char *key;
+        unsigned of;
     } obstacle[] = {
-        {!(sl_norm_traits[c->model_norm] & SL_NORM_LLAMA), "model.norm"},
-        {sl_mixer_first(c, false) >= 0, "model.mixer"},
-        {!softmax, "model.attention"},
-        {c->attention_gate != SL_ATTENTION_GATE_NONE, "model.attention_opts.gate"},
-        {c->attention_window != 0, "model.attention_opts.window"},
-        {c->attention_scale != 0, "model.attention_opts.scale"},
-        {c->attention_softcap != 0, "model.attention_opts.softcap"},
-        {c->model_attention_bias != SL_ATTENTION_BIAS_NONE, "model.attention_bias"},
+        {!(sl_norm_traits[c->model_norm] & SL_NORM_LLAMA), "model.norm", LLAMA | MAMBA2},
+        {sl_mixer_first(c, false) >= 0, "model.mixer", LLAMA},
+        {!softmax, "model.attention", LLAMA},
+        {c->attention_gate != SL_ATTENTION_GATE_NONE, "model.attention_opts.gate", LLAMA},
+        {c->attention_window != 0, "model.attention_opts.window", LLAMA},
+        {c->attention_scale != 0, "model.attention_opts.scale", LLAMA},
+        {c->attention_softcap != 0, "model.attention_opts.softcap", LLAMA},
+        {c->model_attention_bias != SL_ATTENTION_BIAS_NONE, "model.attention_bias", LLAMA},
         {!sl_config_has_ffn(c) || !sl_ffn_gated[c->model_ffn_kind] || !sl_hf_activation[c->model_ffn_kind],
-         "model.ffn_kind"},
-        {c->model_ffn_bias, "model.ffn_bias"},
-        {c->model_head_bias, "model.head_bias"},
-        {c->model_experts > 0 && c->model_router_bias, "model.router_bias"},
-        {c->model_rope_base <= 0, "model.rope_base"},
-        {c->model_rope_dims != 0, "model.rope_dims"},
-        {c->model_rope_scaling != SL_ROPE_SCALING_NONE, "model.rope_scaling"},
-        {rope_layers, "model.rope_layers"},
-        {c->model_learned_positions != 0, "model.learned_positions"},
-        {c->model_norm_place != SL_PLACE_PRE, "model.norm_place"},
-        {c->norm_preaffine, "model.norm_opts.preaffine"},
-        {c->norm_zero_centred, "model.norm_opts.zero_centred"},
-        {c->model_qk_norm && c->model_qk_norm_span, "model.qk_norm_span"},
-        {c->model_anchors != SL_ANCHORS_NONE, "model.anchors"},
-        {c->model_block != SL_BLOCK_SEQUENTIAL, "model.block"},
-        {c->model_residual != SL_RESIDUAL_PLAIN, "model.residual"},
-        {c->model_embed_scale, "model.embed_scale"},
-        {c->model_embed_multiplier != 0, "model.embed_multiplier"},
-        {c->model_logit_softcap != 0, "model.logit_softcap"},
-        {sl_config_clip(c) != 0, "model.clip"},
-        {c->model_sink_nullify != 0, "model.sink_nullify"},
+         "model.ffn_kind", LLAMA},
+        {c->model_ffn_bias, "model.ffn_bias", LLAMA},
+        {c->model_head_bias, "model.head_bias", LLAMA | MAMBA2},
+        {c->model_experts > 0 && c->model_router_bias, "model.router_bias", LLAMA},
+        {c->model_rope_base <= 0, "model.rope_base", LLAMA},
+        {c->model_rope_dims != 0, "model.rope_dims", LLAMA},
+        {c->model_rope_scaling != SL_ROPE_SCALING_NONE, "model.rope_scaling", LLAMA},
+        {rope_layers, "model.rope_layers", LLAMA},
+        {c->model_learned_positions != 0, "model.learned_positions", LLAMA | MAMBA2},
+        {c->model_norm_place != SL_PLACE_PRE, "model.norm_place", LLAMA | MAMBA2},
+        {c->norm_preaffine, "model.norm_opts.preaffine", LLAMA | MAMBA2},
+        {c->norm_zero_centred, "model.norm_opts.zero_centred", LLAMA | MAMBA2},
+        {c->model_qk_norm && c->model_qk_norm_span, "model.qk_norm_span", LLAMA},
+        {c->model_anchors != SL_ANCHORS_NONE, "model.anchors", LLAMA},
+        {c->model_block != SL_BLOCK_SEQUENTIAL, "model.block", LLAMA},
+        {c->model_residual != SL_RESIDUAL_PLAIN, "model.residual", LLAMA | MAMBA2},
+        {c->model_embed_scale, "model.embed_scale", LLAMA | MAMBA2},
+        {c->model_embed_multiplier != 0, "model.embed_multiplier", LLAMA | MAMBA2},
+        {c->model_logit_softcap != 0, "model.logit_softcap", LLAMA | MAMBA2},
+        {sl_config_clip(c) != 0, "model.clip", LLAMA | MAMBA2},
+        {c->model_sink_nullify != 0, "model.sink_nullify", LLAMA | MAMBA2},
+        {sl_config_has_ffn(c), "model.ffn", MAMBA2},
+        {c->mamba2_norm != SL_MAMBA2_NORM_AFTER, "model.mamba2_opts.norm", MAMBA2},
     };
+    unsigned kind = is_mamba2(c) ? MAMBA2 : LLAMA;
     for (size_t i = 0; i < sizeof obstacle / sizeof *obstacle; i++)
-        if (obstacle[i].stands)
+        if (obstacle[i].stands && obstacle[i].of & kind)
             return obstacle[i].key;
     return NULL;
 }
 
+/* Of a checkpoint, whose tensors have our names: those of Llama. */
 static const char *architecture(const sl_config *c) {
-    bool known = !sl_hf_obstacle(c);
+    bool known = !sl_hf_obstacle(c) && !is_mamba2(c);
     /* Qwen3-MoE routes by a softmax and has neither bias nor shared experts. */
     bool qwen3_moe = c->model_qk_norm && c->model_router == SL_ROUTER_SOFTMAX && c->model_shared_experts == 0 &&
                      c->model_balance != SL_BALANCE_BIAS;
@@ -110,4 +126,33 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
     if (!text)
         sl_fail("out of memory for config.json");
     return text;
+}
+
+/* transformers' defaults where a key is not ours: no limits on dt, no biases but the convolution's. */
+static char *mamba2_text(const sl_config *c, int32_t vocab) {
+    int64_t inner = c->mamba2_expand * c->model_dim;
+    json_t *v = json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:i, s:b, s:b, s:s, s:I, "
+                          "s:n, s:n, s:n, s:f, s:s}",
+                          "architectures", MAMBA2_CLASS, "model_type", "mamba2", "hidden_size",
+                          (json_int_t)c->model_dim, "num_hidden_layers", (json_int_t)c->model_layers, "expand",
+                          (json_int_t)c->mamba2_expand, "head_dim", (json_int_t)c->mamba2_head_dim, "num_heads",
+                          (json_int_t)(inner / c->mamba2_head_dim), "state_size", (json_int_t)c->mamba2_state,
+                          "n_groups", (json_int_t)c->mamba2_groups, "conv_kernel", (json_int_t)c->mamba2_conv,
+                          "layer_norm_epsilon", c->norm_eps, "tie_word_embeddings", (int)c->model_tie_embeddings,
+                          "vocab_size", (int)vocab, "use_bias", 0, "use_conv_bias", 1, "hidden_act", "silu",
+                          "max_position_embeddings", (json_int_t)c->model_seq, "bos_token_id", "eos_token_id",
+                          "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
+    char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
+    json_decref(v);
+    if (!text)
+        sl_fail("out of memory for config.json");
+    return text;
+}
+
+char *sl_hf_export_text(const sl_config *c, int32_t vocab) {
+    return is_mamba2(c) ? mamba2_text(c, vocab) : sl_hf_config_text(c, vocab);
+}
+
+const char *sl_hf_export_name(const sl_config *c, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]) {
+    return is_mamba2(c) ? sl_foreign_name(MAMBA2_CLASS, ours, buf) : ours;
 }

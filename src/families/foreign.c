@@ -64,9 +64,32 @@ static const sl_family_row *find_row_of_hf(const sl_hf *s) {
 
 /* ---------------------------------------------------------------- configuration */
 
+/* Python writes an infinite number as Infinity, which is no JSON: in its place, the largest of as many characters. */
+static void replace_infinities(char *text, size_t n) {
+    static const char infinity[] = "Infinity", largest[] = "1.79e308";
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"')
+            quoted = !quoted;
+        else if (text[i] == '\\' && quoted)
+            i++;
+        else if (!quoted && n - i >= strlen(infinity) && !memcmp(text + i, infinity, strlen(infinity)))
+            memcpy(text + i, largest, strlen(largest));
+    }
+}
+
 static json_t *parse_json(const void *text, size_t n, const char *name) {
-    json_error_t e;
-    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    json_error_t e = {.line = 0};
+    char *copy = malloc(n + 1);
+    json_t *v = NULL;
+    if (!copy) {
+        sl_fail("%s: out of memory", name);
+        return NULL;
+    }
+    memcpy(copy, text, n);
+    replace_infinities(copy, n);
+    v = json_loadb(copy, n, JSON_REJECT_DUPLICATES, &e);
+    free(copy);
     if (json_is_object(v))
         return v;
     json_decref(v);
@@ -211,4 +234,14 @@ void sl_foreign_close(sl_foreign *f) {
     sl_tensors_close(f->tensors);
     sl_map_close(&f->json);
     free(f);
+}
+
+const char *sl_foreign_name(const char *architecture, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]) {
+    sl_places places = {.identity = true};
+    sl_place how;
+    for (int i = 0; i < ROWS; i++)
+        if (!strcmp(rows[i].architecture, architecture))
+            places.own = rows[i].kind->hf_places;
+    sl_places_find(&places, ours, buf, &how);
+    return buf;
 }

@@ -27,6 +27,11 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p);
  * file in messages. */
 int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab);
 
+/* The name that models of this class of transformers have for a tensor of ours, which must lie there as here. Returns
+ * buf. */
+enum { SL_FOREIGN_NAME_CHARS = 256 };
+const char *sl_foreign_name(const char *architecture, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]);
+
 /* What hidden_act of config.json calls the function of each feed-forward kind, NULL if nothing; [SL_FFN_KINDS]. */
 extern const char *const sl_hf_activation[];
 

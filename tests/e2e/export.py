@@ -54,6 +54,22 @@ class Export(common.EndToEnd):
             again = self.export(f"{name}-hf", f"{name}/again/{name}.gguf", "data.tokenizer=bytes")
             self.assertEqual(Path(again).read_bytes(), Path(f"{name}.gguf").read_bytes())
 
+    def test_mamba2(self) -> None:
+        """Whose tensors have our names in a run and those of transformers in a folder."""
+        opts = "model.mamba2_opts."
+        shape = ["model.mixer=mamba2", "model.ffn=0", opts + "head_dim=8", opts + "state=6", opts + "groups=2"]
+        run = self.train("recurrent", *shape)
+        self.assertEqual(self.logits(self.export(run, "recurrent-hf")), self.logits(run))
+        self.export("recurrent-hf", "recurrent-again", "data.tokenizer=bytes")
+        for file in ("config.json", "model.safetensors"):
+            self.assertEqual(Path("recurrent-hf", file).read_bytes(), Path("recurrent-again", file).read_bytes())
+        self.assertIn(b"backbone.layers.0.mixer.A_log", Path("recurrent-hf", "model.safetensors").read_bytes())
+        said = self.error("export", run, "--format", "gguf", "--out", "recurrent.gguf", code=2)
+        self.assertIn("model.mixer stands in the way", said)
+        both = self.train("both", *shape, "model.mixer=[mamba2, softmax]")
+        said = self.error("export", both, "--format", "hf", "--out", "both-hf", code=2)
+        self.assertIn("model.mixer stands in the way", said)
+
     def test_rounded_matrices(self) -> None:
         """Each of the 16 matrices moves what goes through it by its rounding, at most, and norms keep the scale."""
         run = self.train("rounded", *SHAPES["llama"])

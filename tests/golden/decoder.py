@@ -40,6 +40,17 @@ FFN = {
 }
 
 
+class Mamba2Sizes:
+    """Widths of the parts of a mamba2 layer."""
+
+    def __init__(self, c):
+        self.opts = c["mamba2_opts"]
+        self.groups, self.state = self.opts["groups"], self.opts["state"]
+        self.inner = self.opts["expand"] * c["dim"]
+        self.heads = self.inner // self.opts["head_dim"]
+        self.convolved = self.inner + 2 * self.groups * self.state
+
+
 def tensor_shapes(c, vocab):
     """Name -> shape of every parameter of config c (a dict of the `model:` section)."""
     d, hd = c["dim"], c.get("head_dim") or c["dim"] // c["heads"]
@@ -75,6 +86,35 @@ def tensor_shapes(c, vocab):
             shapes[prefix + ".gate_down.weight"] = (opts["rank"], d)
             shapes[prefix + ".gate_up.weight"] = (scores, opts["rank"])
 
+    def attention_shapes(p):
+        bias = c.get("attention_bias", "none")
+        for name, out in {"q_proj": q, "k_proj": kv, "v_proj": kv}.items():
+            linear(f"{p}self_attn.{name}", out, d, bias != "none")
+        linear(p + "self_attn.o_proj", d, q, bias == "all")
+        own: dict[str | None, dict[str, tuple[int, ...]]]
+        own = {"sink_logit": {"sinks": (c["heads"],)}, "k_bias": {"bias_k": (kv // hd, hd)},
+               "kv_bias": {"bias_k": (kv // hd, hd), "bias_v": (kv // hd, hd)}}
+        for name, shape in own.get(c.get("attention"), {}).items():
+            shapes[p + "self_attn." + name] = shape
+        width = {"elementwise": q, "headwise": c["heads"], "value": kv}
+        gate = c.get("attention_opts", {}).get("gate", "none")
+        if gate != "none":
+            name = "v_gate_proj" if gate == "value" else "gate_proj"
+            shapes[f"{p}self_attn.{name}.weight"] = (width[gate], d)
+        if c.get("qk_norm"):
+            whole = c.get("qk_norm_span") == "projection"
+            shapes[p + "self_attn.q_norm.weight"] = (q if whole else hd,)
+            shapes[p + "self_attn.k_norm.weight"] = (kv if whole else hd,)
+
+    def mamba2_shapes(p):
+        m = Mamba2Sizes(c)
+        for name, shape in {"in_proj.weight": (m.inner + m.convolved + m.heads, d), "out_proj.weight": (d, m.inner),
+                            "conv1d.weight": (m.convolved, 1, m.opts.get("conv", 4)), "conv1d.bias": (m.convolved,),
+                            "dt_bias": (m.heads,), "A_log": (m.heads,), "D": (m.heads,)}.items():
+            shapes[p + "mixer." + name] = shape
+        if m.opts.get("norm") != "none":
+            shapes[p + "mixer.norm.weight"] = (m.inner,)
+
     if c.get("embed_scale"):
         shapes["model.embed_scale"] = (1,)
     if c.get("learned_positions"):
@@ -100,24 +140,10 @@ def tensor_shapes(c, vocab):
                 shapes[p + "self_attn.anchor_factors.up_proj.weight"] = (2 * len(anchors), 16)
         if place not in ("post", "output"):
             norm(p + "input_layernorm", gated)
-        bias = c.get("attention_bias", "none")
-        for name, out in {"q_proj": q, "k_proj": kv, "v_proj": kv}.items():
-            linear(f"{p}self_attn.{name}", out, d, bias != "none")
-        linear(p + "self_attn.o_proj", d, q, bias == "all")
-        own: dict[str | None, dict[str, tuple[int, ...]]]
-        own = {"sink_logit": {"sinks": (c["heads"],)}, "k_bias": {"bias_k": (kv // hd, hd)},
-               "kv_bias": {"bias_k": (kv // hd, hd), "bias_v": (kv // hd, hd)}}
-        for name, shape in own.get(c.get("attention"), {}).items():
-            shapes[p + "self_attn." + name] = shape
-        width = {"elementwise": q, "headwise": c["heads"], "value": kv}
-        gate = c.get("attention_opts", {}).get("gate", "none")
-        if gate != "none":
-            name = "v_gate_proj" if gate == "value" else "gate_proj"
-            shapes[f"{p}self_attn.{name}.weight"] = (width[gate], d)
-        if c.get("qk_norm"):
-            whole = c.get("qk_norm_span") == "projection"
-            shapes[p + "self_attn.q_norm.weight"] = (q if whole else hd,)
-            shapes[p + "self_attn.k_norm.weight"] = (kv if whole else hd,)
+        if of_layer(c, "mixer", i, "softmax") == "softmax":
+            attention_shapes(p)
+        else:
+            mamba2_shapes(p)
         if c.get("block") != "parallel_shared":
             norm(p + "post_attention_layernorm", gated, place != "sandwich")
         if place == "sandwich":
@@ -440,6 +466,48 @@ def attention(c, p, i, x, anchors=None):
     return linear(p, prefix + ".o_proj", o.reshape(B, T, -1))
 
 
+def decays(dt, a):
+    """exp of sum_{j < i <= t} dt_i a for j <= t, else 0: [B, T, T, heads] from [B, T, heads]."""
+    total = (dt * a).cumsum(1)
+    seen = torch.ones(dt.shape[1], dt.shape[1], dtype=torch.bool).tril()[None, :, :, None]
+    return torch.where(seen, (total[:, :, None] - total[:, None]).masked_fill(~seen, 0).exp(), 0.0)
+
+
+def mamba2(c, p, i, x):
+    """In the dual form (arXiv 2405.21060): all positions at once, as attention without a softmax."""
+    prefix, m = f"model.layers.{i}.mixer", Mamba2Sizes(c)
+    B, T, _ = x.shape
+    z, v, dt = linear(p, prefix + ".in_proj", x).split([m.inner, m.convolved, m.heads], -1)
+    taps = p[prefix + ".conv1d.weight"]
+    v = F.conv1d(v.transpose(1, 2), taps, p[prefix + ".conv1d.bias"], padding=taps.shape[-1] - 1, groups=m.convolved)
+    v, b, key = F.silu(v[..., :T].transpose(1, 2)).split([m.inner, m.groups * m.state, m.groups * m.state], -1)
+    v, b, key = v.view(B, T, m.heads, -1), b.view(B, T, m.groups, -1), key.view(B, T, m.groups, -1)
+    dt = F.softplus(dt + p[prefix + ".dt_bias"])
+    group = torch.arange(m.heads) // (m.heads // m.groups)
+    scores = torch.einsum("bthn,bshn->btsh", key[:, :, group], b[:, :, group])
+    weights = scores * decays(dt, -p[prefix + ".A_log"].exp()) * dt[:, None]
+    y = torch.einsum("btsh,bshp->bthp", weights, v) + p[prefix + ".D"][:, None] * v
+    y, place = y.reshape(B, T, m.inner), m.opts.get("norm", "after")
+
+    def grouped(rows):
+        w = p[prefix + ".norm.weight"].view(m.groups, -1)
+        eps = c.get("norm_opts", {}).get("eps", 1e-6)
+        return rmsnorm(rows.view(B, T, m.groups, -1), w, eps).reshape(rows.shape)
+
+    if place == "before":
+        y = grouped(y)
+    y = y * F.silu(z)
+    return linear(p, prefix + ".out_proj", grouped(y) if place == "after" else y)
+
+
+RECURRENT = {"mamba2": mamba2}
+
+
+def mixer(c, p, i, x, anchors=None):
+    kind = of_layer(c, "mixer", i, "softmax")
+    return attention(c, p, i, x, anchors) if kind == "softmax" else RECURRENT[kind](c, p, i, x)
+
+
 def mlp(c, p, prefix, x):
     up = linear(p, prefix + ".up_proj", x)
     gated, act = FFN[c["ffn_kind"]]
@@ -516,7 +584,7 @@ def depth_mixture(c, p, prefix, sources, k):
     return torch.einsum("nbt,nbtd->btd", weights, values)
 
 
-def attention_residuals(c, p, h, training):
+def attention_residuals(c, p, h, training, anchors):
     """What the final norm reads, and the others of run()."""
     blocks, done, part, loss, counts = c.get("residual_opts", {}).get("block", 1), [h], None, 0.0, {}
     for k in range(2 * c["layers"]):
@@ -530,7 +598,7 @@ def attention_residuals(c, p, h, training):
         if place != "output":
             x = block_norm(c, p, f"{layer}{before}_layernorm", x)
         if first:
-            y = attention(c, p, k // 2, x)
+            y = mixer(c, p, k // 2, x, anchors)
         else:
             y, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             loss = loss + extra
@@ -554,31 +622,31 @@ def run(c, p, tokens, training):
         h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
     anchors = {"external": lambda: external_anchors(c, p, h), "internal": dict}.get(c.get("anchors"), lambda: None)()
     if c.get("residual", "plain") != "plain":
-        h, loss, counts = attention_residuals(c, p, h, training)
+        h, loss, counts = attention_residuals(c, p, h, training, anchors)
     for i in range(c["layers"] if c.get("residual", "plain") == "plain" else 0):
         layer = f"model.layers.{i}."
         if c.get("block", "sequential") != "sequential":
             x = block_norm(c, p, layer + "input_layernorm", h)
             y = x if c["block"] == "parallel_shared" else block_norm(c, p, layer + "post_attention_layernorm", h)
             y, extra, count = feed_forward(c, p, layer + "mlp", y, training)
-            h = clip(c, h + attention(c, p, i, x, anchors) + y)
+            h = clip(c, h + mixer(c, p, i, x, anchors) + y)
         elif place == "output":
-            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", attention(c, p, i, h, anchors)))
+            h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", mixer(c, p, i, h, anchors)))
             x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
             h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         elif place == "post":
-            h = clip(c, h + attention(c, p, i, h, anchors))
+            h = clip(c, h + mixer(c, p, i, h, anchors))
             h = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", h, training)
             h = block_norm(c, p, layer + "post_feedforward_layernorm", clip(c, h + x))
         elif place == "sandwich":
-            x = attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors)
+            x = mixer(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors)
             h = clip(c, h + block_norm(c, p, layer + "post_attention_layernorm", x))
             x = block_norm(c, p, layer + "pre_feedforward_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + block_norm(c, p, layer + "post_feedforward_layernorm", x))
         else:
-            h = clip(c, h + attention(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors))
+            h = clip(c, h + mixer(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors))
             x = block_norm(c, p, layer + "post_attention_layernorm", h)
             x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
             h = clip(c, h + x)

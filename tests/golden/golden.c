@@ -209,11 +209,13 @@ static sl_model *create(const golden *g) {
         read_tensor(g, "w", t, p->w + t->offset);
         bool decays = t->decay == SL_DECAY_MATRIX ||
                       (t->decay == SL_DECAY_NORM && g->config.train_decay_norms);
-        bool own = strstr(t->name, ".bias_") || strstr(t->name, ".sinks") || /* attention's, and running means: never */
-                   strstr(t->name, ".channel_mean") || strstr(t->name, "_proj.bias") ||
-                   strstr(t->name, "lm_head.bias") || strstr(t->name, "mlp.gate.bias") ||
-                   strstr(t->name, "_coef") || strstr(t->name, ".query") || strstr(t->name, ".coupling");
-        ck_assert_msg(decays == (!own && (t->ndim == 2 || g->config.train_decay_norms)),
+        static const char *const never[] = {".bias_", ".sinks", ".channel_mean", "_proj.bias", "lm_head.bias",
+                                            "conv1d.bias", "mixer.dt_bias", "mixer.A_log", "mixer.D", "mlp.gate.bias",
+                                            "_coef", ".query", ".coupling"};
+        bool own = false;
+        for (size_t k = 0; k < sizeof never / sizeof *never; k++)
+            own = own || strstr(t->name, never[k]);
+        ck_assert_msg(decays == (!own && (t->ndim > 1 || g->config.train_decay_norms)),
                       "%s: decay group of %s", g->name, t->name);
     }
     ck_assert_msg(sl_model_params_written(m) == 0, "%s: %s", g->name, sl_error());

@@ -18,8 +18,9 @@ from gguf.quants import quantize
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
                           GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, GptOssConfig,
-                          GptOssForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
-                          Olmo2Config, Olmo2ForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM,
+                          GptOssForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM, MistralConfig,
+                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig,
+                          PhiForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
                           Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -82,6 +83,10 @@ MODELS = {
     "opt": lambda: OPTForCausalLM(OPTConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=44,
         max_position_embeddings=64, word_embed_proj_dim=32, bos_token_id=0, eos_token_id=1)),
+    "mamba2": lambda: Mamba2ForCausalLM(Mamba2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, expand=2, head_dim=8, num_heads=8, state_size=12,
+        n_groups=2, conv_kernel=4, chunk_size=8, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+        pad_token_id=None)),
     "phi": lambda: PhiForCausalLM(PhiConfig(
         **COMMON, layer_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 3000.0, "partial_rotary_factor": 0.5})),
@@ -104,7 +109,7 @@ def spread(model):
         if p.ndim == 1:
             p.copy_((0 if gemma else 1) + 0.3 * torch.randn_like(p))
         else:
-            p.copy_(1.2 * torch.randn_like(p) / p.shape[1] ** 0.5)
+            p.copy_(1.2 * torch.randn_like(p) / p[0].numel() ** 0.5)
 
 
 def logits_of(model):

@@ -184,6 +184,7 @@ START_TEST(scalars) {
 }
 END_TEST
 
+#define MIXERS "softmax, mamba2"
 #define PLACES "one of pre, post, sandwich, output"
 #define NORM_OPTS                                                                                  \
     "eps, zero_centred, preaffine, bias, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
@@ -232,11 +233,11 @@ static const struct {
     {"model: {norm_place: sandwhich}\n",
      "t.yaml:1: model.norm_place: unknown value \"sandwhich\"; did you mean sandwich? It is " PLACES},
     {"model: {norm_place: 5}\n", "t.yaml:1: model.norm_place: expected " PLACES "; found 5"},
-    {"model: {mixer: []}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found an empty list"},
-    {"model: {mixer: [softmax, ~]}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found nothing"},
+    {"model: {mixer: []}\n", "t.yaml:1: model.mixer: expected one or a list of " MIXERS "; found an empty list"},
+    {"model: {mixer: [softmax, ~]}\n", "t.yaml:1: model.mixer: expected one or a list of " MIXERS "; found nothing"},
     {"model: {mixer: [softmx]}\n",
-     "t.yaml:1: model.mixer: unknown value \"softmx\"; did you mean softmax? It is one or a list of softmax"},
-    {"model: {mixer: {a: softmax}}\n", "t.yaml:1: model.mixer: expected one or a list of softmax; found a section"},
+     "t.yaml:1: model.mixer: unknown value \"softmx\"; did you mean softmax? It is one or a list of " MIXERS},
+    {"model: {mixer: {a: softmax}}\n", "t.yaml:1: model.mixer: expected one or a list of " MIXERS "; found a section"},
     {"train: {betas: 0.9}\n",
      "t.yaml:1: train.betas: expected a pair of numbers [a, b], 0 to 1; found 0.9"},
     {"train: {betas: []}\n",
@@ -255,8 +256,8 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
-                   "residual, residual_opts, norm_opts, mixer, attention, attention_opts, anchors, anchors_opts, "
-                   "attention_bias, ffn_kind, ffn_bias, experts, "
+                   "residual, residual_opts, norm_opts, mixer, mamba2_opts, attention, attention_opts, anchors, "
+                   "anchors_opts, attention_bias, ffn_kind, ffn_bias, experts, "
                    "experts_per_token, expert_ffn, shared_experts, router, router_bias, balance, balance_coef, "
                    "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
                    "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, "
@@ -576,7 +577,7 @@ START_TEST(list_of_one_repeats) {
     ck_assert_mem_eq(&c, &standard, sizeof c);
     strcpy(strchr(long_list, ']'), ", softmax]");
     ck_assert_int_ne(sl_config_override(&c, long_list), 0);
-    ck_assert_str_eq(sl_error(), "model.mixer: expected one or a list of softmax; found a list of more than 64");
+    ck_assert_str_eq(sl_error(), "model.mixer: expected one or a list of " MIXERS "; found a list of more than 64");
 }
 END_TEST
 

@@ -411,6 +411,7 @@ END_TEST
     ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32,\"truncate\":false," \
     "\"original_max_position_embeddings\":4096}"
 #define QUANTISED(method) ",\"quantization_config\":{\"quant_method\":" method "}"
+#define MAMBA2(more) CONFIG_OF("Mamba2", ",\"n_groups\":2,\"num_heads\":4,\"head_dim\":4" more)
 
 static int parse(const char *text, sl_config *c) {
     int64_t said;
@@ -452,6 +453,17 @@ static const struct {
     {GPT_OSS(2, WINDOW YARN QUANTISED("\"awq\"")), "quantization_config is not supported"},
     {GPT_OSS(2, WINDOW YARN QUANTISED("4")), "quantization_config is not supported"},
     {CONFIG_OF("OPT", QUANTISED("\"mxfp4\"")), "quantization_config is not supported"},
+    {MAMBA2(",\"expand\":3"), "num_heads: num_heads times head_dim must be expand times hidden_size"},
+    {MAMBA2(",\"use_bias\":true"), "use_bias is not supported"},
+    {MAMBA2(",\"use_conv_bias\":false"), "use_conv_bias: only true is supported"},
+    {MAMBA2(",\"conv_kernel\":1"), "model.mamba2_opts.conv is 1; 2 to 16 is supported"},
+    {MAMBA2(",\"state_size\":0"), "model.mamba2_opts.state is 0"},
+    {MAMBA2(",\"hidden_act\":\"relu\""), "hidden_act: only \"silu\" is supported"},
+    {MAMBA2(",\"time_step_limit\":[0.001, Infinity]"), "time_step_limit: only [0, infinity] is supported"},
+    {MAMBA2(",\"time_step_limit\":[0, 0.1]"), "time_step_limit: only [0, infinity] is supported"},
+    {MAMBA2(",\"time_step_limit\":\"Infinity\""), "time_step_limit: only [0, infinity] is supported"},
+    {CONFIG_OF("Mamba2", ",\"n_groups\":3,\"num_heads\":4,\"head_dim\":4"), "model.mamba2_opts.groups = 3 does not"},
+    {CONFIG_OF("Mamba2", ",\"num_heads\":0,\"head_dim\":0,\"expand\":0"), "model.mamba2_opts.expand is 0"},
 };
 
 START_TEST(refused_configs) {
@@ -574,6 +586,19 @@ START_TEST(wrong_blocks) {
 }
 END_TEST
 
+/* transformers 4 wrote Infinity, which is no JSON, 5 an object. */
+START_TEST(limits_of_mamba2_that_are_none) {
+    sl_config c;
+    static const char *const texts[] = {MAMBA2(""),
+                                        MAMBA2(",\"time_step_limit\":[0.0, Infinity],\"x\":\"\\\"Infinity\""),
+                                        MAMBA2(",\"time_step_limit\":[0,{\"__float__\":\"Infinity\"}]")};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_msg(parse(texts[i], &c) == 0, "%s", sl_error());
+        ck_assert(c.mamba2_groups == 2 && c.mamba2_head_dim == 4 && c.mamba2_state == 128 && !sl_config_has_ffn(&c));
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("foreign");
     TCase *t = tcase_create("foreign");
@@ -586,6 +611,7 @@ int main(void) {
     tcase_add_test(t, a_llama_is_read);
     tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(t, divisors_of_llama3);
+    tcase_add_test(t, limits_of_mamba2_that_are_none);
     tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, what_gemma2_does_not_say);
     tcase_add_test(t, layers_of_smollm3_without_positions);
