@@ -2,16 +2,10 @@
  * forward and backward, in every tier and both precisions, for any number of threads, and decoding. */
 #include "ops/mixer/convolution.h"
 
-#include "base/err.h"
+#include "alone.h"
 #include "base/threads.h"
-#include "program/exec.h"
-#include "program/schedule.h"
 #include "ref/ops.h"
 #include "ref/tolerance.h"
-#include "suite.h"
-
-#include <math.h>
-#include <string.h>
 
 enum { BEHIND = 2 }; /* columns that it leaves alone behind those that it changes */
 
@@ -25,105 +19,19 @@ static const shape shapes[] = {{2, 1, {0, 3, 4, true, true}},    {3, 2, {1, 5, 4
                                {2, 65, {2, 257, 5, false, false}}, {1, 64, {0, 512, 3, true, true}}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* ---- a program of it alone, between values that are given and gradients that are given */
-
-typedef struct {
-    const float *value, *gradient; /* [rows, cols] */
-    float *out, *din;
-} ends;
-
-static const ends *of(const sl_op *op) { return op->own; }
-
-static void move(const sl_exec *x, sl_buf b, const sl_span *s, const float *from, float *to) {
-    const sl_buffer *v = &x->info[b];
-    for (int64_t r = s->first; r < s->first + s->n; r++) {
-        float *wide = sl_buf_data(x, b) + r * v->ld;
-        sl_bf16 *half = sl_buf_bf16(x, b) + r * v->ld;
-        if (from && v->bf16)
-            x->k->to_bf16(v->cols, from + r * v->cols, half);
-        else if (from)
-            memcpy(wide, from + r * v->cols, (size_t)v->cols * sizeof *wide);
-        else if (v->bf16)
-            x->k->from_bf16(v->cols, half, to + r * v->cols);
-        else
-            memcpy(to + r * v->cols, wide, (size_t)v->cols * sizeof *wide);
-    }
-}
-
-static int set_value(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    move(x, op->out, s, of(op)->value, NULL);
-    return 0;
-}
-static int get_gradient(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    move(x, op->dout, s, NULL, of(op)->din);
-    return 0;
-}
-static int end(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    move(x, op->in[0], s, NULL, of(op)->out);
-    if (x->training)
-        move(x, op->din[0], s, of(op)->gradient, NULL);
-    return 0;
-}
-
-static const sl_op_kind source = {.name = "source", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = set_value}),
-                                  .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = get_gradient})};
-static const sl_op_kind loss = {.name = "loss", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = end})};
-
-typedef struct {
-    sl_params params;
-    sl_program b;
-    sl_exec x;
-} alone;
-
-static sl_op *append(sl_program *b, const sl_op_kind *kind, const ends *e) {
-    sl_op *op = sl_program_op(b, kind, (sl_scope){.part = SL_PART_add});
-    *(ends *)sl_program_own(b, op, sizeof *e) = *e;
-    return op;
-}
-
-static void open_alone(alone *a, const shape *s, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
-    static sl_config c;
-    memset(a, 0, sizeof *a);
-    a->b = (sl_program){.config = &c, .kernels = sl_kernels_tier(isa), .params = &a->params, .batch = s->batch,
-                        .seq = decoder ? 1 : s->seq, .training = !decoder, .bf16 = bf16, .cache = decoder ? s->seq : 0};
-    sl_buf v = sl_program_activation(&a->b, s->batch * a->b.seq, s->how.first + s->how.channels + BEHIND);
-    append(&a->b, &source, e)->out = v;
-    sl_build_convolution(&a->b, (sl_scope){.part = SL_PART_core}, "m", v, &s->how);
-    sl_op_reads(append(&a->b, &loss, e), v, SL_INPUT_GRADIENT);
-    ck_assert_msg(sl_exec_open(&a->x, &a->b, &a->params) == 0, "%s", sl_error());
-    ck_assert(sl_params_allocate(&a->params, 0, true) == 0);
-    sl_params_init(&a->params, 3);
-    sl_rng r = sl_rng_make(4, SL_STREAM_TEST, 0);
-    for (int t = 1; t < a->params.count; t++) /* a bias starts at 0 */
-        for (int64_t i = 0; i < a->params.tensor[t].size; i++)
-            a->params.w[a->params.tensor[t].offset + i] = (float)sl_rng_normal(&r);
-    a->x.training = !decoder;
-}
-
-static void close_alone(alone *a) {
-    sl_exec_close(&a->x);
-    sl_program_free(&a->b);
-    sl_params_free(&a->params);
-}
-
-/* ---- what is to come out */
-
 static int64_t columns(const shape *s) { return s->how.first + s->how.channels + BEHIND; }
 static int64_t size_of(const shape *s) { return s->batch * s->seq * columns(s); }
 
-/* Numbers that bf16 holds, so that both precisions are given the same. */
-static float *random_rows(const shape *s, uint64_t seed) {
-    float *p = malloc((size_t)size_of(s) * sizeof *p);
-    sl_rng r = sl_rng_make(seed, SL_STREAM_TEST, 0);
-    for (int64_t i = 0; i < size_of(s); i++) {
-        float f = (float)sl_rng_normal(&r);
-        uint32_t u;
-        memcpy(&u, &f, sizeof u);
-        u &= 0xffff0000u;
-        memcpy(&p[i], &u, sizeof u);
-    }
-    return p;
+static sl_buf build(sl_program *b, sl_buf in, const void *how) {
+    sl_build_convolution(b, (sl_scope){.part = SL_PART_core}, "m", in, how);
+    return in;
 }
+
+static void open_shape(alone *a, const shape *s, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
+    open_alone(a, isa, bf16, s->batch, s->seq, decoder, columns(s), e, build, &s->how);
+}
+
+/* ---- what is to come out */
 
 /* Of the columns that change, dense. */
 static ref_c *changed(const shape *s, const float *rows) {
@@ -166,16 +74,6 @@ static void slopes(const formula *f, ref_c *p, int64_t stride, double *to, int64
 }
 
 /* ---- */
-
-static bool near(int64_t n, const float *got, const double *want, bool bf16, double tolerance) {
-    double rms = 0;
-    for (int64_t i = 0; i < n; i++)
-        rms += want[i] * want[i] / (double)n;
-    for (int64_t i = 0; i < n; i++)
-        if (!(fabs(got[i] - want[i]) <= tolerance * sqrt(rms) + (bf16 ? 0x1p-8 * fabs(want[i]) : 0)))
-            return false;
-    return true;
-}
 
 /* Rows: `want` where the operation changes them, and what they were elsewhere. */
 static void check_rows(const shape *s, const float *got, const float *before, const double *want, bool bf16,
@@ -221,11 +119,7 @@ static void check_pass(const alone *a, const shape *s, const ends *e, bool bf16)
     free(f.x), free(f.dy), free(f.w), free(f.bias), free(f.y), free(want), free(dw);
 }
 
-static ends given(const shape *s) {
-    size_t bytes = (size_t)size_of(s) * sizeof(float);
-    return (ends){random_rows(s, 1), random_rows(s, 2), malloc(bytes), malloc(bytes)};
-}
-static void forget(const ends *e) { free((void *)e->value), free((void *)e->gradient), free(e->out), free(e->din); }
+static ends given(const shape *s) { return random_ends(size_of(s), size_of(s)); }
 
 START_TEST(passes_are_the_formula) {
     for (int i = 0; i < SHAPES; i++)
@@ -233,12 +127,12 @@ START_TEST(passes_are_the_formula) {
             for (int bf16 = 0; bf16 < 2 && sl_kernels_tier((enum sl_isa)isa); bf16++) {
                 ends e = given(&shapes[i]);
                 alone a;
-                open_alone(&a, &shapes[i], (enum sl_isa)isa, bf16, false, &e);
+                open_shape(&a, &shapes[i], (enum sl_isa)isa, bf16, false, &e);
                 ck_assert_int_eq(sl_schedule_forward(&a.b, &a.x, NULL), 0);
                 ck_assert_int_eq(sl_schedule_backward(&a.b, &a.x, NULL), 0);
                 check_pass(&a, &shapes[i], &e, bf16);
                 close_alone(&a);
-                forget(&e);
+                free_ends(&e);
             }
 }
 END_TEST
@@ -248,16 +142,16 @@ START_TEST(threads_do_not_matter) {
     ends one = given(s), many = given(s);
     alone a, b;
     sl_threads_set(1);
-    open_alone(&a, s, SL_ISA_SCALAR, true, false, &one);
+    open_shape(&a, s, SL_ISA_SCALAR, true, false, &one);
     ck_assert(!sl_schedule_forward(&a.b, &a.x, NULL) && !sl_schedule_backward(&a.b, &a.x, NULL));
     sl_threads_set(3);
-    open_alone(&b, s, SL_ISA_SCALAR, true, false, &many);
+    open_shape(&b, s, SL_ISA_SCALAR, true, false, &many);
     ck_assert(!sl_schedule_forward(&b.b, &b.x, NULL) && !sl_schedule_backward(&b.b, &b.x, NULL));
     ck_assert_mem_eq(one.out, many.out, (size_t)size_of(s) * sizeof(float));
     ck_assert_mem_eq(one.din, many.din, (size_t)size_of(s) * sizeof(float));
     ck_assert_mem_eq(a.params.g, b.params.g, (size_t)a.params.floats * sizeof(float));
     close_alone(&a), close_alone(&b);
-    forget(&one), forget(&many);
+    free_ends(&one), free_ends(&many);
     sl_threads_set(0);
 }
 END_TEST
@@ -271,9 +165,9 @@ START_TEST(decoding_is_the_full_pass) {
             ends e = given(s), row = {calloc((size_t)(s->batch * n), sizeof(float)), NULL,
                                       calloc((size_t)(s->batch * n), sizeof(float)), NULL};
             alone full, one;
-            open_alone(&full, s, SL_ISA_SCALAR, bf16, false, &e);
+            open_shape(&full, s, SL_ISA_SCALAR, bf16, false, &e);
             ck_assert_int_eq(sl_schedule_forward(&full.b, &full.x, NULL), 0);
-            open_alone(&one, s, SL_ISA_SCALAR, bf16, true, &row);
+            open_shape(&one, s, SL_ISA_SCALAR, bf16, true, &row);
             for (int64_t k = 0; k < 2 * s->seq; k++) {
                 int64_t t = one.x.position = k % s->seq;
                 for (int64_t b = 0; b < s->batch; b++)
@@ -283,7 +177,7 @@ START_TEST(decoding_is_the_full_pass) {
                     ck_assert_mem_eq(row.out + b * n, e.out + (b * s->seq + t) * n, (size_t)n * sizeof(float));
             }
             close_alone(&full), close_alone(&one);
-            forget(&e), forget(&row);
+            free_ends(&e), free_ends(&row);
         }
 }
 END_TEST
@@ -291,7 +185,7 @@ END_TEST
 START_TEST(taps_start_uniform) {
     ends e = given(&shapes[3]);
     alone a;
-    open_alone(&a, &shapes[3], SL_ISA_SCALAR, false, false, &e);
+    open_shape(&a, &shapes[3], SL_ISA_SCALAR, false, false, &e);
     const sl_tensor *t = &a.params.tensor[0];
     double square = 0, most = 0;
     ck_assert(t->ndim == 3 && t->shape[0] == 300 && t->shape[1] == 1 && t->shape[2] == 4 && !t->matrix);
@@ -304,7 +198,7 @@ START_TEST(taps_start_uniform) {
     ck_assert(most <= 0.5 && most > 0.45); /* 1200 of U(-1/2, 1/2) */
     ck_assert_double_eq_tol(square, 1.0 / 12, 0.01);
     close_alone(&a);
-    forget(&e);
+    free_ends(&e);
 }
 END_TEST
 
