@@ -107,6 +107,7 @@ enum sl_tap {
     SL_TAP_CORE,         /* attention output, heads side by side, before any gate on it */
     SL_TAP_OUT_IN,       /* input of the output projection: the same with its gate */
     SL_TAP_DOWN_IN,      /* input of the down projection */
+    SL_TAP_CORE_IN,      /* rows that a recurrent mixer's core reads, sl_model_recurrence(); none of attention */
     SL_TAPS
 };
 /* Columns of a tap; 0 if this model has no such tap at that layer. */
@@ -143,6 +144,19 @@ int64_t sl_model_activation_bytes(const sl_model *m);
 /* Is the mixer of this layer attention, with queries, keys, values and weights of past positions? Only then is there
  * what sl_model_qkv and the next two give. */
 bool sl_model_attends(const sl_model *m, int layer);
+
+/* A recurrent mixer (ops/mixer/ssd.h) as the last pass left it. */
+typedef struct {
+    int64_t heads, head_dim, groups, state;
+    int64_t first;             /* columns of SL_TAP_CORE_IN: [x | B | C | ...] from this one on; */
+    int64_t z;                 /* the gate from this one on */
+    const float *gates;        /* [windows, heads, 2, seq]: dt, decay */
+    const float *skip;         /* D [heads] */
+    bool gated;                /* its norm stands behind the gate, */
+    const float *norm_weight;  /* and has this weight [heads*head_dim]; NULL without a norm */
+} sl_recurrence_tap;
+/* false without it, or before a pass. */
+bool sl_model_recurrence(const sl_model *m, int layer, sl_recurrence_tap *tap);
 
 /* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */
 typedef struct {

@@ -22,6 +22,8 @@ const sl_measure_info sl_measure_table[] = {
     {"gates", "gate score of gated norms against |activation|: correlations and binned means"},
     {"depth", "what each half of a block and the head read where model.residual mixes: the mixture, its newest source, "
               "the weights of all (arXiv 2603.15031)"},
+    {"recurrence", "recurrent mixers: token 0 in the attention that they are the same as, decay, state, and sinks in "
+                   "what their own norm reads"},
     {NULL, NULL},
 };
 
@@ -78,8 +80,7 @@ static int64_t class_width(const sl_detail *d, int64_t layer, enum detail_class 
     }
 }
 
-static sl_residual take_residual(sl_detail *d) {
-    int64_t dim = d->shape.dim;
+static sl_residual take_residual(sl_detail *d, int64_t dim) {
     return (sl_residual){.dim = dim, .seq = d->shape.seq, .sum_abs0 = take_doubles(d, dim),
                          .sum_sq0 = take_doubles(d, dim), .sum_abs = take_doubles(d, dim),
                          .sum_sq = take_doubles(d, dim), .max0 = take_floats(d, dim), .max = take_floats(d, dim)};
@@ -89,8 +90,26 @@ static void take_mixture(sl_detail *d, mixture_detail *x, int64_t sources) {
     x->sums = (sl_depth_sums){.sources = sources, .weight = take_doubles(d, sources),
                               .square = take_doubles(d, sources), .norm = take_doubles(d, sources),
                               .weight0 = take_doubles(d, sources)};
-    x->in = take_residual(d);
-    x->last = take_residual(d);
+    x->in = take_residual(d, d->shape.dim);
+    x->last = take_residual(d, d->shape.dim);
+}
+
+/* Heads of a recurrent mixer, 0 of any other; its inner width is a tap's. */
+static int64_t recurrent_heads(const sl_detail *d, int64_t i) {
+    const sl_config *c = sl_model_config(d->model);
+    return sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN)
+               ? sl_model_tap_width(d->model, (int)i, SL_TAP_CORE) / c->mamba2_head_dim
+               : 0;
+}
+
+static void take_recurrence(sl_detail *d, int64_t i) {
+    layer_detail *l = &d->layer[i];
+    int64_t heads = recurrent_heads(d, i), dim = sl_model_tap_width(d->model, (int)i, SL_TAP_CORE);
+    if (!heads)
+        return;
+    l->recurrence.head = detail_take(d, heads, sizeof *l->recurrence.head);
+    l->own_norm_in = take_residual(d, dim);
+    l->own_norm_weight = take_floats(d, dim);
 }
 
 static void take_layer(sl_detail *d, int64_t i) {
@@ -112,6 +131,8 @@ static void take_layer(sl_detail *d, int64_t i) {
     for (int w = 0; detail_wants(d, SL_MEASURE_DEPTH) && w < 2; w++)
         if (sl_model_depth_sources(d->model, (int)i, w))
             take_mixture(d, &l->mixture[w], sl_model_depth_sources(d->model, (int)i, w));
+    if (detail_wants(d, SL_MEASURE_RECURRENCE) && block)
+        take_recurrence(d, i);
     if (detail_wants(d, SL_MEASURE_DYNAMICS))
         l->sink = take_floats(d, d->sinks[i].count * d->kept_windows * s->seq);
     if (detail_wants(d, SL_MEASURE_SINGULAR) && block) {
@@ -125,12 +146,20 @@ static void take_scratch(sl_detail *d) {
     const sl_shape *s = &d->shape;
     sl_contribution_rows c = {.rows = sl_probe_attention_rows(d->model, -1), .dim = s->dim};
     int64_t widest = max64(s->dim, s->heads * s->head_dim);
-    for (int64_t i = 0; i < s->layers; i++)
+    const sl_config *config = sl_model_config(d->model);
+    int64_t heads = 0;
+    for (int64_t i = 0; i < s->layers; i++) {
         widest = max64(widest, max64(class_width(d, i, CLASS_OUT), class_width(d, i, CLASS_DOWN)));
+        widest = max64(widest, sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN));
+        heads = max64(heads, recurrent_heads(d, i));
+    }
+    d->recurrence_parts = take_doubles(d, sl_recurrence_parts(s->batch, heads));
+    d->states = take_floats(d, s->batch * heads * config->mamba2_head_dim * config->mamba2_state);
     d->a = take_floats(d, s->batch * s->seq * widest);
     d->b = take_floats(d, s->batch * s->seq * widest);
     d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
-    d->doubles = take_doubles(d, max64(sl_contribution_parts(&c), 3 * s->batch));
+    d->doubles = take_doubles(d, max64(max64(sl_contribution_parts(&c), 3 * s->batch),
+                                       3 * config->mamba2_head_dim + config->mamba2_state));
     if (detail_wants(d, SL_MEASURE_OUTLIERS))
         d->bins = detail_take(d, (int64_t)d->threads * SL_OUTLIER_BINS, sizeof *d->bins);
     d->gate_parts = detail_take(d, sl_gate_score_parts(s->dim), sizeof *d->gate_parts);
@@ -249,6 +278,25 @@ static void add_gates(sl_detail *d, int64_t i) {
             sl_gate_score_add(&d->layer[i].gate[w], d->shape.batch, d->shape.seq, d->a, d->b, d->gate_parts);
 }
 
+static void add_recurrence(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    layer_detail *l = &d->layer[i];
+    sl_recurrence_tap t;
+    int64_t n = l->own_norm_in.dim, ld = sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN), rows = s->batch * s->seq;
+    if (!l->recurrence.head || !sl_model_recurrence(d->model, (int)i, &t) ||
+        !sl_model_tap(d->model, (int)i, SL_TAP_CORE_IN, d->a) || !sl_model_tap(d->model, (int)i, SL_TAP_CORE, d->b))
+        return;
+    const float *x = d->a + t.first, *b = x + n, *c = b + t.groups * t.state;
+    sl_recurrence_rows r = {s->batch, s->seq, t.heads, t.head_dim, t.groups, t.state, x, b, c, ld, t.gates, t.skip};
+    sl_recurrence_add(&l->recurrence, d->kernels, &r, d->recurrence_parts, d->states, d->doubles);
+    if (!t.norm_weight)
+        return;
+    memcpy(l->own_norm_weight, t.norm_weight, (size_t)n * sizeof *l->own_norm_weight);
+    for (int64_t k = 0; t.gated && k < rows; k++)
+        d->kernels->ffn[SL_FFN_swiglu].fwd(n, d->a + k * ld + t.z, d->b + k * n, d->b + k * n);
+    sl_residual_add(&l->own_norm_in, d->kernels, s->batch, d->b, d->doubles);
+}
+
 /* The last source of each row, side by side in d->a. */
 static const float *last_source(sl_detail *d, const sl_depth_tap *t) {
     const sl_shape *s = &d->shape;
@@ -299,8 +347,9 @@ static void add_singular(sl_detail *d, int64_t i) {
 int sl_detail_add(sl_detail *d, const sl_model *m) {
     static void (*const add[SL_MEASURES])(sl_detail *, int64_t) = {add_contribution, add_norms,    add_dynamics,
                                                                    add_singular,     add_outliers, add_gates,
-                                                                   add_depth};
-    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true};
+                                                                   add_depth,        add_recurrence};
+    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true,
+                                                [SL_MEASURE_RECURRENCE] = true};
     if (m != d->model)
         return sl_fail("the measures were made for another model");
     if (sl_model_check_taps(m))

@@ -126,6 +126,35 @@ typedef struct {
 void sl_depth_add(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *x);
 /* sum_i mean(a_i)^2 / sum_i mean(a_i^2): 1 where the weights are the same for every token, a fixed sum over depth. */
 double sl_depth_constant_share(const sl_depth_sums *s);
+/* ---- recurrent mixers (recurrence.c): Mamba-2's as the attention that it is the same as (arXiv 2405.21060), weights
+ * A_tj = C_t.B_j dt_j exp(sum of dt_i a over j < i <= t), and D on the diagonal. They have signs, and no row sums to 1.
+ * The first SL_RECURRENCE_TOKENS tokens are looked at by the queries behind them; with a decay, near 0 is the rule for
+ * them all, and what tells a sink is token 0 beside the others. */
+enum { SL_RECURRENCE_TOKENS = 5 };
+typedef struct { /* of a head: sums over windows of means, zero at the start */
+    double share[SL_RECURRENCE_TOKENS]; /* over queries: |A_tj| / sum_i |A_ti| */
+    double contribution;                /* over queries: |A_t0| |x_0| / sum_i |A_ti| |x_i| */
+    double log_decay;                   /* over positions; log(1/2) over it is the half-life */
+    double dt0, dt, norm0, norm;        /* dt, and |x|, of token 0 and over the others */
+    double state_half, state_end, rank; /* |S|_F in the middle and at the end; |S|_F^2 / |S|_2^2 there */
+} sl_recurrence_sums;
+typedef struct {
+    int64_t windows;
+    sl_recurrence_sums *head;
+} sl_recurrence;
+typedef struct {
+    int64_t windows, seq, heads, head_dim, groups, state;
+    const float *x, *b, *c; /* row t at x + t*ld, ... */
+    int64_t ld;
+    const float *gates;     /* [windows, heads, 2, seq]: dt, decay */
+    const float *skip;      /* [heads] */
+} sl_recurrence_rows;
+int64_t sl_recurrence_parts(int64_t windows, int64_t heads); /* doubles of scratch; floats: */
+int64_t sl_recurrence_states(const sl_recurrence_rows *x);
+/* Windows of SL_RECURRENCE_TOKENS or fewer positions have no such queries: share and contribution stay 0. scratch:
+ * 3*head_dim + state doubles more. */
+void sl_recurrence_add(sl_recurrence *s, const sl_kernels *k, const sl_recurrence_rows *x, double *parts, float *states,
+                       double *scratch);
 
 /* ---- singular directions (singular.c, linear_map.c). SINDER (arXiv 2407.16826): the direction of tokens of extreme
  * norm is the leading left singular vector of the linearised blocks that made them. */

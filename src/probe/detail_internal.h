@@ -29,6 +29,9 @@ typedef struct {
     float *sink; /* per sink dimension: kept windows x seq */
     extreme_row row;
     mixture_detail mixture[2];
+    sl_recurrence recurrence; /* head NULL: none */
+    sl_residual own_norm_in;  /* of a recurrent mixer's own norm */
+    float *own_norm_weight;
 } layer_detail;
 
 struct sl_detail {
@@ -45,6 +48,8 @@ struct sl_detail {
     double *doubles;
     uint64_t *bins;
     sl_gate_sums *gate_parts;
+    double *recurrence_parts;
+    float *states;
     void **block; /* all that was allocated */
     int blocks, block_capacity;
     bool failed;

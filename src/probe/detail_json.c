@@ -2,6 +2,7 @@
 #include "probe/detail_internal.h"
 
 #include "base/err.h"
+#include "ops/mixer/mixer.h"
 #include "probe/put.h"
 
 static const char *const parts[2] = {"attn", "ffn"};
@@ -162,14 +163,64 @@ static json_t *depth(sl_detail *d, int64_t i) {
     return o;
 }
 
+static json_t *recurrent_head(const sl_recurrence_sums *h, double n, bool queries) {
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "att0",
+                     queries ? real(h->share[0] / n) : json_null(), "contribution",
+                     queries ? real(h->contribution / n) : json_null(), "half_life", real(log(.5) * n / h->log_decay),
+                     "dt_token0", real(h->dt0 / n), "dt", real(h->dt / n), "input_token0_ratio",
+                     real(h->norm0 / h->norm), "state_half", real(h->state_half / n), "state_end",
+                     real(h->state_end / n), "stable_rank", real(h->rank / n));
+}
+
+static json_t *own_norm(sl_detail *d, const layer_detail *l) {
+    int64_t n = l->own_norm_in.dim;
+    double *scratch = detail_take(d, 2 * n, sizeof *scratch), *weight = detail_take(d, n, sizeof *weight);
+    if (!scratch || !weight || l->own_norm_in.windows == 0)
+        return json_null();
+    sl_residual_figures f = sl_residual_measure(&l->own_norm_in, scratch);
+    for (int64_t j = 0; j < n; j++)
+        weight[j] = fabs((double)l->own_norm_weight[j]);
+    double ratio = f.m2_dim < 0 ? NAN : weight[f.m2_dim] / sl_median(n, weight, scratch);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "max", real(f.max), "max_no_token0", real(f.max_no_token0), "m2",
+                     real(f.m2), "m2_dim", f.m2_dim < 0 ? json_null() : json_integer(f.m2_dim), "kurtosis_h",
+                     real(f.kurtosis_h), "weight_ratio", real(ratio));
+}
+
+static json_t *recurrence(sl_detail *d, int64_t i) {
+    const layer_detail *l = &d->layer[i];
+    const sl_recurrence *r = &l->recurrence;
+    int64_t heads = r->head ? l->own_norm_in.dim / sl_model_config(d->model)->mamba2_head_dim : 0;
+    bool queries = heads && d->shape.seq > SL_RECURRENCE_TOKENS;
+    double n = (double)r->windows, share[SL_RECURRENCE_TOKENS] = {0}, uniform = 0;
+    json_t *o = json_object(), *head = json_array();
+    for (int64_t h = 0; h < heads; h++) {
+        for (int j = 0; j < SL_RECURRENCE_TOKENS; j++)
+            share[j] += r->head[h].share[j] / n / (double)heads;
+        json_array_append_new(head, recurrent_head(&r->head[h], n, queries));
+    }
+    for (int64_t t = SL_RECURRENCE_TOKENS; t < d->shape.seq; t++)
+        uniform += 1 / (double)(t + 1) / (double)(d->shape.seq - SL_RECURRENCE_TOKENS);
+    put(o, "mixer", json_string(sl_mixer_of(sl_model_config(d->model), i)->name));
+    if (queries)
+        put_doubles(o, "share", SL_RECURRENCE_TOKENS, share);
+    else
+        put(o, "share", json_null());
+    put(o, "uniform", queries ? real(uniform) : json_null());
+    put(o, "head", heads ? json_incref(head) : json_null());
+    put(o, "norm_in", heads ? own_norm(d, l) : json_null());
+    json_decref(head);
+    return o;
+}
+
 json_t *sl_detail_result(sl_detail *d) {
     static json_t *(*const make[SL_MEASURES])(sl_detail *, int64_t) = {contribution, norms,    dynamics,
                                                                        singular,     outliers, gates,
-                                                                       depth};
+                                                                       depth,        recurrence};
     json_t *o = json_object();
     bool ok = o != NULL;
     for (int measure = 0; ok && measure < SL_MEASURES; measure++) {
-        bool of_blocks = measure == SL_MEASURE_CONTRIBUTION || measure == SL_MEASURE_SINGULAR;
+        bool of_blocks = measure == SL_MEASURE_CONTRIBUTION || measure == SL_MEASURE_SINGULAR ||
+                         measure == SL_MEASURE_RECURRENCE;
         json_t *layers = json_array();
         if (!detail_wants(d, measure)) {
             json_decref(layers);

@@ -34,6 +34,7 @@ enum sl_measure {
     SL_MEASURE_OUTLIERS,
     SL_MEASURE_GATES,
     SL_MEASURE_DEPTH,
+    SL_MEASURE_RECURRENCE,
     SL_MEASURES
 };
 typedef struct {
@@ -67,7 +68,12 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *                 of the mixture and of its last source ({max, max_no_token0, m2, m2_dim, kurtosis_h,
  *                 token0_norm_ratio}); weight, weight_token0, contribution (arrays over the sources: means, and shares
  *                 of the sums of norms); entropy, top1, null (1 - sum of the weights; null with a softmax),
- *                 constant_share */
+ *                 constant_share
+ *   recurrence    blocks: mixer; and null for each of these where it is attention: share (of tokens 0 to 4 in the
+ *                 queries behind them, mean over heads), uniform (what even weights would give), head (array of {att0,
+ *                 contribution, half_life, dt_token0, dt, input_token0_ratio, state_half, state_end, stable_rank}),
+ *                 norm_in ({max, max_no_token0, m2, m2_dim, kurtosis_h, weight_ratio: the norm's weight at m2_dim over
+ *                 the median one}; null without a norm of its own) */
 enum { SL_DYNAMICS_WINDOWS = 128 };
 json_t *sl_detail_result(sl_detail *d);
 

@@ -361,6 +361,15 @@ static void check_layer(int subject, const json_t *layers, const json_t *measure
     ck_assert_int_eq(json_is_object(in_layer(outliers, i, "q")), attends);
     ck_assert(json_is_object(in_layer(outliers, i, "attention_output")));
     ck_assert(json_is_number(in_layer(layers, i, "m2")));
+    const json_t *recurrence = json_object_get(measures, "recurrence"), *head = in_layer(recurrence, i, "head");
+    bool recurrent = !attends && strcmp(subjects[subject].name, "mamba2") == 0;
+    ck_assert_int_eq(json_is_array(head), recurrent);
+    ck_assert_int_eq(json_is_object(in_layer(recurrence, i, "norm_in")), recurrent);
+    json_array_foreach(head, h, x) {
+        double att0 = json_number_value(json_object_get(x, "att0"));
+        ck_assert(att0 > 0 && att0 < 1 && json_is_real(json_object_get(x, "stable_rank")));
+        ck_assert(json_number_value(json_object_get(x, "half_life")) > 0);
+    }
     const char *mixer = json_string_value(in_layer(layers, i, "mixer"));
     ck_assert_int_eq(mixer == NULL, attends);
     ck_assert(!mixer || strcmp(mixer, subjects[subject].name) == 0);
@@ -371,6 +380,7 @@ START_TEST(probes_ask_the_mixer) {
     json_t *measures;
     for (int i = 0; i < PATTERNS; i++) {
         ref_variant v = variant(_i, patterns[i]);
+        v.seq = v.config.model_seq = 12; /* more than the tokens whose share is told */
         json_t *o = probed(_i, &v, &measures), *layers = json_object_get(o, "layers");
         int attending = 0;
         double sum = 0;

@@ -344,3 +344,5 @@ sl_ssd_gates sl_ssd_gates_of(const sl_op *op, const sl_exec *x, int64_t window, 
     const float *dt = gates_at(op, x, window, head);
     return (sl_ssd_gates){dt, dt + op->seq};
 }
+
+const float *sl_ssd_skip(const sl_op *op, const sl_exec *x) { return sl_weight(op, x, SKIP); }
