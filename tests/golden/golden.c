@@ -388,7 +388,7 @@ START_TEST(test_device) {
     worst = 0;
     sl_threads_set(1);
     for_each_case(device_case);
-    ck_assert_int_le(refused, 12);
+    ck_assert_int_le(refused, 15); /* kinds of attention, mixers */
     printf("golden: %s, worst error / tolerance %.3f; %d cases refused\n", d->name(), worst, refused);
 }
 END_TEST
