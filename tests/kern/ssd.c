@@ -1,5 +1,5 @@
+#include "bounded.h"
 #include "kern.h"
-#include "ref.h"
 
 #include <stdlib.h>
 
@@ -30,36 +30,6 @@ static void call_bwd(const sl_kernels *t, const k_case *c) {
                k_ld(c, BBC), a->skip, k_f32(c, BH), k_f32(c, BDY), k_ld(c, BDY), k_f32(c, BDH), k_f32(c, BDX),
                k_ld(c, BDX), dgate, dgate + k_ld(c, BDGATE), dbc, dbc + a->n, k_ld(c, BDBC));
 }
-
-static double at(const k_buf *b, int64_t i) { return (double)((const float *)b->init)[i]; }
-
-/* A number and the largest error that what was computed may have. */
-typedef struct {
-    double v, e;
-} num;
-
-/* a x + b y, two products and a sum, each rounded. a and b are exact. */
-static num combine(double a, num x, double b, num y) {
-    num r = {a * x.v + b * y.v, fabs(a) * x.e + fabs(b) * y.e};
-    r.e += 1.01 * U * (fabs(a * x.v) + fabs(b * y.v) + fabs(r.v)) + 3 * TINY;
-    return r;
-}
-
-/* A sum of products in any order, onto a start. */
-typedef struct {
-    double v, e, size;
-    int64_t n;
-} total;
-static void add(total *s, double a, num x) {
-    s->v += a * x.v;
-    s->e += fabs(a) * x.e;
-    s->size += fabs(a * x.v);
-    s->n++;
-}
-static num sum_of(const total *s) {
-    return (num){s->v, s->e + (double)(s->n + 3) * (1.01 * U * (s->size + s->e) + TINY)};
-}
-static void want(k_buf *b, int64_t i, num x) { k_want(b, i, x.v, isfinite(x.v) ? x.e : 0); }
 
 static k_buf *inputs(k_case *c, const struct shape *a, enum k_data kind) {
     k_buf *x = k_add(c, "x", K_F32, K_IN, a->rows, a->p, k_stride(c, a->p));
