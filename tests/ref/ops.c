@@ -197,6 +197,34 @@ static ref_c dot(int64_t n, const ref_c *x, const ref_c *y) {
     return sum;
 }
 
+static void unit(int64_t n, double scale, const ref_c *x, ref_c *y) {
+    ref_c r = scale / csqrt(dot(n, x, x) + 1e-6);
+    for (int64_t j = 0; j < n; j++)
+        y[j] = x[j] * r;
+}
+
+void ref_delta_run(int64_t rows, int64_t seq, const ref_delta *s, ref_c *o) {
+    int64_t n = s->n, m = s->m;
+    ref_c *memory = ref_alloc(n * m), *q = ref_alloc(n), *k = ref_alloc(n), *column = ref_alloc(n);
+    for (int64_t head = 0; head < s->heads; head++)
+        for (int64_t t = 0; t < rows; t++) {
+            int64_t at = t * s->heads + head, key = (t * s->key_heads + head / (s->heads / s->key_heads)) * n;
+            ref_c decay = t % seq ? cexp(s->log_decay[at]) : 0;
+            unit(n, 1 / sqrt((double)n), s->q + key, q), unit(n, 1, s->k + key, k);
+            for (int64_t c = 0; c < m; c++) {
+                for (int64_t j = 0; j < n; j++)
+                    column[j] = decay * memory[j * m + c];
+                ref_c write = s->v[at * m + c];
+                if (s->rule)
+                    write = s->beta[at] * (write - dot(n, column, k));
+                for (int64_t j = 0; j < n; j++)
+                    column[j] = memory[j * m + c] = column[j] + k[j] * write;
+                o[at * m + c] = dot(n, column, q);
+            }
+        }
+    free(memory), free(q), free(k), free(column);
+}
+
 /* n scores to weights. extra: a logit beside them, NULL for none; its weight is returned. */
 static ref_c softmax(int64_t n, const ref_c *extra, ref_c *p) {
     double top = extra ? creal(*extra) : -INFINITY;

@@ -2,6 +2,7 @@
  * up their gradients of B and C; a second stage sums those of a group's calls. All go through the window in chunks. */
 #include "ops/mixer/ssd.h"
 
+#include "ops/mixer/decay.h"
 #include "ops/rows.h"
 #include "program/scratch.h"
 
@@ -25,7 +26,7 @@ static int64_t slices(const sl_ssd *o) { return sl_min(SLICES, o->heads / o->gro
 
 /* A worker's. A chunk: converted rows, what stands for dt, decay and their gradients, the result; states. */
 typedef struct {
-    float *x, *b, *c, *dy, *result, *old, *raw, *dt, *decay, *ddt, *dlog, *state, *kept;
+    float *x, *b, *c, *dy, *result, *old, *raw, *dt, *decay, *ddt, *dlog, *spare, *state, *kept;
 } scratch;
 
 static scratch scratch_of(const sl_op *op, sl_carver *at) {
@@ -41,6 +42,7 @@ static scratch scratch_of(const sl_op *op, sl_carver *at) {
     s.decay = sl_carve_floats(at, CHUNK);
     s.ddt = sl_carve_floats(at, CHUNK);
     s.dlog = sl_carve_floats(at, CHUNK);
+    s.spare = sl_carve_floats(at, 2 * CHUNK);
     s.state = sl_carve_floats(at, state_size(o));
     s.kept = sl_carve_floats(at, (CHUNK + 1) * BLOCK * o->state);
     return s;
@@ -88,23 +90,13 @@ static void read_raw(const item *i, int64_t t, int64_t n, float *to) {
         i->s.raw[k] = dt.p[k * dt.ld] + i->bias;
 }
 
-/* softplus(z) = max(z, 0) + log(1 + e), e = exp(-|z|), and log(1 + e) without the rounding of 1 + e (W. Kahan: the
- * relative error of e / ((1 + e) - 1) is that of log(1 + e)). Then the decay. */
+/* dt and decay of a chunk. */
 static void gates(const item *i, int64_t t, int64_t n, float *dt, float *decay) {
     const sl_kernels *k = i->x->k;
-    float *e = i->s.ddt, *one = i->s.dlog;
-    read_raw(i, t, n, e);
+    read_raw(i, t, n, i->s.dlog);
+    sl_softplus(k, n, i->s.raw, i->s.spare, dt);
     for (int64_t j = 0; j < n; j++)
-        e[j] = -fabsf(i->s.raw[j]);
-    k->exp(n, e, e);
-    for (int64_t j = 0; j < n; j++)
-        one[j] = 1 + e[j];
-    k->log(n, one, dt);
-    for (int64_t j = 0; j < n; j++) {
-        float z = i->s.raw[j], rest = one[j] - 1;
-        dt[j] = (z > 0 ? z : 0) + (rest == 0 ? e[j] : dt[j] * e[j] / rest);
         decay[j] = dt[j] * i->a;
-    }
     k->exp(n, decay, decay);
 }
 
@@ -293,17 +285,9 @@ static void draw_a_log(const sl_tensor *t, sl_rng *rng, float *w) {
         w[i] = (float)log(1 + 15 * sl_rng_uniform(rng));
 }
 
-/* The inverse of softplus: dt + log(1 - exp(-dt)). */
-static void draw_dt_bias(const sl_tensor *t, sl_rng *rng, float *w) {
-    for (int64_t i = 0; i < t->size; i++) {
-        double dt = exp(log(1e-3) + sl_rng_uniform(rng) * (log(1e-1) - log(1e-3)));
-        w[i] = (float)(dt + log(-expm1(-dt)));
-    }
-}
-
 static void declare(sl_program *b, sl_op *op, const char *prefix, int64_t heads) {
     const sl_param_spec specs[PARAMS] = {
-        [DT_BIAS] = {.name = "dt_bias", .rows = heads, .init = SL_INIT_DRAW, .draw = draw_dt_bias,
+        [DT_BIAS] = {.name = "dt_bias", .rows = heads, .init = SL_INIT_DRAW, .draw = sl_draw_dt_bias,
                      .decay = SL_DECAY_NONE},
         [A_LOG] = {.name = "A_log", .rows = heads, .init = SL_INIT_DRAW, .draw = draw_a_log, .decay = SL_DECAY_NONE},
         [SKIP] = {.name = "D", .rows = heads, .init = SL_INIT_ONES, .decay = SL_DECAY_NONE}};
