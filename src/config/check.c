@@ -87,6 +87,15 @@ static int check_mamba2(const sl_config *c) {
     return 0;
 }
 
+static int check_gdn(const sl_config *c) {
+    sl_gdn_sizes n = sl_config_gdn(c);
+    if (n.heads % n.key_heads != 0)
+        return sl_fail_usage("model.gdn_opts.key_heads = %lld does not divide the %lld heads of values; change it or "
+                             "model.gdn_opts.heads",
+                             (ll)n.key_heads, (ll)n.heads);
+    return 0;
+}
+
 /* A cap stands between scores and a softmax of them alone. */
 static bool takes_softcap(int attention) {
     static const struct {
@@ -288,8 +297,8 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_mamba2(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 || check_nullify(c) != 0 ||
-        check_experts(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 ||
+        check_mamba2(c) != 0 || check_gdn(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 ||
+        check_nullify(c) != 0 || check_experts(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 ||
         check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);

@@ -34,7 +34,8 @@ typedef struct {
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[],
     sl_choices_nullify_value[], sl_choices_nullify_channels[], sl_choices_base_norm[],
     sl_choices_gate_granularity[], sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[],
-    sl_choices_mixer[], sl_choices_mamba2_norm[], sl_choices_attention[], sl_choices_attention_gate[],
+    sl_choices_mixer[], sl_choices_mamba2_norm[], sl_choices_gdn_gate[],
+    sl_choices_attention[], sl_choices_attention_gate[],
     sl_choices_attention_bias[],
     sl_choices_window_layers[], sl_choices_rope_layers[], sl_choices_rope_scaling[], sl_choices_qk_norm_span[],
     sl_choices_block[], sl_choices_anchors[], sl_choices_anchor_coefficients[], sl_choices_residual[],
@@ -73,6 +74,7 @@ enum {
 };
 enum { SL_ATTENTION_BIAS_NONE, SL_ATTENTION_BIAS_QKV, SL_ATTENTION_BIAS_ALL };
 enum { SL_MAMBA2_NORM_AFTER, SL_MAMBA2_NORM_BEFORE, SL_MAMBA2_NORM_NONE };
+enum { SL_GDN_GATE_SILU, SL_GDN_GATE_SIGMOID, SL_GDN_GATE_NONE };
 enum { SL_LAYER_WINDOW, SL_LAYER_FULL };
 enum { SL_LAYER_ROPE, SL_LAYER_NO_ROPE };
 enum { SL_ROPE_SCALING_NONE, SL_ROPE_SCALING_LINEAR, SL_ROPE_SCALING_LLAMA3, SL_ROPE_SCALING_YARN };
@@ -161,6 +163,17 @@ static inline int sl_config_mixer(const sl_config *c, int64_t layer) {
 }
 static inline int64_t sl_config_head_dim(const sl_config *c) {
     return c->model_head_dim ? c->model_head_dim : c->model_dim / c->model_heads;
+}
+/* Sizes of gdn and its relatives, those that are 0 in the configuration filled in. */
+typedef struct {
+    int64_t heads, key_heads, key_dim, value_dim;
+} sl_gdn_sizes;
+static inline sl_gdn_sizes sl_config_gdn(const sl_config *c) {
+    sl_gdn_sizes n = {.heads = c->gdn_heads ? c->gdn_heads : c->model_heads,
+                      .value_dim = c->gdn_value_dim ? c->gdn_value_dim : sl_config_head_dim(c)};
+    n.key_heads = c->gdn_key_heads ? c->gdn_key_heads : n.heads;
+    n.key_dim = c->gdn_key_dim ? c->gdn_key_dim : (n.value_dim + 1) / 2;
+    return n;
 }
 /* Positions that a query of this layer sees at most; 0: all. */
 static inline int64_t sl_config_window(const sl_config *c, int64_t layer) {

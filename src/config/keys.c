@@ -103,6 +103,11 @@ const sl_choice sl_choices_mamba2_norm[] = {
     [SL_MAMBA2_NORM_BEFORE] = {"before", "norm(y) silu(z), as Gated DeltaNet has it (arXiv 2412.06464)"},
     [SL_MAMBA2_NORM_NONE] = {"none", "y silu(z)"},
     {NULL, NULL}};
+const sl_choice sl_choices_gdn_gate[] = {
+    [SL_GDN_GATE_SILU] = {"silu", "silu(z), as published (arXiv 2412.06464)"},
+    [SL_GDN_GATE_SIGMOID] = {"sigmoid", "sigmoid(z), as gated attention (arXiv 2505.06708)"},
+    [SL_GDN_GATE_NONE] = {"none", "no gate, and no z"},
+    {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {
 #define ATTENTION(name, rows, extra, a, b, help) {#name, help},
 #include "simd/attention.inc"

@@ -1,6 +1,7 @@
 """The decoder in plain PyTorch: an implementation of its own, written from the formulas and not
 from the engine, that the golden values come from. Parameters are a dict of Hugging Face names."""
 
+import functools
 import math
 
 import torch
@@ -49,6 +50,26 @@ class Mamba2Sizes:
         self.inner = self.opts["expand"] * c["dim"]
         self.heads = self.inner // self.opts["head_dim"]
         self.convolved = self.inner + 2 * self.groups * self.state
+
+
+class GdnSizes:
+    """Widths of the parts of a layer of gdn or of a relative of it."""
+
+    def __init__(self, c, mixer):
+        self.opts = c.get("gdn_opts", {})
+        head_dim = c.get("head_dim") or c["dim"] // c["heads"]
+        self.rule, self.reads = mixer in ("gdn", "deltanet"), mixer in ("gdn", "gla")
+        self.heads = self.opts.get("heads") or c["heads"]
+        self.key_heads = self.opts.get("key_heads") or self.heads
+        self.value_dim = self.opts.get("value_dim") or head_dim
+        self.key_dim = self.opts.get("key_dim") or (self.value_dim + 1) // 2
+        self.values = self.heads * self.value_dim
+        self.gate = self.opts.get("gate", "silu")
+        self.z = 0 if self.gate == "none" else self.values
+        self.conv = self.opts.get("conv", 4)
+        self.keys = self.key_heads * self.key_dim
+        self.mixed = 2 * self.keys + self.values
+        self.parts = [self.z, self.mixed, self.heads * self.rule, self.heads * self.reads]
 
 
 def tensor_shapes(c, vocab):
@@ -115,6 +136,18 @@ def tensor_shapes(c, vocab):
         if m.opts.get("norm") != "none":
             shapes[p + "mixer.norm.weight"] = (m.inner,)
 
+    def gdn_shapes(p, mixer):
+        m = GdnSizes(c, mixer)
+        own: dict[str, tuple[int, ...]] = {"in_proj.weight": (sum(m.parts), d), "out_proj.weight": (d, m.values)}
+        if m.conv > 1:
+            own["conv1d.weight"] = (m.mixed, 1, m.conv)
+        if mixer == "gdn":
+            own |= {"dt_bias": (m.heads,), "A_log": (m.heads,)}
+        if m.opts.get("norm", True):
+            own["norm.weight"] = (m.value_dim,)
+        for name, shape in own.items():
+            shapes[p + "linear_attn." + name] = shape
+
     if c.get("embed_scale"):
         shapes["model.embed_scale"] = (1,)
     if c.get("learned_positions"):
@@ -140,10 +173,13 @@ def tensor_shapes(c, vocab):
                 shapes[p + "self_attn.anchor_factors.up_proj.weight"] = (2 * len(anchors), 16)
         if place not in ("post", "output"):
             norm(p + "input_layernorm", gated)
-        if of_layer(c, "mixer", i, "softmax") == "softmax":
+        mixer = of_layer(c, "mixer", i, "softmax")
+        if mixer == "softmax":
             attention_shapes(p)
-        else:
+        elif mixer == "mamba2":
             mamba2_shapes(p)
+        else:
+            gdn_shapes(p, mixer)
         if c.get("block") != "parallel_shared":
             norm(p + "post_attention_layernorm", gated, place != "sandwich")
         if place == "sandwich":
@@ -500,7 +536,51 @@ def mamba2(c, p, i, x):
     return linear(p, prefix + ".out_proj", grouped(y) if place == "after" else y)
 
 
-RECURRENT = {"mamba2": mamba2}
+def log_decay(p, prefix, m, a, mixer):
+    """Of each position and head, [B, T, heads] from a of that shape or [B, T, 0]."""
+    if mixer == "gdn":
+        return -p[prefix + ".A_log"].exp() * F.softplus(a + p[prefix + ".dt_bias"])
+    if mixer == "gla":
+        return F.logsigmoid(a) / 16
+    head = torch.arange(m.heads, dtype=a.dtype)
+    fixed = torch.log1p(-(2.0 ** (-5 - head))) if mixer == "retnet" else torch.zeros_like(head)
+    return fixed.expand(*a.shape[:2], m.heads)
+
+
+def gdn(mixer, c, p, i, x):
+    """As attention without a softmax, all positions at once: weights (q k^T * decays) (I + L)^-1 beta, L the part of
+    beta (k k^T * decays) below the diagonal; no L without the delta rule."""
+    prefix, m = f"model.layers.{i}.linear_attn", GdnSizes(c, mixer)
+    B, T, _ = x.shape
+    z, v, b, a = linear(p, prefix + ".in_proj", x).split(m.parts, -1)
+    if m.conv > 1:
+        taps = p[prefix + ".conv1d.weight"]
+        v = F.conv1d(v.transpose(1, 2), taps, padding=taps.shape[-1] - 1, groups=m.mixed)
+        v = F.silu(v[..., :T].transpose(1, 2))
+    q, k, v = v.split([m.keys, m.keys, m.values], -1)
+    shared = torch.arange(m.heads) // (m.heads // m.key_heads)
+
+    def unit(rows):
+        rows = rows.view(B, T, m.key_heads, m.key_dim)
+        return (rows * (rows.square().sum(-1, keepdim=True) + 1e-6).rsqrt())[:, :, shared].transpose(1, 2)
+
+    q, k, v = unit(q) * m.key_dim**-0.5, unit(k), v.view(B, T, m.heads, -1).transpose(1, 2)
+    decay = decays(log_decay(p, prefix, m, a, mixer), 1).permute(0, 3, 1, 2)
+    if m.rule:
+        beta = (b.sigmoid() * (2 if m.opts.get("negative") else 1)).transpose(1, 2)[..., None]
+        system = torch.eye(T, dtype=x.dtype) + (beta * (k @ k.mT * decay)).tril(-1)
+        v = torch.linalg.solve_triangular(system, beta * v, upper=False, unitriangular=True)
+    o = ((q @ k.mT * decay) @ v).transpose(1, 2)
+    if m.opts.get("norm", True):
+        o = rmsnorm(o, p[prefix + ".norm.weight"], c.get("norm_opts", {}).get("eps", 1e-6))
+    o = o.reshape(B, T, m.values)
+    if m.z:
+        o = o * {"silu": F.silu, "sigmoid": torch.sigmoid}[m.gate](z)
+    return linear(p, prefix + ".out_proj", o)
+
+
+RECURRENT = {"mamba2": mamba2} | {
+    name: functools.partial(gdn, name) for name in ("gdn", "deltanet", "gla", "retnet")}
 
 
 def mixer(c, p, i, x, anchors=None):

@@ -532,11 +532,76 @@ static void mamba2_block(const ref_model *m, const char *layer, const ref_c *x, 
         free(used[i]);
 }
 
+/* norm(o) gate(z) of each head, or less of it. */
+static void gdn_gate(const ref_model *m, const char *prefix, sl_gdn_sizes n, const ref_c *z, ref_c *o) {
+    const sl_config *c = m->config;
+    const char *gate = sl_choices_gdn_gate[c->gdn_gate].name;
+    int64_t rows = rows_of(m);
+    if (c->gdn_norm)
+        ref_rmsnorm(rows * n.heads, n.value_dim, o, vector(m, prefix, "norm.weight", n.value_dim), c->norm_eps, o);
+    for (int64_t i = 0; strcmp(gate, "none") != 0 && i < rows * n.heads * n.value_dim; i++)
+        o[i] *= (strcmp(gate, "silu") == 0 ? z[i] : 1) / (1 + cexp(-z[i]));
+}
+
+/* What a relative of gdn has: the delta rule, and the decay that its name stands for. */
+static void gdn_family(const ref_model *m, const char *layer, const char *mixer, const ref_c *x, ref_c *h) {
+    const sl_config *c = m->config;
+    sl_gdn_sizes n = sl_config_gdn(c);
+    bool rule = strcmp(mixer, "gdn") == 0 || strcmp(mixer, "deltanet") == 0;
+    bool softplus = strcmp(mixer, "gdn") == 0, reads = softplus || strcmp(mixer, "gla") == 0;
+    int64_t rows = rows_of(m), d = c->model_dim, keys = n.key_heads * n.key_dim, values = n.heads * n.value_dim;
+    int64_t z = strcmp(sl_choices_gdn_gate[c->gdn_gate].name, "none") == 0 ? 0 : values, mixed = 2 * keys + values;
+    int64_t b = z + mixed, a = b + (rule ? n.heads : 0), all = a + (reads ? n.heads : 0);
+    char prefix[128];
+    snprintf(prefix, sizeof prefix, "%slinear_attn.", layer);
+    ref_c *in = project(m, prefix, "in_proj.weight", d, all, x), *raw = columns(rows, all, z, mixed, in);
+    ref_c *qkv = columns(rows, all, z, mixed, in);
+    ref_c *log_decay = ref_alloc(rows * n.heads), *beta = ref_alloc(rows * n.heads), *o = ref_alloc(rows * values);
+    if (c->gdn_conv > 1)
+        ref_convolution(rows, m->seq, mixed, c->gdn_conv, raw, taps(m, prefix, mixed, c->gdn_conv), NULL, true, qkv);
+    for (int64_t i = 0; i < rows * n.heads; i++) {
+        int64_t row = i / n.heads * all, head = i % n.heads;
+        ref_c to_decay = reads ? in[row + a + head] : 0;
+        if (rule)
+            beta[i] = (c->gdn_negative ? 2 : 1) / (1 + cexp(-in[row + b + head]));
+        if (softplus)
+            log_decay[i] = -cexp(vector(m, prefix, "A_log", n.heads)[head]) *
+                           clog(1 + cexp(to_decay + vector(m, prefix, "dt_bias", n.heads)[head]));
+        else if (reads)
+            log_decay[i] = -clog(1 + cexp(-to_decay)) / 16;
+        else
+            log_decay[i] = rule ? 0 : log(1 - pow(2, (double)(-5 - head)));
+    }
+    ref_c *q = columns(rows, mixed, 0, keys, qkv), *k = columns(rows, mixed, keys, keys, qkv);
+    ref_c *v = columns(rows, mixed, 2 * keys, values, qkv), *zs = columns(rows, all, 0, z, in);
+    ref_delta s = {n.heads, n.key_heads, n.key_dim, n.value_dim, rule, q, k, v, log_decay, beta};
+    ref_delta_run(rows, m->seq, &s, o);
+    gdn_gate(m, prefix, n, zs, o);
+    ref_c *out = project(m, prefix, "out_proj.weight", values, d, o);
+    half_output(m, layer, ATTN, out, h);
+    ref_c *used[] = {in, raw, qkv, log_decay, beta, o, q, k, v, zs, out};
+    for (int i = 0; i < 11; i++)
+        free(used[i]);
+}
+static void gdn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    gdn_family(m, layer, "gdn", x, h);
+}
+static void deltanet_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    gdn_family(m, layer, "deltanet", x, h);
+}
+static void gla_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    gdn_family(m, layer, "gla", x, h);
+}
+static void retnet_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    gdn_family(m, layer, "retnet", x, h);
+}
+
 /* Sequence mixers: a row for each of tables/mixer.inc. */
 static const struct {
     const char *name;
     void (*block)(const ref_model *, const char *layer, const ref_c *x, ref_c *h);
-} mixers[] = {{"softmax", attention_block}, {"mean", mean_block}, {"mamba2", mamba2_block}};
+} mixers[] = {{"softmax", attention_block}, {"mean", mean_block}, {"mamba2", mamba2_block},
+              {"gdn", gdn_block}, {"deltanet", deltanet_block}, {"gla", gla_block}, {"retnet", retnet_block}};
 
 static void mixer_block(const ref_model *m, int64_t i, const char *layer, const ref_c *x, ref_c *h) {
     const char *name = sl_choices_mixer[sl_config_mixer(m->config, i)].name;

@@ -184,7 +184,7 @@ START_TEST(scalars) {
 }
 END_TEST
 
-#define MIXERS "softmax, mamba2"
+#define MIXERS "softmax, mamba2, gdn, deltanet, gla, retnet"
 #define PLACES "one of pre, post, sandwich, output"
 #define NORM_OPTS                                                                                  \
     "eps, zero_centred, preaffine, bias, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
@@ -256,8 +256,8 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
-                   "residual, residual_opts, norm_opts, mixer, mamba2_opts, attention, attention_opts, anchors, "
-                   "anchors_opts, attention_bias, ffn_kind, ffn_bias, experts, "
+                   "residual, residual_opts, norm_opts, mixer, mamba2_opts, gdn_opts, attention, attention_opts, "
+                   "anchors, anchors_opts, attention_bias, ffn_kind, ffn_bias, experts, "
                    "experts_per_token, expert_ffn, shared_experts, router, router_bias, balance, balance_coef, "
                    "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
                    "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, embed_multiplier, "
@@ -379,6 +379,8 @@ static const struct {
     {"model: {head_dim: 7}", "model.head_dim = 7 must be even: rotary embedding turns pairs"},
     {"model: {heads: 6, kv_heads: 4}", "model.heads = 6 is not a multiple of model.kv_heads = 4"},
     {"model: {heads: 6, kv_heads: 12}", "model.heads = 6 is not a multiple of model.kv_heads = 12"},
+    {"model: {heads: 6, gdn_opts: {key_heads: 4}}",
+     "model.gdn_opts.key_heads = 4 does not divide the 6 heads of values; change it or model.gdn_opts.heads"},
     {"model: {norm: gated_norm, norm_opts: {rank: 500}}",
      "model.norm_opts.rank = 500 is more than model.dim = 384"},
     {"model: {rope_base: 0.5}", "model.rope_base must be 0 (no position embedding) or at least 1"},

@@ -26,13 +26,56 @@ typedef struct {
     const float *y, *z;
 } inputs;
 
+/* ---- gates */
+
+static void silu_fwd(const sl_kernels *k, int64_t n, const float *z, const float *y, float *out) {
+    k->ffn[SL_FFN_swiglu].fwd(n, z, y, out);
+}
+static void silu_bwd(const sl_kernels *k, int64_t n, const float *z, const float *y, const float *dout, float *dz,
+                     float *dy) {
+    k->ffn[SL_FFN_swiglu].bwd(n, z, y, dout, dz, dy);
+}
+static void sigmoid_fwd(const sl_kernels *k, int64_t n, const float *z, const float *y, float *out) {
+    k->gate_fwd(n, 1, z, y, out);
+}
+static void sigmoid_bwd(const sl_kernels *k, int64_t n, const float *z, const float *y, const float *dout, float *dz,
+                        float *dy) {
+    k->gate_bwd(n, 1, z, y, dout, dy, dz);
+}
+static void open_fwd(const sl_kernels *k, int64_t n, const float *z, const float *y, float *out) {
+    (void)k, (void)z;
+    memcpy(out, y, (size_t)n * sizeof *y);
+}
+static void open_bwd(const sl_kernels *k, int64_t n, const float *z, const float *y, const float *dout, float *dz,
+                     float *dy) {
+    (void)k, (void)z, (void)y, (void)dz;
+    memcpy(dy, dout, (size_t)n * sizeof *dy);
+}
+
+static const struct {
+    bool reads;
+    void (*fwd)(const sl_kernels *k, int64_t n, const float *z, const float *y, float *out);
+    void (*bwd)(const sl_kernels *k, int64_t n, const float *z, const float *y, const float *dout, float *dz,
+                float *dy);
+} gates[] = {[SL_GATE_NORM_SILU] = {true, silu_fwd, silu_bwd},
+             [SL_GATE_NORM_SIGMOID] = {true, sigmoid_fwd, sigmoid_bwd},
+             [SL_GATE_NORM_OPEN] = {false, open_fwd, open_bwd}};
+
+static bool reads_z(const sl_op *op) { return gates[of(op)->gate].reads; }
+
 static inputs read_inputs(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s) {
-    return (inputs){sl_read_rows(x, op->in[Y], row, 1, s->y),
-                    sl_read_columns(x, op->in[Z], row, 1, of(op)->first, op->dim_in, s->z).p};
+    inputs in = {sl_read_rows(x, op->in[Y], row, 1, s->y), NULL};
+    if (reads_z(op))
+        in.z = sl_read_columns(x, op->in[Z], row, 1, of(op)->first, op->dim_in, s->z).p;
+    return in;
 }
 
 static void gate(const sl_op *op, const sl_exec *x, const float *z, const float *y, float *out) {
-    x->k->ffn[SL_FFN_swiglu].fwd(op->dim_in, z, y, out);
+    gates[of(op)->gate].fwd(x->k, op->dim_in, z, y, out);
+}
+static void gate_back(const sl_op *op, const sl_exec *x, const float *z, const float *y, const float *dout, float *dz,
+                      float *dy) {
+    gates[of(op)->gate].bwd(x->k, op->dim_in, z, y, dout, dz, dy);
 }
 
 /* saved[0]: 1 / rms of each span. */
@@ -45,15 +88,17 @@ static void norm(const sl_op *op, const sl_exec *x, int64_t row, const float *in
     const float *w = sl_weight(op, x, 0);
     float *rstd = rstd_at(op, x, row);
     for (int64_t at = 0; at < op->dim_in; at += n)
-        x->k->rmsnorm_fwd(1, n, in + at, n, w + at, of(op)->eps, out + at, n, rstd++);
+        x->k->rmsnorm_fwd(1, n, in + at, n, w + (of(op)->shared ? 0 : at), of(op)->eps, out + at, n, rstd++);
 }
 
 static void norm_back(const sl_op *op, const sl_exec *x, int64_t row, const float *dout, const float *in, float *din,
                       float *dw) {
     int64_t n = of(op)->span;
     const float *w = sl_weight(op, x, 0), *rstd = rstd_at(op, x, row);
-    for (int64_t at = 0; at < op->dim_in; at += n)
-        x->k->rmsnorm_bwd(1, n, dout + at, n, in + at, n, w + at, rstd++, din + at, n, 0, dw + at);
+    for (int64_t at = 0; at < op->dim_in; at += n) {
+        int64_t own = of(op)->shared ? 0 : at;
+        x->k->rmsnorm_bwd(1, n, dout + at, n, in + at, n, w + own, rstd++, din + at, n, 0, dw + own);
+    }
 }
 
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
@@ -79,19 +124,18 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
 /* dy to s->out, dz to s->dz. */
 static void row_back(const sl_op *op, const sl_exec *x, int64_t row, const inputs *in, const float *dout,
                      const scratch *s, float *dw) {
-    const sl_ffn_kernels *k = &x->k->ffn[SL_FFN_swiglu];
     switch (of(op)->place) {
     case SL_GATE_NORM_AFTER:
         gate(op, x, in->z, in->y, s->between);
         norm_back(op, x, row, dout, s->between, s->dbetween, dw);
-        k->bwd(op->dim_in, in->z, in->y, s->dbetween, s->dz, s->out);
+        gate_back(op, x, in->z, in->y, s->dbetween, s->dz, s->out);
         break;
     case SL_GATE_NORM_BEFORE:
         norm(op, x, row, in->y, s->between);
-        k->bwd(op->dim_in, in->z, s->between, dout, s->dz, s->dbetween);
+        gate_back(op, x, in->z, s->between, dout, s->dz, s->dbetween);
         norm_back(op, x, row, s->dbetween, in->y, s->out, dw);
         break;
-    case SL_GATE_NORM_OFF: k->bwd(op->dim_in, in->z, in->y, dout, s->dz, s->out); break;
+    case SL_GATE_NORM_OFF: gate_back(op, x, in->z, in->y, dout, s->dz, s->out); break;
     }
 }
 
@@ -106,10 +150,11 @@ static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
             inputs in = read_inputs(op, x, r, &s);
             row_back(op, x, r, &in, sl_read_rows(x, op->dout, r, 1, s.dout), &s, dw);
             sl_write_gradient(x, op->din[Y], r, 1, 0, d, s.out, op->acc[Y], s.dbetween);
-            sl_write_gradient(x, op->din[Z], r, 1, of(op)->first, d, s.dz, op->acc[Z], s.dbetween);
+            if (reads_z(op))
+                sl_write_gradient(x, op->din[Z], r, 1, of(op)->first, d, s.dz, op->acc[Z], s.dbetween);
         }
     }
-    if (!op->acc[Z]) {
+    if (reads_z(op) && !op->acc[Z]) {
         sl_clear_columns(x, op->din[Z], span->first, span->n, 0, of(op)->first);
         sl_clear_columns(x, op->din[Z], span->first, span->n, of(op)->first + d, x->info[op->din[Z]].ld);
     }
@@ -131,10 +176,12 @@ sl_buf sl_build_gate_norm(sl_program *b, sl_scope scope, const char *prefix, sl_
         return y;
     *own = *how;
     sl_op_reads(op, y, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
-    sl_op_reads(op, z, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    if (reads_z(op))
+        sl_op_reads(op, z, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = b->buffer[y].cols;
     if (how->place != SL_GATE_NORM_OFF) {
-        op->param[0] = sl_program_param(b, prefix, &(sl_param_spec){.name = "norm.weight", .rows = op->dim_in,
+        op->param[0] = sl_program_param(b, prefix, &(sl_param_spec){.name = "norm.weight",
+                                                                    .rows = how->shared ? how->span : op->dim_in,
                                                                     .init = SL_INIT_ONES, .decay = SL_DECAY_NORM});
         op->saved[0] = sl_program_buffer(b, op->rows, op->dim_in / how->span);
     }
