@@ -238,10 +238,11 @@ void sl_foreign_close(sl_foreign *f) {
 
 const char *sl_foreign_name(const char *architecture, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]) {
     sl_places places = {.identity = true};
-    sl_place how;
+    sl_found_place found;
     for (int i = 0; i < ROWS; i++)
         if (!strcmp(rows[i].architecture, architecture))
             places.own = rows[i].kind->hf_places;
-    sl_places_find(&places, ours, buf, &how);
+    sl_places_find(&places, ours, 0, &found);
+    snprintf(buf, SL_FOREIGN_NAME_CHARS, "%s", found.name);
     return buf;
 }

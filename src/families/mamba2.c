@@ -57,4 +57,4 @@ static const sl_place hf_places[] = {{"model.embed_tokens", "backbone.embeddings
                                      OF_BLOCK("mixer.out_proj", "mixer.out_proj"),
                                      {NULL, NULL, 0, 0, 0}};
 
-const sl_family sl_family_mamba2 = {from_hf, NULL, hf_places, NULL, NULL, "backbone."};
+const sl_family sl_family_mamba2 = {from_hf, NULL, hf_places, NULL, NULL, "backbone.", NULL};

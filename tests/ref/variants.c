@@ -356,11 +356,37 @@ bool ref_variant_elsewhere(int i, ref_variant *v) {
     return true;
 }
 
-/* What reads across layers, likewise: anchors, attention over depth. Three layers: of two that mix an anchor, one adds to
- * the other's gradients; blocks of sources are of one half, of some, of all, and the last is short. */
+/* What reads across layers, likewise: attention over depth, anchors. Three layers: blocks of sources are of one half,
+ * of some, of all, and the last is short; of two layers that mix an anchor, one adds to the other's gradients. */
 static const struct {
     const char *name, *changes[8];
 } across[] = {
+    {"attnres", {"residual=attnres"}},
+    {"attnres, blocks of 2, no key norm", {"residual=attnres", "residual_opts.block=2",
+                                           "residual_opts.key_norm=false"}},
+    {"attnres, blocks of 4, softmax1", {"residual=attnres", "residual_opts.block=4",
+                                        "residual_opts.softmax=softmax1", "attention=softmax1", "kv_heads=1"}},
+    {"attnres, one block, sandwich, gated", {"residual=attnres", "residual_opts.block=6", "norm_place=sandwich",
+                                             "norm=gated_norm", "attention_opts.gate=elementwise"}},
+    {"attnres, blocks of 3, output, layernorm", {"residual=attnres", "residual_opts.block=3", "norm_place=output",
+                                                 "norm=layernorm", "attention_bias=all"}},
+    {"attnres, experts, tied", {"residual=attnres", "residual_opts.block=2", "experts=3", "expert_ffn=7",
+                                "shared_experts=1", "balance=none", "tie_embeddings=true"}},
+    {"attnres, no feed-forward, softmax1", {"residual=attnres", "ffn_kind=none", "residual_opts.softmax=softmax1",
+                                            "embed_scale=true"}},
+    {"oasis", {"residual=oasis", "attention=softmax1", "residual_opts.coupling=0.54"}},
+    {"oasis, blocks of 3, softmax1", {"residual=oasis", "attention=softmax1", "residual_opts.block=3", "kv_heads=1",
+                                      "residual_opts.softmax=softmax1", "residual_opts.coupling=1.5",
+                                      "attention_opts.window=3"}},
+    {"oasis, no feed-forward, score cap", {"residual=oasis", "attention=softmax1", "ffn_kind=none",
+                                           "residual_opts.block=2", "attention_opts.softcap=1.5",
+                                           "residual_opts.key_norm=false", "residual_opts.coupling=0.54"}},
+    {"oasis, experts, sandwich", {"residual=oasis", "attention=softmax1", "experts=3", "expert_ffn=7", "balance=none",
+                                  "norm_place=sandwich", "attention_opts.gate=headwise"}},
+    {"attnres, nullify, positions, dyt", {"residual=attnres", "residual_opts.block=2", "sink_nullify=2", "norm=dyt",
+                                          "learned_positions=131", "rope_base=0"}},
+    {"attnres, anchors", {"residual=attnres", "anchors=external", "anchors_opts.dynamic=true"}},
+    {"attnres, blocks of 2, internal anchors", {"residual=attnres", "residual_opts.block=2", "anchors=internal"}},
     {"anchors: external", {"anchors=external"}},
     {"anchors: external, headwise, qk_norm, gqa", {"anchors=external", "anchors_opts.coefficients=headwise",
                                                    "qk_norm=true", "kv_heads=1"}},
@@ -389,32 +415,6 @@ static const struct {
     {"anchors: internal, no norm, window, parallel", {"anchors=internal", "anchors_opts.norm=false",
                                                       "block=parallel", "attention_opts.window=3",
                                                       "attention=k_bias", "tie_embeddings=true"}},
-    {"attnres", {"residual=attnres"}},
-    {"attnres, blocks of 2, no key norm", {"residual=attnres", "residual_opts.block=2",
-                                           "residual_opts.key_norm=false"}},
-    {"attnres, blocks of 4, softmax1", {"residual=attnres", "residual_opts.block=4",
-                                        "residual_opts.softmax=softmax1", "attention=softmax1", "kv_heads=1"}},
-    {"attnres, one block, sandwich, gated", {"residual=attnres", "residual_opts.block=6", "norm_place=sandwich",
-                                             "norm=gated_norm", "attention_opts.gate=elementwise"}},
-    {"attnres, blocks of 3, output, layernorm", {"residual=attnres", "residual_opts.block=3", "norm_place=output",
-                                                 "norm=layernorm", "attention_bias=all"}},
-    {"attnres, experts, tied", {"residual=attnres", "residual_opts.block=2", "experts=3", "expert_ffn=7",
-                                "shared_experts=1", "balance=none", "tie_embeddings=true"}},
-    {"attnres, no feed-forward, softmax1", {"residual=attnres", "ffn_kind=none", "residual_opts.softmax=softmax1",
-                                            "embed_scale=true"}},
-    {"oasis", {"residual=oasis", "attention=softmax1", "residual_opts.coupling=0.54"}},
-    {"oasis, blocks of 3, softmax1", {"residual=oasis", "attention=softmax1", "residual_opts.block=3", "kv_heads=1",
-                                      "residual_opts.softmax=softmax1", "residual_opts.coupling=1.5",
-                                      "attention_opts.window=3"}},
-    {"oasis, no feed-forward, score cap", {"residual=oasis", "attention=softmax1", "ffn_kind=none",
-                                           "residual_opts.block=2", "attention_opts.softcap=1.5",
-                                           "residual_opts.key_norm=false", "residual_opts.coupling=0.54"}},
-    {"oasis, experts, sandwich", {"residual=oasis", "attention=softmax1", "experts=3", "expert_ffn=7", "balance=none",
-                                  "norm_place=sandwich", "attention_opts.gate=headwise"}},
-    {"attnres, nullify, positions, dyt", {"residual=attnres", "residual_opts.block=2", "sink_nullify=2", "norm=dyt",
-                                          "learned_positions=131", "rope_base=0"}},
-    {"attnres, anchors", {"residual=attnres", "anchors=external", "anchors_opts.dynamic=true"}},
-    {"attnres, blocks of 2, internal anchors", {"residual=attnres", "residual_opts.block=2", "anchors=internal"}},
 };
 
 bool ref_variant_across(int i, ref_variant *v) {

@@ -47,7 +47,7 @@ static void is_mean(const ref_variant *v, const sl_depth_tap *t) {
 START_TEST(zero_queries_give_the_mean) {
     ref_variant v;
     int mixtures = 0;
-    for (int i = 0; ref_variant_depth(i, &v); i++) {
+    for (int i = 0; ref_variant_across(i, &v); i++) {
         int32_t *in = calloc((size_t)(v.batch * v.seq), sizeof *in);
         if (v.config.residual_softmax == SL_DEPTH_SOFTMAX && v.config.model_residual == SL_RESIDUAL_ATTNRES) {
             sl_model *m = passed(&v, SL_MODEL_TAPS, in);
@@ -70,7 +70,7 @@ END_TEST
 START_TEST(sources_are_whole_blocks_and_a_part) {
     static const int64_t blocks[] = {1, 2, 3, 4, 6, 100};
     ref_variant v;
-    ck_assert(ref_variant_depth(0, &v));
+    ck_assert(ref_variant_across(0, &v));
     int64_t layers = v.config.model_layers;
     for (size_t b = 0; b < sizeof blocks / sizeof *blocks; b++) {
         int32_t in[10];
@@ -89,7 +89,7 @@ END_TEST
 /* The first half reads the embedding itself, and no query can change that. */
 START_TEST(one_source_is_passed_on) {
     ref_variant v;
-    ck_assert(ref_variant_depth(0, &v));
+    ck_assert(ref_variant_across(0, &v));
     int32_t in[10], target[10];
     sl_model *m = passed(&v, SL_MODEL_TAPS, in);
     sl_depth_tap t = sl_model_depth(m, 0, 0);
@@ -137,7 +137,7 @@ END_TEST
 START_TEST(without_coupling_oasis_is_attnres) {
     ref_variant v;
     int pairs = 0;
-    for (int i = 0; ref_variant_depth(i, &v); i++) {
+    for (int i = 0; ref_variant_across(i, &v); i++) {
         int64_t rows = v.batch * v.seq, values = rows * v.vocab;
         int32_t *in = calloc((size_t)rows, sizeof *in);
         float *logits[2];
@@ -163,7 +163,7 @@ END_TEST
 /* With a softmax1 of zero logits n sources weigh 1/(n + 1), and the probe says what is left. */
 START_TEST(softmax1_leaves_a_share) {
     ref_variant v;
-    ck_assert(ref_variant_depth(0, &v));
+    ck_assert(ref_variant_across(0, &v));
     v.config.residual_softmax = SL_DEPTH_SOFTMAX1;
     int32_t in[10];
     sl_sink_dims *sinks = calloc((size_t)v.config.model_layers + 1, sizeof *sinks);
