@@ -1,8 +1,9 @@
 /* bf16 against fp32, which the golden values and the complex step have checked. An operand is rounded to 8 bits: a
- * relative error of at most u = 2^-9, in independent directions. A loss or gradient passes at most ROUNDINGS of them
- * in a row, so its tensor errs by about u sqrt(ROUNDINGS) relative to its norm. ROUNDINGS counts, for two blocks
- * forward and back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and the
- * head: 2*2*11 + 4 = 48. Norms behind attention and feed-forward read what these give, rounded: 2*2*2 more.
+ * relative error of at most u = 2^-9, in independent directions. A loss or gradient passes at most roundings() of them
+ * in a row, so its tensor errs by about u sqrt(roundings()) relative to its norm. It counts, for each block forward and
+ * back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and 4 for the head. Norms
+ * behind attention and feed-forward read what these give, rounded: 2 more for both directions. Anchors: their input,
+ * weights and outputs, and the mixture of each block.
  * A score s that errs by u |s| changes its probability by that factor: the softmax multiplies relative errors by up to
  * 1 + max |s|, which is read from the taps. A feed-forward's function act multiplies them by its condition, the norm of
  * x act'(x) over that of act(x), taken over N(0, 1): 2 for a square. MARGIN: the larger errors of single tensors over
@@ -21,7 +22,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDINGS = 48, ROUNDINGS_SANDWICH = 8, MARGIN = 3 };
+enum { MARGIN = 3 };
+
+static double roundings(const sl_config *c) {
+    bool sandwich = c->model_norm_place == SL_PLACE_SANDWICH, anchors = c->model_anchors != SL_ANCHORS_NONE;
+    int64_t block = 11 + (sandwich ? 2 : 0) + (anchors ? 1 : 0);
+    return (double)(2 * block * c->model_layers + 4 + (anchors ? 2 * 3 : 0));
+}
 
 /* Rounding must not change which experts a row is sent to, since a loss jumps there. So token t's embedding is much
  * larger in channel t % experts, each expert's router looks at its own channel and less so at those after it, and
@@ -131,10 +138,8 @@ static double check_variant(const ref_variant *v) {
     sl_model *ref = run(v, SL_PRECISION_FP32, 1, in, target, &want);
     sl_model *m = run(v, SL_PRECISION_BF16, 1, in, target, &loss),
              *m3 = run(v, SL_PRECISION_BF16, 3, in, target, &again);
-    bool sandwich = v->config.model_norm_place == SL_PLACE_SANDWICH;
-    const double roundings = ROUNDINGS + (sandwich ? ROUNDINGS_SANDWICH : 0);
     const double bound = MARGIN * condition(v->config.model_ffn_kind) * (1 + largest_score(ref, v, in)) *
-                         ldexp(1, -9) * sqrt(roundings);
+                         ldexp(1, -9) * sqrt(roundings(&v->config));
     sl_params *p = sl_model_params(m), *q = sl_model_params(ref), *p3 = sl_model_params(m3);
     check_routing(v, ref, m);
     ck_assert_msg(fabs(loss - want) <= bound * fmax(1, want), "%s: loss %g, fp32 %g", v->name, loss, want);
