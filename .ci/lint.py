@@ -14,10 +14,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 # Folders (or files) checked apart from the rest, each with those beside experiments/ that it imports from.
-APART = {"experiments/agreement": ["tests/golden"], "experiments/precision": [], "experiments/speed": [],
-         "tests/golden": [], "tests/e2e": ["experiments/precision"], "tests/python": ["tests/e2e", "python"],
-         "tests/unit/test_agreement.py": ["experiments/agreement", "tests/golden"],
-         "tests/unit/test_speed.py": ["experiments/speed"]}
+AGREEMENT, PRECISION, SPEED = (f"experiments/comparisons/{name}" for name in ("agreement", "precision", "speed"))
+APART = {AGREEMENT: ["tests/golden"], PRECISION: [], SPEED: [], "experiments/studies/pretrained": [],
+         "tests/golden": [], "tests/e2e": [PRECISION], "tests/python": ["tests/e2e", "python"],
+         "tests/unit/test_agreement.py": [AGREEMENT, "tests/golden"], "tests/unit/test_speed.py": [SPEED]}
 # Files of the forge and of citation, each with the schema that check-jsonschema has of it.
 SCHEMAS = {"github-workflows": ".github/workflows/*.yml", "github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
            "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml", "citation-file-format": "CITATION.cff"}
@@ -26,6 +26,7 @@ YAMLLINT = "{extends: default, rules: {line-length: {max: 120}, document-start: 
 
 # The package, which alone is held to everything that mypy knows.
 PACKAGE = "python/sinklab"
+SINKSTUDY = "experiments/sinkstudy"  # a package too, found from the folder that it is in
 
 
 def sources() -> list[str]:
@@ -46,7 +47,8 @@ def mypy(paths: list[str]) -> int:
     code = subprocess.run([PYTHON, "-m", "mypy", "--no-error-summary", "--strict", PACKAGE], cwd=ROOT,
                           env=os.environ | {"MYPYPATH": PACKAGE.rpartition("/")[0]}).returncode
     for group, beside in groups(paths):
-        search = ["experiments", *dict.fromkeys(path.rpartition("/")[0] for path in group), *beside]
+        folders = dict.fromkeys(path.rpartition("/")[0] for path in group if not path.startswith(SINKSTUDY))
+        search = ["experiments", *folders, *beside]
         code |= subprocess.run([PYTHON, "-m", "mypy", "--no-error-summary", *group], cwd=ROOT,
                                env=os.environ | {"MYPYPATH": os.pathsep.join(search)}).returncode
     return code

@@ -52,7 +52,8 @@ build() {
 
 # python_env [study] [lint] [python]: .venv with the pinned packages of the report, and with those of studies, of checks
 # over the Python, and of the package `sinklab`; filled again when pins change, which a stamp for each file of them
-# tells. Those of studies take a minute to install: the quickstart does without.
+# tells. Those of studies take a minute to install: the quickstart does without. The package of experiments/ comes
+# last, as it is in this tree: what builds it is among the pins, so that pip fetches nothing for it.
 python_env() {
     local files=(experiments/requirements.txt) name file missing=
     for name in "$@"; do
@@ -65,7 +66,9 @@ python_env() {
     say "making .venv (pinned packages of ${files[*]})"
     [ -x .venv/bin/pip ] || /usr/bin/python3 -m venv .venv >.venv.log 2>&1 ||
         die "python3 -m venv .venv failed; all it said: .venv.log"
-    .venv/bin/pip install -q --disable-pip-version-check "${files[@]/#/-r}" >.venv.log 2>&1 ||
+    .venv/bin/pip install -q --disable-pip-version-check "${files[@]/#/-r}" >.venv.log 2>&1 &&
+        .venv/bin/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e ./experiments \
+            >.venv.log 2>&1 ||
         die "pip could not install ${files[*]}; is there a network? All it said: .venv.log"
     rm -f .venv.log
     for file in "${files[@]}"; do

@@ -1,6 +1,6 @@
 """What the lessons share: how figures look, and where the models are.
 
-Figures and pages look like those of the reports: experiments/figures.py, experiments/page.py.
+Figures and pages look like those of the reports: figures.py and page.py of experiments/sinkstudy/report.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from IPython.display import HTML, display
+from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import matplotlib.pyplot as plt  # noqa: E402
-from figures import COLOURS, STYLE  # noqa: E402, F401
-from matplotlib.figure import Figure  # noqa: E402
-from page import picture  # noqa: E402
+from sinkstudy.places import ROOT
+from sinkstudy.report.figures import COLOURS, STYLE  # noqa: F401
+from sinkstudy.report.page import picture
 
 plt.rcParams.update(STYLE)
 SMALL = ROOT / "notebooks/models/residual-sink.gguf"  # 1.3 M parameters, bytes, trained as experiments/quickstart

@@ -21,11 +21,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.exporters import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from sinkstudy.report.page import document, write_whole
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "experiments"))
-
-from page import document, write_whole  # noqa: E402
-
 STYLE = """
 body { max-width: 940px; }
 p, li, blockquote { max-width: none; }

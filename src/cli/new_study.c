@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define STUDIES "experiments/studies"
 static const char *const files[] = {"study.yaml", "README.md"};
 enum { FILES = sizeof files / sizeof *files, NAME_CHARS = 32, PATH_CHARS = SL_SHARE_CHARS + NAME_CHARS };
 
@@ -32,10 +33,10 @@ static int check_name(const char *path) {
 static int find_place(const char *name, char folder[SL_SHARE_CHARS]) {
     struct stat st;
     bool alone = !strchr(name, '/');
-    if (alone && (stat("experiments", &st) || !S_ISDIR(st.st_mode)))
-        return sl_fail("new-study: there is no folder experiments here; go where it is, or give a path, like ./%s",
+    if (alone && (stat(STUDIES, &st) || !S_ISDIR(st.st_mode)))
+        return sl_fail("new-study: there is no folder " STUDIES " here; go where it is, or give a path, like ./%s",
                        name);
-    if (snprintf(folder, SL_SHARE_CHARS, "%s%s", alone ? "experiments/" : "", name) >= SL_SHARE_CHARS)
+    if (snprintf(folder, SL_SHARE_CHARS, "%s%s", alone ? STUDIES "/" : "", name) >= SL_SHARE_CHARS)
         return sl_fail_usage("new-study: the path is too long");
     return 0;
 }
@@ -74,7 +75,7 @@ int sl_verb_new_study(int argc, char **argv) {
     const sl_verb_spec spec = {
         .verb = "new-study",
         .operands = "NAME",
-        .about = "Makes the folder experiments/NAME with a study.yaml and a README.md to begin with: a small study "
+        .about = "Makes the folder " STUDIES "/NAME with a study.yaml and a README.md to begin with: a small study "
                  "that runs as it is, in seconds. NAME with a slash in it is the folder itself, anywhere.",
         .min_positionals = 1,
         .max_positionals = 1,

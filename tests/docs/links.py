@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README_BYTES = 9000
 COLUMNS = 120
 # What commands make, and what is no file here.
-MADE = ("data/corpora", "data/models", "runs", "build", "experiments/small")
+MADE = ("data/corpora", "data/models", "runs", "build", "experiments/studies/small")
 # A word that stands for a name of the reader's own: NAME, STEP, name, <norm>, *.
 OPEN = re.compile(r"[A-Z]{3,}|\bname\b|_name\b|[<>*]|\.\.\.")
 

@@ -92,10 +92,11 @@ class Report(common.EndToEnd):
 
 class NewStudy(common.EndToEnd):
     def test_runs_as_it_is(self) -> None:
-        Path("experiments").mkdir()
+        Path("experiments/studies").mkdir(parents=True)
         self.sinklab("new-study", "mine")
-        p = subprocess.run([sys.executable, "-B", str(EXPERIMENTS / "run_studies.py"), "experiments/mine", "--runs",
-                            "results", "--sinklab", common.SINKLAB, "--cores", "2"], capture_output=True, text=True)
+        p = subprocess.run([sys.executable, "-B", "-m", "sinkstudy.run.run_studies", "experiments/studies/mine",
+                            "--runs", "results", "--sinklab", common.SINKLAB, "--cores", "2"], capture_output=True,
+                           text=True)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
         self.assertRegex(p.stdout, r"  same_loss  \w")
         self.assertTrue(Path("results/studies/mine/quick/report.html").exists())

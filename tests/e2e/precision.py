@@ -1,4 +1,4 @@
-"""experiments/precision/compare.py --quick: what it finds, that it goes on where it was stopped, and its errors."""
+"""comparisons/precision/compare.py --quick: what it finds, that it goes on where it was stopped, and its errors."""
 
 import json
 import math
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import common
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS / "precision")]
+COMPARISON = Path(__file__).resolve().parents[2] / "experiments" / "comparisons" / "precision"
+sys.path.insert(0, str(COMPARISON))
 
 import compare
-import paired
+
+from sinkstudy.judge import paired
 
 
 class Paired(unittest.TestCase):
@@ -49,7 +50,7 @@ class Noise(unittest.TestCase):
 
 class Compare(common.EndToEnd):
     def compare(self, *args: object, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run([sys.executable, EXPERIMENTS / "precision" / "compare.py", "--sinklab", common.SINKLAB,
+        done = subprocess.run([sys.executable, COMPARISON / "compare.py", "--sinklab", common.SINKLAB,
                                "--quick", "data.corpus=corpus.txt", *map(str, args)], capture_output=True, text=True)
         if "has no bf16 unit" in done.stderr:
             self.skipTest("no bf16 unit here")

@@ -1,4 +1,4 @@
-"""experiments/pretrained/run.py on a tiny model: every claim is judged, a second run says the same of what is kept, and
+"""studies/pretrained/run.py on a tiny model: every claim is judged, a second run says the same of what is kept, and
 its errors."""
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import common
 
-RUN = Path(__file__).resolve().parents[2] / "experiments" / "pretrained" / "run.py"
+RUN = Path(__file__).resolve().parents[2] / "experiments" / "studies" / "pretrained" / "run.py"
 
 
 class Pretrained(common.EndToEnd):

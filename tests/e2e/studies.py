@@ -21,7 +21,6 @@ import common
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIATURE = REPOSITORY / "tests" / "study" / "study.yaml"
-sys.path.insert(0, str(REPOSITORY / "experiments"))
 LONG = ("train.steps=4000", "train.checkpoint_every=50", "train.eval_every=0", "train.probe_every=1000")  # seconds
 
 
@@ -34,7 +33,7 @@ class Study(common.EndToEnd):
         shutil.copyfile(MINIATURE, self.study)
 
     def command(self, *args: str, sinklab: object = None) -> list[str]:
-        return [sys.executable, "-B", str(REPOSITORY / "experiments" / "run_studies.py"), str(self.study.parent),
+        return [sys.executable, "-B", "-m", "sinkstudy.run.run_studies", str(self.study.parent),
                 "--runs", str(self.runs), "--sinklab", str(sinklab or common.SINKLAB), "--set",
                 f"data.corpus={self.folder / 'corpus.txt'}", "--cores", "2", *args]
 
@@ -156,7 +155,7 @@ class Study(common.EndToEnd):
 
     def plan_for_slurm(self) -> None:
         """Snakemake plans a job for each run whose files are gone, the page notwithstanding."""
-        import snakemaking
+        from sinkstudy.run import snakemaking
 
         for path in (self.runs / "store").glob("*/[ot]*.json"):
             if path.name.startswith(("outcome", "trained")):
@@ -247,7 +246,7 @@ class Study(common.EndToEnd):
         self.assertNotIn("it is bad here", page.read_text())
 
     def test_two_runners(self) -> None:
-        import store
+        from sinkstudy.store import store
 
         fd = store.lock(self.runs / "store", "a first one")
         self.addCleanup(os.close, fd)
@@ -317,12 +316,12 @@ class Study(common.EndToEnd):
     def test_studies_of_the_repository(self) -> None:
         """Each is read and expanded by this engine, in every profile; each arm of its gates and claims is run by
         standard and full."""
-        import expand
-        import store
-        import study
+        from sinkstudy.places import STUDIES
+        from sinkstudy.plan import expand, study
+        from sinkstudy.store import store
 
         engine = expand.engine(Path(common.SINKLAB).resolve())
-        paths = study.paths(REPOSITORY / "experiments")
+        paths = study.paths(STUDIES)
         self.assertGreaterEqual(len(paths), 9)
         for path in paths:
             loaded = study.load(path, engine.keys)

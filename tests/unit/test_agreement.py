@@ -1,4 +1,4 @@
-"""experiments/agreement: the comparison with made-up runs; and, where PyTorch is, the peer on a miniature."""
+"""comparisons/agreement: the comparison with made-up runs; and, where PyTorch is, the peer on a miniature."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from typing import Any
 from unittest import mock
 
 sys.dont_write_bytecode = True
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder)
-                for folder in ("experiments/agreement", "tests/golden")]
 
 import compare
 import numpy as np

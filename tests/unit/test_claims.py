@@ -7,17 +7,14 @@ import copy
 import math
 import sys
 import unittest
-from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
-import claims
-import metrics
 import numpy as np
-import paired
 from scipy import stats
+
+from sinkstudy.judge import claims, metrics, paired
 
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]  # Student 1908: differences of two drugs, in hours
 

@@ -10,10 +10,8 @@ import unittest
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
-import claims
-import committed
+from sinkstudy.judge import claims, committed
 
 
 class Following(unittest.TestCase):
@@ -21,7 +19,7 @@ class Following(unittest.TestCase):
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             code = committed.main(["--check"])
-        self.assertEqual((code, said.getvalue()), (0, ""), "experiments/committed.py writes them anew")
+        self.assertEqual((code, said.getvalue()), (0, ""), "./experiments/run --committed writes them anew")
 
     def test_pictures_that_readmes_show_are_there(self) -> None:
         """And no others lie about."""
@@ -55,7 +53,7 @@ class Ledger(unittest.TestCase):
         cells = (f"{v['verdict']} (n {v['n']})" for v in
                  (by_profile[name]["ga_max"] for name in ("quick", "medium", "gpu")))
         self.assertIn(f"| {' | '.join(cells)} |", text)
-        self.assertIn("[norms.glu_max](norms/README.md) | not run | not run |", text)
+        self.assertIn("[norms.glu_max](studies/norms/README.md) | not run | not run |", text)
         self.assertIn("| s | u | not testable here: no |  |  |  |", text)
 
 

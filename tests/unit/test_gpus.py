@@ -1,4 +1,4 @@
-"""experiments/gpus.py: which GPUs a workflow may use, and places on them. No GPU is needed."""
+"""sinkstudy/run/gpus.py: which GPUs a workflow may use, and places on them. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ import sys
 import tempfile
 import unittest
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 sys.dont_write_bytecode = True
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
 
-import gpus
+from sinkstudy.run import gpus
 
 # A second process: says where it is, and stays until its input ends.
 OTHER = """\
 import json, sys
-sys.path.insert(0, sys.argv[1])
-import gpus
-with gpus.place(json.loads(sys.argv[2]), "cuda") as there:
+from sinkstudy.run import gpus
+with gpus.place(json.loads(sys.argv[1]), "cuda") as there:
     print(there["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
 """
@@ -51,7 +47,7 @@ class Places(unittest.TestCase):
         self.work: dict[str, Any] = {"store": folder.name, "gpus": ["0", "MIG-a/1"], "per_gpu": 2}
 
     def other(self, work: dict[str, Any]) -> subprocess.Popen[str]:
-        p = subprocess.Popen([sys.executable, "-c", OTHER, str(EXPERIMENTS), json.dumps(work)], stdin=subprocess.PIPE,
+        p = subprocess.Popen([sys.executable, "-c", OTHER, json.dumps(work)], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)
         assert p.stdin and p.stdout
         self.addCleanup(p.stdin.close)

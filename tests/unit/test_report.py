@@ -9,17 +9,14 @@ import json
 import math
 import random
 import re
-import sys
 import tempfile
 import unittest
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-import report
-import runs as run_reading
+from sinkstudy.report import report
+from sinkstudy.store import runs as run_reading
 
 HAVE_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 VOID = {"meta", "img", "br"}

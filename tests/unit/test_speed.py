@@ -1,4 +1,4 @@
-"""experiments/speed/run.py with made-up programs: medians, ratios, the choice of the peer's side, what goes wrong."""
+"""comparisons/speed/run.py with made-up programs: medians, ratios, the choice of the peer's side, what goes wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 from unittest import mock
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "speed"))
 
 import grid
 import run as speed

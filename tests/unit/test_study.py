@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
 if any(importlib.util.find_spec(name) is None for name in ("yaml", "scipy")):
     print("PyYAML or SciPy is not installed: `. .ci/setup.sh; python_env study` makes .venv", file=sys.stderr)
     sys.exit(77)
 
-import expand
-import metrics
-import outcome
-import run_studies
-import store
-import study as studies
-from study import StudyError
+from sinkstudy.judge import metrics
+from sinkstudy.plan import expand
+from sinkstudy.plan import study as studies
+from sinkstudy.plan.study import StudyError
+from sinkstudy.run import run_studies
+from sinkstudy.store import outcome, store
 
 KEYS = {"model.layers": 6, "model.ffn": 64, "model.experts": 0, "model.norm": "rmsnorm", "model.clip": 0.0,
         "model.clip_baseline": 0.0,

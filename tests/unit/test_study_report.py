@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
-import claims
 import fake_study
-import study_report
-from study_results import COLUMNS, Results, from_csv, from_store
 from test_report import Tags
+
+from sinkstudy.judge import claims
+from sinkstudy.report import study_report
+from sinkstudy.report.study_results import COLUMNS, Results, from_csv, from_store
 
 FILES = ("arms.png", "claims.png", "report.html", "runs.csv", "training.png", "verdicts.json")
 FINISHED = {"status": "finished", "message": "", "seconds": 3600}

@@ -7,15 +7,13 @@ import math
 import sys
 import unittest
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
-import claims
 import numpy as np
-import paired
+
+from sinkstudy.judge import claims, paired
 
 MARGIN, SD = 0.5, 1.0
 STUDIES = 200

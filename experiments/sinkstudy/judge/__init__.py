@@ -1,0 +1,1 @@
+"""Claims, the statistics behind them, and what follows from committed runs."""

@@ -1,0 +1,1 @@
+"""What is to be run: a study.yaml read, checked and expanded."""
