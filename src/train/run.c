@@ -47,6 +47,7 @@ struct sl_run {
     bool behind;           /* which is done, but not what follows it */
     bool left_off;         /* the last step was broken off by `stop` */
     bool ended;            /* by a failure: no step follows */
+    const char *ended_by;  /* "guard" or "failure"; NULL: it was not */
     int64_t saved;         /* step of the last checkpoint; -1: none yet */
     double rate;           /* tokens/s, smoothed; 0 before the first step */
     sl_progress progress;
@@ -234,6 +235,7 @@ static int judge_step(run *r, const sl_step_result *s) {
                 t->loss_mean);
         return 0;
     }
+    r->ended_by = "guard";
     char kept[64] = "there is no checkpoint yet";
     int64_t step;
     if (!sl_rundir_is_nowhere(&r->dir) && sl_checkpoint_list(r->dir.path, &step) > 0)
@@ -478,12 +480,12 @@ static int write_result(run *r, const char *status, char **text) {
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sl_config_hash(&r->config));
     snprintf(data, sizeof data, "%016llx", (unsigned long long)sl_dataset_hash(r->data));
     json_t *o = json_pack(
-        "{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status, "step",
-        (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte", number(bits_per_byte(r, loss)), "best_val_loss",
-        number(t->best_val_loss), "params", (json_int_t)match.params, "baseline_params", (json_int_t)match.baseline,
-        "ffn", (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens, "skipped", (json_int_t)t->skipped, "seconds",
-        number(t->train_seconds), "tokens_per_s", number((double)t->tokens / t->train_seconds), "config_hash", hash,
-        "data_hash", data, "probe", p);
+        "{s:s, s:s?, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "status", status,
+        "stopped_by", r->ended_by, "step", (json_int_t)t->step, "val_loss", number(loss), "bits_per_byte",
+        number(bits_per_byte(r, loss)), "best_val_loss", number(t->best_val_loss), "params", (json_int_t)match.params,
+        "baseline_params", (json_int_t)match.baseline, "ffn", (json_int_t)match.ffn, "tokens", (json_int_t)t->tokens,
+        "skipped", (json_int_t)t->skipped, "seconds", number(t->train_seconds), "tokens_per_s",
+        number((double)t->tokens / t->train_seconds), "config_hash", hash, "data_hash", data, "probe", p);
     if (!o)
         return sl_fail("out of memory for the result");
     if (finished)
@@ -499,6 +501,7 @@ static int write_result(run *r, const char *status, char **text) {
 static void write_stopped(run *r) {
     char message[2048];
     snprintf(message, sizeof message, "%s", sl_error());
+    r->ended_by = r->ended_by ? r->ended_by : "failure";
     if (write_result(r, "stopped", NULL))
         sl_fail("%s", message);
 }

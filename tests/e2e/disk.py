@@ -53,7 +53,7 @@ class Disk(common.EndToEnd):
                              rf"large$")
             self.assert_kept(out, before)
             result = json.loads((out / "result.json").read_text())
-            self.assertEqual(result["status"], "stopped")
+            self.assertEqual((result["status"], result["stopped_by"]), ("stopped", "failure"))
         self.train(out, *ARGS, "--resume")
         self.assert_same_run(self.whole, out)
 

@@ -81,7 +81,8 @@ class Learn(common.EndToEnd):
         message = self.error("train", "t.yaml", "--out", run, *ABSURD)
         self.assertRegex(message, r"^training stopped at step \d+: .*; the checkpoint of step \d+ is kept; ")
         step = int(message.split()[4].rstrip(":"))
-        self.assertEqual(json.loads((run / "result.json").read_text())["status"], "stopped")
+        result = json.loads((run / "result.json").read_text())
+        self.assertEqual((result["status"], result["stopped_by"]), ("stopped", "guard"))
         self.assertEqual(int(common.complete(run)[-1].name), step)
         self.assertEqual(common.lines(run / "metrics.jsonl")[-1]["step"], step)
         # The checkpoints that are left are of steps that were good: they load, and the loss is a number.

@@ -58,7 +58,8 @@ class Run(common.EndToEnd):
         env = json.loads((self.run_dir / "env.json").read_text())
         self.assertEqual(env["threads"], 1)
         result = json.loads((self.run_dir / "result.json").read_text())
-        self.assertEqual((result["status"], result["step"], result["tokens"]), ("finished", 60, 60 * 4 * 32))
+        self.assertEqual((result["status"], result["stopped_by"], result["step"], result["tokens"]),
+                         ("finished", None, 60, 60 * 4 * 32))
         self.assertAlmostEqual(result["val_loss"], metrics[-1]["val_loss"], places=7)  # nine digits
         self.assertLess(result["val_loss"], entropy(common.corpus_text().encode()) + 0.5)
 

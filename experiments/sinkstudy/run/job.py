@@ -28,7 +28,6 @@ from sinkstudy.store import outcome, store
 from sinkstudy.store.runs import number, parse_json
 
 TRAINING_PROBE_WINDOWS = 16  # as in src/train/run.c
-STOPPED_BY_GUARD = "training stopped at step "  # how the engine's message begins
 
 
 class JobError(Exception):
@@ -130,11 +129,13 @@ def train(work: dict[str, Any], name: str) -> dict[str, Any]:
                "train.keep_checkpoints=1", "--out", str(folder)]
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     status, message, before = store.FINISHED, "", seconds_before(folder)
-    if store.read_json(folder / "result.json").get("status") != "finished":
+    result = folder / "result.json"
+    if store.read_json(result).get("status") != "finished":
+        result.unlink(missing_ok=True)  # so that what is there afterwards is of this attempt
         try:
             run_engine(work, folder / "train.log", *command, *resume, device=run["config"]["device"])
         except JobError as error:
-            if not str(error).startswith(STOPPED_BY_GUARD):
+            if store.read_json(result).get("stopped_by") != "guard":
                 raise
             status, message = store.DIVERGED, str(error)
     figures = outcome.of_training(folder, run["config"]["model.seq"], status == store.DIVERGED)
