@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import sys
 import tempfile
 import unittest
@@ -11,7 +12,8 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from sinkstudy.judge import claims, committed
+from sinkstudy.judge import claims, committed, ledger
+from sinkstudy.report.study_results import Results, Row
 
 
 class Following(unittest.TestCase):
@@ -41,20 +43,37 @@ class Ledger(unittest.TestCase):
                                 ("- {id: a, source: s, text: t, why: x, because: x}", "see why"),
                                 (f"- {good.replace('ga_max', 'ga')}", "no study has the claim norms.ga")):
                 path.write_text(text)
-                with self.assertRaises(committed.LedgerError) as raised:
-                    committed.read_ledger(path, {"norms.ga_max"})
+                with self.assertRaises(ledger.LedgerError) as raised:
+                    ledger.read_ledger(path, {"norms.ga_max"})
                 self.assertIn(words, str(raised.exception))
 
     def test_verdicts_are_those_of_the_profiles(self) -> None:
         found = committed.all_committed()
-        text = committed.ledger_text(found, [{"source": "s", "text": "t", "claims": ["norms.ga_max", "norms.glu_max"]},
-                                             {"source": "s", "text": "u", "because": "no"}])
+        text = ledger.ledger_text(committed.with_costs(found), [
+            {"source": "s", "text": "t", "claims": ["norms.ga_max", "norms.glu_max"]},
+            {"source": "s", "text": "u", "because": "no"}])
         by_profile = {one.profile: {v["id"]: v for v in one.record["claims"]} for one in found if one.study == "norms"}
         cells = (f"{v['verdict']} (n {v['n']})" for v in
                  (by_profile[name]["ga_max"] for name in ("quick", "medium", "gpu")))
-        self.assertIn(f"| {' | '.join(cells)} |", text)
-        self.assertIn("[norms.glu_max](studies/norms/README.md) | not run | not run |", text)
-        self.assertIn("| s | u | not testable here: no |  |  |  |", text)
+        self.assertIn(f"| {' | '.join(cells)} | S: 10 runs, 5 seeds, ", text)
+        self.assertIn("[norms.glu_max](studies/norms/README.md) | not run | not run | baseline gate failed (n 1) | "
+                      "L: 2 runs, 1 seed, ", text)
+        self.assertIn("| s | u | not testable here: no |  |  |  | - |", text)
+
+    def test_costs(self) -> None:
+        """Of made-up runs: those of other arms and those that wait cost nothing; minutes are known of all or of
+        none."""
+        def cost(*runs: tuple[str, int, str, float], study: str = "norms") -> str:
+            rows = [Row(arm, seed, {}, "", {}, status=status, seconds=seconds) for arm, seed, status, seconds in runs]
+            return committed.cost(committed.Committed(study, "quick", Path(), Results({}, {}, rows), {}, 2),
+                                  ["a", "b"])
+
+        runs = (("a", 1, "finished", 30.0), ("b", 1, "diverged", 60.0), ("a", 2, "finished", 900.0))
+        self.assertEqual(cost(*runs), "3 runs, 2 seeds, 16 min")
+        self.assertEqual(cost(*runs[:2], ("c", 3, "finished", 90.0), ("b", 2, "missing", math.nan)),
+                         "2 runs, 1 seed, 1.5 min")
+        self.assertEqual(cost(*runs, ("b", 2, "finished", math.nan)), "4 runs, 2 seeds, -")
+        self.assertEqual(cost(*runs[:1], study="pretrained"), "1 run, 1 block, 0.5 min")
 
 
 class Text(unittest.TestCase):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import re
 import statistics
 import sys
@@ -22,9 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sinkstudy.judge import claims
+from sinkstudy.judge.ledger import Found, LedgerError, ledger_text, read_ledger, table
 from sinkstudy.places import EXPERIMENTS, ROOT, STUDIES
 from sinkstudy.plan import study as studies
 from sinkstudy.report import study_report
@@ -81,11 +81,6 @@ def all_committed() -> list[Committed]:
 
 
 # ---- text
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
 
 
 def claim_row(v: Mapping[str, Any]) -> list[str]:
@@ -157,31 +152,6 @@ def between(text: str, mark: str, inside: str) -> str:
 
 # ---- the ledger
 
-# Columns of the ledger: small models, middle ones, large ones; the profiles that are of that size, the likeliest first.
-SCALES = {"S": ("quick", "standard"), "M": ("medium", "full"), "L": ("gpu",)}
-LEDGER_ROW = ("id", "source", "text", "claims", "because")
-
-
-class LedgerError(Exception):
-    """A row of ledger.yaml that says nothing, or names a claim that there isn't; the message is one line."""
-
-
-def read_ledger(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
-    """Rows of the file. known: the claims of all studies, as STUDY.ID."""
-    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    seen: set[str] = set()
-    for row in rows:
-        name = str(row.get("id"))
-        odd = [key for key in row if key not in LEDGER_ROW] + [key for key in LEDGER_ROW[:3] if not row.get(key)]
-        unknown = [claim for claim in row.get("claims", ()) if claim not in known]
-        if odd or name in seen or ("claims" in row) == ("because" in row):
-            raise LedgerError(f"{path.name}: {name}: it takes an id of its own, source, text, and claims or because"
-                              + (f"; see {', '.join(odd)}" if odd else ""))
-        if unknown:
-            raise LedgerError(f"{path.name}: {name}: no study has the claim {', '.join(unknown)}")
-        seen.add(name)
-    return rows
-
 
 def all_claims() -> set[str]:
     """STUDY.ID of every claim that a study makes, run or not."""
@@ -189,31 +159,22 @@ def all_claims() -> set[str]:
     return {f"{path.parent.name}.{row['id']}" for path in files for row in studies.read_yaml(path)[0].get("claims", ())}
 
 
-def verdict_at(found: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]], claim: str,
-               profiles: Sequence[str]) -> str:
-    """Of the first of the profiles in which the claim was judged, with its pairs."""
-    study, _, name = claim.partition(".")
-    rows = [found[study, profile][name] for profile in profiles if (study, profile) in found
-            and name in found[study, profile]]
-    judged = [row for row in rows if row["verdict"] != claims.NOT_RUN]
-    return f"{judged[0]['verdict']} (n {judged[0]['n']})" if judged else claims.NOT_RUN
+def plural(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
-def ledger_text(of: Sequence[Committed], rows: Sequence[Mapping[str, Any]]) -> str:
-    found = {(one.study, one.profile): {v["id"]: v for v in one.record["claims"]} for one in of}
-    body = [["source", "what it says", "claim", *SCALES]]
-    for row in rows:
-        for claim in row.get("claims", ()):
-            study = claim.partition(".")[0]
-            body.append([row["source"], row["text"], f"[{claim}](studies/{study}/README.md)",
-                         *(verdict_at(found, claim, profiles) for profiles in SCALES.values())])
-        if "because" in row:
-            body.append([row["source"], row["text"], f"not testable here: {row['because']}", *[""] * len(SCALES)])
-    return ("# What the sources say, and what our runs show\n\n"
-            "Made by `./experiments/run --committed` of [ledger.yaml](ledger.yaml) and the committed runs. S: models "
-            "of a million\nparameters (profiles quick and standard; of pretrained: one real model, over blocks of "
-            "text). M: of ten million (medium\nand full). L: of 65 million (gpu). n: pairs. "
-            "[Verdicts](README.md#verdicts) says what the words mean.\n\n" + table(body) + "\n")
+def cost(of: Committed, arms: Collection[str]) -> str:
+    """Of the runs that were made of these arms, in words; minutes are those of runs.csv, if it has them of all."""
+    rows = [row for row in of.results.rows if row.arm in arms and row.status in (store.FINISHED, store.DIVERGED)]
+    unit = "block" if of.study in TEXT_BLOCKS else "seed"
+    minutes = math.fsum(row.seconds for row in rows) / 60
+    took = f"{minutes:.{0 if minutes >= 10 else 1}f} min" if math.isfinite(minutes) else "-"
+    return f"{plural(len(rows), 'run')}, {plural(len({row.seed for row in rows}), unit)}, {took}"
+
+
+def with_costs(of: Sequence[Committed]) -> Found:
+    return {(one.study, one.profile): {v["id"]: v | {"cost": cost(one, v["arms"])} for v in one.record["claims"]}
+            for one in of}
 
 
 # ---- files
@@ -232,7 +193,8 @@ def texts() -> Iterator[tuple[Path, str]]:
         readmes[readme] = between(old, f"verdicts {one.profile}", verdicts_table(one))
     yield from readmes.items()
     yield EXPERIMENTS / "verdicts.csv", csv_text(counted, same)
-    yield EXPERIMENTS / "ledger.md", ledger_text(found, read_ledger(EXPERIMENTS / "ledger.yaml", all_claims()))
+    rows = read_ledger(EXPERIMENTS / "ledger.yaml", all_claims())
+    yield EXPERIMENTS / "ledger.md", ledger_text(with_costs(found), rows)
     overview = EXPERIMENTS / "README.md"
     yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(counted, same))
 

@@ -394,6 +394,9 @@ def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tup
         say(f"{name}: {Path(row['out'], 'report.html')}")
     if work["overview"]:
         say(f"overview: {work['overview']}")
+    if options.all:
+        say("ledger.md and the verdicts in git follow from the runs.csv of studies/STUDY/results/PROFILE: copy those "
+            "that shall count there, then ./experiments/run --committed")
     if shutil.disk_usage(options.runs).free < 1 << 20:
         bad.append(f"no space is left where {options.runs} is; make some, then the same command goes on")
     if failed and not options.report:
