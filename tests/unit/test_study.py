@@ -121,6 +121,20 @@ class Reading(Folder):
         self.assertEqual(arms["ln-clipped"].set, {"model.norm": "layernorm", "model.clip": 1})
         self.assertEqual(arms["ln-clipped"].of, "ln-free")
 
+    TUNE = "tune: {train.lr: [1e-3, 2e-3], model.layers: [1, 2]}\narms:\n"
+
+    def test_tune(self) -> None:
+        """Of arms and those of a grid, but where one sets or sweeps the key itself."""
+        text = STUDY.replace("arms:\n", "grid: {norm: {rms: {}, fast: {train.lr: 1}}}\n" + self.TUNE, 1)
+        arms = self.load(text).arms
+        self.assertEqual([name for name, arm in arms.items() if arm.tuned == ("train.lr", "model.layers")],
+                         ["baseline", "ln", "clip", "rms"])
+        self.assertEqual([name for name, arm in arms.items() if arm.tuned == ("model.layers",)], ["dyt", "fast"])
+        self.assertEqual([list(point.values()) for point in arms["ln"].points()],
+                         [[1e-3, 1], [1e-3, 2], [2e-3, 1], [2e-3, 2]])
+        self.assertEqual(arms["fast"].points(), [{"model.layers": 1}, {"model.layers": 2}])
+        self.assertEqual(len(arms["dyt"].points()), 8)
+
     def test_profiles(self) -> None:
         profiles = self.load().profiles
         self.assertEqual(profiles["two"].arms, ["baseline", "ln"])
@@ -154,6 +168,12 @@ class Reading(Folder):
                                           "together"),
                 ("of: baseline", "of: dyt", 7, "arms.clip.of: dyt has a sweep or a baseline of its own; name an arm "
                                                "without"),
+                ("arms:\n  baseline: {}\n", "tune: {model.clip: [1, 2]}\narms:\n  baseline: {}\n", 8,
+                 "arms.clip.of: baseline is tuned over model.clip, and clip has a value of its own"),
+                ("arms:\n", "tune: {train.lr: 1e-3}\narms:\n", 4, "tune.train.lr: a list of at least one value is "
+                                                                  "wanted"),
+                ("arms:\n", "tune: {train.lrs: [1]}\narms:\n", 4, "tune.train.lrs: unknown key of the engine "
+                                                                      "train.lrs; did you mean train.lr?"),
                 ("of: baseline", "of: basline", 7, "arms.clip.of: unknown arm basline; did you mean baseline?"),
                 ("max_all_training", "peak.maxx", 7, "arms.clip.baseline.model.clip_baseline: unknown metric "
                                                      "peak.maxx; nearest: peak.max"),
@@ -280,6 +300,16 @@ class Expanding(Folder):
         for of, name in zip(rows["baseline"], rows["clip"]):
             self.assertEqual(made.runs[name].baseline, {"model.clip_baseline": ("peak.max", of)})
             self.assertEqual(made.runs[name].identity["config"]["model.clip_baseline"], f"peak.max of {of}")
+
+    def test_tuned_arms_take_the_same_point(self) -> None:
+        """A figure of another arm is that of its run with the same seed and learning rate."""
+        made = self.expand(STUDY.replace("arms:\n", "tune: {train.lr: [1e-3, 2e-3]}\narms:\n", 1))
+        rows = {(e["arm"], e["seed"], e["point"].get("train.lr")): e["hash"] for e in made.plan["runs"]}
+        self.assertEqual(len({rows["baseline", seed, lr] for seed in (1, 2) for lr in (1e-3, 2e-3)}), 4)
+        for seed, lr in ((1, 1e-3), (1, 2e-3), (2, 1e-3), (2, 2e-3)):
+            run = made.runs[rows["clip", seed, lr]]
+            self.assertEqual(run.config["train.lr"], lr)
+            self.assertEqual(run.baseline, {"model.clip_baseline": ("peak.max", rows["baseline", seed, lr])})
 
     def test_hash(self) -> None:
         same = self.expand().runs.keys()

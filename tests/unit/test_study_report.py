@@ -167,6 +167,18 @@ class Sweeps(StudyTest):
         self.assertEqual(results.values("a", "val_loss"), [1.4, 1.6])
         self.assertEqual([round(point["mean"], 9) for point in choice.points], [1.6, 1.5, 1.55])
 
+    def test_claims_take_each_arm_at_its_best(self) -> None:
+        """As of a study whose arms are all tuned: a's best rate is not b's."""
+        figures = {("a", "1e-3"): 1.5, ("a", "2e-3"): 1.6, ("b", "1e-3"): 1.9, ("b", "2e-3"): 1.2}
+        sweep = {"sweep": {"train.lr": ["1e-3", "2e-3"]}}
+        study = {"arms": {"a": sweep, "b": sweep}, "claims": [
+            {"id": "c", "text": "t", "metric": "val_loss", "arms": ["a", "b"], "scale": "difference",
+             "expect": "lower", "margin": 0.1}]}
+        results = self.results(study, seeds=2, of=lambda arm, seed, point: FINISHED | {
+            "metrics": {"val_loss": figures[arm, point["train.lr"]] + seed / 100}})
+        pairs = study_report.judged(results)["claims"][0]["pairs"]
+        self.assertEqual([(p["first"], p["second"]) for p in pairs], [(1.51, 1.21), (1.52, 1.22)])
+
     def test_diverged_is_worst(self) -> None:
         self.assertEqual(self.choice({"1e-3": [1.9, 1.9], "2e-3": [1.0, "diverged"]})[0].taken, (("train.lr", "1e-3"),))
         choice, results = self.choice({"1e-3": ["diverged", "diverged"], "2e-3": ["diverged", "diverged"]})

@@ -131,7 +131,7 @@ def effective(engine: Engine, study: Study, arm: Arm, settings: Mapping[str, str
 
 def place_of(study: Study, arm: Arm, message: str) -> tuple[str, ...]:
     """Where the key stands that an error of the engine is about."""
-    for where in ((*arm.where, "set"), arm.where, (*arm.where, "sweep"), ("base",)):
+    for where in ((*arm.where, "set"), arm.where, (*arm.where, "sweep"), ("tune",), ("base",)):
         at = next((w for w in study.lines if w[:-1] == where and w[-1] in message), None)
         if at:
             return at
@@ -183,7 +183,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
         arm, point = rows[i]
         config, unmatched = configs[i]
         for seed in seeds:
-            run = make_run(config | {"seed": seed}, arm, seed, entries, engine, data)
+            run = make_run(config | {"seed": seed}, arm, point, seed, entries, engine, data)
             made.runs[run.hash] = run
             taken = {key: f"{metric} of {of}" for key, (metric, of) in run.baseline.items()}
             entries.append({"arm": arm.name, "seed": seed, "point": dict(point), "hash": run.hash,
@@ -198,11 +198,12 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     return made
 
 
-def make_run(config: dict[str, Any], arm: Arm, seed: int, entries: Sequence[Mapping[str, Any]], engine: Engine,
-             data: store.Data) -> Run:
+def make_run(config: dict[str, Any], arm: Arm, point: Mapping[str, Any], seed: int,
+             entries: Sequence[Mapping[str, Any]], engine: Engine, data: store.Data) -> Run:
     baseline = {}
     for key, metric in arm.baseline.items():
-        of = next(e["hash"] for e in entries if e["arm"] == arm.of and e["seed"] == seed)
+        of = next(e["hash"] for e in entries if e["arm"] == arm.of and e["seed"] == seed
+                  and e["point"].items() <= point.items())  # its sweep is what both are tuned over
         baseline[key] = ("peak.max" if metric == ALL_TRAINING else metric, of)
     identity = store.identity(config, engine.keys, data, engine.hash)
     identity["config"] |= {key: f"{metric} of {of}" for key, (metric, of) in baseline.items()}

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from sinkstudy.judge import claims, metrics
 Where = tuple[str, ...]  # keys from the top of the file down
 Keys = Collection[str]   # the engine's configuration keys
 
-STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "match", "probe", "interventions", "quantize",
-         "profiles", "gates", "claims")
+STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "tune", "match", "probe", "interventions",
+         "quantize", "profiles", "gates", "claims")
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
 TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed")
@@ -54,6 +54,7 @@ class Arm:
     select: str = "val_loss"
     baseline: dict[str, str] = field(default_factory=dict)  # key -> metric of the same seed's run of arm `of`
     of: str = ""
+    tuned: tuple[str, ...] = ()  # keys of the sweep that are the study's tune
 
     @property
     def size(self) -> int:
@@ -303,6 +304,8 @@ def read_arms(check: Checker, data: Mapping[str, Any]) -> dict[str, Arm]:
         arms[arm.name] = arm
     if not arms:
         raise check.fail(("arms",), "no arms: give arms, a grid or both")
+    tune = read_sweep(check, ("tune",), data.get("tune"))
+    arms = {name: tuned(check, arm, tune) for name, arm in arms.items()}
     for arm in arms.values():
         check_baseline(check, arm, arms)
     return arms
@@ -328,6 +331,15 @@ def read_arm(check: Checker, where: Where, row: Any) -> Arm:
     if bool(arm.baseline) != bool(arm.of):
         raise check.fail(where, "baseline (key: metric) and of (the arm it is taken from) go together")
     return arm
+
+
+def tuned(check: Checker, arm: Arm, tune: Mapping[str, list[Any]]) -> Arm:
+    """With the study's tune in its sweep, but for keys that the arm has itself."""
+    own = {*arm.set, *arm.sweep, *arm.tie, *arm.baseline}
+    more = {key: values for key, values in tune.items() if key not in own}
+    made = replace(arm, sweep=arm.sweep | more, tuned=tuple(more))
+    check_size(check, arm.where, made.size, "points")
+    return made
 
 
 def read_sweep(check: Checker, where: Where, value: Any) -> dict[str, list[Any]]:
@@ -385,12 +397,16 @@ def join_levels(check: Checker, axes: Sequence[Sequence[Arm]], levels: Sequence[
 
 
 def check_baseline(check: Checker, arm: Arm, arms: Mapping[str, Arm]) -> None:
-    """A key that takes a metric of another arm's run needs one run a seed there, and a metric of training."""
+    """A key that takes a metric of another arm's run needs one run a seed and tuned point there, and a metric of
+    training."""
     if not arm.of:
         return
     other = arms[check.one_of((*arm.where, "of"), arm.of, arms, "arm")]
-    if other.sweep or other.baseline:
+    if other.sweep.keys() - other.tuned or other.baseline:
         raise check.fail((*arm.where, "of"), f"{arm.of} has a sweep or a baseline of its own; name an arm without")
+    for key in other.tuned:
+        if key not in arm.tuned:
+            raise check.fail((*arm.where, "of"), f"{arm.of} is tuned over {key}, and {arm.name} has a value of its own")
     for key, name in arm.baseline.items():
         where = (*arm.where, "baseline", key)
         if name == ALL_TRAINING:
