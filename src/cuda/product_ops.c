@@ -84,7 +84,7 @@ static size_t linear_scratch(const sl_op *op, const sl_program *b) {
 
 /* Of a product's operand the sum runs over, columns behind the last one count. */
 static void zero_behind(const slc_exec *x, sl_buf b, int64_t cols) {
-    slc_zero_behind(x->stream, x->info[b].rows, cols, x->info[b].ld, slc_b16(x, b));
+    slc_zero_columns(x->stream, x->info[b].rows, cols, x->info[b].ld, x->info[b].ld, true, x->buf[b]);
 }
 
 static layer linear_layer(const sl_op *op, const slc_exec *x) {

@@ -138,13 +138,19 @@ void slc_fill_up(slc_stream s, int64_t rows, int64_t cols, const uint16_t *from,
     SLC_LAUNCH(fill_up_kernel, blocks_of(n * k), THREADS, 0, s, rows, cols, from, n, k, to);
 }
 
-__global__ void zero_behind_kernel(int64_t rows, int64_t cols, int64_t ld, slc_bf16 *x) {
-    int64_t behind = ld - cols;
-    EACH(i, rows * behind) x[i / behind * ld + cols + i % behind] = 0;
+template <typename T>
+__global__ void zero_columns_kernel(int64_t rows, int64_t from, int64_t n, int64_t ld, T *x) {
+    EACH(i, rows * n) x[i / n * ld + from + i % n] = 0;
 }
 
-void slc_zero_behind(slc_stream s, int64_t rows, int64_t cols, int64_t ld, uint16_t *x) {
-    SLC_LAUNCH(zero_behind_kernel, blocks_of(rows * (ld - cols)), THREADS, 0, s, rows, cols, ld, x);
+void slc_zero_columns(slc_stream s, int64_t rows, int64_t from, int64_t to, int64_t ld, bool bf16, void *x) {
+    int64_t n = to - from, blocks = blocks_of(rows * n);
+    if (n == 0)
+        return;
+    if (bf16)
+        SLC_LAUNCH(zero_columns_kernel<slc_bf16>, blocks, THREADS, 0, s, rows, from, n, ld, (slc_bf16 *)x);
+    else
+        SLC_LAUNCH(zero_columns_kernel<float>, blocks, THREADS, 0, s, rows, from, n, ld, (float *)x);
 }
 
 __global__ void add_block_kernel(int64_t rows, int64_t cols, int64_t ld, const float *from, float *to) {

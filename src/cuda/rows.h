@@ -17,8 +17,8 @@ void slc_sum(slc_stream s, int64_t n, const float *a, const float *b, float *out
 void slc_round_weights(slc_stream s, int64_t n, const float *w, uint16_t *w16);
 /* to [n, k] = from [rows, cols] and zeros; n >= rows, k >= cols. */
 void slc_fill_up(slc_stream s, int64_t rows, int64_t cols, const uint16_t *from, int64_t n, int64_t k, uint16_t *to);
-/* x's columns from cols to ld, bf16, become 0. */
-void slc_zero_behind(slc_stream s, int64_t rows, int64_t cols, int64_t ld, uint16_t *x);
+/* x's columns from..to become 0. */
+void slc_zero_columns(slc_stream s, int64_t rows, int64_t from, int64_t to, int64_t ld, bool bf16, void *x);
 /* to [rows, cols] += from, whose rows are ld apart; fp32. */
 void slc_add_block(slc_stream s, int64_t rows, int64_t cols, int64_t ld, const float *from, float *to);
 /* Rows of a fp32 buffer (ld cols) rounded into those of a bf16 one, and back: y = x, or += x. */

@@ -143,8 +143,8 @@ static void run_stages(pair *p, const sl_op *op, const sl_stage *s, int directio
 }
 
 static const slc_kind *kind_of(const char *name) {
-    const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds, slc_product_kinds,
-                               slc_moe_kinds};
+    const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds, slc_mixer_kinds,
+                               slc_product_kinds, slc_moe_kinds};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         for (const slc_kind *k = lists[i]; k->name; k++)
             if (strcmp(k->name, name) == 0)
@@ -330,7 +330,8 @@ static void run(const ref_variant *v, int precision) {
 
 /* lockstep [-v] [--every N] [part of a variant's name [fp32|bf16]]; every N-th of each list */
 int main(int argc, char **argv) {
-    bool (*const lists[])(int, ref_variant *) = {ref_variant_tiny, ref_variant_middle, ref_variant_moe};
+    bool (*const lists[])(int, ref_variant *) = {ref_variant_tiny, ref_variant_middle, ref_variant_moe,
+                                                         ref_variant_mixer};
     shows = argc > 1 && strcmp(argv[1], "-v") == 0;
     argc -= shows, argv += shows;
     bool some = argc > 2 && strcmp(argv[1], "--every") == 0;

@@ -422,6 +422,7 @@ int main(int argc, char **argv) {
     sl_threads_set(2);
     each(ref_variant_tiny, every, only);
     each(ref_variant_moe, every, only);
+    each(ref_variant_mixer, every, only);
     ref_variant_tiny(1, &v);
     for (int optimizer = 0; !only && optimizer < 3; optimizer++)
         for (int bf16 = 0; bf16 < 2; bf16++)

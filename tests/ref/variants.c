@@ -440,6 +440,53 @@ bool ref_variant_across(int i, ref_variant *v) {
     return true;
 }
 
+/* What they change, as for sinklab's command line; layers, and positions of a window. */
+static const struct {
+    const char *name;
+    int64_t layers, seq;
+    const char *changes[8];
+} mixers[] = {
+    {"beside attention", 3, 5, {"mixer=[gdn, mamba2, softmax]", "mamba2_opts.head_dim=8", "mamba2_opts.state=3"}},
+    {"mamba2", 2, 5, {"mixer=mamba2", "mamba2_opts.expand=3", "mamba2_opts.head_dim=4", "mamba2_opts.state=5",
+                      "mamba2_opts.groups=2"}},
+    {"gdn", 2, 5, {"mixer=gdn", "gdn_opts.heads=4", "gdn_opts.key_heads=2", "gdn_opts.key_dim=5",
+                   "gdn_opts.value_dim=9"}},
+    {"deltanet, negative, sigmoid gate", 2, 5, {"mixer=deltanet", "gdn_opts.negative=true", "gdn_opts.gate=sigmoid",
+                                                "gdn_opts.key_dim=9", "gdn_opts.norm=false", "gdn_opts.conv=1"}},
+    {"gla, no gate, post", 2, 5, {"mixer=gla", "gdn_opts.key_dim=7", "gdn_opts.gate=none", "gdn_opts.key_heads=1",
+                                  "norm_place=post"}},
+    {"retnet, no norm and gate, experts", 2, 5, {"mixer=retnet", "gdn_opts.gate=none", "gdn_opts.norm=false",
+                                                 "gdn_opts.conv=2", "experts=3", "expert_ffn=5"}},
+    {"gdn, chunks", 1, 131, {"mixer=gdn", "gdn_opts.key_dim=12", "gdn_opts.value_dim=20", "gdn_opts.conv=3"}},
+    {"mamba2, norm before, chunks", 1, 70, {"mixer=mamba2", "mamba2_opts.head_dim=8", "mamba2_opts.state=24",
+                                            "mamba2_opts.norm=before", "mamba2_opts.conv=2"}},
+    {"mamba2, no norm, 130 states", 1, 66, {"mixer=mamba2", "mamba2_opts.head_dim=16", "mamba2_opts.state=130",
+                                            "mamba2_opts.norm=none"}},
+    {"deltanet, 40 keys", 1, 67, {"mixer=deltanet", "gdn_opts.key_dim=40", "gdn_opts.value_dim=37",
+                                  "gdn_opts.heads=1"}},
+    {"gla, 72 keys", 1, 65, {"mixer=gla", "gdn_opts.key_dim=72", "gdn_opts.heads=3", "gdn_opts.key_heads=1"}},
+};
+
+bool ref_variant_mixer(int i, ref_variant *v) {
+    if (i >= (int)(sizeof mixers / sizeof *mixers))
+        return false;
+    build(0, 0, 0, v);
+    sl_config *c = &v->config;
+    snprintf(v->name, sizeof v->name, "mixer: %s", mixers[i].name);
+    c->model_layers = mixers[i].layers;
+    c->model_dim = 8;
+    c->model_heads = 2;
+    c->model_head_dim = 4;
+    c->model_ffn = 11;
+    c->model_rope_base = 100;
+    v->vocab = 11;
+    v->batch = c->train_batch = 2;
+    v->seq = c->model_seq = mixers[i].seq;
+    for (int k = 0; mixers[i].changes[k]; k++)
+        change(c, mixers[i].changes[k]);
+    return true;
+}
+
 void ref_randomise(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = p->tensor + i;

@@ -37,6 +37,10 @@ bool ref_variant_elsewhere(int i, ref_variant *v);
  * every kind of sources and each norm placement that it allows. */
 bool ref_variant_across(int i, ref_variant *v);
 
+/* Recurrent mixers with their options, first beside attention, then alone: tiny ones, then windows that cross their
+ * chunks, with keys of every width that a device has kernels for. */
+bool ref_variant_mixer(int i, ref_variant *v);
+
 /* Every element random and far from its start: matrices 1.2 N(0, 1)/sqrt(columns), embeddings 0.5
  * N(0, 1), vectors that start at 1 or so 1 + 0.3 N(0, 1), those that start at 0 0.3 N(0, 1). A function of seed and
  * the tensor's name. */

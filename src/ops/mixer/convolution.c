@@ -195,3 +195,7 @@ void sl_build_convolution(sl_program *b, sl_scope scope, const char *prefix, sl_
         op->shared_bytes = (size_t)(b->batch * how->channels * (how->width + how->bias)) * sizeof(float);
     op->flops = 2.0 * (double)(op->rows * how->channels * how->width);
 }
+
+const sl_convolution *sl_convolution_of(const sl_op *op) {
+    return op && (op->kind == &convolution || op->kind == &cached_convolution) ? op->own : NULL;
+}

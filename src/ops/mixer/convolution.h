@@ -19,4 +19,7 @@ typedef struct {
  * find the width - 1 positions before them in a buffer that lasts. Out of memory: b->failed. */
 void sl_build_convolution(sl_program *b, sl_scope scope, const char *prefix, sl_buf v, const sl_convolution *how);
 
+/* What it was built from, of a decoder too; NULL of any other operation, or of NULL. */
+const sl_convolution *sl_convolution_of(const sl_op *op);
+
 #endif

@@ -372,3 +372,7 @@ sl_buf sl_build_delta(sl_program *b, sl_scope scope, const char *prefix, sl_buf 
     op->flops = (how->rule ? 7.0 : 5.0) * (double)(op->rows * how->heads * state_size(how));
     return op->out = sl_program_activation(b, op->rows, op->dim_out);
 }
+
+const sl_delta *sl_delta_of(const sl_op *op) {
+    return op && (op->kind == &delta || op->kind == &cached_delta) ? op->own : NULL;
+}

@@ -33,4 +33,7 @@ sl_buf sl_build_delta(sl_program *b, sl_scope scope, const char *prefix, sl_buf 
 /* Columns of a row that belong to it, from first on. */
 int64_t sl_delta_columns(const sl_delta *how);
 
+/* What it was built from, of a decoder too; NULL of any other operation, or of NULL. */
+const sl_delta *sl_delta_of(const sl_op *op);
+
 #endif

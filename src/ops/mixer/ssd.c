@@ -311,7 +311,7 @@ sl_buf sl_build_ssd(sl_program *b, sl_scope scope, const char *prefix, sl_buf in
         op->saved[0] = sl_program_buffer(b, b->batch * how->heads * 2, op->seq);
         if (b->training) {
             op->saved[1] = sl_program_buffer(b, b->batch * how->heads * chunks(op), state_size(how));
-            op->temp = sl_program_buffer(b, op->rows, partial_ld(how));
+            op->temp = b->device ? SL_NONE : sl_program_buffer(b, op->rows, partial_ld(how));
             op->shared_bytes = (size_t)(b->batch * PARAMS * how->heads) * sizeof(float);
         }
     }
@@ -322,7 +322,9 @@ sl_buf sl_build_ssd(sl_program *b, sl_scope scope, const char *prefix, sl_buf in
     return op->out = sl_program_activation(b, op->rows, op->dim_out);
 }
 
-const sl_ssd *sl_ssd_of(const sl_op *op) { return op && op->kind == &ssd ? op->own : NULL; }
+const sl_ssd *sl_ssd_of(const sl_op *op) {
+    return op && (op->kind == &ssd || op->kind == &cached_ssd) ? op->own : NULL;
+}
 
 sl_ssd_gates sl_ssd_gates_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t head) {
     const float *dt = gates_at(op, x, window, head);

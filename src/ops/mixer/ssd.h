@@ -21,7 +21,7 @@ typedef struct {
  * never inverted, decay may be 0. Decoders (b->cache) keep h in a buffer that lasts. Out of memory: b->failed. */
 sl_buf sl_build_ssd(sl_program *b, sl_scope scope, const char *prefix, sl_buf in, const sl_ssd *how);
 
-/* What it was built from; NULL of any other operation, or of NULL. */
+/* What it was built from, of a decoder too; NULL of any other operation, or of NULL. */
 const sl_ssd *sl_ssd_of(const sl_op *op);
 /* After a forward: dt and exp(dt a) of the positions of a window, [seq] each; those of all windows and heads follow
  * each other. */
