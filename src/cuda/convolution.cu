@@ -9,32 +9,33 @@ enum { SEGMENT = 64 };             /* rows whose gradients of weights are summed
 static dim3 grid_of(const slc_convolution *c) {
     return dim3((unsigned)slc_div_up(c->windows * c->seq, ROWS), (unsigned)slc_div_up(c->channels, THREADS));
 }
-/* Each row and channel of a block. */
-#define EACH_ROW(c, row, i)                                                                                            \
+/* Each row and channel of a block; t: the row's position. */
+#define EACH_ROW(c, row, t, i)                                                                                         \
     if (int i = (int)(blockIdx.y * THREADS + threadIdx.x); i < (c).channels)                                           \
-        for (int64_t row = (int64_t)blockIdx.x * ROWS, end_ = row + ROWS; row < end_ && row < (c).windows * (c).seq;   \
-             row++)
+        for (int64_t row = (int64_t)blockIdx.x * ROWS, end_ = row + ROWS, t = row % (c).seq;                           \
+             row < end_ && row < (c).windows * (c).seq; row++, t = t + 1 == (c).seq ? 0 : t + 1)
 
 static __device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
 /* Before the SiLU. */
-template <typename T> static __device__ __forceinline__ float convolved(const slc_convolution &c, int64_t row, int i) {
+template <typename T>
+static __device__ __forceinline__ float convolved(const slc_convolution &c, int64_t row, int64_t t, int i) {
     const T *before = (const T *)c.before + row * c.ld_before + i;
-    int taps = (int)c.width, t = (int)(row % c.seq);
-    taps = t + 1 < taps ? t + 1 : taps;
+    const float *weight = c.weight + (i + 1) * c.width - 1;
+    int taps = t + 1 < c.width ? (int)t + 1 : (int)c.width;
     float u = c.bias ? c.bias[i] : 0;
-    for (int j = 0; j < taps; j++)
-        u = fmaf(c.weight[i * c.width + c.width - 1 - j], slc_load(before - j * c.ld_before), u);
+    for (int j = 0; j < taps; j++, weight--, before -= c.ld_before)
+        u = fmaf(*weight, slc_load(before), u);
     return u;
 }
 
 template <typename T> __global__ void __launch_bounds__(THREADS) keep_kernel(slc_convolution c) {
-    EACH_ROW(c, row, i) ((T *)c.before)[row * c.ld_before + i] = ((const T *)c.v)[row * c.ld + i];
+    EACH_ROW(c, row, t, i) ((T *)c.before)[row * c.ld_before + i] = ((const T *)c.v)[row * c.ld + i];
 }
 
 template <typename T> __global__ void __launch_bounds__(THREADS) forward_kernel(slc_convolution c) {
-    EACH_ROW(c, row, i) {
-        float u = convolved<T>(c, row, i);
+    EACH_ROW(c, row, t, i) {
+        float u = convolved<T>(c, row, t, i);
         slc_store((T *)c.v + row * c.ld + i, c.silu ? u * sigmoid(u) : u);
     }
 }
@@ -62,10 +63,10 @@ __global__ void __launch_bounds__(THREADS) step_kernel(slc_convolution c, float 
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) slope_kernel(slc_convolution c, const T *dout, float *du) {
-    EACH_ROW(c, row, i) {
+    EACH_ROW(c, row, t, i) {
         float g = slc_load(dout + row * c.ld + i);
         if (c.silu) {
-            float u = convolved<T>(c, row, i), q = sigmoid(u);
+            float u = convolved<T>(c, row, t, i), q = sigmoid(u);
             g *= q + u * q * (1 - q);
         }
         du[row * c.channels + i] = g;
@@ -74,12 +75,12 @@ __global__ void __launch_bounds__(THREADS) slope_kernel(slc_convolution c, const
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) back_kernel(slc_convolution c, const float *du, T *din) {
-    EACH_ROW(c, row, i) {
-        int taps = (int)c.width, behind = (int)(c.seq - row % c.seq);
-        taps = behind < taps ? behind : taps;
+    EACH_ROW(c, row, t, i) {
+        const float *weight = c.weight + (i + 1) * c.width - 1, *at = du + row * c.channels + i;
+        int taps = c.seq - t < c.width ? (int)(c.seq - t) : (int)c.width;
         float g = 0;
-        for (int j = 0; j < taps; j++)
-            g = fmaf(c.weight[i * c.width + c.width - 1 - j], du[(row + j) * c.channels + i], g);
+        for (int j = 0; j < taps; j++, weight--, at += c.channels)
+            g = fmaf(*weight, *at, g);
         slc_store(din + row * c.ld + i, g);
     }
 }
@@ -92,10 +93,11 @@ template <typename T> __global__ void weights_kernel(slc_convolution c, const fl
     if (i >= c.channels)
         return;
     float sum = 0;
-    for (int64_t row = first; row < first + SEGMENT && row < c.windows * c.seq; row++) {
+    for (int64_t row = first, t = first % c.seq; row < first + SEGMENT && row < c.windows * c.seq; row++) {
         float x = 1;
         if (j < c.width)
-            x = row % c.seq >= j ? slc_load((const T *)c.before + (row - j) * c.ld_before + i) : 0;
+            x = t >= j ? slc_load((const T *)c.before + (row - j) * c.ld_before + i) : 0;
+        t = t + 1 == c.seq ? 0 : t + 1;
         sum = fmaf(du[row * c.channels + i], x, sum);
     }
     part += (int64_t)blockIdx.x * c.channels * (c.width + (c.bias ? 1 : 0));

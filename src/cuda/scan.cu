@@ -174,7 +174,7 @@ template <class T> static __device__ __forceinline__ part part_at(const slc_scan
     return a;
 }
 
-/* How channels of a head are cut, and what of shared memory that takes. */
+/* How channels of a head are cut into slices, of a block each. */
 struct cut {
     int warps, channels, slices;
 };
@@ -364,23 +364,60 @@ static __device__ __forceinline__ float *sums_at(const slc_scan &p, float *sums,
     return sums + ((block * p.windows + window) * p.heads + head) * p.seq * sums_of(p);
 }
 
-/* Where a step leaves what the block needs of it: [2 KEYS + 2] of each warp; the gradients of v. */
-struct left_by {
-    float *sums, *dv;
+/* A block's shared memory going back: rows of a chunk; of a few steps, states before each and what memory lacks; what
+ * they leave for the block: gradients of v, and [2 KEYS + 2] sums of each warp. */
+struct back_room {
+    staged in;
+    float *dout, *states, *e, *dv, *sums;
 };
+template <class T> static __device__ __forceinline__ back_room back_room_at(float *at, const cut &how) {
+    back_room m;
+    m.in = stage_at<T>(at, how.channels);
+    m.states = at, m.dout = at + STEPS * T::NUMBERS * 32 * how.warps, m.e = m.dout + CHUNK * how.channels;
+    m.dv = m.e + STEPS * how.channels, m.sums = m.dv + STEPS * how.channels;
+    return m;
+}
+template <class T> static __device__ __forceinline__ float *sums_of_warp(const back_room &m, const cut &how, int i) {
+    return m.sums + (i * how.warps + (int)threadIdx.x / 32) * (2 * T::KEYS + 2);
+}
 
+/* From row i of a chunk to the next one; e: what memory lacked. */
 template <class T, bool RULE>
-static __device__ __forceinline__ float step_back(const staged &in, const part &a, int i, int channels,
-                                                  const float *dout_at, float skip, const float *e_at,
-                                                  const float before[T::C][T::R], const float after[T::C][T::R],
-                                                  float ds[T::C][T::R], const left_by &to) {
-    float q[T::R], k[T::R], dqk[2 * T::R] = {}, dout[T::C], du[T::C], dlog = 0, dbeta = 0, dskip = 0;
-    float decay = in.gate[i], beta = in.gate[CHUNK + i];
-    load<T::R>(q, in.q + i * T::KEYS + a.key);
+static __device__ __forceinline__ void advance_row(const staged &in, const part &a, int channels, int i,
+                                                   float s[T::C][T::R], float e[T::C]) {
+    float k[T::R];
     load<T::R>(k, in.k + i * T::KEYS + a.key);
+    advance<T, RULE>(k, in.v + i * channels + a.channel, in.gate[i], in.gate[CHUNK + i], s, e);
+}
+
+/* n steps from row `first` of a chunk on, from s. */
+template <class T, bool RULE>
+static __device__ __forceinline__ void steps_again(const back_room &m, const part &a, int channels, int first, int n,
+                                                   float s[T::C][T::R]) {
+    for (int i = 0; i < n; i++) {
+        float e[T::C];
+        keep<T>(m.states, i, s);
+        advance_row<T, RULE>(m.in, a, channels, first + i, s, e);
+        SLC_UNROLL
+        for (int c = 0; c < T::C; c++)
+            if (a.lane == 0)
+                m.e[i * channels + a.channel + c] = e[c];
+    }
+    __syncwarp();
+}
+
+/* Step i of those, row `row` of the chunk: ds becomes the gradient of the state before it. Returns that of skip. */
+template <class T, bool RULE>
+static __device__ __forceinline__ float step_back(const back_room &m, const part &a, const cut &how, int i, int row,
+                                                  float skip, const float before[T::C][T::R],
+                                                  const float after[T::C][T::R], float ds[T::C][T::R]) {
+    float q[T::R], k[T::R], dqk[2 * T::R] = {}, dout[T::C], du[T::C], dlog = 0, dbeta = 0, dskip = 0;
+    float decay = m.in.gate[row], beta = m.in.gate[CHUNK + row];
+    load<T::R>(q, m.in.q + row * T::KEYS + a.key);
+    load<T::R>(k, m.in.k + row * T::KEYS + a.key);
     SLC_UNROLL
     for (int c = 0; c < T::C; c++) {
-        dout[c] = dout_at[c], du[c] = 0;
+        dout[c] = m.dout[row * how.channels + a.channel + c], du[c] = 0;
         SLC_UNROLL
         for (int r = 0; r < T::R; r++) {
             ds[c][r] = fmaf(dout[c], q[r], ds[c][r]);
@@ -391,7 +428,7 @@ static __device__ __forceinline__ float step_back(const staged &in, const part &
     sum_lanes<T::L, T::C>(du);
     SLC_UNROLL
     for (int c = 0; c < T::C; c++) {
-        float e = e_at[c], u = beta * e, dv = beta * du[c], back = RULE ? -dv : 0;
+        float e = m.e[i * how.channels + a.channel + c], u = beta * e, dv = beta * du[c], back = RULE ? -dv : 0;
         SLC_UNROLL
         for (int r = 0; r < T::R; r++) {
             float g = ds[c][r], s = decay * before[c][r];
@@ -401,44 +438,80 @@ static __device__ __forceinline__ float step_back(const staged &in, const part &
             ds[c][r] = decay * g;
         }
         if (a.lane == 0) {
-            to.dv[a.channel + c] = dv + skip * dout[c];
+            m.dv[i * how.channels + a.channel + c] = dv + skip * dout[c];
             dbeta += e * du[c];
-            dskip += dout[c] * in.v[i * channels + a.channel + c];
+            dskip += dout[c] * m.in.v[row * how.channels + a.channel + c];
         }
     }
     enum { EACH = 2 * T::R * T::L / 32 };
-    sum_groups<T::L, 2 * T::R>(dqk);
     int lane = (int)threadIdx.x % 32;
+    float *sums = sums_of_warp<T>(m, how, i);
+    sum_groups<T::L, 2 * T::R>(dqk);
     SLC_UNROLL
     for (int j = 0; j < EACH; j++) {
         int number = lane / T::L * EACH + j;
-        to.sums[number / T::R * T::KEYS + a.key + number % T::R] = dqk[j];
+        sums[number / T::R * T::KEYS + a.key + number % T::R] = dqk[j];
     }
     float two = sum_two(dlog, dbeta);
     if (lane % 16 == 0)
-        to.sums[2 * T::KEYS + lane / 16] = two;
+        sums[2 * T::KEYS + lane / 16] = two;
     return dskip;
 }
 
-/* Steps i.. + n of a chunk that begins at position t: the sums of the block's warps, and the gradients of v. */
+/* What n steps from position t on have left, to sums and din. */
 template <class T>
-static __device__ __forceinline__ void leave_steps(const slc_scan &p, const slc_scan_back &b, const part &a,
-                                                   int64_t t, int n, const cut &how, bool add, const left_by &from,
+static __device__ __forceinline__ void leave_steps(const slc_scan &p, const slc_scan_back &b, const back_room &m,
+                                                   const part &a, const cut &how, int64_t t, int n, bool add,
                                                    float *sums) {
     int d = (int)p.key_dim, all = (int)sums_of(p), mine = channels_of(p, a, how.channels);
     for (int i = a.tid; i < n * all; i += (int)blockDim.x) {
         int row = i / all, j = i % all, at = j < d ? j : j < 2 * d ? j + T::KEYS - d : j + 2 * (T::KEYS - d);
         float sum = 0;
         for (int w = 0; w < how.warps; w++)
-            sum += from.sums[(row * how.warps + w) * (2 * T::KEYS + 2) + at];
+            sum += m.sums[(row * how.warps + w) * (2 * T::KEYS + 2) + at];
         float *to = sums + t * all + i;
         *to = add ? *to + sum : sum;
     }
     for (int i = a.tid; i < n * mine; i += (int)blockDim.x) {
         int64_t column = p.v + a.head * p.value_dim + a.slice * how.channels + i % mine;
         put_value(b.din, p.bf16, (a.row0 + t + i / mine) * p.ld + column, b.add,
-                  from.dv[i / mine * how.channels + i % mine]);
+                  m.dv[i / mine * how.channels + i % mine]);
     }
+}
+
+/* The chunk of n rows from position t on. stops: room for STOPS states of the block. */
+template <class T, bool RULE>
+static __device__ __forceinline__ float chunk_back(const slc_scan &p, const slc_scan_back &b, const back_room &m,
+                                                   const part &a, const cut &how, int64_t t, int n, bool add,
+                                                   float ds[T::C][T::R], float *sums, float *stops) {
+    float s[T::C][T::R], before[T::C][T::R], e[T::C], skip = p.skip ? p.skip[a.head] : 0, dskip = 0;
+    int last = (n - 1) / STEPS;
+    stage_rows(m.dout, how.channels, b.dout, p.bf16, a.row0 + t, p.ld_out,
+               a.head * p.value_dim + a.slice * how.channels, n, channels_of(p, a, how.channels));
+    stage_chunk<T>(p, a, t, n, how.channels, m.in);
+    load_state<T>(p, a, how.channels, saved_state(p, a, t / CHUNK), s);
+    for (int i = 0; i < last * STEPS; i++) {
+        if (i % STEPS == 0)
+            keep<T>(stops, i / STEPS, s);
+        advance_row<T, RULE>(m.in, a, how.channels, i, s, e);
+    }
+    for (int stop = last; stop >= 0; stop--) {
+        int first = stop * STEPS, steps = min((int)STEPS, n - first);
+        steps_again<T, RULE>(m, a, how.channels, first, steps, s);
+        for (int i = steps - 1; i >= 0; i--) {
+            kept<T>(m.states, i, before);
+            dskip += step_back<T, RULE>(m, a, how, i, first + i, skip, before, s, ds);
+            SLC_UNROLL
+            for (int j = 0; j < T::NUMBERS; j++)
+                s[j / T::R][j % T::R] = before[j / T::R][j % T::R];
+        }
+        if (stop > 0)
+            kept<T>(stops, stop - 1, s);
+        __syncthreads();
+        leave_steps<T>(p, b, m, a, how, t + first, steps, add, sums);
+        __syncthreads();
+    }
+    return dskip;
 }
 
 template <class T, bool RULE>
@@ -446,64 +519,21 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
     scan_backward_kernel(slc_scan p, slc_scan_back b, cut how, float *sums, float *dskips, float *stops) {
     SLC_DYNAMIC(float, shared);
     __shared__ float room[33];
-    enum { SUMS = 2 * T::KEYS + 2 };
-    staged in = stage_at<T>(shared, how.channels);
-    float *states = shared, *dout = states + STEPS * T::NUMBERS * blockDim.x, *errors = dout + CHUNK * how.channels;
-    left_by left = {errors + STEPS * how.channels + STEPS * how.channels, errors + STEPS * how.channels};
-    float s[T::C][T::R], before[T::C][T::R], ds[T::C][T::R], e[T::C], k[T::R], dskip = 0;
+    back_room m = back_room_at<T>(shared, how);
     part a = part_at<T>(p, blockIdx.x);
-    float skip = p.skip ? p.skip[a.head] : 0;
+    int64_t block = (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
+    float ds[T::C][T::R], dskip = 0;
     sums = sums_at(p, sums, (int)blockIdx.y, a.window, a.head);
-    stops += ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * STOPS * T::NUMBERS * blockDim.x;
+    stops += block * STOPS * T::NUMBERS * blockDim.x;
     for (a.slice = (int)blockIdx.y; a.slice < how.slices; a.slice += (int)gridDim.y) {
         bool add = a.slice != (int)blockIdx.y;
         clear<T>(ds);
-        for (int64_t t = (p.seq - 1) / CHUNK * CHUNK; t >= 0; t -= CHUNK) {
-            int n = min((int)CHUNK, (int)(p.seq - t)), stop = (n - 1) / STEPS;
-            stage_rows(dout, how.channels, b.dout, p.bf16, a.row0 + t, p.ld_out,
-                       a.head * p.value_dim + a.slice * how.channels, n, channels_of(p, a, how.channels));
-            stage_chunk<T>(p, a, t, n, how.channels, in);
-            load_state<T>(p, a, how.channels, saved_state(p, a, t / CHUNK), s);
-            for (int i = 0; i < stop * STEPS; i++) {
-                if (i % STEPS == 0)
-                    keep<T>(stops, i / STEPS, s);
-                load<T::R>(k, in.k + i * T::KEYS + a.key);
-                advance<T, RULE>(k, in.v + i * how.channels + a.channel, in.gate[i], in.gate[CHUNK + i], s, e);
-            }
-            for (; stop >= 0; stop--) {
-                int first = stop * STEPS, steps = min(STEPS, n - first);
-                for (int i = 0; i < steps; i++) {
-                    keep<T>(states, i, s);
-                    load<T::R>(k, in.k + (first + i) * T::KEYS + a.key);
-                    advance<T, RULE>(k, in.v + (first + i) * how.channels + a.channel, in.gate[first + i],
-                                     in.gate[CHUNK + first + i], s, e);
-                    SLC_UNROLL
-                    for (int c = 0; c < T::C; c++)
-                        if (a.lane == 0)
-                            errors[i * how.channels + a.channel + c] = e[c];
-                }
-                __syncwarp();
-                for (int i = steps - 1; i >= 0; i--) {
-                    int warp = a.tid / 32, row = first + i;
-                    kept<T>(states, i, before);
-                    left_by to = {left.sums + (i * how.warps + warp) * SUMS, left.dv + i * how.channels};
-                    dskip += step_back<T, RULE>(in, a, row, how.channels, dout + row * how.channels + a.channel, skip,
-                                                errors + i * how.channels + a.channel, before, s, ds, to);
-                    SLC_UNROLL
-                    for (int j = 0; j < T::NUMBERS; j++)
-                        s[j / T::R][j % T::R] = before[j / T::R][j % T::R];
-                }
-                if (stop > 0)
-                    kept<T>(stops, stop - 1, s);
-                __syncthreads();
-                leave_steps<T>(p, b, a, t + first, steps, how, add, left, sums);
-                __syncthreads();
-            }
-        }
+        for (int64_t t = (p.seq - 1) / CHUNK * CHUNK; t >= 0; t -= CHUNK)
+            dskip += chunk_back<T, RULE>(p, b, m, a, how, t, min((int)CHUNK, (int)(p.seq - t)), add, ds, sums, stops);
     }
     dskip = slc_block_sum(dskip, room);
     if (p.skip && a.tid == 0)
-        dskips[((int64_t)blockIdx.y * gridDim.x + blockIdx.x)] = dskip;
+        dskips[block] = dskip;
 }
 
 /* Gradients of q and k: a warp has those of a row and a head of keys. */
