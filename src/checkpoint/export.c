@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/internal.h"
+#include "families/foreign.h"
 #include "io/safetensors.h"
 
 #include <errno.h>
@@ -14,25 +15,22 @@
 
 int sl_export_check(const sl_config *c, const char *name) {
     const char *key = c->model_experts ? "model.experts" : sl_hf_obstacle(c);
-    return key ? sl_fail_usage("%s: %s stands in the way: only what is plain Llama, Qwen3 or Mamba-2 without it can be "
-                               "exported", name, key)
+    return key ? sl_fail_usage("%s: %s stands in the way: only what is plain Llama, Qwen3, Qwen3-Next or Mamba-2 "
+                               "without it can be exported", name, key)
                : 0;
 }
 
 static int write_weights(const sl_export *e, const char *dir) {
     static const char *const key[] = {"format"}, *const value[] = {"pt"}; /* transformers wants it */
     const sl_params *p = e->params;
-    char path[SL_PATH], name[SL_FOREIGN_NAME_CHARS];
+    char path[SL_PATH];
+    float *values = NULL;
     sl_st_entry *entry = calloc((size_t)p->count + 1, sizeof *entry);
     if (!entry)
         return sl_fail("out of memory for the exported model");
-    for (int i = 0; i < p->count; i++) {
-        const sl_tensor *t = &p->tensor[i];
-        entry[i] = (sl_st_entry){.meta = {.dtype = SL_F32, .ndim = t->ndim}, .data = p->w + t->offset};
-        snprintf(entry[i].meta.name, sizeof entry[i].meta.name, "%s", sl_hf_export_name(e->config, t->name, name));
-        memcpy(entry[i].meta.shape, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
-    }
-    int rc = sl_path(path, "%s/model.safetensors", dir) || sl_st_write(path, entry, p->count, key, value, 1) ? -1 : 0;
+    int n = sl_foreign_tensors(sl_hf_export_class(e->config), e->config, p, entry, &values);
+    int rc = n < 0 || sl_path(path, "%s/model.safetensors", dir) || sl_st_write(path, entry, n, key, value, 1) ? -1 : 0;
+    free(values);
     free(entry);
     return rc;
 }

@@ -15,7 +15,7 @@ typedef struct {
     int32_t bos; /* that windows begin with; -1: none */
 } sl_export;
 
-/* Fails, naming the key, if the model is another than plain Llama, Qwen3 or Mamba-2. */
+/* Fails, naming the key, if the model is another than plain Llama, Qwen3, Qwen3-Next or Mamba-2. */
 int sl_export_check(const sl_config *c, const char *name);
 /* A new folder with config.json, model.safetensors (fp32) and, of data.tokenizer=bpe:FILE, tokenizer.json. */
 int sl_export_hf(const sl_export *e, const char *dir);

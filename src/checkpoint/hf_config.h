@@ -3,7 +3,6 @@
 #define SL_CHECKPOINT_HF_CONFIG_H
 
 #include "config/config.h"
-#include "families/foreign.h"
 
 #include <stdint.h>
 
@@ -14,12 +13,13 @@
 char *sl_hf_config_text(const sl_config *c, int32_t vocab);
 
 /* The key that makes the model, mixtures of experts aside, another than transformers' Llama and Qwen3 or, of one whose
- * mixer is mamba2 throughout, than its Mamba-2; NULL: none. */
+ * mixer is mamba2 throughout, than its Mamba-2, of one with gdn in some layers or all and softmax in the others than
+ * its Qwen3-Next; NULL: none. */
 const char *sl_hf_obstacle(const sl_config *c);
 
-/* The same of a folder to be exported, whose tensors have the names of transformers: a model of Mamba-2's, which a
- * checkpoint has by ours, is a Mamba2ForCausalLM there. buf is for the name, which lives as long. */
+/* The same of a folder to be exported, of a model without an obstacle, and the class of its tensors: models of Mamba-2
+ * and Qwen3-Next, which a checkpoint has by our names, are a Mamba2ForCausalLM and a Qwen3NextForCausalLM there. */
 char *sl_hf_export_text(const sl_config *c, int32_t vocab);
-const char *sl_hf_export_name(const sl_config *c, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]);
+const char *sl_hf_export_class(const sl_config *c);
 
 #endif

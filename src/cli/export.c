@@ -68,9 +68,9 @@ int sl_verb_export(int argc, char **argv) {
     const sl_verb_spec spec = {
         .verb = "export",
         .operands = "CHECKPOINT --format hf|gguf --out PATH [key=value ...]",
-        .about = "Writes a model as transformers or llama.cpp open it: a plain Llama, Qwen3 or Mamba-2, be it a run, a "
-                 "checkpoint, a Hugging Face folder or a GGUF file. Any other is refused, with the key that makes it "
-                 "one.\n"
+        .about = "Writes a model as transformers or llama.cpp open it: a plain Llama, Qwen3, Qwen3-Next or Mamba-2, be "
+                 "it a run, a checkpoint, a Hugging Face folder or a GGUF file. Any other is refused, with the key "
+                 "that makes it one.\n"
                  "A folder has fp32 weights and, where the tokenizer came from one, tokenizer.json. A GGUF has the "
                  "tokenizer: byte-level BPE, or bytes, as BPE without merges.",
         .flags = flags,

@@ -236,13 +236,9 @@ void sl_foreign_close(sl_foreign *f) {
     free(f);
 }
 
-const char *sl_foreign_name(const char *architecture, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]) {
-    sl_places places = {.identity = true};
-    sl_found_place found;
+const sl_place *sl_foreign_hf_places(const char *architecture) {
     for (int i = 0; i < ROWS; i++)
         if (!strcmp(rows[i].architecture, architecture))
-            places.own = rows[i].kind->hf_places;
-    sl_places_find(&places, ours, 0, &found);
-    snprintf(buf, SL_FOREIGN_NAME_CHARS, "%s", found.name);
-    return buf;
+            return rows[i].kind->hf_places;
+    return NULL;
 }

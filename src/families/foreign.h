@@ -6,6 +6,7 @@
 #define SL_FAMILIES_FOREIGN_H
 
 #include "config/config.h"
+#include "io/safetensors.h"
 #include "program/params.h"
 
 typedef struct sl_foreign sl_foreign;
@@ -27,10 +28,11 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p);
  * file in messages. */
 int sl_foreign_parse(const void *text, size_t n, const char *name, sl_config *c, int64_t *vocab);
 
-/* The name that models of this class of transformers have for a tensor of ours, which must lie there as here. Returns
- * buf. */
-enum { SL_FOREIGN_NAME_CHARS = 256 };
-const char *sl_foreign_name(const char *architecture, const char *ours, char buf[SL_FOREIGN_NAME_CHARS]);
+/* The tensors that a model of this class of transformers has for p, the parameters of configuration c, which that class
+ * can have: fp32 entries, at most p->count, into entry, which is zeroed. They point to p->w or into *values, which the
+ * caller frees. A class that no row of the table names has our tensors. Returns how many, or -1 with a message. */
+int sl_foreign_tensors(const char *architecture, const sl_config *c, const sl_params *p, sl_st_entry *entry,
+                       float **values);
 
 /* What hidden_act of config.json calls the function of each feed-forward kind, NULL if nothing; [SL_FFN_KINDS]. */
 extern const char *const sl_hf_activation[];

@@ -25,5 +25,7 @@ struct sl_foreign {
 int sl_foreign_find(const sl_foreign *f, const char *name);
 /* Where its family has our tensors. */
 sl_places sl_foreign_places(const sl_foreign *f);
+/* The rules of a class of transformers; NULL: it has none, or is not known. */
+const sl_place *sl_foreign_hf_places(const char *architecture);
 
 #endif

@@ -211,6 +211,8 @@ int sl_hf_rope_object(const sl_hf *s, const json_t *v, double base, double share
     if (!(share > 0 && share <= 1))
         return sl_fail("%s: partial_rotary_factor, rotary_pct: a number above 0 and up to 1 is needed", s->name);
     c->model_rope_dims = share < 1 && c->model_heads > 0 ? (int64_t)(share * (double)sl_config_head_dim(c)) : 0;
+    if (share < 1 && c->model_heads > 0 && c->model_rope_dims == 0)
+        return sl_fail("%s: partial_rotary_factor, rotary_pct: less than a channel of a head", s->name);
     if (!type && sl_hf_get(&in, "factor"))
         return sl_fail("%s: rope_scaling: a factor without rope_type", s->name);
     return type ? read_scaling(&in, type, c) : 0;

@@ -80,8 +80,10 @@ enum {
     SL_PLACE_STACKED = 32,      /* the first dimension of the file's counts experts, of which ours is one */
     SL_PLACE_WHOLE = 64,        /* the rule has whole names, not stems */
     SL_PLACE_INTERLEAVED = 128, /* parts are every so many rows, not blocks of rows */
-    SL_PLACE_MXFP4 = 256        /* the file's name ends in _blocks: U8 [..., in / 32, 16], with U8 [..., in / 32] of
+    SL_PLACE_MXFP4 = 256,       /* the file's name ends in _blocks: U8 [..., in / 32, 16], with U8 [..., in / 32] of
                                  * the same name but _scales (io/ggml_types.h) */
+    SL_PLACE_BY_KEY_HEAD = 512, /* parts are those of each key head of Gated DeltaNet (sl_gdn_group) */
+    SL_PLACE_CENTRED = 1024     /* the file's is its distance from 1, as ours with model.norm_opts.zero_centred */
 };
 typedef struct {
     const char *ours, *theirs; /* stems, or whole names */
@@ -120,6 +122,9 @@ bool sl_place_fits(const char *pattern, const char *name);
 
 /* Queries and keys as Llama's GGUF files have them, SL_PLACE_PAIRS. */
 extern const sl_place sl_llama_gguf_places[];
+
+/* Rows of a part that belong to one key head, in a tensor of Qwen3-Next's that holds so many parts. */
+int64_t sl_gdn_group(const sl_config *c, int part, int parts);
 
 /* use_sliding_window and layer_types of the Qwens. */
 int sl_qwen_windows(const sl_hf *s, sl_config *c);

@@ -1,4 +1,4 @@
-/* The weights of foreign files. */
+/* The weights of foreign files, and ours as such files have them. */
 #include "base/err.h"
 #include "base/text.h"
 #include "families/foreign_internal.h"
@@ -30,16 +30,35 @@ typedef struct {
     const sl_tensor_view *scales; /* of SL_PLACE_MXFP4 */
     sl_place how;
     int64_t head, expert, experts; /* rows of a head; of those that are stacked, which, and how many */
+    int64_t own, before, all; /* rows of ours in a group of the file's, of other parts before them there, of all parts;
+                               * one group is the whole but in SL_PLACE_BY_HEAD, _BY_KEY_HEAD and _INTERLEAVED */
 } source;
 
 static bool stacked(const source *s) { return s->how.how & SL_PLACE_STACKED; }
 static bool scattered(const source *s) {
-    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_STACKED | SL_PLACE_WHOLE);
+    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_CENTRED | SL_PLACE_STACKED | SL_PLACE_WHOLE);
+}
+
+static source source_of(const sl_tensor *t, const sl_found_place *found, const sl_config *c) {
+    const sl_place *how = &found->how;
+    source s = {.ours = t, .how = *how, .head = sl_config_head_dim(c), .expert = found->expert,
+                .experts = c->model_experts};
+    int part = how->parts ? how->part : 0, parts = how->parts ? how->parts : 1;
+    int64_t equal = how->how & SL_PLACE_BY_HEAD ? s.head : how->how & SL_PLACE_INTERLEAVED ? 1 : t->shape[0];
+    for (int i = 0; i < parts; i++) {
+        int64_t rows = how->how & SL_PLACE_BY_KEY_HEAD ? sl_gdn_group(c, i, parts) : equal;
+        s.own = i == part ? rows : s.own;
+        s.before += i < part ? rows : 0;
+        s.all += rows;
+    }
+    if (how->how & SL_PLACE_CENTRED && !c->norm_zero_centred)
+        s.how.how |= SL_PLACE_ADD_ONE;
+    return s;
 }
 
 /* Rows of the file, all its parts and those that nothing reads. */
 static int64_t file_rows(const source *s) {
-    return s->ours->shape[0] * (s->how.parts ? s->how.parts : 1) + (s->how.how & SL_PLACE_BEHIND_TWO ? 2 : 0);
+    return s->ours->shape[0] / s->own * s->all + (s->how.how & SL_PLACE_BEHIND_TWO ? 2 : 0);
 }
 
 /* The shape that the file must have for ours. */
@@ -110,13 +129,12 @@ static int find_scales(const sl_foreign *f, source *s) {
 static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor *t, const sl_config *c, source *s) {
     sl_places places = sl_foreign_places(f);
     sl_found_place found;
-    *s = (source){.ours = t, .head = sl_config_head_dim(c), .experts = c->model_experts};
+    *s = (source){.ours = t};
     for (int nth = 0, i = -1; sl_places_find(&places, t->name, nth, &found); nth++) {
         if ((i = sl_foreign_find(f, found.name)) < 0)
             continue;
+        *s = source_of(t, &found, c);
         s->view = sl_tensors_at(f->tensors, i);
-        s->how = found.how;
-        s->expert = found.expert;
         return find_scales(f, s) || check_source(s) ? -1 : 0;
     }
     if (t->state && !p->m)
@@ -130,25 +148,28 @@ static int find_source(const sl_foreign *f, const sl_params *p, const sl_tensor 
 static int64_t row_of(const source *s, int64_t r) {
     if (s->how.how & SL_PLACE_BEHIND_TWO)
         return r + 2;
-    if (s->how.how & SL_PLACE_INTERLEAVED)
-        return r * s->how.parts + s->how.part;
-    int64_t hd = s->head, in_head = r % hd, head = r / hd;
+    int64_t hd = s->head, in_head = r % hd;
     if (s->how.how & SL_PLACE_PAIRS)
-        in_head = in_head < hd / 2 ? 2 * in_head : 2 * (in_head - hd / 2) + 1;
-    return s->how.how & SL_PLACE_BY_HEAD ? (head * s->how.parts + s->how.part) * hd + in_head
-                                         : s->how.part * s->ours->shape[0] + head * hd + in_head;
+        r += (in_head < hd / 2 ? 2 * in_head : 2 * (in_head - hd / 2) + 1) - in_head;
+    return r / s->own * s->all + s->before + r % s->own;
 }
 
 static int64_t columns_of(const sl_tensor *t) { return t->size / t->shape[0]; }
 
+/* Where the first number of row r of ours is in the file's values; the next is *step behind it. */
+static int64_t place_of(const source *s, int64_t r, int64_t *step) {
+    bool transposed = s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2;
+    *step = transposed ? file_rows(s) : 1;
+    return row_of(s, r) * (transposed ? 1 : columns_of(s->ours));
+}
+
 /* Rows first .. first + n - 1 of ours from all values of the file's. */
 static void scatter(const source *s, const float *from, int64_t first, int64_t n, float *w) {
-    int64_t columns = columns_of(s->ours), all = file_rows(s);
-    bool transposed = s->how.how & SL_PLACE_TRANSPOSED && s->ours->ndim == 2;
+    int64_t columns = columns_of(s->ours), step;
     for (int64_t r = 0; r < n; r++) {
-        int64_t at = row_of(s, first + r);
+        int64_t at = place_of(s, first + r, &step);
         for (int64_t c = 0; c < columns; c++)
-            w[r * columns + c] = transposed ? from[c * all + at] : from[at * columns + c];
+            w[r * columns + c] = from[at + c * step];
     }
 }
 
@@ -268,4 +289,71 @@ int sl_foreign_load(const sl_foreign *f, sl_params *p) {
     free(read);
     free(s);
     return rc;
+}
+
+/* ---------------------------------------------------------------- the way back */
+
+/* Is the file's other than ours as it lies in memory? */
+static bool moved(const source *s) { return scattered(s) || s->how.how & SL_PLACE_ADD_ONE; }
+
+static sl_st_entry described(const source *s, const char *name) {
+    sl_st_entry e = {.meta = {.dtype = SL_F32}};
+    int64_t shape[SL_TENSOR_DIMS + 1];
+    e.meta.ndim = wanted_shape(s, shape);
+    memcpy(e.meta.shape, shape, (size_t)e.meta.ndim * sizeof *shape);
+    snprintf(e.meta.name, sizeof e.meta.name, "%s", name);
+    return e;
+}
+
+/* All rows of ours to where the file's values are. */
+static void gather(const source *s, const float *w, float *to) {
+    int64_t columns = columns_of(s->ours), step;
+    for (int64_t r = 0; r < s->ours->shape[0]; r++) {
+        int64_t at = place_of(s, r, &step);
+        for (int64_t c = 0; c < columns; c++)
+            to[at + c * step] = w[r * columns + c] - (s->how.how & SL_PLACE_ADD_ONE ? 1 : 0);
+    }
+}
+
+/* The entry of this name, n if it is new. */
+static int entry_named(const sl_st_entry *entry, int n, const char *name) {
+    int i = 0;
+    while (i < n && strcmp(entry[i].meta.name, name) != 0)
+        i++;
+    return i;
+}
+
+int sl_foreign_tensors(const char *architecture, const sl_config *c, const sl_params *p, sl_st_entry *entry,
+                       float **values) {
+    const sl_places places = {.own = sl_foreign_hf_places(architecture), .identity = true};
+    sl_found_place found;
+    int64_t total = 0;
+    int n = 0;
+    for (int i = 0; i < p->count; i++) {
+        sl_places_find(&places, p->tensor[i].name, 0, &found);
+        source s = source_of(&p->tensor[i], &found, c);
+        int at = entry_named(entry, n, found.name);
+        if (at == n)
+            entry[n++] = described(&s, found.name);
+        total += moved(&s) ? s.ours->size : 0;
+    }
+    float *next = *values = malloc((size_t)(total + 1) * sizeof **values);
+    if (!next)
+        return sl_fail("out of memory for %" PRId64 " values that are written otherwise than they lie here", total);
+    for (int i = 0; i < p->count; i++) {
+        sl_places_find(&places, p->tensor[i].name, 0, &found);
+        source s = source_of(&p->tensor[i], &found, c);
+        sl_st_entry *e = &entry[entry_named(entry, n, found.name)];
+        const float *w = p->w + s.ours->offset;
+        if (!moved(&s)) {
+            e->data = w;
+            continue;
+        }
+        if (!e->data) {
+            e->data = next;
+            next += file_rows(&s) * columns_of(s.ours);
+        }
+        gather(&s, w, *values + ((const float *)e->data - *values));
+    }
+    return n;
 }

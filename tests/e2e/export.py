@@ -70,6 +70,28 @@ class Export(common.EndToEnd):
         said = self.error("export", both, "--format", "hf", "--out", "both-hf", code=2)
         self.assertIn("model.mixer stands in the way", said)
 
+    def test_qwen3_next(self) -> None:
+        """Whose tensors hold rows of several of ours; norms with and without their 1."""
+        opts = "model.gdn_opts."
+        shape = ["model.mixer=[gdn, softmax]", "model.qk_norm=true", "model.attention_opts.gate=elementwise",
+                 opts + "heads=4", opts + "key_heads=2", opts + "key_dim=6", opts + "value_dim=5", "model.rope_dims=4"]
+        for name, centred in (("plain", "false"), ("centred", "true")):
+            run = self.train(f"next-{name}", *shape, f"model.norm_opts.zero_centred={centred}")
+            wanted, got = self.logits(run), self.logits(self.export(run, f"{name}-next"))
+            largest = max(map(abs, wanted))
+            # A weight less its 1 is rounded as a number near 1: by 2**-25 at most, of a norm and its effect.
+            error = max(abs(a - b) for a, b in zip(got, wanted, strict=True))
+            self.assertLessEqual(error, 64 * 2**-24 * largest)
+            self.export(f"{name}-next", f"{name}-again", "data.tokenizer=bytes")
+            for file in ("config.json", "model.safetensors"):
+                self.assertEqual(Path(f"{name}-next", file).read_bytes(), Path(f"{name}-again", file).read_bytes())
+        for key in ("model.attention_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=1",
+                    "model.qk_norm=false"):
+            said = self.error("export", self.train("other", *shape, key), "--format", "hf", "--out", "other-hf", code=2)
+            self.assertIn(f"{key.split('=')[0]} stands in the way", said)
+            shutil.rmtree("other")
+        self.assertFalse(Path("other-hf").exists())
+
     def test_rounded_matrices(self) -> None:
         """Each of the 16 matrices moves what goes through it by its rounding, at most, and norms keep the scale."""
         run = self.train("rounded", *SHAPES["llama"])

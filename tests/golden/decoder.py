@@ -69,7 +69,8 @@ class GdnSizes:
         self.conv = self.opts.get("conv", 4)
         self.keys = self.key_heads * self.key_dim
         self.mixed = 2 * self.keys + self.values
-        self.parts = [self.z, self.mixed, self.heads * self.rule, self.heads * self.reads]
+        self.parts = {"z": self.z, "q": self.keys, "k": self.keys, "v": self.values, "b": self.heads * self.rule,
+                      "a": self.heads * self.reads}
 
 
 def tensor_shapes(c, vocab):
@@ -138,7 +139,8 @@ def tensor_shapes(c, vocab):
 
     def gdn_shapes(p, mixer):
         m = GdnSizes(c, mixer)
-        own: dict[str, tuple[int, ...]] = {"in_proj.weight": (sum(m.parts), d), "out_proj.weight": (d, m.values)}
+        own: dict[str, tuple[int, ...]] = {f"{part}_proj.weight": (n, d) for part, n in m.parts.items() if n}
+        own["out_proj.weight"] = (d, m.values)
         if m.conv > 1:
             own["conv1d.weight"] = (m.mixed, 1, m.conv)
         if mixer == "gdn":
@@ -552,7 +554,8 @@ def gdn(mixer, c, p, i, x):
     beta (k k^T * decays) below the diagonal; no L without the delta rule."""
     prefix, m = f"model.layers.{i}.linear_attn", GdnSizes(c, mixer)
     B, T, _ = x.shape
-    z, v, b, a = linear(p, prefix + ".in_proj", x).split(m.parts, -1)
+    z, q, k, v, b, a = (linear(p, f"{prefix}.{part}_proj", x) if n else x[..., :0] for part, n in m.parts.items())
+    v = torch.cat([q, k, v], -1)
     if m.conv > 1:
         taps = p[prefix + ".conv1d.weight"]
         v = F.conv1d(v.transpose(1, 2), taps, padding=taps.shape[-1] - 1, groups=m.mixed)

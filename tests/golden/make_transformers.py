@@ -21,7 +21,8 @@ from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM,
                           GptOssForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM,
                           MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, OPTConfig, OPTForCausalLM,
                           PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          Qwen3MoeConfig, Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM, SmolLM3Config,
+                          SmolLM3ForCausalLM)
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 COMMON = dict(
@@ -92,6 +93,11 @@ MODELS = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(
         **COMMON, head_dim=12, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0})),
+    "qwen3_next": lambda: Qwen3NextForCausalLM(Qwen3NextConfig(
+        **COMMON | {"num_hidden_layers": 4}, head_dim=16, rms_norm_eps=1e-6, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=6, linear_value_head_dim=5, linear_conv_kernel_dim=4,
+        num_experts=0, moe_intermediate_size=8, shared_expert_intermediate_size=8,
+        rope_parameters={"rope_type": "default", "rope_theta": 3000.0, "partial_rotary_factor": 0.25})),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(
         **COMMON, head_dim=8, rms_norm_eps=1e-6, tie_word_embeddings=True, num_experts=5,
         num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, decoder_sparse_step=1,
@@ -102,11 +108,11 @@ MODELS = {
 
 
 def spread(model):
-    """Gains about 1, which Gemma's weights lack, and biases about 0.3."""
-    gemma = isinstance(model, (Gemma2ForCausalLM, Gemma3ForCausalLM))
-    for p in model.parameters():
+    """Gains about 1, which Gemma's and most of Qwen3-Next's weights lack, and biases about 0.3."""
+    centred = isinstance(model, (Gemma2ForCausalLM, Gemma3ForCausalLM, Qwen3NextForCausalLM))
+    for name, p in model.named_parameters():
         if p.ndim == 1:
-            p.copy_((0 if gemma else 1) + 0.3 * torch.randn_like(p))
+            p.copy_((0 if centred and "linear_attn" not in name else 1) + 0.3 * torch.randn_like(p))
         else:
             p.copy_(1.2 * torch.randn_like(p) / p[0].numel() ** 0.5)
 

@@ -33,7 +33,8 @@ static const struct {
                 {"deltanet", {"model.gdn_opts.negative=true", "model.gdn_opts.gate=sigmoid", "model.gdn_opts.key_dim=9",
                               "model.gdn_opts.norm=false", "model.gdn_opts.conv=1"}},
                 {"gla", {"model.gdn_opts.key_dim=7", "model.gdn_opts.gate=none", "model.gdn_opts.key_heads=1"}},
-                {"retnet", {"model.gdn_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=2"}}};
+                {"retnet", {"model.gdn_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=2",
+                            "model.gdn_opts.key_dim=9"}}};
 enum { SUBJECTS = sizeof subjects / sizeof *subjects };
 
 /* The text with the subject's name for its @s, until the next call. */

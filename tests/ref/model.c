@@ -491,6 +491,22 @@ static const ref_c *taps(const ref_model *m, const char *prefix, int64_t channel
     return m->w + t->offset;
 }
 
+/* What n matrices give of x [rows, d], side by side: [rows, sum of widths], allocated. Those of width 0 don't exist. */
+static ref_c *project_beside(const ref_model *m, const char *prefix, int n, const char *const *names,
+                             const int64_t *widths, int64_t d, const ref_c *x) {
+    int64_t all = 0, at = 0, rows = rows_of(m);
+    for (int i = 0; i < n; i++)
+        all += widths[i];
+    ref_c *y = ref_alloc(rows * all);
+    for (int i = 0; i < n; at += widths[i++]) {
+        ref_c *part = widths[i] ? project(m, prefix, names[i], d, widths[i], x) : NULL;
+        for (int64_t j = 0; j < rows * widths[i]; j++)
+            y[j / widths[i] * all + at + j % widths[i]] = part[j];
+        free(part);
+    }
+    return y;
+}
+
 /* y silu(z), and the norm of each group's channels before or after it. */
 static void mamba2_gate(const ref_model *m, const char *prefix, int64_t inner, const ref_c *z, ref_c *y) {
     const sl_config *c = m->config;
@@ -554,7 +570,10 @@ static void gdn_family(const ref_model *m, const char *layer, const char *mixer,
     int64_t b = z + mixed, a = b + (rule ? n.heads : 0), all = a + (reads ? n.heads : 0);
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%slinear_attn.", layer);
-    ref_c *in = project(m, prefix, "in_proj.weight", d, all, x), *raw = columns(rows, all, z, mixed, in);
+    static const char *const names[] = {"z_proj.weight", "q_proj.weight", "k_proj.weight",
+                                        "v_proj.weight", "b_proj.weight", "a_proj.weight"};
+    const int64_t widths[] = {z, keys, keys, values, a - b, all - a};
+    ref_c *in = project_beside(m, prefix, 6, names, widths, d, x), *raw = columns(rows, all, z, mixed, in);
     ref_c *qkv = columns(rows, all, z, mixed, in);
     ref_c *log_decay = ref_alloc(rows * n.heads), *beta = ref_alloc(rows * n.heads), *o = ref_alloc(rows * values);
     if (c->gdn_conv > 1)

@@ -315,7 +315,8 @@ START_TEST(config_json_names_the_architecture) {
                  {{"model.ffn_kind=none", NULL}, "SinklabForCausalLM"},
                  {{"model.ffn_kind=geglu", NULL}, "LlamaForCausalLM"},
                  {{"model.rope_base=0", NULL}, "SinklabForCausalLM"},
-                 {{"model.mixer=mamba2", "model.ffn=0"}, "SinklabForCausalLM"}}; /* by our names of tensors */
+                 {{"model.mixer=gdn", NULL}, "SinklabForCausalLM"}, /* by our names of tensors, as the next */
+                 {{"model.mixer=mamba2", "model.ffn=0"}, "SinklabForCausalLM"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sl_config c, back;
         sl_config_defaults(&c);

@@ -411,6 +411,8 @@ END_TEST
     ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32,\"truncate\":false," \
     "\"original_max_position_embeddings\":4096}"
 #define QUANTISED(method) ",\"quantization_config\":{\"quant_method\":" method "}"
+/* Every second layer full, and no experts. */
+#define NEXT(more) CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"num_experts\":0" more)
 #define MAMBA2(more) CONFIG_OF("Mamba2", ",\"n_groups\":2,\"num_heads\":4,\"head_dim\":4" more)
 
 static int parse(const char *text, sl_config *c) {
@@ -453,6 +455,18 @@ static const struct {
     {GPT_OSS(2, WINDOW YARN QUANTISED("\"awq\"")), "quantization_config is not supported"},
     {GPT_OSS(2, WINDOW YARN QUANTISED("4")), "quantization_config is not supported"},
     {CONFIG_OF("OPT", QUANTISED("\"mxfp4\"")), "quantization_config is not supported"},
+    {CONFIG_OF("Qwen3Next", ""), "num_experts: mixtures with a gated shared expert are not supported"},
+    {CONFIG_OF("Qwen3Next", ",\"num_experts\":4,\"mlp_only_layers\":[0,0,2,-1,\"1\"]"), "num_experts: mixtures"},
+    {CONFIG_OF("Qwen3Next", ",\"num_experts\":0,\"full_attention_interval\":0"), "full_attention_interval: 1 or more"},
+    {NEXT(",\"layer_types\":[\"full_attention\"]"), "layer_types: a list of num_hidden_layers kinds"},
+    {NEXT(",\"layer_types\":[\"full_attention\",\"sliding_attention\"]"), "layer_types: only \"full_attention\" and"},
+    {NEXT(",\"layer_types\":[\"linear_attention\",1]"), "layer_types: only \"full_attention\" and"},
+    {NEXT(",\"attention_bias\":true"), "attention_bias is not supported"},
+    {NEXT(",\"hidden_act\":\"gelu\""), "hidden_act: only \"silu\" is supported"},
+    {NEXT(",\"linear_conv_kernel_dim\":1"), "linear_conv_kernel_dim: 2 or more"},
+    {NEXT(",\"linear_num_key_heads\":0"), "linear_value_head_dim: 1 or more is needed"},
+    {NEXT(",\"linear_num_key_heads\":3"), "model.gdn_opts.key_heads = 3 does not divide the 32 heads"},
+    {NEXT(",\"head_dim\":2"), "partial_rotary_factor, rotary_pct: less than a channel of a head"},
     {MAMBA2(",\"expand\":3"), "num_heads: num_heads times head_dim must be expand times hidden_size"},
     {MAMBA2(",\"use_bias\":true"), "use_bias is not supported"},
     {MAMBA2(",\"use_conv_bias\":false"), "use_conv_bias: only true is supported"},
@@ -586,6 +600,23 @@ START_TEST(wrong_blocks) {
 }
 END_TEST
 
+/* What a file leaves out is as in Qwen3-Next-80B. */
+START_TEST(layers_of_qwen3_next) {
+    sl_config c;
+    static const char *const texts[] = {
+        NEXT(""), NEXT(",\"layer_types\":[\"linear_attention\",\"full_attention\"]"),
+        CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"mlp_only_layers\":[1,0,7]")};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_msg(parse(texts[i], &c) == 0, "%s", sl_error());
+        ck_assert_str_eq(sl_choices_mixer[sl_config_mixer(&c, 0)].name, "gdn");
+        ck_assert_str_eq(sl_choices_mixer[sl_config_mixer(&c, 1)].name, "softmax");
+        ck_assert(c.gdn_heads == 32 && c.gdn_key_heads == 16 && c.gdn_key_dim == 128 && c.gdn_value_dim == 128);
+        ck_assert(c.gdn_conv == 4 && c.model_head_dim == 256 && c.model_kv_heads == 2 && c.model_rope_dims == 64);
+        ck_assert(c.norm_zero_centred && c.model_qk_norm && c.attention_gate == SL_ATTENTION_GATE_ELEMENTWISE);
+    }
+}
+END_TEST
+
 /* transformers 4 wrote Infinity, which is no JSON, 5 an object. */
 START_TEST(limits_of_mamba2_that_are_none) {
     sl_config c;
@@ -611,6 +642,7 @@ int main(void) {
     tcase_add_test(t, a_llama_is_read);
     tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(t, divisors_of_llama3);
+    tcase_add_test(t, layers_of_qwen3_next);
     tcase_add_test(t, limits_of_mamba2_that_are_none);
     tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, what_gemma2_does_not_say);

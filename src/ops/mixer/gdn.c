@@ -1,7 +1,7 @@
 /* Gated DeltaNet (arXiv 2412.06464) as Qwen3-Next has it, and its relatives, which are it without a part. Tensors are
  * behind model.layers.N.linear_attn:
- *   [z | q | k | v | b | a] = x W_in,  q, k, v = silu(conv(q, k, v)),  o = delta(q, k, v, b, a),
- *   (norm(o) silu(z)) W_out
+ *   [z | q | k | v | b | a] = x [W_z | W_q | W_k | W_v | W_b | W_a],  q, k, v = silu(conv(q, k, v)),
+ *   o = delta(q, k, v, b, a),  (norm(o) silu(z)) W_out
  * Nothing has positions. */
 #include "ops/mixer/convolution.h"
 #include "ops/mixer/delta.h"
@@ -39,6 +39,29 @@ static sl_buf build_gate(sl_program *b, sl_scope at, const char *prefix, sl_buf 
                                               .eps = (float)c->norm_eps});
 }
 
+/* Declares the matrices of a row's parts, one behind the other; returns the first. */
+static int declare_in(sl_program *b, sl_scope at, const char *prefix, const sl_delta *d) {
+    int64_t keys = d->key_heads * d->key_dim, values = d->heads * d->value_dim, b_rows = d->rule ? d->heads : 0;
+    const struct {
+        const char *name;
+        int64_t rows;
+    } parts[] = {{"z_proj.weight", d->first},
+                 {"q_proj.weight", keys},
+                 {"k_proj.weight", keys},
+                 {"v_proj.weight", values},
+                 {"b_proj.weight", b_rows},
+                 {"a_proj.weight", sl_delta_columns(d) - 2 * keys - values - b_rows}};
+    int first = SL_NONE;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i].rows == 0)
+            continue;
+        int w = sl_build_matrix(b, at, prefix, parts[i].name, parts[i].rows, b->config->model_dim,
+                                SL_MATRIX_LINEAR | (first == SL_NONE ? 0 : SL_MATRIX_JOINED));
+        first = first == SL_NONE ? w : first;
+    }
+    return first;
+}
+
 static sl_buf build(sl_program *b, const sl_mixer_site *s, kind k) {
     const sl_config *c = b->config;
     sl_delta d = delta_of(c, k);
@@ -46,7 +69,7 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s, kind k) {
     char prefix[64];
     sl_scope at = {(int)s->layer, SL_HALF_ATTN, SL_PART_in, SL_ROLE_SELF};
     snprintf(prefix, sizeof prefix, "model.layers.%lld.linear_attn", (long long)s->layer);
-    int in = sl_build_matrix(b, at, prefix, "in_proj.weight", all, c->model_dim, SL_MATRIX_LINEAR);
+    int in = declare_in(b, at, prefix, &d);
     sl_buf rows = sl_build_linear(b, at, s->in, c->model_dim, all, in, SL_NONE, SL_NONE);
     at.part = SL_PART_conv;
     if (c->gdn_conv > 1)
