@@ -103,23 +103,22 @@ static void print_depth(const json_t *layer) {
         puts(" -");
 }
 
-/* A head a line; in the first what is of the block. */
+/* What is of the block, then a head a line. */
 static void print_recurrence(const json_t *layer) {
+    static const char *const figures[] = {"att0",       "contribution", "half_life", "weight_token0", "weight",
+                                          "input_token0_ratio", "rms", "state_half", "state_end", "stable_rank"};
     const json_t *heads = json_object_get(layer, "head"), *share = json_object_get(layer, "share"), *h;
     size_t i;
-    if (!json_is_array(heads))
-        puts(" -");
+    for (size_t j = 0; j < 5; j++)
+        cell(8, json_array_get(share, j));
+    cell(8, json_object_get(layer, "uniform")), cell(8, at(layer, "gate", "mean"));
+    cell(8, at(layer, "norm_in", "m2")), cell(8, at(layer, "norm_in", "weight_ratio"));
+    cell(8, at(layer, "alignment", "between"));
+    putchar('\n');
     json_array_foreach(heads, i, h) {
-        static const char *const figures[] = {"att0", "contribution", "half_life", "dt_token0", "dt",
-                                              "input_token0_ratio", "state_half", "state_end", "stable_rank"};
-        printf(i ? "     %5zu" : "%5zu", i);
+        printf("%10zu", i);
         for (size_t f = 0; f < sizeof figures / sizeof *figures; f++)
             cell(9, json_object_get(h, figures[f]));
-        for (size_t j = 1; i == 0 && j < json_array_size(share); j++)
-            cell(j == 1 ? 10 : 8, json_array_get(share, j));
-        if (i == 0)
-            cell(9, json_object_get(layer, "uniform")), cell(9, at(layer, "norm_in", "m2")),
-                cell(9, at(layer, "norm_in", "weight_ratio"));
         putchar('\n');
     }
 }
@@ -138,8 +137,9 @@ static const struct {
     [SL_MEASURE_DEPTH] = {"layer half     max       m2 | newest       m2 | embed.  newest    top1  entropy   const",
                           print_depth},
     [SL_MEASURE_GATES] = {"layer  attn el.   attn ch.   ffn el.   ffn ch.", print_gates},
-    [SL_MEASURE_RECURRENCE] = {"block head     att0  contrib.half-life    dt t0       dt    |x| t0    |S|/2      |S|"
-                               "     rank |  att1    att2    att3    att4  uniform  norm m2   weight",
+    [SL_MEASURE_RECURRENCE] = {"block    att0    att1    att2    att3    att4 uniform    gate norm m2  weight between\n"
+                               "      head      att0  contrib. half-life write t0    write    |v| t0      rms    |S|/2"
+                               "      |S|      rank",
                                print_recurrence},
 };
 

@@ -36,7 +36,8 @@ typedef struct {
 
 static bool stacked(const source *s) { return s->how.how & SL_PLACE_STACKED; }
 static bool scattered(const source *s) {
-    return s->how.parts || s->how.how & ~(unsigned)(SL_PLACE_ADD_ONE | SL_PLACE_CENTRED | SL_PLACE_STACKED | SL_PLACE_WHOLE);
+    const unsigned in_place = SL_PLACE_ADD_ONE | SL_PLACE_CENTRED | SL_PLACE_STACKED | SL_PLACE_WHOLE;
+    return s->how.parts || s->how.how & ~in_place;
 }
 
 static source source_of(const sl_tensor *t, const sl_found_place *found, const sl_config *c) {

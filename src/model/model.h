@@ -4,6 +4,8 @@
 #define SL_MODEL_MODEL_H
 
 #include "config/config.h"
+#include "ops/mixer/gate_norm.h"
+#include "ops/mixer/recurrence.h"
 #include "program/device.h"
 #include "program/params.h"
 #include "program/scope.h"
@@ -107,7 +109,6 @@ enum sl_tap {
     SL_TAP_CORE,         /* attention output, heads side by side, before any gate on it */
     SL_TAP_OUT_IN,       /* input of the output projection: the same with its gate */
     SL_TAP_DOWN_IN,      /* input of the down projection */
-    SL_TAP_CORE_IN,      /* rows that a recurrent mixer's core reads, sl_model_recurrence(); none of attention */
     SL_TAPS
 };
 /* Columns of a tap; 0 if this model has no such tap at that layer. */
@@ -145,18 +146,14 @@ int64_t sl_model_activation_bytes(const sl_model *m);
  * what sl_model_qkv and the next two give. */
 bool sl_model_attends(const sl_model *m, int layer);
 
-/* A recurrent mixer (ops/mixer/ssd.h) as the last pass left it. */
-typedef struct {
-    int64_t heads, head_dim, groups, state;
-    int64_t first;             /* columns of SL_TAP_CORE_IN: [x | B | C | ...] from this one on; */
-    int64_t z;                 /* the gate from this one on */
-    const float *gates;        /* [windows, heads, 2, seq]: dt, decay */
-    const float *skip;         /* D [heads] */
-    bool gated;                /* its norm stands behind the gate, */
-    const float *norm_weight;  /* and has this weight [heads*head_dim]; NULL without a norm */
-} sl_recurrence_tap;
-/* false without it, or before a pass. */
-bool sl_model_recurrence(const sl_model *m, int layer, sl_recurrence_tap *tap);
+/* The state that the mixer of a layer keeps; false: it has none, or there are no taps as above. And a head of it in a
+ * window of the last pass, behind sl_model_fetch_recurrence, which fails with a message. */
+bool sl_model_recurrence(const sl_model *m, int layer, sl_recurrence_sizes *sizes);
+int sl_model_fetch_recurrence(const sl_model *m, int layer);
+void sl_model_recurrence_head(const sl_model *m, int layer, int64_t window, int64_t head, sl_recurrence_head *to);
+/* Gate and norm of what it gives, NULL: there is neither. The norm's weight (NULL: there is no norm), and values of the
+ * gate in the last pass into dst [batch*seq, width of SL_TAP_CORE], or to nowhere if it is NULL. */
+const sl_gate_norm *sl_model_gate_norm(const sl_model *m, int layer, const float **weight, float *dst);
 
 /* ---- how a block's scores become weights, and the logit of what joins the keys of query q (0 without). */
 typedef struct {

@@ -6,7 +6,6 @@
 #include "ops/depth.h"
 #include "ops/mixer/gate_norm.h"
 #include "ops/mixer/mixer.h"
-#include "ops/mixer/ssd.h"
 #include "ops/rows.h"
 
 #include <string.h>
@@ -156,9 +155,6 @@ static sl_buf find_tap(const sl_model *m, int layer, enum sl_tap tap) {
         return input_of(sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_out));
     case SL_TAP_DOWN_IN:
         return input_of(sl_program_find(&m->program, layer, SL_HALF_FFN, SL_PART_out));
-    case SL_TAP_CORE_IN:
-        op = sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
-        return sl_ssd_of(op) ? op->in[0] : SL_NONE;
     default:
         return SL_NONE;
     }
@@ -203,27 +199,53 @@ sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which) {
                           .mixture = sl_buf_data(&m->exec, op->out)};
 }
 
-bool sl_model_recurrence(const sl_model *m, int layer, sl_recurrence_tap *tap) {
-    const sl_op *op = has_taps(m, layer) && m->tapped ? attention_op(m, layer) : NULL;
-    const sl_ssd *ssd = sl_ssd_of(op);
-    if (!ssd || sl_model_read_weights(m))
-        return false;
-    const sl_op *gate_op = sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_gate);
-    const sl_gate_norm *gate = sl_gate_norm_of(gate_op);
-    *tap = (sl_recurrence_tap){.heads = ssd->heads, .head_dim = ssd->head_dim, .groups = ssd->groups,
-                               .state = ssd->state, .first = ssd->first, .z = gate->first,
-                               .gates = sl_ssd_gates_of(op, &m->exec, 0, 0).dt, .skip = sl_ssd_skip(op, &m->exec),
-                               .gated = gate->place == SL_GATE_NORM_AFTER};
-    if (gate->place != SL_GATE_NORM_OFF)
-        tap->norm_weight = sl_weight(gate_op, &m->exec, 0);
-    return true;
+/* ---- recurrent mixers */
+
+static const sl_op *recurrent_op(const sl_model *m, int layer) {
+    bool is = has_taps(m, layer) && layer < m->config.model_layers && sl_mixer_of(&m->config, layer)->recurrence;
+    return is ? sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core) : NULL;
+}
+
+bool sl_model_recurrence(const sl_model *m, int layer, sl_recurrence_sizes *sizes) {
+    const sl_op *op = recurrent_op(m, layer);
+    if (op)
+        *sizes = sl_mixer_of(&m->config, layer)->recurrence->sizes(op);
+    return op != NULL;
+}
+
+int sl_model_fetch_recurrence(const sl_model *m, int layer) {
+    const sl_op *op = recurrent_op(m, layer);
+    if (!op || sl_model_check_taps(m))
+        return sl_fail("layer %d has no state", layer);
+    return sl_model_fetch(m, op->in[0]) && sl_model_fetch(m, op->saved[0]) ? sl_model_read_weights(m) : -1;
+}
+
+void sl_model_recurrence_head(const sl_model *m, int layer, int64_t window, int64_t head, sl_recurrence_head *to) {
+    sl_mixer_of(&m->config, layer)->recurrence->head(recurrent_op(m, layer), &m->exec, window, head, to);
+}
+
+const sl_gate_norm *sl_model_gate_norm(const sl_model *m, int layer, const float **weight, float *dst) {
+    const sl_op *op = sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_gate);
+    const sl_gate_norm *how = sl_gate_norm_of(op);
+    if (how)
+        *weight = how->place == SL_GATE_NORM_OFF ? NULL : sl_weight(op, &m->exec, 0);
+    if (how && dst)
+        sl_gate_norm_values(op, &m->exec, dst);
+    return how;
+}
+
+static void keep_recurrence(sl_model *m, int layer) {
+    const sl_op *op = recurrent_op(m, layer);
+    if (!op)
+        return;
+    sl_program_keep(&m->program, op->in[0]);
+    sl_program_keep(&m->program, op->saved[0]);
 }
 
 void sl_model_keep_taps(sl_model *m) {
     keep_mixtures(m);
-    for (int i = 0; i < m->program.ops; i++)
-        if (sl_ssd_of(&m->program.op[i]))
-            sl_program_keep(&m->program, m->program.op[i].saved[0]);
+    for (int layer = 0; layer < m->config.model_layers; layer++)
+        keep_recurrence(m, layer);
     for (int layer = 0; layer <= m->config.model_layers; layer++)
         for (int tap = 0; tap < SL_TAPS; tap++) {
             sl_buf b = find_tap(m, layer, tap);

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/threads.h"
+#include "ops/mixer/mixer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -94,22 +95,56 @@ static void take_mixture(sl_detail *d, mixture_detail *x, int64_t sources) {
     x->last = take_residual(d, d->shape.dim);
 }
 
-/* Heads of a recurrent mixer, 0 of any other; its inner width is a tap's. */
-static int64_t recurrent_heads(const sl_detail *d, int64_t i) {
-    const sl_config *c = sl_model_config(d->model);
-    return sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN)
-               ? sl_model_tap_width(d->model, (int)i, SL_TAP_CORE) / c->mamba2_head_dim
-               : 0;
+/* Queries that are told begin behind the tokens that are looked at and what their convolution carries on of them. */
+static int64_t first_query(const sl_model *m) {
+    const sl_config *c = sl_model_config(m);
+    sl_recurrence_sizes of;
+    int64_t first = SL_RECURRENCE_TOKENS;
+    for (int i = 0; i < (int)c->model_layers; i++)
+        if (sl_model_recurrence(m, i, &of))
+            first = max64(first, SL_RECURRENCE_TOKENS - 1 + sl_mixer_of(c, i)->reach(c));
+    return first;
+}
+
+/* eps of the norm that stands before the gate, under which a row counts as nothing. */
+static sl_recurrence_rows recurrence_rows(const sl_detail *d, int64_t i, sl_recurrence_sizes of) {
+    const float *weight;
+    const sl_gate_norm *g = sl_model_gate_norm(d->model, (int)i, &weight, NULL);
+    return (sl_recurrence_rows){.of = of, .windows = d->shape.batch, .seq = d->shape.seq,
+                                .first = d->first_query,
+                                .eps = g && g->place == SL_GATE_NORM_BEFORE ? (double)g->eps : NAN};
 }
 
 static void take_recurrence(sl_detail *d, int64_t i) {
     layer_detail *l = &d->layer[i];
-    int64_t heads = recurrent_heads(d, i), dim = sl_model_tap_width(d->model, (int)i, SL_TAP_CORE);
-    if (!heads)
+    sl_recurrence_sizes of;
+    bool recurrent = sl_model_recurrence(d->model, (int)i, &of);
+    const float *weight = NULL;
+    int64_t heads = recurrent ? of.heads : sl_model_attends(d->model, (int)i) ? d->shape.heads : 0;
+    if (heads == 0 || !sl_model_tap_width(d->model, (int)i, SL_TAP_CORE))
         return;
-    l->recurrence.head = detail_take(d, heads, sizeof *l->recurrence.head);
-    l->own_norm_in = take_residual(d, dim);
-    l->own_norm_weight = take_floats(d, dim);
+    l->recurrence = detail_take(d, heads, sizeof *l->recurrence);
+    if (!recurrent || !sl_model_gate_norm(d->model, (int)i, &weight, NULL) || !weight)
+        return;
+    l->own_norm_in = take_residual(d, heads * of.value_dim);
+    l->own_norm_weight = take_floats(d, heads * of.value_dim);
+}
+
+/* Room for the layer that needs most. */
+static void take_recurrence_scratch(sl_detail *d) {
+    const sl_shape *s = &d->shape;
+    sl_recurrence_room most = {s->batch * s->heads, d->threads * sl_recurrence_attention_floats(s->seq), 0};
+    sl_recurrence_sizes of;
+    for (int64_t i = 0; i < s->layers; i++) {
+        if (!sl_model_recurrence(d->model, (int)i, &of))
+            continue;
+        sl_recurrence_rows r = recurrence_rows(d, i, of);
+        sl_recurrence_room one = sl_recurrence_needs(&r);
+        most = (sl_recurrence_room){max64(most.parts, one.parts), max64(most.floats, one.floats),
+                                    max64(most.doubles, one.doubles)};
+    }
+    d->recurrence = (sl_recurrence_scratch){detail_take(d, most.parts, sizeof *d->recurrence.parts),
+                                            take_floats(d, most.floats), take_doubles(d, most.doubles)};
 }
 
 static void take_layer(sl_detail *d, int64_t i) {
@@ -146,20 +181,14 @@ static void take_scratch(sl_detail *d) {
     const sl_shape *s = &d->shape;
     sl_contribution_rows c = {.rows = sl_probe_attention_rows(d->model, -1), .dim = s->dim};
     int64_t widest = max64(s->dim, s->heads * s->head_dim);
-    const sl_config *config = sl_model_config(d->model);
-    int64_t heads = 0;
-    for (int64_t i = 0; i < s->layers; i++) {
+    for (int64_t i = 0; i < s->layers; i++)
         widest = max64(widest, max64(class_width(d, i, CLASS_OUT), class_width(d, i, CLASS_DOWN)));
-        widest = max64(widest, sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN));
-        heads = max64(heads, recurrent_heads(d, i));
-    }
-    d->recurrence_parts = take_doubles(d, sl_recurrence_parts(s->batch, heads));
-    d->states = take_floats(d, s->batch * heads * config->mamba2_head_dim * config->mamba2_state);
+    if (detail_wants(d, SL_MEASURE_RECURRENCE))
+        take_recurrence_scratch(d);
     d->a = take_floats(d, s->batch * s->seq * widest);
     d->b = take_floats(d, s->batch * s->seq * widest);
     d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
-    d->doubles = take_doubles(d, max64(max64(sl_contribution_parts(&c), 3 * s->batch),
-                                       3 * config->mamba2_head_dim + config->mamba2_state));
+    d->doubles = take_doubles(d, max64(sl_contribution_parts(&c), 3 * s->batch));
     if (detail_wants(d, SL_MEASURE_OUTLIERS))
         d->bins = detail_take(d, (int64_t)d->threads * SL_OUTLIER_BINS, sizeof *d->bins);
     d->gate_parts = detail_take(d, sl_gate_score_parts(s->dim), sizeof *d->gate_parts);
@@ -181,7 +210,8 @@ sl_detail *sl_detail_create(const sl_model *m, unsigned measures, int64_t window
     if (!d)
         return NULL;
     *d = (sl_detail){.model = m, .kernels = sl_kernels_select((enum sl_isa)sl_model_config(m)->isa),
-                     .measures = measures, .threads = sl_threads(), .shape = s};
+                     .measures = measures, .threads = sl_threads(), .shape = s,
+                     .first_query = first_query(m)};
     d->kept_windows = windows < SL_DYNAMICS_WINDOWS ? windows : SL_DYNAMICS_WINDOWS;
     d->layer = detail_take(d, s.layers + 1, sizeof *d->layer);
     d->map = detail_take(d, s.layers, sizeof *d->map);
@@ -278,23 +308,72 @@ static void add_gates(sl_detail *d, int64_t i) {
             sl_gate_score_add(&d->layer[i].gate[w], d->shape.batch, d->shape.seq, d->a, d->b, d->gate_parts);
 }
 
-static void add_recurrence(sl_detail *d, int64_t i) {
-    const sl_shape *s = &d->shape;
+/* What reads heads of a layer. */
+typedef struct {
+    const sl_model *model;
+    int layer;
+} layer_of;
+
+static void read_head(const void *ctx, int64_t window, int64_t head, sl_recurrence_head *to) {
+    const layer_of *l = ctx;
+    sl_model_recurrence_head(l->model, l->layer, window, head, to);
+}
+
+/* y in d->a and g(z) in d->b of all rows: the gate, and what the norm reads, which is y where it stands before. */
+static void add_own_norm(sl_detail *d, int64_t i, const sl_gate_norm *g, const float *weight) {
     layer_detail *l = &d->layer[i];
-    sl_recurrence_tap t;
-    int64_t n = l->own_norm_in.dim, ld = sl_model_tap_width(d->model, (int)i, SL_TAP_CORE_IN), rows = s->batch * s->seq;
-    if (!l->recurrence.head || !sl_model_recurrence(d->model, (int)i, &t) ||
-        !sl_model_tap(d->model, (int)i, SL_TAP_CORE_IN, d->a) || !sl_model_tap(d->model, (int)i, SL_TAP_CORE, d->b))
+    int64_t n = sl_model_tap_width(d->model, (int)i, SL_TAP_CORE), rows = d->shape.batch * d->shape.seq;
+    for (int64_t k = 0; g->gate != SL_GATE_NORM_OPEN && k < rows * n; k++) {
+        double value = fabs((double)d->b[k]);
+        bool first = k / n % d->shape.seq == 0;
+        *(first ? &l->own_gate.n0 : &l->own_gate.n) += 1;
+        *(first ? &l->own_gate.sum0 : &l->own_gate.sum) += value;
+        l->own_gate.closed += !first && value < .05;
+    }
+    for (int64_t k = 0; g->place == SL_GATE_NORM_AFTER && k < rows * n; k++)
+        d->a[k] *= d->b[k];
+    if (!weight)
         return;
-    const float *x = d->a + t.first, *b = x + n, *c = b + t.groups * t.state;
-    sl_recurrence_rows r = {s->batch, s->seq, t.heads, t.head_dim, t.groups, t.state, x, b, c, ld, t.gates, t.skip};
-    sl_recurrence_add(&l->recurrence, d->kernels, &r, d->recurrence_parts, d->states, d->doubles);
-    if (!t.norm_weight)
+    for (int64_t c = 0; c < n; c++)
+        l->own_norm_weight[c] = weight[g->shared ? c % g->span : c];
+    sl_residual_add(&l->own_norm_in, d->kernels, d->shape.batch, d->a, d->doubles);
+}
+
+static void add_stream0(sl_detail *d, int64_t i) {
+    const sl_shape *s = &d->shape;
+    const float *h = sl_model_residual(d->model, (int)i);
+    for (int64_t w = 0; w < s->batch; w++) {
+        double most = 0;
+        for (int64_t c = 0; c < s->dim; c++) {
+            double x = fabs((double)h[w * s->seq * s->dim + c]);
+            most = x > most || isnan(x) ? x : most;
+        }
+        d->layer[i].stream0 += most;
+    }
+}
+
+static void add_recurrence(sl_detail *d, int64_t i) {
+    layer_detail *l = &d->layer[i];
+    layer_of layer = {d->model, (int)i};
+    sl_recurrence_sizes of;
+    const float *weight = NULL;
+    add_stream0(d, i);
+    if (i == d->shape.layers || !l->recurrence || !sl_model_tap(d->model, (int)i, SL_TAP_CORE, d->a))
         return;
-    memcpy(l->own_norm_weight, t.norm_weight, (size_t)n * sizeof *l->own_norm_weight);
-    for (int64_t k = 0; t.gated && k < rows; k++)
-        d->kernels->ffn[SL_FFN_swiglu].fwd(n, d->a + k * ld + t.z, d->b + k * n, d->b + k * n);
-    sl_residual_add(&l->own_norm_in, d->kernels, s->batch, d->b, d->doubles);
+    if (!sl_model_recurrence(d->model, (int)i, &of)) {
+        sl_attention_rows a = sl_probe_attention_rows(d->model, i);
+        sl_recurrence_add_attention(l->recurrence, d->kernels, &a, d->a, d->first_query, d->recurrence.parts,
+                                    d->recurrence.floats);
+        return;
+    }
+    if (sl_model_fetch_recurrence(d->model, (int)i))
+        return;
+    sl_recurrence_rows r = recurrence_rows(d, i, of);
+    r.read = read_head, r.ctx = &layer;
+    sl_recurrence_add(l->recurrence, &r, &d->recurrence);
+    const sl_gate_norm *g = sl_model_gate_norm(d->model, (int)i, &weight, d->b);
+    if (g)
+        add_own_norm(d, i, g, weight);
 }
 
 /* The last source of each row, side by side in d->a. */
@@ -348,8 +427,7 @@ int sl_detail_add(sl_detail *d, const sl_model *m) {
     static void (*const add[SL_MEASURES])(sl_detail *, int64_t) = {add_contribution, add_norms,    add_dynamics,
                                                                    add_singular,     add_outliers, add_gates,
                                                                    add_depth,        add_recurrence};
-    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true,
-                                                [SL_MEASURE_RECURRENCE] = true};
+    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true};
     if (m != d->model)
         return sl_fail("the measures were made for another model");
     if (sl_model_check_taps(m))

@@ -7,6 +7,7 @@
 #ifndef SL_PROBE_DETAIL_H
 #define SL_PROBE_DETAIL_H
 
+#include "ops/mixer/recurrence.h"
 #include "probe/measures.h"
 
 typedef struct {
@@ -126,35 +127,50 @@ typedef struct {
 void sl_depth_add(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *x);
 /* sum_i mean(a_i)^2 / sum_i mean(a_i^2): 1 where the weights are the same for every token, a fixed sum over depth. */
 double sl_depth_constant_share(const sl_depth_sums *s);
-/* ---- recurrent mixers (recurrence.c): Mamba-2's as the attention that it is the same as (arXiv 2405.21060), weights
- * A_tj = C_t.B_j dt_j exp(sum of dt_i a over j < i <= t), and D on the diagonal. They have signs, and no row sums to 1.
- * The first SL_RECURRENCE_TOKENS tokens are looked at by the queries behind them; with a decay, near 0 is the rule for
- * them all, and what tells a sink is token 0 beside the others. */
+/* ---- mixers that keep a state (recurrence.c), as the attention that they are the same as: o_t = sum_j A_tj v_j of
+ * the form in ops/mixer/recurrence.h, A_tj = q_t.p_t with p_j = weight_j k_j and p_t = decay_t (p - weight_t k_t
+ * (k_t.p)), without the delta rule decay_t p; skip on the diagonal. Weights have signs, and no row sums to 1. The first
+ * SL_RECURRENCE_TOKENS tokens are looked at by the queries behind them, from `first` on; with a decay, near 0 is the
+ * rule for them all, and what tells a sink is token 0 beside the others. Softmax layers, whose A are their
+ * probabilities, give the first three figures. Arithmetic is double. */
 enum { SL_RECURRENCE_TOKENS = 5 };
-typedef struct { /* of a head: sums over windows of means, zero at the start */
-    double share[SL_RECURRENCE_TOKENS]; /* over queries: |A_tj| / sum_i |A_ti| */
-    double contribution;                /* over queries: |A_t0| |x_0| / sum_i |A_ti| |x_i| */
-    double log_decay;                   /* over positions; log(1/2) over it is the half-life */
-    double dt0, dt, norm0, norm;        /* dt, and |x|, of token 0 and over the others */
-    double state_half, state_end, rank; /* |S|_F in the middle and at the end; |S|_F^2 / |S|_2^2 there */
+typedef struct { /* of a head: sums over all that was added, zero at the start */
+    double queries;                     /* with a row of A that is not 0 throughout */
+    double share[SL_RECURRENCE_TOKENS]; /* |A_tj| / sum_i |A_ti| */
+    double contribution;                /* |A_t0| |v_0| / sum_i |A_ti| |v_i| */
+    double over_output;                 /* |A_t0| |v_0| / |o_t| */
+    double windows, tokens;             /* tokens: all but the first of each window, as in: */
+    double decay, log_decay;
+    double weight0, weight, key0, key, value0, value; /* weight, |k| before it is normalised, |v|: token 0, others */
+    double rms0, rms, below_eps;                      /* of o_t; positions, 0 too, with a mean square below eps */
+    double states;                                    /* windows whose state is not 0 at the end, as in: */
+    double half, end;                                 /* |S|_F in the middle and at the end */
+    double token0, peak, rank; /* at the end: |p| |v_0| / |S|_F; max |S_ij| by their rms; |S|_F^2 / |S|_2^2 */
 } sl_recurrence_sums;
 typedef struct {
-    int64_t windows;
-    sl_recurrence_sums *head;
-} sl_recurrence;
-typedef struct {
-    int64_t windows, seq, heads, head_dim, groups, state;
-    const float *x, *b, *c; /* row t at x + t*ld, ... */
-    int64_t ld;
-    const float *gates;     /* [windows, heads, 2, seq]: dt, decay */
-    const float *skip;      /* [heads] */
+    sl_recurrence_sizes of;
+    int64_t windows, seq, first;
+    double eps;
+    void (*read)(const void *ctx, int64_t window, int64_t head, sl_recurrence_head *to);
+    const void *ctx;
 } sl_recurrence_rows;
-int64_t sl_recurrence_parts(int64_t windows, int64_t heads); /* doubles of scratch; floats: */
-int64_t sl_recurrence_states(const sl_recurrence_rows *x);
-/* Windows of SL_RECURRENCE_TOKENS or fewer positions have no such queries: share and contribution stay 0. scratch:
- * 3*head_dim + state doubles more. */
-void sl_recurrence_add(sl_recurrence *s, const sl_kernels *k, const sl_recurrence_rows *x, double *parts, float *states,
-                       double *scratch);
+/* What sl_recurrence_add takes: sums, floats and doubles. */
+typedef struct {
+    int64_t parts, floats, doubles;
+} sl_recurrence_room;
+typedef struct {
+    sl_recurrence_sums *parts;
+    float *floats;
+    double *doubles;
+} sl_recurrence_scratch;
+sl_recurrence_room sl_recurrence_needs(const sl_recurrence_rows *r);
+/* sums: of each head. Costs the square of the window times key_dim. */
+void sl_recurrence_add(sl_recurrence_sums *sums, const sl_recurrence_rows *r, const sl_recurrence_scratch *scratch);
+/* The same of softmax layers, `core` their output; rows: scratch of so many floats a thread, parts: of each window and
+ * head. */
+int64_t sl_recurrence_attention_floats(int64_t seq);
+void sl_recurrence_add_attention(sl_recurrence_sums *sums, const sl_kernels *k, const sl_attention_rows *a,
+                                 const float *core, int64_t first, sl_recurrence_sums *parts, float *rows);
 
 /* ---- singular directions (singular.c, linear_map.c). SINDER (arXiv 2407.16826): the direction of tokens of extreme
  * norm is the leading left singular vector of the linearised blocks that made them. */

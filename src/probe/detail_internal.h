@@ -20,6 +20,11 @@ typedef struct {
     sl_residual in, last;
 } mixture_detail;
 
+/* Values of a recurrent mixer's own gate, those of token 0 apart: |g(z)|, and how many are below .05. */
+typedef struct {
+    double n0, sum0, n, sum, closed;
+} own_gate_sums;
+
 /* Of layer i and the block that reads it; of the last layer: the final norm. [2]: attention, feed-forward. */
 typedef struct {
     sl_contribution contribution;
@@ -29,9 +34,11 @@ typedef struct {
     float *sink; /* per sink dimension: kept windows x seq */
     extreme_row row;
     mixture_detail mixture[2];
-    sl_recurrence recurrence; /* head NULL: none */
-    sl_residual own_norm_in;  /* of a recurrent mixer's own norm */
+    sl_recurrence_sums *recurrence; /* of each head; NULL: neither a state nor attention */
+    sl_residual own_norm_in; /* of a recurrent mixer's own norm, with the weight of each channel; dim 0: none */
     float *own_norm_weight;
+    own_gate_sums own_gate; /* of a recurrent mixer's own gate */
+    double stream0;         /* sum over windows of max |h| of token 0 in the stream */
 } layer_detail;
 
 struct sl_detail {
@@ -48,8 +55,8 @@ struct sl_detail {
     double *doubles;
     uint64_t *bins;
     sl_gate_sums *gate_parts;
-    double *recurrence_parts;
-    float *states;
+    int64_t first_query; /* of recurrence */
+    sl_recurrence_scratch recurrence;
     void **block; /* all that was allocated */
     int blocks, block_capacity;
     bool failed;

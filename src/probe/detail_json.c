@@ -163,19 +163,31 @@ static json_t *depth(sl_detail *d, int64_t i) {
     return o;
 }
 
-static json_t *recurrent_head(const sl_recurrence_sums *h, double n, bool queries) {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "att0",
-                     queries ? real(h->share[0] / n) : json_null(), "contribution",
-                     queries ? real(h->contribution / n) : json_null(), "half_life", real(log(.5) * n / h->log_decay),
-                     "dt_token0", real(h->dt0 / n), "dt", real(h->dt / n), "input_token0_ratio",
-                     real(h->norm0 / h->norm), "state_half", real(h->state_half / n), "state_end",
-                     real(h->state_end / n), "stable_rank", real(h->rank / n));
+/* Of a head, or of all heads' sums: means. */
+static json_t *recurrent_head(const sl_recurrence_sums *h, const sl_recurrence_sizes *of, bool normed) {
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                     "att0", real(h->share[0] / h->queries),
+                     "contribution", real(h->contribution / h->queries),
+                     "over_output", real(h->over_output / h->queries),
+                     "half_life", of->decays ? real(log(.5) * h->tokens / h->log_decay) : json_null(),
+                     "weight_token0", of->weighs ? real(h->weight0 / h->windows) : json_null(),
+                     "weight", of->weighs ? real(h->weight / h->tokens) : json_null(),
+                     "key_token0_ratio", real(h->key0 / h->windows / (h->key / h->tokens)),
+                     "input_token0_ratio", real(h->value0 / h->windows / (h->value / h->tokens)),
+                     "rms_token0", real(h->rms0 / h->windows),
+                     "rms", real(h->rms / h->tokens),
+                     "below_eps", normed ? real(h->below_eps / (h->tokens + h->windows)) : json_null(),
+                     "state_half", real(h->half / h->states),
+                     "state_end", real(h->end / h->states),
+                     "state_token0", real(h->token0 / h->states),
+                     "state_peak", real(h->peak / h->states),
+                     "stable_rank", real(h->rank / h->states));
 }
 
 static json_t *own_norm(sl_detail *d, const layer_detail *l) {
     int64_t n = l->own_norm_in.dim;
-    double *scratch = detail_take(d, 2 * n, sizeof *scratch), *weight = detail_take(d, n, sizeof *weight);
-    if (!scratch || !weight || l->own_norm_in.windows == 0)
+    double *scratch = detail_take(d, 2 * n + 1, sizeof *scratch), *weight = detail_take(d, n + 1, sizeof *weight);
+    if (n == 0 || !scratch || !weight || l->own_norm_in.windows == 0)
         return json_null();
     sl_residual_figures f = sl_residual_measure(&l->own_norm_in, scratch);
     for (int64_t j = 0; j < n; j++)
@@ -186,28 +198,93 @@ static json_t *own_norm(sl_detail *d, const layer_detail *l) {
                      real(f.kurtosis_h), "weight_ratio", real(ratio));
 }
 
+static json_t *own_gate(const own_gate_sums *g) {
+    return g->n + g->n0 > 0 ? json_pack("{s:o, s:o, s:o}", "token0", real(g->sum0 / g->n0), "mean", real(g->sum / g->n),
+                                        "closed", real(g->closed / g->n))
+                            : json_null();
+}
+
+/* Mean over windows of token 0's largest |h| behind block i. */
+static double spike(const sl_detail *d, int64_t i) { return d->layer[i + 1].stream0 / (double)d->windows; }
+
+/* The layers without attention before block i, back to the attention before them, or to the first. */
+static int64_t run_before(const sl_detail *d, int64_t i) {
+    int64_t n = 0;
+    while (n < i && !sl_model_attends(d->model, (int)(i - 1 - n)))
+        n++;
+    return n;
+}
+
+/* Of attention behind two layers or more that have none (arXiv 2608.12149): is token 0 largest just before it, and how
+ * large, by the smaller of that spike and the one before the last attention, if there is one, in the layers between? */
+static json_t *alignment(const sl_detail *d, int64_t i) {
+    int64_t n = run_before(d, i), last = i - n - 1;
+    double right = spike(d, i - 1), left = last > 0 ? spike(d, last - 1) : right, small = fmin(left, right), sum = 0;
+    bool peaks = true;
+    for (int64_t k = i - n; k < i - 1; k++) {
+        peaks = peaks && spike(d, k) < right;
+        sum += fmin(1, spike(d, k) / small);
+    }
+    return json_pack("{s:b, s:o, s:o}", "peaks_before", peaks, "spike", real(right), "between",
+                     real(sum / (double)(n - 1)));
+}
+
+/* Why a figure is null, by its name. */
+static json_t *reasons(const sl_detail *d, int64_t i, const sl_recurrence_sizes *of, const sl_gate_norm *g) {
+    bool attends = sl_model_attends(d->model, (int)i), told = d->layer[i].recurrence != NULL;
+    bool queries = d->layer[i].recurrence && d->layer[i].recurrence->queries > 0;
+    const struct {
+        bool stands;
+        const char *figure, *why;
+    } all[] = {
+        {!told, "share", "the mixer has neither attention nor a state"},
+        {told && !queries, "share", "no query behind the first tokens and their convolution reads anything"},
+        {!of, "head", attends ? "attention keeps no state" : "the mixer keeps no state"},
+        {of && !of->decays, "half_life", "nothing decays"},
+        {of && !of->weighs, "weight", "values are added whole"},
+        {of && !(g && g->place == SL_GATE_NORM_BEFORE), "below_eps", "no norm reads the output before the gate"},
+        {!of || !g || g->gate == SL_GATE_NORM_OPEN, "gate", "the mixer has no gate of its own"},
+        {!of || !g || g->place == SL_GATE_NORM_OFF, "norm_in", "the mixer has no norm of its own"},
+        {!attends || run_before(d, i) < 2, "alignment", attends ? "fewer than two layers without attention before it"
+                                                                : "it is told where there is attention"}};
+    json_t *o = json_object();
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        if (all[k].stands)
+            put(o, all[k].figure, json_string(all[k].why));
+    return o;
+}
+
 static json_t *recurrence(sl_detail *d, int64_t i) {
     const layer_detail *l = &d->layer[i];
-    const sl_recurrence *r = &l->recurrence;
-    int64_t heads = r->head ? l->own_norm_in.dim / sl_model_config(d->model)->mamba2_head_dim : 0;
-    bool queries = heads && d->shape.seq > SL_RECURRENCE_TOKENS;
-    double n = (double)r->windows, share[SL_RECURRENCE_TOKENS] = {0}, uniform = 0;
+    const float *weight;
+    sl_recurrence_sizes of;
+    bool is = sl_model_recurrence(d->model, (int)i, &of) && l->recurrence;
+    const sl_gate_norm *g = is ? sl_model_gate_norm(d->model, (int)i, &weight, NULL) : NULL;
+    double share[SL_RECURRENCE_TOKENS] = {0}, queries = 0, uniform = 0, rows = 0;
+    int64_t heads = is ? of.heads : d->shape.heads, first = d->first_query;
     json_t *o = json_object(), *head = json_array();
-    for (int64_t h = 0; h < heads; h++) {
+    for (int64_t h = 0; l->recurrence && h < heads; h++) {
         for (int j = 0; j < SL_RECURRENCE_TOKENS; j++)
-            share[j] += r->head[h].share[j] / n / (double)heads;
-        json_array_append_new(head, recurrent_head(&r->head[h], n, queries));
+            share[j] += l->recurrence[h].share[j];
+        queries += l->recurrence[h].queries;
+        if (is)
+            json_array_append_new(head, recurrent_head(&l->recurrence[h], &of, g && g->place == SL_GATE_NORM_BEFORE));
     }
-    for (int64_t t = SL_RECURRENCE_TOKENS; t < d->shape.seq; t++)
-        uniform += 1 / (double)(t + 1) / (double)(d->shape.seq - SL_RECURRENCE_TOKENS);
+    for (int64_t t = first; t < d->shape.seq; t++, rows++)
+        uniform += 1 / (double)(t + 1);
+    for (int j = 0; j < SL_RECURRENCE_TOKENS; j++)
+        share[j] /= queries;
     put(o, "mixer", json_string(sl_mixer_of(sl_model_config(d->model), i)->name));
-    if (queries)
+    put(o, "share", json_null());
+    if (queries > 0)
         put_doubles(o, "share", SL_RECURRENCE_TOKENS, share);
-    else
-        put(o, "share", json_null());
-    put(o, "uniform", queries ? real(uniform) : json_null());
-    put(o, "head", heads ? json_incref(head) : json_null());
-    put(o, "norm_in", heads ? own_norm(d, l) : json_null());
+    put(o, "uniform", queries > 0 ? real(uniform / rows) : json_null());
+    put(o, "head", is ? json_incref(head) : json_null());
+    put(o, "gate", own_gate(&l->own_gate));
+    put(o, "norm_in", own_norm(d, l));
+    bool aligned = sl_model_attends(d->model, (int)i) && run_before(d, i) >= 2;
+    put(o, "alignment", aligned ? alignment(d, i) : json_null());
+    put(o, "why", reasons(d, i, is ? &of : NULL, g));
     json_decref(head);
     return o;
 }

@@ -69,11 +69,17 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *                 token0_norm_ratio}); weight, weight_token0, contribution (arrays over the sources: means, and shares
  *                 of the sums of norms); entropy, top1, null (1 - sum of the weights; null with a softmax),
  *                 constant_share
- *   recurrence    blocks: mixer; and null for each of these where it is attention: share (of tokens 0 to 4 in the
- *                 queries behind them, mean over heads), uniform (what even weights would give), head (array of {att0,
- *                 contribution, half_life, dt_token0, dt, input_token0_ratio, state_half, state_end, stable_rank}),
- *                 norm_in ({max, max_no_token0, m2, m2_dim, kurtosis_h, weight_ratio: the norm's weight at m2_dim over
- *                 the median one}; null without a norm of its own) */
+ *   recurrence    blocks: mixer; share (of tokens 0 to 4 in the queries behind them and their convolution, mean over
+ *                 heads) and uniform (what even weights would give), of attention too; head (array of {att0,
+ *                 contribution, over_output, half_life, weight_token0, weight, key_token0_ratio, input_token0_ratio,
+ *                 rms_token0, rms, below_eps, state_half, state_end, state_token0, state_peak, stable_rank}: means, and
+ *                 ratios of means, of sl_recurrence_sums); gate ({token0, mean, closed}: mean |g(z)| of token 0 and of
+ *                 the others, share of theirs below .05); norm_in ({max, max_no_token0, m2, m2_dim, kurtosis_h,
+ *                 weight_ratio: the norm's weight at m2_dim over the median one}: of what the mixer's own norm reads);
+ *                 alignment of attention behind two or more layers without it ({peaks_before: is token 0's largest |h|
+ *                 larger behind the last of them than behind all others, spike: how large, between: mean over the
+ *                 others of it by the smaller of the spikes around them, 1 at most}; arXiv 2608.12149, whose token is
+ *                 the one that attention goes to most); why (of what is null: {name: reason}) */
 enum { SL_DYNAMICS_WINDOWS = 128 };
 json_t *sl_detail_result(sl_detail *d);
 

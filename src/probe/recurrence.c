@@ -1,129 +1,235 @@
 #include "probe/detail.h"
 
 #include "base/threads.h"
-#include "simd/kernels.h"
 
 #include <math.h>
 #include <string.h>
 
-/* What a head of a window comes to; summed over windows in their order. */
-enum {
-    SHARE,
-    CONTRIBUTION = SHARE + SL_RECURRENCE_TOKENS,
-    LOG_DECAY,
-    DT0,
-    DT,
-    NORM0,
-    NORM,
-    NORM_HALF,
-    NORM_END,
-    PARTS
-};
-
-int64_t sl_recurrence_parts(int64_t windows, int64_t heads) { return windows * heads * PARTS; }
-int64_t sl_recurrence_states(const sl_recurrence_rows *x) {
-    return x->windows * x->heads * x->head_dim * x->state;
-}
+/* Scratch of a thread: the head, |A| of a row and |v| of all tokens; in double the state, p of each token, o. */
+typedef struct {
+    sl_recurrence_head head;
+    float *share, *value;
+    double *state, *left, *o;
+} scratch;
 
 typedef struct {
-    const sl_recurrence_rows *x;
-    const sl_kernels *k;
-    double *parts;
-    float *states;
-} adding;
+    const sl_recurrence_rows *r;
+    const sl_recurrence_scratch *room; /* floats: of the threads, then the last states of all items */
+} job;
 
-/* The rows of one head in one window. */
-typedef struct {
-    const float *x, *b, *c, *dt, *decay;
-    double skip;
-} head_rows;
-
-static head_rows rows_of(const sl_recurrence_rows *x, int64_t window, int64_t head) {
-    int64_t row = window * x->seq * x->ld, group = head / (x->heads / x->groups);
-    const float *dt = x->gates + (window * x->heads + head) * 2 * x->seq;
-    return (head_rows){x->x + row + head * x->head_dim, x->b + row + group * x->state, x->c + row + group * x->state,
-                       dt, dt + x->seq, x->skip[head]};
+static int64_t items(const sl_recurrence_rows *r) { return r->windows * r->of.heads; }
+static int64_t state_size(const sl_recurrence_rows *r) { return r->of.value_dim * r->of.key_dim; }
+static int64_t thread_floats(const sl_recurrence_rows *r) {
+    return r->seq * (2 * r->of.key_dim + r->of.value_dim + 5);
+}
+static int64_t thread_doubles(const sl_recurrence_rows *r) {
+    return state_size(r) + r->seq * r->of.key_dim + 3 * r->of.value_dim + r->of.key_dim;
 }
 
-/* |A_tj| of query t for all j, from t back: the decay between only grows. Their sum, and with values. */
-static void add_query(const adding *a, const head_rows *r, int64_t t, double *p) {
-    const sl_recurrence_rows *x = a->x;
-    double decay = 1, sum = 0, valued = 0, token[SL_RECURRENCE_TOKENS] = {0}, value0 = 0;
-    for (int64_t j = t; j >= 0; j--) {
-        double w = decay * r->dt[j] * a->k->dot(x->state, r->c + t * x->ld, r->b + j * x->ld);
-        double size = fabs(j == t ? w + r->skip : w);
-        double value = size * sqrt(a->k->sumsq(x->head_dim, r->x + j * x->ld));
-        sum += size, valued += value;
-        if (j < SL_RECURRENCE_TOKENS)
-            token[j] = size;
-        value0 = value;
-        decay *= r->decay[j];
+sl_recurrence_room sl_recurrence_needs(const sl_recurrence_rows *r) {
+    int64_t threads = sl_threads();
+    return (sl_recurrence_room){items(r), threads * thread_floats(r) + items(r) * state_size(r),
+                                threads * thread_doubles(r)};
+}
+
+static float *last_state(const job *j, int64_t item) {
+    return j->room->floats + sl_threads() * thread_floats(j->r) + item * state_size(j->r);
+}
+
+static scratch scratch_of(const job *j, int thread) {
+    const sl_recurrence_rows *r = j->r;
+    int64_t k = r->of.key_dim, n = r->seq;
+    float *f = j->room->floats + thread * thread_floats(r), *behind = f + n * (2 * k + r->of.value_dim);
+    scratch s = {.head = {.q = f, .k = f + n * k, .v = f + 2 * n * k, .decay = behind, .weight = behind + n,
+                          .length = behind + 2 * n},
+                 .share = behind + 3 * n, .value = behind + 4 * n};
+    s.state = j->room->doubles + thread * thread_doubles(r);
+    s.left = s.state + state_size(r);
+    s.o = s.left + n * k;
+    return s;
+}
+
+static double dot(int64_t n, const double *a, const float *b) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += a[i] * (double)b[i];
+    return sum;
+}
+
+static double norm_of(int64_t n, const float *x) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+/* x = decay x, and with the rule x = x - weight <x, k> k: what a position does to a row of the state. */
+static void step(const sl_recurrence_sizes *of, double decay, double weight, const float *k, double *x) {
+    for (int64_t i = 0; i < of->key_dim; i++)
+        x[i] *= decay;
+    double along = of->rule ? weight * dot(of->key_dim, x, k) : 0;
+    for (int64_t i = 0; of->rule && i < of->key_dim; i++)
+        x[i] -= along * (double)k[i];
+}
+
+/* The state and what is left of each token in it go on to position t; o_t. */
+static void advance(const job *j, const scratch *s, int64_t t) {
+    const sl_recurrence_sizes *of = &j->r->of;
+    const sl_recurrence_head *h = &s->head;
+    const float *k = h->k + t * of->key_dim, *q = h->q + t * of->key_dim, *v = h->v + t * of->value_dim;
+    double decay = (double)h->decay[t], weight = (double)h->weight[t];
+    for (int64_t c = 0; c < of->value_dim; c++) {
+        double *row = s->state + c * of->key_dim;
+        step(of, decay, weight, k, row);
+        for (int64_t i = 0; i < of->key_dim; i++)
+            row[i] += weight * (double)v[c] * (double)k[i];
+        s->o[c] = dot(of->key_dim, row, q) + (double)h->skip * (double)v[c];
     }
-    double queries = (double)(x->seq - SL_RECURRENCE_TOKENS);
-    for (int j = 0; j < SL_RECURRENCE_TOKENS; j++)
-        p[SHARE + j] += token[j] / sum / queries;
-    p[CONTRIBUTION] += value0 / valued / queries;
-}
-
-static void add_gates(const adding *a, const head_rows *r, double *p) {
-    int64_t n = a->x->seq;
-    p[DT0] = r->dt[0];
-    p[NORM0] = sqrt(a->k->sumsq(a->x->head_dim, r->x));
-    for (int64_t t = 0; t < n; t++)
-        p[LOG_DECAY] += log(fmax(r->decay[t], 0x1p-149)) / (double)n;
-    for (int64_t t = 1; t < n; t++) {
-        p[DT] += r->dt[t] / (double)(n - 1);
-        p[NORM] += sqrt(a->k->sumsq(a->x->head_dim, r->x + t * a->x->ld)) / (double)(n - 1);
+    for (int64_t i = 0; i <= t; i++) {
+        double *left = s->left + i * of->key_dim;
+        if (i < t)
+            step(of, decay, weight, k, left);
+        for (int64_t c = 0; i == t && c < of->key_dim; c++)
+            left[c] = weight * (double)k[c];
+        s->share[i] = (float)fabs(dot(of->key_dim, left, q) + (i == t ? (double)h->skip : 0));
     }
 }
 
-static void add_state(const adding *a, const head_rows *r, float *h, double *p) {
-    const sl_recurrence_rows *x = a->x;
-    int64_t half = x->seq / 2, size = x->head_dim * x->state;
-    memset(h, 0, (size_t)size * sizeof *h);
-    a->k->ssd_fwd(half, x->head_dim, x->state, r->x, x->ld, r->dt, r->decay, r->b, r->c, x->ld, 0, h, 0, NULL, 0);
-    p[NORM_HALF] = sqrt(a->k->sumsq(size, h));
-    int64_t at = half * x->ld;
-    a->k->ssd_fwd(x->seq - half, x->head_dim, x->state, r->x + at, x->ld, r->dt + half, r->decay + half, r->b + at,
-                  r->c + at, x->ld, 0, h, 0, NULL, 0);
-    p[NORM_END] = sqrt(a->k->sumsq(size, h));
+/* A row of A: |A_tj| of tokens j <= t, |v_j|, |o_t|. */
+static void add_row(sl_recurrence_sums *s, int64_t t, const float *share, const float *value, double out) {
+    double all = 0, whole = 0, part = (double)share[0] * (double)value[0];
+    for (int64_t i = 0; i <= t; i++) {
+        all += (double)share[i];
+        whole += (double)share[i] * (double)value[i];
+    }
+    if (all == 0 || whole == 0 || out == 0)
+        return;
+    s->queries++;
+    for (int i = 0; i < SL_RECURRENCE_TOKENS; i++)
+        s->share[i] += (double)share[i] / all;
+    s->contribution += part / whole;
+    s->over_output += part / out;
 }
 
-static void add_item(void *ctx, int64_t item, int thread) {
-    const adding *a = ctx;
-    (void)thread;
-    head_rows r = rows_of(a->x, item / a->x->heads, item % a->x->heads);
-    double *p = a->parts + item * PARTS;
-    memset(p, 0, PARTS * sizeof *p);
-    for (int64_t t = SL_RECURRENCE_TOKENS; t < a->x->seq; t++)
-        add_query(a, &r, t, p);
-    add_gates(a, &r, p);
-    add_state(a, &r, a->states + item * a->x->head_dim * a->x->state, p);
+static void add_token(sl_recurrence_sums *s, const job *j, const scratch *x, int64_t t) {
+    const sl_recurrence_head *h = &x->head;
+    double square = 0, key = (double)h->length[t], value = (double)x->value[t];
+    for (int64_t c = 0; c < j->r->of.value_dim; c++)
+        square += x->o[c] * x->o[c];
+    double mean = square / (double)j->r->of.value_dim;
+    s->below_eps += mean < j->r->eps;
+    if (t == 0) {
+        s->weight0 += (double)h->weight[0], s->key0 += key, s->value0 += value, s->rms0 += sqrt(mean);
+        return;
+    }
+    s->tokens++;
+    s->decay += (double)h->decay[t], s->log_decay += log((double)h->decay[t]);
+    s->weight += (double)h->weight[t], s->key += key, s->value += value, s->rms += sqrt(mean);
+    if (t >= j->r->first)
+        add_row(s, t, x->share, x->value, sqrt(square));
 }
 
-/* |S|_F^2 / |S|_2^2 of a state; scratch: 3*head_dim + state. */
-static double stable_rank(const sl_recurrence_rows *x, const float *state, double norm, double *scratch) {
-    sl_matrix m = {state, x->head_dim, x->state};
+static double frobenius(int64_t n, const double *x, double *most) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i] * x[i];
+        *most = fmax(*most, fabs(x[i]));
+    }
+    return sqrt(sum);
+}
+
+/* At the end of a window; the rank follows. */
+static void add_state(sl_recurrence_sums *s, const job *j, const scratch *x, double half) {
+    int64_t n = state_size(j->r);
+    double most = 0, ignored = 0, norm = frobenius(n, x->state, &most);
+    if (norm == 0)
+        return;
+    s->states++;
+    s->half += half, s->end += norm, s->peak += most * sqrt((double)n) / norm;
+    s->token0 += frobenius(j->r->of.key_dim, x->left, &ignored) * (double)x->value[0] / norm;
+}
+
+static void head_item(void *ctx, int64_t i, int thread) {
+    const job *j = ctx;
+    const sl_recurrence_rows *r = j->r;
+    scratch x = scratch_of(j, thread);
+    sl_recurrence_sums *s = &j->room->parts[i];
+    double half = 0, ignored = 0;
+    *s = (sl_recurrence_sums){.windows = 1};
+    r->read(r->ctx, i / r->of.heads, i % r->of.heads, &x.head);
+    memset(x.state, 0, (size_t)state_size(r) * sizeof *x.state);
+    for (int64_t t = 0; t < r->seq; t++) {
+        x.value[t] = (float)norm_of(r->of.value_dim, x.head.v + t * r->of.value_dim);
+        advance(j, &x, t);
+        add_token(s, j, &x, t);
+        half = t == r->seq / 2 - 1 ? frobenius(state_size(r), x.state, &ignored) : half;
+    }
+    add_state(s, j, &x, half);
+    for (int64_t c = 0; c < state_size(r); c++)
+        last_state(j, i)[c] = (float)x.state[c];
+}
+
+static void fold(sl_recurrence_sums *to, const sl_recurrence_sums *from) {
+    for (size_t i = 0; i < sizeof *to / sizeof(double); i++)
+        ((double *)to)[i] += ((const double *)from)[i];
+}
+
+static double stable_rank(const job *j, int64_t item) {
+    sl_matrix m = {last_state(j, item), j->r->of.value_dim, j->r->of.key_dim};
     sl_linear map = sl_linear_matrix(&m);
-    double top = sl_leading_singular(&map, scratch, scratch + x->head_dim).sigma;
-    return norm * norm / (top * top);
+    double *u = j->room->doubles, top = sl_leading_singular(&map, u, u + m.rows).sigma, norm = 0;
+    for (int64_t c = 0; c < state_size(j->r); c++)
+        norm += (double)m.w[c] * (double)m.w[c];
+    return norm / (top * top);
 }
 
-void sl_recurrence_add(sl_recurrence *s, const sl_kernels *k, const sl_recurrence_rows *x, double *parts, float *states,
-                       double *scratch) {
-    adding a = {x, k, parts, states};
-    sl_parallel(x->windows * x->heads, add_item, &a);
-    for (int64_t i = 0; i < x->windows * x->heads; i++) {
-        const double *p = parts + i * PARTS;
-        sl_recurrence_sums *h = &s->head[i % x->heads];
-        for (int j = 0; j < SL_RECURRENCE_TOKENS; j++)
-            h->share[j] += p[SHARE + j];
-        h->contribution += p[CONTRIBUTION];
-        h->log_decay += p[LOG_DECAY];
-        h->dt0 += p[DT0], h->dt += p[DT];
-        h->norm0 += p[NORM0], h->norm += p[NORM];
-        h->state_half += p[NORM_HALF], h->state_end += p[NORM_END];
-        h->rank += stable_rank(x, states + i * x->head_dim * x->state, p[NORM_END], scratch);
+void sl_recurrence_add(sl_recurrence_sums *sums, const sl_recurrence_rows *r, const sl_recurrence_scratch *room) {
+    job j = {r, room};
+    sl_parallel(items(r), head_item, &j);
+    for (int64_t i = 0; i < items(r); i++) {
+        room->parts[i].rank = room->parts[i].states > 0 ? stable_rank(&j, i) : 0;
+        fold(&sums[i % r->of.heads], &room->parts[i]);
     }
-    s->windows += x->windows;
+}
+
+/* ---- softmax layers */
+
+typedef struct {
+    const sl_kernels *k;
+    const sl_attention_rows *a;
+    const float *core;
+    int64_t first;
+    sl_recurrence_sums *parts;
+    float *rows;
+} attention_job;
+
+int64_t sl_recurrence_attention_floats(int64_t seq) { return sl_attention_thread_floats(seq) + (seq + 15) / 16 * 16; }
+
+static void attention_item(void *ctx, int64_t i, int thread) {
+    const attention_job *j = ctx;
+    const sl_attention_rows *a = j->a;
+    int64_t head = i % a->heads, kv = head / (a->heads / a->kv_heads), first = i / a->heads * a->seq;
+    float *scores = j->rows + thread * sl_recurrence_attention_floats(a->seq);
+    float *p = scores + sl_attention_thread_floats(a->seq) / 2, *value = scores + sl_attention_thread_floats(a->seq);
+    const float *keys = a->k + first * a->ld + kv * a->head_dim, *v = a->v + first * a->ld + kv * a->head_dim;
+    j->parts[i] = (sl_recurrence_sums){.windows = 1};
+    for (int64_t t = 0; t < a->seq; t++) {
+        value[t] = (float)norm_of(a->head_dim, v + t * a->ld);
+        if (t < j->first)
+            continue;
+        memset(p, 0, (size_t)(t + 1) * sizeof *p);
+        sl_attention_row(a, j->k, head, a->q + (first + t) * a->ld + head * a->head_dim, keys, t + 1, scores, p);
+        for (int64_t s = 0; s <= t; s++)
+            p[s] = fabsf(p[s]);
+        add_row(&j->parts[i], t, p, value,
+                norm_of(a->head_dim, j->core + ((first + t) * a->heads + head) * a->head_dim));
+    }
+}
+
+void sl_recurrence_add_attention(sl_recurrence_sums *sums, const sl_kernels *k, const sl_attention_rows *a,
+                                 const float *core, int64_t first, sl_recurrence_sums *parts, float *rows) {
+    attention_job j = {k, a, core, first, parts, rows};
+    sl_parallel(a->windows * a->heads, attention_item, &j);
+    for (int64_t i = 0; i < a->windows * a->heads; i++)
+        fold(&sums[i % a->heads], &parts[i]);
 }

@@ -355,6 +355,30 @@ static const json_t *in_layer(const json_t *layers, size_t i, const char *key) {
     return json_object_get(json_array_get(layers, i), key);
 }
 
+/* A figure is null where a reason stands beside it, and nowhere else. */
+static void null_with_a_reason(const char *name, const json_t *o, const json_t *why) {
+    ck_assert_msg(json_is_null(json_object_get(o, name)) == json_is_string(json_object_get(why, name)), "%s", name);
+}
+
+static void check_recurrence(int subject, const json_t *layers, size_t i, bool attends) {
+    static const char *const figures[] = {"share", "head", "gate", "norm_in", "alignment"},
+                             *const of_heads[] = {"half_life", "weight", "below_eps"};
+    const json_t *layer = json_array_get(layers, i), *why = json_object_get(layer, "why"), *h;
+    size_t n;
+    bool keeps = !attends && strcmp(subjects[subject].name, "mean") != 0;
+    ck_assert_int_eq(json_is_array(json_object_get(layer, "head")), keeps);
+    ck_assert_int_eq(json_is_array(json_object_get(layer, "share")), keeps || attends);
+    for (size_t f = 0; f < sizeof figures / sizeof *figures; f++)
+        null_with_a_reason(figures[f], layer, why);
+    json_array_foreach(json_object_get(layer, "head"), n, h) {
+        double att0 = json_number_value(json_object_get(h, "att0"));
+        ck_assert(att0 > 0 && att0 < 1 && json_number_value(json_object_get(h, "stable_rank")) >= 1 - 1e-6);
+        ck_assert(json_is_real(json_object_get(h, "rms")) && json_is_real(json_object_get(h, "state_token0")));
+        for (size_t f = 0; f < sizeof of_heads / sizeof *of_heads; f++)
+            null_with_a_reason(of_heads[f], h, why);
+    }
+}
+
 /* Of a layer without attention: no figure of it, its name, and all else. */
 static void check_layer(int subject, const json_t *layers, const json_t *measures, size_t i, bool attends) {
     const json_t *x, *contribution = json_object_get(measures, "contribution"),
@@ -368,15 +392,7 @@ static void check_layer(int subject, const json_t *layers, const json_t *measure
     ck_assert_int_eq(json_is_object(in_layer(outliers, i, "q")), attends);
     ck_assert(json_is_object(in_layer(outliers, i, "attention_output")));
     ck_assert(json_is_number(in_layer(layers, i, "m2")));
-    const json_t *recurrence = json_object_get(measures, "recurrence"), *head = in_layer(recurrence, i, "head");
-    bool recurrent = !attends && strcmp(subjects[subject].name, "mamba2") == 0;
-    ck_assert_int_eq(json_is_array(head), recurrent);
-    ck_assert_int_eq(json_is_object(in_layer(recurrence, i, "norm_in")), recurrent);
-    json_array_foreach(head, h, x) {
-        double att0 = json_number_value(json_object_get(x, "att0"));
-        ck_assert(att0 > 0 && att0 < 1 && json_is_real(json_object_get(x, "stable_rank")));
-        ck_assert(json_number_value(json_object_get(x, "half_life")) > 0);
-    }
+    check_recurrence(subject, json_object_get(measures, "recurrence"), i, attends);
     const char *mixer = json_string_value(in_layer(layers, i, "mixer"));
     ck_assert_int_eq(mixer == NULL, attends);
     ck_assert(!mixer || strcmp(mixer, subjects[subject].name) == 0);
@@ -405,6 +421,57 @@ START_TEST(probes_ask_the_mixer) {
         if (attending)
             ck_assert_double_eq_tol(json_number_value(json_object_get(o, "att0")), sum / attending, 1e-12);
         json_decref(o), json_decref(measures);
+    }
+}
+END_TEST
+
+/* The largest difference of S q + skip v from what the block's core gave, by the largest of that. */
+static double error_of_heads(const sl_model *m, int layer, const ref_variant *v) {
+    sl_recurrence_sizes of;
+    if (!sl_model_recurrence(m, layer, &of))
+        return 0;
+    int64_t width = sl_model_tap_width(m, layer, SL_TAP_CORE), n = v->seq;
+    float *core = calloc((size_t)(v->batch * n * width), sizeof *core);
+    float *f = calloc((size_t)(n * (2 * of.key_dim + of.value_dim + 3)), sizeof *f);
+    double *s = calloc((size_t)of.key_dim, sizeof *s), worst = 0, most = 0;
+    sl_recurrence_head h = {.q = f, .k = f + n * of.key_dim, .v = f + 2 * n * of.key_dim};
+    h.decay = h.v + n * of.value_dim, h.weight = h.decay + n, h.length = h.weight + n;
+    ck_assert(width == of.heads * of.value_dim && sl_model_tap(m, layer, SL_TAP_CORE, core));
+    ck_assert_msg(sl_model_fetch_recurrence(m, layer) == 0, "%s", sl_error());
+    for (int64_t i = 0; i < v->batch * of.heads * of.value_dim; i++) {
+        int64_t window = i / width, c = i % of.value_dim;
+        sl_model_recurrence_head(m, layer, window, i % width / of.value_dim, &h);
+        memset(s, 0, (size_t)of.key_dim * sizeof *s);
+        for (int64_t t = 0; t < n; t++) {
+            const float *k = h.k + t * of.key_dim, *q = h.q + t * of.key_dim;
+            double had = 0, v_t = h.v[t * of.value_dim + c], o = h.skip * v_t;
+            double got = core[(window * n + t) * width + i % width];
+            for (int64_t j = 0; j < of.key_dim; j++)
+                had += (s[j] *= h.decay[t]) * k[j];
+            for (int64_t j = 0; j < of.key_dim; j++)
+                o += (s[j] += h.weight[t] * (v_t - (of.rule ? had : 0)) * k[j]) * q[j];
+            worst = fmax(worst, fabs(o - got)), most = fmax(most, fabs(got));
+        }
+    }
+    free(core), free(f), free(s);
+    return worst / most;
+}
+
+/* What probes see of a mixer with a state is what it computes: to some roundings of fp32, or one of bf16. */
+START_TEST(heads_give_the_output) {
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        ref_variant v = variant(_i, patterns[0]);
+        v.config.precision = bf16 ? SL_PRECISION_BF16 : SL_PRECISION_FP32;
+        int32_t *in = calloc((size_t)(v.batch * v.seq), sizeof *in);
+        ref_random_tokens(v.batch * v.seq, v.vocab, 5, in);
+        sl_model *m = create(&v, false, true);
+        ck_assert_int_eq(sl_model_forward(m, in, NULL, NULL, NULL), 0);
+        for (int i = 0; i < v.config.model_layers; i++) {
+            double error = error_of_heads(m, i, &v);
+            ck_assert_msg(error <= (bf16 ? 0x1p-8 : 1e-5), "%s, layer %d: %g", subjects[_i].name, i, error);
+        }
+        sl_model_free(m);
+        free(in);
     }
 }
 END_TEST
@@ -543,6 +610,7 @@ int main(void) {
     tcase_add_test(t, tensors_of_more_dimensions);
     tcase_add_loop_test(t, trains_and_resumes, 0, SUBJECTS);
     tcase_add_loop_test(t, probes_ask_the_mixer, 0, SUBJECTS);
+    tcase_add_loop_test(t, heads_give_the_output, 0, SUBJECTS);
     tcase_add_loop_test(t, keys_and_values_are_missed, 0, SUBJECTS);
     tcase_add_loop_test(t, verbs_take_a_model_with_other_mixers, 0, SUBJECTS);
     suite_add_tcase(s, t);

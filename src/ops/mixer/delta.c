@@ -3,6 +3,7 @@
 #include "ops/mixer/delta.h"
 
 #include "ops/mixer/decay.h"
+#include "ops/mixer/recurrence.h"
 #include "ops/rows.h"
 #include "program/scratch.h"
 
@@ -376,3 +377,39 @@ sl_buf sl_build_delta(sl_program *b, sl_scope scope, const char *prefix, sl_buf 
 const sl_delta *sl_delta_of(const sl_op *op) {
     return op && (op->kind == &delta || op->kind == &cached_delta) ? op->own : NULL;
 }
+
+/* ---- for probes */
+
+static sl_recurrence_sizes sizes(const sl_op *op) {
+    const sl_delta *o = of(op);
+    return (sl_recurrence_sizes){o->heads, o->key_dim, o->value_dim, o->rule, o->decay != SL_DELTA_NO_DECAY, o->rule};
+}
+
+/* Columns of all rows of a window, normalised times scale, and their lengths before. */
+static void copy_unit(const sl_op *op, const sl_exec *x, int64_t row0, int64_t col, double scale, float *to,
+                      float *length) {
+    int64_t d = of(op)->key_dim;
+    sl_columns from = sl_read_columns(x, op->in[0], row0, op->seq, col, d, to);
+    for (int64_t t = 0; t < op->seq; t++) {
+        double square = x->k->sumsq(d, from.p + t * from.ld), factor = scale / sqrt(square + 1e-6);
+        for (int64_t j = 0; j < d; j++)
+            to[t * d + j] = (float)(factor * (double)from.p[t * from.ld + j]);
+        length[t] = (float)sqrt(square);
+    }
+}
+
+static void head_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t head, sl_recurrence_head *to) {
+    const sl_delta *o = of(op);
+    int64_t key_head = head / shared_by(o), row0 = window * op->seq, n = o->value_dim;
+    copy_unit(op, x, row0, column_q(o, key_head), query_scale(o), to->q, to->length);
+    copy_unit(op, x, row0, column_k(o, key_head), 1, to->k, to->length);
+    sl_columns v = sl_read_columns(x, op->in[0], row0, op->seq, column_v(o, head), n, to->v);
+    for (int64_t t = 0; v.p != to->v && t < op->seq; t++)
+        memcpy(to->v + t * n, v.p + t * v.ld, (size_t)n * sizeof *to->v);
+    const float *decay_at = gates_at(op, x, window, head);
+    memcpy(to->decay, decay_at, (size_t)op->seq * sizeof *to->decay);
+    memcpy(to->weight, decay_at + op->seq, (size_t)op->seq * sizeof *to->weight);
+    to->skip = 0;
+}
+
+const sl_recurrence_kind sl_delta_recurrence = {sizes, head_of};

@@ -192,4 +192,14 @@ sl_buf sl_build_gate_norm(sl_program *b, sl_scope scope, const char *prefix, sl_
     return op->out = sl_program_activation(b, op->rows, op->dim_out);
 }
 
+void sl_gate_norm_values(const sl_op *op, const sl_exec *x, float *to) {
+    int64_t n = op->dim_in;
+    for (int64_t row = 0; row < op->rows; row++, to += n) {
+        for (int64_t j = 0; j < n; j++)
+            to[j] = 1;
+        if (reads_z(op))
+            gate(op, x, sl_read_columns(x, op->in[Z], row, 1, of(op)->first, n, sl_worker_scratch(x, 0)).p, to, to);
+    }
+}
+
 const sl_gate_norm *sl_gate_norm_of(const sl_op *op) { return op && op->kind == &gate_norm ? op->own : NULL; }

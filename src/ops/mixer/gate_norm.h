@@ -24,5 +24,7 @@ sl_buf sl_build_gate_norm(sl_program *b, sl_scope scope, const char *prefix, sl_
 
 /* What it was built from; NULL of any other operation, or of NULL. */
 const sl_gate_norm *sl_gate_norm_of(const sl_op *op);
+/* After a forward of a model that keeps z: g(z) of all rows into to [rows, d]. */
+void sl_gate_norm_values(const sl_op *op, const sl_exec *x, float *to);
 
 #endif

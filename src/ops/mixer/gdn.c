@@ -96,6 +96,8 @@ static const sl_block_layer layers[] = {{SL_HALF_ATTN, SL_PART_in, SL_NORM_ATTN,
                                         {SL_HALF_ATTN, SL_PART_out, -1, true},
                                         {.part = SL_PART_none}};
 
+static int64_t reach(const sl_config *c) { return c->gdn_conv; }
+
 #define MEMBER(member, ...)                                                                                            \
     static sl_buf build_##member(sl_program *b, const sl_mixer_site *s) { return build(b, s, (kind){__VA_ARGS__}); }  \
     static double flops_##member(const sl_config *c, int64_t seq) {                                                   \
@@ -103,7 +105,7 @@ static const sl_block_layer layers[] = {{SL_HALF_ATTN, SL_PART_in, SL_NORM_ATTN,
         return flops(c, (kind){__VA_ARGS__});                                                                          \
     }                                                                                                                  \
     const sl_mixer sl_mixer_##member = {.name = #member, .build = build_##member, .flops = flops_##member,            \
-                                        .layers = layers};
+                                        .layers = layers, .recurrence = &sl_delta_recurrence, .reach = reach};
 MEMBER(gdn, SL_DELTA_SOFTPLUS, true)
 MEMBER(deltanet, SL_DELTA_NO_DECAY, true)
 MEMBER(gla, SL_DELTA_SIGMOID, false)

@@ -57,4 +57,7 @@ static const sl_block_layer layers[] = {{SL_HALF_ATTN, SL_PART_in, SL_NORM_ATTN,
                                         {SL_HALF_ATTN, SL_PART_out, -1, true},
                                         {.part = SL_PART_none}};
 
-const sl_mixer sl_mixer_mamba2 = {.name = "mamba2", .build = build, .flops = flops, .layers = layers};
+static int64_t reach(const sl_config *c) { return c->mamba2_conv; }
+
+const sl_mixer sl_mixer_mamba2 = {.name = "mamba2", .build = build, .flops = flops, .layers = layers,
+                                   .recurrence = &sl_ssd_recurrence, .reach = reach};

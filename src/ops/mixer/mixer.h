@@ -3,6 +3,7 @@
 #ifndef SL_OPS_MIXER_H
 #define SL_OPS_MIXER_H
 
+#include "ops/mixer/recurrence.h"
 #include "program/program.h"
 
 /* A linear layer of a block. */
@@ -39,6 +40,8 @@ typedef struct {
     /* It is attention: part qkv makes rows [q heads | k kv_heads | v kv_heads], part core is an operation of
      * ops/attention/attention.h, and token 0's share in its outputs can be told. */
     bool attends;
+    const sl_recurrence_kind *recurrence; /* of the operation of part core; NULL: it has no such state */
+    int64_t (*reach)(const sl_config *c); /* of one with a state: positions that its short convolution sees, 1: none */
     /* A decoder can go back to any position that it was at, not only to 0. */
     bool rewinds;
 } sl_mixer;

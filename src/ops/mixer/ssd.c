@@ -3,6 +3,7 @@
 #include "ops/mixer/ssd.h"
 
 #include "ops/mixer/decay.h"
+#include "ops/mixer/recurrence.h"
 #include "ops/rows.h"
 #include "program/scratch.h"
 
@@ -326,9 +327,31 @@ const sl_ssd *sl_ssd_of(const sl_op *op) {
     return op && (op->kind == &ssd || op->kind == &cached_ssd) ? op->own : NULL;
 }
 
-sl_ssd_gates sl_ssd_gates_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t head) {
-    const float *dt = gates_at(op, x, window, head);
-    return (sl_ssd_gates){dt, dt + op->seq};
+/* ---- for probes */
+
+static sl_recurrence_sizes sizes(const sl_op *op) {
+    const sl_ssd *o = of(op);
+    return (sl_recurrence_sizes){o->heads, o->state, o->head_dim, false, true, true};
 }
 
-const float *sl_ssd_skip(const sl_op *op, const sl_exec *x) { return sl_weight(op, x, SKIP); }
+static void copy(const sl_op *op, const sl_exec *x, int64_t window, int64_t col, int64_t n, float *to) {
+    sl_columns from = sl_read_columns(x, op->in[0], window * op->seq, op->seq, col, n, to);
+    for (int64_t t = 0; from.p != to && t < op->seq; t++)
+        memcpy(to + t * n, from.p + t * from.ld, (size_t)n * sizeof *to);
+}
+
+static void head_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t head, sl_recurrence_head *to) {
+    const sl_ssd *o = of(op);
+    int64_t group = head / (o->heads / o->groups);
+    copy(op, x, window, column_c(o, group), o->state, to->q);
+    copy(op, x, window, column_b(o, group), o->state, to->k);
+    copy(op, x, window, o->first + head * o->head_dim, o->head_dim, to->v);
+    const float *dt = gates_at(op, x, window, head);
+    memcpy(to->weight, dt, (size_t)op->seq * sizeof *dt);
+    memcpy(to->decay, dt + op->seq, (size_t)op->seq * sizeof *dt);
+    for (int64_t t = 0; t < op->seq; t++)
+        to->length[t] = sqrtf((float)x->k->sumsq(o->state, to->k + t * o->state));
+    to->skip = sl_weight(op, x, SKIP)[head];
+}
+
+const sl_recurrence_kind sl_ssd_recurrence = {sizes, head_of};

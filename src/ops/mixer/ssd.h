@@ -23,12 +23,5 @@ sl_buf sl_build_ssd(sl_program *b, sl_scope scope, const char *prefix, sl_buf in
 
 /* What it was built from, of a decoder too; NULL of any other operation, or of NULL. */
 const sl_ssd *sl_ssd_of(const sl_op *op);
-/* After a forward: dt and exp(dt a) of the positions of a window, [seq] each; those of all windows and heads follow
- * each other. */
-typedef struct {
-    const float *dt, *decay;
-} sl_ssd_gates;
-sl_ssd_gates sl_ssd_gates_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t head);
-const float *sl_ssd_skip(const sl_op *op, const sl_exec *x); /* D */
 
 #endif
