@@ -497,7 +497,13 @@ class Figures(Folder):
                           "layer": 0}],
             "outliers": [{"q": {"max": 2, "channel": 7}, "down_input": None, "layer": 0}],
             "gates": [{"attn": {"elements": -.5, "bins": [[0, 1, 2]]}, "ffn": {"elements": -.25, "bins": []},
-                       "layer": 0}]}
+                       "layer": 0}],
+            "recurrence": [{"mixer": "gdn", "share": [.5, .25, .25, 0, 0], "uniform": .1,
+                            "head": [{"att0": .5, "half_life": None}, {"att0": .25, "half_life": 3}],
+                            "gate": {"closed": .5}, "norm_in": {"m2": 2, "m2_dim": 7}, "alignment": None,
+                            "why": {"alignment": "a reason"}, "layer": 0},
+                           {"mixer": "softmax", "share": [.75, .5, 0, 0, 0], "uniform": .1, "head": None, "gate": None,
+                            "norm_in": None, "alignment": {"peaks_before": True, "spike": 9}, "layer": 1}]}
         found = outcome.of_measures(measures)
         self.assertEqual(found, {
             "contribution.head": .5, "contribution.head.max": 1, "contribution.projected": .75,
@@ -506,7 +512,15 @@ class Figures(Folder):
             "dynamics.strength": 7, "dynamics.strength.max": 8, "dynamics.constant_share": .75,
             "dynamics.constant_share.max": 1,
             "singular.down.sigma": 2, "singular.down.sigma.max": 2, "outliers.q.max": 2, "outliers.q.max.max": 2,
-            "gates.elements": -.375, "gates.elements.max": -.25})
+            "gates.elements": -.375, "gates.elements.max": -.25,
+            "recurrence.state.share0": .5, "recurrence.state.share0.max": .5, "recurrence.state.share_next": .125,
+            "recurrence.state.share_next.max": .125, "recurrence.att0": .375, "recurrence.att0.max": .5,
+            "recurrence.half_life": 3, "recurrence.half_life.max": 3, "recurrence.gate.closed": .5,
+            "recurrence.gate.closed.max": .5, "recurrence.norm_in.m2": 2, "recurrence.norm_in.m2.max": 2,
+            "recurrence.attention.share0": .75, "recurrence.attention.share0.max": .75,
+            "recurrence.attention.share_next": .125, "recurrence.attention.share_next.max": .125,
+            "recurrence.alignment.peaks_before": 1, "recurrence.alignment.peaks_before.max": 1,
+            "recurrence.alignment.spike": 9, "recurrence.alignment.spike.max": 9})
         self.assertEqual([name for name in found if not metrics.known(name)], [])
 
     def test_intervention(self) -> None:

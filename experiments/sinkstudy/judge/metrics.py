@@ -132,6 +132,37 @@ MEASURES = (
     Metric("gates.elements", "gate against |activation|", "correlation over elements; below 0: gates are low where "
            "activations are large"),
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
+    *(Metric(f"recurrence.{name}", label, meaning, unit) for name, label, meaning, unit in (
+        ("{attention,state}.share0", "share of token 0, layers with {}", "of |A|, in the queries behind token 4", ""),
+        ("{attention,state}.share_next", "share of tokens 1 to 4, layers with {}", "mean of the four", ""),
+        ("att0", "share of token 0, heads with a state", "of |A|, in the queries behind token 4", ""),
+        ("contribution", "contribution of token 0, heads with a state", "the same, each |A| times its |v|", ""),
+        ("over_output", "token 0 over the output, heads with a state", "|A v| of token 0 by |o|", ""),
+        ("half_life", "half-life of a state", "ln .5 over the mean log of the decay", "positions"),
+        ("weight_token0", "write weight of token 0", "beta of delta rules, dt of Mamba-2", ""),
+        ("weight", "write weight of other tokens", "beta of delta rules, dt of Mamba-2", ""),
+        ("key_token0_ratio", "key norm of token 0, heads with a state", "by the other tokens', not normalised", ""),
+        ("input_token0_ratio", "value norm of token 0, heads with a state", "by the other tokens'", ""),
+        ("rms_token0", "output of heads with a state, token 0", "RMS before gate and norm", ""),
+        ("rms", "output of heads with a state", "RMS before gate and norm, no token 0", ""),
+        ("below_eps", "outputs below the eps of their norm", "share of rows of a head", ""),
+        ("state_half", "state norm, middle", "|S| in the middle of a window", ""),
+        ("state_end", "state norm, end", "|S| at the end of a window", ""),
+        ("state_token0", "share of token 0 in the state", "norm of its part by |S|, at the end", ""),
+        ("state_peak", "largest over RMS of a state", "max |S| by its RMS", ""),
+        ("stable_rank", "stable rank of a state", "sum of squared singular values by the largest", ""),
+        ("gate.token0", "own gate of mixers at token 0", "mean |g(z)|", ""),
+        ("gate.mean", "own gate of mixers", "mean |g(z)|, no token 0", ""),
+        ("gate.closed", "own gate of mixers, closed", "share of values below .05", ""),
+        ("norm_in.max", "largest input of mixers' own norm", "max |x|", ""),
+        ("norm_in.max_no_token0", "largest input of mixers' own norm, no token 0", "max |x|", ""),
+        ("norm_in.m2", "M2 before mixers' own norm", "largest over median channel of mean |x|", ""),
+        ("norm_in.kurtosis_h", "kurtosis-H before mixers' own norm", "unevenness of the channels' mean squares", ""),
+        ("norm_in.weight_ratio", "own norm's weight at its largest channel", "by the median weight", ""),
+        ("alignment.peaks_before", "spikes just before attention", "share of attention layers behind two others or "
+         "more before which token 0 is largest (arXiv 2608.12149)", ""),
+        ("alignment.spike", "token 0 before attention", "max |h| behind the layer before it", ""),
+        ("alignment.between", "token 0 between attention layers", "max |h|, by the smaller spike around it", ""))),
 )
 # Of the study `pretrained`, over blocks of text.
 PRETRAINED = (

@@ -128,6 +128,9 @@ def median_channel(probe: Record) -> float:
 
 def leaves(measure: str, layer: Record) -> Iterator[tuple[str, float]]:
     """Names and numbers of one layer's object of a measure: as it is nested, but for parts that belong together."""
+    if measure == "recurrence":
+        yield from of_recurrence(layer)
+        return
     for name, value in layer.items():
         if name in ("layer", "token"):
             continue
@@ -140,6 +143,23 @@ def leaves(measure: str, layer: Record) -> Iterator[tuple[str, float]]:
             yield from ((joined(measure, name, key), number(x)) for key, x in value.items() if key != "channel")
         else:
             yield f"{measure}.{name}", number(value)
+
+
+def of_recurrence(layer: Record) -> Iterator[tuple[str, float]]:
+    """Shares of tokens apart by whether the layer is attention; figures of heads, gate and norm."""
+    kind = "attention" if layer.get("mixer") == "softmax" else "state"
+    share, heads = layer.get("share"), layer.get("head")
+    tokens = list(numbers(share)) if isinstance(share, list) else []
+    if tokens:
+        yield f"recurrence.{kind}.share0", tokens[0]
+        yield f"recurrence.{kind}.share_next", math.fsum(tokens[1:]) / len(tokens[1:])
+    for head in heads if is_records(heads) else ():
+        yield from ((f"recurrence.{key}", number(x)) for key, x in head.items())
+    for part in ("gate", "norm_in", "alignment"):
+        found = layer.get(part)
+        for key, x in found.items() if isinstance(found, dict) else ():
+            if key != "m2_dim":
+                yield f"recurrence.{part}.{key}", float(x) if isinstance(x, bool) else number(x)
 
 
 def joined(measure: str, part: str, key: str) -> str:
