@@ -115,7 +115,7 @@ static int linear_backward(const sl_op *op, const slc_exec *x) {
     if (input_gradient(op, x, &l, 0, op->rows) || weight_gradient(op, x, &l, 0, op->rows))
         return -1;
     if (!l.add)
-        slc_add_block(x->stream, op->dim_out, op->dim_in, l.k, l.dw, slc_grad(op, x, 0));
+        slc_copy_rows(x->stream, op->dim_out, op->dim_in, l.dw, l.k, true, slc_grad(op, x, 0), op->dim_in);
     return 0;
 }
 

@@ -153,12 +153,17 @@ void slc_zero_columns(slc_stream s, int64_t rows, int64_t from, int64_t to, int6
         SLC_LAUNCH(zero_columns_kernel<float>, blocks, THREADS, 0, s, rows, from, n, ld, (float *)x);
 }
 
-__global__ void add_block_kernel(int64_t rows, int64_t cols, int64_t ld, const float *from, float *to) {
-    EACH(i, rows * cols) to[i] += from[i / cols * ld + i % cols];
+__global__ void copy_rows_kernel(int64_t rows, int64_t cols, const float *from, int64_t ld_from, bool add, float *to,
+                                 int64_t ld_to) {
+    EACH(i, rows * cols) {
+        float x = from[i / cols * ld_from + i % cols], *at = to + i / cols * ld_to + i % cols;
+        *at = add ? *at + x : x;
+    }
 }
 
-void slc_add_block(slc_stream s, int64_t rows, int64_t cols, int64_t ld, const float *from, float *to) {
-    SLC_LAUNCH(add_block_kernel, blocks_of(rows * cols), THREADS, 0, s, rows, cols, ld, from, to);
+void slc_copy_rows(slc_stream s, int64_t rows, int64_t cols, const float *from, int64_t ld_from, bool add, float *to,
+                   int64_t ld_to) {
+    SLC_LAUNCH(copy_rows_kernel, blocks_of(rows * cols), THREADS, 0, s, rows, cols, from, ld_from, add, to, ld_to);
 }
 
 __global__ void add_bf16_kernel(int64_t rows, int64_t cols, int64_t ld, const slc_bf16 *from, slc_bf16 *to) {

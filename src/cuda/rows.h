@@ -19,8 +19,9 @@ void slc_round_weights(slc_stream s, int64_t n, const float *w, uint16_t *w16);
 void slc_fill_up(slc_stream s, int64_t rows, int64_t cols, const uint16_t *from, int64_t n, int64_t k, uint16_t *to);
 /* x's columns from..to become 0. */
 void slc_zero_columns(slc_stream s, int64_t rows, int64_t from, int64_t to, int64_t ld, bool bf16, void *x);
-/* to [rows, cols] += from, whose rows are ld apart; fp32. */
-void slc_add_block(slc_stream s, int64_t rows, int64_t cols, int64_t ld, const float *from, float *to);
+/* to = from, or += from, of rows that are ld_to and ld_from apart; fp32. */
+void slc_copy_rows(slc_stream s, int64_t rows, int64_t cols, const float *from, int64_t ld_from, bool add, float *to,
+                   int64_t ld_to);
 /* Rows of a fp32 buffer (ld cols) rounded into those of a bf16 one, and back: y = x, or += x. */
 void slc_round_rows(slc_stream s, int64_t rows, int64_t cols, const float *x, uint16_t *y, int64_t ldy);
 void slc_widen_rows(slc_stream s, int64_t rows, int64_t cols, const uint16_t *x, int64_t ldx, bool add, float *y);

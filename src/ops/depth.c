@@ -21,9 +21,11 @@ sl_depth sl_build_depth(sl_program *b, int64_t sources) {
 
 /* ---- a source: in[1] to its place in in[BANK], in place */
 
+int64_t sl_depth_place_of(const sl_op *op) { return *(const int64_t *)op->own; }
+
 /* dim floats of a row of the bank, or of its gradient. */
 static float *place_of(const sl_op *op, const sl_exec *x, sl_buf bank, int64_t row) {
-    return sl_buf_data(x, bank) + row * x->info[bank].ld + *(const int64_t *)op->own * op->dim_in;
+    return sl_buf_data(x, bank) + row * x->info[bank].ld + sl_depth_place_of(op) * op->dim_in;
 }
 
 static int source_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {

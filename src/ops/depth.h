@@ -26,6 +26,8 @@ typedef struct {
 sl_depth sl_build_depth(sl_program *b, int64_t sources);
 /* Appends x [rows, dim], fp32, to the sources. */
 void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_buf x);
+/* Which one such an operation appends. */
+int64_t sl_depth_place_of(const sl_op *op);
 /* The mixture of the sources and of the partial sum: [rows, dim], fp32. Tensors <prefix>.query and, with
  * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]; with psi <prefix>.coupling [1], c. */
 sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, const char *prefix);

@@ -144,6 +144,7 @@ static void run_stages(pair *p, const sl_op *op, const sl_stage *s, int directio
 
 static const slc_kind *kind_of(const char *name) {
     const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds, slc_mixer_kinds,
+                               slc_depth_kinds, slc_anchor_kinds,
                                slc_product_kinds, slc_moe_kinds};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         for (const slc_kind *k = lists[i]; k->name; k++)
@@ -328,10 +329,21 @@ static void run(const ref_variant *v, int precision) {
     free(batch);
 }
 
+/* Does the device have all its operations? If not it says what it has. */
+static bool taken(const ref_variant *v) {
+    sl_config c = v->config;
+    c.device = SL_DEVICE_CUDA;
+    sl_model *m = sl_model_create(&c, v->vocab, v->batch, v->seq, SL_MODEL_TRAINING);
+    if (!m && strncmp(sl_error(), "device: cuda has ", strlen("device: cuda has ")) != 0)
+        die(v->name);
+    sl_model_free(m);
+    return m != NULL;
+}
+
 /* lockstep [-v] [--every N] [part of a variant's name [fp32|bf16]]; every N-th of each list */
 int main(int argc, char **argv) {
     bool (*const lists[])(int, ref_variant *) = {ref_variant_tiny, ref_variant_middle, ref_variant_moe,
-                                                         ref_variant_mixer};
+                                                         ref_variant_mixer, ref_variant_across};
     shows = argc > 1 && strcmp(argv[1], "-v") == 0;
     argc -= shows, argv += shows;
     bool some = argc > 2 && strcmp(argv[1], "--every") == 0;
@@ -340,7 +352,7 @@ int main(int argc, char **argv) {
     if (every < 1)
         return 2;
     ref_variant v;
-    int n = 0;
+    int n = 0, refused = 0;
     if (slc_devices() < 0) {
         printf("skipped: %s\n", sl_error());
         return 77;
@@ -352,9 +364,13 @@ int main(int argc, char **argv) {
                 if (i % every != every - 1 || (argc > 1 && !strstr(v.name, argv[1])) ||
                     (argc > 2 && strcmp(argv[2], precision == SL_PRECISION_FP32 ? "fp32" : "bf16") != 0))
                     continue;
+                if (!taken(&v)) {
+                    refused++;
+                    continue;
+                }
                 run(&v, precision);
                 n++;
             }
-    printf("%d models, %d failures\n", n, failures);
+    printf("%d models, %d failures, %d refused\n", n, failures, refused);
     return failures || !n;
 }

@@ -465,6 +465,8 @@ static const struct {
     {"deltanet, 40 keys", 1, 67, {"mixer=deltanet", "gdn_opts.key_dim=40", "gdn_opts.value_dim=37",
                                   "gdn_opts.heads=1"}},
     {"gla, 72 keys", 1, 65, {"mixer=gla", "gdn_opts.key_dim=72", "gdn_opts.heads=3", "gdn_opts.key_heads=1"}},
+    {"gdn, 256 heads", 1, 2, {"mixer=gdn", "gdn_opts.heads=256", "gdn_opts.key_heads=2", "gdn_opts.key_dim=130",
+                              "gdn_opts.value_dim=9"}}, /* blocks that have two slices of a head each */
 };
 
 bool ref_variant_mixer(int i, ref_variant *v) {

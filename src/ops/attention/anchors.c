@@ -7,14 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { Q, K, V, QKV_PARTS, GATE = QKV_PARTS, PARTS };
+enum { Q, K, V, QKV_PARTS = SL_ANCHOR_PARTS, GATE = QKV_PARTS, PARTS };
 static const char *const part_names[] = {[Q] = "q", [K] = "k", [V] = "v", [GATE] = "gate"};
 
-/* Which columns belong to which part: part p has those of heads first[p] to first[p + 1] - 1. */
-typedef struct {
-    int parts;
-    int64_t first[QKV_PARTS + 1], head_dim;
-} layout;
+typedef sl_anchor_layout layout;
 
 static layout qkv_layout(const sl_config *c) {
     int64_t h = c->model_heads, kv = sl_config_kv_heads(c);
@@ -28,14 +24,10 @@ static int64_t width_of(const layout *l, int part) { return begin_of(l, part + 1
 
 static bool has_gate(const sl_config *c) { return c->attention_gate == SL_ATTENTION_GATE_ELEMENTWISE; }
 
-/* ---- anchors: in[0] as fp32, heads of a part with a weight param[part] behind an RMSNorm. Others may change in[0] in
- * place, so that saved[0] has what was normed; saved[1]: 1/rms of each head. */
+/* ---- anchors */
 
 enum { RAW, RSTD };
-typedef struct {
-    layout at;
-    float eps;
-} anchoring;
+typedef sl_anchoring anchoring;
 
 static int anchor_forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     const anchoring *o = op->own;
@@ -117,15 +109,11 @@ static sl_buf build_anchor(sl_program *b, int64_t layer, sl_buf in, const layout
     return op->out = sl_program_buffer(b, op->rows, op->dim_out);
 }
 
-/* ---- the mixture, in place; saved[0]: the layer's own before it */
+/* ---- the mixture */
 
 enum { OWN, ANCHOR, FACTORS };
 enum { ANCHOR_COEF, OWN_COEF };
-typedef struct {
-    layout at;
-    int each;       /* SL_ANCHORS_SCALAR ... */
-    int column, of; /* in[FACTORS]: f1 of part p is column + p, f2 is `of` further */
-} mixture;
+typedef sl_anchor_mixture mixture;
 
 static int64_t coefs_of(const mixture *m) {
     const layout *l = &m->at;
@@ -374,3 +362,6 @@ void sl_build_given_anchors(sl_program *b, const sl_anchor_site *s, sl_buf qkv) 
     if (s->gives)
         s->anchors->qkv = build_anchor(b, s->layer, qkv, &l, Q, b->config->model_qk_norm ? V : Q);
 }
+
+const sl_anchoring *sl_anchoring_of(const sl_op *op) { return op->kind == &anchor ? op->own : NULL; }
+const sl_anchor_mixture *sl_anchor_mixture_of(const sl_op *op) { return op->kind == &mix ? op->own : NULL; }

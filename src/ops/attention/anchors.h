@@ -41,4 +41,30 @@ void sl_build_anchored_gate(sl_program *b, const sl_anchor_site *s, sl_buf gate)
 /* Where the layer gives: anchors of qkv rows behind the norm of queries and keys, which are normed no second time. */
 void sl_build_given_anchors(sl_program *b, const sl_anchor_site *s, sl_buf qkv);
 
+/* ---- what their two operations are made from; NULL of any other operation */
+
+/* Which columns belong to which part: part p has those of heads first[p] to first[p + 1] - 1. */
+enum { SL_ANCHOR_PARTS = 3 };
+typedef struct {
+    int parts;
+    int64_t first[SL_ANCHOR_PARTS + 1], head_dim;
+} sl_anchor_layout;
+
+/* Anchors: in[0] as fp32, heads of a part with a weight param[part] behind an RMSNorm. Others may change in[0] in
+ * place, so that saved[0] has what was normed; saved[1]: 1/rms of each head. */
+typedef struct {
+    sl_anchor_layout at;
+    float eps;
+} sl_anchoring;
+const sl_anchoring *sl_anchoring_of(const sl_op *op);
+
+/* The mixture, in place on in[0], of the anchors in[1] and the factors in[2]; saved[0]: the layer's own before it. c1
+ * is param[0], c2 is param[1]. */
+typedef struct {
+    sl_anchor_layout at;
+    int each;       /* SL_ANCHORS_SCALAR ... */
+    int column, of; /* in[2]: f1 of part p is column + p, f2 is `of` further */
+} sl_anchor_mixture;
+const sl_anchor_mixture *sl_anchor_mixture_of(const sl_op *op);
+
 #endif
