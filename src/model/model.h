@@ -130,7 +130,7 @@ typedef struct {
 } sl_depth_tap;
 /* How many sources it has; 0 without one. */
 int64_t sl_model_depth_sources(const sl_model *m, int layer, int which);
-/* sources 0 without one, or before a pass. */
+/* sources 0 without one, before a pass, or where a device does not give them (a message says why). */
 sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which);
 
 /* Can taps be read: after a forward pass of a model that keeps them? */

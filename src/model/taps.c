@@ -190,9 +190,10 @@ int64_t sl_model_depth_sources(const sl_model *m, int layer, int which) {
 
 sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which) {
     const sl_op *op = has_taps(m, layer) && m->tapped ? mixture_op(m, layer, which) : NULL;
-    if (!op)
-        return (sl_depth_tap){0};
     const sl_depth *depth = sl_depth_of(op);
+    if (!op || !sl_model_fetch(m, depth->bank) || !sl_model_fetch(m, op->saved[0]) || !sl_model_fetch(m, op->out) ||
+        (depth->partial != SL_NONE && !sl_model_fetch(m, depth->partial)))
+        return (sl_depth_tap){0};
     return (sl_depth_tap){.sources = sl_depth_sources(depth), .banked = depth->n,
                           .bank = sl_buf_data(&m->exec, depth->bank), .partial = sl_buf_data(&m->exec, depth->partial),
                           .ld = m->program.buffer[depth->bank].ld, .weight = sl_buf_data(&m->exec, op->saved[0]),
