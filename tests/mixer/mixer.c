@@ -229,6 +229,33 @@ START_TEST(decoding_is_the_full_pass) {
 }
 END_TEST
 
+static int64_t decoder_bytes(const ref_variant *v, int64_t window) {
+    ref_variant wide = *v;
+    wide.config.model_seq = window;
+    sl_model *m = sl_model_create_decoder(&wide.config, v->vocab, v->batch, window);
+    ck_assert_msg(m != NULL, "%s", sl_error());
+    int64_t bytes = sl_model_activation_bytes(m);
+    sl_model_free(m);
+    return bytes;
+}
+
+/* All that a decoder keeps of earlier positions, and works in: a state does not grow with the window. Keys and values
+ * do, by 2 floats for each channel of theirs. */
+START_TEST(a_state_does_not_grow_with_the_window) {
+    const int64_t windows[] = {64, 1024, 16384};
+    ref_variant v = variant(_i, patterns[0]), mixed = variant(_i, patterns[1]);
+    int64_t channels = sl_config_kv_heads(&mixed.config) * sl_config_head_dim(&mixed.config), attending = 0;
+    for (int64_t i = 0; i < mixed.config.model_layers; i++)
+        attending += sl_mixer_of(&mixed.config, i)->attends;
+    ck_assert_int_gt(attending, 0);
+    for (int i = 1; i < 3; i++) {
+        ck_assert_int_eq(decoder_bytes(&v, windows[i]), decoder_bytes(&v, windows[0]));
+        ck_assert_int_ge(decoder_bytes(&mixed, windows[i]) - decoder_bytes(&mixed, windows[0]),
+                         (windows[i] - windows[0]) * mixed.batch * attending * 2 * channels * (int64_t)sizeof(float));
+    }
+}
+END_TEST
+
 /* What a token costs: 6 FLOP a parameter in matrices, and what each mixer says. */
 START_TEST(flops_are_counted_by_layer) {
     ref_variant v = variant(0, patterns[1]);
@@ -606,6 +633,7 @@ int main(void) {
     tcase_add_loop_test(t, gradients_are_those_of_the_reference, 0, SUBJECTS);
     tcase_add_loop_test(t, threads_and_bf16, 0, SUBJECTS);
     tcase_add_loop_test(t, decoding_is_the_full_pass, 0, SUBJECTS);
+    tcase_add_loop_test(t, a_state_does_not_grow_with_the_window, 0, SUBJECTS);
     tcase_add_test(t, flops_are_counted_by_layer);
     tcase_add_test(t, tensors_of_more_dimensions);
     tcase_add_loop_test(t, trains_and_resumes, 0, SUBJECTS);
