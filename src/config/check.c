@@ -87,12 +87,19 @@ static int check_mamba2(const sl_config *c) {
     return 0;
 }
 
+/* Those whose decays are below 1. */
+enum { RETNET_HEADS = 20 };
+
 static int check_gdn(const sl_config *c) {
     sl_gdn_sizes n = sl_config_gdn(c);
     if (n.heads % n.key_heads != 0)
         return sl_fail_usage("model.gdn_opts.key_heads = %lld does not divide the %lld heads of values; change it or "
                              "model.gdn_opts.heads",
                              (ll)n.key_heads, (ll)n.heads);
+    if (mixes(c, "retnet") && n.heads > RETNET_HEADS)
+        return sl_fail_usage("model.mixer: retnet takes %d heads at most and there are %lld: 1 - 2^(-5-h) is 1 in fp32 "
+                             "from h = %d on; set model.gdn_opts.heads",
+                             RETNET_HEADS, (ll)n.heads, RETNET_HEADS);
     return 0;
 }
 

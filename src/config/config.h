@@ -35,7 +35,7 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_nullify_value[], sl_choices_nullify_channels[], sl_choices_base_norm[],
     sl_choices_gate_granularity[], sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[],
     sl_choices_mixer[], sl_choices_mamba2_norm[], sl_choices_gdn_gate[],
-    sl_choices_attention[], sl_choices_attention_gate[],
+    sl_choices_gdn_unit[], sl_choices_attention[], sl_choices_attention_gate[],
     sl_choices_attention_bias[],
     sl_choices_window_layers[], sl_choices_rope_layers[], sl_choices_rope_scaling[], sl_choices_qk_norm_span[],
     sl_choices_block[], sl_choices_anchors[], sl_choices_anchor_coefficients[], sl_choices_residual[],
@@ -75,6 +75,7 @@ enum {
 enum { SL_ATTENTION_BIAS_NONE, SL_ATTENTION_BIAS_QKV, SL_ATTENTION_BIAS_ALL };
 enum { SL_MAMBA2_NORM_AFTER, SL_MAMBA2_NORM_BEFORE, SL_MAMBA2_NORM_NONE };
 enum { SL_GDN_GATE_SILU, SL_GDN_GATE_SIGMOID, SL_GDN_GATE_NONE };
+enum { SL_GDN_UNIT_RULE, SL_GDN_UNIT_ALL };
 enum { SL_LAYER_WINDOW, SL_LAYER_FULL };
 enum { SL_LAYER_ROPE, SL_LAYER_NO_ROPE };
 enum { SL_ROPE_SCALING_NONE, SL_ROPE_SCALING_LINEAR, SL_ROPE_SCALING_LLAMA3, SL_ROPE_SCALING_YARN };

@@ -108,6 +108,11 @@ const sl_choice sl_choices_gdn_gate[] = {
     [SL_GDN_GATE_SIGMOID] = {"sigmoid", "sigmoid(z), as gated attention (arXiv 2505.06708)"},
     [SL_GDN_GATE_NONE] = {"none", "no gate, and no z"},
     {NULL, NULL}};
+const sl_choice sl_choices_gdn_unit[] = {
+    [SL_GDN_UNIT_RULE] = {"rule", "of gdn and deltanet, which are stable only so; of gla and retnet not, as in their "
+                                  "papers"},
+    [SL_GDN_UNIT_ALL] = {"all", "of gla and retnet too, so that they differ from gdn and deltanet in one part alone"},
+    {NULL, NULL}};
 const sl_choice sl_choices_attention[] = {
 #define ATTENTION(name, rows, extra, a, b, help) {#name, help},
 #include "simd/attention.inc"

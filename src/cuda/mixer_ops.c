@@ -10,6 +10,8 @@
 #include "ops/mixer/gate_norm.h"
 #include "ops/mixer/ssd.h"
 
+#include <math.h>
+
 static void *column(const slc_exec *x, sl_buf b, int64_t col) {
     return (char *)x->buf[b] + (size_t)col * (x->info[b].bf16 ? sizeof(sl_bf16) : sizeof(float));
 }
@@ -74,10 +76,10 @@ static slc_scan delta_of(const sl_op *op) {
     static const int decays[] = {[SL_DELTA_SOFTPLUS] = SLC_DECAY_SOFTPLUS, [SL_DELTA_NO_DECAY] = SLC_DECAY_NONE,
                                  [SL_DELTA_SIGMOID] = SLC_DECAY_SIGMOID, [SL_DELTA_FIXED] = SLC_DECAY_FIXED};
     const sl_delta *o = sl_delta_of(op);
-    slc_scan p = {.rule = o->rule, .unit = true, .decay = decays[o->decay],
-                  .beta = o->rule ? SLC_BETA_SIGMOID : SLC_BETA_ONE, .most = o->negative ? 2 : 1,
-                  .heads = o->heads, .key_heads = o->key_heads, .key_dim = o->key_dim, .value_dim = o->value_dim,
-                  .q = o->first};
+    slc_scan p = {.rule = o->rule, .unit = o->unit, .scale = 1 / sqrtf((float)o->key_dim),
+                  .decay = decays[o->decay], .beta = o->rule ? SLC_BETA_SIGMOID : SLC_BETA_ONE,
+                  .most = o->negative ? 2 : 1, .heads = o->heads, .key_heads = o->key_heads,
+                  .key_dim = o->key_dim, .value_dim = o->value_dim, .q = o->first};
     p.k = p.q + o->key_heads * o->key_dim;
     p.v = p.k + o->key_heads * o->key_dim;
     p.b = p.v + o->heads * o->value_dim;
@@ -86,8 +88,8 @@ static slc_scan delta_of(const sl_op *op) {
 }
 static slc_scan ssd_of(const sl_op *op) {
     const sl_ssd *o = sl_ssd_of(op);
-    slc_scan p = {.decay = SLC_DECAY_SOFTPLUS, .beta = SLC_BETA_STEP, .heads = o->heads, .key_heads = o->groups,
-                  .key_dim = o->state, .value_dim = o->head_dim, .v = o->first};
+    slc_scan p = {.scale = 1, .decay = SLC_DECAY_SOFTPLUS, .beta = SLC_BETA_STEP, .heads = o->heads,
+                  .key_heads = o->groups, .key_dim = o->state, .value_dim = o->head_dim, .v = o->first};
     p.k = p.v + o->heads * o->head_dim;
     p.q = p.k + o->groups * o->state;
     p.a = p.q + o->groups * o->state;

@@ -123,6 +123,7 @@ static __device__ __forceinline__ float logistic(float x) { return 1 / (1 + expf
 /* log(1 + exp(z)) */
 static __device__ __forceinline__ float softplus(float z) { return fmaxf(z, 0) + log1pf(expf(-fabsf(z))); }
 
+/* fixed, or with a sign exp(-rate softplus(sign a + bias)) */
 struct decay_of_head {
     float fixed, rate, sign, bias;
 };
@@ -130,8 +131,8 @@ static __device__ __forceinline__ decay_of_head decay_at(const slc_scan &p, int 
     switch (p.decay) {
     case SLC_DECAY_SOFTPLUS: return {0, expf(p.a_log[head]), 1, p.bias[head]};
     case SLC_DECAY_SIGMOID: return {0, 1.0f / 16, -1, 0};
-    case SLC_DECAY_FIXED: return {(float)log1p(-exp2((double)(-5 - head))), 0, 0, 0};
-    default: return {0, 0, 0, 0};
+    case SLC_DECAY_FIXED: return {(float)(1 - exp2((double)(-5 - head))), 0, 0, 0};
+    default: return {1, 0, 0, 0};
     }
 }
 static __device__ __forceinline__ float raw_decay(const slc_scan &p, const decay_of_head &d, int64_t row, int head) {
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(THREADS) gates_kernel(slc_scan p) {
         beta = p.most * logistic(value_at(p.in, p.bf16, row * p.ld + p.b + head));
     if (p.beta == SLC_BETA_STEP)
         beta = soft;
-    gates_at(p, row / p.seq, head, 0)[row % p.seq] = expf(d.fixed - d.rate * soft);
+    gates_at(p, row / p.seq, head, 0)[row % p.seq] = d.sign != 0 ? expf(-d.rate * soft) : d.fixed;
     gates_at(p, row / p.seq, head, 1)[row % p.seq] = beta;
 }
 
@@ -189,8 +190,8 @@ template <class T> static __device__ __forceinline__ staged stage_at(float *&at,
     return s;
 }
 
-/* x of n rows becomes scale x / sqrt(x.x + 1e-6). */
-template <class T> static __device__ __forceinline__ void normalise(float *x, int n, float scale) {
+/* x of n rows becomes scale x, if unit over sqrt(x.x + 1e-6). */
+template <class T> static __device__ __forceinline__ void normalise(float *x, int n, bool unit, float scale) {
     int group = (int)threadIdx.x / T::L, groups = (int)blockDim.x / T::L, l = (int)threadIdx.x % T::L;
     for (int row0 = 0; row0 < n; row0 += groups) {
         bool is = row0 + group < n;
@@ -200,7 +201,7 @@ template <class T> static __device__ __forceinline__ void normalise(float *x, in
         SLC_UNROLL
         for (int r = 0; r < T::R; r++)
             sum = fmaf(y[r], y[r], sum);
-        float factor = scale / sqrtf(lanes_sum(sum, T::L) + 1e-6f);
+        float length = sqrtf(lanes_sum(sum, T::L) + 1e-6f), factor = unit ? scale / length : scale;
         SLC_UNROLL
         for (int r = 0; r < T::R; r++)
             y[r] *= factor;
@@ -209,7 +210,6 @@ template <class T> static __device__ __forceinline__ void normalise(float *x, in
     }
 }
 
-static __device__ __forceinline__ float query_scale(const slc_scan &p) { return 1 / sqrtf((float)p.key_dim); }
 static __device__ __forceinline__ int channels_of(const slc_scan &p, const part &a, int channels) {
     return min(channels, (int)p.value_dim - a.slice * channels);
 }
@@ -227,10 +227,11 @@ static __device__ __forceinline__ void stage_chunk(const slc_scan &p, const part
     for (int i = a.tid; i < 2 * n; i += (int)blockDim.x)
         s.gate[i % n + i / n * CHUNK] = gates_at(p, a.window, a.head, i / n)[t + i % n];
     __syncthreads();
-    if (!p.unit)
+    if (!p.unit && p.scale == 1)
         return;
-    normalise<T>(s.q, n, query_scale(p));
-    normalise<T>(s.k, n, 1);
+    normalise<T>(s.q, n, p.unit, p.scale);
+    if (p.unit)
+        normalise<T>(s.k, n, true, 1);
     __syncthreads();
 }
 
@@ -547,7 +548,7 @@ __global__ void __launch_bounds__(THREADS) keys_back_kernel(slc_scan p, slc_scan
     int64_t window = row / p.seq, t = row % p.seq;
     for (int which = 0; which < 2; which++) {
         int64_t column = row * p.ld + (which ? p.k : p.q) + key_head * d;
-        float g[N] = {}, x[N] = {}, square = 0, along = 0, scale = which ? 1 : query_scale(p);
+        float g[N] = {}, x[N] = {}, square = 0, along = 0, scale = which ? 1 : p.scale;
         for (int i = 0; i < shared * blocks; i++) {
             const float *at = sums_at(p, sums, i % blocks, window, key_head * shared + i / blocks) + t * sums_of(p);
             SLC_UNROLL
@@ -565,6 +566,10 @@ __global__ void __launch_bounds__(THREADS) keys_back_kernel(slc_scan p, slc_scan
             SLC_UNROLL
             for (int j = 0; j < N; j++)
                 g[j] = factor * (g[j] - x[j] * along);
+        } else {
+            SLC_UNROLL
+            for (int j = 0; j < N; j++)
+                g[j] *= scale;
         }
         SLC_UNROLL
         for (int j = 0; j < N; j++)

@@ -30,7 +30,8 @@ enum slc_beta {
 /* Device pointers. */
 typedef struct {
     bool bf16, rule;
-    bool unit; /* q and k are divided by the roots of their squares + 1e-6 first, q by that of key_dim as well */
+    bool unit;   /* q and k are divided by the roots of their squares + 1e-6 first */
+    float scale; /* a factor on q, behind that */
     int decay, beta;
     float most;
     int64_t windows, seq, heads, key_heads, key_dim, value_dim; /* key_heads divide heads; neighbours share q and k */

@@ -563,11 +563,13 @@ def gdn(mixer, c, p, i, x):
     q, k, v = v.split([m.keys, m.keys, m.values], -1)
     shared = torch.arange(m.heads) // (m.heads // m.key_heads)
 
-    def unit(rows):
+    def keyed(rows):
         rows = rows.view(B, T, m.key_heads, m.key_dim)
-        return (rows * (rows.square().sum(-1, keepdim=True) + 1e-6).rsqrt())[:, :, shared].transpose(1, 2)
+        if m.rule or m.opts.get("unit") == "all":
+            rows = rows * (rows.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+        return rows[:, :, shared].transpose(1, 2)
 
-    q, k, v = unit(q) * m.key_dim**-0.5, unit(k), v.view(B, T, m.heads, -1).transpose(1, 2)
+    q, k, v = keyed(q) * m.key_dim**-0.5, keyed(k), v.view(B, T, m.heads, -1).transpose(1, 2)
     decay = decays(log_decay(p, prefix, m, a, mixer), 1).permute(0, 3, 1, 2)
     if m.rule:
         beta = (b.sigmoid() * (2 if m.opts.get("negative") else 1)).transpose(1, 2)[..., None]

@@ -32,10 +32,11 @@ static const struct {
                          "model.gdn_opts.value_dim=9"}},
                 {"deltanet", {"model.gdn_opts.negative=true", "model.gdn_opts.gate=sigmoid", "model.gdn_opts.key_dim=9",
                               "model.gdn_opts.norm=false", "model.gdn_opts.conv=1"}},
-                {"gla", {"model.gdn_opts.key_dim=7", "model.gdn_opts.gate=none", "model.gdn_opts.key_heads=1"}},
+                {"gla", {"model.gdn_opts.unit=all", "model.gdn_opts.key_dim=7", "model.gdn_opts.gate=none",
+                         "model.gdn_opts.key_heads=1"}},
                 {"retnet", {"model.gdn_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=2",
                             "model.gdn_opts.key_dim=9"}}};
-enum { SUBJECTS = sizeof subjects / sizeof *subjects };
+enum { SUBJECTS = sizeof subjects / sizeof *subjects, RETNET = SUBJECTS - 1 };
 
 /* The text with the subject's name for its @s, until the next call. */
 static const char *named(int subject, const char *text) {
@@ -226,6 +227,25 @@ START_TEST(decoding_is_the_full_pass) {
         free(logits), free(all), free(in);
         sl_model_free(full), sl_model_free(m);
     }
+}
+END_TEST
+
+/* Of heads up to the last whose decay is below 1 in fp32. */
+START_TEST(decays_of_retnet_are_exact) {
+    enum { HEADS = 20, T = 4 };
+    float v[T * 6], decay[T], weight[T], length[T];
+    int32_t in[T] = {1, 2, 3, 4};
+    ref_variant r = variant(RETNET, patterns[0]);
+    r.config.gdn_heads = HEADS, r.config.gdn_key_dim = r.config.gdn_value_dim = 2;
+    r.batch = 1, r.seq = r.config.model_seq = T;
+    sl_model *m = create(&r, false, true);
+    ck_assert_int_eq(sl_model_forward(m, in, NULL, NULL, NULL), 0);
+    for (int h = 0; h < HEADS; h++) {
+        sl_model_recurrence_head(m, 0, 0, h, &(sl_recurrence_head){v, v + 2 * T, v + 4 * T, decay, weight, length, 0});
+        for (int t = 0; t < T; t++)
+            ck_assert(decay[t] < 1 && (double)decay[t] == 1 - ldexp(1, -5 - h) && weight[t] == 1);
+    }
+    sl_model_free(m);
 }
 END_TEST
 
@@ -634,6 +654,7 @@ int main(void) {
     tcase_add_loop_test(t, threads_and_bf16, 0, SUBJECTS);
     tcase_add_loop_test(t, decoding_is_the_full_pass, 0, SUBJECTS);
     tcase_add_loop_test(t, a_state_does_not_grow_with_the_window, 0, SUBJECTS);
+    tcase_add_test(t, decays_of_retnet_are_exact);
     tcase_add_test(t, flops_are_counted_by_layer);
     tcase_add_test(t, tensors_of_more_dimensions);
     tcase_add_loop_test(t, trains_and_resumes, 0, SUBJECTS);

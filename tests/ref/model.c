@@ -593,7 +593,7 @@ static void gdn_family(const ref_model *m, const char *layer, const char *mixer,
     }
     ref_c *q = columns(rows, mixed, 0, keys, qkv), *k = columns(rows, mixed, keys, keys, qkv);
     ref_c *v = columns(rows, mixed, 2 * keys, values, qkv), *zs = columns(rows, all, 0, z, in);
-    ref_delta s = {n.heads, n.key_heads, n.key_dim, n.value_dim, rule, q, k, v, log_decay, beta};
+    ref_delta s = {n.heads, n.key_heads, n.key_dim, n.value_dim, rule, rule || c->gdn_unit, q, k, v, log_decay, beta};
     ref_delta_run(rows, m->seq, &s, o);
     gdn_gate(m, prefix, n, zs, o);
     ref_c *out = project(m, prefix, "out_proj.weight", values, d, o);

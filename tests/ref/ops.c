@@ -197,8 +197,8 @@ static ref_c dot(int64_t n, const ref_c *x, const ref_c *y) {
     return sum;
 }
 
-static void unit(int64_t n, double scale, const ref_c *x, ref_c *y) {
-    ref_c r = scale / csqrt(dot(n, x, x) + 1e-6);
+static void scaled(int64_t n, bool unit, double scale, const ref_c *x, ref_c *y) {
+    ref_c r = unit ? scale / csqrt(dot(n, x, x) + 1e-6) : scale;
     for (int64_t j = 0; j < n; j++)
         y[j] = x[j] * r;
 }
@@ -210,7 +210,7 @@ void ref_delta_run(int64_t rows, int64_t seq, const ref_delta *s, ref_c *o) {
         for (int64_t t = 0; t < rows; t++) {
             int64_t at = t * s->heads + head, key = (t * s->key_heads + head / (s->heads / s->key_heads)) * n;
             ref_c decay = t % seq ? cexp(s->log_decay[at]) : 0;
-            unit(n, 1 / sqrt((double)n), s->q + key, q), unit(n, 1, s->k + key, k);
+            scaled(n, s->unit, 1 / sqrt((double)n), s->q + key, q), scaled(n, s->unit, 1, s->k + key, k);
             for (int64_t c = 0; c < m; c++) {
                 for (int64_t j = 0; j < n; j++)
                     column[j] = decay * memory[j * m + c];

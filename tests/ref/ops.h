@@ -71,12 +71,12 @@ typedef struct {
 } ref_ssd;
 void ref_ssd_run(int64_t rows, int64_t seq, const ref_ssd *s, ref_c *y);
 /* The gated delta rule (arXiv 2412.06464) for each of heads, heads / key_heads of which share q and k, from a memory s
- * [n, m] that is 0 before the window: q and k over sqrt(their square + 1e-6), q by n^-1/2 too, s = decay s,
+ * [n, m] that is 0 before the window: if unit q and k over sqrt(their square + 1e-6), q by n^-1/2, s = decay s,
  * s += k (beta (v - s^T k))^T, o = s^T q; without rule s += k v^T. q and k [rows, key_heads, n], v and o
  * [rows, heads, m], log_decay and beta [rows, heads]. */
 typedef struct {
     int64_t heads, key_heads, n, m;
-    bool rule;
+    bool rule, unit;
     const ref_c *q, *k, *v, *log_decay, *beta;
 } ref_delta;
 void ref_delta_run(int64_t rows, int64_t seq, const ref_delta *s, ref_c *o);

@@ -454,7 +454,7 @@ static const struct {
     {"deltanet, negative, sigmoid gate", 2, 5, {"mixer=deltanet", "gdn_opts.negative=true", "gdn_opts.gate=sigmoid",
                                                 "gdn_opts.key_dim=9", "gdn_opts.norm=false", "gdn_opts.conv=1"}},
     {"gla, no gate, post", 2, 5, {"mixer=gla", "gdn_opts.key_dim=7", "gdn_opts.gate=none", "gdn_opts.key_heads=1",
-                                  "norm_place=post"}},
+                                  "gdn_opts.unit=all", "norm_place=post"}},
     {"retnet, no norm and gate, experts", 2, 5, {"mixer=retnet", "gdn_opts.gate=none", "gdn_opts.norm=false",
                                                  "gdn_opts.conv=2", "experts=3", "expert_ffn=5"}},
     {"gdn, chunks", 1, 131, {"mixer=gdn", "gdn_opts.key_dim=12", "gdn_opts.value_dim=20", "gdn_opts.conv=3"}},

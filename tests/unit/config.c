@@ -381,6 +381,9 @@ static const struct {
     {"model: {heads: 6, kv_heads: 12}", "model.heads = 6 is not a multiple of model.kv_heads = 12"},
     {"model: {heads: 6, gdn_opts: {key_heads: 4}}",
      "model.gdn_opts.key_heads = 4 does not divide the 6 heads of values; change it or model.gdn_opts.heads"},
+    {"model: {heads: 24, mixer: [gdn, retnet]}",
+     "model.mixer: retnet takes 20 heads at most and there are 24: 1 - 2^(-5-h) is 1 in fp32 from h = 20 on; set "
+     "model.gdn_opts.heads"},
     {"model: {norm: gated_norm, norm_opts: {rank: 500}}",
      "model.norm_opts.rank = 500 is more than model.dim = 384"},
     {"model: {rope_base: 0.5}", "model.rope_base must be 0 (no position embedding) or at least 1"},

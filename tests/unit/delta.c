@@ -16,12 +16,12 @@ typedef struct {
 
 /* A key of one channel is a sign alone once it is normalised: its gradient would be rounding. */
 static const shape shapes[] = {
-    {2, 1, {1, 1, 3, 1, 0, SL_DELTA_SOFTPLUS, true, false}},
-    {2, 3, {1, 2, 5, 3, 2, SL_DELTA_SOFTPLUS, true, false}},
-    {1, 130, {2, 6, 9, 17, 1, SL_DELTA_SOFTPLUS, true, true}},
-    {2, 65, {3, 3, 17, 4, 0, SL_DELTA_NO_DECAY, true, false}},
-    {2, 129, {1, 2, 8, 9, 3, SL_DELTA_SIGMOID, false, false}},
-    {1, 257, {2, 2, 5, 9, 0, SL_DELTA_FIXED, false, false}}};
+    {2, 1, {1, 1, 3, 1, 0, SL_DELTA_SOFTPLUS, true, true, false}},
+    {2, 3, {1, 2, 5, 3, 2, SL_DELTA_SOFTPLUS, true, true, false}},
+    {1, 130, {2, 6, 9, 17, 1, SL_DELTA_SOFTPLUS, true, true, true}},
+    {2, 65, {3, 3, 17, 4, 0, SL_DELTA_NO_DECAY, true, true, false}},
+    {2, 129, {1, 2, 8, 9, 3, SL_DELTA_SIGMOID, false, false, false}},
+    {1, 257, {2, 2, 5, 9, 0, SL_DELTA_FIXED, false, true, false}}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static int64_t rows_of(const shape *s) { return s->batch * s->seq; }
@@ -78,7 +78,7 @@ static void run(const shape *s, const formula *f) {
         f->log_decay[i] = log_decay(s, f, i);
         f->beta[i] = o->rule ? (o->negative ? 2 : 1) / (1 + cexp(-f->in[3][i])) : 1;
     }
-    ref_delta r = {o->heads, o->key_heads, o->key_dim, o->value_dim, o->rule, f->in[0], f->in[1], f->in[2],
+    ref_delta r = {o->heads, o->key_heads, o->key_dim, o->value_dim, o->rule, o->unit, f->in[0], f->in[1], f->in[2],
                    f->log_decay, f->beta};
     ref_delta_run(rows_of(s), s->seq, &r, f->y);
 }
@@ -221,7 +221,7 @@ END_TEST
 
 /* As many positions in one window as in many take the same memory, and so does a worker. */
 START_TEST(memory_does_not_grow_with_the_window) {
-    const sl_delta how = {1, 2, 16, 8, 0, SL_DELTA_SOFTPLUS, true, false};
+    const sl_delta how = {1, 2, 16, 8, 0, SL_DELTA_SOFTPLUS, true, true, false};
     const shape many = {64, 256, how}, one = {1, 16384, how};
     ends e = {0};
     alone a, b;
@@ -237,7 +237,7 @@ END_TEST
 /* Of 300 heads: softplus(dt_bias) log-uniform in [.001, .1], exp(A_log) uniform in [.01, 16]: half of the heads forget
  * half of their memory in less than 11.3 positions. */
 START_TEST(starts_forget_slowly) {
-    const shape s = {1, 1, {300, 300, 1, 1, 0, SL_DELTA_SOFTPLUS, true, false}};
+    const shape s = {1, 1, {300, 300, 1, 1, 0, SL_DELTA_SOFTPLUS, true, true, false}};
     ends e = given(&s);
     alone a;
     double log_dt = 0, rates = 0;
@@ -264,7 +264,7 @@ END_TEST
  * written between, and a second write replaces the first. */
 START_TEST(memory_recalls_exactly) {
     enum { T = 6, K = 3 };
-    const shape s = {1, T, {1, 1, K, 1, 0, SL_DELTA_NO_DECAY, true, true}};
+    const shape s = {1, T, {1, 1, K, 1, 0, SL_DELTA_NO_DECAY, true, true, true}};
     static const int key[T] = {0, 1, 0, 2, 0, 1}, query[T] = {0, 0, 1, 0, 0, 1};
     static const float value[T] = {3, -5, 7, 11, -2, 4}, read[T] = {3, 3, -5, 7, -2, 4};
     int64_t n = columns(&s);

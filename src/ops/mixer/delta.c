@@ -26,7 +26,7 @@ static int64_t column_v(const sl_delta *o, int64_t head) { return column_q(o, 2 
 static int64_t column_b(const sl_delta *o, int64_t head) { return column_v(o, o->heads) + head; }
 static int64_t column_a(const sl_delta *o, int64_t head) { return column_b(o, o->rule ? o->heads : 0) + head; }
 
-/* ---- decays: log(decay) = fixed - rate softplus(sign a + bias) */
+/* ---- decays: fixed, or log(decay) = -rate softplus(sign a + bias) */
 
 typedef struct {
     float fixed, rate, sign, bias;
@@ -39,7 +39,7 @@ static decay softplus_decay(const sl_op *op, const sl_exec *x, int64_t head) {
 }
 static decay no_decay(const sl_op *op, const sl_exec *x, int64_t head) {
     (void)op, (void)x, (void)head;
-    return (decay){0};
+    return (decay){.fixed = 1};
 }
 /* log(sigmoid(a)) = -softplus(-a) */
 static decay sigmoid_decay(const sl_op *op, const sl_exec *x, int64_t head) {
@@ -48,7 +48,7 @@ static decay sigmoid_decay(const sl_op *op, const sl_exec *x, int64_t head) {
 }
 static decay fixed_decay(const sl_op *op, const sl_exec *x, int64_t head) {
     (void)op, (void)x;
-    return (decay){.fixed = (float)log1p(-exp2((double)(-5 - head)))};
+    return (decay){.fixed = (float)(1 - exp2((double)(-5 - head)))};
 }
 
 static const struct {
@@ -110,22 +110,22 @@ static void put(const call *c, int64_t t, int64_t n, int64_t col, int64_t cols, 
 
 static float query_scale(const sl_delta *o) { return (float)(1 / sqrt((double)o->key_dim)); }
 
-/* y = scale x / sqrt(x.x + 1e-6) of n rows, and that root's inverse. */
+/* y = scale r x of n rows, r = 1 / sqrt(x.x + 1e-6), or 1 where lengths stay. */
 static void normalise(const call *c, int64_t n, sl_columns x, float scale, float *y, float *r) {
     int64_t d = of(c->op)->key_dim;
     for (int64_t i = 0; i < n; i++, y += d) {
         const float *from = x.p + i * x.ld;
-        r[i] = 1 / sqrtf(c->x->k->dot(d, from, from) + 1e-6f);
+        r[i] = of(c->op)->unit ? 1 / sqrtf(c->x->k->dot(d, from, from) + 1e-6f) : 1;
         memcpy(y, from, (size_t)d * sizeof *y);
         c->x->k->scale(d, scale * r[i], y);
     }
 }
 
-/* From the gradient of y to that of x, in place: scale r (dy - y (y.dy) / scale^2). */
+/* From the gradient of y to that of x, in place: scale r (dy - y (y.dy) / scale^2), scale dy where lengths stay. */
 static void normalise_back(const call *c, int64_t n, float scale, const float *y, const float *r, float *dy) {
     int64_t d = of(c->op)->key_dim;
     for (int64_t i = 0; i < n; i++, y += d, dy += d) {
-        float along = c->x->k->dot(d, y, dy) / (scale * scale), factor = scale * r[i];
+        float factor = scale * r[i], along = of(c->op)->unit ? c->x->k->dot(d, y, dy) / (scale * scale) : 0;
         for (int64_t j = 0; j < d; j++)
             dy[j] = factor * (dy[j] - y[j] * along);
     }
@@ -137,14 +137,10 @@ static void read_keys(const call *c, int64_t t, int64_t n, int64_t key_head) {
     normalise(c, n, get(c, t, n, column_k(o, key_head), o->key_dim, c->s.raw), 1, c->s.k, c->s.rk);
 }
 
-/* z = sign a + bias of a chunk, 0 where the decay reads nothing, and log(decay). */
+/* z = sign a + bias of a chunk and log(decay), of decays that read. */
 static void read_decay(const call *c, int64_t t, int64_t n, int64_t head, const decay *d, float *log) {
     const sl_delta *o = of(c->op);
     float *z = c->s.z;
-    for (int64_t j = 0; j < n; j++)
-        log[j] = d->fixed;
-    if (!decays[o->decay].reads)
-        return;
     sl_columns a = get(c, t, n, column_a(o, head), 1, c->s.spare);
     for (int64_t j = 0; j < n; j++)
         z[j] = d->sign * a.p[j * a.ld] + d->bias;
@@ -158,10 +154,14 @@ static float most(const sl_delta *o) { return o->negative ? 2 : 1; }
 static void gates(const call *c, int64_t t, int64_t n, int64_t head, float *to_decay, float *to_beta) {
     const sl_delta *o = of(c->op);
     decay d = decays[o->decay].of_head(c->op, c->x, head);
-    read_decay(c, t, n, head, &d, to_decay);
-    c->x->k->exp(n, to_decay, to_decay);
-    for (int64_t j = 0; j < n; j++)
+    for (int64_t j = 0; j < n; j++) {
+        to_decay[j] = d.fixed;
         to_beta[j] = 1;
+    }
+    if (decays[o->decay].reads) {
+        read_decay(c, t, n, head, &d, to_decay);
+        c->x->k->exp(n, to_decay, to_decay);
+    }
     if (!o->rule)
         return;
     sl_columns b = get(c, t, n, column_b(o, head), 1, c->s.spare);
@@ -385,13 +385,14 @@ static sl_recurrence_sizes sizes(const sl_op *op) {
     return (sl_recurrence_sizes){o->heads, o->key_dim, o->value_dim, o->rule, o->decay != SL_DELTA_NO_DECAY, o->rule};
 }
 
-/* Columns of all rows of a window, normalised times scale, and their lengths before. */
+/* Columns of all rows of a window as the recurrence has them, and their lengths before. */
 static void copy_unit(const sl_op *op, const sl_exec *x, int64_t row0, int64_t col, double scale, float *to,
                       float *length) {
     int64_t d = of(op)->key_dim;
     sl_columns from = sl_read_columns(x, op->in[0], row0, op->seq, col, d, to);
     for (int64_t t = 0; t < op->seq; t++) {
-        double square = x->k->sumsq(d, from.p + t * from.ld), factor = scale / sqrt(square + 1e-6);
+        double square = x->k->sumsq(d, from.p + t * from.ld);
+        double factor = of(op)->unit ? scale / sqrt(square + 1e-6) : scale;
         for (int64_t j = 0; j < d; j++)
             to[t * d + j] = (float)(factor * (double)from.p[t * from.ld + j]);
         length[t] = (float)sqrt(square);

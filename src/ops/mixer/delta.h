@@ -16,11 +16,12 @@ typedef struct {
                     * v heads*value_dim | b heads, with the rule | a heads, of decays that depend on it] */
     enum sl_delta_decay decay;
     bool rule;
+    bool unit;     /* q and k are divided by their lengths; with the rule always: a step is stable only so */
     bool negative; /* beta in (0, 2) in place of (0, 1): eigenvalues of a step down to -1 (arXiv 2411.12537) */
 } sl_delta;
 
-/* Of each head, with a state S [value_dim, key_dim] that is 0 before a window, q and k each over the root of its square
- * + 1e-6, and q by key_dim^-1/2 as well:
+/* Of each head, with a state S [value_dim, key_dim] that is 0 before a window, q by key_dim^-1/2 and, if `unit`, q and
+ * k each over the root of its square + 1e-6:
  *   S = decay S,  S = S + beta (v - S k) k^T,  o = S q,   beta = sigmoid(b) or 2 sigmoid(b);
  * without the rule S = decay S + v k^T. In [rows, >= first + ...], fp32 or bf16; returns o [rows, heads*value_dim], an
  * activation. Going back, columns of in that are not its own get the gradient 0. Sums and states are fp32.

@@ -22,7 +22,8 @@ static sl_delta delta_of(const sl_config *c, kind k) {
     sl_gdn_sizes n = sl_config_gdn(c);
     return (sl_delta){.key_heads = n.key_heads, .heads = n.heads, .key_dim = n.key_dim, .value_dim = n.value_dim,
                       .first = c->gdn_gate == SL_GDN_GATE_NONE ? 0 : n.heads * n.value_dim, .decay = k.decay,
-                      .rule = k.rule, .negative = c->gdn_negative};
+                      .rule = k.rule, .unit = k.rule || c->gdn_unit == SL_GDN_UNIT_ALL,
+                      .negative = c->gdn_negative};
 }
 
 /* Their gates and norm's place; of no gate and no norm there is no operation. */
