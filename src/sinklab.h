@@ -372,6 +372,9 @@ SL_API int sl_probe_add(sl_probe *p, const sl_model *m);
  * null. Nine digits: fp32 exactly. Each measure is defined, with its source, in probe/measures.h.
  *   max, max_no_token0   largest |h| of layers 0..L (h_0 = embeddings, h_L = last block's output)
  *   m2, m2_layer, m2_dim largest M2 of layers 0..L and where it is (the lowest layer of equals)
+ *   m2_share             share of the tokens but token 0 whose largest |h_j| is channel m2_dim's there
+ *   max_mid, m2_mid, kurtosis_h_mid  largest of the streams between the halves of blocks, which their feed-forwards
+ *                        read; m2 and the others don't count these
  *   top1_permille        of mean |h_j| over tokens and layers 0..L (arXiv 2601.22966), not the
  *                        largest layer's
  *   kurtosis_h, kurtosis_h_no_token0  largest of layers 0..L
@@ -386,12 +389,14 @@ SL_API int sl_probe_add(sl_probe *p, const sl_model *m);
  *   sink_dims            residual sink dimensions (mean |h_j| at least 5 times the median channel's),
  *                        lowest first: [channel, layers in which it is one, largest such ratio]
  * "layers": array of L+1 objects. All have the residual figures: layer, max, max_no_token0, m2,
- * m2_dim, top1_permille, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio, sink_dims (at most 16: [channel,
- * ratio]).
+ * m2_dim, m2_share, top1_permille, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio, sink_dims (at most 16:
+ * [channel, ratio]).
  * Those of blocks, 0..L-1, describe the block that reads this layer: att0 and entropy (an array, per
  * head), value_norm_ratio (mean over kv heads), value_norm_ratios (per kv head), lambda_min,
  * lambda_at_sink (mean over the block's norms of |weight| at the layer's own m2_dim), gate_mean,
- * gate_std, gate_channel_min, gate_channel_max (of the channels' means).
+ * gate_std, gate_channel_min, gate_channel_max (of the channels' means), and of the stream between its halves, null
+ * where it has none, max_mid, max_no_token0_mid, m2_mid, m2_dim_mid, m2_share_mid, kurtosis_h_mid,
+ * kurtosis_h_no_token0_mid.
  * profile: also channel_mean_abs (mean |h_j| without token 0: its max/median is m2),
  * norm_weight_attn and norm_weight_ffn of blocks, norm_weight_final of layer L. */
 SL_API char *sl_probe_json(const sl_probe *p, const sl_model *m, bool profile);

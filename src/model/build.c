@@ -177,7 +177,10 @@ static sl_buf build_half(sl_model *m, sl_program *b, int64_t i, enum sl_norm_sit
 
 static sl_buf build_sequential(sl_model *m, sl_program *b, int64_t i, sl_buf h) {
     h = build_half(m, b, i, SL_NORM_ATTN, h, h);
-    return sl_config_has_ffn(b->config) ? build_half(m, b, i, SL_NORM_FFN, h, h) : h;
+    if (!sl_config_has_ffn(b->config))
+        return h;
+    m->layer[i].mid = h;
+    return build_half(m, b, i, SL_NORM_FFN, h, h);
 }
 
 /* Both halves read the stream h, and their outputs join it; the stream is what is behind both. */
@@ -224,8 +227,7 @@ static sl_buf build_attnres(sl_model *m, sl_program *b, sl_buf x) {
         snprintf(prefix, sizeof prefix, "model.layers.%lld.%s_residual", (long long)i,
                  half == SL_NORM_ATTN ? "attn" : "mlp");
         sl_buf h = sl_build_depth_mix(b, at(i, halves[half], SL_PART_mix), &depth, prefix);
-        if (half == SL_NORM_ATTN)
-            m->layer[i].residual = h;
+        *(half == SL_NORM_ATTN ? &m->layer[i].residual : &m->layer[i].mid) = h;
         depth.partial = build_half(m, b, i, half, h, depth.partial);
         depth.halves++;
         if (half == SL_NORM_ATTN && depth.psi != SL_NONE)
@@ -255,6 +257,8 @@ static void keep_qkv(sl_model *m) {
 static void keep_taps(sl_model *m) {
     for (int64_t i = 0; i <= m->config.model_layers; i++) {
         sl_program_keep(&m->program, m->layer[i].residual);
+        if (m->layer[i].mid != SL_NONE)
+            sl_program_keep(&m->program, m->layer[i].mid);
         for (int w = 0; w < 2; w++)
             if (m->layer[i].norm[w].out != SL_NONE)
                 sl_program_keep(&m->program, m->layer[i].norm[w].out);

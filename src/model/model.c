@@ -152,6 +152,7 @@ static sl_model *compile(const sl_config *c, int32_t vocab, const purpose *p) {
     m->part_taps = taps && !(p->flags & (SL_MODEL_TRAINING | SL_MODEL_NO_PART_TAPS));
     m->layer = layer;
     for (int64_t i = 0; i <= c->model_layers; i++) {
+        layer[i].mid = SL_NONE;
         for (int w = 0; w < 2; w++)
             layer[i].norm[w] = (sl_norm_tap){SL_NONE, SL_NONE, SL_NONE};
     }

@@ -133,6 +133,10 @@ int64_t sl_model_depth_sources(const sl_model *m, int layer, int which);
 /* sources 0 without one, before a pass, or where a device does not give them (a message says why). */
 sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which);
 
+/* The stream between the halves of block `layer`, which its feed-forward reads, of a model whose taps can be read:
+ * [batch*seq, dim] as sl_model_residual(). NULL where the halves are not one behind the other. */
+const float *sl_model_mid(const sl_model *m, int layer);
+
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);
 

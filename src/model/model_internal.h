@@ -10,6 +10,7 @@
 
 typedef struct {
     sl_buf residual; /* h_i, the input of the block */
+    sl_buf mid;      /* the stream between its halves; SL_NONE of a block without two, one after the other */
     sl_norm_tap norm[2];
 } layer_tap;
 

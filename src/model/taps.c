@@ -51,6 +51,11 @@ const float *sl_model_residual(const sl_model *m, int layer) {
     return sl_model_fetch(m, h) ? sl_buf_data(&m->exec, h) : NULL;
 }
 
+const float *sl_model_mid(const sl_model *m, int layer) {
+    sl_buf h = m->layer[layer].mid;
+    return h != SL_NONE && sl_model_fetch(m, h) ? sl_buf_data(&m->exec, h) : NULL;
+}
+
 static const sl_op *attention_op(const sl_model *m, int layer) {
     return sl_program_find(&m->program, layer, SL_HALF_ATTN, SL_PART_core);
 }

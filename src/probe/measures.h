@@ -13,12 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* ---- residual stream of one layer (residual.c) */
+/* ---- residual stream at one place (residual.c) */
 
 /* Totals per channel, token 0 apart from the others; arrays of `dim` values, zero at the start. */
 typedef struct {
     int64_t dim, seq, windows;
     double *sum_abs0, *sum_sq0, *sum_abs, *sum_sq;
+    double *led; /* tokens other than token 0 whose largest |h_j| is this channel's, the lowest of equals */
     float *max0, *max;
     double norm0, norm_others; /* sums of Euclidean norms over windows, over windows x (seq - 1) */
 } sl_residual;
@@ -28,15 +29,17 @@ typedef struct {
     double max_no_token0; /* the same without token 0, whose massive activation hides the rest */
     double m2;            /* sl_m2 of mean_t |h_j|, token 0 left out */
     int64_t m2_dim;       /* the channel of that maximum, the lowest of equals; -1 if there is none */
+    double m2_share;      /* share of the tokens other than token 0 whose largest |h_j| is that channel's: M2 is of
+                           * means, which a few tokens can make; near 1 the channel leads at every token */
     double top1_permille; /* sl_top1_permille of mean_t |h_j| over all tokens */
     double kurtosis_h;    /* sl_kurtosis_h of mean_t h_j^2 over all tokens */
     double kurtosis_h_no_token0; /* the same without token 0, whose massive activation may be most of it */
     double token0_norm_ratio; /* mean norm of token 0 over mean norm of the others (arXiv 2410.10781) */
 } sl_residual_figures;
 
-/* h: windows x seq rows of dim. window_norms: scratch of 2*windows. */
-void sl_residual_add(sl_residual *r, const sl_kernels *k, int64_t windows, const float *h,
-                     double *window_norms);
+/* h: windows x seq rows of dim. Scratch: window_norms, 2*windows; leaders, windows*seq. */
+void sl_residual_add(sl_residual *r, const sl_kernels *k, int64_t windows, const float *h, double *window_norms,
+                     int32_t *leaders);
 /* What cannot be told (one-token windows, nothing added, a median of 0) is NaN. scratch: 2*dim. */
 sl_residual_figures sl_residual_measure(const sl_residual *r, double *scratch);
 /* mean_t |h_j| into mean (dim values); with_token0: over all tokens, else without token 0. */

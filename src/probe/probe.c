@@ -12,7 +12,7 @@
 
 /* Accumulators of h_i and of the block that reads it; after the last block gate[0] is the final norm's. */
 typedef struct {
-    sl_residual residual;
+    sl_residual residual, mid; /* mid: of the stream between the block's halves, if it has such */
     sl_attention attention;
     sl_gate gate[2];
 } layer_sums;
@@ -29,6 +29,7 @@ struct sl_probe {
     size_t sum_doubles, sum_floats;
     double *parts;     /* scratch of the sl_*_add functions */
     float *gate_values, *rows;
+    int32_t *leaders;  /* block: scratch of sl_residual_add */
 };
 
 static int norms_of(const sl_probe *p, int64_t layer) { return layer == p->layers ? 1 : p->norms; }
@@ -104,16 +105,22 @@ static double *take(double **at, int64_t n) {
     return p;
 }
 
+static sl_residual place_residual(const sl_probe *p, double **d, float **f) {
+    sl_residual r = {.dim = p->dim, .seq = p->seq, .sum_abs0 = take(d, p->dim), .sum_sq0 = take(d, p->dim),
+                     .sum_abs = take(d, p->dim), .sum_sq = take(d, p->dim), .led = take(d, p->dim), .max0 = *f,
+                     .max = *f + p->dim};
+    *f += 2 * p->dim;
+    return r;
+}
+
 /* Hands out the sums' places. */
 static void place(sl_probe *p) {
     double *d = p->doubles;
     float *f = p->floats;
     for (int64_t i = 0; i <= p->layers; i++) {
         layer_sums *l = &p->layer[i];
-        l->residual = (sl_residual){.dim = p->dim, .seq = p->seq, .sum_abs0 = take(&d, p->dim),
-                                    .sum_sq0 = take(&d, p->dim), .sum_abs = take(&d, p->dim),
-                                    .sum_sq = take(&d, p->dim), .max0 = f, .max = f + p->dim};
-        f += 2 * p->dim;
+        l->residual = place_residual(p, &d, &f);
+        l->mid = place_residual(p, &d, &f);
         l->attention = (sl_attention){.att0 = take(&d, p->heads), .entropy = take(&d, p->heads),
                                       .att0_marked = take(&d, p->heads), .att0_unmarked = take(&d, p->heads),
                                       .v0 = take(&d, p->kv_heads), .v_others = take(&d, p->kv_heads)};
@@ -132,13 +139,14 @@ static int allocate(sl_probe *p) {
     size_t scratch = (size_t)(parts > 2 * p->batch ? parts : 2 * p->batch);
     size_t values = (size_t)(p->batch * p->seq * p->dim);
     size_t layers = (size_t)p->layers + 1;
-    p->sum_doubles = layers * (size_t)(8 * p->dim + 4 * p->heads + 2 * p->kv_heads);
-    p->sum_floats = layers * (size_t)(2 * p->dim);
+    p->sum_doubles = layers * (size_t)(14 * p->dim + 4 * p->heads + 2 * p->kv_heads);
+    p->sum_floats = layers * (size_t)(4 * p->dim);
     values += (size_t)sl_threads() * (size_t)sl_attention_thread_floats(p->seq);
     p->layer = sl_alloc(layers * sizeof *p->layer, "the probe");
     p->doubles = sl_alloc((p->sum_doubles + scratch) * sizeof(double), "the probe");
     p->floats = sl_alloc((p->sum_floats + values) * sizeof(float), "the probe");
-    return p->layer && p->doubles && p->floats ? 0 : -1;
+    p->leaders = sl_alloc((size_t)(p->batch * p->seq) * sizeof *p->leaders, "the probe");
+    return p->layer && p->doubles && p->floats && p->leaders ? 0 : -1;
 }
 
 sl_probe *sl_probe_create(const sl_model *m) {
@@ -176,6 +184,7 @@ void sl_probe_free(sl_probe *p) {
     sl_free(p->layer);
     sl_free(p->doubles);
     sl_free(p->floats);
+    sl_free(p->leaders);
     sl_free(p);
 }
 
@@ -195,6 +204,14 @@ int sl_probe_reset(sl_probe *p) {
     return 0;
 }
 
+static void add_streams(sl_probe *p, const sl_model *m, int64_t layer) {
+    const float *mid = sl_model_mid(m, (int)layer);
+    sl_residual_add(&p->layer[layer].residual, p->kernels, p->batch, sl_model_residual(m, (int)layer), p->parts,
+                    p->leaders);
+    if (mid)
+        sl_residual_add(&p->layer[layer].mid, p->kernels, p->batch, mid, p->parts, p->leaders);
+}
+
 static void add_block(sl_probe *p, const sl_model *m, int64_t layer, const uint8_t *mark) {
     sl_attention_rows rows = sl_probe_attention_rows(m, layer);
     rows.mark = mark;
@@ -212,7 +229,7 @@ int sl_probe_add_marked(sl_probe *p, const sl_model *m, const uint8_t *mark) {
                        p->threads, sl_threads());
     for (int64_t i = 0; i <= p->layers; i++) {
         layer_sums *l = &p->layer[i];
-        sl_residual_add(&l->residual, p->kernels, p->batch, sl_model_residual(m, (int)i), p->parts);
+        add_streams(p, m, i);
         if (i < p->layers && sl_model_attends(m, (int)i))
             add_block(p, m, i, mark);
         for (int n = 0; n < norms_of(p, i); n++)
@@ -226,7 +243,8 @@ int sl_probe_add_marked(sl_probe *p, const sl_model *m, const uint8_t *mark) {
 
 /* What the top level takes from the layers. */
 typedef struct {
-    double max, max_no_token0, m2, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio, lambda_min, lambda_at_sink;
+    double max, max_no_token0, m2, m2_share, kurtosis_h, kurtosis_h_no_token0, token0_norm_ratio;
+    double max_mid, m2_mid, kurtosis_h_mid, lambda_min, lambda_at_sink;
     double att0, entropy, sink_rate, value_ratio, top1_permille;
     int64_t m2_layer, m2_dim;
     sl_gate_figures gate;
@@ -300,6 +318,34 @@ static int put_all_sink_dims(const sl_probe *p, json_t *o, double *scratch, doub
     return put(o, "sink_dims", a) | rc;
 }
 
+/* Names of a stream's figures. */
+typedef struct {
+    const char *max, *max_no_token0, *m2, *m2_dim, *m2_share, *kurtosis_h, *kurtosis_h_no_token0;
+} figure_names;
+static const figure_names figures_here = {"max", "max_no_token0", "m2", "m2_dim", "m2_share", "kurtosis_h",
+                                          "kurtosis_h_no_token0"};
+static const figure_names figures_mid = {"max_mid", "max_no_token0_mid", "m2_mid", "m2_dim_mid", "m2_share_mid",
+                                         "kurtosis_h_mid", "kurtosis_h_no_token0_mid"};
+
+static int put_figures(json_t *o, const figure_names *name, const sl_residual_figures *f) {
+    return put(o, name->max, real(f->max)) | put(o, name->max_no_token0, real(f->max_no_token0)) |
+           put(o, name->m2, real(f->m2)) |
+           put(o, name->m2_dim, f->m2_dim < 0 ? json_null() : json_integer(f->m2_dim)) |
+           put(o, name->m2_share, real(f->m2_share)) | put(o, name->kurtosis_h, real(f->kurtosis_h)) |
+           put(o, name->kurtosis_h_no_token0, real(f->kurtosis_h_no_token0));
+}
+
+/* Of the stream between the halves of a block; null where it has none. */
+static int put_mid(const sl_probe *p, json_t *o, int64_t i, summary *s, double *scratch) {
+    sl_residual_figures f = sl_residual_measure(&p->layer[i].mid, scratch);
+    if (p->layer[i].mid.windows) {
+        s->max_mid = larger(f.max, s->max_mid);
+        s->m2_mid = larger(f.m2, s->m2_mid);
+        s->kurtosis_h_mid = larger(f.kurtosis_h, s->kurtosis_h_mid);
+    }
+    return put_figures(o, &figures_mid, &f);
+}
+
 static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, double *scratch,
                         bool profile) {
     const sl_residual *r = &p->layer[i].residual;
@@ -311,15 +357,12 @@ static int put_residual(const sl_probe *p, json_t *o, int64_t i, summary *s, dou
     s->token0_norm_ratio = larger(f.token0_norm_ratio, s->token0_norm_ratio);
     if (f.m2 > s->m2 || isnan(f.m2)) {
         s->m2 = f.m2;
+        s->m2_share = f.m2_share;
         s->m2_layer = i;
         s->m2_dim = f.m2_dim;
     }
-    int rc = put(o, "layer", json_integer(i)) | put(o, "max", real(f.max)) |
-             put(o, "max_no_token0", real(f.max_no_token0)) | put(o, "m2", real(f.m2)) |
-             put(o, "m2_dim", f.m2_dim < 0 ? json_null() : json_integer(f.m2_dim)) |
+    int rc = put(o, "layer", json_integer(i)) | put_figures(o, &figures_here, &f) |
              put(o, "top1_permille", real(f.top1_permille)) |
-             put(o, "kurtosis_h", real(f.kurtosis_h)) |
-             put(o, "kurtosis_h_no_token0", real(f.kurtosis_h_no_token0)) |
              put(o, "token0_norm_ratio", real(f.token0_norm_ratio));
     sl_sink_dims sinks = sl_probe_sink_dims(p, i, scratch);
     rc |= put_sink_dims(o, &sinks);
@@ -417,6 +460,9 @@ static sl_gate_figures all_gates(const sl_probe *p, const sl_gate **gates) {
     return sl_gate_measure(count, gates);
 }
 
+/* A largest figure that began below all: null where there was none. */
+static json_t *real_of_any(double x) { return real(x < 0 ? NAN : x); }
+
 static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
     bool sink = s->m2_dim >= 0;
     int64_t tokens = p->layer[0].residual.windows * p->seq;
@@ -424,6 +470,8 @@ static int put_summary(const sl_probe *p, json_t *o, const summary *s) {
            put(o, "m2", real(s->m2)) |
            put(o, "m2_layer", sink ? json_integer(s->m2_layer) : json_null()) |
            put(o, "m2_dim", sink ? json_integer(s->m2_dim) : json_null()) |
+           put(o, "m2_share", real(s->m2_share)) | put(o, "max_mid", real_of_any(s->max_mid)) |
+           put(o, "m2_mid", real_of_any(s->m2_mid)) | put(o, "kurtosis_h_mid", real_of_any(s->kurtosis_h_mid)) |
            put(o, "top1_permille", real(s->top1_permille)) |
            put(o, "kurtosis_h", real(s->kurtosis_h)) |
            put(o, "kurtosis_h_no_token0", real(s->kurtosis_h_no_token0)) |
@@ -443,7 +491,8 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
     int64_t heads = p->layers * p->heads;
     double *att0 = doubles + 3 * p->dim, *entropy = att0 + heads, *value_ratio = entropy + heads;
     summary s = {.max = -1, .max_no_token0 = -1, .m2 = -1, .kurtosis_h = -1,
-                 .kurtosis_h_no_token0 = -1, .m2_dim = -1, .token0_norm_ratio = -1};
+                 .kurtosis_h_no_token0 = -1, .m2_dim = -1, .token0_norm_ratio = -1,
+                 .max_mid = -1, .m2_mid = -1, .kurtosis_h_mid = -1, .m2_share = NAN};
     json_t *layers = json_array();
     int64_t attending = 0;
     int rc = 0;
@@ -451,7 +500,8 @@ static int build(const sl_probe *p, const sl_model *m, json_t *o, bool profile, 
         json_t *l = json_object();
         rc |= put_residual(p, l, i, &s, doubles, profile);
         if (i < p->layers)
-            rc |= put_attention(p, l, i, att0 + attending * p->heads, entropy + attending * p->heads,
+            rc |= put_mid(p, l, i, &s, doubles) |
+                  put_attention(p, l, i, att0 + attending * p->heads, entropy + attending * p->heads,
                                 value_ratio + attending * p->kv_heads) |
                   put_norms(p, m, l, i, profile);
         else if (profile && sl_model_norm_weight(m, (int)i, 0))

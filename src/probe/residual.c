@@ -13,6 +13,7 @@ typedef struct {
     const sl_kernels *k;
     const float *h;
     double *norms;
+    int32_t *leaders;
     int64_t windows, blocks;
 } residual_job;
 
@@ -28,12 +29,23 @@ static void add_columns(const residual_job *j, int64_t first) {
                         r->sum_sq + first, r->max + first);
 }
 
-static void add_norms(const residual_job *j, int64_t window) {
+/* The channel of the largest |x|, the lowest of equals. */
+static int32_t leader(int64_t n, const float *x) {
+    int32_t at = 0;
+    for (int64_t j = 1; j < n; j++)
+        if (fabsf(x[j]) > fabsf(x[at]))
+            at = (int32_t)j;
+    return at;
+}
+
+static void add_rows(const residual_job *j, int64_t window) {
     const sl_residual *r = j->r;
     const float *h = j->h + window * r->seq * r->dim;
     double others = 0;
-    for (int64_t t = 1; t < r->seq; t++)
+    for (int64_t t = 1; t < r->seq; t++) {
         others += sqrt(j->k->sumsq(r->dim, h + t * r->dim));
+        j->leaders[window * r->seq + t] = leader(r->dim, h + t * r->dim);
+    }
     j->norms[2 * window] = sqrt(j->k->sumsq(r->dim, h));
     j->norms[2 * window + 1] = others;
 }
@@ -44,16 +56,18 @@ static void residual_item(void *ctx, int64_t item, int thread) {
     if (item < j->blocks)
         add_columns(j, item * COLUMNS);
     else
-        add_norms(j, item - j->blocks);
+        add_rows(j, item - j->blocks);
 }
 
-void sl_residual_add(sl_residual *r, const sl_kernels *k, int64_t windows, const float *h,
-                     double *window_norms) {
-    residual_job job = {r, k, h, window_norms, windows, (r->dim + COLUMNS - 1) / COLUMNS};
+void sl_residual_add(sl_residual *r, const sl_kernels *k, int64_t windows, const float *h, double *window_norms,
+                     int32_t *leaders) {
+    residual_job job = {r, k, h, window_norms, leaders, windows, (r->dim + COLUMNS - 1) / COLUMNS};
     sl_parallel(job.blocks + windows, residual_item, &job);
     for (int64_t w = 0; w < windows; w++) {
         r->norm0 += window_norms[2 * w];
         r->norm_others += window_norms[2 * w + 1];
+        for (int64_t t = 1; t < r->seq; t++)
+            r->led[leaders[w * r->seq + t]]++;
     }
     r->windows += windows;
 }
@@ -76,7 +90,7 @@ static double largest(int64_t n, const float *x) {
 static double larger(double a, double b) { return isnan(a) || a > b ? a : b; }
 
 sl_residual_figures sl_residual_measure(const sl_residual *r, double *scratch) {
-    sl_residual_figures f = {NAN, NAN, NAN, -1, NAN, NAN, NAN, NAN};
+    sl_residual_figures f = {NAN, NAN, NAN, -1, NAN, NAN, NAN, NAN, NAN};
     double *mean = scratch, *sorted = scratch + r->dim;
     double tokens = (double)(r->windows * r->seq);
     if (r->windows == 0)
@@ -94,6 +108,7 @@ sl_residual_figures sl_residual_measure(const sl_residual *r, double *scratch) {
     f.max = larger(f.max, f.max_no_token0);
     sl_residual_mean_abs(r, false, mean);
     f.m2 = sl_m2(r->dim, mean, sorted, &f.m2_dim);
+    f.m2_share = f.m2_dim < 0 ? NAN : r->led[f.m2_dim] / (double)(r->windows * (r->seq - 1));
     f.token0_norm_ratio = r->norm0 / (r->norm_others / (double)(r->seq - 1));
     return f;
 }

@@ -71,21 +71,23 @@ END_TEST
 typedef struct {
     sl_residual sums;
     double *memory, *norms;
+    int32_t *leaders;
     float *max;
 } residual_fixture;
 
 static residual_fixture residual_new(int64_t dim, int64_t seq, int64_t windows) {
-    residual_fixture f = {.memory = doubles(4 * dim), .norms = doubles(2 * windows),
-                          .max = floats(2 * dim)};
+    residual_fixture f = {.memory = doubles(5 * dim), .norms = doubles(2 * windows),
+                          .leaders = calloc((size_t)(windows * seq), sizeof *f.leaders), .max = floats(2 * dim)};
     f.sums = (sl_residual){.dim = dim, .seq = seq, .sum_abs0 = f.memory, .sum_sq0 = f.memory + dim,
                            .sum_abs = f.memory + 2 * dim, .sum_sq = f.memory + 3 * dim,
-                           .max0 = f.max, .max = f.max + dim};
+                           .led = f.memory + 4 * dim, .max0 = f.max, .max = f.max + dim};
     return f;
 }
 
 static void residual_free(residual_fixture *f) {
     sl_free(f->memory);
     sl_free(f->norms);
+    free(f->leaders);
     sl_free(f->max);
 }
 
@@ -106,17 +108,38 @@ static sl_residual_figures measure(const sl_residual *r) {
 
 enum { W = 3, T = 7, D = 131 }; /* odd, and D is not a multiple of a vector or of a block of channels */
 
+/* Channel 5 makes M2 by two tokens of a window alone, of which the second has an equal in a lower channel. */
+START_TEST(a_few_tokens_make_m2_but_not_its_share) {
+    float *h = constant_rows(W, T, D, 1);
+    for (int64_t w = 0; w < W; w++) {
+        float *row = h + w * T * D;
+        row[5] = 500; /* token 0 does not count */
+        row[2 * D + 5] = 90;
+        row[3 * D + 5] = row[3 * D + 4] = -50;
+    }
+    residual_fixture r = residual_new(D, T, W);
+    sl_residual_add(&r.sums, kernels(), W, h, r.norms, r.leaders);
+    sl_residual_figures f = measure(&r.sums);
+    ck_assert_int_eq(f.m2_dim, 5);
+    ck_close(f.m2, (90 + 50 + T - 3) / (double)(T - 1), 2 * T * W * DBL_EPSILON);
+    ck_assert_double_eq(f.m2_share, 1.0 / (T - 1));
+    residual_free(&r);
+    sl_free(h);
+}
+END_TEST
+
 START_TEST(one_large_channel_is_a_residual_sink) {
     float *h = constant_rows(W, T, D, 1);
     for (int64_t t = 0; t < W * T; t++)
         h[t * D + 129] = t % 2 ? 12 : -12;
     residual_fixture r = residual_new(D, T, W);
-    sl_residual_add(&r.sums, kernels(), W, h, r.norms);
+    sl_residual_add(&r.sums, kernels(), W, h, r.norms, r.leaders);
     sl_residual_figures f = measure(&r.sums);
     ck_assert_double_eq(f.max, 12);
     ck_assert_double_eq(f.max_no_token0, 12);
     ck_assert_double_eq(f.m2, 12);
     ck_assert_int_eq(f.m2_dim, 129);
+    ck_assert_double_eq(f.m2_share, 1);
     ck_close(f.top1_permille, 1000 * 12.0 / (D - 1 + 12), 4 * DBL_EPSILON);
     double second = (D - 1 + 144) / (double)D, fourth = (D - 1 + 144.0 * 144) / D;
     ck_close(f.kurtosis_h, fourth / (second * second), 8 * DBL_EPSILON);
@@ -131,7 +154,7 @@ START_TEST(a_spike_of_token_0_raises_max_but_not_m2) {
     for (int64_t w = 0; w < W; w++)
         h[w * T * D + 5] = -500;
     residual_fixture r = residual_new(D, T, W);
-    sl_residual_add(&r.sums, kernels(), W, h, r.norms);
+    sl_residual_add(&r.sums, kernels(), W, h, r.norms, r.leaders);
     sl_residual_figures f = measure(&r.sums);
     ck_assert_double_eq(f.max, 500);
     ck_assert_double_eq(f.max_no_token0, 2);
@@ -153,8 +176,8 @@ END_TEST
 START_TEST(random_residual_agrees_with_plain_loops) {
     float *h = random_floats(W * T * D, 1);
     residual_fixture r = residual_new(D, T, W);
-    sl_residual_add(&r.sums, kernels(), 1, h, r.norms); /* in two calls */
-    sl_residual_add(&r.sums, kernels(), W - 1, h + T * D, r.norms);
+    sl_residual_add(&r.sums, kernels(), 1, h, r.norms, r.leaders); /* in two calls */
+    sl_residual_add(&r.sums, kernels(), W - 1, h + T * D, r.norms, r.leaders);
     double mean[D], with0[D], norm0 = 0, others = 0;
     sl_residual_mean_abs(&r.sums, false, mean);
     sl_residual_mean_abs(&r.sums, true, with0);
@@ -189,12 +212,13 @@ START_TEST(one_token_windows_and_nan_are_told_apart_from_figures) {
     float *h = constant_rows(2, 1, 3, 4);
     residual_fixture r = residual_new(3, 1, 2);
     ck_assert_double_nan(measure(&r.sums).max); /* nothing added */
-    sl_residual_add(&r.sums, kernels(), 2, h, r.norms);
+    sl_residual_add(&r.sums, kernels(), 2, h, r.norms, r.leaders);
     sl_residual_figures f = measure(&r.sums);
     ck_assert_double_eq(f.max, 4);
     ck_assert_double_eq(f.kurtosis_h, 1);
     ck_assert_double_nan(f.max_no_token0);
     ck_assert_double_nan(f.m2);
+    ck_assert_double_nan(f.m2_share);
     ck_assert_int_eq(f.m2_dim, -1);
     residual_free(&r);
     sl_free(h);
@@ -202,7 +226,7 @@ START_TEST(one_token_windows_and_nan_are_told_apart_from_figures) {
     h = constant_rows(1, 4, 9, 1);
     h[9 * 2 + 8] = NAN;
     r = residual_new(9, 4, 1);
-    sl_residual_add(&r.sums, kernels(), 1, h, r.norms);
+    sl_residual_add(&r.sums, kernels(), 1, h, r.norms, r.leaders);
     f = measure(&r.sums);
     ck_assert_double_nan(f.max);
     ck_assert_double_nan(f.m2);
@@ -423,12 +447,12 @@ static void all_sums(double *out, int64_t *count) {
     attention_fixture a = attention_new(WIN, SEQ, random_floats(WIN * SEQ * LD, 4));
     double *gates = doubles(2 * 300);
     sl_gate g = {.dim = 300, .sum = gates, .sum_sq = gates + 300};
-    sl_residual_add(&r.sums, kernels(), WIN, h, r.norms);
+    sl_residual_add(&r.sums, kernels(), WIN, h, r.norms, r.leaders);
     attention_add(&a);
     sl_gate_add(&g, WIN * SEQ, h);
     int64_t n = 0;
-    memcpy(out, r.memory, 4 * 300 * sizeof *out);
-    n += 4 * 300;
+    memcpy(out, r.memory, 5 * 300 * sizeof *out);
+    n += 5 * 300;
     out[n++] = r.sums.norm0;
     out[n++] = r.sums.norm_others;
     memcpy(out + n, a.memory, (2 * H + 2 * KV) * sizeof *out);
@@ -442,7 +466,7 @@ static void all_sums(double *out, int64_t *count) {
 }
 
 START_TEST(threads_do_not_change_a_bit) {
-    static double one[2000], more[2000];
+    static double one[2300], more[2300];
     int64_t n, m;
     sl_threads_set(1);
     all_sums(one, &n);
@@ -466,6 +490,7 @@ static Suite *suite(void) {
     tcase_add_test(t, top1_takes_a_thousandth_of_the_channels_rounded_up);
     tcase_add_test(t, kurtosis_runs_from_1_to_the_number_of_channels);
     tcase_add_test(t, one_large_channel_is_a_residual_sink);
+    tcase_add_test(t, a_few_tokens_make_m2_but_not_its_share);
     tcase_add_test(t, a_spike_of_token_0_raises_max_but_not_m2);
     tcase_add_test(t, random_residual_agrees_with_plain_loops);
     tcase_add_test(t, one_token_windows_and_nan_are_told_apart_from_figures);

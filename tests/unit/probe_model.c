@@ -132,7 +132,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 typedef struct {
-    double max, max_no_token0, m2, kurtosis_h, kurtosis_h_no_token0, ratio;
+    double max, max_no_token0, m2, m2_share, kurtosis_h, kurtosis_h_no_token0, ratio;
     int m2_dim;
 } plain_layer;
 
@@ -145,8 +145,20 @@ static double unevenness(int64_t n, const double *square) {
     return fourth / (second * second);
 }
 
-static plain_layer plain_residual(const fixture *f, int layer, double *all) {
-    const float *h = sl_model_residual(f->m, layer);
+/* Share of the tokens but each window's first in which no |h_j| exceeds that of `dim`, nor equals it below `dim`. */
+static double plain_share(const fixture *f, const float *h, int64_t dim) {
+    double led = 0;
+    for (int64_t t = 0; t < f->rows; t++) {
+        const float *row = h + t * f->dim;
+        bool first = t % f->v.seq == 0;
+        for (int64_t j = 0; j < f->dim; j++)
+            first = first || (j < dim ? fabsf(row[j]) >= fabsf(row[dim]) : fabsf(row[j]) > fabsf(row[dim]));
+        led += !first;
+    }
+    return led / (double)(f->rows - f->v.batch);
+}
+
+static plain_layer plain_residual(const fixture *f, const float *h, double *all) {
     double mean[128], sorted[128], square[128], later[128], norm0 = 0, others = 0;
     plain_layer r = {0};
     memset(mean, 0, sizeof mean);
@@ -173,21 +185,57 @@ static plain_layer plain_residual(const fixture *f, int layer, double *all) {
     r.m2 = sorted[f->dim - 1] / ((sorted[f->dim / 2] + sorted[(f->dim - 1) / 2]) / 2);
     for (int j = 0; j < f->dim; j++)
         r.m2_dim = mean[j] > mean[r.m2_dim] ? j : r.m2_dim;
+    r.m2_share = plain_share(f, h, r.m2_dim);
     r.kurtosis_h = unevenness(f->dim, square);
     r.kurtosis_h_no_token0 = unevenness(f->dim, later);
     r.ratio = norm0 / (others / (double)(f->v.seq - 1));
     return r;
 }
 
+/* The streams between halves: where a norm before the feed-forward reads it, they are that tap; null in parallel blocks
+ * and without a feed-forward. */
+static void check_mid(const fixture *f, const json_t *o) {
+    const sl_config *c = &f->v.config;
+    double max = NAN, m2 = NAN, kurtosis = NAN, all[128] = {0};
+    float *tap = malloc((size_t)(f->rows * f->dim) * sizeof *tap);
+    bool before = c->model_norm_place == SL_PLACE_PRE || c->model_norm_place == SL_PLACE_SANDWICH;
+    for (int i = 0; i < c->model_layers; i++) {
+        const json_t *got = json_array_get(json_object_get(o, "layers"), (size_t)i);
+        const float *h = sl_model_mid(f->m, i);
+        ck_assert_int_eq(h != NULL, c->model_block == SL_BLOCK_SEQUENTIAL && sl_config_has_ffn(c));
+        plain_layer l = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0};
+        if (h) {
+            l = plain_residual(f, h, all);
+            if (before && sl_model_tap(f->m, i, SL_TAP_FFN_NORM_IN, tap))
+                ck_assert_mem_eq(h, tap, (size_t)(f->rows * f->dim) * sizeof *tap);
+            expect(f, got, "m2_dim_mid", l.m2_dim, 0);
+        }
+        expect(f, got, "max_mid", l.max, 0);
+        expect(f, got, "max_no_token0_mid", l.max_no_token0, 0);
+        expect(f, got, "m2_mid", l.m2, 1e-12);
+        expect(f, got, "m2_share_mid", l.m2_share, 1e-12);
+        expect(f, got, "kurtosis_h_mid", l.kurtosis_h, 1e-12);
+        expect(f, got, "kurtosis_h_no_token0_mid", l.kurtosis_h_no_token0, 1e-12);
+        max = fmax(max, l.max);
+        m2 = fmax(m2, l.m2);
+        kurtosis = fmax(kurtosis, l.kurtosis_h);
+    }
+    free(tap);
+    expect(f, o, "max_mid", max, 0);
+    expect(f, o, "m2_mid", m2, 1e-12);
+    expect(f, o, "kurtosis_h_mid", kurtosis, 1e-12);
+}
+
 static void check_residual(const fixture *f, const json_t *o) {
-    double all[128] = {0}, max = 0, without = 0, kurtosis = 0, later = 0, ratio = 0, m2 = 0, sum = 0;
+    double all[128] = {0}, max = 0, without = 0, kurtosis = 0, later = 0, ratio = 0, m2 = 0, share = 0, sum = 0;
     int layers = (int)f->v.config.model_layers, where = 0;
     for (int i = 0; i <= layers; i++) {
-        plain_layer l = plain_residual(f, i, all);
+        plain_layer l = plain_residual(f, sl_model_residual(f->m, i), all);
         const json_t *got = json_array_get(json_object_get(o, "layers"), (size_t)i);
         expect(f, got, "max", l.max, 0);
         expect(f, got, "m2", l.m2, 1e-12);
         expect(f, got, "m2_dim", l.m2_dim, 0);
+        expect(f, got, "m2_share", l.m2_share, 1e-12);
         expect(f, got, "token0_norm_ratio", l.ratio, 1e-12);
         max = fmax(max, l.max);
         without = fmax(without, l.max_no_token0);
@@ -196,6 +244,7 @@ static void check_residual(const fixture *f, const json_t *o) {
         expect(f, got, "kurtosis_h_no_token0", l.kurtosis_h_no_token0, 1e-12);
         ratio = fmax(ratio, l.ratio);
         where = l.m2 > m2 ? i : where;
+        share = l.m2 > m2 ? l.m2_share : share;
         m2 = fmax(m2, l.m2);
     }
     for (int64_t j = 0; j < f->dim; j++)
@@ -205,6 +254,7 @@ static void check_residual(const fixture *f, const json_t *o) {
     expect(f, o, "max_no_token0", without, 0);
     expect(f, o, "m2", m2, 1e-12); /* sums of a few thousand positive doubles */
     expect(f, o, "m2_layer", where, 0);
+    expect(f, o, "m2_share", share, 1e-12);
     expect(f, o, "kurtosis_h", kurtosis, 1e-12);
     expect(f, o, "kurtosis_h_no_token0", later, 1e-12);
     expect(f, o, "token0_norm_ratio", ratio, 1e-12);
@@ -328,6 +378,7 @@ static void check_variant(fixture *f) {
     ck_assert_ptr_nonnull(o);
     expect(f, o, "tokens", (double)f->rows, 0);
     check_residual(f, o);
+    check_mid(f, o);
     check_attention(f, o);
     check_norms(f, o);
     json_decref(o);
@@ -344,6 +395,14 @@ START_TEST(figures_agree_with_plain_loops) {
         check_variant(&f);
     for (int i = 0; ref_variant_across(i, &f.v); i++)
         check_variant(&f);
+}
+END_TEST
+
+START_TEST(parallel_halves_have_nothing_between_them) {
+    fixture f;
+    ref_variant_tiny(0, &f.v);
+    f.v.config.model_block = SL_BLOCK_PARALLEL;
+    check_variant(&f);
 }
 END_TEST
 
@@ -542,6 +601,7 @@ static Suite *suite(void) {
     tcase_set_timeout(t, 60);
     tcase_add_test(t, top_tokens);
     tcase_add_test(t, figures_agree_with_plain_loops);
+    tcase_add_test(t, parallel_halves_have_nothing_between_them);
     tcase_add_test(t, a_model_without_feed_forward_has_one_norm_a_block);
     tcase_add_test(t, threads_do_not_change_a_bit);
     tcase_add_test(t, training_and_inference_models_have_the_same_taps);

@@ -473,10 +473,12 @@ class Figures(Folder):
     def test_places(self) -> None:
         """M2 before the first block, between blocks and behind the last; and the largest of 1,500 channels, which are
         two, over what two of so many have."""
-        layers = [{"m2": m2, "channel_mean_abs": [1] * 1500} for m2 in (2, 9, 7, 4)]
+        layers = [{"m2": m2, "max": 5 * m2, "channel_mean_abs": [1] * 1500} for m2 in (2, 9, 7, 4)]
         found = outcome.of_probe({"m2": 9, "top1_permille": 4, "layers": layers}, 4)
         self.assertEqual([found.get(name) for name in ("m2_embeddings", "m2_blocks", "m2_last", "top1_over_uniform")],
                          [2, 9, 4, 3])
+        self.assertEqual([found.get(f"max_{place}") for place in ("embeddings", "blocks", "last")], [10, 45, 20])
+        self.assertNotIn("kurtosis_h_blocks", found)
         self.assertNotIn("m2_blocks", outcome.of_probe({"layers": layers[:2]}, 4))
 
     def test_diverged(self) -> None:

@@ -57,6 +57,15 @@ PROBE = (
     Metric("m2_embeddings", "M2 of the embeddings", "the same of the stream before the first block"),
     Metric("m2_blocks", "M2 between blocks", "the same of the streams that the second and later blocks read, largest"),
     Metric("m2_last", "M2 behind the last block", "the same of the stream that the final norm alone reads"),
+    *(Metric(f"{figure}_{place}", f"{label} {where}", "", "", "none")
+      for figure, label in (("max", "max |h|"), ("kurtosis_h", "kurtosis-H"))
+      for place, where in (("embeddings", "of the embeddings"), ("blocks", "between blocks"),
+                           ("last", "behind the last block"))),
+    *(Metric(f"{figure}_mid", f"{label} in mid-block", "of the streams between the halves of blocks, which their "
+             "feed-forwards read, largest; nothing where the halves are parallel")
+      for figure, label in (("max", "max |h|"), ("m2", "M2"), ("kurtosis_h", "kurtosis-H"))),
+    Metric("m2_share", "share of M2's channel", "share of the tokens whose largest |h| is the channel of M2, at its "
+           "layer, token 0 left out: 1 is a channel that leads at every token"),
     Metric("top1_over_uniform", "top-1\N{PER MILLE SIGN} over uniform", "top1_permille over what as many channels have "
            "if all are alike: of 128 or 576 channels it is one, of 2048 three"),
     Metric("top1_permille", "top-1\N{PER MILLE SIGN}", "share of the largest thousandth of the channels (rounded up) "
@@ -86,8 +95,9 @@ PROBE = (
     Metric("gate_std", "sd of gates", "of the norms' gates, over elements"),
 )
 # Places, and what is made of the final probe only.
-NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "lambda_other", "median_channel", "m2_embeddings", "m2_blocks",
-           "m2_last", "top1_over_uniform", "att0_over_uniform")
+NO_PEAK = ("m2_layer", "m2_dim", "lambda_sink", "lambda_other", "median_channel", "top1_over_uniform",
+           "att0_over_uniform", *(f"{figure}_{place}" for figure in ("max", "m2", "kurtosis_h")
+                                  for place in ("embeddings", "blocks", "last")))
 # Of `sinklab probe --measures`: means over layers; with .max the largest layer's.
 MEASURES = (
     Metric("contribution.head", "contribution of token 0, heads",

@@ -83,13 +83,17 @@ def of_probe(probe: Record, seq: int) -> Metrics:
 
 
 def of_places(probe: Record) -> Metrics:
-    """M2 by where the stream is read: the probe's own is the largest of these, and behind the last block stands only
-    the final norm, which most variants leave as it is."""
+    """Figures by where the stream is read: the probe's own is the largest of these, and behind the last block stands
+    only the final norm, which most variants leave as it is. Of mid-block the probe tells them itself."""
     layers = probe.get("layers")
-    m2 = [number(layer.get("m2")) for layer in layers] if is_records(layers) else []
-    if len(m2) < 2:
-        return {}
-    return {"m2_embeddings": m2[0], "m2_last": m2[-1]} | ({"m2_blocks": max(m2[1:-1])} if len(m2) > 2 else {})
+    found: Metrics = {}
+    for name in ("max", "m2", "kurtosis_h"):
+        values = [number(layer.get(name)) for layer in layers] if is_records(layers) else []
+        if len(values) < 2:
+            continue
+        found |= {f"{name}_embeddings": values[0], f"{name}_last": values[-1]}
+        found |= {f"{name}_blocks": max(values[1:-1])} if len(values) > 2 else {}
+    return found
 
 
 def top1_over_uniform(probe: Record) -> float:
