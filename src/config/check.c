@@ -177,6 +177,10 @@ static int check_nullify(const sl_config *c) {
         return sl_fail_usage("model.sink_nullify_channels=random draws among the other channels, and of model.dim = "
                              "%lld no %lld are left; lower model.sink_nullify",
                              (ll)c->model_dim, (ll)c->model_sink_nullify);
+    if (c->model_sink_nullify > 0 && c->model_sink_nullify_value == SL_NULLIFY_MEAN_OUTPUT &&
+        c->model_sink_nullify_mode != SL_NULLIFY_OUTPUT)
+        return sl_fail_usage("model.sink_nullify_value=mean_output is what a norm gives, and only "
+                             "model.sink_nullify_mode=output replaces that; set it, or take mean");
     if (c->model_sink_nullify > 0 && c->model_norm_place == SL_PLACE_OUTPUT)
         return sl_fail_usage("model.sink_nullify replaces channels where norms read the stream, and with "
                              "model.norm_place=output those of the blocks do not; leave one out");

@@ -64,6 +64,8 @@ const sl_choice sl_choices_nullify_mode[] = {
 const sl_choice sl_choices_nullify_value[] = {
     [SL_NULLIFY_ZERO] = {"zero", "0"},
     [SL_NULLIFY_MEAN] = {"mean", "the channel's running mean"},
+    [SL_NULLIFY_RMS] = {"rms", "the root of its running mean square, signed as the mean: denominators keep their mean"},
+    [SL_NULLIFY_MEAN_OUTPUT] = {"mean_output", "mode output: its running mean behind the division, a constant"},
     {NULL, NULL}};
 const sl_choice sl_choices_nullify_channels[] = {
     [SL_NULLIFY_LARGEST] = {"largest", "those of largest |running mean|"},

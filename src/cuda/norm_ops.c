@@ -48,6 +48,9 @@ static int norm_check(const sl_op *op) {
     const sl_norm_nullified *o = sl_norm_nullified_of(op);
     if (o && o->random)
         return sl_fail("device: cuda has no model.sink_nullify_channels=random; take device: cpu");
+    if (o && o->second != SL_NONE)
+        return sl_fail("device: cuda has no model.sink_nullify_value=%s; take device: cpu",
+                       sl_choices_nullify_value[o->value].name);
     return kind_of(op) != SLC_NORM_LAYER || op->param[SL_NORM_BIAS] == SL_NONE
                ? 0
                : sl_fail("device: cuda has no layernorm with model.norm_opts.bias; take device: cpu");
@@ -57,7 +60,7 @@ static int norm_forward(const sl_op *op, const slc_exec *x) {
     const sl_norm_nullified *o = sl_norm_nullified_of(op);
     slc_norm n = norm_of(op, x);
     if (o)
-        slc_choose_channels(x->stream, op->dim_in, o->most, o->to_mean, x->w + slc_at(x, o->means),
+        slc_choose_channels(x->stream, op->dim_in, o->most, o->value == SL_NULLIFY_MEAN, x->w + slc_at(x, o->means),
                             &state_of(op, x)->list);
     slc_norm_forward(x->stream, &n, x->buf[op->out]);
     if (o && (x->training || x->measuring))

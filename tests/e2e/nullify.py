@@ -34,9 +34,15 @@ class Nullify(common.EndToEnd):
             self.assertIn("holds no channel means; taken from 64 windows of the training text", said)
             self.assertEqual(losses[mode], self.loss(*args, "threads=3")[0])
             self.assertNotEqual(losses[mode], self.loss(*args, "model.sink_nullify_value=mean")[0])
+        for mode, value in (("denominator", "rms"), ("output", "mean_output")):
+            args = [self.plain, "model.sink_nullify=4", f"model.sink_nullify_mode={mode}",
+                    f"model.sink_nullify_value={value}"]
+            losses[value], said = self.loss(*args)
+            self.assertIn("holds no channel means; taken from 64 windows of the training text", said)
+            self.assertEqual(losses[value], self.loss(*args, "threads=3")[0])
         plain, said = self.loss(self.plain)
         self.assertEqual(said, "")
-        self.assertEqual(len({plain, *losses.values()}), 4)
+        self.assertEqual(len({plain, *losses.values()}), 6)
         self.assertGreater(losses["both"], plain)
         probe = self.json("probe", self.plain, "model.sink_nullify=4", "--json")
         validation = self.loss(self.plain, "model.sink_nullify=4", "--windows", 32)[0]

@@ -27,6 +27,8 @@ def clamped_plus_one(x):
 
 # What the other projection goes through, where it does.
 OTHER = {"swiglu_clamped": clamped_plus_one}
+# sink_nullify_value -> the running mean that it needs besides the channel's own
+SECOND_MEAN = {"rms": ".channel_mean_square", "mean_output": ".channel_mean_output"}
 # ffn_kind -> is it gated, activation
 FFN = {
     "swiglu": (True, F.silu),
@@ -95,6 +97,8 @@ def tensor_shapes(c, vocab):
             shapes[prefix + ".bias"] = (d,)
         if c.get("sink_nullify") and nullify:
             shapes[prefix + ".channel_mean"] = (d,)
+            if c.get("sink_nullify_value") in SECOND_MEAN:
+                shapes[prefix + SECOND_MEAN[c["sink_nullify_value"]]] = (d,)
         if base in ("dyt", "derf"):
             shapes[prefix + ".alpha"] = (1,)
             if opts.get("beta", True):
@@ -233,21 +237,32 @@ def linear(p, prefix, x):
     return y + p[prefix + ".bias"] if prefix + ".bias" in p else y
 
 
-norm_inputs: dict[str, torch.Tensor] = {}  # prefix of each norm with running means -> channel means of its last input
+batch_means: dict[str, torch.Tensor] = {}  # name of each running mean -> that of the last batch
+
+
+def channel_means(x):
+    return x.detach().reshape(-1, x.shape[-1]).mean(0)
 
 
 def replaced(c, p, prefix, x):
-    """x with the channels of largest |running mean| set to 0 or to that mean."""
-    mean = p[prefix + ".channel_mean"].detach()
+    """x with the channels of largest |running mean| set to what model.sink_nullify_value says."""
+    mean, value = p[prefix + ".channel_mean"].detach(), c.get("sink_nullify_value", "zero")
     channels = mean.abs().argsort(descending=True)[: c["sink_nullify"]]
+    second = p[prefix + SECOND_MEAN[value]].detach() if value in SECOND_MEAN else None
+    stand_in = {"zero": lambda: 0 * mean, "mean": lambda: mean, "rms": lambda: second.sqrt() * mean.sign(),
+                "mean_output": lambda: second}[value]()
     y = x.clone()
-    y[..., channels] = mean[channels] if c.get("sink_nullify_value") == "mean" else 0.0
+    y[..., channels] = stand_in[channels]
     return y
 
 
 def norm_rows(c, p, prefix, x):
     """What is normalised, and what the statistics are taken from."""
-    norm_inputs[prefix] = x.detach().reshape(-1, x.shape[-1]).mean(0)
+    batch_means[prefix + ".channel_mean"] = channel_means(x)
+    if c.get("sink_nullify_value") == "rms":
+        batch_means[prefix + ".channel_mean_square"] = channel_means(x * x)
+    if c.get("sink_nullify_value") == "mean_output":
+        return x, x
     y, mode = replaced(c, p, prefix, x), c.get("sink_nullify_mode", "both")
     return (x if mode == "denominator" else y), (x if mode == "output" else y)
 
@@ -262,8 +277,11 @@ def base_norm(c, kind, opts, p, prefix, x):
         x, whole = pre * x, pre * whole
         if kind in ("rmsnorm", "layernorm"):
             m = whole.mean(-1, keepdim=True) if kind == "layernorm" else 0.0
-            y = w * (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
-            return y + p.get(prefix + ".bias", 0.0)
+            z = (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
+            if c.get("sink_nullify_value") == "mean_output":
+                batch_means[prefix + ".channel_mean_output"] = channel_means(z)
+                z = replaced(c, p, prefix, z)
+            return w * z + p.get(prefix + ".bias", 0.0)
     elif opts.get("preaffine"):
         x = p[prefix + ".pre_affine"] * x
     if kind == "none":

@@ -76,6 +76,12 @@ CASES = {
                             "model.norm": "layernorm", "model.norm_place": "post"}),
     "nullify_denominator": (33, {"model.sink_nullify": 2, "model.sink_nullify_mode": "denominator",
                                  "model.norm_opts.preaffine": True, "model.norm_place": "sandwich"}),
+    "nullify_rms": (33, {"model.sink_nullify": 2, "model.sink_nullify_mode": "denominator",
+                         "model.sink_nullify_value": "rms", "model.norm_opts.preaffine": True}),
+    "nullify_mean_output": (35, {"model.sink_nullify": 3, "model.sink_nullify_mode": "output",
+                                 "model.sink_nullify_value": "mean_output", "model.norm": "layernorm",
+                                 "model.norm_opts.bias": True, "model.norm_opts.preaffine": True,
+                                 "model.layers": 1}),
     "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
                          "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
     "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
@@ -222,9 +228,10 @@ def random_parameters(c, vocab, gen):
         if name.endswith(("correction_bias", ".query")):
             x = 0.1 * x
         elif len(shape) == 1:
-            from_zero = name.endswith((".bias", ".shift", ".channel_mean")) or (
+            from_zero = name.endswith((".bias", ".shift", ".channel_mean", ".channel_mean_output")) or (
                 name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
             x = (0 if from_zero else 1) + 0.3 * x
+            x = x.abs() if name.endswith("mean_square") else x
         elif name == "model.embed_tokens.weight":
             x = (0.3 if c.get("tie_embeddings") else 0.7) * x
         elif name.endswith("gate_up.weight"):
@@ -238,7 +245,7 @@ def random_parameters(c, vocab, gen):
 def train(c, p, tokens, targets):
     """STEPS steps of AdamW by torch.optim in float64. Returns losses, gradient norms, parameters."""
     t = c["train"]
-    p = {n: x.clone().requires_grad_(not n.endswith(("correction_bias", "channel_mean"))) for n, x in p.items()}
+    p = {n: x.clone().requires_grad_("correction_bias" not in n and ".channel_mean" not in n) for n, x in p.items()}
     learned = [x for x in p.values() if x.requires_grad]
 
     def decays(name, x):  # matrices, vectors where asked for; never attention's sinks, biases of linear layers, gates
@@ -264,8 +271,8 @@ def train(c, p, tokens, targets):
             for x in learned:
                 x.grad *= t["clip_norm"] / norm
         opt.step()
-        for prefix, mean in decoder.norm_inputs.items():
-            p[prefix + ".channel_mean"].lerp_(mean, 0.01)
+        for name, mean in decoder.batch_means.items():
+            p[name].lerp_(mean, 0.01)
         for name in p.keys() & counts.keys():
             away = counts[name].mean() - counts[name]
             p[name] += c["model"]["balance_rate"] * torch.sign(away)
@@ -281,7 +288,7 @@ def make_case(name):
     c = build_config(changes)
     gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     p = random_parameters(c["model"], vocab, gen)
-    decoder.norm_inputs.clear()
+    decoder.batch_means.clear()
     shape = (c["train"]["batch"], c["model"]["seq"])
     tokens = torch.randint(vocab, shape, generator=gen)
     targets = torch.randint(vocab, shape, generator=gen)

@@ -184,6 +184,18 @@ static void norm_gated(const ref_model *m, const char *prefix, enum site site, c
 
 /* ---- sink channels replaced at a norm's input (model.sink_nullify) */
 
+/* What stands in channel j. */
+static double stand_in(const ref_model *m, const char *prefix, int64_t j) {
+    int64_t d = m->config->model_dim;
+    double mean = creal(vector(m, prefix, ".channel_mean", d)[j]);
+    switch (m->config->model_sink_nullify_value) {
+    case SL_NULLIFY_MEAN: return mean;
+    case SL_NULLIFY_RMS: return copysign(sqrt(creal(vector(m, prefix, ".channel_mean_square", d)[j])), mean);
+    case SL_NULLIFY_MEAN_OUTPUT: return creal(vector(m, prefix, ".channel_mean_output", d)[j]);
+    default: return 0;
+    }
+}
+
 static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
     int64_t d = m->config->model_dim;
     const ref_c *mean = vector(m, prefix, ".channel_mean", d);
@@ -197,7 +209,7 @@ static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
             break;
         taken[most] = true;
         for (int64_t i = 0; i < rows_of(m); i++)
-            x[i * d + most] = m->config->model_sink_nullify_value == SL_NULLIFY_MEAN ? creal(mean[most]) : 0;
+            x[i * d + most] = stand_in(m, prefix, most);
     }
     free(taken);
 }
@@ -236,7 +248,8 @@ static void nullified_norm(const ref_model *m, const char *prefix, enum site sit
     ref_c *a = ref_alloc(n), *b = ref_alloc(n);
     memcpy(a, x, (size_t)n * sizeof *a);
     memcpy(b, x, (size_t)n * sizeof *b);
-    if (c.model_sink_nullify_mode != SL_NULLIFY_DENOMINATOR)
+    bool behind = c.model_sink_nullify_value == SL_NULLIFY_MEAN_OUTPUT; /* the division */
+    if (c.model_sink_nullify_mode != SL_NULLIFY_DENOMINATOR && !behind)
         replace_channels(m, prefix, a);
     if (c.model_sink_nullify_mode != SL_NULLIFY_OUTPUT)
         replace_channels(m, prefix, b);
@@ -246,6 +259,8 @@ static void nullified_norm(const ref_model *m, const char *prefix, enum site sit
     }
     if (divides) {
         divide_by(m, centred, b, a);
+        if (behind)
+            replace_channels(m, prefix, a);
         c.model_norm = gated ? c.model_norm : choice(sl_choices_norm, "none");
         c.norm_base = choice(sl_choices_base_norm, "none");
         with.config = &c;

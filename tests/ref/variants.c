@@ -297,6 +297,12 @@ static const struct {
                                  "sink_nullify_mode=output", "sink_nullify_value=mean"}},
     {"layernorm bias, nullify denominator", {"norm=layernorm", "norm_opts.bias=true", "sink_nullify=1",
                                              "sink_nullify_mode=denominator", "sink_nullify_final=true"}},
+    {"nullify denominator rms", {"sink_nullify=2", "sink_nullify_mode=denominator", "sink_nullify_value=rms"}},
+    {"nullify both rms dyt", {"sink_nullify=2", "sink_nullify_value=rms", "norm=dyt"}},
+    {"nullify mean output", {"sink_nullify=3", "sink_nullify_mode=output", "sink_nullify_value=mean_output"}},
+    {"nullify mean output layernorm preaffine",
+     {"sink_nullify=2", "sink_nullify_mode=output", "sink_nullify_value=mean_output", "norm=layernorm",
+      "norm_opts.bias=true", "norm_opts.preaffine=true"}},
     {"learned positions", {"learned_positions=140", "rope_base=0", "embed_multiplier=2"}},
     /* softmax1: without RoPE softmax does not see a bias of the keys */
     {"gpt2", {"attention=softmax1", "norm=layernorm", "norm_opts.bias=true", "learned_positions=131", "rope_base=0",
@@ -496,8 +502,11 @@ void ref_randomise(sl_params *p, uint64_t seed) {
         bool embedding = strstr(t->name, "embed_tokens") != NULL;
         double std = embedding ? 0.5 : t->ndim == 1 ? 0.3 : 1.2 / sqrt((double)(t->size / t->shape[0]));
         double mean = t->ndim == 1 && t->init != SL_INIT_ZEROS;
-        for (int64_t k = 0; k < t->size; k++)
-            p->w[t->offset + k] = (float)(mean + std * sl_rng_normal(&r));
+        bool square = strstr(t->name, "_square") != NULL;
+        for (int64_t k = 0; k < t->size; k++) {
+            double value = mean + std * sl_rng_normal(&r);
+            p->w[t->offset + k] = (float)(square ? fabs(value) : value);
+        }
     }
 }
 

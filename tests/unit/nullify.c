@@ -98,6 +98,50 @@ START_TEST(means_run) {
 }
 END_TEST
 
+/* Means of 2 batches of the squares of h_0, and of what RMSNorm makes of its rows, in double. */
+static void second_means(sl_model *m, double square[DIM], double output[DIM]) {
+    memset(square, 0, DIM * sizeof *square);
+    memset(output, 0, DIM * sizeof *output);
+    for (int i = 0; i < 2 * ROWS; i++) {
+        if (i % ROWS == 0)
+            ck_assert(sl_model_forward(m, in + i, NULL, NULL, NULL) == 0);
+        const float *h = sl_model_residual(m, 0) + i % ROWS * DIM;
+        double sum = 0;
+        for (int j = 0; j < DIM; j++)
+            sum += (double)h[j] * h[j] / DIM;
+        for (int j = 0; j < DIM; j++) {
+            square[j] += (double)h[j] * h[j] / (2 * ROWS);
+            output[j] += h[j] / sqrt(sum + sl_model_config(m)->norm_eps) / (2 * ROWS);
+        }
+    }
+}
+
+/* The first step takes them as they are, the second moves them by a hundredth of the way. */
+static void check_second(const char *value, const char *tensor, bool squares) {
+    const char *const changes[] = {"model.sink_nullify=2", "train.lr=0", "model.sink_nullify_mode=output", value, NULL};
+    sl_model *m = create(changes, true);
+    float *got = values(m, tensor);
+    double square[DIM], output[DIM], *want = squares ? square : output;
+    clear_means(m);
+    second_means(m, square, output);
+    for (int steps = 0; steps < 2; steps++) {
+        step(m, 2, NULL);
+        for (int j = 0; j < DIM; j++)
+            ck_assert_msg(fabs(got[j] - want[j]) <= 0x1p-18, "%s: channel %d, step %d: %.9g, want %.9g", value, j,
+                          steps, (double)got[j], want[j]);
+        ck_assert(fabs(got[3] - values(m, MEANS)[3]) > 0x1p-10);
+    }
+    step(m, 1, NULL); /* of the first batch alone */
+    ck_assert(fabs(got[3] - want[3]) > 0x1p-16 && fabs(got[3] - want[3]) < 0.05);
+    sl_model_free(m);
+}
+
+START_TEST(second_means_run) {
+    check_second("model.sink_nullify_value=rms", "model.layers.0.input_layernorm.channel_mean_square", true);
+    check_second("model.sink_nullify_value=mean_output", "model.layers.0.input_layernorm.channel_mean_output", false);
+}
+END_TEST
+
 /* No running mean, nothing replaced: the same bits as without the intervention. */
 START_TEST(nothing_without_means) {
     sl_model *m = create(on, true), *plain = create(off, true);
@@ -143,6 +187,40 @@ START_TEST(modes) {
         double grown = (double)plain[i] * both[other] / plain[other];
         ck_assert_msg(fabs(denominator[i] - grown) <= 0x1p-20 * fabs(grown), "%d: %.9g, want %.9g", i,
                       (double)denominator[i], grown);
+    }
+}
+END_TEST
+
+/* A channel that is the same number c at every token is deleted by neither: what the norm divides by keeps c^2, and
+ * mean_output keeps the average of what it was. */
+START_TEST(a_constant_stays) {
+    float plain[ROWS * DIM], kept[ROWS * DIM];
+    const char *const rms[] = {"model.sink_nullify=1", "model.sink_nullify_mode=denominator",
+                               "model.sink_nullify_value=rms", NULL};
+    const char *const output[] = {"model.sink_nullify=1", "model.sink_nullify_mode=output",
+                                  "model.sink_nullify_value=mean_output", NULL};
+    for (int which = 0; which < 2; which++) {
+        sl_model *m = create(which ? output : rms, false), *without = create(NULL, false);
+        for (int k = 0; k < 2; k++)
+            for (int t = 0; t < VOCAB; t++)
+                values(k ? m : without, "model.embed_tokens.weight")[t * DIM + 6] = -3;
+        ck_assert(sl_model_forward(without, in, NULL, NULL, NULL) == 0);
+        memcpy(plain, sl_model_norm_output(without, 0, 0), sizeof plain);
+        double mean = 0, gain = values(m, "model.layers.0.input_layernorm.weight")[6];
+        for (int t = 0; t < ROWS; t++)
+            mean += plain[t * DIM + 6] / gain / ROWS;
+        clear_means(m);
+        values(m, MEANS)[6] = -3;
+        values(m, which ? "model.layers.0.input_layernorm.channel_mean_output"
+                        : "model.layers.0.input_layernorm.channel_mean_square")[6] = which ? (float)mean : 9;
+        ck_assert(sl_model_forward(m, in, NULL, NULL, NULL) == 0);
+        memcpy(kept, sl_model_norm_output(m, 0, 0), sizeof kept);
+        for (int i = 0; i < ROWS * DIM; i++) {
+            double want = which && i % DIM == 6 ? gain * mean : plain[i];
+            ck_assert_msg(fabs(kept[i] - want) <= 0x1p-20 * fabs(want), "%d: %.9g, want %.9g", i, (double)kept[i],
+                          want);
+        }
+        sl_model_free(m), sl_model_free(without);
     }
 }
 END_TEST
@@ -211,13 +289,17 @@ END_TEST
 
 START_TEST(refused) {
     static const struct {
-        const char *change[4], *message;
+        const char *change[5], *message;
     } cases[] = {
         {{"model.sink_nullify=9", NULL}, "model.sink_nullify = 9 channels are more than model.dim = 8"},
         {{"model.sink_nullify=5", "model.sink_nullify_channels=random", NULL},
          "model.sink_nullify_channels=random draws among the other channels, and of model.dim = 8 no 5 are left"},
         {{"model.sink_nullify=1", "model.norm=dyt", "model.sink_nullify_mode=denominator", NULL},
          "model.sink_nullify_mode=denominator needs a norm that divides"},
+        {{"model.sink_nullify=1", "model.sink_nullify_value=mean_output", NULL},
+         "model.sink_nullify_value=mean_output is what a norm gives, and only model.sink_nullify_mode=output"},
+        {{"model.sink_nullify=1", "model.norm=dyt", "model.sink_nullify_mode=output",
+          "model.sink_nullify_value=mean_output"}, "model.sink_nullify_value=mean_output needs a norm that divides"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ref_variant v;
@@ -234,9 +316,11 @@ int main(void) {
     Suite *s = suite_create("nullify");
     TCase *t = tcase_create("nullify");
     tcase_add_test(t, means_run);
+    tcase_add_test(t, second_means_run);
     tcase_add_test(t, nothing_without_means);
     tcase_add_test(t, means_are_no_parameters);
     tcase_add_test(t, modes);
+    tcase_add_test(t, a_constant_stays);
     tcase_add_test(t, random_channels);
     tcase_add_test(t, decoder_takes_means);
     tcase_add_test(t, refused);

@@ -45,8 +45,8 @@ sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scop
 typedef struct {
     sl_norm_own base;
     bool in_b, only_one; /* is b another row than the one given; is a not b */
-    bool to_mean;
-    int means;           /* parameter [dim] */
+    int value;           /* SL_NULLIFY_* */
+    int means, second;   /* parameters [dim]: running means, and what else `value` goes by or SL_NONE */
     int64_t most;
     bool random;         /* others than the largest, drawn from: */
     uint64_t seed, sub;

@@ -1,11 +1,16 @@
-/* Row norms with sink channels replaced by 0 or by their mean (model.sink_nullify): the K channels whose running mean
- * is largest in |.|, or as a control K others drawn at random. What is normalised, a, and what the statistics are
- * taken from, b, are each the row as it is or the row with these channels replaced; y = gain (a - mean(b)) r(b):
+/* Row norms with sink channels replaced (model.sink_nullify): the K channels whose running mean is largest in |.|, or
+ * as a control K others drawn at random. What is normalised, a, and what the statistics are taken from, b, are each the
+ * row as it is or the row with these channels replaced; y = gain (a - mean(b)) r(b):
  *   both: a and b are replaced, as if the stream had no sink; output: only a; denominator: only b.
- * The norm does row b, and the outputs of these channels are made those of a. The means are a tensor of the checkpoint
- * without gradient, <prefix>.channel_mean. A training step uses those of the steps before it and then moves them
- * towards the means of its own batch, so that a pass, a resumed run and decoding see constants. A channel whose mean
- * is 0 is never chosen: nothing is replaced in the first step. */
+ * What stands there instead, x being the channel and E its running mean over tokens:
+ *   zero: 0; mean: E x; rms: sqrt(E x^2) with the sign of E x, so that the mean square of a row keeps what the channel
+ *   gives it on average, where the square of a mean would lack its variance; mean_output: E (x - mean(b)) r(b) is what
+ *   stands behind the division, a constant, where a mean before it still varies with the token's r.
+ * The norm does row b, and the outputs of these channels are made those of a. Running means are tensors of the
+ * checkpoint without gradient, <prefix>.channel_mean and for the last two <prefix>.channel_mean_{square,output}. A
+ * training step uses those of the steps before it and then moves them towards the means of its own batch, so that a
+ * pass, a resumed run and decoding see constants. A channel whose mean is 0 is never chosen: nothing is replaced in the
+ * first step. */
 #include "base/err.h"
 #include "base/rng.h"
 #include "ops/norm/frame.h"
@@ -25,12 +30,15 @@ typedef struct {
     int64_t count, channel[CHANNELS]; /* those of the pass, the largest first, */
     float value[CHANNELS];            /* and what stands there instead */
     int64_t rows;                     /* in sum */
-    float sum[];                      /* [dim], over the passes since the last step */
+    float sum[]; /* [dim] over the passes since the last step, and behind it that of the second running mean */
 } state;
 
 static const own *own_of(const sl_op *op) { return op->own; }
 static state *state_of(const sl_op *op, const sl_exec *x) { return sl_op_state(op, x); }
 static float *means(const sl_op *op, const sl_exec *x) { return x->p->w + x->p->tensor[own_of(op)->means].offset; }
+static bool has_second(const sl_op *op) { return own_of(op)->second != SL_NONE; }
+static float *second(const sl_op *op, const sl_exec *x) { return x->p->w + x->p->tensor[own_of(op)->second].offset; }
+static int64_t sums(const sl_op *op) { return (1 + has_second(op)) * op->dim_in; }
 
 typedef struct {
     sl_norm_tiles t;
@@ -90,6 +98,17 @@ static ranking drawn(const sl_op *op, const float *mean, const ranking *largest)
     return r;
 }
 
+/* What stands in a channel. */
+static float value_of(const sl_op *op, const sl_exec *x, int64_t channel) {
+    float mean = means(op, x)[channel];
+    switch (own_of(op)->value) {
+    case SL_NULLIFY_MEAN: return mean;
+    case SL_NULLIFY_RMS: return copysignf(sqrtf(second(op, x)[channel]), mean);
+    case SL_NULLIFY_MEAN_OUTPUT: return second(op, x)[channel];
+    default: return 0;
+    }
+}
+
 static int choose(const sl_op *op, const sl_exec *x, const sl_span *s) {
     (void)s;
     state *c = state_of(op, x);
@@ -103,7 +122,7 @@ static int choose(const sl_op *op, const sl_exec *x, const sl_span *s) {
     c->count = r.count;
     for (int64_t i = 0; i < r.count; i++) {
         c->channel[i] = r.channel[i];
-        c->value[i] = own_of(op)->to_mean ? mean[r.channel[i]] : 0;
+        c->value[i] = value_of(op, x, r.channel[i]);
     }
     return 0;
 }
@@ -123,6 +142,8 @@ static const float *with_channels(const sl_op *op, const sl_exec *x, int64_t n, 
 static const float *rows_b(const sl_op *op, const sl_exec *x, int64_t n, const float *raw, float *to) {
     return own_of(op)->in_b ? with_channels(op, x, n, raw, state_of(op, x)->value, to) : raw;
 }
+
+static bool constant_output(const sl_op *op) { return own_of(op)->value == SL_NULLIFY_MEAN_OUTPUT; }
 
 /* What channel k of the list is in row a, before the factors of preaffine. */
 static float entry_of_a(const sl_op *op, const sl_exec *x, const float *raw, int64_t k) {
@@ -158,9 +179,21 @@ static void correct_outputs(const sl_op *op, const sl_exec *x, int64_t row, cons
     for (int64_t k = 0; k < c->count; k++) {
         int64_t j = c->channel[k];
         float z = pre_factor(op, x, j) * entry_of_a(op, x, raw, k);
-        float y = sl_norm_gain(op, x)[j] * (z - b.mean) * b.r;
+        float gain = sl_norm_gain(op, x)[j];
+        float y = constant_output(op) ? gain * c->value[k] : gain * (z - b.mean) * b.r;
         set_output(x, op->out, row, j, sl_norm_bias(op, x) ? y + sl_norm_bias(op, x)[j] : y);
     }
+}
+
+/* Adds what running means are of in a row whose norm is done. A mean output belongs to row a as it is, which b is. */
+static void add_to_sums(const sl_op *op, const sl_exec *x, int64_t row, const float *raw, float *sum) {
+    int64_t d = op->dim_in;
+    x->k->add(d, raw, sum);
+    if (!has_second(op))
+        return;
+    row_statistics b = constant_output(op) ? statistics_of(op, x, row) : (row_statistics){0}; /* not every norm has */
+    for (int64_t j = 0; j < d; j++)
+        sum[d + j] += constant_output(op) ? (pre_factor(op, x, j) * raw[j] - b.mean) * b.r : raw[j] * raw[j];
 }
 
 /* n <= SL_NORM_TILE rows; sum: NULL, or the rows' channels are added to it. */
@@ -172,7 +205,7 @@ static void forward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n
     for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
         correct_outputs(op, x, r + i, raw + i * d);
     for (int64_t i = 0; sum && i < n; i++)
-        x->k->add(d, raw + i * d, sum);
+        add_to_sums(op, x, r + i, raw + i * d, sum);
 }
 
 static bool collects(const sl_exec *x) { return x->training || x->measuring; }
@@ -182,9 +215,9 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
     sl_blocks blocks = sl_op_blocks(op);
     for (int64_t i = sl_block_at(blocks, s->first), end = sl_block_behind(blocks, s); i < end; i++) {
         int64_t first = sl_block_first(blocks, i), n = sl_block_rows(blocks, i);
-        float *sum = collects(x) ? x->shared + i * op->dim_in : NULL;
+        float *sum = collects(x) ? x->shared + i * sums(op) : NULL;
         if (sum)
-            memset(sum, 0, (size_t)op->dim_in * sizeof *sum);
+            memset(sum, 0, (size_t)sums(op) * sizeof *sum);
         for (int64_t r = 0; r < n; r += SL_NORM_TILE)
             forward_rows(op, x, first + r, sl_min(n - r, SL_NORM_TILE), &t, sum);
     }
@@ -199,7 +232,7 @@ static sl_split sums_split(const sl_op *op, const sl_exec *x) {
 static int fold_sums(const sl_op *op, const sl_exec *x, const sl_span *s) {
     (void)s;
     state *c = state_of(op, x);
-    sl_fold_columns(x, 0, op->dim_in, sl_op_blocks(op).count, op->dim_in, x->shared, c->sum);
+    sl_fold_columns(x, 0, sums(op), sl_op_blocks(op).count, sums(op), x->shared, c->sum);
     c->rows += op->rows;
     return 0;
 }
@@ -211,9 +244,11 @@ static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
     bool first = true;
     for (int64_t j = 0; j < op->dim_in; j++)
         first = first && mean[j] == 0;
-    for (int64_t j = 0; applied && c->rows > 0 && j < op->dim_in; j++)
-        mean[j] += (first ? 1 : rate) * (c->sum[j] / (float)c->rows - mean[j]);
-    memset(c->sum, 0, (size_t)op->dim_in * sizeof *c->sum);
+    for (int64_t j = 0; applied && c->rows > 0 && j < sums(op); j++) {
+        float *m = j < op->dim_in ? &mean[j] : &second(op, x)[j - op->dim_in];
+        *m += (first ? 1 : rate) * (c->sum[j] / (float)c->rows - *m);
+    }
+    memset(c->sum, 0, (size_t)sums(op) * sizeof *c->sum);
     c->rows = 0;
 }
 
@@ -221,7 +256,8 @@ static void end_step(const sl_op *op, const sl_exec *x, bool applied) {
 
 /* Through the corrected outputs of one row, dy the gradients of all outputs: adds to dz, the gradient of row b (z,
  * after preaffine), to that of the gains and to that of the factors of preaffine. With e_j = z'_j - m of row a, G_j =
- * gain_j dy_j and h = z - m: dz += -r^3/d h sum_j G_j e_j - [LayerNorm] r/d sum_j G_j. */
+ * gain_j dy_j and h = z - m: dz += -r^3/d h sum_j G_j e_j - [LayerNorm] r/d sum_j G_j. A constant output goes to the
+ * gains alone. */
 static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, const float *raw, const float *dy,
                              const float *z, float *dz, float *const *g) {
     const state *c = state_of(op, x);
@@ -232,9 +268,11 @@ static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, con
         int64_t j = c->channel[k];
         float a = entry_of_a(op, x, raw, k), e = pre_factor(op, x, j) * a - b.mean;
         float dg = sl_norm_gain(op, x)[j] * dy[j];
-        g[SL_NORM_WEIGHT][j] += dy[j] * e * b.r;
+        g[SL_NORM_WEIGHT][j] += constant_output(op) ? dy[j] * a : dy[j] * e * b.r;
         if (sl_norm_has(op, SL_NORM_BIAS))
             g[SL_NORM_BIAS][j] += dy[j];
+        if (constant_output(op))
+            continue;
         if (sl_norm_has(op, SL_NORM_PRE))
             g[SL_NORM_PRE][j] += dg * b.r * a;
         scale_sum += dg * e;
@@ -299,30 +337,52 @@ const sl_norm_nullified *sl_norm_nullified_of(const sl_op *op) {
     return op->kind == &nullified_norm ? op->own : NULL;
 }
 
+/* The running mean that the value goes by besides the channel's own: SL_NONE, or a parameter. */
+static int second_mean(sl_program *b, const char *prefix) {
+    switch (b->config->model_sink_nullify_value) {
+    case SL_NULLIFY_RMS: return sl_program_state(b, prefix, "channel_mean_square", b->config->model_dim);
+    case SL_NULLIFY_MEAN_OUTPUT: return sl_program_state(b, prefix, "channel_mean_output", b->config->model_dim);
+    default: return SL_NONE;
+    }
+}
+
+/* Can these channels be replaced so at this norm? 0, or -1 with a message. */
+static int check_norm(const sl_config *c, const sl_row_norm *norm) {
+    int mode = c->model_sink_nullify_mode;
+    bool statistics = norm->form == SL_NORM_BY_RMS || norm->form == SL_NORM_BY_DEVIATION;
+    bool apart = statistics || norm->form == SL_NORM_BY_CHANNEL; /* by channel "output" is "both" */
+    if (mode == SL_NULLIFY_DENOMINATOR ? !statistics : mode == SL_NULLIFY_OUTPUT && !apart)
+        return sl_fail_usage("model.sink_nullify_mode=%s needs a norm that divides by a statistic of the row, e.g. "
+                             "rmsnorm or layernorm; with this model.norm take both",
+                             sl_choices_nullify_mode[mode].name);
+    if (c->model_sink_nullify_value == SL_NULLIFY_MEAN_OUTPUT && !statistics)
+        return sl_fail_usage("model.sink_nullify_value=mean_output needs a norm that divides by a statistic of the "
+                             "row, e.g. rmsnorm or layernorm; with this model.norm take mean");
+    return 0;
+}
+
 sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scope, sl_buf in, const char *prefix,
                            const int *param) {
     const sl_config *c = b->config;
     int mode = c->model_sink_nullify_mode;
     bool statistics = norm->form == SL_NORM_BY_RMS || norm->form == SL_NORM_BY_DEVIATION;
-    bool apart = statistics || norm->form == SL_NORM_BY_CHANNEL; /* by channel "output" is "both" */
-    if (mode == SL_NULLIFY_DENOMINATOR ? !statistics : mode == SL_NULLIFY_OUTPUT && !apart) {
-        sl_fail_usage("model.sink_nullify_mode=%s needs a norm that divides by a statistic of the row, e.g. "
-                      "rmsnorm or layernorm; with this model.norm take both", sl_choices_nullify_mode[mode].name);
-        b->failed = true;
-    }
+    b->failed |= check_norm(c, norm) != 0;
     sl_op *op = sl_norm_append(b, &nullified_norm, sizeof(own), norm, scope, in, prefix, param);
     own *o = op->own;
     if (!o)
         return op;
     o->in_b = mode != SL_NULLIFY_OUTPUT || !statistics;
     o->only_one = mode != SL_NULLIFY_BOTH && statistics;
-    o->to_mean = c->model_sink_nullify_value == SL_NULLIFY_MEAN;
+    o->value = c->model_sink_nullify_value;
     o->most = c->model_sink_nullify;
     o->random = c->model_sink_nullify_channels == SL_NULLIFY_RANDOM;
     o->seed = (uint64_t)c->seed;
     o->sub = sl_hash64(prefix, strlen(prefix));
     o->means = sl_program_state(b, prefix, "channel_mean", op->dim_in);
-    op->state_bytes = sizeof(state) + (size_t)op->dim_in * sizeof(float);
+    o->second = second_mean(b, prefix);
+    op->state_bytes = sizeof(state) + (size_t)sums(op) * sizeof(float);
+    size_t shared = (size_t)(sl_op_blocks(op).count * sums(op)) * sizeof(float);
+    op->shared_bytes = op->shared_bytes > shared ? op->shared_bytes : shared;
     sl_carver count = {0};
     carve(op, &count);
     op->worker_bytes = count.used;
