@@ -32,7 +32,7 @@ typedef struct {
 /* Lists end with a NULL name. Norms come from tables/norm.inc and feed-forwards from simd/ffn.inc, so a row
  * makes its value legal. */
 extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nullify_mode[],
-    sl_choices_nullify_value[], sl_choices_nullify_channels[], sl_choices_base_norm[],
+    sl_choices_nullify_value[], sl_choices_nullify_channels[], sl_choices_clip_backward[], sl_choices_base_norm[],
     sl_choices_gate_granularity[], sl_choices_gate_outer[], sl_choices_gate_inner[], sl_choices_gate_init[],
     sl_choices_mixer[], sl_choices_mamba2_norm[], sl_choices_gdn_gate[],
     sl_choices_gdn_unit[], sl_choices_attention[], sl_choices_attention_gate[],
@@ -61,6 +61,7 @@ enum { SL_BLOCK_SEQUENTIAL, SL_BLOCK_PARALLEL, SL_BLOCK_PARALLEL_SHARED };
 enum { SL_RESIDUAL_PLAIN, SL_RESIDUAL_ATTNRES, SL_RESIDUAL_OASIS };
 enum { SL_DEPTH_SOFTMAX, SL_DEPTH_SOFTMAX1 };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
+enum { SL_CLIP_ZERO, SL_CLIP_THROUGH };
 enum { SL_NULLIFY_ZERO, SL_NULLIFY_MEAN, SL_NULLIFY_RMS, SL_NULLIFY_MEAN_OUTPUT };
 enum { SL_NULLIFY_LARGEST, SL_NULLIFY_RANDOM };
 enum { SL_ROUTER_SOFTMAX, SL_ROUTER_SIGMOID };

@@ -72,6 +72,7 @@ static const char *const added[] = {"model.mixer",
                                     "model.anchors_opts.coefficients",
                                     "model.anchors_opts.norm",
                                     "model.anchors_opts.dynamic",
+                                    "model.clip_backward",
                                     "data.first_token"};
 
 /* Keys of the model that may change on a finished checkpoint: the named interventions, how long a window is, and what
@@ -79,6 +80,7 @@ static const char *const added[] = {"model.mixer",
 static const char *const afterwards[] = {"model.seq",
                                          "model.clip",
                                          "model.clip_baseline",
+                                         "model.clip_backward",
                                          "model.sink_nullify",
                                          "model.sink_nullify_mode",
                                          "model.sink_nullify_value",

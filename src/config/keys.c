@@ -71,6 +71,10 @@ const sl_choice sl_choices_nullify_channels[] = {
     [SL_NULLIFY_LARGEST] = {"largest", "those of largest |running mean|"},
     [SL_NULLIFY_RANDOM] = {"random", "a control: as many of the others, drawn with `seed` for each norm"},
     {NULL, NULL}};
+const sl_choice sl_choices_clip_backward[] = {
+    [SL_CLIP_ZERO] = {"zero", "0, that of the clamp"},
+    [SL_CLIP_THROUGH] = {"through", "that of the sum, as if nothing were clamped (straight-through, arXiv 1308.3432)"},
+    {NULL, NULL}};
 const sl_choice sl_choices_base_norm[] = {
 #define NORM(...)
 #define BASE(name, traits, help) {#name, help},

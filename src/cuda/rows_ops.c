@@ -96,4 +96,5 @@ const slc_kind slc_rows_kinds[] = {
     {.name = "add", .forward = add_forward},
     {.name = "round", .forward = round_forward, .backward = round_backward},
     {.name = "clip", .forward = clip_forward, .backward = clip_backward},
+    {.name = "clip_through", .forward = clip_forward},
     {0}};

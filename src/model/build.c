@@ -150,7 +150,8 @@ static sl_buf build_inner(sl_model *m, sl_program *b, int64_t i, enum sl_norm_si
 
 static void build_clip(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
     if (sl_config_clip(b->config) > 0)
-        sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(b->config));
+        sl_build_clip(b, at(i, halves[half], SL_PART_clip), x, sl_config_clip(b->config),
+                      b->config->model_clip_backward);
 }
 
 /* One half of a block, with its norms where model.norm_place has them: it reads h, and what it gives is added to `sum`

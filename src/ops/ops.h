@@ -79,7 +79,7 @@ sl_buf sl_build_add(sl_program *b, sl_scope scope, sl_buf x, sl_buf residual);
 /* x as an input of products: rounded where the program is bf16, else x itself. */
 sl_buf sl_build_operand(sl_program *b, sl_scope scope, sl_buf x);
 /* Clamps x to [-threshold, threshold], in place; the gradient is 0 outside. */
-void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold);
+void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold, int backward);
 float sl_clip_of(const sl_op *op); /* the threshold of such an operation */
 
 /* Logits, cross-entropy and, in training, their gradients, chunk by chunk of rows: never all logits at once. bias

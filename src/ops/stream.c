@@ -87,7 +87,8 @@ void sl_build_embed_multiplier(sl_program *b, sl_buf x) {
         *own = (float)b->config->model_embed_multiplier;
 }
 
-/* ---- clip: in place to [-most, most]; no gradient where it cut, which is where |out| is not below that */
+/* ---- clip: in place to [-most, most]; no gradient where it cut, which is where |out| is not below that, or
+ * (model.clip_backward: through) all of it */
 
 float sl_clip_of(const sl_op *op) { return *(const float *)op->own; }
 
@@ -105,9 +106,11 @@ static const sl_op_kind clip = {.name = "clip",
                                 .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = clip_forward}),
                                 .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = clip_backward}),
                                 .keeps_out = true};
+static const sl_op_kind clip_through = {.name = "clip_through",
+                                        .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = clip_forward})};
 
-void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold) {
-    sl_op *op = new_op(b, &clip, scope, x, SL_INPUT_GRADIENT);
+void sl_build_clip(sl_program *b, sl_scope scope, sl_buf x, double threshold, int backward) {
+    sl_op *op = new_op(b, backward == SL_CLIP_THROUGH ? &clip_through : &clip, scope, x, SL_INPUT_GRADIENT);
     float *own = sl_program_own(b, op, sizeof *own);
     op->out = x;
     if (own)

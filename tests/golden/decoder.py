@@ -248,9 +248,8 @@ def replaced(c, p, prefix, x):
     """x with the channels of largest |running mean| set to what model.sink_nullify_value says."""
     mean, value = p[prefix + ".channel_mean"].detach(), c.get("sink_nullify_value", "zero")
     channels = mean.abs().argsort(descending=True)[: c["sink_nullify"]]
-    second = p[prefix + SECOND_MEAN[value]].detach() if value in SECOND_MEAN else None
-    stand_in = {"zero": lambda: 0 * mean, "mean": lambda: mean, "rms": lambda: second.sqrt() * mean.sign(),
-                "mean_output": lambda: second}[value]()
+    second = p[prefix + SECOND_MEAN.get(value, ".channel_mean")].detach()
+    stand_in = {"zero": 0 * mean, "mean": mean, "rms": second.abs().sqrt() * mean.sign(), "mean_output": second}[value]
     y = x.clone()
     y[..., channels] = stand_in[channels]
     return y
@@ -651,7 +650,10 @@ def experts(c, p, prefix, x, training):
 
 def clip(c, h):
     t = c.get("clip", 0) * (c.get("clip_baseline", 0) or 1)
-    return h.clamp(-t, t) if t else h
+    if not t:
+        return h
+    cut = h.clamp(-t, t)
+    return h + (cut - h).detach() if c.get("clip_backward") == "through" else cut
 
 
 def feed_forward(c, p, prefix, x, training):

@@ -70,6 +70,7 @@ CASES = {
     "sandwich_clip": (33, {"model.norm_place": "sandwich", "model.clip": 0.5,
                            "model.clip_baseline": 3.0, "model.norm": "dyt"}),
     "clip": (35, {"model.clip": 1.5, "model.layers": 1}),
+    "clip_through": (35, {"model.clip": 1.2, "model.clip_backward": "through", "model.norm_place": "post"}),
     "nullify_both": (37, {"model.sink_nullify": 3, "model.sink_nullify_value": "mean",
                           "model.sink_nullify_final": True}),
     "nullify_output": (35, {"model.sink_nullify": 2, "model.sink_nullify_mode": "output",

@@ -319,8 +319,10 @@ static void half_output(const ref_model *m, const char *layer, enum site site, c
         x = normed(m, norm, site, false, out);
     ref_add(n, x ? x : out, h);
     for (int64_t k = 0; most > 0 && k < n; k++)
-        if (fabs(creal(h[k])) > most)
-            h[k] = copysign(most, creal(h[k]));
+        if (fabs(creal(h[k])) > most) {
+            ref_c slope = m->config->model_clip_backward == SL_CLIP_THROUGH ? I * cimag(h[k]) : 0;
+            h[k] = copysign(most, creal(h[k])) + slope; /* an imaginary part is a derivative (ref/ops.h) */
+        }
     free(x);
     if (m->config->model_norm_place != SL_PLACE_POST)
         return;

@@ -39,6 +39,7 @@ static const struct {
     {"sandwich, outputs gated", {"norm_place=sandwich", "attention_opts.gate=elementwise"}},
     {"sandwich gated preaffine", {"norm_place=sandwich", "norm=gated_norm", "norm_opts.preaffine=true"}},
     {"clip", {"clip=0.5"}},
+    {"clip through", {"clip=0.5", "clip_backward=through"}},
     {"clip sandwich", {"clip=0.25", "clip_baseline=3", "norm_place=sandwich"}},
     {"nullify", {"sink_nullify=2"}},
     {"nullify mean layernorm",
