@@ -313,6 +313,7 @@ typedef struct {
     double smooth;      /* alpha of SmoothQuant; below 0: none */
     bool migrate, rotate, head, embedding, kv, real;
     uint64_t rotation_seed;
+    const char *keep;   /* kinds of layers that stay fp32, names with commas between, or NULL */
     const char *clip;   /* absmax, percentile, mse or token; NULL: absmax */
     double percentile;  /* of clip percentile; NaN: 99.9 */
     int64_t calibration, windows; /* 0 windows: all */

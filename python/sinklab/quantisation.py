@@ -15,17 +15,19 @@ __all__ = ["quantize"]
 
 def quantize(path: str | os.PathLike[str], scheme: str | None = None, *, grid: bool = False,
              smooth: float | None = None, migrate: bool = False, rotate: bool = False, rotation_seed: int = 1,
-             head: bool = False, embedding: bool = False, kv: bool = False, real: bool = False, clip: str | None = None,
-             percentile: float | None = None, calibration: int = 64, windows: int = 128,
-             export: str | os.PathLike[str] | None = None, corpus: str | os.PathLike[str] | None = None, bos: Bos =
-             None, keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
+             head: bool = False, embedding: bool = False, kv: bool = False, real: bool = False,
+             keep: str | None = None, clip: str | None = None, percentile: float | None = None,
+             calibration: int = 64, windows: int = 128, export: str | os.PathLike[str] | None = None,
+             corpus: str | os.PathLike[str] | None = None, bos: Bos = None,
+             keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Loss of a checkpoint with weights and activations rounded as a scheme says, as `sinklab quantize --json` prints
     it.
 
-    `sinklab quantize --help` says what each of these does. grid: all schemes. export: a new folder for the rounded
-    model, which this function takes as a path too, then without a scheme.
+    `sinklab quantize --help` says what each of these does. grid: all schemes. keep: kinds of layers that stay fp32,
+    like "attn.gate_in,ffn.out". export: a new folder for the rounded model, which this function takes as a path too,
+    then without a scheme.
     """
-    texts = {"scheme": scheme, "clip": clip, "export_to": export, "corpus": corpus}
+    texts = {"scheme": scheme, "keep": keep, "clip": clip, "export_to": export, "corpus": corpus}
     kept = {k: ffi.new("char[]", path_bytes(v)) for k, v in texts.items() if v is not None}
     q = ffi.new("sl_quantize_options *", {
         "grid": grid, "smooth": -1.0 if smooth is None else smooth, "migrate": migrate, "rotate": rotate, "head": head,

@@ -39,6 +39,9 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_BOOL("head", &q.head, "round the head and its input too"),
         SL_FLAG_BOOL("embedding", &q.embedding, "round the embeddings too"),
         SL_FLAG_BOOL("kv", &q.kv, "round keys and values too, as they would be cached"),
+        SL_FLAG_STR("keep", "LIST", &q.keep,
+                    "leave these kinds of layers in fp32: names from the list above with commas between, or "
+                    "all"),
         SL_FLAG_BOOL("real", &q.real, "multiply integers on the int8 unit: the same bits, faster"),
         SL_FLAG_STR(
             "export", "DIR", &q.export_to,
@@ -50,16 +53,18 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_BOOL("each-window", &q.each_window, "with --json: also \"window_loss\", the loss of each window"),
         SL_FLAG_BOOL("json", &json, "print one JSON object"),
         SL_FLAG_END};
+    char about[2048] =
+        "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
+        "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
+        "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
+        "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
+        "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
+        "A folder that --export wrote is evaluated as it is, without a scheme.";
+    sl_quantize_keep_help(about, sizeof about);
     const sl_verb_spec spec = {
         .verb = "quantize",
         .operands = "CHECKPOINT --scheme NAME | --grid [key=value ...]",
-        .about =
-            "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
-            "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
-            "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
-            "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
-            "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
-            "A folder that --export wrote is evaluated as it is, without a scheme.",
+        .about = about,
         .flags = flags,
         .min_positionals = 0,
         .max_positionals = 1,

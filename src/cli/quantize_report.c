@@ -1,5 +1,7 @@
 #include "cli/quantize_report.h"
 
+#include "quant/keep.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,6 +32,16 @@ static void print_figure(const char *title, const json_t *f) {
         putchar('\n');
 }
 
+static void print_kept(const sl_quant_options *o) {
+    char name[SL_SCOPE_CHARS];
+    int n = 0;
+    for (int i = 0; sl_keep_name(i, name); i++)
+        if (sl_keep_has(o, i))
+            printf("%s%s", n++ ? ", " : "kept in fp32: ", name);
+    if (n)
+        putchar('\n');
+}
+
 static void print_header(const sl_quant_report *t) {
     const sl_quant_options *o = &t->plan.options;
     printf("%s: %lld validation windows of %s", t->dir, (long long)t->windows, t->config.data_corpus);
@@ -39,6 +51,7 @@ static void print_header(const sl_quant_report *t) {
     if (t->calibrates)
         printf("calibration: %lld windows of the training text, %s\n", (long long)t->plan.clip.windows,
                sl_clip_table[t->plan.clip.clip].name);
+    print_kept(o);
     if (o->smooth >= 0)
         printf("SmoothQuant, alpha %g\n", o->smooth);
     if (o->migrate)

@@ -5,6 +5,7 @@
 #include "ops/quant/quantise.h"
 #include "ops/quant/rotate.h"
 #include "quant/export_internal.h"
+#include "quant/keep.h"
 #include "quant/layers.h"
 
 #include <errno.h>
@@ -113,6 +114,12 @@ static void collect_kv(entries *e, const sl_model *m) {
     }
 }
 
+static void add_plain(entries *e, const sl_tensor *t, const sl_params *p) {
+    add(e, t->name, SL_F32, t->shape[0], 0, p->w + t->offset);
+    e->entry[e->n - 1].meta.ndim = t->ndim;
+    memcpy(e->entry[e->n - 1].meta.shape, t->shape, sizeof t->shape);
+}
+
 static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
     const sl_params *p = sl_model_params(m);
     const sl_kernels *k = sl_model_kernels(m);
@@ -121,18 +128,14 @@ static int collect(entries *e, const sl_quant_weights *w, sl_model *m) {
         const sl_quant_matrix *x = sl_quant_matrix_of(w, i);
         sl_scope scope;
         sl_quant_place place;
-        if (!x) {
-            add(e, t->name, SL_F32, t->shape[0], 0, p->w + t->offset);
-            e->entry[e->n - 1].meta.ndim = t->ndim;
-            memcpy(e->entry[e->n - 1].meta.shape, t->shape, sizeof t->shape);
-            continue;
-        }
-        if (add_matrix(e, t, x, k) < 0)
+        if (!x)
+            add_plain(e, t, p);
+        else if (add_matrix(e, t, x, k) < 0)
             return -1;
         if (!sl_export_scope(t, &scope))
             continue;
         add_rotation(e, t, sl_model_rotation_before(m, scope));
-        if (sl_model_place_before(m, scope, &place) && add_range(e, t, &place) < 0)
+        if (x && sl_model_place_before(m, scope, &place) && add_range(e, t, &place) < 0)
             return -1;
     }
     collect_kv(e, m);
@@ -154,10 +157,10 @@ static char *config_text(const sl_config *c) {
 }
 
 static char *options_text(const sl_quant_options *o, const sl_model *m) {
-    json_t *x = json_pack("{s:s, s:I, s:b, s:b, s:b, s:b, s:f, s:b, s:I}", "scheme", o->scheme->name, "vocab",
+    json_t *x = json_pack("{s:s, s:I, s:b, s:b, s:b, s:o, s:b, s:f, s:b, s:I}", "scheme", o->scheme->name, "vocab",
                           (json_int_t)sl_model_shape(m).vocab, "head", o->head, "embedding", o->embedding, "kv", o->kv,
-                          "migrate", o->migrate, "smooth", o->smooth, "rotate", o->rotate, "rotation_seed",
-                          (json_int_t)o->seed);
+                          "keep", sl_keep_json(o), "migrate", o->migrate, "smooth", o->smooth, "rotate", o->rotate,
+                          "rotation_seed", (json_int_t)o->seed);
     char *text = x ? json_dumps(x, JSON_COMPACT) : NULL;
     json_decref(x);
     if (!text)

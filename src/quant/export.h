@@ -15,8 +15,8 @@
  *                               that which multiplies R x
  *   model.layers.N.self_attn.kv_rotation  I8 [head_dim], where keys and values are rotated to be rounded, and back
  *
- * Everything else is F32 under its own name, transformed as the weights were. The metadata has "format", the model's
- * configuration as YAML ("config"), and the options as JSON ("quantization"). */
+ * Everything else, matrices that --keep names too, is F32 under its own name, transformed as the weights were. The
+ * metadata has "format", the model's configuration as YAML ("config"), and the options as JSON ("quantization"). */
 #ifndef SL_QUANT_EXPORT_H
 #define SL_QUANT_EXPORT_H
 

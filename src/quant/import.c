@@ -4,6 +4,7 @@
 #include "ops/quant/rotate.h"
 #include "quant/export.h"
 #include "quant/export_internal.h"
+#include "quant/keep.h"
 #include "quant/layers.h"
 
 #include <jansson.h>
@@ -83,6 +84,7 @@ static int parse_options(const char *dir, const char *text, int32_t *vocab, sl_q
                             .smooth = number(x, "smooth", -1, 1, &ok),
                             .seed = (uint64_t)number(x, "rotation_seed", 0, 0x1p53, &ok)};
     *vocab = (int32_t)number(x, "vocab", 1, INT32_MAX, &ok);
+    ok = ok && sl_keep_read(json_object_get(x, "keep"), o); /* older files have none */
     o->scheme = ok && scheme ? sl_scheme_find(scheme) : NULL;
     json_decref(x);
     if (ok && scheme && !o->scheme)
@@ -204,16 +206,14 @@ static int read_tensor(const reader *file, const sl_quant_weights *w, int i, sl_
     sl_quant_matrix *x = sl_quant_matrix_of(w, i);
     sl_scope scope;
     sl_quant_place place;
-    if (!x)
-        return sl_st_read_f32(file->f, t->name, t->ndim, t->shape, p->w + t->offset);
-    if (read_codes(file, t, x, sl_model_kernels(m)) < 0 || read_scales(file, t, x) < 0)
+    int rc = !x ? sl_st_read_f32(file->f, t->name, t->ndim, t->shape, p->w + t->offset)
+             : read_codes(file, t, x, sl_model_kernels(m)) < 0 ? -1
+                                                               : read_scales(file, t, x);
+    if (rc < 0 || !sl_export_scope(t, &scope))
+        return rc;
+    if (check_rotation(file, t, sl_model_rotation_before(m, scope)) < 0)
         return -1;
-    if (!sl_export_scope(t, &scope))
-        return 0;
-    return check_rotation(file, t, sl_model_rotation_before(m, scope)) < 0
-               ? -1
-           : sl_model_place_before(m, scope, &place) ? read_range(file, t, &place)
-                                                     : 0;
+    return x && sl_model_place_before(m, scope, &place) ? read_range(file, t, &place) : 0;
 }
 
 int sl_quant_import(const char *dir, const sl_quant_options *o, sl_model *m) {

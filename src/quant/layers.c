@@ -33,6 +33,19 @@ const sl_block_layer *sl_block_reader(const sl_config *c, int64_t block, int nor
     return NULL;
 }
 
+const sl_block_layer *sl_rounded_layer(int i) {
+    bool seen[SL_HALF_FFN + 1][SL_PARTS] = {{false}};
+    for (const sl_mixer *const *m = sl_mixers;; m++) {
+        for (const sl_block_layer *l = *m ? (*m)->layers : ffn; l->part; l++) {
+            if (l->linear && !seen[l->half][l->part] && i-- == 0)
+                return l;
+            seen[l->half][l->part] = true;
+        }
+        if (!*m)
+            return NULL;
+    }
+}
+
 sl_scope sl_block_layer_scope(const sl_block_layer *l, int64_t block) {
     return (sl_scope){(int)block, l->half, l->part, SL_ROLE_SELF};
 }

@@ -19,7 +19,7 @@ static bool is_rounded(const sl_tensor *t, const sl_quant_options *o) {
     int64_t block;
     const sl_block_layer *l = sl_block_layer_of(t, &block);
     if (l)
-        return l->linear;
+        return l->linear && !sl_quant_keeps(o, t->place);
     return (o->head && strcmp(t->name, "lm_head.weight") == 0) ||
            (o->embedding && strcmp(t->name, "model.embed_tokens.weight") == 0);
 }

@@ -4,11 +4,14 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "quant/export.h"
+#include "quant/keep.h"
 #include "quant/transform.h"
+#include "session/lists.h"
 #include "session/load.h"
 #include "session/measure.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,12 +110,13 @@ static json_t *header(const sl_quant_report *t) {
     double loss = t->reference.mean;
     json_t *fp32 = json_pack("{s:o, s:o, s:o}", "loss", real(loss), "perplexity", real(exp(loss)), "bits_per_byte",
                              real(loss * bits(t)));
-    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:b, s:s?, s:b, s:b, s:b, s:b, s:o}", "checkpoint", t->dir,
+    return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:b, s:s?, s:b, s:b, s:b, s:o, s:b, s:o}", "checkpoint", t->dir,
                      "corpus", t->config.data_corpus, "windows", (json_int_t)t->windows, "tokens",
                      (json_int_t)(t->windows * t->config.model_seq), "fp32", fp32, "smooth",
                      o->smooth >= 0 ? json_real(o->smooth) : json_null(), "migrate", o->migrate, "rotate",
-                     sl_quant_report_rotation(t), "head", o->head, "embedding", o->embedding, "kv", o->kv, "real",
-                     o->real, "calibration", t->calibrates ? calibration_json(t) : json_null());
+                     sl_quant_report_rotation(t), "head", o->head, "embedding", o->embedding, "kv", o->kv, "keep",
+                     sl_keep_json(o), "real", o->real, "calibration",
+                     t->calibrates ? calibration_json(t) : json_null());
 }
 
 json_t *sl_quant_report_json(const sl_quant_report *t, bool grid) {
@@ -146,6 +150,37 @@ static int find_clip(const char *name, enum sl_clip *clip) {
     return sl_fail_usage("quantize: --clip takes absmax, percentile, mse or token, not %s", sl_quote(quoted, name));
 }
 
+enum { KINDS = 32 }; /* most kinds of layers; of sl_list_names() */
+
+static void kept_kinds(sl_measure_info table[KINDS + 1], char name[KINDS][SL_SCOPE_CHARS]) {
+    memset(table, 0, (KINDS + 1) * sizeof *table);
+    for (int i = 0; i < KINDS && sl_keep_name(i, name[i]); i++)
+        table[i].name = name[i];
+}
+
+void sl_quantize_keep_help(char *text, size_t size) {
+    char name[SL_SCOPE_CHARS];
+    size_t n = strlen(text);
+    n += (size_t)snprintf(text + n, size - n, "\nKinds of layers that --keep takes:");
+    for (int i = 0; n < size && sl_keep_name(i, name); i++)
+        n += (size_t)snprintf(text + n, size - n, "%s %s", i ? "," : "", name);
+    if (n < size)
+        snprintf(text + n, size - n, ".");
+}
+
+static int find_kept(const char *list, sl_quant_options *o) {
+    sl_measure_info table[KINDS + 1];
+    char name[KINDS][SL_SCOPE_CHARS];
+    unsigned bits = 0;
+    kept_kinds(table, name);
+    if (sl_list_names("quantize: --keep", list, table, &bits) < 0)
+        return -1;
+    for (int i = 0; table[i].name; i++)
+        if (bits >> i & 1)
+            sl_keep_add(o, i);
+    return 0;
+}
+
 /* What only some schemes have. */
 static int check_scheme(const work *q) {
     const sl_scheme *s = q->scheme;
@@ -171,6 +206,8 @@ static int check_flags(work *q) {
     if (!q->o->scheme == !q->o->grid)
         return sl_fail_usage("quantize: give --scheme NAME or --grid (--list has the names)");
     if (q->o->clip && find_clip(q->o->clip, &p->clip.clip) < 0)
+        return -1;
+    if (q->o->keep && find_kept(q->o->keep, &p->options) < 0)
         return -1;
     if (!isnan(q->o->percentile) && p->clip.clip != SL_CLIP_PERCENTILE)
         return sl_fail_usage("quantize: --percentile goes with --clip percentile");
@@ -242,6 +279,7 @@ static int check_import_flags(const work *q) {
                        : p->options.head        ? "head"
                        : p->options.embedding   ? "embedding"
                        : p->options.kv          ? "kv"
+                       : q->o->keep             ? "keep"
                        : p->export_to           ? "export"
                                                 : NULL;
     return flag ? sl_fail_usage("quantize: --%s: the folder holds an exported model, which is quantised already", flag)

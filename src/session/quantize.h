@@ -24,6 +24,8 @@ int sl_quantize(const char *path, const sl_quantize_options *o, const sl_open_op
 void sl_quant_report_free(sl_quant_report *t);
 /* The object that `quantize --json` prints; NULL with a message. */
 json_t *sl_quant_report_json(const sl_quant_report *t, bool grid);
+/* Appends a paragraph with the names that `keep` takes. */
+void sl_quantize_keep_help(char *text, size_t size);
 const char *sl_quant_report_rotation(const sl_quant_report *t); /* "folded", "online"; NULL: none */
 
 #endif

@@ -113,6 +113,16 @@ class Quantize(common.EndToEnd):
                 one = figures(self.quantize(run, "--scheme", scheme, *plain))
                 self.assertEqual(one, figures(self.quantize(run, "--scheme", scheme, *flags, "threads=3")), scheme)
 
+    def test_kept_layers(self) -> None:
+        """What is kept in fp32 adds no error, and with all of it nothing is lost."""
+        whole = self.quantize(self.gated, "--scheme", "w4a4-channel-token")
+        less = self.quantize(self.gated, "--scheme", "w4a4-channel-token", "--keep", "ffn.out", "--real")
+        self.assertEqual({e["tensor"] for e in whole["errors"]} - {e["tensor"] for e in less["errors"]},
+                         {"down_in"})
+        self.assertNotEqual(whole["loss"]["value"], less["loss"]["value"])
+        none = self.quantize(self.gated, "--scheme", "w4a4-channel-token", "--keep", "all")
+        self.assertEqual((none["loss"]["change"], none["errors"]), (0, []))
+
     def test_clipping(self) -> None:
         """Less squared error on the calibration text's like, and a range from the named part of what was seen."""
         def error(*args: object) -> float:
@@ -149,7 +159,8 @@ class Quantize(common.EndToEnd):
         for i, (scheme, *flags) in enumerate((
                 ("w8a8-tensor-affine",), ("w8a8-channel-static", "--kv"), ("w4a4-g32-token", "--head"),
                 ("w4a16-channel", "--embedding"), ("fp8-block-token", "--kv"), ("nvfp4-static",), ("mxfp4", "--kv"),
-                ("nvfp4-token", "--rotate", "--kv", "--head"))):
+                ("nvfp4-token", "--rotate", "--kv", "--head"),
+                ("w8a8-channel-static", "--keep", "attn.gate_in,ffn.out", "--rotate"))):
             out = Path(f"out{i}")
             result = self.quantize(self.gated, "--scheme", scheme, *flags, "--export", out)
             again = self.json("quantize", out, "--windows", 8, "--json")
@@ -159,10 +170,14 @@ class Quantize(common.EndToEnd):
             f = File(out / "quantised.safetensors")
             self.assertEqual(json.loads(f.metadata["quantization"])["scheme"], scheme)
             self.assertEqual("lm_head.weight" in f.tensors, "--head" not in flags)
+            self.assertEqual("model.layers.1.mlp.down_proj.weight" in f.tensors, "--keep" in flags)
+            self.assertEqual(result["keep"], ["attn.gate_in", "ffn.out"] if "--keep" in flags else [])
             if "--rotate" in flags:
                 signs = f.tensors["model.layers.1.mlp.down_proj.input_rotation"]
                 self.assertEqual((signs[0], signs[1], set(signs[2])), ("I8", [64], {1, 255}))
-                self.assertEqual(f.tensors["model.layers.0.self_attn.kv_rotation"][1], [16])
+                self.assertEqual("--kv" in flags, "model.layers.0.self_attn.kv_rotation" in f.tensors)
+                if "--kv" in flags:
+                    self.assertEqual(f.tensors["model.layers.0.self_attn.kv_rotation"][1], [16])
                 continue
             self.check_matrix(f, weights, "model.layers.1.mlp.down_proj", scheme)
             self.check_matrix(f, weights, "model.layers.0.self_attn.gate_proj", scheme)

@@ -6,6 +6,8 @@
 #include "ops/quant/quantise.h"
 #include "quant/calibrate.h"
 #include "quant/evaluate.h"
+#include "quant/keep.h"
+#include "quant/layers.h"
 #include "quant/weights.h"
 #include "ref/variants.h"
 #include "suite.h"
@@ -226,6 +228,82 @@ START_TEST(rounded_matrices) {
 }
 END_TEST
 
+static int kinds(void) {
+    char name[SL_SCOPE_CHARS];
+    int n = 0;
+    while (sl_keep_name(n, name))
+        n++;
+    return n;
+}
+
+/* Without one kind its matrices, and the places before it, are not rounded; all others are. */
+static void check_kept(const fixture *f, sl_quant_options o, int kind) {
+    sl_model *all = create(f, &o, f->v.batch);
+    sl_keep_add(&o, kind);
+    sl_model *m = create(f, &o, f->v.batch);
+    const sl_params *p = sl_model_params(m);
+    sl_quant_weights *w = sl_quant_weights_new(p, &o);
+    sl_scope kept = sl_block_layer_scope(sl_rounded_layer(kind), 0);
+    for (int i = 0; i < p->count; i++) {
+        int64_t block;
+        const sl_block_layer *l = sl_block_layer_of(&p->tensor[i], &block);
+        bool its = l && l->half == kept.half && l->part == kept.part;
+        ck_assert_msg(!l || !l->linear || (sl_quant_matrix_of(w, i) != NULL) != its, "%s", p->tensor[i].name);
+    }
+    for (int i = 0; sl_rounded_layer(i); i++) {
+        sl_quant_place place;
+        sl_scope scope = sl_block_layer_scope(sl_rounded_layer(i), 1);
+        bool there = sl_model_place_before(all, scope, &place);
+        ck_assert_int_eq(sl_model_place_before(m, scope, &place), there && i != kind);
+    }
+    sl_quant_weights_free(w);
+    sl_model_free(m), sl_model_free(all);
+}
+
+/* With all kinds kept it is the plain model, rotated or not, to the bit. */
+START_TEST(kept_layers) {
+    static const char *const schemes[] = {"w4a4-channel-token", "nvfp4-token", "w8a8-tensor-static"};
+    fixture f;
+    find(&f, "gated_norm");
+    ck_assert(sl_config_override(&f.v.config, "model.attention_opts.gate=elementwise") == 0);
+    for (size_t k = 0; k < sizeof schemes / sizeof *schemes; k++) {
+        sl_quant_options o = {.scheme = sl_scheme_find(schemes[k]), .smooth = -1, .rotate = k == 1};
+        for (int i = 0; i < kinds(); i++)
+            check_kept(&f, o, i);
+        run(&f, &o, f.logits);
+        for (int i = 0; i < kinds(); i++)
+            sl_keep_add(&o, i);
+        run(&f, &o, f.other);
+        ck_assert(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) != 0);
+        o.scheme = NULL;
+        run(&f, &o, f.logits);
+        ck_assert_msg(memcmp(f.logits, f.other, (size_t)f.values * sizeof *f.logits) == 0, "%s", schemes[k]);
+    }
+    teardown(&f);
+}
+END_TEST
+
+START_TEST(names_of_kept_layers) {
+    char name[SL_SCOPE_CHARS];
+    for (int i = 0; i < kinds(); i++) {
+        sl_quant_options o = {.smooth = -1}, read = {.smooth = -1};
+        sl_keep_add(&o, i);
+        json_t *names = sl_keep_json(&o);
+        ck_assert_int_eq(json_array_size(names), 1);
+        ck_assert_str_eq(json_string_value(json_array_get(names, 0)), sl_keep_name(i, name));
+        ck_assert(sl_keep_read(names, &read) && memcmp(o.keep, read.keep, sizeof o.keep) == 0);
+        json_decref(names);
+    }
+    static const char *const damaged[] = {"[\"attn\"]", "[3]", "{\"attn.qkv\": 1}", "\"attn.qkv\""};
+    for (size_t i = 0; i < sizeof damaged / sizeof *damaged; i++) {
+        json_t *x = json_loads(damaged[i], JSON_DECODE_ANY, NULL);
+        ck_assert_msg(x && !sl_keep_read(x, &(sl_quant_options){.smooth = -1}), "%s", damaged[i]);
+        json_decref(x);
+    }
+    ck_assert(sl_keep_read(NULL, &(sl_quant_options){.smooth = -1}));
+}
+END_TEST
+
 /* ---- calibration */
 
 START_TEST(quantiles) {
@@ -306,6 +384,8 @@ int main(void) {
     tcase_add_test(t, elsewhere);
     tcase_add_test(t, not_finite);
     tcase_add_test(t, rounded_matrices);
+    tcase_add_test(t, kept_layers);
+    tcase_add_test(t, names_of_kept_layers);
     tcase_add_test(t, quantiles);
     tcase_add_test(t, intervals);
     tcase_add_test(t, errors);

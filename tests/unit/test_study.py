@@ -198,6 +198,9 @@ class Reading(Folder):
                  "quantize.transformations: names with flags of `sinklab quantize` are wanted, like plain: {}"),
                 ("profiles:\n", "quantize: {schemes: [mxfp4], transformations: {s: {smoth: 1}}}\nprofiles:\n", 12,
                  "quantize.transformations.s.smoth: unknown flag smoth; did you mean smooth?"),
+                ("profiles:\n", "quantize: {schemes: [mxfp4], transformations: {s: {keep: true}}}\nprofiles:\n", 12,
+                 "quantize.transformations.s.keep: kinds of layers with commas between are wanted, like "
+                 "attn.gate_in,ffn.out"),
                 ("profiles:\n", "quantize: {schemes: [], transformations: {s: {}}}\nprofiles:\n", 12,
                  "quantize.schemes: a list of names is wanted"),
                 ("metric: val_loss", "metric: val_los", 16, "claim ln_loss: metric: 'val_los' is not known; nearest: "

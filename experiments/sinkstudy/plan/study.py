@@ -25,7 +25,7 @@ STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "tune", "
          "quantize", "profiles", "gates", "claims")
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
-TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed")
+TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed", "keep")
 PROFILE = ("seeds", "set", "arms", "bpe", "minutes")
 RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds",
                "threads": "the runner shares out the cores, or --threads",
@@ -281,11 +281,19 @@ def check_quantize(check: Checker, where: Where, row: Mapping[str, Any]) -> None
                                                       "{}")
     for name, flags in row["transformations"].items():
         for flag, value in check.mapping((*where, "transformations", name), flags, TRANSFORMATIONS, "flag").items():
-            if value is not True and isinstance(value, bool) or not isinstance(value, (bool, int, float)):
+            if flag == "keep":
+                check_keep(check, (*where, "transformations", name, flag), value)
+            elif value is not True and isinstance(value, bool) or not isinstance(value, (bool, int, float)):
                 raise check.fail((*where, "transformations", name, flag), "true or a number is wanted")
     for key in ("windows", "calibration"):
         if not whole(row.get(key, 1), 1):
             raise check.fail((*where, key), "a whole number from 1 on is wanted")
+
+
+def check_keep(check: Checker, where: Where, value: Any) -> None:
+    """The engine knows the names."""
+    if not isinstance(value, str) or not value:
+        raise check.fail(where, "kinds of layers with commas between are wanted, like attn.gate_in,ffn.out")
 
 
 def whole(value: Any, least: int) -> bool:

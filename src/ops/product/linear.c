@@ -39,7 +39,7 @@ sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in,
                        int weight, int bias, sl_buf residual) {
     bool stream = residual != SL_NONE;
     residual = residual == SL_APART ? SL_NONE : residual;
-    if (sl_linear_is_int(b))
+    if (sl_linear_is_int(b, scope))
         return sl_build_linear_int(b, scope, in, dim_in, dim_out, weight, bias, residual);
     in = sl_build_quantiser(b, scope, in, dim_in);
     sl_op *op = sl_program_op(b, kind_of(b, bias != SL_NONE, stream), scope);

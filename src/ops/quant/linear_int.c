@@ -29,8 +29,9 @@ typedef struct {
 
 static const own *of(const sl_op *op) { return op->own; }
 
-bool sl_linear_is_int(const sl_program *b) {
-    return b->quant && !b->quant->observe && b->quant->scheme && sl_scheme_is_integer(b->quant->scheme);
+bool sl_linear_is_int(const sl_program *b, sl_scope scope) {
+    return b->quant && !b->quant->observe && b->quant->scheme && sl_scheme_is_integer(b->quant->scheme) &&
+           !sl_quant_keeps(b->quant, scope);
 }
 
 /* ---- activations */

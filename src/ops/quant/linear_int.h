@@ -9,7 +9,7 @@
 #include "program/program.h"
 
 /* Are the linear layers of this program of that kind? */
-bool sl_linear_is_int(const sl_program *b);
+bool sl_linear_is_int(const sl_program *b, sl_scope scope);
 sl_buf sl_build_linear_int(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
                            int bias, sl_buf residual);
 /* Its point; NULL of any other operation. */

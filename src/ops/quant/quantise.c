@@ -180,7 +180,7 @@ sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim) 
     if (sl_rotates(b, sl_quant_class_of(scope)))
         x = sl_build_rotate(b, sl_scope_as(scope, SL_ROLE_ROTATE), x, dim);
     bool rounds = b->quant->scheme && b->quant->scheme->range != SL_RANGE_NONE;
-    return rounds || b->quant->observe ? append_point(b, scope, x, dim) : x;
+    return (rounds || b->quant->observe) && !sl_quant_keeps(b->quant, scope) ? append_point(b, scope, x, dim) : x;
 }
 
 sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x) {

@@ -89,7 +89,8 @@ enum sl_quant_class sl_quant_class_of(sl_scope scope);
 void sl_op_rows_of(const sl_program *b, sl_op *op, sl_buf v);
 
 /* Appends what the options ask for before the layer of this place reads x [rows, dim], fp32: a rotation, an observer, a
- * quantiser. Returns what the layer is to read; x itself in a model that is not quantised. */
+ * quantiser; of a layer that stays fp32 the rotation alone. Returns what the layer is to read; x itself in a model that
+ * is not quantised. */
 sl_buf sl_build_quantiser(sl_program *b, sl_scope scope, sl_buf x, int64_t dim);
 /* The same before the head, whose place is its own flag. */
 sl_buf sl_build_head_quantiser(sl_program *b, sl_buf x);
