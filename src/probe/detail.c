@@ -84,7 +84,8 @@ static int64_t class_width(const sl_detail *d, int64_t layer, enum detail_class 
 static sl_residual take_residual(sl_detail *d, int64_t dim) {
     return (sl_residual){.dim = dim, .seq = d->shape.seq, .sum_abs0 = take_doubles(d, dim),
                          .sum_sq0 = take_doubles(d, dim), .sum_abs = take_doubles(d, dim),
-                         .sum_sq = take_doubles(d, dim), .max0 = take_floats(d, dim), .max = take_floats(d, dim)};
+                         .sum_sq = take_doubles(d, dim), .led = take_doubles(d, dim), .max0 = take_floats(d, dim),
+                         .max = take_floats(d, dim)};
 }
 
 static void take_mixture(sl_detail *d, mixture_detail *x, int64_t sources) {
@@ -188,6 +189,7 @@ static void take_scratch(sl_detail *d) {
     d->a = take_floats(d, s->batch * s->seq * widest);
     d->b = take_floats(d, s->batch * s->seq * widest);
     d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
+    d->leaders = detail_take(d, s->batch * s->seq, sizeof *d->leaders);
     d->doubles = take_doubles(d, max64(sl_contribution_parts(&c), 3 * s->batch));
     if (detail_wants(d, SL_MEASURE_OUTLIERS))
         d->bins = detail_take(d, (int64_t)d->threads * SL_OUTLIER_BINS, sizeof *d->bins);
@@ -336,7 +338,7 @@ static void add_own_norm(sl_detail *d, int64_t i, const sl_gate_norm *g, const f
         return;
     for (int64_t c = 0; c < n; c++)
         l->own_norm_weight[c] = weight[g->shared ? c % g->span : c];
-    sl_residual_add(&l->own_norm_in, d->kernels, d->shape.batch, d->a, d->doubles);
+    sl_residual_add(&l->own_norm_in, d->kernels, d->shape.batch, d->a, d->doubles, d->leaders);
 }
 
 static void add_stream0(sl_detail *d, int64_t i) {
@@ -395,8 +397,8 @@ static void add_depth(sl_detail *d, int64_t i) {
             continue;
         sl_depth_add(&x->sums, d->kernels,
                      &(sl_depth_rows){s->batch, s->seq, s->dim, t.banked, t.weight, t.bank, t.partial, t.ld});
-        sl_residual_add(&x->in, d->kernels, s->batch, t.mixture, d->doubles);
-        sl_residual_add(&x->last, d->kernels, s->batch, last_source(d, &t), d->doubles);
+        sl_residual_add(&x->in, d->kernels, s->batch, t.mixture, d->doubles, d->leaders);
+        sl_residual_add(&x->last, d->kernels, s->batch, last_source(d, &t), d->doubles, d->leaders);
     }
 }
 

@@ -53,6 +53,7 @@ struct sl_detail {
     sl_sink_dims *sinks;           /* layers + 1 */
     float *a, *b, *rows;           /* scratch: two taps; attention */
     double *doubles;
+    int32_t *leaders; /* as sl_residual_add() needs them */
     uint64_t *bins;
     sl_gate_sums *gate_parts;
     int64_t first_query; /* of recurrence */
