@@ -15,6 +15,13 @@
 /* More than 48 KB of dynamic shared memory must be asked for, once a kernel. */
 #define SLC_MORE_SHARED(kernel, bytes)                                                                                 \
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes))
+/* The most bytes of it that a block can have here. */
+static inline int slc_most_shared(void) {
+    int device = 0, bytes = 48 << 10;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes;
+}
 #define SLC_DYNAMIC(type, name)                                                                                        \
     extern __shared__ __align__(128) unsigned char slc_dynamic[];                                                      \
     type *name = (type *)slc_dynamic

@@ -102,10 +102,11 @@ static slc_scan scan_of(const sl_op *op) {
 }
 
 static int scan_check(const sl_op *op) {
-    return scan_of(op).key_dim <= SLC_SCAN_KEYS
+    return scan_of(op).key_dim <= slc_scan_keys()
                ? 0
-               : sl_fail("device: cuda has %s for at most %d; take device: cpu",
-                         sl_delta_of(op) ? "model.gdn_opts.key_dim" : "model.mamba2_opts.state", SLC_SCAN_KEYS);
+               : sl_fail("device: cuda has %s for at most %lld; take device: cpu",
+                         sl_delta_of(op) ? "model.gdn_opts.key_dim" : "model.mamba2_opts.state",
+                         (long long)slc_scan_keys());
 }
 
 /* gates: decay and beta of a head of a window, [seq] each; ssd saves them the other way round. */

@@ -6,7 +6,7 @@
 /* A block goes through a window with some channels of one head, whose states it has in registers: a thread C channels
  * by R keys of them, L neighbours all keys of these channels. Rows come through shared memory, a chunk at a time.
  * Channels don't see each other, but for the gradients of q, k, decay and beta, which the block adds up. */
-enum { CHUNK = SLC_SCAN_CHUNK, MOST_WARPS = 8, MOST_SHARED = 200 << 10 };
+enum { CHUNK = SLC_SCAN_CHUNK, MOST_WARPS = 8, ROOM = 256 }; /* ROOM: bytes of shared memory beside the dynamic */
 /* Going back, states of a chunk are computed again from its first one, and of these only each STEPS-th is kept, in
  * scratch; those between are computed once more, where they are needed, into shared memory. */
 enum { STEPS = 4, STOPS = CHUNK / STEPS };
@@ -608,10 +608,12 @@ __global__ void __launch_bounds__(THREADS)
 
 /* ---- launching */
 
+static bool fits(int64_t floats) { return floats * (int64_t)sizeof(float) + ROOM <= slc_most_shared(); }
+
 /* As many warps as there are channels for, and shared memory, of so many floats with so many warps. */
 template <class T> static cut cut_by(const slc_scan *p, int64_t (*floats)(int warps)) {
     cut how = {MOST_WARPS, 0, 0};
-    while (how.warps > 1 && (floats(how.warps) * (int64_t)sizeof(float) > MOST_SHARED ||
+    while (how.warps > 1 && (!fits(floats(how.warps)) ||
                              (how.warps / 2) * T::CHANNELS >= p->value_dim))
         how.warps /= 2;
     how.channels = how.warps * T::CHANNELS;
@@ -640,6 +642,10 @@ template <class T> static void run_forward(slc_stream s, const slc_scan *p) {
 void slc_scan_forward(slc_stream s, const slc_scan *p) {
     SLC_LAUNCH(gates_kernel, slc_div_up(p->windows * p->seq * p->heads, THREADS), THREADS, 0, s, *p);
     BY_KEYS(p->key_dim, run_forward, s, p);
+}
+
+int64_t slc_scan_keys(void) {
+    return fits(backward_floats<tile<32, 8, 4>>(1)) ? SLC_SCAN_KEYS : SLC_SCAN_KEYS / 2;
 }
 
 /* How many blocks a head's slices are for: as many as fill a GPU, since each has sums of its own. */

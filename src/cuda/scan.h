@@ -11,8 +11,10 @@
 extern "C" {
 #endif
 
-enum { SLC_SCAN_KEYS = 256 };  /* the most that key_dim may be */
 enum { SLC_SCAN_CHUNK = 64 }; /* positions, from state to saved state */
+enum { SLC_SCAN_KEYS = 256 };
+/* The most that key_dim may be here: SLC_SCAN_KEYS, or half of it where blocks have little shared memory. */
+int64_t slc_scan_keys(void);
 
 /* log(decay) = fixed - rate softplus(sign a + bias) */
 enum slc_decay {

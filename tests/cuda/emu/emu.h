@@ -71,6 +71,7 @@ int emu_lane();
 #define SLC_LAUNCH(kernel, grid, block, shared, stream, ...)                                                           \
     ((void)(stream), emu_launch(dim3(grid), dim3(block), (size_t)(shared), [&] { kernel(__VA_ARGS__); }))
 #define SLC_MORE_SHARED(kernel, bytes) ((void)(kernel), (void)(bytes))
+static inline int slc_most_shared(void) { return 227 << 10; }
 #define SLC_DYNAMIC(type, name) type *name = (type *)emu_dynamic
 
 static inline void __syncthreads() { emu_barrier(); }
