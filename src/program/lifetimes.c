@@ -110,8 +110,11 @@ static void lifetimes(sl_program *b) {
         if (b->training)
             use_backward(b, &b->op[i], backward_time(b, i));
     }
-    for (int i = 0; i < b->keeps; i++)
+    for (int i = 0; i < b->keeps; i++) {
         use(b, b->keep[i], b->ops);
+        if (b->training && b->buffer[b->keep[i]].lasting)
+            use(b, b->keep[i], backward_time(b, 0));
+    }
 }
 
 /* Values are computed again at the beginning of the segment that reads them first, which reads the inputs then. Later

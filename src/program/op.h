@@ -26,6 +26,7 @@ typedef struct {
     int first, last; /* first and last use on the timeline (forward op i at i, backward at 2n-1-i) */
     bool summed[2];  /* a stage of SUMS, forward or backward, reads all of its rows */
     bool kept;       /* it can be read after a pass */
+    bool lasting;    /* nobody else has its place in any pass */
     int64_t local;   /* > 0: all uses are in one segment; each worker has so many rows, those of its call */
     size_t offset;   /* bytes in the activation arena; local: in a worker's */
     sl_buf id;       /* by which operations know it: its own, or, going back, that of the value that it holds again */

@@ -43,7 +43,7 @@ sl_buf sl_program_activation(sl_program *b, int64_t rows, int64_t cols) {
 sl_buf sl_program_lasting(sl_program *b, int64_t rows, int64_t cols) {
     sl_buf v = sl_program_buffer(b, rows, cols);
     if (!b->failed)
-        b->buffer[v].first = b->buffer[v].last = 0;
+        b->buffer[v].first = b->buffer[v].last = 0, b->buffer[v].lasting = true;
     sl_program_keep(b, v);
     return v;
 }
