@@ -23,7 +23,7 @@ if any(importlib.util.find_spec(name) is None for name in ("yaml", "scipy")):
 from sinkstudy.judge import metrics
 from sinkstudy.plan import expand
 from sinkstudy.plan import study as studies
-from sinkstudy.plan.study import StudyError
+from sinkstudy.plan.study import StudyError, arms_of
 from sinkstudy.run import run_studies
 from sinkstudy.store import outcome, store
 
@@ -134,6 +134,8 @@ class Reading(Folder):
                          [[1e-3, 1], [1e-3, 2], [2e-3, 1], [2e-3, 2]])
         self.assertEqual(arms["fast"].points(), [{"model.layers": 1}, {"model.layers": 2}])
         self.assertEqual(len(arms["dyt"].points()), 8)
+        two = self.load(text.replace("  two: {", "  two: {tune: false, ", 1))
+        self.assertEqual([len(arm.points()) for arm in arms_of(two.profiles["two"], two.arms)], [1, 1])
 
     def test_profiles(self) -> None:
         profiles = self.load().profiles
@@ -503,6 +505,10 @@ class Figures(Folder):
             "outliers": [{"q": {"max": 2, "channel": 7}, "down_input": None, "layer": 0}],
             "gates": [{"attn": {"elements": -.5, "bins": [[0, 1, 2]]}, "ffn": {"elements": -.25, "bins": []},
                        "layer": 0}],
+            "depth": [{"residual": "attnres", "attn": {"weight": [1], "entropy": 0}, "ffn": None, "layer": 0},
+                      {"residual": "attnres", "ffn": None, "layer": 1,
+                       "attn": {"weight": [.25, .5, .25], "in": {"m2": 3, "m2_dim": 4}, "last": {"max": 8},
+                                "entropy": .5, "null": None}}],
             "recurrence": [{"mixer": "gdn", "share": [.5, .25, .25, 0, 0], "uniform": .1,
                             "head": [{"att0": .5, "half_life": None}, {"att0": .25, "half_life": 3}],
                             "gate": {"closed": .5}, "norm_in": {"m2": 2, "m2_dim": 7}, "alignment": None,
@@ -518,6 +524,10 @@ class Figures(Folder):
             "dynamics.constant_share.max": 1,
             "singular.down.sigma": 2, "singular.down.sigma.max": 2, "outliers.q.max": 2, "outliers.q.max.max": 2,
             "gates.elements": -.375, "gates.elements.max": -.25,
+            "depth.in.m2": 3, "depth.in.m2.max": 3, "depth.last.max": 8, "depth.last.max.max": 8,
+            "depth.entropy": .5, "depth.entropy.max": .5,
+            "depth.weight_embedding": .25, "depth.weight_embedding.max": .25,
+            "depth.weight_newest": .25, "depth.weight_newest.max": .25,
             "recurrence.state.share0": .5, "recurrence.state.share0.max": .5, "recurrence.state.share_next": .125,
             "recurrence.state.share_next.max": .125, "recurrence.att0": .375, "recurrence.att0.max": .5,
             "recurrence.half_life": 3, "recurrence.half_life.max": 3, "recurrence.gate.closed": .5,

@@ -142,6 +142,16 @@ MEASURES = (
     Metric("gates.elements", "gate against |activation|", "correlation over elements; below 0: gates are low where "
            "activations are large"),
     Metric("gates.channels", "gate against |activation|, channels", "the same of the channels' means"),
+    *(Metric(f"depth.{name}", label, meaning) for name, label, meaning in (
+        ("{in,last}.max", "largest value, {}", "max |x| of what a half of a block reads, or of its newest source"),
+        ("{in,last}.m2", "M2, {}", "of what a half of a block reads, or of its newest source"),
+        ("{in,last}.kurtosis_h", "kurtosis-H, {}", "of what a half of a block reads, or of its newest source"),
+        ("entropy", "entropy of depth weights", "nats"),
+        ("top1", "largest depth weight", "of a token, mean"),
+        ("null", "unused depth weight", "1 - sum, of a softmax1"),
+        ("constant_share", "constant share of depth weights", "1: the same for every token"),
+        ("weight_embedding", "depth weight of the embedding", "mean over tokens; mixtures of two sources or more"),
+        ("weight_newest", "depth weight of the newest source", "mean over tokens"))),
     *(Metric(f"recurrence.{name}", label, meaning, unit) for name, label, meaning, unit in (
         ("{attention,state}.share0", "share of token 0, layers with {}", "of |A|, in the queries behind token 4", ""),
         ("{attention,state}.share_next", "share of tokens 1 to 4, layers with {}", "mean of the four", ""),

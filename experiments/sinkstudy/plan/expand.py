@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkstudy.places import ROOT
-from sinkstudy.plan.study import ALL_TRAINING, MOST_RUNS, Arm, Profile, Study, StudyError, runs_of
+from sinkstudy.plan.study import ALL_TRAINING, MOST_RUNS, Arm, Profile, Study, StudyError, arms_of, runs_of
 from sinkstudy.store import store
 
 MATCH = "model.match_params"
@@ -146,7 +146,7 @@ def chosen(study: Study, options: Options) -> tuple[Profile, list[int]]:
     if profile is None:
         raise StudyError(f"{study.path}: no profile {options.profile}; there are {', '.join(study.profiles)}")
     seeds = list(options.seeds or profile.seeds)
-    count = runs_of((study.arms[name] for name in profile.arms), seeds)
+    count = runs_of(arms_of(profile, study.arms), seeds)
     if count > MOST_RUNS:
         raise StudyError(f"--seeds: {count:,} runs (points of sweeps x seeds) of {study.name}; at most {MOST_RUNS:,}")
     return profile, seeds
@@ -156,8 +156,8 @@ def corpora(study: Study, options: Options) -> list[str]:
     """Corpora of the manifest that must be prepared: those that keys or the tokenizer name."""
     profile, _ = chosen(study, options)
     manifest = store.read_json(ROOT / "data" / "manifest.json")
-    rows = [settings_of(study, profile, study.arms[name], point, options, None)
-            for name in profile.arms for point in study.arms[name].points()]
+    rows = [settings_of(study, profile, arm, point, options, None)
+            for arm in arms_of(profile, study.arms) for point in arm.points()]
     named = {row.get(key, default) for row in rows
              for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
     named |= {profile.bpe["corpus"]} if profile.bpe else set()
@@ -170,7 +170,7 @@ def expand(study: Study, options: Options, engine: Engine, data: store.Data, run
     parameters not matched."""
     profile, seeds = chosen(study, options)
     bpe = tokenizer_path(profile, runs)
-    rows = [(study.arms[name], point) for name in profile.arms for point in study.arms[name].points()]
+    rows = [(arm, point) for arm in arms_of(profile, study.arms) for point in arm.points()]
     settings = [settings_of(study, profile, arm, point, options, bpe) for arm, point in rows]
     match = ready and bool(study.data.get("match"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -26,7 +26,7 @@ STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "tune", "
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
 TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed", "keep")
-PROFILE = ("seeds", "set", "arms", "bpe", "minutes")
+PROFILE = ("seeds", "set", "arms", "tune", "bpe", "minutes")
 RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds",
                "threads": "the runner shares out the cores, or --threads",
                "train.keep_checkpoints": "the runner keeps one"}
@@ -66,6 +66,10 @@ class Arm:
         points = [dict(zip(self.sweep, values)) for values in itertools.product(*self.sweep.values())]
         return [point | {key: point[other] for key, other in self.tie.items()} for point in points]
 
+    def untuned(self) -> Arm:
+        """Without the study's tune."""
+        return replace(self, sweep={key: self.sweep[key] for key in self.sweep if key not in self.tuned}, tuned=())
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -75,6 +79,7 @@ class Profile:
     arms: list[str]
     bpe: Mapping[str, Any]  # corpus and vocab of the tokenizer that {bpe} stands for; empty: none
     minutes: float | None
+    tune: bool = True       # does the study's hold here?
 
 
 @dataclass(frozen=True)
@@ -367,6 +372,11 @@ def check_size(check: Checker, where: Where, count: int, what: str) -> None:
         raise check.fail(where, f"{count:,} {what}; at most {MOST_RUNS:,} runs are made of a study")
 
 
+def arms_of(profile: Profile, arms: Mapping[str, Arm]) -> list[Arm]:
+    """Of a profile, as it runs them."""
+    return [arms[name] if profile.tune else arms[name].untuned() for name in profile.arms]
+
+
 def runs_of(arms: Iterable[Arm], seeds: Collection[int]) -> int:
     return sum(arm.size for arm in arms) * len(seeds)
 
@@ -435,9 +445,12 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
         profiles[name] = Profile(name, read_seeds(check, (*where, "seeds"), row.get("seeds")),
                                  check.settings((*where, "set"), row.get("set")),
                                  read_choice(check, (*where, "arms"), row.get("arms"), arms),
-                                 read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"))
+                                 read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"),
+                                 row.get("tune", True))
+        if not isinstance(profiles[name].tune, bool):
+            raise check.fail((*where, "tune"), "true or false is wanted: does the study's tune hold here?")
         minutes = row.get("minutes", 1)
-        count = runs_of((arms[arm] for arm in profiles[name].arms), profiles[name].seeds)
+        count = runs_of(arms_of(profiles[name], arms), profiles[name].seeds)
         check_size(check, where, count, "runs (points of sweeps x seeds)")
         if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
             raise check.fail((*where, "minutes"), "a number above 0 is wanted: what the profile takes on 2 cores")

@@ -132,8 +132,8 @@ def median_channel(probe: Record) -> float:
 
 def leaves(measure: str, layer: Record) -> Iterator[tuple[str, float]]:
     """Names and numbers of one layer's object of a measure: as it is nested, but for parts that belong together."""
-    if measure == "recurrence":
-        yield from of_recurrence(layer)
+    if measure in OWN_LEAVES:
+        yield from OWN_LEAVES[measure](layer)
         return
     for name, value in layer.items():
         if name in ("layer", "token"):
@@ -164,6 +164,22 @@ def of_recurrence(layer: Record) -> Iterator[tuple[str, float]]:
         for key, x in found.items() if isinstance(found, dict) else ():
             if key != "m2_dim":
                 yield f"recurrence.{part}.{key}", float(x) if isinstance(x, bool) else number(x)
+
+
+def of_depth(layer: Record) -> Iterator[tuple[str, float]]:
+    """Of each half's mixture: the stream that it makes, its newest source, and the ends of its weights."""
+    for part in ("attn", "ffn"):
+        mixture = layer.get(part)
+        if not isinstance(mixture, dict) or len(weight := numbers(mixture.get("weight"))) < 2:
+            continue
+        yield from ((f"depth.{stream}.{key}", number(x)) for stream in ("in", "last")
+                    for key, x in mixture.get(stream, {}).items() if key in ("max", "m2", "kurtosis_h"))
+        yield from ((f"depth.{key}", number(mixture.get(key)))
+                    for key in ("entropy", "top1", "null", "constant_share"))
+        yield from (("depth.weight_embedding", weight[0]), ("depth.weight_newest", weight[-1]))
+
+
+OWN_LEAVES = {"recurrence": of_recurrence, "depth": of_depth}
 
 
 def joined(measure: str, part: str, key: str) -> str:
