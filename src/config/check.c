@@ -128,6 +128,13 @@ static int check_layers(const sl_config *c) {
     return 0;
 }
 
+static int64_t layers_that_attend(const sl_config *c) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < c->model_layers; i++)
+        n += strcmp(sl_choices_mixer[sl_config_mixer(c, i)].name, "softmax") == 0;
+    return n;
+}
+
 static int check_anchors(const sl_config *c) {
     if (c->model_anchors == SL_ANCHORS_NONE)
         return 0;
@@ -135,9 +142,7 @@ static int check_anchors(const sl_config *c) {
         return sl_fail_usage("model.anchors are of a gate of each channel of the outputs: set "
                              "model.attention_opts.gate=elementwise or none, not %s",
                              sl_choices_attention_gate[c->attention_gate].name);
-    int64_t attend = 0, least = c->model_anchors == SL_ANCHORS_INTERNAL ? 2 : 1;
-    for (int64_t i = 0; i < c->model_layers; i++)
-        attend += strcmp(sl_choices_mixer[sl_config_mixer(c, i)].name, "softmax") == 0;
+    int64_t attend = layers_that_attend(c), least = c->model_anchors == SL_ANCHORS_INTERNAL ? 2 : 1;
     if (attend < least)
         return sl_fail_usage("model.anchors=%s needs %lld layers of model.mixer=softmax, and there are %lld; raise "
                              "model.layers, or leave it out",
@@ -145,16 +150,30 @@ static int check_anchors(const sl_config *c) {
     return 0;
 }
 
-/* What stands where in a block that has no stream to add to. */
-static int check_residual(const sl_config *c) {
-    const char *name = sl_choices_residual[c->model_residual].name;
-    if (c->model_residual == SL_RESIDUAL_PLAIN)
-        return 0;
-    if (c->model_residual == SL_RESIDUAL_OASIS && c->model_attention != SL_ATTENTION_softmax1)
+static int check_null_evidence(const sl_config *c) {
+    if (c->model_attention != SL_ATTENTION_softmax1)
         return sl_fail_usage("model.residual=oasis reads what queries leave unused, and of model.attention=%s it knows "
                              "none; set softmax1, or model.residual=attnres",
                              sl_choices_attention[c->model_attention].name);
-    if (c->model_norm_place == SL_PLACE_POST)
+    if (layers_that_attend(c) == 0)
+        return sl_fail_usage("model.residual=oasis reads what queries leave unused, and no layer of model.mixer=%s has "
+                             "any; give it layers of softmax, or set model.residual=attnres",
+                             sl_choices_mixer[sl_config_mixer(c, 0)].name);
+    return 0;
+}
+
+/* What stands where in a block that has no stream to add to, or more than one. */
+static int check_residual(const sl_config *c) {
+    const char *name = sl_choices_residual[c->model_residual].name;
+    bool outputs = c->residual_form == SL_DEPTH_OUTPUTS;
+    if (c->model_residual == SL_RESIDUAL_PLAIN)
+        return 0;
+    if (c->model_residual == SL_RESIDUAL_OASIS && check_null_evidence(c) != 0)
+        return -1;
+    if (!outputs && c->residual_block > 1)
+        return sl_fail_usage("model.residual_opts.block sums outputs, and model.residual_opts.form=states mixes "
+                             "states; leave one out");
+    if (outputs && c->model_norm_place == SL_PLACE_POST)
         return sl_fail_usage("model.norm_place=post is the norm of a sum, and with model.residual=%s there is none; "
                              "set pre, sandwich or output",
                              name);
@@ -162,7 +181,7 @@ static int check_residual(const sl_config *c) {
         return sl_fail_usage("model.block=%s: its halves read the same, and with model.residual=%s each has a mixture "
                              "of its own; set model.block=sequential",
                              sl_choices_block[c->model_block].name, name);
-    if (sl_config_clip(c) > 0)
+    if (outputs && sl_config_clip(c) > 0)
         return sl_fail_usage("model.clip clamps the sums of a stream, and with model.residual=%s there are none; leave "
                              "one out",
                              name);

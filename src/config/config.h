@@ -39,9 +39,9 @@ extern const sl_choice sl_choices_norm[], sl_choices_norm_place[], sl_choices_nu
     sl_choices_attention_bias[],
     sl_choices_window_layers[], sl_choices_rope_layers[], sl_choices_rope_scaling[], sl_choices_qk_norm_span[],
     sl_choices_block[], sl_choices_anchors[], sl_choices_anchor_coefficients[], sl_choices_residual[],
-    sl_choices_depth_softmax[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[], sl_choices_bos_place[],
-    sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[], sl_choices_precision[],
-    sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
+    sl_choices_depth_form[], sl_choices_depth_softmax[], sl_choices_ffn[], sl_choices_router[], sl_choices_balance[],
+    sl_choices_bos_place[], sl_choices_synthetic[], sl_choices_optim[], sl_choices_schedule[], sl_choices_guard[],
+    sl_choices_precision[], sl_choices_device[], sl_choices_gemm[], sl_choices_isa[], sl_choices_pin[];
 
 /* What others ask of a norm, by model.norm; its row in tables/norm.inc says it. */
 enum {
@@ -59,6 +59,7 @@ enum { SL_ANCHORS_NONE, SL_ANCHORS_EXTERNAL, SL_ANCHORS_INTERNAL };
 enum { SL_ANCHORS_SCALAR, SL_ANCHORS_HEADWISE, SL_ANCHORS_ELEMENTWISE };
 enum { SL_BLOCK_SEQUENTIAL, SL_BLOCK_PARALLEL, SL_BLOCK_PARALLEL_SHARED };
 enum { SL_RESIDUAL_PLAIN, SL_RESIDUAL_ATTNRES, SL_RESIDUAL_OASIS };
+enum { SL_DEPTH_OUTPUTS, SL_DEPTH_STATES };
 enum { SL_DEPTH_SOFTMAX, SL_DEPTH_SOFTMAX1 };
 enum { SL_NULLIFY_BOTH, SL_NULLIFY_OUTPUT, SL_NULLIFY_DENOMINATOR };
 enum { SL_CLIP_ZERO, SL_CLIP_THROUGH };

@@ -50,7 +50,13 @@ const sl_choice sl_choices_residual[] = {
     [SL_RESIDUAL_ATTNRES] = {"attnres", "Attention Residuals: their mixture, with weights of its own for each token "
                                         "(arXiv 2603.15031)"},
     [SL_RESIDUAL_OASIS] = {"oasis", "attnres that turns from sources whose queries left attention unused: null "
-                                    "evidence of arXiv 2605.17887 on the form of arXiv 2603.15031, which is ours"},
+                                    "evidence (arXiv 2605.17887)"},
+    {NULL, NULL}};
+const sl_choice sl_choices_depth_form[] = {
+    [SL_DEPTH_OUTPUTS] = {"outputs", "of outputs, a query for each reader (arXiv 2603.15031; null evidence on it is "
+                                     "ours)"},
+    [SL_DEPTH_STATES] = {"states", "of states, behind each half, the query of the newest: the code of arXiv "
+                                   "2605.17887"},
     {NULL, NULL}};
 const sl_choice sl_choices_depth_softmax[] = {
     [SL_DEPTH_SOFTMAX] = {"softmax", "they sum to 1"},

@@ -1,4 +1,5 @@
 /* Attention over depth: depth_source, depth_mix. Without null_evidence, which attention would have to leave. */
+#include "base/err.h"
 #include "cuda/depth.h"
 #include "cuda/kind.h"
 #include "cuda/rows.h"
@@ -37,6 +38,12 @@ static slc_depth depth_of(const sl_op *op, const slc_exec *x) {
                        .rstd = slc_f32(x, op->saved[RSTD]), .product = slc_f32(x, op->saved[PRODUCT])};
 }
 
+static int mix_check(const sl_op *op) {
+    return sl_depth_asks(op)
+               ? sl_fail("device: cuda has model.residual_opts.form=outputs alone; take device: cpu")
+               : 0;
+}
+
 static int mix_forward(const sl_op *op, const slc_exec *x) {
     slc_depth d = depth_of(op, x);
     slc_depth_forward(x->stream, &d, slc_f32(x, op->out));
@@ -60,5 +67,5 @@ static size_t mix_scratch(const sl_op *op, const sl_program *b) {
 
 const slc_kind slc_depth_kinds[] = {
     {.name = "depth_source", .forward = source_forward, .backward = source_backward},
-    {.name = "depth_mix", .forward = mix_forward, .backward = mix_backward, .scratch = mix_scratch},
+    {.name = "depth_mix", .check = mix_check, .forward = mix_forward, .backward = mix_backward, .scratch = mix_scratch},
     {0}};

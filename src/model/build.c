@@ -207,35 +207,74 @@ static sl_buf build_plain(sl_model *m, sl_program *b, sl_buf x) {
     return x;
 }
 
+/* So many sources at most, and the first of them: x. */
+static sl_depth begin_depth(sl_program *b, int64_t sources, sl_buf x) {
+    sl_depth depth = sl_build_depth(b, sources);
+    sl_build_depth_source(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_source), &depth, x);
+    if (b->config->model_residual == SL_RESIDUAL_OASIS)
+        depth.psi = sl_program_buffer(b, b->batch * b->seq, b->config->model_layers);
+    return depth;
+}
+
+/* The mixture that belongs to a half of a block. */
+static sl_buf build_mixture(sl_program *b, int64_t i, enum sl_norm_site half, const sl_depth *depth) {
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.%s_residual", (long long)i,
+             half == SL_NORM_ATTN ? "attn" : "mlp");
+    return sl_build_depth_mix(b, at(i, halves[half], SL_PART_mix), depth, prefix);
+}
+
+/* A half, whose output belongs to the sources from here on. */
+static sl_buf build_half_of_depth(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf h, sl_buf sum,
+                                  sl_depth *depth) {
+    sl_buf x = build_half(m, b, i, half, h, sum);
+    if (half == SL_NORM_ATTN && depth->psi != SL_NONE)
+        sl_build_null_evidence(b, at(i, SL_HALF_ATTN, SL_PART_null), sl_mixer_of(b->config, i)->attends, depth->psi);
+    depth->halves++;
+    return x;
+}
+
 /* Attention Residuals: each half reads a mixture of its own, and so does the final norm. A block of the mixture's
  * sources is whole before the half that begins the next one. */
-static sl_buf build_attnres(sl_model *m, sl_program *b, sl_buf x) {
+static sl_buf build_outputs(sl_model *m, sl_program *b, sl_buf x) {
     const sl_config *c = b->config;
     int64_t of_block = sl_config_has_ffn(c) ? 2 : 1, all = c->model_layers * of_block;
-    char prefix[64];
-    sl_depth depth = sl_build_depth(b, 1 + (all - 1) / c->residual_block);
-    sl_build_depth_source(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_source), &depth, x);
-    if (c->model_residual == SL_RESIDUAL_OASIS)
-        depth.psi = sl_program_buffer(b, b->batch * b->seq, c->model_layers);
+    sl_depth depth = begin_depth(b, 1 + (all - 1) / c->residual_block, x);
     for (int64_t k = 0; k < all; k++) {
         int64_t i = k / of_block;
         enum sl_norm_site half = k % of_block ? SL_NORM_FFN : SL_NORM_ATTN;
         b->layer = (int)i;
         if (k > 0 && k % c->residual_block == 0) {
-            sl_build_depth_source(b, at(i, halves[half], SL_PART_source), &depth, depth.partial);
-            depth.partial = SL_NONE;
+            sl_build_depth_source(b, at(i, halves[half], SL_PART_source), &depth, depth.apart[0]);
+            depth.apart[0] = SL_NONE;
         }
-        snprintf(prefix, sizeof prefix, "model.layers.%lld.%s_residual", (long long)i,
-                 half == SL_NORM_ATTN ? "attn" : "mlp");
-        sl_buf h = sl_build_depth_mix(b, at(i, halves[half], SL_PART_mix), &depth, prefix);
+        sl_buf h = build_mixture(b, i, half, &depth);
         *(half == SL_NORM_ATTN ? &m->layer[i].residual : &m->layer[i].mid) = h;
-        depth.partial = build_half(m, b, i, half, h, depth.partial);
-        depth.halves++;
-        if (half == SL_NORM_ATTN && depth.psi != SL_NONE)
-            sl_build_null_evidence(b, at(i, SL_HALF_ATTN, SL_PART_null), sl_mixer_of(c, i)->attends, depth.psi);
+        depth.apart[0] = build_half_of_depth(m, b, i, half, h, depth.apart[0], &depth);
     }
     b->layer = SL_NO_LAYER;
     return sl_build_depth_mix(b, at(SL_NO_LAYER, SL_HALF_NONE, SL_PART_mix), &depth, "model.final_residual");
+}
+
+/* As the code of OASIS has it: a mixture behind each half, which the next one reads and adds to; that behind a block
+ * becomes a source. */
+static sl_buf build_states(sl_model *m, sl_program *b, sl_buf h) {
+    const sl_config *c = b->config;
+    enum sl_norm_site last = sl_config_has_ffn(c) ? SL_NORM_FFN : SL_NORM_ATTN;
+    sl_depth depth = begin_depth(b, c->model_layers, h);
+    for (int64_t i = 0; i < c->model_layers; i++) {
+        b->layer = (int)i;
+        if (i > 0)
+            sl_build_depth_source(b, at(i, SL_HALF_ATTN, SL_PART_source), &depth, h);
+        depth.apart[1] = SL_NONE;
+        for (enum sl_norm_site half = SL_NORM_ATTN; half <= last; half++) {
+            *(half == SL_NORM_ATTN ? &m->layer[i].residual : &m->layer[i].mid) = h;
+            depth.apart[half] = build_half_of_depth(m, b, i, half, h, h, &depth);
+            h = build_mixture(b, i, half, &depth);
+        }
+    }
+    b->layer = SL_NO_LAYER;
+    return h;
 }
 
 /* Keeps what sl_model_norm_gate() reads: the input and the saved state of gate operations. */
@@ -283,10 +322,9 @@ void sl_model_build(sl_model *m, enum sl_keep keep) {
     if (c->model_learned_positions > 0)
         x = sl_build_positions(b, x);
     m->anchors = c->model_anchors == SL_ANCHORS_EXTERNAL ? sl_build_anchors(b, x) : (sl_anchors){SL_NONE, SL_NONE};
-    static sl_buf (*const build[])(sl_model *, sl_program *, sl_buf) = {[SL_RESIDUAL_PLAIN] = build_plain,
-                                                                        [SL_RESIDUAL_ATTNRES] = build_attnres,
-                                                                        [SL_RESIDUAL_OASIS] = build_attnres};
-    x = build[c->model_residual](m, b, x);
+    static sl_buf (*const mixed[])(sl_model *, sl_program *, sl_buf) = {[SL_DEPTH_OUTPUTS] = build_outputs,
+                                                                        [SL_DEPTH_STATES] = build_states};
+    x = c->model_residual == SL_RESIDUAL_PLAIN ? build_plain(m, b, x) : mixed[c->residual_form](m, b, x);
     b->layer = SL_NO_LAYER;
     m->layer[layers].residual = x;
     m->layer[layers].norm[0] = sl_norm_builders[c->model_norm](

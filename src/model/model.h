@@ -120,10 +120,11 @@ bool sl_model_tap(const sl_model *m, int layer, enum sl_tap tap, float *dst);
 const float *sl_model_projection(const sl_model *m, int layer, enum sl_tap tap);
 
 /* The mixture that a half reads (which: 0 attention, 1 feed-forward; layer = layers, 0: the final norm) where
- * model.residual mixes, as the last pass left it. */
+ * model.residual mixes, as the last pass left it. Of states that which stands behind the half; the final norm has none
+ * of its own. */
 typedef struct {
-    int64_t sources, banked; /* source i of row t: bank + t*ld + i*dim, or, behind those, partial + t*dim */
-    const float *bank, *partial;
+    int64_t sources, banked; /* source i of row t: bank + t*ld + i*dim, or, behind those, apart[i - banked] + t*dim */
+    const float *bank, *apart[2];
     int64_t ld;
     const float *weight;  /* [rows, sources] */
     const float *mixture; /* [rows, dim] */

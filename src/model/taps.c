@@ -181,8 +181,10 @@ static void keep_mixtures(sl_model *m) {
     for (int i = 0; i < m->program.ops; i++) {
         const sl_op *op = &m->program.op[i];
         const sl_depth *depth = sl_depth_of(op);
-        const sl_buf read[] = {depth ? depth->bank : SL_NONE, depth ? depth->partial : SL_NONE, op->saved[0], op->out};
-        for (size_t k = 0; depth && k < sizeof read / sizeof *read; k++)
+        if (!depth)
+            continue;
+        const sl_buf read[] = {depth->bank, depth->apart[0], depth->apart[1], op->saved[0], op->out};
+        for (size_t k = 0; k < sizeof read / sizeof *read; k++)
             if (read[k] != SL_NONE)
                 sl_program_keep(&m->program, read[k]);
     }
@@ -196,11 +198,14 @@ int64_t sl_model_depth_sources(const sl_model *m, int layer, int which) {
 sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which) {
     const sl_op *op = has_taps(m, layer) && m->tapped ? mixture_op(m, layer, which) : NULL;
     const sl_depth *depth = sl_depth_of(op);
-    if (!op || !sl_model_fetch(m, depth->bank) || !sl_model_fetch(m, op->saved[0]) || !sl_model_fetch(m, op->out) ||
-        (depth->partial != SL_NONE && !sl_model_fetch(m, depth->partial)))
+    if (!op || !sl_model_fetch(m, depth->bank) || !sl_model_fetch(m, op->saved[0]) || !sl_model_fetch(m, op->out))
         return (sl_depth_tap){0};
+    for (int i = 0; i < SL_DEPTH_APART; i++)
+        if (depth->apart[i] != SL_NONE && !sl_model_fetch(m, depth->apart[i]))
+            return (sl_depth_tap){0};
     return (sl_depth_tap){.sources = sl_depth_sources(depth), .banked = depth->n,
-                          .bank = sl_buf_data(&m->exec, depth->bank), .partial = sl_buf_data(&m->exec, depth->partial),
+                          .bank = sl_buf_data(&m->exec, depth->bank),
+                          .apart = {sl_buf_data(&m->exec, depth->apart[0]), sl_buf_data(&m->exec, depth->apart[1])},
                           .ld = m->program.buffer[depth->bank].ld, .weight = sl_buf_data(&m->exec, op->saved[0]),
                           .mixture = sl_buf_data(&m->exec, op->out)};
 }

@@ -6,7 +6,15 @@
  *
  * With null evidence psi (OASIS, arXiv 2605.17887) score i is lowered by beta (psi_i - mean_k psi_k). beta =
  * min(log(1 + e^c), 10) with a c of the reader's; psi of the embedding is 0, of an output that of its layer's attention
- * (null.c), of a sum of outputs their mean. */
+ * (null.c), of a sum of outputs their mean.
+ *
+ * model.residual_opts.form=states is the form that the code published with arXiv 2605.17887 has. A half adds its output
+ * to what it reads, h, as in a plain model, and a mixture behind it gives what is read next. Its sources v_i are
+ * states: the embedding, what each earlier layer has ended with, and of this layer the sum of h and the attention's
+ * output, then also that of h and the feed-forward's. Of n sources, the newest last,
+ *     a = softmax_i(clamp((W_q v_{n-1}) . (W_k v_i) / sqrt(r) + t i / (n - 1) - beta (psi_i - mean psi), -50, 50))
+ * with r = max(dim / 4, 64), a number t (the recency), and the psi of a state that of its layer. Scores are computed as
+ * products of v_i and u = W_k^T W_q v_{n-1}, so that there are no keys. */
 #ifndef SL_OPS_DEPTH_H
 #define SL_OPS_DEPTH_H
 
@@ -14,11 +22,14 @@
 
 /* The sources of a token lie one behind the other in a row of one buffer, so that a mixture reads the first so many
  * as they lie. */
+enum { SL_DEPTH_APART = 2 };
 typedef struct {
     sl_buf bank;    /* [rows, sources * dim], fp32 */
     int64_t n;      /* sources that are there by now */
-    sl_buf partial; /* [rows, dim], fp32: the sum of a block that is not whole yet; SL_NONE: none is begun */
-    sl_buf psi;     /* [rows, layers]: null evidence of each layer's attention; SL_NONE: scores are w . k alone */
+    /* [rows, dim], fp32: the newest sources, which are not there; SL_NONE: none. Of outputs the first alone, the sum of
+     * a block that is not whole yet; of states one at least. */
+    sl_buf apart[SL_DEPTH_APART];
+    sl_buf psi;     /* [rows, layers]: null evidence of each layer's attention; SL_NONE: scores are without */
     int64_t halves; /* whose outputs are in the sources */
 } sl_depth;
 
@@ -28,15 +39,18 @@ sl_depth sl_build_depth(sl_program *b, int64_t sources);
 void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_buf x);
 /* Which one such an operation appends. */
 int64_t sl_depth_place_of(const sl_op *op);
-/* The mixture of the sources and of the partial sum: [rows, dim], fp32. Tensors <prefix>.query and, with
- * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]; with psi <prefix>.coupling [1], c. */
+/* The mixture of the sources, those apart too: [rows, dim], fp32. Tensors <prefix>.query and, with
+ * model.residual_opts.key_norm, <prefix>.norm.weight, both [dim]; of states <prefix>.to_query.weight [r, dim], W_q,
+ * <prefix>.from_query.weight [dim, r], W_k^T, and <prefix>.recency [1], t; with psi <prefix>.coupling [1], c. */
 sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, const char *prefix);
 
 /* ---- what probes read of a mixture's operation */
 
+/* Is it of states, with a query for each row? */
+bool sl_depth_asks(const sl_op *op);
 /* NULL of any other operation, and of none. */
 const sl_depth *sl_depth_of(const sl_op *op);
-/* The sources that it mixes, the partial sum last. Their weights a [rows, sources] are what it saves first. */
+/* The sources that it mixes, those apart last. Their weights a [rows, sources] are what it saves first. */
 int64_t sl_depth_sources(const sl_depth *depth);
 
 #endif

@@ -35,6 +35,10 @@ int sl_build_bias(sl_program *b, const char *prefix, const char *name, int64_t o
 sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight, int bias,
                        sl_buf residual);
 
+/* The same without a bias, of a matrix that no scheme quantises. */
+sl_buf sl_build_unquantised(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
+                            sl_buf residual);
+
 /* Norms: see norm.h. */
 
 /* RMSNorm with a weight on each query and key head (Qwen3), or on all query heads and all key heads of a row (OLMo 2,

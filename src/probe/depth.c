@@ -7,7 +7,7 @@ static void add_row(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *
     const float *a = x->weight + t * s->sources;
     double entropy = 0, top = 0, sum = 0;
     for (int64_t i = 0; i < s->sources; i++) {
-        const float *v = i < x->banked ? x->bank + t * x->ld + i * x->dim : x->partial + t * x->dim;
+        const float *v = i < x->banked ? x->bank + t * x->ld + i * x->dim : x->apart[i - x->banked] + t * x->dim;
         s->weight[i] += (double)a[i];
         s->square[i] += (double)a[i] * (double)a[i];
         s->norm[i] += (double)a[i] * sqrt(k->sumsq(x->dim, v));

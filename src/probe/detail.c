@@ -382,7 +382,7 @@ static void add_recurrence(sl_detail *d, int64_t i) {
 static const float *last_source(sl_detail *d, const sl_depth_tap *t) {
     const sl_shape *s = &d->shape;
     if (t->sources > t->banked)
-        return t->partial;
+        return t->apart[t->sources - t->banked - 1];
     for (int64_t r = 0; r < s->batch * s->seq; r++)
         memcpy(d->a + r * s->dim, t->bank + r * t->ld + (t->banked - 1) * s->dim, (size_t)s->dim * sizeof *d->a);
     return d->a;
@@ -396,7 +396,8 @@ static void add_depth(sl_detail *d, int64_t i) {
         if (!x->sums.sources || !t.sources)
             continue;
         sl_depth_add(&x->sums, d->kernels,
-                     &(sl_depth_rows){s->batch, s->seq, s->dim, t.banked, t.weight, t.bank, t.partial, t.ld});
+                     &(sl_depth_rows){s->batch, s->seq, s->dim, t.banked, t.weight, t.bank, {t.apart[0], t.apart[1]},
+                                      t.ld});
         sl_residual_add(&x->in, d->kernels, s->batch, t.mixture, d->doubles, d->leaders);
         sl_residual_add(&x->last, d->kernels, s->batch, last_source(d, &t), d->doubles, d->leaders);
     }

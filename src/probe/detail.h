@@ -121,7 +121,7 @@ typedef struct {
 typedef struct {
     int64_t windows, seq, dim, banked;
     const float *weight;          /* [windows*seq, sources] */
-    const float *bank, *partial;  /* source i of row t: bank + t*ld + i*dim for i < banked, else partial + t*dim */
+    const float *bank, *apart[2]; /* source i of row t: bank + t*ld + i*dim; from banked on apart[i-banked] + t*dim */
     int64_t ld;
 } sl_depth_rows;
 void sl_depth_add(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *x);

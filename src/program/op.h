@@ -127,7 +127,7 @@ typedef struct {
 
 /* ---- description */
 
-enum { SL_OP_INPUTS = 3, SL_OP_SAVED = 5, SL_OP_PARAMS = 5 };
+enum { SL_OP_INPUTS = 5, SL_OP_SAVED = 5, SL_OP_PARAMS = 5 };
 
 /* What an input is to its operation. */
 enum {

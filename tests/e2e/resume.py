@@ -46,6 +46,16 @@ class Resume(common.EndToEnd):
                 self.train(out, *ARGS, "--resume")
                 self.assert_same_run(self.whole, out)
 
+    def test_what_reads_across_layers(self) -> None:
+        for name, args in (("anchors", ["model.anchors=external", "model.anchors_opts.dynamic=true"]),
+                           ("oasis", ["model.residual=oasis", "model.attention=softmax1",
+                                      "model.residual_opts.form=states"])):
+            with self.subTest(name):
+                whole, out = self.train(f"{name}-whole", *ARGS, *args), Path(name)
+                self.interrupt(out, signal.SIGTERM, UNIT // 2, *args)
+                self.train(out, *ARGS, *args, "--resume")
+                self.assert_same_run(whole, out)
+
     def test_killed_between_checkpoints(self) -> None:
         """Steps after the checkpoint are done again; a line cut in half by the end is no harm."""
         out = Path("between")

@@ -209,9 +209,14 @@ def tensor_shapes(c, vocab):
             linear(p + name + ".down_proj", d, f, bias)
     if c.get("residual", "plain") != "plain":
         halves = [f"model.layers.{i}.{half}_residual" for i in range(c["layers"]) for half in ("attn", "mlp")]
-        for prefix in [*halves, "model.final_residual"]:
-            shapes[prefix + ".query"] = (d,)
-            if c.get("residual_opts", {}).get("key_norm", True):
+        states, r = c.get("residual_opts", {}).get("form") == "states", max(d // 4, 64)
+        for prefix in halves if states else [*halves, "model.final_residual"]:
+            if states:
+                shapes |= {prefix + ".to_query.weight": (r, d), prefix + ".from_query.weight": (d, r),
+                           prefix + ".recency": (1,)}
+            else:
+                shapes[prefix + ".query"] = (d,)
+            if not states and c.get("residual_opts", {}).get("key_norm", True):
                 shapes[prefix + ".norm.weight"] = (d,)
             if c["residual"] == "oasis":
                 shapes[prefix + ".coupling"] = (1,)
@@ -682,11 +687,46 @@ def depth_mixture(c, p, prefix, sources, k):
     if c["residual"] == "oasis":
         psi = null_evidence(c, k) if k else torch.zeros_like(scores)
         scores = scores - F.softplus(p[prefix + ".coupling"]).clamp(max=10) * (psi - psi.mean(0))
+    return weighted(c, scores, values)
+
+
+def weighted(c, scores, values):
+    """Of n sources, scores [n, B, T] and values [n, B, T, dim]."""
     if c.get("residual_opts", {}).get("softmax") == "softmax1":
         weights = torch.cat([scores, torch.zeros_like(scores[:1])]).softmax(0)[:-1]
     else:
         weights = scores.softmax(0)
     return torch.einsum("nbt,nbtd->btd", weights, values)
+
+
+def mixture_of_states(c, p, prefix, states, psi):
+    """What the code of OASIS (arXiv 2605.17887) does behind each half: states [B, T, dim], the newest last, with the
+    null evidence [B, T] of each."""
+    values, n = torch.stack(states), len(states)
+    query, keys = values[-1] @ p[prefix + ".to_query.weight"].T, values @ p[prefix + ".from_query.weight"]
+    scores = torch.einsum("btr,nbtr->nbt", query, keys) / query.shape[-1] ** 0.5
+    scores = scores + p[prefix + ".recency"] * (torch.arange(n, dtype=scores.dtype) / (n - 1))[:, None, None]
+    if c["residual"] == "oasis":
+        psi = torch.stack(psi)
+        scores = scores - F.softplus(p[prefix + ".coupling"]).clamp(max=10) * (psi - psi.mean(0))
+    return weighted(c, scores.clamp(-50, 50), values)
+
+
+def residuals_of_states(c, p, h, training, anchors):
+    """As attention_residuals()."""
+    history, evidence, loss, counts = [h], [torch.zeros_like(h[..., 0])], 0.0, {}
+    for i in range(c["layers"]):
+        layer = f"model.layers.{i}."
+        attended = h + mixer(c, p, i, block_norm(c, p, layer + "input_layernorm", h), anchors)
+        psi = unused.get(layer + "self_attn", evidence[0]) if c["residual"] == "oasis" else None
+        h = mixture_of_states(c, p, layer + "attn_residual", [*history, attended], [*evidence, psi])
+        x = block_norm(c, p, layer + "post_attention_layernorm", h)
+        x, extra, count = feed_forward(c, p, layer + "mlp", x, training)
+        h = mixture_of_states(c, p, layer + "mlp_residual", [*history, attended, h + x], [*evidence, psi, psi])
+        history, evidence, loss = [*history, h], [*evidence, psi], loss + extra
+        if count is not None:
+            counts[layer + "mlp.gate.e_score_correction_bias"] = count
+    return h, loss, counts
 
 
 def attention_residuals(c, p, h, training, anchors):
@@ -727,7 +767,8 @@ def run(c, p, tokens, training):
         h = h + p["model.embed_positions.weight"][: tokens.shape[1]]
     anchors = {"external": lambda: external_anchors(c, p, h), "internal": dict}.get(c.get("anchors"), lambda: None)()
     if c.get("residual", "plain") != "plain":
-        h, loss, counts = attention_residuals(c, p, h, training, anchors)
+        states = c.get("residual_opts", {}).get("form") == "states"
+        h, loss, counts = (residuals_of_states if states else attention_residuals)(c, p, h, training, anchors)
     for i in range(c["layers"] if c.get("residual", "plain") == "plain" else 0):
         layer = f"model.layers.{i}."
         if c.get("block", "sequential") != "sequential":

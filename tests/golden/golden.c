@@ -211,7 +211,7 @@ static sl_model *create(const golden *g) {
                       (t->decay == SL_DECAY_NORM && g->config.train_decay_norms);
         static const char *const never[] = {".bias_", ".sinks", ".channel_mean", "_proj.bias", "lm_head.bias",
                                             "conv1d.bias", ".dt_bias", ".A_log", "mixer.D", "mlp.gate.bias",
-                                            "_coef", ".query", ".coupling"};
+                                            "_coef", ".query", ".coupling", ".recency"};
         bool own = false;
         for (size_t k = 0; k < sizeof never / sizeof *never; k++)
             own = own || strstr(t->name, never[k]);

@@ -159,6 +159,10 @@ CASES = {
     "oasis": (37, {"model.residual": "oasis", "model.attention": "softmax1", "model.residual_opts.coupling": 0.54}),
     "oasis_blocks": (35, {"model.residual": "oasis", "model.attention": "softmax1", "model.residual_opts.block": 3,
                           "model.residual_opts.softmax": "softmax1", "model.dim": 24, "model.heads": 2}),
+    "oasis_states": (37, {"model.residual": "oasis", "model.attention": "softmax1",
+                          "model.residual_opts": {"form": "states", "softmax": "softmax1", "coupling": 0.54}}),
+    "attnres_states": (35, {"model.residual": "attnres", "model.residual_opts.form": "states", "model.layers": 3,
+                            "model.dim": 24, "model.heads": 2}),
     # With the eps of BASE steps would be chaotic: gates close to 0 leave rows that their norm makes large.
     "mamba2": (37, {"model.mixer": "mamba2", "model.mamba2_opts": {"expand": 2, "head_dim": 8, "state": 5, "groups": 3},
                     "model.norm_opts.eps": 0.3, "train.decay_norms": True, "train.lr": 0.003}),
@@ -226,7 +230,7 @@ def random_parameters(c, vocab, gen):
     out = {}
     for name, shape in decoder.tensor_shapes(c, vocab).items():
         x = torch.randn(shape, generator=gen, dtype=torch.float64)
-        if name.endswith(("correction_bias", ".query")):
+        if name.endswith(("correction_bias", ".query", ".to_query.weight")):
             x = 0.1 * x
         elif len(shape) == 1:
             from_zero = name.endswith((".bias", ".shift", ".channel_mean", ".channel_mean_output")) or (
@@ -252,7 +256,7 @@ def train(c, p, tokens, targets):
     def decays(name, x):  # matrices, vectors where asked for; never attention's sinks, biases of linear layers, gates
         never = ".bias_" in name or ".sinks" in name or name.endswith(
             ("_proj.bias", "lm_head.bias", "gate.bias", "conv1d.bias", "dt_bias", "A_log", ".D", "_coef", ".query",
-             ".coupling"))
+             ".coupling", ".recency"))
         return not never and (x.ndim > 1 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]

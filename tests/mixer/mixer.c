@@ -71,12 +71,15 @@ static sl_model *create(const ref_variant *v, bool training, bool taps) {
     return m;
 }
 
-static const char *const patterns[][4] = {
+static const char *const patterns[][5] = {
     {"model.mixer=@", NULL},
     {"model.mixer=[@, softmax]", NULL},
     {"model.mixer=[softmax, @, @]", "model.norm_place=post", NULL},
     {"model.mixer=[@, softmax]", "model.norm_place=sandwich", "model.ffn=0", NULL},
-    {"model.mixer=[@, @, softmax]", "model.experts=3", "model.expert_ffn=5", NULL}};
+    {"model.mixer=[@, @, softmax]", "model.experts=3", "model.expert_ffn=5", NULL},
+    {"model.mixer=[@, softmax]", "model.residual=oasis", "model.attention=softmax1", NULL},
+    {"model.mixer=[softmax, @]", "model.residual=oasis", "model.attention=softmax1", "model.residual_opts.form=states",
+     NULL}};
 enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
 /* ---- the configuration */

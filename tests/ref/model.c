@@ -780,6 +780,74 @@ static ref_c *evidence(const ref_model *m, int halves, int64_t done, ref_c *cons
     return psi;
 }
 
+/* Of n states [rows, dim], the newest last, into h. psi [n]: rows of null evidence, or NULL. */
+static void mixture_of_states(const ref_model *m, const char *prefix, int n, ref_c *const *state, ref_c *const *psi,
+                              ref_c *h) {
+    const sl_config *c = m->config;
+    int64_t d = c->model_dim, r = d / 4 < 64 ? 64 : d / 4;
+    const ref_c *wq = matrix(m, prefix, ".to_query.weight", r, d), zero = 0;
+    const ref_c *wk = matrix(m, prefix, ".from_query.weight", d, r);
+    ref_c recency = *vector(m, prefix, ".recency", 1), *a = ref_alloc(n), *of_row = ref_alloc(n);
+    ref_c *q = ref_alloc(r), *u = ref_alloc(d);
+    ref_attend softmax = {.kind = "softmax"};
+    for (int64_t t = 0; t < rows_of(m); t++) {
+        ref_linear(1, d, r, state[n - 1] + t * d, wq, q);
+        ref_linear(1, r, d, q, wk, u);
+        for (int i = 0; i < n; i++) {
+            ref_linear(1, d, 1, state[i] + t * d, u, a + i);
+            a[i] = a[i] / sqrt((double)r) + recency * (double)i / (double)(n - 1);
+            of_row[i] = psi && psi[i] ? psi[i][t] : 0;
+        }
+        if (psi)
+            couple(m, prefix, n, of_row, a);
+        for (int i = 0; i < n; i++)
+            a[i] = fabs(creal(a[i])) > 50 ? copysign(50, creal(a[i])) : a[i];
+        ref_attention_weights(&softmax, n, c->residual_softmax == SL_DEPTH_SOFTMAX1 ? &zero : NULL, a);
+        for (int64_t j = 0; j < d; j++) {
+            h[t * d + j] = 0;
+            for (int i = 0; i < n; i++)
+                h[t * d + j] += a[i] * state[i][t * d + j];
+        }
+    }
+    free(a), free(of_row), free(q), free(u);
+}
+
+/* h: the embedding, then what the final norm reads. Sources of layer i: the embedding, what layers 0..i-1 have ended
+ * with, what the attention has given, and the feed-forward. */
+static void residuals_of_states(const ref_model *given, ref_c *h, ref_c *router_loss) {
+    ref_model with = *given, *m = &with;
+    const sl_config *c = m->config;
+    int64_t values = rows_of(m) * c->model_dim, layers = c->model_layers;
+    ref_c **state = calloc((size_t)layers + 3, sizeof *state), **psi = calloc((size_t)layers + 3, sizeof *psi);
+    for (int64_t i = 0; i < layers; i++) {
+        char layer[64], prefix[96];
+        snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);
+        state[i] = ref_alloc(values);
+        memcpy(state[i], h, (size_t)values * sizeof *h);
+        m->null = psi[i + 1] = ref_alloc(rows_of(m));
+        for (enum site site = ATTN; site <= (sl_config_has_ffn(c) ? FFN : ATTN); site++) {
+            int n = (int)i + 1 + site;
+            ref_c *x = half_input(m, layer, site, h), *sum = state[n] = ref_alloc(values);
+            memcpy(sum, h, (size_t)values * sizeof *h);
+            if (site == ATTN)
+                mixer_block(m, i, layer, x, sum);
+            else if (c->model_experts > 0)
+                *router_loss += experts_block(m, layer, x, sum);
+            else
+                ffn_block(m, layer, x, sum);
+            psi[n] = psi[i + 1];
+            snprintf(prefix, sizeof prefix, "%s%s", layer, site == ATTN ? "attn_residual" : "mlp_residual");
+            mixture_of_states(m, prefix, n + 1, state, c->model_residual == SL_RESIDUAL_OASIS ? psi : NULL, h);
+            free(x);
+        }
+        free(state[i + 1]), free(state[i + 2]);
+        state[i + 1] = state[i + 2] = NULL;
+    }
+    for (int64_t i = 0; i < layers; i++)
+        free(state[i]), free(psi[i + 1]);
+    free(state), free(psi);
+}
+
 /* h: the embedding, then what the final norm reads. The last source is the sum of its block so far. */
 static void attention_residuals(const ref_model *given, ref_c *h, ref_c *router_loss) {
     ref_model with = *given, *m = &with;
@@ -848,7 +916,7 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
     if (c->model_anchors == SL_ANCHORS_EXTERNAL)
         external_anchors(m, h);
     if (c->model_residual != SL_RESIDUAL_PLAIN)
-        attention_residuals(m, h, router_loss);
+        (c->residual_form == SL_DEPTH_STATES ? residuals_of_states : attention_residuals)(m, h, router_loss);
     for (int64_t i = 0; c->model_residual == SL_RESIDUAL_PLAIN && i < c->model_layers; i++) {
         char layer[64];
         snprintf(layer, sizeof layer, "model.layers.%lld.", (long long)i);

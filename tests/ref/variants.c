@@ -366,7 +366,7 @@ bool ref_variant_elsewhere(int i, ref_variant *v) {
 /* What reads across layers, likewise: attention over depth, anchors. Three layers: blocks of sources are of one half,
  * of some, of all, and the last is short; of two layers that mix an anchor, one adds to the other's gradients. */
 static const struct {
-    const char *name, *changes[8];
+    const char *name, *changes[9];
 } across[] = {
     {"attnres", {"residual=attnres"}},
     {"attnres, blocks of 2, no key norm", {"residual=attnres", "residual_opts.block=2",
@@ -390,6 +390,15 @@ static const struct {
                                            "residual_opts.key_norm=false", "residual_opts.coupling=0.54"}},
     {"oasis, experts, sandwich", {"residual=oasis", "attention=softmax1", "experts=3", "expert_ffn=7", "balance=none",
                                   "norm_place=sandwich", "attention_opts.gate=headwise"}},
+    {"oasis, states", {"residual=oasis", "attention=softmax1", "residual_opts.form=states",
+                       "residual_opts.coupling=0.54"}},
+    {"oasis, states, softmax1, experts, sandwich", {"residual=oasis", "attention=softmax1", "experts=3", "expert_ffn=7",
+                                                    "residual_opts.form=states", "residual_opts.softmax=softmax1",
+                                                    "norm_place=sandwich", "balance=none"}},
+    {"oasis, states, no feed-forward, tied", {"residual=oasis", "attention=softmax1", "residual_opts.form=states",
+                                              "ffn_kind=none", "tie_embeddings=true", "kv_heads=1"}},
+    {"attnres, states, post, clip", {"residual=attnres", "residual_opts.form=states", "norm_place=post", "clip=2",
+                                     "residual_opts.softmax=softmax1"}},
     {"attnres, nullify, positions, dyt", {"residual=attnres", "residual_opts.block=2", "sink_nullify=2", "norm=dyt",
                                           "learned_positions=131", "rope_base=0"}},
     {"attnres, anchors", {"residual=attnres", "anchors=external", "anchors_opts.dynamic=true"}},

@@ -24,7 +24,7 @@ static sl_model *passed(const ref_variant *v, unsigned flags, int32_t *in) {
 }
 
 static const float *source(const sl_depth_tap *t, int64_t row, int64_t i, int64_t dim) {
-    return i < t->banked ? t->bank + row * t->ld + i * dim : t->partial + row * dim;
+    return i < t->banked ? t->bank + row * t->ld + i * dim : t->apart[i - t->banked] + row * dim;
 }
 
 /* Weights are 1/n to the bit, and the mixture is the mean within the rounding of n products and additions. */
@@ -49,7 +49,8 @@ START_TEST(zero_queries_give_the_mean) {
     int mixtures = 0;
     for (int i = 0; ref_variant_across(i, &v); i++) {
         int32_t *in = calloc((size_t)(v.batch * v.seq), sizeof *in);
-        if (v.config.residual_softmax == SL_DEPTH_SOFTMAX && v.config.model_residual == SL_RESIDUAL_ATTNRES) {
+        if (v.config.residual_softmax == SL_DEPTH_SOFTMAX && v.config.model_residual == SL_RESIDUAL_ATTNRES &&
+            v.config.residual_form == SL_DEPTH_OUTPUTS) {
             sl_model *m = passed(&v, SL_MODEL_TAPS, in);
             for (int layer = 0; layer <= v.config.model_layers; layer++)
                 for (int which = 0; which < 2; which++) {
@@ -122,7 +123,7 @@ START_TEST(figures_of_weights) {
     const float bank[] = {3, 4, 3, 4, 3, 4, 3, 4, 3, 4, 3, 4}, partial[] = {0, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0, 10};
     double sums[4][2] = {{0}};
     sl_depth_sums s = {.sources = 2, .weight = sums[0], .square = sums[1], .norm = sums[2], .weight0 = sums[3]};
-    sl_depth_add(&s, sl_kernels_select(SL_ISA_AUTO), &(sl_depth_rows){2, 3, 2, 1, weight, bank, partial, 2});
+    sl_depth_add(&s, sl_kernels_select(SL_ISA_AUTO), &(sl_depth_rows){2, 3, 2, 1, weight, bank, {partial}, 2});
     ck_assert_int_eq(s.tokens, 4);
     ck_assert_int_eq(s.windows, 2);
     ck_assert(s.weight[0] == 2 && s.weight[1] == 2 && s.weight0[0] == 1.5 && s.weight0[1] == .5);
@@ -157,6 +158,41 @@ START_TEST(without_coupling_oasis_is_attnres) {
         free(in);
     }
     ck_assert_int_ge(pairs, 8);
+}
+END_TEST
+
+/* Scores of states are at most 50: with a recency of 100 the older source of two apart is as near as the newest. */
+START_TEST(scores_of_states_are_clamped) {
+    ref_variant v;
+    ck_assert(ref_variant_across(0, &v));
+    v.config.residual_form = SL_DEPTH_STATES;
+    v.config.residual_recency = 100;
+    int32_t in[10], target[10];
+    sl_model *m = passed(&v, SL_MODEL_TAPS, in);
+    for (int layer = 0; layer < v.config.model_layers; layer++)
+        for (int which = 0; which < 2; which++) {
+            sl_depth_tap t = sl_model_depth(m, layer, which);
+            ck_assert_int_eq(t.sources, layer + 2 + which);
+            for (int64_t r = 0; r < v.batch * v.seq; r++)
+                for (int64_t i = 0; i < t.sources; i++) {
+                    double score = fmin(100.0 * (double)i / (double)(t.sources - 1), 50), sum = 0;
+                    for (int64_t k = 0; k < t.sources; k++)
+                        sum += exp(fmin(100.0 * (double)k / (double)(t.sources - 1), 50));
+                    double a = (double)t.weight[r * t.sources + i];
+                    ck_assert_msg(fabs(a - exp(score) / sum) < 1e-2, "weight %g of source %lld of %lld", a,
+                                  (long long)i, (long long)t.sources);
+                }
+        }
+    ck_assert_int_eq(sl_model_depth_sources(m, (int)v.config.model_layers, 0), 0);
+    sl_model_free(m);
+    m = sl_model_create(&v.config, v.vocab, v.batch, v.seq, SL_MODEL_TRAINING);
+    ck_assert_ptr_nonnull(m);
+    ck_assert_int_eq(sl_model_init(m, 1), 0);
+    ref_random_tokens(v.batch * v.seq, v.vocab, 4, target);
+    forward_backward(m, in, target, 1);
+    const sl_params *p = sl_model_params(m); /* two sources, of scores near 0 and above 50 */
+    ck_assert(p->g[p->tensor[sl_params_find(p, "model.layers.0.attn_residual.recency")].offset] == 0);
+    sl_model_free(m);
 }
 END_TEST
 
@@ -195,6 +231,7 @@ int main(void) {
     tcase_add_test(tc, sources_are_whole_blocks_and_a_part);
     tcase_add_test(tc, one_source_is_passed_on);
     tcase_add_test(tc, figures_of_weights);
+    tcase_add_test(tc, scores_of_states_are_clamped);
     tcase_add_test(tc, softmax1_leaves_a_share);
     tcase_add_test(tc, without_coupling_oasis_is_attnres);
     suite_add_tcase(s, tc);

@@ -3,7 +3,8 @@
  * in a row, so its tensor errs by about u sqrt(roundings()) relative to its norm. It counts, for each block forward and
  * back: norm, gate, qkv, rope, p, o, gate-up, h and three weights, each for both directions, and 4 for the head. Norms
  * behind attention and feed-forward read what these give, rounded: 2 more for both directions. Anchors: their input,
- * weights and outputs, and the mixture of each block.
+ * weights and outputs, and the mixture of each block. Queries over depth, of each half: the state, two weights and the
+ * query, for both directions.
  * A score s that errs by u |s| changes its probability by that factor: the softmax multiplies relative errors by up to
  * 1 + max |s|, which is read from the taps. A feed-forward's function act multiplies them by its condition, the norm of
  * x act'(x) over that of act(x), taken over N(0, 1): 2 for a square. MARGIN: the larger errors of single tensors over
@@ -26,7 +27,8 @@ enum { MARGIN = 3 };
 
 static double roundings(const sl_config *c) {
     bool sandwich = c->model_norm_place == SL_PLACE_SANDWICH, anchors = c->model_anchors != SL_ANCHORS_NONE;
-    int64_t block = 11 + (sandwich ? 2 : 0) + (anchors ? 1 : 0);
+    bool states = c->model_residual != SL_RESIDUAL_PLAIN && c->residual_form == SL_DEPTH_STATES;
+    int64_t block = 11 + (sandwich ? 2 : 0) + (anchors ? 1 : 0) + (states ? 8 : 0);
     return (double)(2 * block * c->model_layers + 4 + (anchors ? 2 * 3 : 0));
 }
 

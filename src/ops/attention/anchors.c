@@ -278,15 +278,6 @@ static void build_mix(sl_program *b, const sl_anchor_site *s, enum sl_part part,
 
 /* ---- what a model is made of */
 
-/* Projections of h that no scheme quantises: neither to the anchors nor to the factors. */
-static sl_buf build_unquantised(sl_program *b, sl_scope scope, sl_buf x, int64_t in, int64_t out, int weight) {
-    const struct sl_quant_options *quant = b->quant;
-    b->quant = NULL;
-    sl_buf y = sl_build_linear(b, scope, x, in, out, weight, SL_NONE, SL_NONE);
-    b->quant = quant;
-    return y;
-}
-
 sl_anchors sl_build_anchors(sl_program *b, sl_buf h) {
     static const sl_scope scope = {SL_NO_LAYER, SL_HALF_NONE, SL_PART_anchors, SL_ROLE_SELF};
     const sl_config *c = b->config;
@@ -302,13 +293,13 @@ sl_anchors sl_build_anchors(sl_program *b, sl_buf h) {
         first = p ? first : w;
     }
     sl_anchors a = {.gate = SL_NONE};
-    a.qkv = build_anchor(b, SL_NO_LAYER, build_unquantised(b, scope, in, c->model_dim, columns(&qkv), first), &qkv, Q,
-                         0);
+    sl_buf x = sl_build_unquantised(b, scope, in, c->model_dim, columns(&qkv), first, SL_NONE);
+    a.qkv = build_anchor(b, SL_NO_LAYER, x, &qkv, Q, 0);
     if (has_gate(c)) {
         int w = sl_build_matrix(b, scope, "model.anchors", "gate_proj.weight", columns(&gate), c->model_dim,
                                 SL_MATRIX_LINEAR);
-        a.gate = build_anchor(b, SL_NO_LAYER, build_unquantised(b, scope, in, c->model_dim, columns(&gate), w), &gate,
-                              GATE, 0);
+        x = sl_build_unquantised(b, scope, in, c->model_dim, columns(&gate), w, SL_NONE);
+        a.gate = build_anchor(b, SL_NO_LAYER, x, &gate, GATE, 0);
     }
     b->layer = SL_NO_LAYER;
     return a;
@@ -323,14 +314,14 @@ static sl_buf build_factors(sl_program *b, const sl_anchor_site *s, sl_buf x) {
     int64_t n = 2 * (has_gate(c) ? PARTS : QKV_PARTS);
     snprintf(prefix, sizeof prefix, "%s.anchor_factors", s->prefix);
     int down = sl_build_matrix(b, at, prefix, "down_proj.weight", HIDDEN, c->model_dim, SL_MATRIX_LINEAR);
-    sl_buf h = build_unquantised(b, at, x, c->model_dim, HIDDEN, down);
+    sl_buf h = sl_build_unquantised(b, at, x, c->model_dim, HIDDEN, down, SL_NONE);
     at.part = SL_PART_factors_act;
     h = sl_build_ffn(b, at, SL_FFN_gelu, h, HIDDEN);
     at.part = SL_PART_factors_out;
     int up = sl_program_param(b, prefix,
                               &(sl_param_spec){.name = "up_proj.weight", .rows = n, .cols = HIDDEN, .linear = true,
                                                .init = SL_INIT_ZEROS, .decay = SL_DECAY_MATRIX, .place = at});
-    return build_unquantised(b, at, h, HIDDEN, n, up);
+    return sl_build_unquantised(b, at, h, HIDDEN, n, up, SL_NONE);
 }
 
 sl_anchor_site sl_build_anchor_site(sl_program *b, sl_anchors *anchors, const char *prefix, int64_t layer, sl_buf x) {
