@@ -71,15 +71,16 @@ static sl_model *create(const ref_variant *v, bool training, bool taps) {
     return m;
 }
 
-static const char *const patterns[][5] = {
+static const char *const patterns[][6] = {
     {"model.mixer=@", NULL},
     {"model.mixer=[@, softmax]", NULL},
     {"model.mixer=[softmax, @, @]", "model.norm_place=post", NULL},
     {"model.mixer=[@, softmax]", "model.norm_place=sandwich", "model.ffn=0", NULL},
     {"model.mixer=[@, @, softmax]", "model.experts=3", "model.expert_ffn=5", NULL},
-    {"model.mixer=[@, softmax]", "model.residual=oasis", "model.attention=softmax1", NULL},
+    /* Small rows, which a norm of keys and a mixer's own would make large with their errors, stay small. */
+    {"model.mixer=[@, softmax]", "model.residual=oasis", "model.attention=softmax1", "model.norm_opts.eps=0.1", NULL},
     {"model.mixer=[softmax, @]", "model.residual=oasis", "model.attention=softmax1", "model.residual_opts.form=states",
-     NULL}};
+     "model.norm_opts.eps=0.1", NULL}};
 enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
 /* ---- the configuration */
@@ -150,8 +151,8 @@ START_TEST(gradients_are_those_of_the_reference) {
             ck_assert_double_eq_tol(forward_backward(tier, in, target, 1), loss, REF_FORWARD * relative * (1 + loss));
             for (int t = 0; t < p->count; t++) {
                 double ratio = ref_gradient_ratio(p, t, sl_model_params(tier)->g, want, relative);
-                ck_assert_msg(ratio <= 1, "%s: gradient of %s: error is %.3g times the tolerance", patterns[i][0],
-                              p->tensor[t].name, ratio);
+                ck_assert_msg(ratio <= 1, "%s, %s: gradient of %s: error is %.3g times the tolerance", patterns[i][0],
+                              patterns[i][1] ? patterns[i][1] : "", p->tensor[t].name, ratio);
             }
             sl_model_free(tier);
         }
