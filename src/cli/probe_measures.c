@@ -82,15 +82,16 @@ static void print_gates(const json_t *layer) {
     putchar('\n');
 }
 
-/* A mixture a line: the half, itself and its newest source, its weights. */
+/* Null evidence, then a mixture a line: the half, itself and its newest source, its weights. */
 static void print_depth(const json_t *layer) {
     static const char *const halves[] = {"attn", "ffn"};
     bool first = true;
+    cell(8, at(layer, "null_evidence", "token0")), cell(8, at(layer, "null_evidence", "others"));
     for (int w = 0; w < 2; w++) {
         const json_t *x = json_object_get(layer, halves[w]), *weight = json_object_get(x, "weight");
         if (!json_is_object(x))
             continue;
-        printf("%s %-4s", first ? "" : "     ", halves[w]);
+        printf("%s %-4s", first ? "" : "                     ", halves[w]);
         first = false;
         cell(9, at(x, "in", "max")), cell(8, at(x, "in", "m2"));
         cell(9, at(x, "last", "max")), cell(8, at(x, "last", "m2"));
@@ -134,8 +135,8 @@ static const struct {
                              "  update | chain: s1       s2   state  update", print_singular},
     [SL_MEASURE_OUTLIERS] = {"layer class                  max     no t0  max/med kurtosis   kurt-H   ch/med channel"
                              "    > 6", print_outliers},
-    [SL_MEASURE_DEPTH] = {"layer half     max       m2 | newest       m2 | embed.  newest    top1  entropy   const",
-                          print_depth},
+    [SL_MEASURE_DEPTH] = {"layer null t0    null half      max      m2 | newest      m2  embed. newest   top1 entropy"
+                          "  const", print_depth},
     [SL_MEASURE_GATES] = {"layer  attn el.   attn ch.   ffn el.   ffn ch.", print_gates},
     [SL_MEASURE_RECURRENCE] = {"block    att0    att1    att2    att3    att4 uniform    gate norm m2  weight between\n"
                                "      head      att0  contrib. half-life write t0    write    |v| t0      rms    |S|/2"

@@ -1,5 +1,7 @@
 #include "probe/detail.h"
 
+#include "base/threads.h"
+
 #include <math.h>
 
 /* A token's row: row t of the weights. Its contributions are norms of a_i v_i, relative to their sum. */
@@ -38,4 +40,43 @@ double sl_depth_constant_share(const sl_depth_sums *s) {
         all += s->square[i] / n;
     }
     return constant / all;
+}
+
+/* ---- null evidence */
+
+typedef struct {
+    const sl_attention_rows *a;
+    const sl_kernels *k;
+    double *parts;
+    float *rows;
+} evidence_job;
+
+/* A head of a window. */
+static void evidence_item(void *ctx, int64_t item, int thread) {
+    const evidence_job *j = ctx;
+    const sl_attention_rows *a = j->a;
+    int64_t first = item / a->heads * a->seq, head = item % a->heads, kv = head / (a->heads / a->kv_heads);
+    float *s = j->rows + thread * sl_attention_thread_floats(a->seq), *p = s + sl_attention_thread_floats(a->seq) / 2;
+    double *part = j->parts + 2 * item;
+    part[0] = part[1] = 0;
+    for (int64_t t = 0; t < a->seq; t++) {
+        double left = 1;
+        sl_attention_row(a, j->k, head, a->q + (first + t) * a->ld + head * a->head_dim,
+                         a->k + first * a->ld + kv * a->head_dim, t + 1, s, p);
+        for (int64_t i = 0; i <= t; i++)
+            left -= (double)p[i];
+        part[t > 0] += left;
+    }
+}
+
+void sl_null_evidence_add(sl_null_evidence *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
+                          float *rows) {
+    evidence_job j = {a, k, parts, rows};
+    sl_parallel(a->windows * a->heads, evidence_item, &j);
+    for (int64_t i = 0; i < a->windows * a->heads; i++) {
+        s->token0 += parts[2 * i] / (double)a->heads;
+        s->others += parts[2 * i + 1] / (double)a->heads;
+    }
+    s->windows += a->windows;
+    s->seq = a->seq;
 }

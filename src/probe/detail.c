@@ -388,8 +388,17 @@ static const float *last_source(sl_detail *d, const sl_depth_tap *t) {
     return d->a;
 }
 
+bool detail_leaves(const sl_detail *d, int64_t i) {
+    return i < d->shape.layers && sl_model_attends(d->model, (int)i) &&
+           sl_model_config(d->model)->model_attention == SL_ATTENTION_softmax1;
+}
+
 static void add_depth(sl_detail *d, int64_t i) {
     const sl_shape *s = &d->shape;
+    if (detail_leaves(d, i)) {
+        sl_attention_rows a = sl_probe_attention_rows(d->model, i);
+        sl_null_evidence_add(&d->layer[i].null, d->kernels, &a, d->doubles, d->rows);
+    }
     for (int w = 0; w < 2; w++) {
         mixture_detail *x = &d->layer[i].mixture[w];
         sl_depth_tap t = sl_model_depth(d->model, (int)i, w);

@@ -125,6 +125,14 @@ typedef struct {
     int64_t ld;
 } sl_depth_rows;
 void sl_depth_add(sl_depth_sums *s, const sl_kernels *k, const sl_depth_rows *x);
+/* Null evidence of a layer of softmax1 (arXiv 2605.17887): 1 - sum_j p_j of each query, mean over heads. */
+typedef struct {
+    double token0, others; /* sums over windows, and over the queries behind token 0 */
+    int64_t windows, seq;
+} sl_null_evidence;
+/* parts: scratch, [windows, heads, 2]; rows: as sl_attention_add's. */
+void sl_null_evidence_add(sl_null_evidence *s, const sl_kernels *k, const sl_attention_rows *a, double *parts,
+                          float *rows);
 /* sum_i mean(a_i)^2 / sum_i mean(a_i^2): 1 where the weights are the same for every token, a fixed sum over depth. */
 double sl_depth_constant_share(const sl_depth_sums *s);
 /* ---- mixers that keep a state (recurrence.c), as the attention that they are the same as: o_t = sum_j A_tj v_j of

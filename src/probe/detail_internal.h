@@ -34,6 +34,7 @@ typedef struct {
     float *sink; /* per sink dimension: kept windows x seq */
     extreme_row row;
     mixture_detail mixture[2];
+    sl_null_evidence null;
     sl_recurrence_sums *recurrence; /* of each head; NULL: neither a state nor attention */
     sl_residual own_norm_in; /* of a recurrent mixer's own norm, with the weight of each channel; dim 0: none */
     float *own_norm_weight;
@@ -64,6 +65,9 @@ struct sl_detail {
 };
 
 static inline bool detail_wants(const sl_detail *d, enum sl_measure m) { return d->measures >> m & 1; }
+
+/* Is the layer attention by softmax1, whose queries may leave a part of their weight unused? */
+bool detail_leaves(const sl_detail *d, int64_t i);
 
 /* `n` items of `size` zero bytes that live as long as d; NULL and d->failed when memory is out. */
 void *detail_take(sl_detail *d, int64_t n, size_t size);

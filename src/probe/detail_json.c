@@ -153,8 +153,23 @@ static json_t *mixture(sl_detail *d, const mixture_detail *x) {
                      real(sl_depth_constant_share(s)));
 }
 
+/* Of a layer of softmax1; else null, with a reason in why. */
+static void put_null_evidence(const sl_detail *d, int64_t i, json_t *o) {
+    const sl_null_evidence *x = &d->layer[i].null;
+    const char *why = i == d->shape.layers                       ? "the head has no attention"
+                      : !sl_model_attends(d->model, (int)i)      ? "the mixer has no attention"
+                                                                 : "only model.attention=softmax1 leaves any";
+    double n = (double)x->windows;
+    bool leaves = detail_leaves(d, i);
+    put(o, "null_evidence", leaves ? json_pack("{s:o, s:o}", "token0", real(x->token0 / n), "others",
+                                               real(x->others / (n * (double)(x->seq - 1))))
+                                   : json_null());
+    put(o, "why", leaves ? json_object() : json_pack("{s:s}", "null_evidence", why));
+}
+
 static json_t *depth(sl_detail *d, int64_t i) {
     json_t *o = json_object();
+    put_null_evidence(d, i, o);
     put(o, "residual", json_string(sl_choices_residual[sl_model_config(d->model)->model_residual].name));
     for (int w = 0; w < 2; w++) {
         const mixture_detail *x = &d->layer[i].mixture[w];

@@ -68,7 +68,9 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *                 of the mixture and of its last source ({max, max_no_token0, m2, m2_dim, kurtosis_h,
  *                 token0_norm_ratio}); weight, weight_token0, contribution (arrays over the sources: means, and shares
  *                 of the sums of norms); entropy, top1, null (1 - sum of the weights; null with a softmax),
- *                 constant_share
+ *                 constant_share; and for any model with model.attention=softmax1 null_evidence of the layer
+ *                 ({token0, others}: means over tokens of 1 - sum of the weights of keys, mean over heads); why (of
+ *                 null_evidence where it is null: {name: reason})
  *   recurrence    blocks: mixer; share (of tokens 0 to 4 in the queries behind them and their convolution, mean over
  *                 heads) and uniform (what even weights would give), of attention too; head (array of {att0,
  *                 contribution, over_output, half_life, weight_token0, weight, key_token0_ratio, input_token0_ratio,

@@ -134,6 +134,65 @@ START_TEST(figures_of_weights) {
 }
 END_TEST
 
+/* psi of a layer by plain loops in double over the queries and keys of a pass: of token 0, and of the others. */
+static void plain_evidence(const ref_variant *v, const sl_model *m, int layer, double psi[2]) {
+    sl_qkv_tap t = sl_model_qkv(m, layer);
+    int64_t heads = v->config.model_heads, group = heads / sl_config_kv_heads(&v->config),
+            hd = sl_config_head_dim(&v->config), window = sl_config_window(&v->config, layer);
+    psi[0] = psi[1] = 0;
+    for (int64_t r = 0; r < v->batch * v->seq; r++)
+        for (int64_t h = 0; h < heads; h++) {
+            double sum = 1;
+            for (int64_t j = r - r % v->seq; j <= r; j++) {
+                double score = 0, cap = v->config.attention_softcap;
+                for (int64_t e = 0; e < hd; e++)
+                    score += (double)t.q[r * t.ld + h * hd + e] * (double)t.k[j * t.ld + h / group * hd + e];
+                score *= t.scale;
+                sum += window && r - j >= window ? 0 : exp(cap > 0 ? cap * tanh(score / cap) : score);
+            }
+            psi[r % v->seq > 0] += 1 / sum / (double)(heads * v->batch * (r % v->seq > 0 ? v->seq - 1 : 1));
+        }
+}
+
+START_TEST(null_evidence_by_plain_loops) {
+    ref_variant v;
+    int layers = 0;
+    for (int i = 0; ref_variant_across(i, &v); i++) {
+        int32_t *in = calloc((size_t)(v.batch * v.seq), sizeof *in);
+        sl_sink_dims *sinks = calloc((size_t)v.config.model_layers + 1, sizeof *sinks);
+        sl_model *m = passed(&v, SL_MODEL_TAPS, in);
+        ref_randomise(sl_model_params(m), 7);
+        ck_assert_int_eq(sl_model_params_written(m), 0);
+        ck_assert_int_eq(sl_model_forward(m, in, NULL, NULL, NULL), 0);
+        sl_detail *d = sl_detail_create(m, 1u << SL_MEASURE_DEPTH, v.batch, sinks);
+        ck_assert(d && sl_detail_add(d, m) == 0);
+        json_t *o = sl_detail_result(d);
+        for (int64_t k = 0; k <= v.config.model_layers; k++) {
+            json_t *x = json_array_get(json_object_get(o, "depth"), (size_t)k);
+            json_t *got = json_object_get(x, "null_evidence");
+            bool leaves = k < v.config.model_layers && v.config.model_attention == SL_ATTENTION_softmax1;
+            ck_assert(json_is_object(got) == leaves);
+            ck_assert(json_is_string(json_object_get(json_object_get(x, "why"), "null_evidence")) == !leaves);
+            if (!leaves)
+                continue;
+            double psi[2];
+            plain_evidence(&v, m, (int)k, psi);
+            for (int w = 0; w < 2; w++) { /* of sums of at most seq weights, each within some eps of its own */
+                double x0 = json_real_value(json_object_get(got, w ? "others" : "token0"));
+                ck_assert_msg(fabs(x0 - psi[w]) <= 0x1p-20, "%s, layer %d: %.9g, want %.9g", v.name, (int)k, x0,
+                              psi[w]);
+            }
+            layers++;
+        }
+        json_decref(o);
+        sl_detail_free(d);
+        sl_model_free(m);
+        free(in), free(sinks);
+    }
+    ck_assert_int_ge(layers, 2 * 8 * 3);
+}
+END_TEST
+
 /* A c of -100 couples by less than a float can add to a score: the logits of attnres, to the bit. */
 START_TEST(without_coupling_oasis_is_attnres) {
     ref_variant v;
@@ -232,6 +291,7 @@ int main(void) {
     tcase_add_test(tc, one_source_is_passed_on);
     tcase_add_test(tc, figures_of_weights);
     tcase_add_test(tc, scores_of_states_are_clamped);
+    tcase_add_test(tc, null_evidence_by_plain_loops);
     tcase_add_test(tc, softmax1_leaves_a_share);
     tcase_add_test(tc, without_coupling_oasis_is_attnres);
     suite_add_tcase(s, tc);
