@@ -124,6 +124,16 @@ static void print_recurrence(const json_t *layer) {
     }
 }
 
+static void print_anchors(const json_t *layer) {
+    static const char *const both[] = {"anchor", "own"}, *const parts[] = {"q", "k", "v", "gate"};
+    for (int i = 0; i < 2; i++)
+        for (int p = 0; p < 4; p++)
+            cell(8, at(layer, both[i], parts[p]));
+    cell(9, at(layer, "sink_logit", "all")), cell(9, at(layer, "sink_logit", "anchor"));
+    cell(8, json_object_get(layer, "share"));
+    putchar('\n');
+}
+
 static const struct {
     const char *head;
     void (*print)(const json_t *layer);
@@ -142,6 +152,8 @@ static const struct {
                                "      head      att0  contrib. half-life write t0    write    |v| t0      rms    |S|/2"
                                "      |S|      rank",
                                print_recurrence},
+    [SL_MEASURE_ANCHORS] = {"block anch. q       k       v    gate   own q       k       v    gate    logit  through"
+                            "   share", print_anchors},
 };
 
 void sl_measures_print(const json_t *o) {

@@ -4,6 +4,7 @@
 #define SL_MODEL_MODEL_H
 
 #include "config/config.h"
+#include "ops/attention/anchors.h"
 #include "ops/mixer/gate_norm.h"
 #include "ops/mixer/recurrence.h"
 #include "program/device.h"
@@ -137,6 +138,12 @@ sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which);
 /* The stream between the halves of block `layer`, which its feed-forward reads, of a model whose taps can be read:
  * [batch*seq, dim] as sl_model_residual(). NULL where the halves are not one behind the other. */
 const float *sl_model_mid(const sl_model *m, int layer);
+
+/* The mixture of anchors into queries, keys and values (gate: into the gate's inputs) of a layer: which columns are of
+ * which part, and a row of the last pass (sl_anchor_mixture_row). NULL, false without one, or before a pass. */
+const sl_anchor_layout *sl_model_anchored(const sl_model *m, int layer, bool gate);
+bool sl_model_anchored_row(const sl_model *m, int layer, bool gate, int64_t row, float *const coef[2],
+                           float *const mixed[2]);
 
 /* Can taps be read: after a forward pass of a model that keeps them? */
 int sl_model_check_taps(const sl_model *m);

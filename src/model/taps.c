@@ -210,6 +210,42 @@ sl_depth_tap sl_model_depth(const sl_model *m, int layer, int which) {
                           .mixture = sl_buf_data(&m->exec, op->out)};
 }
 
+/* ---- anchors */
+
+static const sl_op *anchored_op(const sl_model *m, int layer, bool gate) {
+    const sl_op *op = has_taps(m, layer) ? sl_program_find(&m->program, layer, SL_HALF_ATTN,
+                                                           gate ? SL_PART_anchor_gate : SL_PART_anchor_qkv)
+                                         : NULL;
+    return op && sl_anchor_mixture_of(op) ? op : NULL;
+}
+
+static void keep_anchors(sl_model *m) {
+    for (int i = 0; i < m->program.ops; i++) {
+        const sl_op *op = &m->program.op[i];
+        if (!sl_anchor_mixture_of(op))
+            continue;
+        const sl_buf read[] = {op->saved[0], op->in[1], op->in[2]};
+        for (size_t k = 0; k < sizeof read / sizeof *read; k++)
+            if (read[k] != SL_NONE)
+                sl_program_keep(&m->program, read[k]);
+    }
+}
+
+const sl_anchor_layout *sl_model_anchored(const sl_model *m, int layer, bool gate) {
+    const sl_op *op = anchored_op(m, layer, gate);
+    return op ? &sl_anchor_mixture_of(op)->at : NULL;
+}
+
+bool sl_model_anchored_row(const sl_model *m, int layer, bool gate, int64_t row, float *const coef[2],
+                           float *const mixed[2]) {
+    const sl_op *op = m->tapped ? anchored_op(m, layer, gate) : NULL;
+    if (!op || sl_model_read_weights(m) || !sl_model_fetch(m, op->saved[0]) || !sl_model_fetch(m, op->in[1]) ||
+        (op->in[2] != SL_NONE && !sl_model_fetch(m, op->in[2])))
+        return false;
+    sl_anchor_mixture_row(op, &m->exec, row, coef, mixed);
+    return true;
+}
+
 /* ---- recurrent mixers */
 
 static const sl_op *recurrent_op(const sl_model *m, int layer) {
@@ -255,6 +291,7 @@ static void keep_recurrence(sl_model *m, int layer) {
 
 void sl_model_keep_taps(sl_model *m) {
     keep_mixtures(m);
+    keep_anchors(m);
     for (int layer = 0; layer < m->config.model_layers; layer++)
         keep_recurrence(m, layer);
     for (int layer = 0; layer <= m->config.model_layers; layer++)

@@ -25,6 +25,8 @@ const sl_measure_info sl_measure_table[] = {
               "the weights of all (arXiv 2603.15031)"},
     {"recurrence", "recurrent mixers: token 0 in the attention that they are the same as, decay, state, and sinks in "
                    "what their own norm reads"},
+    {"anchors", "model.anchors: coefficients by part, and the share of a logit with token 0 that comes through the "
+                "anchor (arXiv 2601.08131)"},
     {NULL, NULL},
 };
 
@@ -186,8 +188,9 @@ static void take_scratch(sl_detail *d) {
         widest = max64(widest, max64(class_width(d, i, CLASS_OUT), class_width(d, i, CLASS_DOWN)));
     if (detail_wants(d, SL_MEASURE_RECURRENCE))
         take_recurrence_scratch(d);
-    d->a = take_floats(d, s->batch * s->seq * widest);
-    d->b = take_floats(d, s->batch * s->seq * widest);
+    int64_t qkv = (s->heads + 2 * s->kv_heads) * s->head_dim; /* a row of the anchors, twice */
+    d->a = take_floats(d, max64(s->batch * s->seq * widest, 2 * qkv));
+    d->b = take_floats(d, max64(s->batch * s->seq * widest, 2 * qkv));
     d->rows = take_floats(d, d->threads * sl_contribution_thread_floats(&c));
     d->leaders = detail_take(d, s->batch * s->seq, sizeof *d->leaders);
     d->doubles = take_doubles(d, max64(sl_contribution_parts(&c), 3 * s->batch));
@@ -412,6 +415,26 @@ static void add_depth(sl_detail *d, int64_t i) {
     }
 }
 
+static void add_anchors(sl_detail *d, int64_t i) {
+    sl_anchor_sums *s = &d->layer[i].anchors;
+    sl_attention_rows a = sl_probe_attention_rows(d->model, i);
+    for (int gate = 0; gate < 2; gate++) {
+        const sl_anchor_layout *l = sl_model_anchored(d->model, (int)i, gate);
+        if (!l)
+            continue;
+        int64_t n = l->first[l->parts] * l->head_dim, key = gate ? 0 : l->first[1] * l->head_dim;
+        float *coef[2] = {d->a, d->a + n}, *mixed[2] = {d->b, d->b + n};
+        for (int64_t r = 0; r < d->shape.batch * d->shape.seq; r++) {
+            if (!sl_model_anchored_row(d->model, (int)i, gate, r, coef, mixed))
+                return;
+            sl_anchor_sums_add(s, l, gate ? SL_ANCHORED - 1 : 0, (const float *const[]){coef[0], coef[1]});
+            if (!gate && r % d->shape.seq == 0)
+                sl_anchor_sums_add_logits(s, &a, r / d->shape.seq,
+                                          (const float *const[]){mixed[0] + key, mixed[1] + key});
+        }
+    }
+}
+
 /* Of a stream to which blocks add: a mixture is no map of the one before it. */
 static void add_singular(sl_detail *d, int64_t i) {
     const sl_shape *s = &d->shape;
@@ -438,8 +461,9 @@ static void add_singular(sl_detail *d, int64_t i) {
 int sl_detail_add(sl_detail *d, const sl_model *m) {
     static void (*const add[SL_MEASURES])(sl_detail *, int64_t) = {add_contribution, add_norms,    add_dynamics,
                                                                    add_singular,     add_outliers, add_gates,
-                                                                   add_depth,        add_recurrence};
-    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true};
+                                                                   add_depth,        add_recurrence, add_anchors};
+    static const bool of_blocks[SL_MEASURES] = {[SL_MEASURE_CONTRIBUTION] = true, [SL_MEASURE_SINGULAR] = true,
+                                                [SL_MEASURE_ANCHORS] = true};
     if (m != d->model)
         return sl_fail("the measures were made for another model");
     if (sl_model_check_taps(m))

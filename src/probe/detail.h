@@ -7,6 +7,7 @@
 #ifndef SL_PROBE_DETAIL_H
 #define SL_PROBE_DETAIL_H
 
+#include "ops/attention/anchors.h"
 #include "ops/mixer/recurrence.h"
 #include "probe/measures.h"
 
@@ -135,6 +136,19 @@ void sl_null_evidence_add(sl_null_evidence *s, const sl_kernels *k, const sl_att
                           float *rows);
 /* sum_i mean(a_i)^2 / sum_i mean(a_i^2): 1 where the weights are the same for every token, a fixed sum over depth. */
 double sl_depth_constant_share(const sl_depth_sums *s);
+/* ---- anchors (anchors.c): coefficients f c of S' = f1 c1 anchor + f2 c2 S (ops/attention/anchors.h), and what of a
+ * later query's logit with token 0's key comes through either: q.k of each's part of that key. [2]: anchor, own. */
+enum { SL_ANCHORED = 4 }; /* q, k, v, gate */
+typedef struct {
+    double coef[2][SL_ANCHORED], rows[SL_ANCHORED]; /* sums over rows of the mean |f c| of the part's columns */
+    double logit[2], logits;                        /* sums over queries 1.. that see token 0, and heads */
+} sl_anchor_sums;                                   /* zero at the start */
+/* A row; coef: f c of each column. part: the first of the layout's. */
+void sl_anchor_sums_add(sl_anchor_sums *s, const sl_anchor_layout *l, int part, const float *const coef[2]);
+/* A window. mixed: f1 c1 anchor and f2 c2 S of token 0's keys, [kv_heads head_dim]. Logits are before a softcap. */
+void sl_anchor_sums_add_logits(sl_anchor_sums *s, const sl_attention_rows *a, int64_t window,
+                               const float *const mixed[2]);
+
 /* ---- mixers that keep a state (recurrence.c), as the attention that they are the same as: o_t = sum_j A_tj v_j of
  * the form in ops/mixer/recurrence.h, A_tj = q_t.p_t with p_j = weight_j k_j and p_t = decay_t (p - weight_t k_t
  * (k_t.p)), without the delta rule decay_t p; skip on the diagonal. Weights have signs, and no row sums to 1. The first

@@ -35,6 +35,7 @@ typedef struct {
     extreme_row row;
     mixture_detail mixture[2];
     sl_null_evidence null;
+    sl_anchor_sums anchors;
     sl_recurrence_sums *recurrence; /* of each head; NULL: neither a state nor attention */
     sl_residual own_norm_in; /* of a recurrent mixer's own norm, with the weight of each channel; dim 0: none */
     float *own_norm_weight;

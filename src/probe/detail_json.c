@@ -304,15 +304,48 @@ static json_t *recurrence(sl_detail *d, int64_t i) {
     return o;
 }
 
+/* Means over tokens of the coefficients of one of both. */
+static json_t *coefficients(const sl_anchor_sums *s, int i) {
+    static const char *const names[SL_ANCHORED] = {"q", "k", "v", "gate"};
+    json_t *o = json_object();
+    for (int p = 0; p < SL_ANCHORED; p++)
+        put(o, names[p], s->rows[p] > 0 ? real(s->coef[i][p] / s->rows[p]) : json_null());
+    return o;
+}
+
+static json_t *anchors(sl_detail *d, int64_t i) {
+    const sl_anchor_sums *s = &d->layer[i].anchors;
+    double both = s->logit[0] + s->logit[1];
+    bool mixes = s->rows[0] > 0, sees = s->logits > 0;
+    json_t *o = json_object(), *why = json_object();
+    put(o, "anchor", mixes ? coefficients(s, 0) : json_null());
+    put(o, "own", mixes ? coefficients(s, 1) : json_null());
+    put(o, "sink_logit", sees ? json_pack("{s:o, s:o, s:o}", "all", real(both / s->logits), "anchor",
+                                          real(s->logit[0] / s->logits), "own", real(s->logit[1] / s->logits))
+                              : json_null());
+    put(o, "share", sees ? real(s->logit[0] / both) : json_null());
+    if (!mixes)
+        put(why, "anchor", json_string(sl_model_config(d->model)->model_anchors == SL_ANCHORS_NONE
+                                           ? "model.anchors is none"
+                                       : !sl_model_attends(d->model, (int)i) ? "the mixer has no attention"
+                                                                             : "its own are the anchors"));
+    if (mixes && !sees)
+        put(why, "sink_logit", json_string("no later query sees token 0"));
+    if (mixes && s->rows[SL_ANCHORED - 1] == 0)
+        put(why, "gate", json_string("attention has no gate of each channel"));
+    put(o, "why", why);
+    return o;
+}
+
 json_t *sl_detail_result(sl_detail *d) {
     static json_t *(*const make[SL_MEASURES])(sl_detail *, int64_t) = {contribution, norms,    dynamics,
                                                                        singular,     outliers, gates,
-                                                                       depth,        recurrence};
+                                                                       depth,        recurrence, anchors};
     json_t *o = json_object();
     bool ok = o != NULL;
     for (int measure = 0; ok && measure < SL_MEASURES; measure++) {
         bool of_blocks = measure == SL_MEASURE_CONTRIBUTION || measure == SL_MEASURE_SINGULAR ||
-                         measure == SL_MEASURE_RECURRENCE;
+                         measure == SL_MEASURE_RECURRENCE || measure == SL_MEASURE_ANCHORS;
         json_t *layers = json_array();
         if (!detail_wants(d, measure)) {
             json_decref(layers);

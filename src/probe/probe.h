@@ -35,6 +35,7 @@ enum sl_measure {
     SL_MEASURE_GATES,
     SL_MEASURE_DEPTH,
     SL_MEASURE_RECURRENCE,
+    SL_MEASURE_ANCHORS,
     SL_MEASURES
 };
 typedef struct {
@@ -81,7 +82,12 @@ int sl_detail_add(sl_detail *d, const sl_model *m);
  *                 alignment of attention behind two or more layers without it ({peaks_before: is token 0's largest |h|
  *                 larger behind the last of them than behind all others, spike: how large, between: mean over the
  *                 others of it by the smaller of the spikes around them, 1 at most}; arXiv 2608.12149, whose token is
- *                 the one that attention goes to most); why (of what is null: {name: reason}) */
+ *                 the one that attention goes to most); why (of what is null: {name: reason})
+ *   anchors       blocks: anchor and own ({q, k, v, gate: mean over tokens and columns of what the anchor, or the
+ *                 layer's own, is multiplied by, in absolute value; gate null without one}); sink_logit (means over
+ *                 heads and the later queries that see it of q.k with the key of token 0, scaled, before a softcap:
+ *                 {all, anchor, own: the parts of it that come through either}); share (anchor / all); why (of what is
+ *                 null: {name: reason}) */
 enum { SL_DYNAMICS_WINDOWS = 128 };
 json_t *sl_detail_result(sl_detail *d);
 

@@ -356,3 +356,20 @@ void sl_build_given_anchors(sl_program *b, const sl_anchor_site *s, sl_buf qkv) 
 
 const sl_anchoring *sl_anchoring_of(const sl_op *op) { return op->kind == &anchor ? op->own : NULL; }
 const sl_anchor_mixture *sl_anchor_mixture_of(const sl_op *op) { return op->kind == &mix ? op->own : NULL; }
+
+void sl_anchor_mixture_row(const sl_op *op, const sl_exec *x, int64_t row, float *const coef[2],
+                           float *const mixed[2]) {
+    const mixture *m = op->own;
+    const float *own = sl_read_rows(x, op->saved[0], row, 1, mixed[1]), *of[2] = {anchor_row(op, x, row), own};
+    for (int i = ANCHOR_COEF; i <= OWN_COEF; i++)
+        for (int p = 0; p < m->at.parts; p++) {
+            float f = 1, read;
+            if (op->in[FACTORS] != SL_NONE)
+                x->k->sigmoid(
+                    1, sl_read_columns(x, op->in[FACTORS], row, 1, i * m->of + m->column + p, 1, &read).p, &f);
+            for (int64_t j = begin_of(&m->at, p); j < begin_of(&m->at, p + 1); j++) {
+                coef[i][j] = f * sl_weight(op, x, i)[coef_at(m, p, j)];
+                mixed[i][j] = coef[i][j] * of[i][j];
+            }
+        }
+}

@@ -66,5 +66,8 @@ typedef struct {
     int column, of; /* in[2]: f1 of part p is column + p, f2 is `of` further */
 } sl_anchor_mixture;
 const sl_anchor_mixture *sl_anchor_mixture_of(const sl_op *op);
+/* Of a row of the last pass: f1 c1 and f2 c2 of each column, and times these the anchor and the layer's own. [2][dim]
+ * each. */
+void sl_anchor_mixture_row(const sl_op *op, const sl_exec *x, int64_t row, float *const coef[2], float *const mixed[2]);
 
 #endif
