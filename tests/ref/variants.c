@@ -269,10 +269,13 @@ bool ref_variant_moe(int i, ref_variant *v) {
     return true;
 }
 
-/* Options that models made elsewhere have: what they change, as for sinklab's command line. */
-static const struct {
+/* A variant that changes keys, as for sinklab's command line. */
+typedef struct {
     const char *name, *changes[11];
-} options[] = {
+} changed;
+
+/* Options that models made elsewhere have: what they change, as for sinklab's command line. */
+static const changed options[] = {
     {"qkv bias", {"attention_bias=qkv"}},
     {"all biases", {"attention_bias=all", "ffn_bias=true", "head_bias=true"}},
     {"all biases, gelu, tied", {"attention_bias=all", "ffn_bias=true", "head_bias=true", "ffn_kind=gelu",
@@ -340,15 +343,15 @@ static const struct {
     {"projection norm", {"qk_norm=true", "qk_norm_span=projection", "attention_bias=qkv"}},
 };
 
-bool ref_variant_elsewhere(int i, ref_variant *v) {
-    int n = sizeof options / sizeof *options;
+/* The i-th of n rows at the tiny size, then at the middle one. */
+static bool of_rows(int i, int n, const changed *row, int64_t layers, ref_variant *v) {
     bool middle = i >= n;
     if (i >= 2 * n)
         return false;
     build(0, 0, 0, v);
     sl_config *c = &v->config;
-    snprintf(v->name, sizeof v->name, "%s%s", options[i % n].name, middle ? ", middle" : "");
-    c->model_layers = 2;
+    snprintf(v->name, sizeof v->name, "%s%s", row[i % n].name, middle ? ", middle" : "");
+    c->model_layers = layers;
     c->model_dim = middle ? 70 : 8;
     c->model_heads = middle ? 6 : 2;
     c->model_head_dim = middle ? 14 : 4;
@@ -358,16 +361,18 @@ bool ref_variant_elsewhere(int i, ref_variant *v) {
     v->vocab = middle ? 157 : 11;
     v->batch = c->train_batch = 2;
     v->seq = c->model_seq = middle ? 131 : 5;
-    for (int k = 0; options[i % n].changes[k]; k++)
-        change(c, options[i % n].changes[k]);
+    for (int k = 0; row[i % n].changes[k]; k++)
+        change(c, row[i % n].changes[k]);
     return true;
+}
+
+bool ref_variant_elsewhere(int i, ref_variant *v) {
+    return of_rows(i, sizeof options / sizeof *options, options, 2, v);
 }
 
 /* What reads across layers, likewise: attention over depth, anchors. Three layers: blocks of sources are of one half,
  * of some, of all, and the last is short; of two layers that mix an anchor, one adds to the other's gradients. */
-static const struct {
-    const char *name, *changes[9];
-} across[] = {
+static const changed across[] = {
     {"attnres", {"residual=attnres"}},
     {"attnres, blocks of 2, no key norm", {"residual=attnres", "residual_opts.block=2",
                                            "residual_opts.key_norm=false"}},
@@ -433,28 +438,7 @@ static const struct {
                                                       "attention=k_bias", "tie_embeddings=true"}},
 };
 
-bool ref_variant_across(int i, ref_variant *v) {
-    int n = sizeof across / sizeof *across;
-    bool middle = i >= n;
-    if (i >= 2 * n)
-        return false;
-    build(0, 0, 0, v);
-    sl_config *c = &v->config;
-    snprintf(v->name, sizeof v->name, "%s%s", across[i % n].name, middle ? ", middle" : "");
-    c->model_layers = 3;
-    c->model_dim = middle ? 70 : 8;
-    c->model_heads = middle ? 6 : 2;
-    c->model_head_dim = middle ? 14 : 4;
-    c->model_ffn = middle ? 149 : 11;
-    c->norm_rank = 3;
-    c->model_rope_base = 100;
-    v->vocab = middle ? 157 : 11;
-    v->batch = c->train_batch = 2;
-    v->seq = c->model_seq = middle ? 131 : 5;
-    for (int k = 0; across[i % n].changes[k]; k++)
-        change(c, across[i % n].changes[k]);
-    return true;
-}
+bool ref_variant_across(int i, ref_variant *v) { return of_rows(i, sizeof across / sizeof *across, across, 3, v); }
 
 /* What they change, as for sinklab's command line; layers, and positions of a window. */
 static const struct {
