@@ -505,8 +505,9 @@ class Figures(Folder):
             "outliers": [{"q": {"max": 2, "channel": 7}, "down_input": None, "layer": 0}],
             "gates": [{"attn": {"elements": -.5, "bins": [[0, 1, 2]]}, "ffn": {"elements": -.25, "bins": []},
                        "layer": 0}],
-            "depth": [{"residual": "attnres", "attn": {"weight": [1], "entropy": 0}, "ffn": None, "layer": 0},
-                      {"residual": "attnres", "ffn": None, "layer": 1,
+            "depth": [{"residual": "attnres", "attn": {"weight": [1], "entropy": 0}, "ffn": None, "layer": 0,
+                       "null_evidence": {"token0": .5, "others": .25}, "why": {}},
+                      {"residual": "attnres", "ffn": None, "layer": 1, "null_evidence": None,
                        "attn": {"weight": [.25, .15, .6], "in": {"m2": 3, "m2_dim": 4}, "last": {"max": 8},
                                 "entropy": .5, "null": None}}],
             "recurrence": [{"mixer": "gdn", "share": [.5, .25, .25, 0, 0], "uniform": .1,
@@ -514,7 +515,10 @@ class Figures(Folder):
                             "gate": {"closed": .5}, "norm_in": {"m2": 2, "m2_dim": 7}, "alignment": None,
                             "why": {"alignment": "a reason"}, "layer": 0},
                            {"mixer": "softmax", "share": [.75, .5, 0, 0, 0], "uniform": .1, "head": None, "gate": None,
-                            "norm_in": None, "alignment": {"peaks_before": True, "spike": 9}, "layer": 1}]}
+                            "norm_in": None, "alignment": {"peaks_before": True, "spike": 9}, "layer": 1}],
+            "anchors": [{"anchor": {"q": 1, "gate": None}, "own": {"q": .5, "gate": None}, "share": .75, "layer": 1,
+                         "sink_logit": {"all": 4, "anchor": 3, "own": 1}, "why": {"gate": "a reason"}},
+                        {"anchor": None, "own": None, "share": None, "sink_logit": None, "why": {}, "layer": 0}]}
         found = outcome.of_measures(measures)
         self.assertEqual(found, {
             "contribution.head": .5, "contribution.head.max": 1, "contribution.projected": .75,
@@ -535,7 +539,14 @@ class Figures(Folder):
             "recurrence.attention.share0": .75, "recurrence.attention.share0.max": .75,
             "recurrence.attention.share_next": .125, "recurrence.attention.share_next.max": .125,
             "recurrence.alignment.peaks_before": 1, "recurrence.alignment.peaks_before.max": 1,
-            "recurrence.alignment.spike": 9, "recurrence.alignment.spike.max": 9})
+            "recurrence.alignment.spike": 9, "recurrence.alignment.spike.max": 9,
+            "depth.null_evidence.token0": .5, "depth.null_evidence.token0.max": .5,
+            "depth.null_evidence.others": .25, "depth.null_evidence.others.max": .25,
+            "anchors.anchor.q": 1, "anchors.anchor.q.max": 1, "anchors.own.q": .5, "anchors.own.q.max": .5,
+            "anchors.share": .75, "anchors.share.max": .75,
+            "anchors.sink_logit.all": 4, "anchors.sink_logit.all.max": 4,
+            "anchors.sink_logit.anchor": 3, "anchors.sink_logit.anchor.max": 3,
+            "anchors.sink_logit.own": 1, "anchors.sink_logit.own.max": 1})
         self.assertEqual([name for name in found if not metrics.known(name)], [])
 
     def test_intervention(self) -> None:

@@ -152,6 +152,13 @@ MEASURES = (
         ("constant_share", "constant share of depth weights", "1: the same for every token"),
         ("weight_embedding", "depth weight of the embedding", "mean over tokens; mixtures of two sources or more"),
         ("weight_newest", "depth weight of the newest source", "mean over tokens"))),
+    Metric("depth.null_evidence.token0", "unused attention of token 0", "1 - sum over keys, of a softmax1"),
+    Metric("depth.null_evidence.others", "unused attention of other tokens", "1 - sum over keys, of a softmax1"),
+    Metric("anchors.anchor.{q,k,v,gate}", "coefficient of the anchor, {}", "|.|, mean over tokens and columns"),
+    Metric("anchors.own.{q,k,v,gate}", "coefficient of the layer's own, {}", "|.|, mean over tokens and columns"),
+    Metric("anchors.sink_logit.all", "logit with token 0", "of later queries, scaled, before a softcap"),
+    Metric("anchors.sink_logit.{anchor,own}", "logit with token 0, by {}", "what comes through that part of its key"),
+    Metric("anchors.share", "share of the logit with token 0 through the anchor", "1: all of it; below 0: against it"),
     *(Metric(f"recurrence.{name}", label, meaning, unit) for name, label, meaning, unit in (
         ("{attention,state}.share0", "share of token 0, layers with {}", "of |A|, in the queries behind token 4", ""),
         ("{attention,state}.share_next", "share of tokens 1 to 4, layers with {}", "mean of the four", ""),

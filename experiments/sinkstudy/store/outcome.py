@@ -167,7 +167,11 @@ def of_recurrence(layer: Record) -> Iterator[tuple[str, float]]:
 
 
 def of_depth(layer: Record) -> Iterator[tuple[str, float]]:
-    """Of each half's mixture: the stream that it makes, its newest source, and the ends of its weights."""
+    """Of each half's mixture: the stream that it makes, its newest source, and the ends of its weights; and what the
+    softmax1 of attention leaves unused."""
+    unused = layer.get("null_evidence")
+    for key, x in unused.items() if isinstance(unused, dict) else ():
+        yield f"depth.null_evidence.{key}", number(x)
     for part in ("attn", "ffn"):
         mixture = layer.get(part)
         if not isinstance(mixture, dict) or len(weight := numbers(mixture.get("weight"))) < 2:
