@@ -4,6 +4,7 @@
 #define SL_TESTS_ALONE_H
 
 #include "base/err.h"
+#include "base/threads.h"
 #include "program/exec.h"
 #include "program/schedule.h"
 #include "suite.h"
@@ -113,6 +114,70 @@ static inline ends random_ends(int64_t n, int64_t m) {
 }
 static inline void free_ends(const ends *e) {
     free((void *)e->value), free((void *)e->gradient), free(e->out), free(e->din);
+}
+
+/* ---- what holds of any mixer that reads rows [batch*seq, columns] and gives [batch*seq, outputs] */
+typedef struct {
+    int64_t batch, seq, columns, outputs;
+    build_alone *build;
+    const void *how;
+} alone_mixer;
+
+static inline ends mixer_ends(const alone_mixer *m) {
+    return random_ends(m->batch * m->seq * m->columns, m->batch * m->seq * m->outputs);
+}
+static inline void open_mixer(alone *a, const alone_mixer *m, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
+    open_alone(a, isa, bf16, m->batch, m->seq, decoder, m->columns, e, m->build, m->how);
+}
+
+/* The same bits by one thread and by three. */
+static inline void check_threads_of_mixer(const alone_mixer *m) {
+    int64_t rows = m->batch * m->seq;
+    ends e[2] = {mixer_ends(m), mixer_ends(m)};
+    alone a[2];
+    for (int i = 0; i < 2; i++) {
+        sl_threads_set(i == 0 ? 1 : 3);
+        open_mixer(&a[i], m, SL_ISA_SCALAR, true, false, &e[i]);
+        ck_assert(!sl_schedule_forward(&a[i].b, &a[i].x, NULL) && !sl_schedule_backward(&a[i].b, &a[i].x, NULL));
+    }
+    ck_assert_mem_eq(e[0].out, e[1].out, (size_t)(rows * m->outputs) * sizeof(float));
+    ck_assert_mem_eq(e[0].din, e[1].din, (size_t)(rows * m->columns) * sizeof(float));
+    ck_assert_mem_eq(a[0].params.g, a[1].params.g, (size_t)a[0].params.floats * sizeof(float));
+    for (int i = 0; i < 2; i++)
+        close_alone(&a[i]), free_ends(&e[i]);
+    sl_threads_set(0);
+}
+
+/* Position by position, twice: the same bits as the whole window, and position 0 forgets what was before. */
+static inline void check_decoding_of_mixer(const alone_mixer *m, bool bf16) {
+    int64_t in = m->columns, out = m->outputs;
+    ends e = mixer_ends(m), row = random_ends(m->batch * in, m->batch * out);
+    alone full, one;
+    open_mixer(&full, m, SL_ISA_SCALAR, bf16, false, &e);
+    ck_assert_int_eq(sl_schedule_forward(&full.b, &full.x, NULL), 0);
+    open_mixer(&one, m, SL_ISA_SCALAR, bf16, true, &row);
+    for (int64_t k = 0; k < 2 * m->seq; k++) {
+        int64_t t = one.x.position = k % m->seq;
+        for (int64_t b = 0; b < m->batch; b++)
+            memcpy((float *)row.value + b * in, e.value + (b * m->seq + t) * in, (size_t)in * sizeof(float));
+        ck_assert_int_eq(sl_schedule_forward(&one.b, &one.x, NULL), 0);
+        for (int64_t b = 0; b < m->batch; b++)
+            ck_assert_mem_eq(row.out + b * out, e.out + (b * m->seq + t) * out, (size_t)out * sizeof(float));
+    }
+    close_alone(&full), close_alone(&one);
+    free_ends(&e), free_ends(&row);
+}
+
+/* As many positions in one window as in many take the same memory, and so does a worker. */
+static inline void check_memory_of_mixer(const alone_mixer *many, const alone_mixer *one) {
+    ends e = {0};
+    alone a, b;
+    open_mixer(&a, many, SL_ISA_SCALAR, false, false, &e);
+    open_mixer(&b, one, SL_ISA_SCALAR, false, false, &e);
+    ck_assert_uint_eq(a.x.arena_bytes, b.x.arena_bytes);
+    ck_assert_uint_eq(a.x.scratch_bytes, b.x.scratch_bytes);
+    ck_assert_uint_le(b.b.shared_bytes, a.b.shared_bytes);
+    close_alone(&a), close_alone(&b);
 }
 
 /* Within tolerance of the rms of what is wanted, and of bf16 within its rounding of each. */

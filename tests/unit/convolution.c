@@ -3,7 +3,6 @@
 #include "ops/mixer/convolution.h"
 
 #include "alone.h"
-#include "base/threads.h"
 #include "ref/ops.h"
 #include "ref/tolerance.h"
 
@@ -27,8 +26,8 @@ static sl_buf build(sl_program *b, sl_buf in, const void *how) {
     return in;
 }
 
-static void open_shape(alone *a, const shape *s, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
-    open_alone(a, isa, bf16, s->batch, s->seq, decoder, columns(s), e, build, &s->how);
+static alone_mixer mixer_of(const shape *s) {
+    return (alone_mixer){s->batch, s->seq, columns(s), columns(s), build, &s->how};
 }
 
 /* ---- what is to come out */
@@ -119,15 +118,14 @@ static void check_pass(const alone *a, const shape *s, const ends *e, bool bf16)
     free(f.x), free(f.dy), free(f.w), free(f.bias), free(f.y), free(want), free(dw);
 }
 
-static ends given(const shape *s) { return random_ends(size_of(s), size_of(s)); }
-
 START_TEST(passes_are_the_formula) {
     for (int i = 0; i < SHAPES; i++)
         for (int isa = SL_ISA_SCALAR; isa <= SL_ISA_NEONBF16; isa++)
             for (int bf16 = 0; bf16 < 2 && sl_kernels_tier((enum sl_isa)isa); bf16++) {
-                ends e = given(&shapes[i]);
+                alone_mixer m = mixer_of(&shapes[i]);
+                ends e = mixer_ends(&m);
                 alone a;
-                open_shape(&a, &shapes[i], (enum sl_isa)isa, bf16, false, &e);
+                open_mixer(&a, &m, (enum sl_isa)isa, bf16, false, &e);
                 ck_assert_int_eq(sl_schedule_forward(&a.b, &a.x, NULL), 0);
                 ck_assert_int_eq(sl_schedule_backward(&a.b, &a.x, NULL), 0);
                 check_pass(&a, &shapes[i], &e, bf16);
@@ -138,54 +136,25 @@ START_TEST(passes_are_the_formula) {
 END_TEST
 
 START_TEST(threads_do_not_matter) {
-    const shape *s = &shapes[4];
-    ends one = given(s), many = given(s);
-    alone a, b;
-    sl_threads_set(1);
-    open_shape(&a, s, SL_ISA_SCALAR, true, false, &one);
-    ck_assert(!sl_schedule_forward(&a.b, &a.x, NULL) && !sl_schedule_backward(&a.b, &a.x, NULL));
-    sl_threads_set(3);
-    open_shape(&b, s, SL_ISA_SCALAR, true, false, &many);
-    ck_assert(!sl_schedule_forward(&b.b, &b.x, NULL) && !sl_schedule_backward(&b.b, &b.x, NULL));
-    ck_assert_mem_eq(one.out, many.out, (size_t)size_of(s) * sizeof(float));
-    ck_assert_mem_eq(one.din, many.din, (size_t)size_of(s) * sizeof(float));
-    ck_assert_mem_eq(a.params.g, b.params.g, (size_t)a.params.floats * sizeof(float));
-    close_alone(&a), close_alone(&b);
-    free_ends(&one), free_ends(&many);
-    sl_threads_set(0);
+    alone_mixer m = mixer_of(&shapes[4]);
+    check_threads_of_mixer(&m);
 }
 END_TEST
 
-/* Position by position, twice: the same bits as the whole window, and position 0 forgets what was before. */
 START_TEST(decoding_is_the_full_pass) {
     for (int i = 0; i < SHAPES; i++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            const shape *s = &shapes[i];
-            int64_t n = columns(s);
-            ends e = given(s), row = {calloc((size_t)(s->batch * n), sizeof(float)), NULL,
-                                      calloc((size_t)(s->batch * n), sizeof(float)), NULL};
-            alone full, one;
-            open_shape(&full, s, SL_ISA_SCALAR, bf16, false, &e);
-            ck_assert_int_eq(sl_schedule_forward(&full.b, &full.x, NULL), 0);
-            open_shape(&one, s, SL_ISA_SCALAR, bf16, true, &row);
-            for (int64_t k = 0; k < 2 * s->seq; k++) {
-                int64_t t = one.x.position = k % s->seq;
-                for (int64_t b = 0; b < s->batch; b++)
-                    memcpy((float *)row.value + b * n, e.value + (b * s->seq + t) * n, (size_t)n * sizeof(float));
-                ck_assert_int_eq(sl_schedule_forward(&one.b, &one.x, NULL), 0);
-                for (int64_t b = 0; b < s->batch; b++)
-                    ck_assert_mem_eq(row.out + b * n, e.out + (b * s->seq + t) * n, (size_t)n * sizeof(float));
-            }
-            close_alone(&full), close_alone(&one);
-            free_ends(&e), free_ends(&row);
+            alone_mixer m = mixer_of(&shapes[i]);
+            check_decoding_of_mixer(&m, bf16);
         }
 }
 END_TEST
 
 START_TEST(taps_start_uniform) {
-    ends e = given(&shapes[3]);
+    alone_mixer m = mixer_of(&shapes[3]);
+    ends e = mixer_ends(&m);
     alone a;
-    open_shape(&a, &shapes[3], SL_ISA_SCALAR, false, false, &e);
+    open_mixer(&a, &m, SL_ISA_SCALAR, false, false, &e);
     const sl_tensor *t = &a.params.tensor[0];
     double square = 0, most = 0;
     ck_assert(t->ndim == 3 && t->shape[0] == 300 && t->shape[1] == 1 && t->shape[2] == 4 && !t->matrix);

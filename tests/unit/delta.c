@@ -3,7 +3,6 @@
 #include "ops/mixer/delta.h"
 
 #include "alone.h"
-#include "base/threads.h"
 #include "ref/ops.h"
 #include "ref/tolerance.h"
 
@@ -45,11 +44,9 @@ static sl_buf build(sl_program *b, sl_buf in, const void *how) {
     return sl_build_delta(b, (sl_scope){.part = SL_PART_core}, "m", in, how);
 }
 
-static void open_shape(alone *a, const shape *s, enum sl_isa isa, bool bf16, bool decoder, const ends *e) {
-    open_alone(a, isa, bf16, s->batch, s->seq, decoder, columns(s), e, build, &s->how);
+static alone_mixer mixer_of(const shape *s) {
+    return (alone_mixer){s->batch, s->seq, columns(s), width(s), build, &s->how};
 }
-
-static ends given(const shape *s) { return random_ends(rows_of(s) * columns(s), rows_of(s) * width(s)); }
 
 /* ---- what is to come out */
 
@@ -98,7 +95,8 @@ static formula expect(const shape *s, const ends *e) {
                  .beta = ref_alloc(rows_of(s) * s->how.heads)};
     alone a;
     sl_rng r = sl_rng_make(9, SL_STREAM_TEST, 0);
-    open_shape(&a, s, SL_ISA_SCALAR, false, false, e);
+    alone_mixer m = mixer_of(s);
+    open_mixer(&a, &m, SL_ISA_SCALAR, false, false, e);
     for (int k = 0; k < KINDS; k++) {
         int64_t n = count(s, k);
         f.in[k] = ref_alloc(rows_of(s) * n);
@@ -161,12 +159,13 @@ static void check(const shape *s, const formula *f, const alone *a, const ends *
 
 START_TEST(passes_are_the_formula) {
     const shape *s = &shapes[_i];
-    ends e = given(s);
+    alone_mixer m = mixer_of(s);
+    ends e = mixer_ends(&m);
     formula f = expect(s, &e);
     for (int isa = SL_ISA_SCALAR; isa <= SL_ISA_NEONBF16; isa++)
         for (int bf16 = 0; bf16 < 2 && sl_kernels_tier((enum sl_isa)isa); bf16++) {
             alone a;
-            open_shape(&a, s, (enum sl_isa)isa, bf16, false, &e);
+            open_mixer(&a, &m, (enum sl_isa)isa, bf16, false, &e);
             ck_assert(!sl_schedule_forward(&a.b, &a.x, NULL) && !sl_schedule_backward(&a.b, &a.x, NULL));
             check(s, &f, &a, &e, bf16);
             close_alone(&a);
@@ -177,60 +176,23 @@ START_TEST(passes_are_the_formula) {
 END_TEST
 
 START_TEST(threads_do_not_matter) {
-    const shape *s = &shapes[2];
-    ends one = given(s), many = given(s);
-    alone a, b;
-    sl_threads_set(1);
-    open_shape(&a, s, SL_ISA_SCALAR, true, false, &one);
-    ck_assert(!sl_schedule_forward(&a.b, &a.x, NULL) && !sl_schedule_backward(&a.b, &a.x, NULL));
-    sl_threads_set(3);
-    open_shape(&b, s, SL_ISA_SCALAR, true, false, &many);
-    ck_assert(!sl_schedule_forward(&b.b, &b.x, NULL) && !sl_schedule_backward(&b.b, &b.x, NULL));
-    ck_assert_mem_eq(one.out, many.out, (size_t)(rows_of(s) * width(s)) * sizeof(float));
-    ck_assert_mem_eq(one.din, many.din, (size_t)(rows_of(s) * columns(s)) * sizeof(float));
-    ck_assert_mem_eq(a.params.g, b.params.g, (size_t)a.params.floats * sizeof(float));
-    close_alone(&a), close_alone(&b);
-    free_ends(&one), free_ends(&many);
-    sl_threads_set(0);
+    alone_mixer m = mixer_of(&shapes[2]);
+    check_threads_of_mixer(&m);
 }
 END_TEST
 
-/* Position by position, twice: the same bits as the whole window, and position 0 forgets what was before. */
 START_TEST(decoding_is_the_full_pass) {
-    const shape *s = &shapes[_i];
-    int64_t n = columns(s), m = width(s);
-    for (int bf16 = 0; bf16 < 2; bf16++) {
-        ends e = given(s), row = random_ends(s->batch * n, s->batch * m);
-        alone full, one;
-        open_shape(&full, s, SL_ISA_SCALAR, bf16, false, &e);
-        ck_assert_int_eq(sl_schedule_forward(&full.b, &full.x, NULL), 0);
-        open_shape(&one, s, SL_ISA_SCALAR, bf16, true, &row);
-        for (int64_t k = 0; k < 2 * s->seq; k++) {
-            int64_t t = one.x.position = k % s->seq;
-            for (int64_t b = 0; b < s->batch; b++)
-                memcpy((float *)row.value + b * n, e.value + (b * s->seq + t) * n, (size_t)n * sizeof(float));
-            ck_assert_int_eq(sl_schedule_forward(&one.b, &one.x, NULL), 0);
-            for (int64_t b = 0; b < s->batch; b++)
-                ck_assert_mem_eq(row.out + b * m, e.out + (b * s->seq + t) * m, (size_t)m * sizeof(float));
-        }
-        close_alone(&full), close_alone(&one);
-        free_ends(&e), free_ends(&row);
-    }
+    alone_mixer m = mixer_of(&shapes[_i]);
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        check_decoding_of_mixer(&m, bf16);
 }
 END_TEST
 
-/* As many positions in one window as in many take the same memory, and so does a worker. */
 START_TEST(memory_does_not_grow_with_the_window) {
     const sl_delta how = {1, 2, 16, 8, 0, SL_DELTA_SOFTPLUS, true, true, false};
     const shape many = {64, 256, how}, one = {1, 16384, how};
-    ends e = {0};
-    alone a, b;
-    open_shape(&a, &many, SL_ISA_SCALAR, false, false, &e);
-    open_shape(&b, &one, SL_ISA_SCALAR, false, false, &e);
-    ck_assert_uint_eq(a.x.arena_bytes, b.x.arena_bytes);
-    ck_assert_uint_eq(a.x.scratch_bytes, b.x.scratch_bytes);
-    ck_assert_uint_le(b.b.shared_bytes, a.b.shared_bytes);
-    close_alone(&a), close_alone(&b);
+    alone_mixer wide = mixer_of(&many), deep = mixer_of(&one);
+    check_memory_of_mixer(&wide, &deep);
 }
 END_TEST
 
@@ -238,11 +200,12 @@ END_TEST
  * half of their memory in less than 11.3 positions. */
 START_TEST(starts_forget_slowly) {
     const shape s = {1, 1, {300, 300, 1, 1, 0, SL_DELTA_SOFTPLUS, true, true, false}};
-    ends e = given(&s);
+    alone_mixer m = mixer_of(&s);
+    ends e = mixer_ends(&m);
     alone a;
     double log_dt = 0, rates = 0;
     int slow = 0;
-    open_shape(&a, &s, SL_ISA_SCALAR, false, false, &e);
+    open_mixer(&a, &m, SL_ISA_SCALAR, false, false, &e);
     for (int64_t h = 0; h < 300; h++) {
         const sl_tensor *t = a.params.tensor;
         double dt = log1p(exp((double)a.params.w[t[0].offset + h])), rate = exp((double)a.params.w[t[1].offset + h]);
@@ -268,13 +231,14 @@ START_TEST(memory_recalls_exactly) {
     static const int key[T] = {0, 1, 0, 2, 0, 1}, query[T] = {0, 0, 1, 0, 0, 1};
     static const float value[T] = {3, -5, 7, 11, -2, 4}, read[T] = {3, 3, -5, 7, -2, 4};
     int64_t n = columns(&s);
-    ends e = given(&s);
+    alone_mixer m = mixer_of(&s);
+    ends e = mixer_ends(&m);
     float *x = (float *)e.value;
     memset(x, 0, (size_t)(T * n) * sizeof *x);
     for (int t = 0; t < T; t++)
         x[t * n + query[t]] = x[t * n + K + key[t]] = 1, x[t * n + 2 * K] = value[t];
     alone a;
-    open_shape(&a, &s, SL_ISA_SCALAR, false, false, &e);
+    open_mixer(&a, &m, SL_ISA_SCALAR, false, false, &e);
     ck_assert_int_eq(sl_schedule_forward(&a.b, &a.x, NULL), 0);
     for (int t = 0; t < T; t++) /* lengths are 1 but for the 1e-6 under the root */
         ck_assert_double_eq_tol((double)e.out[t], (double)read[t] / sqrt(K), 11e-6 * T);
