@@ -36,6 +36,13 @@ template <typename T> static void forward_general(slc_stream s, const slc_attent
         slc_general_run_forward<T, 1, 8>(s, p);
 }
 
+/* The weight of a logit of 0. */
+__global__ void __launch_bounds__(256) nulls_kernel(int64_t n, const float *stat, float *nulls) {
+    int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (i < n)
+        nulls[i] = expf(-stat[i]);
+}
+
 void slc_attention_forward(slc_stream s, const slc_attention *p) {
     if (!on_tensor_cores(p))
         p->bf16 ? forward_general<slc_bf16>(s, p) : forward_general<float>(s, p);
@@ -43,6 +50,9 @@ void slc_attention_forward(slc_stream s, const slc_attention *p) {
         forward_mma<true>(s, p);
     else
         forward_mma<false>(s, p);
+    int64_t n = p->batch * p->heads * p->seq;
+    if (p->nulls)
+        SLC_LAUNCH(nulls_kernel, slc_div_up(n, 256), 256, 0, s, n, p->stat, p->nulls);
 }
 
 /* ---- backward */
@@ -180,6 +190,8 @@ __global__ void __launch_bounds__(CACHED_THREADS)
     } else if (p.rows == SLC_ROWS_RELU) {
         stat = 1.0f / (float)(c.position + 1 - c.first);
     }
+    if (p.nulls && tid == 0)
+        p.nulls[blockIdx.x] = expf(-stat);
     for (int d = tid; d < hd; d += CACHED_THREADS)
         o[d] = p.extra == SLC_EXTRA_KEY_VALUE ? expf(extra - stat) * p.bias_v[h.kv * hd + d] : 0;
     for (int k0 = c.first; k0 <= c.position; k0 += CACHED_THREADS) {
@@ -206,4 +218,32 @@ void slc_attention_cached(slc_stream s, const slc_attention *p, bool out_bf16, f
                           : out_bf16 ? slc_cached_forward<float, slc_bf16> : slc_cached_forward<float, float>;
     SLC_LAUNCH(kernel, p->batch * p->heads, CACHED_THREADS, p->head_dim * (int64_t)sizeof(float), s, *p, keys, values,
                cache, position);
+}
+
+/* ---- null evidence */
+
+__global__ void __launch_bounds__(256)
+    null_evidence_kernel(int64_t rows, int64_t seq, int64_t heads, const float *nulls, float *psi, int64_t ld) {
+    int64_t row = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    float sum = 0;
+    for (int64_t h = 0; nulls && row < rows && h < heads; h++)
+        sum += nulls[(row / seq * heads + h) * seq + row % seq];
+    if (row < rows)
+        psi[row * ld] = sum / (float)heads;
+}
+
+void slc_null_evidence(slc_stream s, int64_t batch, int64_t seq, int64_t heads, const float *nulls, float *psi,
+                       int64_t ld) {
+    SLC_LAUNCH(null_evidence_kernel, slc_div_up(batch * seq, 256), 256, 0, s, batch * seq, seq, heads, nulls, psi, ld);
+}
+
+__global__ void __launch_bounds__(256)
+    null_evidence_back_kernel(int64_t rows, int64_t heads, const float *dpsi, int64_t ld, float *dnull) {
+    int64_t row = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (row < rows)
+        dnull[row] = dpsi[row * ld] / (float)heads;
+}
+
+void slc_null_evidence_back(slc_stream s, int64_t rows, int64_t heads, const float *dpsi, int64_t ld, float *dnull) {
+    SLC_LAUNCH(null_evidence_back_kernel, slc_div_up(rows, 256), 256, 0, s, rows, heads, dpsi, ld, dnull);
 }

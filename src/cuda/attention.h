@@ -26,11 +26,13 @@ typedef struct {
     void *out;
     int64_t ld, ldo;      /* elements from row to row of qkv and dqkv; of out and dout */
     float *stat;          /* [batch * heads, seq]: log of the sum of exponentials (softmax and clipped alone) */
+    float *nulls;         /* NULL, or of an extra of logit 0 its weight: [batch * heads, seq] */
     const float *sinks;   /* [heads], LOGIT */
     const float *bias_k, *bias_v; /* [kv_heads, head_dim], KEY and KEY_VALUE; KEY_VALUE */
     /* Backward: out and stat are as forward left them. dqkv is written whole; d* are added to. */
     const void *dout;
     void *dqkv;
+    const float *dnull;   /* NULL, or [batch, seq]: gradient of the nulls, the same of all heads */
     float *dsinks, *dbias_k, *dbias_v;
     const float *turn;    /* NULL, or the table of heads.h: dq and dk are turned back, if slc_attention_turns() */
     void *scratch;        /* slc_attention_scratch() bytes, 256-byte aligned */
@@ -51,6 +53,11 @@ size_t slc_attention_scratch(const slc_attention *p);
  * p->bf16, out where out_bf16. No stat, no backward. */
 void slc_attention_cached(slc_stream s, const slc_attention *p, bool out_bf16, float *keys, float *values,
                           int64_t cache, const int32_t *position);
+
+/* psi[row] = mean over heads of nulls, 0 where they are NULL, of rows that are ld apart; and dnull of dpsi. */
+void slc_null_evidence(slc_stream s, int64_t batch, int64_t seq, int64_t heads, const float *nulls, float *psi,
+                       int64_t ld);
+void slc_null_evidence_back(slc_stream s, int64_t rows, int64_t heads, const float *dpsi, int64_t ld, float *dnull);
 
 #ifdef __cplusplus
 }

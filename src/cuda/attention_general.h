@@ -204,6 +204,7 @@ static __device__ void slc_general_delta(const slc_attention &p, const slc_head<
     for (int r = 0; r < R; r++) {
         int row = ty + N * r;
         sum[r] = slc_lanes_sum(sum[r], N);
+        sum[r] += q0 + row < h.seq ? slc_null_delta(p, h, q0 + row) : 0;
         if (tx == 0)
             delta[row] = sum[r];
         if (tx == 0 && q0 + row < h.seq)

@@ -383,7 +383,7 @@ static __device__ __forceinline__ void slc_mma_delta(const slc_attention &p, con
         }
         sum = slc_lanes_sum(sum, LANES);
         if (piece == 0)
-            delta[row] = sum;
+            delta[row] = sum + (q0 + row < h.seq ? slc_null_delta(p, h, q0 + row) : 0);
     }
     __syncthreads();
 }

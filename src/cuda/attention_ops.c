@@ -39,6 +39,7 @@ static slc_attention describe(const sl_op *op, const slc_exec *x) {
     p.bf16 = x->info[op->in[0]].bf16;
     p.qkv = x->buf[op->in[0]], p.ld = x->info[op->in[0]].ld;
     p.out = x->buf[op->out], p.ldo = x->info[op->out].ld;
+    p.nulls = slc_f32(x, op->saved[SL_ATTENTION_NULLS]);
     if (p.extra == SLC_EXTRA_LOGIT)
         p.sinks = slc_weight(op, x, 0);
     if (p.extra == SLC_EXTRA_KEY || p.extra == SLC_EXTRA_KEY_VALUE)
@@ -85,6 +86,7 @@ static int attention_backward(const sl_op *op, const slc_exec *x) {
         p.turn = slc_f32(x, (op - 1)->saved[0]);
     p.stat = slc_f32(x, op->saved[0]);
     p.dout = x->buf[op->dout], p.dqkv = x->buf[op->din[0]];
+    p.dnull = slc_f32(x, op->saved[SL_ATTENTION_DNULL]);
     if (p.extra == SLC_EXTRA_LOGIT)
         p.dsinks = slc_grad(op, x, 0);
     if (p.extra == SLC_EXTRA_KEY || p.extra == SLC_EXTRA_KEY_VALUE)
@@ -108,6 +110,23 @@ static int cached_attention_forward(const sl_op *op, const slc_exec *x) {
         return -1;
     slc_attention_cached(x->stream, &p, x->info[op->out].bf16, slc_f32(x, op->saved[0]), slc_f32(x, op->saved[1]),
                          a->cache, x->position);
+    return 0;
+}
+
+/* ---- null evidence */
+
+static int evidence_forward(const sl_op *op, const slc_exec *x) {
+    const sl_evidence *e = op->own;
+    slc_null_evidence(x->stream, op->rows / op->seq, op->seq, e->heads, slc_f32(x, op->saved[SL_EVIDENCE_NULLS]),
+                      slc_f32(x, op->out) + e->layer, op->dim_out);
+    return 0;
+}
+
+static int evidence_backward(const sl_op *op, const slc_exec *x) {
+    const sl_evidence *e = op->own;
+    float *dnull = slc_f32(x, op->saved[SL_EVIDENCE_DNULL]);
+    if (dnull)
+        slc_null_evidence_back(x->stream, op->rows, e->heads, slc_f32(x, op->dout) + e->layer, op->dim_out, dnull);
     return 0;
 }
 
@@ -209,6 +228,7 @@ const slc_kind slc_attention_kinds[] = {
     {.name = "attention", .check = attention_check, .forward = attention_forward, .backward = attention_backward,
      .scratch = attention_scratch},
     {.name = "cached_attention", .check = attention_check, .forward = cached_attention_forward},
+    {.name = "null_evidence", .forward = evidence_forward, .backward = evidence_backward},
     {.name = "rope", .check = rope_check, .forward = rope_forward, .backward = rope_backward},
     {.name = "qk_norm", .check = qk_norm_check, .forward = qk_norm_forward, .backward = qk_norm_backward,
      .scratch = qk_norm_scratch},

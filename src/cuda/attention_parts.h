@@ -33,6 +33,12 @@ template <typename T> static __device__ __forceinline__ slc_head<T> slc_head_at(
     return h;
 }
 
+/* What the gradient of its null adds to delta: dn/ds_j = -n p_j, as if the zero had that value. */
+template <typename T>
+static __device__ __forceinline__ float slc_null_delta(const slc_attention &p, const slc_head<T> &h, int q) {
+    return p.dnull ? p.dnull[h.window * p.seq + q] * p.nulls[(h.window * p.heads + h.head) * p.seq + q] : 0;
+}
+
 static __device__ __forceinline__ bool slc_sees(const slc_attention &p, int q, int k) {
     return k <= q && q - k < (int)p.window;
 }

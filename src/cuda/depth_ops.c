@@ -1,5 +1,4 @@
-/* Attention over depth: depth_source, depth_mix. Without null_evidence, which attention would have to leave. */
-#include "base/err.h"
+/* Mixtures over depth: depth_source, depth_mix. */
 #include "cuda/depth.h"
 #include "cuda/kind.h"
 #include "cuda/rows.h"
@@ -25,23 +24,23 @@ static int source_backward(const sl_op *op, const slc_exec *x) {
 
 /* ---- depth_mix */
 
-enum { BANK, PARTIAL };
-enum { QUERY, NORM };
-enum { WEIGHT, RSTD, PRODUCT };
+_Static_assert((int)SLC_DEPTH_APART == SL_DEPTH_APART, "as many sources stand apart");
 
 static slc_depth depth_of(const sl_op *op, const slc_exec *x) {
-    const sl_config *c = x->program->config;
-    return (slc_depth){.rows = op->rows, .dim = op->dim_in, .n = sl_depth_of(op)->n, .bank = slc_f32(x, op->in[BANK]),
-                       .partial = slc_f32(x, op->in[PARTIAL]), .ld_bank = x->info[op->in[BANK]].ld,
-                       .query = slc_weight(op, x, QUERY), .norm = slc_weight(op, x, NORM), .eps = (float)c->norm_eps,
-                       .null = c->residual_softmax == SL_DEPTH_SOFTMAX1, .weight = slc_f32(x, op->saved[WEIGHT]),
-                       .rstd = slc_f32(x, op->saved[RSTD]), .product = slc_f32(x, op->saved[PRODUCT])};
-}
-
-static int mix_check(const sl_op *op) {
-    return sl_depth_asks(op)
-               ? sl_fail("device: cuda has model.residual_opts.form=outputs alone; take device: cpu")
-               : 0;
+    const sl_depth_mixture *m = sl_depth_mixture_of(op);
+    sl_buf bank = op->in[SL_DEPTH_BANK], psi = op->in[SL_DEPTH_PSI];
+    slc_depth d = {.rows = op->rows, .dim = op->dim_in, .n = m->depth.n, .bank = slc_f32(x, bank),
+                   .ld_bank = x->info[bank].ld, .asked = slc_f32(x, op->in[SL_DEPTH_ASKED]),
+                   .query = slc_weight(op, x, SL_DEPTH_QUERY), .norm = slc_weight(op, x, SL_DEPTH_NORM), .eps = m->eps,
+                   .scale = m->scale, .score_most = SL_DEPTH_SCORE_MOST, .beta_most = SL_DEPTH_BETA_MOST,
+                   .recency = slc_weight(op, x, SL_DEPTH_RECENCY), .psi = slc_f32(x, psi),
+                   .coupling = slc_weight(op, x, SL_DEPTH_COUPLING), .layers = psi == SL_NONE ? 0 : x->info[psi].ld,
+                   .halves = m->depth.halves, .of_source = m->of_source, .of_layer = m->of_layer, .null = m->null,
+                   .weight = slc_f32(x, op->saved[SL_DEPTH_WEIGHT]), .rstd = slc_f32(x, op->saved[SL_DEPTH_RSTD]),
+                   .product = slc_f32(x, op->saved[SL_DEPTH_PRODUCT])};
+    for (int i = 0; i < SL_DEPTH_APART; i++)
+        d.apart[i] = slc_f32(x, op->in[SL_DEPTH_IN_APART + i]);
+    return d;
 }
 
 static int mix_forward(const sl_op *op, const slc_exec *x) {
@@ -52,10 +51,16 @@ static int mix_forward(const sl_op *op, const slc_exec *x) {
 
 static int mix_backward(const sl_op *op, const slc_exec *x) {
     slc_depth d = depth_of(op, x);
-    slc_depth_back b = {.dout = slc_f32(x, op->dout), .dbank = slc_f32(x, op->din[BANK]),
-                        .dpartial = slc_f32(x, op->din[PARTIAL]), .add_bank = op->acc[BANK],
-                        .add_partial = op->acc[PARTIAL], .dquery = slc_grad(op, x, QUERY),
-                        .dnorm = slc_grad(op, x, NORM), .scratch = x->scratch};
+    slc_depth_back b = {.dout = slc_f32(x, op->dout), .dbank = slc_f32(x, op->din[SL_DEPTH_BANK]),
+                        .dasked = slc_f32(x, op->din[SL_DEPTH_ASKED]), .dpsi = slc_f32(x, op->din[SL_DEPTH_PSI]),
+                        .add_bank = op->acc[SL_DEPTH_BANK], .add_asked = op->acc[SL_DEPTH_ASKED],
+                        .add_psi = op->acc[SL_DEPTH_PSI], .dquery = slc_grad(op, x, SL_DEPTH_QUERY),
+                        .dnorm = slc_grad(op, x, SL_DEPTH_NORM), .dcoupling = slc_grad(op, x, SL_DEPTH_COUPLING),
+                        .drecency = slc_grad(op, x, SL_DEPTH_RECENCY), .scratch = x->scratch};
+    for (int i = 0; i < SL_DEPTH_APART; i++) {
+        b.dapart[i] = slc_f32(x, op->din[SL_DEPTH_IN_APART + i]);
+        b.add_apart[i] = op->acc[SL_DEPTH_IN_APART + i];
+    }
     slc_depth_backward(x->stream, &d, &b);
     return 0;
 }
@@ -67,5 +72,5 @@ static size_t mix_scratch(const sl_op *op, const sl_program *b) {
 
 const slc_kind slc_depth_kinds[] = {
     {.name = "depth_source", .forward = source_forward, .backward = source_backward},
-    {.name = "depth_mix", .check = mix_check, .forward = mix_forward, .backward = mix_backward, .scratch = mix_scratch},
+    {.name = "depth_mix", .forward = mix_forward, .backward = mix_backward, .scratch = mix_scratch},
     {0}};

@@ -8,11 +8,9 @@
 #include <string.h>
 
 /* in[BANK] is also out of a source's operation: it writes its place there. */
-enum { BANK, APART, PSI = APART + SL_DEPTH_APART, ASKED };
-enum { QUERY, NORM, COUPLING, RECENCY };
-/* What a mixture saves, each [rows, sources]: a; what products become scores by, 1 / rms of the sources (1 without a
- * norm of keys; of states 1 / sqrt(r)); products of sources and the query, g w or u. */
-enum { WEIGHT, RSTD, PRODUCT };
+enum { BANK = SL_DEPTH_BANK, APART = SL_DEPTH_IN_APART, PSI = SL_DEPTH_PSI, ASKED = SL_DEPTH_ASKED };
+enum { QUERY = SL_DEPTH_QUERY, NORM = SL_DEPTH_NORM, COUPLING = SL_DEPTH_COUPLING, RECENCY = SL_DEPTH_RECENCY };
+enum { WEIGHT = SL_DEPTH_WEIGHT, RSTD = SL_DEPTH_RSTD, PRODUCT = SL_DEPTH_PRODUCT };
 
 sl_depth sl_build_depth(sl_program *b, int64_t sources) {
     sl_buf bank = sl_program_buffer(b, b->batch * b->seq, sources * b->config->model_dim);
@@ -65,14 +63,7 @@ void sl_build_depth_source(sl_program *b, sl_scope scope, sl_depth *depth, sl_bu
 
 /* ---- a mixture */
 
-typedef struct {
-    sl_depth depth; /* as it stood when the operation was built */
-    float eps;
-    bool null; /* softmax1: one more source, of logit 0 and value 0 */
-    int64_t of_source, of_layer; /* halves of one source, of one layer */
-    float scale; /* of states: 1 / sqrt(r) */
-} mixture;
-static const mixture *of(const sl_op *op) { return op->own; }
+static const sl_depth_mixture *of(const sl_op *op) { return op->own; }
 
 bool sl_depth_asks(const sl_op *op) { return op->in[ASKED] != SL_NONE; }
 
@@ -97,13 +88,11 @@ static scratch scratch_at(const sl_op *op, sl_carver *c) {
 
 /* ---- null evidence */
 
-#define BETA_MOST 10.0f
-
 static bool couples(const sl_op *op) { return op->in[PSI] != SL_NONE; }
 
 static float beta_of(const sl_op *op, const sl_exec *x) {
     float c = *sl_weight(op, x, COUPLING);
-    return fminf(fmaxf(c, 0) + log1pf(expf(-fabsf(c))), BETA_MOST);
+    return fminf(fmaxf(c, 0) + log1pf(expf(-fabsf(c))), SL_DEPTH_BETA_MOST);
 }
 
 /* The halves whose outputs are in source i of a mixture, [first, end): none of the embedding. Of a state that which
@@ -158,12 +147,10 @@ static void source_psi_backward(const sl_op *op, const sl_exec *x, int64_t row, 
 
 /* dbeta/dc = sigmoid(c), and 0 at its most. */
 static float coupling_gradient(const sl_op *op, const sl_exec *x, float dbeta) {
-    return beta_of(op, x) < BETA_MOST ? dbeta / (1 + expf(-*sl_weight(op, x, COUPLING))) : 0;
+    return beta_of(op, x) < SL_DEPTH_BETA_MOST ? dbeta / (1 + expf(-*sl_weight(op, x, COUPLING))) : 0;
 }
 
 /* ---- scores */
-
-#define SCORE_MOST 50.0f
 
 /* Where source i of a mixture of states stands, from 0 for the embedding to 1 for the newest. */
 static float age_of(const sl_op *op, int64_t i) {
@@ -202,7 +189,7 @@ static void unclamp(const sl_op *op, const sl_exec *x, int64_t row, const float 
                     scratch *c) {
     scores(op, x, row, c, rstd, product, c->logit);
     for (int64_t i = 0; i < sl_depth_sources(&of(op)->depth); i++) {
-        z[i] = fabsf(c->logit[i]) <= SCORE_MOST ? z[i] : 0;
+        z[i] = fabsf(c->logit[i]) <= SL_DEPTH_SCORE_MOST ? z[i] : 0;
         c->drecency += z[i] * age_of(op, i);
     }
 }
@@ -258,7 +245,7 @@ static void mix_row(const sl_op *op, const sl_exec *x, int64_t row, const scratc
         rstd[i] = op->param[NORM] == SL_NONE ? of(op)->scale : 1 / sqrtf(c->square[i] / (float)d + of(op)->eps);
     scores(op, x, row, c, rstd, product, c->logit);
     for (int64_t i = 0; sl_depth_asks(op) && i < n; i++)
-        c->logit[i] = fminf(fmaxf(c->logit[i], -SCORE_MOST), SCORE_MOST);
+        c->logit[i] = fminf(fmaxf(c->logit[i], -SL_DEPTH_SCORE_MOST), SL_DEPTH_SCORE_MOST);
     softmax(x->k, n, of(op)->null, c->logit, a);
     for (place p = first_place(op); p.of < PSI; p = next_place(op, p))
         x->k->depth_mix(p.n, d, row_of(x, op->in[p.of], row), d, a + p.first, p.of != BANK, out);
@@ -379,10 +366,10 @@ sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, 
     sl_buf newest = depth->apart[depth->apart[1] != SL_NONE];
     sl_buf asked = states ? build_query(b, scope, newest, prefix) : SL_NONE;
     sl_op *op = sl_program_op(b, &mix, scope);
-    mixture *own = sl_program_own(b, op, sizeof *own);
+    sl_depth_mixture *own = sl_program_own(b, op, sizeof *own);
     if (!own)
         return 0;
-    *own = (mixture){*depth, (float)c->norm_eps, c->residual_softmax == SL_DEPTH_SOFTMAX1, c->residual_block,
+    *own = (sl_depth_mixture){*depth, (float)c->norm_eps, c->residual_softmax == SL_DEPTH_SOFTMAX1, c->residual_block,
                      sl_config_has_ffn(c) ? 2 : 1, states ? 1 / sqrtf((float)query_dim(c)) : 1};
     sl_op_reads(op, depth->bank, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     for (int i = 0; i < SL_DEPTH_APART; i++)
@@ -403,6 +390,8 @@ sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, 
 /* ---- for probes */
 
 const sl_depth *sl_depth_of(const sl_op *op) { return op && op->kind == &mix ? &of(op)->depth : NULL; }
+
+const sl_depth_mixture *sl_depth_mixture_of(const sl_op *op) { return of(op); }
 
 int64_t sl_depth_sources(const sl_depth *depth) {
     return depth->n + (depth->apart[0] != SL_NONE) + (depth->apart[1] != SL_NONE);

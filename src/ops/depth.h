@@ -44,7 +44,24 @@ int64_t sl_depth_place_of(const sl_op *op);
  * <prefix>.from_query.weight [dim, r], W_k^T, and <prefix>.recency [1], t; with psi <prefix>.coupling [1], c. */
 sl_buf sl_build_depth_mix(sl_program *b, sl_scope scope, const sl_depth *depth, const char *prefix);
 
-/* ---- what probes read of a mixture's operation */
+/* ---- what probes and devices read of a mixture's operation */
+
+/* Its own, and the largest b and score. */
+typedef struct {
+    sl_depth depth; /* as it stood when the operation was built */
+    float eps;
+    bool null; /* softmax1: one more source, of logit 0 and value 0 */
+    int64_t of_source, of_layer; /* halves of one source, of one layer */
+    float scale; /* of states: 1 / sqrt(r) */
+} sl_depth_mixture;
+#define SL_DEPTH_BETA_MOST 10.0f
+#define SL_DEPTH_SCORE_MOST 50.0f
+/* What it reads, its parameters, and what it saves, each [rows, sources]: a; what products become scores by, 1 / rms of
+ * the sources (1 without a norm of keys; of states 1 / sqrt(r)); products of sources and the query, g w or u. */
+enum { SL_DEPTH_BANK, SL_DEPTH_IN_APART, SL_DEPTH_PSI = SL_DEPTH_IN_APART + SL_DEPTH_APART, SL_DEPTH_ASKED };
+enum { SL_DEPTH_QUERY, SL_DEPTH_NORM, SL_DEPTH_COUPLING, SL_DEPTH_RECENCY };
+enum { SL_DEPTH_WEIGHT, SL_DEPTH_RSTD, SL_DEPTH_PRODUCT };
+const sl_depth_mixture *sl_depth_mixture_of(const sl_op *op); /* of such an operation */
 
 /* Is it of states, with a query for each row? */
 bool sl_depth_asks(const sl_op *op);

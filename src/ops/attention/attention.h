@@ -19,6 +19,13 @@ typedef struct {
  * query, [windows * heads, seq], and the gradient of that, which null.c leaves there: [rows], the same of all heads. */
 enum { SL_ATTENTION_STAT, SL_ATTENTION_NULLS = 2, SL_ATTENTION_DNULL };
 
+/* Of null evidence (null.c), as its own: its column of psi. It saves the nulls and their gradient, SL_NONE of a mixer
+ * that leaves nothing unused. */
+typedef struct {
+    int64_t layer, heads;
+} sl_evidence;
+enum { SL_EVIDENCE_NULLS, SL_EVIDENCE_DNULL };
+
 /* NULL of any other operation, and of none. */
 const sl_attention *sl_attention_of(const sl_op *op);
 

@@ -3,18 +3,14 @@
 #include "ops/attention/attention.h"
 #include "ops/ops.h"
 
-typedef struct {
-    int64_t layer, heads;
-} evidence;
-static const evidence *of(const sl_op *op) { return op->own; }
-enum { NULLS, DNULL }; /* in saved: as the attention has them; SL_NONE of a mixer that leaves nothing unused */
+static const sl_evidence *of(const sl_op *op) { return op->own; }
 
 static float *column(const sl_op *op, const sl_exec *x, sl_buf psi, int64_t row) {
     return sl_buf_data(x, psi) + row * op->dim_out + of(op)->layer;
 }
 
 static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    const float *nulls = sl_buf_data(x, op->saved[NULLS]);
+    const float *nulls = sl_buf_data(x, op->saved[SL_EVIDENCE_NULLS]);
     for (int64_t r = s->first; r < s->first + s->n; r++) {
         float sum = 0;
         for (int64_t h = 0; nulls && h < of(op)->heads; h++)
@@ -26,7 +22,7 @@ static int forward(const sl_op *op, const sl_exec *x, const sl_span *s) {
 
 /* The gradient of each head's, for the attention's own backward. */
 static int backward(const sl_op *op, const sl_exec *x, const sl_span *s) {
-    float *dnull = sl_buf_data(x, op->saved[DNULL]);
+    float *dnull = sl_buf_data(x, op->saved[SL_EVIDENCE_DNULL]);
     for (int64_t r = s->first; dnull && r < s->first + s->n; r++)
         dnull[r] = *column(op, x, op->dout, r) / (float)of(op)->heads;
     return 0;
@@ -41,12 +37,12 @@ void sl_build_null_evidence(sl_program *b, sl_scope scope, bool attends, sl_buf 
     sl_buf nulls = attends ? core->saved[SL_ATTENTION_NULLS] : SL_NONE;
     sl_buf dnull = attends ? core->saved[SL_ATTENTION_DNULL] : SL_NONE;
     sl_op *op = sl_program_op(b, &null_evidence, scope);
-    evidence *own = sl_program_own(b, op, sizeof *own);
+    sl_evidence *own = sl_program_own(b, op, sizeof *own);
     if (own)
-        *own = (evidence){scope.layer, b->config->model_heads};
+        *own = (sl_evidence){scope.layer, b->config->model_heads};
     sl_op_reads(op, psi, SL_INPUT_GRADIENT);
-    op->saved[NULLS] = nulls;
-    op->saved[DNULL] = dnull;
+    op->saved[SL_EVIDENCE_NULLS] = nulls;
+    op->saved[SL_EVIDENCE_DNULL] = dnull;
     op->dim_in = op->dim_out = b->config->model_layers;
     op->out = psi;
 }
