@@ -12,7 +12,8 @@ double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens) {
         longest = larger(longest, sl_config_expert_ffn(c));
     longest = larger(longest, c->model_heads * sl_config_head_dim(c));
     double anchored = c->model_anchors == SL_ANCHORS_NONE ? 0 : 1;
-    double stages = 2 * ((9 + anchored) * (double)c->model_layers + 3 + 2 * anchored);
+    double mixture = c->model_residual == SL_RESIDUAL_PLAIN ? 0 : 3, layers = (double)c->model_layers;
+    double stages = 2 * ((9 + anchored + 2 * mixture) * layers + 3 + 2 * anchored + mixture);
     return 0x1p-24 * sqrt(stages * longest / 2);
 }
 

@@ -10,7 +10,8 @@
  * Mary 2019, SIAM J. Sci. Comput. 41). S such stages one after the other, forward and back, add up
  * as random errors do: u sqrt(S K/2). K: the longest sum; S = 2 (9 layers + 3): norm (2), q/k/v,
  * q.k, p.v, o, up, activation, down of each block; embedding, final norm, head. Anchors have a
- * projection and a norm in front of all, and a mixture in each block. */
+ * projection and a norm in front of all, and a mixture in each block. A mixture over depth has a norm, scores and a
+ * weighted sum, twice in each block and once behind them. */
 double ref_relative_error(const sl_config *c, int32_t vocab, int64_t tokens);
 
 /* Values of one tensor are compared against margin x relative error x rms of the tensor.
