@@ -18,7 +18,7 @@ static __device__ __forceinline__ float query_at(const slc_depth &d, int64_t row
 
 /* ---- scores */
 
-/* The halves whose outputs are in source i, and one over how many: as halves_of() in ops/depth.c. */
+/* The halves [first, end) whose outputs are in source i: as halves_of() in ops/depth.c. */
 struct halves {
     int64_t first, end;
 };
@@ -115,10 +115,10 @@ static __device__ void psi_back(const slc_depth &d, const slc_depth_back &b, int
     int64_t sources = sources_of(d), newest = (d.halves - 1) / d.of_layer;
     float beta = beta_of(d), *to = b.dpsi + row * d.layers;
     for (int64_t layer = lane; layer < d.layers; layer += 32) {
+        int64_t end = layer < newest ? layer + 2 : layer == newest ? sources : 0; /* the newest is in all the rest */
         float sum = b.add_psi ? to[layer] : 0;
-        if (d.asked)
-            for (int64_t i = layer + 1; i < sources && layer <= newest; i = layer < newest ? sources : i + 1)
-                sum -= beta * (z[i] - mean);
+        for (int64_t i = layer + 1; d.asked && i < end; i++)
+            sum -= beta * (z[i] - mean);
         for (int64_t h = layer * d.of_layer; !d.asked && h < min((layer + 1) * d.of_layer, d.halves); h++) {
             int64_t i = h / d.of_source + 1;
             halves r = halves_of(d, i);
@@ -139,7 +139,7 @@ static __device__ void scores_back(const slc_depth &d, const slc_depth_back &b, 
             z[i] = 0;
         mean += z[i] / (float)sources;
         beta -= d.psi ? z[i] * (psi_at(d, row, i) - psi) : 0;
-        recency += z[i] * age_of(d, i);
+        recency += d.asked ? z[i] * age_of(d, i) : 0;
     }
     mean = slc_warp_sum(mean), beta = slc_warp_sum(beta), recency = slc_warp_sum(recency);
     __syncwarp();
