@@ -27,6 +27,7 @@ struct sl_model {
     sl_exec exec;
     const sl_device *device; /* NULL: it runs on the CPU, in exec */
     sl_device_run *run;
+    bool *fetched; /* of each buffer: has exec.buf what the last pass left on the device */
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     sl_anchors anchors;
     sl_rotary rotary[2]; /* tables of all layers; of those with model.rope_base_window */

@@ -4,8 +4,13 @@
 #include "model/model_internal.h"
 #include "program/stage.h"
 
+#include <string.h>
+
 int sl_model_open_device(sl_model *m) {
-    return !m->device || (m->run = m->device->open(&m->program, m->exec.arena_bytes, &m->params)) ? 0 : -1;
+    if (!m->device)
+        return 0;
+    m->run = m->device->open(&m->program, m->exec.arena_bytes, &m->params);
+    return m->run && (m->fetched = sl_alloc(m->exec.buffers * sizeof *m->fetched, "what is known of buffers")) ? 0 : -1;
 }
 
 void sl_model_close_device(sl_model *m) {
@@ -13,11 +18,13 @@ void sl_model_close_device(sl_model *m) {
         m->device->close(m->run);
     for (size_t i = 0; m->run && i < m->exec.buffers; i++)
         sl_free(((void **)m->exec.buf)[i]);
-    m->run = NULL;
+    sl_free(m->fetched);
+    m->run = NULL, m->fetched = NULL;
 }
 
 int sl_model_forward_on_device(sl_model *m) {
     sl_exec *x = &m->exec;
+    memset(m->fetched, 0, x->buffers * sizeof *m->fetched);
     return m->device->forward(m->run, &(sl_device_pass){.tokens = x->tokens, .targets = x->targets,
                                                  .token_loss = x->token_loss, .logits = x->logits,
                                                  .position = x->position, .measuring = x->measuring,
@@ -33,7 +40,9 @@ static bool has_room(const sl_model *m, sl_buf v) {
 }
 
 bool sl_model_fetch(const sl_model *m, sl_buf v) {
-    return !m->run || (has_room(m, v) && m->device->get_buffer(m->run, v, m->exec.buf[v]) == 0);
+    if (m->run && !m->fetched[v])
+        m->fetched[v] = has_room(m, v) && m->device->get_buffer(m->run, v, m->exec.buf[v]) == 0;
+    return !m->run || m->fetched[v];
 }
 
 /* The host makes gate values from what the pass has saved and from packed parameters, which it packs itself. */
