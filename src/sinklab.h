@@ -295,13 +295,13 @@ SL_API sl_dataset *sl_dataset_of_tokens(const sl_config *c, const int32_t *token
 SL_API void sl_dataset_close(sl_dataset *d);
 SL_API int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
 
-/* What `sinklab probe --json` says of a model with taps, over the first `windows` val windows (all, if fewer).
- * measures: NULL, or names of `probe --measures` with commas between. Whole batches alone are measured: the model's
- * batch must divide the windows, as the largest that sl_measure_batch() gives does. Where the model lacks what
+/* What `sinklab probe --json` says of a model with taps, over `windows` val windows, spread over the text (all, if
+ * fewer). measures: NULL, or names of `probe --measures` with commas between. Whole batches alone are measured: the
+ * model's batch must divide the windows, as the largest that sl_measure_batch() gives does. Where the model lacks what
  * model.sink_nullify keeps, it is measured first. To be freed with free(). */
 SL_API char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile);
 SL_API int64_t sl_measure_batch(int64_t windows);
-/* What `sinklab eval --json` says, over the first `windows` val windows, 0: all; any batch. */
+/* What `sinklab eval --json` says, over `windows` val windows, spread over the text, 0: all; any batch. */
 SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows);
 /* Measures what model.sink_nullify keeps of channels where the model lacks it, so that passes can be run. */
 SL_API int sl_measure_states(sl_model *m, const sl_dataset *d);
@@ -317,6 +317,7 @@ typedef struct {
     const char *clip;   /* absmax, percentile, mse or token; NULL: absmax */
     double percentile;  /* of clip percentile; NaN: 99.9 */
     int64_t calibration, windows; /* 0 windows: all */
+    int64_t skip;       /* windows in front that are left out; below 0: none, and windows are spread over the text */
     const char *export_to, *corpus; /* or NULL */
     bool each_window; /* "window_loss" too, the loss of each window */
 } sl_quantize_options;

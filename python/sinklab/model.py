@@ -261,7 +261,7 @@ class Model:
         """Measures sinks and outliers, as `sinklab probe` does.
 
         Of `text`, of `tokens` ([n] of a text; or [batch, seq], windows as they are, with nothing put in front), of a
-        `corpus` (a name, folder or file), or of the model's own corpus: its first `windows` validation windows.
+        `corpus` (a name, folder or file), or of the model's own corpus: `windows` validation windows, spread over it.
         measures: names of `probe --measures`, with commas between. profile: every channel's mean and every norm weight
         too.
         """
@@ -287,8 +287,8 @@ class Model:
 
     def eval(self, text: str | bytes | None = None, *, tokens: Tokens | None = None,
              corpus: str | os.PathLike[str] | None = None, windows: int = 0) -> dict[str, Any]:
-        """Loss, perplexity and bits per byte over the first `windows` windows (0: all), as `sinklab eval --json` prints
-        them; text, tokens [n] and corpus as in probe()."""
+        """Loss, perplexity and bits per byte over `windows` windows spread over the text (0: all), as `sinklab eval
+        --json` prints them; text, tokens [n] and corpus as in probe()."""
         with locked(self._threads):
             data, seq = self._data(text, tokens, corpus)
             have = int(lib.sl_dataset_windows(data, lib.SL_VAL))

@@ -17,14 +17,16 @@ def quantize(path: str | os.PathLike[str], scheme: str | None = None, *, grid: b
              smooth: float | None = None, migrate: bool = False, rotate: bool = False, rotation_seed: int = 1,
              head: bool = False, embedding: bool = False, kv: bool = False, real: bool = False,
              keep: str | None = None, clip: str | None = None, percentile: float | None = None,
-             calibration: int = 64, windows: int = 128, export: str | os.PathLike[str] | None = None,
-             corpus: str | os.PathLike[str] | None = None, bos: Bos = None,
+             calibration: int = 64, windows: int = 128, skip: int | None = None,
+             export: str | os.PathLike[str] | None = None, corpus: str | os.PathLike[str] | None = None,
+             bos: Bos = None,
              keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Loss of a checkpoint with weights and activations rounded as a scheme says, as `sinklab quantize --json` prints
     it.
 
     `sinklab quantize --help` says what each of these does. grid: all schemes. keep: kinds of layers that stay fp32,
-    like "attn.gate_in,ffn.out". export: a new folder for the rounded model, which this function takes as a path too,
+    like "attn.gate_in,ffn.out". skip: so many windows in front are left out; None: windows are
+    spread over the text. export: a new folder for the rounded model, which this function takes as a path too,
     then without a scheme.
     """
     texts = {"scheme": scheme, "keep": keep, "clip": clip, "export_to": export, "corpus": corpus}
@@ -33,6 +35,7 @@ def quantize(path: str | os.PathLike[str], scheme: str | None = None, *, grid: b
         "grid": grid, "smooth": -1.0 if smooth is None else smooth, "migrate": migrate, "rotate": rotate, "head": head,
         "embedding": embedding, "kv": kv, "real": real, "rotation_seed": rotation_seed,
         "percentile": math.nan if percentile is None else percentile, "calibration": calibration, "windows": windows,
+        "skip": -1 if skip is None else skip,
         **kept})
     o, pointed = options({**(keys or {}), **({"data.bos": True} if bos is True else {})}, bos_text(bos))
     with locked():

@@ -93,6 +93,11 @@ int sl_args_override(const sl_args *a, sl_config *c);
 #define SL_FLAG_BOS(bos) \
     SL_FLAG_STR("bos", "TOKEN", bos, "what windows begin with: none, an id, or a token as the tokenizer's file " \
                                      "writes it; default: the run's, or of models of others the tokenizer's own rule")
+/* SL_SPREAD before. */
+#define SL_FLAG_SKIP(skip)                                                                                             \
+    SL_FLAG_INT("skip", "N", skip, 0, 1e12,                                                                            \
+                "leave out the first N windows of the text and take those behind them; default: spread over the text")
+
 /* The overrides, and what SL_FLAG_BOS gave. */
 sl_open_options sl_args_open(const sl_args *a, const char *bos);
 /* sl_load_config() of the first positional. */

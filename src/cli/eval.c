@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "cli/args.h"
 #include "cli/verbs.h"
+#include "eval/windows.h"
 #include "session/load.h"
 #include "session/measure.h"
 
@@ -28,10 +29,11 @@ static int report(const json_t *o, bool json) {
     return 0;
 }
 
-static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, bool each, bool json) {
+static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, int64_t skip, bool each,
+                    bool json) {
     sl_dataset *d = sl_open_data(c, dir, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, sl_load_compact(c, dir)) : NULL;
-    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows, each) : NULL;
+    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows, skip, each) : NULL;
     int rc = o ? report(o, json) : -1;
     json_decref(o);
     sl_model_free(m);
@@ -40,11 +42,12 @@ static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t window
 }
 
 int sl_verb_eval(int argc, char **argv) {
-    int64_t windows = 0;
+    int64_t windows = 0, skip = SL_SPREAD;
     bool each = false, json = false;
     const char *bos = NULL;
     const sl_flag flags[] = {
-        SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows, from the first one; default all"),
+        SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows; default all"),
+        SL_FLAG_SKIP(&skip),
         SL_FLAG_BOS(&bos),
         SL_FLAG_BOOL("each-window", &each, "with --json: also \"window_loss\", the mean loss of each window"),
         SL_FLAG_BOOL("json", &json,
@@ -70,5 +73,5 @@ int sl_verb_eval(int argc, char **argv) {
         return rc < 0 ? -1 : 0;
     if (sl_args_load(&args, bos, 1, &c, dir, &vocab))
         return -1;
-    return evaluate(&c, dir, vocab, windows, each, json);
+    return evaluate(&c, dir, vocab, windows, skip, each, json);
 }

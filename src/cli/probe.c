@@ -5,6 +5,7 @@
 #include "cli/probe_measures.h"
 #include "cli/probe_tokens.h"
 #include "cli/verbs.h"
+#include "eval/windows.h"
 #include "session/lists.h"
 #include "session/load.h"
 #include "session/measure.h"
@@ -53,7 +54,7 @@ static int64_t batch_of(int64_t windows, int64_t seq) {
 
 static int open_all(probe_run *r) {
     r->data = sl_open_data(&r->config, r->dir, r->vocab);
-    r->windows = r->data ? sl_measure_windows(r->data, r->windows, r->skip) : -1;
+    r->windows = r->data ? sl_val_windows(r->data, r->windows, r->skip) : -1;
     if (r->windows < 0)
         return -1;
     int64_t seq = r->config.model_seq;
@@ -236,14 +237,14 @@ static int run(probe_run *r, const sl_args *args) {
 }
 
 int sl_verb_probe(int argc, char **argv) {
-    probe_run r = {.windows = 32};
+    probe_run r = {.windows = 32, .skip = SL_SPREAD};
     bool schema = false;
     const sl_flag flags[] = {
         SL_FLAG_STR("corpus", "C", &r.corpus, "measure on this corpus; default: the one trained on"),
         SL_FLAG_BOS(&r.bos),
         SL_FLAG_INT("windows", "N", &r.windows, 1, 1e6,
                     "validation windows, fewer where the corpus has fewer; default 32"),
-        SL_FLAG_INT("skip", "N", &r.skip, 0, 1e12, "leave out the first N validation windows; default 0"),
+        SL_FLAG_SKIP(&r.skip),
         SL_FLAG_STR("measures", "LIST", &r.measure_list,
                     "take these measures too: names from the list above with commas between, or all"),
         SL_FLAG_STR("dump", "FOLDER", &r.folder, "write activations to this new folder as .npy files"),
@@ -257,7 +258,7 @@ int sl_verb_probe(int argc, char **argv) {
         SL_FLAG_END};
     char about[4096] =
         "Measures attention sinks and residual sinks of a checkpoint (its folder, a run folder, a "
-        "Hugging Face folder or a GGUF file) on the first validation windows: per layer max |h| with and "
+        "Hugging Face folder or a GGUF file) on validation windows: per layer max |h| with and "
         "without token 0, M2, top-1 per mille, kurtosis-H, norm weights, attention to token 0, "
         "value norms and gates; then the figures of the whole model, the sink dimensions, and the tokens of "
         "largest norm.";

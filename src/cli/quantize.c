@@ -3,6 +3,7 @@
 #include "cli/args.h"
 #include "cli/quantize_report.h"
 #include "cli/verbs.h"
+#include "eval/windows.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@ static int print_list(void) {
 }
 
 int sl_verb_quantize(int argc, char **argv) {
-    sl_quantize_options q = {.smooth = -1, .percentile = NAN, .calibration = 64, .windows = 128};
+    sl_quantize_options q = {.smooth = -1, .percentile = NAN, .calibration = 64, .windows = 128, .skip = SL_SPREAD};
     bool list = false, json = false;
     const char *bos = NULL;
     int64_t seed = 1;
@@ -49,7 +50,8 @@ int sl_verb_quantize(int argc, char **argv) {
         SL_FLAG_STR("corpus", "C", &q.corpus, "calibrate and evaluate on this corpus; default: the one trained on"),
         SL_FLAG_BOS(&bos),
         SL_FLAG_INT("windows", "N", &q.windows, 0, 1e12,
-                    "validation windows, from the first one; 0 = all; default 128"),
+                    "validation windows; 0 = all; default 128"),
+        SL_FLAG_SKIP(&q.skip),
         SL_FLAG_BOOL("each-window", &q.each_window, "with --json: also \"window_loss\", the loss of each window"),
         SL_FLAG_BOOL("json", &json, "print one JSON object"),
         SL_FLAG_END};

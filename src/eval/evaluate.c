@@ -37,10 +37,11 @@ static int add_losses(void *ctx, sl_model *m, const sl_batch *b) {
     return 0;
 }
 
-int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, sl_losses *losses, double *window_loss) {
+int sl_evaluate(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, sl_losses *losses,
+                double *window_loss) {
     int64_t have = sl_dataset_windows(d, SL_VAL), rows = sl_model_shape(m).batch * sl_model_shape(m).seq;
     sums s = {.token_loss = malloc((size_t)rows * sizeof *s.token_loss), .window_loss = window_loss};
-    sl_windows w = {SL_VAL, windows < have ? windows : have, SL_FILL_NO_LOSS, 0};
+    sl_windows w = {SL_VAL, windows < have ? windows : have, SL_FILL_NO_LOSS, skip};
     int rc = s.token_loss ? sl_each_batch(m, d, w, add_losses, &s) : sl_fail("out of memory for the losses of a batch");
     free(s.token_loss);
     if (rc)

@@ -11,14 +11,29 @@ typedef struct {
     int64_t batch, seq;
 } rows;
 
+int64_t sl_val_windows(const sl_dataset *d, int64_t wanted, int64_t skip) {
+    int64_t have = sl_dataset_windows(d, SL_VAL), left = skip == SL_SPREAD ? have : have - skip;
+    if (have < 1)
+        return sl_fail("the text has no validation window of %lld tokens; raise data.val_fraction or lower model.seq",
+                       (long long)sl_dataset_seq(d));
+    if (left < 1)
+        return sl_fail_usage("%lld windows left out leave none of the %lld of the text; leave out fewer",
+                             (long long)skip, (long long)have);
+    return wanted == 0 || wanted > left ? left : wanted;
+}
+
+int64_t sl_val_window(const sl_dataset *d, const sl_windows *w, int64_t i) {
+    int64_t have = sl_dataset_windows(d, SL_VAL), windows = w->windows < have ? w->windows : have;
+    return w->skip == SL_SPREAD ? i % windows * have / windows : (w->skip + i) % have;
+}
+
 static void read_window(const rows *r, const sl_model *m, const sl_dataset *d, const sl_windows *w, int64_t index,
                         int64_t place) {
     int32_t *in = r->in + place * r->seq, *target = r->target + place * r->seq;
-    index += w->skip;
     if (w->split == SL_TRAIN)
-        sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, index, in, target);
+        sl_dataset_train_window(d, (uint64_t)sl_model_config(m)->seed, w->skip + index, in, target);
     else
-        sl_dataset_val_window(d, index % sl_dataset_windows(d, SL_VAL), in, target);
+        sl_dataset_val_window(d, sl_val_window(d, w, index), in, target);
     if (r->mark)
         sl_dataset_mark(d, in, r->mark + place * r->seq);
 }

@@ -19,11 +19,19 @@ enum sl_fill {
 };
 
 typedef struct {
-    enum sl_split split; /* SL_VAL: in their order; SL_TRAIN: in that of training with the model's seed */
+    enum sl_split split; /* SL_VAL: in the text's order; SL_TRAIN: in that of training with the model's seed */
     int64_t windows;
     enum sl_fill fill;
-    int64_t skip; /* so many windows stand in front and are left out */
+    int64_t skip; /* so many windows stand in front and are left out, or SL_SPREAD */
 } sl_windows;
+
+/* Of validation: spread evenly over the text, whose beginning is of one book or one hand. Else one after the other. */
+enum { SL_SPREAD = -1 };
+
+/* How many validation windows there are of `wanted` (0: all) behind those left out; -1 with a message: none. */
+int64_t sl_val_windows(const sl_dataset *d, int64_t wanted, int64_t skip);
+/* The number in the text of the i-th of these windows of validation; behind the last of the text the first again. */
+int64_t sl_val_window(const sl_dataset *d, const sl_windows *w, int64_t i);
 
 /* Runs what it wants of the model on a batch; returns 0, or -1 with a message. The batch is gone afterwards. */
 typedef int (*sl_batch_fn)(void *ctx, sl_model *m, const sl_batch *b);

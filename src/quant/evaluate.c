@@ -37,10 +37,10 @@ static int add_windows(void *ctx, sl_model *m, const sl_batch *b) {
     return 0;
 }
 
-int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, double *loss) {
+int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, double *loss) {
     int64_t rows = sl_model_shape(m).batch * sl_model_shape(m).seq;
     window_losses l = {malloc((size_t)rows * sizeof(float)), loss};
-    int rc = l.token_loss ? sl_each_batch(m, d, (sl_windows){SL_VAL, windows, SL_FILL_NO_LOSS, 0}, add_windows, &l)
+    int rc = l.token_loss ? sl_each_batch(m, d, (sl_windows){SL_VAL, windows, SL_FILL_NO_LOSS, skip}, add_windows, &l)
                           : sl_fail("out of memory for the losses of a batch");
     free(l.token_loss);
     return rc;

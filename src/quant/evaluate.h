@@ -6,9 +6,9 @@
 #include "model/model.h"
 #include "quant/interval.h"
 
-/* Sets loss[windows]: mean loss of each of the first validation windows; a multiple of the model's batch. NaN of a
- * window without targets. */
-int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, double *loss);
+/* Sets loss[windows]: mean loss of each of so many validation windows, a multiple of the model's batch, skip as of
+ * sl_windows. NaN of a window without targets. */
+int sl_quant_window_losses(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, double *loss);
 /* The largest batch of at most `most` windows that divides them. */
 int64_t sl_quant_batch(int64_t windows, int64_t most);
 

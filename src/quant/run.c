@@ -6,6 +6,7 @@
 #include "quant/layers.h"
 #include "quant/transform.h"
 #include "eval/evaluate.h"
+#include "eval/windows.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -121,19 +122,16 @@ static int load(sl_quant_run *r, const char *dir) {
     return sl_measure_states(r->plain, r->data);
 }
 
-static int64_t windows_in_force(const sl_dataset *d, int64_t wanted) {
-    int64_t have = sl_dataset_windows(d, SL_VAL);
-    return wanted == 0 || wanted > have ? have : wanted;
-}
-
 static int prepare(sl_quant_run *r, const char *dir, bool calibrates) {
-    r->plan.windows = windows_in_force(r->data, r->plan.windows);
+    r->plan.windows = sl_val_windows(r->data, r->plan.windows, r->plan.skip);
+    if (r->plan.windows < 0)
+        return -1;
     r->reference = calloc((size_t)r->plan.windows, sizeof *r->reference);
     if (!r->reference)
         return sl_fail("out of memory for losses");
     if (sl_transform_check(&r->config, &r->plan.options) < 0 ||
         sl_quant_weights_check(&r->config, &r->plan.options) < 0 || load(r, dir) < 0 ||
-        sl_quant_window_losses(r->plain, r->data, r->plan.windows, r->reference) < 0 || transform(r) < 0)
+        sl_quant_window_losses(r->plain, r->data, r->plan.windows, r->plan.skip, r->reference) < 0 || transform(r) < 0)
         return -1;
     sl_quant_options o = options_for(r, NULL, true);
     return calibrates && !(r->calibration = observe(r, &o)) ? -1 : 0;
@@ -250,7 +248,7 @@ int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x)
         return -1;
     sl_quant_weights_error(w, sl_model_params(m), r->weights, &x->weights);
     double start = sl_now();
-    int rc = sl_quant_window_losses(m, r->data, r->plan.windows, x->window_loss);
+    int rc = sl_quant_window_losses(m, r->data, r->plan.windows, r->plan.skip, x->window_loss);
     x->seconds = sl_now() - start;
     x->loss = sl_mean_interval(r->plan.windows, x->window_loss, NULL);
     x->change = sl_mean_interval(r->plan.windows, x->window_loss, r->reference);
@@ -265,9 +263,9 @@ int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x)
 }
 
 /* Evaluates a model that was read from a file. */
-static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl_quant_result *x) {
+static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, sl_quant_result *x) {
     double *loss = calloc((size_t)windows, sizeof *loss), start = sl_now();
-    int rc = loss ? sl_quant_window_losses(m, d, windows, loss) : sl_fail("out of memory for losses");
+    int rc = loss ? sl_quant_window_losses(m, d, windows, skip, loss) : sl_fail("out of memory for losses");
     x->seconds = sl_now() - start;
     x->loss = sl_mean_interval(windows, loss, NULL);
     x->window_loss = loss;
@@ -275,16 +273,18 @@ static int evaluate_import(sl_model *m, const sl_dataset *d, int64_t windows, sl
 }
 
 int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
-                        const sl_quant_options *o, int64_t *windows, sl_quant_result *x) {
+                        const sl_quant_options *o, int64_t *windows, int64_t skip, sl_quant_result *x) {
     sl_quant_run r = {.config = *c, .plan = {.windows = *windows}};
     *x = (sl_quant_result){.scheme = o->scheme, .change = {NAN, NAN, 0}, .clip_ratio = NAN};
     sl_quant_options with = *o;
     with.errors = true;
-    *windows = windows_in_force(d, *windows);
+    *windows = sl_val_windows(d, *windows, skip);
+    if (*windows < 0)
+        return -1;
     sl_model *m = sl_model_create_quantised(c, vocab, batch_for(&r, *windows), c->model_seq, &with);
     int rc = m ? sl_quant_import(dir, &with, m) : -1;
     if (rc == 0)
-        rc = evaluate_import(m, d, *windows, x);
+        rc = evaluate_import(m, d, *windows, skip, x);
     sl_model_free(m);
     return rc;
 }

@@ -10,7 +10,7 @@
 typedef struct {
     sl_quant_options options; /* the scheme is that of each call */
     sl_clip_options clip;
-    int64_t windows; /* of evaluation, from the first one; 0, or more than there are: all */
+    int64_t windows, skip; /* of evaluation: 0, or more than there are: all; as of sl_windows */
     const char *export_to; /* a folder for the quantised model (quant/export.h), or NULL */
 } sl_quant_plan;
 
@@ -45,10 +45,10 @@ void sl_quant_result_free(sl_quant_result *x);
 int sl_quant_run_scheme(sl_quant_run *r, const sl_scheme *s, sl_quant_result *x);
 /* A model of the scheme, calibrated, and its weights; to be freed. */
 sl_model *sl_quant_run_model(sl_quant_run *r, const sl_scheme *s, sl_quant_weights **w, double *clip_ratio);
-/* The same of a model that was exported, with no fp32 one to compare with. *windows as in a plan; the number in force
- * after. */
+/* The same of a model that was exported, with no fp32 one to compare with. *windows and skip as in a plan;
+ * *windows is the number in force after. */
 int sl_quant_run_import(const sl_config *c, const char *dir, int32_t vocab, const sl_dataset *d,
-                        const sl_quant_options *o, int64_t *windows, sl_quant_result *x);
+                        const sl_quant_options *o, int64_t *windows, int64_t skip, sl_quant_result *x);
 /* fp32, before anything was done. */
 sl_interval sl_quant_run_reference(const sl_quant_run *r);
 int64_t sl_quant_run_windows(const sl_quant_run *r);

@@ -28,17 +28,6 @@ int64_t sl_measure_batch(int64_t windows) {
     return batch;
 }
 
-int64_t sl_measure_windows(const sl_dataset *d, int64_t windows, int64_t skip) {
-    int64_t available = sl_dataset_windows(d, SL_VAL);
-    if (available < 1)
-        return sl_fail("the text has no validation window of %lld tokens; raise data.val_fraction or lower model.seq",
-                       (long long)sl_dataset_seq(d));
-    if (skip >= available)
-        return sl_fail_usage("%lld windows left out leave none of the %lld of the text; leave out fewer",
-                             (long long)skip, (long long)available);
-    return windows < available - skip ? windows : available - skip;
-}
-
 /* A batch is as many windows as divide those asked for: none is in part. */
 static int add_probe(void *ctx, sl_model *m, const sl_batch *b) {
     pass *p = ctx;
@@ -55,10 +44,11 @@ static int add_detail(void *ctx, sl_model *m, const sl_batch *b) {
     return sl_model_forward(m, b->in, b->target, NULL, NULL) ? -1 : sl_detail_add(p->detail, m);
 }
 
-static int each(pass *p, sl_batch_fn add) {
-    sl_windows w = {SL_VAL, p->o->windows, SL_FILL_NO_LOSS, p->o->skip};
-    return sl_each_batch(p->model, p->data, w, add, p);
+static sl_windows windows_of(const pass *p) {
+    return (sl_windows){SL_VAL, p->o->windows, SL_FILL_NO_LOSS, p->o->skip};
 }
+
+static int each(pass *p, sl_batch_fn add) { return sl_each_batch(p->model, p->data, windows_of(p), add, p); }
 
 /* The measures need the sink dimensions, so they take a pass of their own. */
 static int measure_detail(pass *p) {
@@ -80,7 +70,8 @@ static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null();
 static json_t *result(const pass *p) {
     json_t *o = sl_probe_result(p->probe, p->model, p->o->profile);
     json_t *measures = o && p->detail ? sl_detail_result(p->detail) : NULL;
-    json_t *top = o ? sl_top_tokens_json(p->top, sl_dataset_tokenizer(p->data), p->o->skip) : NULL;
+    sl_windows w = windows_of(p);
+    json_t *top = o ? sl_top_tokens_json(p->top, p->data, &w) : NULL;
     if (!o || (p->detail && !measures) || !top) {
         json_decref(o);
         json_decref(measures);
@@ -92,7 +83,7 @@ static json_t *result(const pass *p) {
     json_object_set_new(o, "loss", real(p->loss));
     json_object_set_new(o, "bos", bos < 0 ? json_null() : json_integer(bos));
     json_object_set_new(o, "windows", json_integer(p->o->windows));
-    json_object_set_new(o, "skipped", json_integer(p->o->skip));
+    json_object_set_new(o, "skipped", p->o->skip == SL_SPREAD ? json_null() : json_integer(p->o->skip));
     json_object_set_new(o, "top_tokens", top);
     if (measures)
         json_object_set_new(o, "measures", measures);
@@ -138,15 +129,13 @@ static json_t *loss_json(const sl_dataset *d, const sl_losses *l, int64_t window
     return o;
 }
 
-json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, bool each_window) {
+json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, bool each_window) {
     sl_losses l;
     json_t *o = NULL;
-    if (windows == 0 || windows > sl_dataset_windows(d, SL_VAL))
-        windows = sl_dataset_windows(d, SL_VAL);
-    if (check(m, d) || sl_measure_states(m, d))
+    if (check(m, d) || (windows = sl_val_windows(d, windows, skip)) < 0 || sl_measure_states(m, d))
         return NULL;
     double *of_window = sl_alloc((size_t)windows * sizeof *of_window, "the losses of windows");
-    if (of_window && sl_evaluate(m, d, windows, &l, of_window) == 0) {
+    if (of_window && sl_evaluate(m, d, windows, skip, &l, of_window) == 0) {
         if (isfinite(l.all))
             o = loss_json(d, &l, windows);
         else
@@ -172,7 +161,7 @@ char *sl_figures_text(json_t *o) {
 }
 
 char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile) {
-    sl_measure_options o = {.windows = sl_measure_windows(d, windows, 0), .profile = profile};
+    sl_measure_options o = {.windows = sl_val_windows(d, windows, SL_SPREAD), .skip = SL_SPREAD, .profile = profile};
     int64_t batch = sl_model_shape(m).batch;
     if (o.windows < 1 || (measures && sl_list_names("measures", measures, sl_measure_table, &o.measures)))
         return NULL;
@@ -189,5 +178,5 @@ char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
         sl_fail_usage("cannot measure %lld windows; 0 is all", (long long)windows);
         return NULL;
     }
-    return sl_figures_text(sl_eval(m, d, windows, false));
+    return sl_figures_text(sl_eval(m, d, windows, SL_SPREAD, false));
 }

@@ -1,6 +1,7 @@
 #include "session/quantize.h"
 
 #include "base/err.h"
+#include "eval/windows.h"
 #include "base/text.h"
 #include "base/threads.h"
 #include "quant/export.h"
@@ -257,7 +258,8 @@ static int run_import(work *q, const char *path, const sl_open_options *keys) {
     t->plan.options.real = real;
     q->scheme = t->plan.options.scheme;
     sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_open_data(&t->config, t->dir, t->vocab);
-    int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows, &x) : -1;
+    int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows,
+                                     t->plan.skip, &x) : -1;
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
     begin(t, (sl_interval){NAN, NAN, 0}, t->plan.windows);
     if (rc == 0)
@@ -310,7 +312,7 @@ static void take_options(sl_quant_plan *p, const sl_quantize_options *o) {
     p->options = (sl_quant_options){.smooth = o->smooth, .migrate = o->migrate, .rotate = o->rotate,
                                     .seed = o->rotation_seed, .head = o->head, .embedding = o->embedding, .kv = o->kv,
                                     .real = o->real};
-    p->windows = o->windows;
+    p->windows = o->windows, p->skip = o->skip < 0 ? SL_SPREAD : o->skip;
     p->export_to = o->export_to;
 }
 

@@ -23,15 +23,16 @@ static json_t *text_json(const char *bytes, size_t n) {
     return s;
 }
 
-static json_t *row_json(const sl_top_token *r, const sl_tokenizer *tokenizer, int64_t skipped) {
+static json_t *row_json(const sl_top_token *r, const sl_dataset *d, const sl_windows *w) {
+    const sl_tokenizer *tokenizer = sl_dataset_tokenizer(d);
     size_t n;
     const char *piece = tokenizer ? sl_tokenizer_piece(tokenizer, r->token, &n) : NULL;
-    return json_pack("{s:o, s:I, s:I, s:i, s:o}", "norm", real(r->norm), "window", (json_int_t)(r->window + skipped),
-                     "position", (json_int_t)r->position, "token", (int)r->token, "text",
-                     piece ? text_json(piece, n) : json_null());
+    return json_pack("{s:o, s:I, s:I, s:i, s:o}", "norm", real(r->norm), "window",
+                     (json_int_t)sl_val_window(d, w, r->window), "position", (json_int_t)r->position, "token",
+                     (int)r->token, "text", piece ? text_json(piece, n) : json_null());
 }
 
-json_t *sl_top_tokens_json(const sl_top_tokens *t, const sl_tokenizer *tokenizer, int64_t skipped) {
+json_t *sl_top_tokens_json(const sl_top_tokens *t, const sl_dataset *d, const sl_windows *w) {
     int64_t layer = sl_top_tokens_layer(t);
     json_t *o = json_pack("{s:I, s:o}", "layer", (json_int_t)layer, "mean_norm", real(sl_top_tokens_mean(t, layer)));
     bool ok = o != NULL;
@@ -40,7 +41,7 @@ json_t *sl_top_tokens_json(const sl_top_tokens *t, const sl_tokenizer *tokenizer
         json_t *rows = json_array();
         ok = put(o, kind == SL_TOP_FIRST ? "first" : "others", rows) == 0;
         for (int i = 0; ok && i < l->count; i++)
-            ok = json_array_append_new(rows, row_json(&l->row[i], tokenizer, skipped)) == 0;
+            ok = json_array_append_new(rows, row_json(&l->row[i], d, w)) == 0;
     }
     if (ok)
         return o;

@@ -245,7 +245,7 @@ static int judge_step(run *r, const sl_step_result *s) {
 }
 
 static int evaluate(run *r) {
-    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, &r->val, NULL);
+    return sl_evaluate(r->model, r->data, r->config.train_eval_windows, SL_SPREAD, &r->val, NULL);
 }
 
 static double bits_per_byte(const run *r, double loss) {
@@ -261,9 +261,9 @@ static int probe_batch(void *ctx, sl_model *m, const sl_batch *b) {
 /* Over as many whole batches as there are windows for; of one, if there are fewer, in part again. */
 static json_t *probe(run *r, bool profile) {
     int64_t batch = r->config.train_batch, whole = sl_dataset_windows(r->data, SL_VAL) / batch * batch;
-    int64_t windows = whole < PROBE_WINDOWS ? whole : PROBE_WINDOWS;
+    int64_t wanted = (PROBE_WINDOWS + batch - 1) / batch * batch, windows = whole < wanted ? whole : wanted;
     sl_probe_reset(r->probe);
-    sl_windows w = {SL_VAL, windows > 0 ? windows : 1, SL_FILL_WINDOWS, 0};
+    sl_windows w = {SL_VAL, windows > 0 ? windows : batch, SL_FILL_WINDOWS, SL_SPREAD};
     if (sl_each_batch(r->model, r->data, w, probe_batch, r))
         return NULL;
     return sl_probe_result(r->probe, r->model, profile);

@@ -35,7 +35,7 @@ class Pretrained(common.EndToEnd):
         page = (folder / "report.html").read_text()
         self.assertIn("what it calls a seed is a block of text", page)
         self.assertNotIn("Over training", page)
-        loss = self.json("eval", run, "--windows", 24, "--json")["loss"]
+        loss = self.json("eval", run, "--windows", 24, "--skip", 0, "--json")["loss"]
         self.assertIn(f"base: loss {loss:.4f}", first.stdout)
         said = {path.name: path.stat().st_mtime_ns for path in (folder / "said").iterdir()}
         self.assertEqual(self.study(run.resolve()).stdout, first.stdout)

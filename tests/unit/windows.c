@@ -85,6 +85,35 @@ START_TEST(windows_in_front_are_left_out) {
 }
 END_TEST
 
+/* Also where the text has fewer of them than are asked for, and to fill a batch. */
+START_TEST(windows_are_spread) {
+    const struct {
+        int64_t windows, at[2 * BATCH];
+    } want[] = {{1, {0, 0, 0}}, {2, {0, 2, 0}}, {3, {0, 1, 2}}, {4, {0, 1, 2, 3, 0, 1}}, {5, {0, 1, 2, 3, 0, 1}}};
+    for (size_t c = 0; c < sizeof want / sizeof *want; c++) {
+        seen s = {0};
+        sl_windows w = {SL_VAL, want[c].windows, SL_FILL_WINDOWS, SL_SPREAD};
+        ck_assert_int_eq(sl_each_batch(model, data, w, look, &s), 0);
+        ck_assert_int_eq(s.batches, (w.windows + BATCH - 1) / BATCH);
+        for (int64_t i = 0; i < s.batches * BATCH; i++) {
+            check_window(&s, (int)(i / BATCH), i % BATCH, want[c].at[i]);
+            ck_assert_int_eq(sl_val_window(data, &w, i), want[c].at[i]);
+        }
+    }
+}
+END_TEST
+
+START_TEST(there_are_so_many_windows) {
+    ck_assert_int_eq(sl_val_windows(data, 0, SL_SPREAD), 4);
+    ck_assert_int_eq(sl_val_windows(data, 3, SL_SPREAD), 3);
+    ck_assert_int_eq(sl_val_windows(data, 9, SL_SPREAD), 4);
+    ck_assert_int_eq(sl_val_windows(data, 0, 3), 1);
+    ck_assert_int_eq(sl_val_windows(data, 9, 0), 4);
+    ck_assert_int_eq(sl_val_windows(data, 1, 4), -1);
+    ck_error("4 windows left out leave none of the 4 of the text; leave out fewer");
+}
+END_TEST
+
 START_TEST(last_batch_begins_again) {
     seen s = {0};
     ck_assert_int_eq(sl_each_batch(model, data, (sl_windows){SL_VAL, 5, SL_FILL_WINDOWS, 0}, look, &s), 0);
@@ -135,7 +164,7 @@ START_TEST(evaluation_is_the_mean_of_the_windows) {
         ck_assert_int_eq(sl_model_forward(model, in, target, &loss, NULL), 0);
         sum += each[w] = loss;
     }
-    ck_assert_int_eq(sl_evaluate(model, data, 100, &all, of_window), 0);
+    ck_assert_int_eq(sl_evaluate(model, data, 100, SL_SPREAD, &all, of_window), 0);
     for (int w = 0; w < 4; w++)
         ck_assert_double_eq_tol(of_window[w], each[w], 1e-6);
     ck_assert_double_eq_tol(all.all, sum / 4, 1e-6); /* fp32 losses, summed in double */
@@ -146,7 +175,7 @@ END_TEST
 START_TEST(failed_evaluation_leaves_the_losses) {
     sl_losses losses = {1, 2, 3};
     sl_threads_set(2); /* more than the model was made for */
-    ck_assert_int_eq(sl_evaluate(model, data, 4, &losses, NULL), -1);
+    ck_assert_int_eq(sl_evaluate(model, data, 4, SL_SPREAD, &losses, NULL), -1);
     sl_threads_set(1);
     ck_assert(losses.all == 1 && losses.trigger == 2 && losses.other == 3);
 }
@@ -158,6 +187,8 @@ int main(void) {
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_test(t, last_batch_without_loss);
     tcase_add_test(t, windows_in_front_are_left_out);
+    tcase_add_test(t, windows_are_spread);
+    tcase_add_test(t, there_are_so_many_windows);
     tcase_add_test(t, last_batch_begins_again);
     tcase_add_test(t, training_windows_come_in_order_of_training);
     tcase_add_test(t, first_failure_ends_it);

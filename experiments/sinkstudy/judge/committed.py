@@ -33,7 +33,8 @@ from sinkstudy.report.study_results import Results, from_csv, table_of
 from sinkstudy.store import store
 from sinkstudy.store.runs import finite
 
-HEADLINE = {"quantization": "standard"}  # the profile whose verdicts count in the tally, where it isn't quick
+# The profile whose verdicts count in the tally, where it isn't quick.
+HEADLINE = {"anchors": "standard", "architectures": "standard", "quantization": "standard"}
 TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
 COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
            "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
@@ -105,7 +106,8 @@ def verdicts_table(of: Committed) -> str:
 
 def pairing_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """What pairing bought, over the claims that compare two arms."""
-    of = [v for v in verdicts if len(v["arms"]) == 2 and v["pairing_gain"] == v["pairing_gain"]]
+    of = [v for v in verdicts if len(v["arms"]) == 2
+          and all(v[key] == v[key] for key in ("pair_correlation", "pairing_gain"))]
     if not of:
         return ""
     r, gain = (statistics.median(v[key] for v in of) for key in ("pair_correlation", "pairing_gain"))

@@ -65,7 +65,7 @@ class Model:
     def losses(self, arm: Mapping[str, Any], keys: Sequence[str], blocks: int) -> tuple[list[float], float]:
         """Mean loss of each block, and the seconds that they took."""
         verb = ["quantize", *arm["quantize"]] if "quantize" in arm else ["eval", f"train.batch={BATCH}"]
-        said = self.says(*verb, *keys, "--each-window", "--windows", blocks * self.windows)
+        said = self.says(*verb, *keys, "--each-window", "--windows", blocks * self.windows, "--skip", 0)
         of_windows = numbers(said.get("window_loss"))
         if len(of_windows) < blocks * self.windows:
             raise StudyError(f"{self.corpus}: {len(of_windows)} windows of text; {blocks} blocks of {self.windows} are "
