@@ -16,8 +16,8 @@ from sinkstudy.judge.claims import NOT_RUN
 # Study, profile -> id of a claim -> its verdict, with what its runs cost in words ("cost").
 Found = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
 
-# Columns of the ledger: small models, middle ones, large ones; the profiles that are of that size, the likeliest first.
-SCALES = {"S": ("quick", "standard"), "M": ("medium", "full"), "L": ("gpu",)}
+# Columns of the ledger: small models, middle ones, large ones; the profiles of that size, the best tuned first.
+SCALES = {"S": ("standard", "quick"), "M": ("medium", "full"), "L": ("gpu",)}
 LEDGER_ROW = ("id", "source", "text", "claims", "because")
 
 
