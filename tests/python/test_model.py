@@ -160,7 +160,7 @@ class Model(common.EndToEnd):
         self.assertEqual(m.probe(text), m.probe(tokens=ids))
         self.assertEqual(m.probe(text)["windows"], 12)
         self.assertEqual(m.probe(text, windows=3)["tokens"], 96)
-        rows = [[256, *ids[:31]], [256, *ids[32:63]]]
+        rows = [[256, *ids[:31]], [256, *ids[192:223]]]  # the first, and that in the middle
         batch = m.probe(tokens=rows)
         self.assertAlmostEqual(batch["m2"], m.probe(text, windows=2)["m2"], places=7)
         self.assertEqual(batch["bos"], None)
