@@ -19,15 +19,14 @@ def quantize(path: str | os.PathLike[str], scheme: str | None = None, *, grid: b
              keep: str | None = None, clip: str | None = None, percentile: float | None = None,
              calibration: int = 64, windows: int = 128, skip: int | None = None,
              export: str | os.PathLike[str] | None = None, corpus: str | os.PathLike[str] | None = None,
-             bos: Bos = None,
-             keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
+             bos: Bos = None, keys: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Loss of a checkpoint with weights and activations rounded as a scheme says, as `sinklab quantize --json` prints
     it.
 
     `sinklab quantize --help` says what each of these does. grid: all schemes. keep: kinds of layers that stay fp32,
-    like "attn.gate_in,ffn.out". skip: so many windows in front are left out; None: windows are
-    spread over the text. export: a new folder for the rounded model, which this function takes as a path too,
-    then without a scheme.
+    like "attn.gate_in,ffn.out". skip: so many windows in front are left out; None: windows are spread over
+    the text. export: a new folder for the rounded model, which this function takes as a path too, then without a
+    scheme.
     """
     texts = {"scheme": scheme, "keep": keep, "clip": clip, "export_to": export, "corpus": corpus}
     kept = {k: ffi.new("char[]", path_bytes(v)) for k, v in texts.items() if v is not None}
