@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -136,6 +137,22 @@ class Reading(Folder):
         self.assertEqual(len(arms["dyt"].points()), 8)
         two = self.load(text.replace("  two: {", "  two: {tune: false, ", 1))
         self.assertEqual([len(arm.points()) for arm in arms_of(two.profiles["two"], two.arms)], [1, 1])
+
+    def test_best(self) -> None:
+        """A profile's points of arms are points of their sweeps: the same runs as in the profile that has them all."""
+        text = STUDY.replace("arms:\n", "tune: {train.lr: [1e-3, 2e-3]}\narms:\n", 1)
+        best = "  two: {best: {ln: {train.lr: %s}}, "
+        two = self.load(text.replace("  two: {", best % "2e-3", 1))
+        baseline, ln = arms_of(two.profiles["two"], two.arms)
+        self.assertEqual([baseline.points(), ln.points()], [[{"train.lr": 1e-3}, {"train.lr": 2e-3}],
+                                                            [{"train.lr": 2e-3}]])
+        for line, message in ((best % "3e-3", "profiles.two.best.ln.train.lr: unknown value of the sweep 0.003"),
+                              (best.replace("train.lr", "model.clip") % "1", "unknown key of the arm's sweep model.clip"),
+                              (best.replace("ln:", "lm:") % "1e-3", "profiles.two.best.lm: unknown arm lm"),
+                              (best.replace("ln:", "clip:") % "1e-3", "clip takes a metric of baseline at the same"),
+                              (best.replace("best:", "tune: false, best:") % "1e-3", "give one of both")):
+            with self.subTest(line), self.assertRaisesRegex(StudyError, re.escape(message)):
+                self.load(text.replace("  two: {", line, 1))
 
     def test_profiles(self) -> None:
         profiles = self.load().profiles

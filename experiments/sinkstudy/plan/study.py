@@ -26,7 +26,7 @@ STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "tune", "
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
 TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed", "keep")
-PROFILE = ("seeds", "set", "arms", "tune", "bpe", "minutes")
+PROFILE = ("seeds", "set", "arms", "tune", "best", "bpe", "minutes")
 RUNNER_KEYS = {"seed": "seeds come from the profile or --seeds",
                "threads": "the runner shares out the cores, or --threads",
                "train.keep_checkpoints": "the runner keeps one"}
@@ -70,6 +70,10 @@ class Arm:
         """Without the study's tune."""
         return replace(self, sweep={key: self.sweep[key] for key in self.sweep if key not in self.tuned}, tuned=())
 
+    def at(self, point: Mapping[str, Any]) -> Arm:
+        """With one value for each of these keys of the sweep."""
+        return replace(self, sweep=self.sweep | {key: [value] for key, value in point.items()})
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -80,6 +84,7 @@ class Profile:
     bpe: Mapping[str, Any]  # corpus and vocab of the tokenizer that {bpe} stands for; empty: none
     minutes: float | None
     tune: bool = True       # does the study's hold here?
+    best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # arm -> its point, which another profile found
 
 
 @dataclass(frozen=True)
@@ -374,7 +379,8 @@ def check_size(check: Checker, where: Where, count: int, what: str) -> None:
 
 def arms_of(profile: Profile, arms: Mapping[str, Arm]) -> list[Arm]:
     """Of a profile, as it runs them."""
-    return [arms[name] if profile.tune else arms[name].untuned() for name in profile.arms]
+    return [(arms[name] if profile.tune else arms[name].untuned()).at(profile.best.get(name, {}))
+            for name in profile.arms]
 
 
 def runs_of(arms: Iterable[Arm], seeds: Collection[int]) -> int:
@@ -446,9 +452,11 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
                                  check.settings((*where, "set"), row.get("set")),
                                  read_choice(check, (*where, "arms"), row.get("arms"), arms),
                                  read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"),
-                                 row.get("tune", True))
+                                 row.get("tune", True), read_best(check, (*where, "best"), row.get("best"), arms))
         if not isinstance(profiles[name].tune, bool):
             raise check.fail((*where, "tune"), "true or false is wanted: does the study's tune hold here?")
+        if profiles[name].best and not profiles[name].tune:
+            raise check.fail((*where, "best"), "points of a sweep, which tune: false leaves out; give one of both")
         minutes = row.get("minutes", 1)
         count = runs_of(arms_of(profiles[name], arms), profiles[name].seeds)
         check_size(check, where, count, "runs (points of sweeps x seeds)")
@@ -479,6 +487,20 @@ def read_choice(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm
             raise check.fail((*where, str(at)), f"{name} takes a metric of {arms[name].of}, which the profile leaves "
                                                 "out")
     return [name for name in arms if name in names]
+
+
+def read_best(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm]) -> dict[str, dict[str, Any]]:
+    """Points of arms, each value one of their sweeps: so that its runs are those of the profile that found it."""
+    best = check.mapping(where, value, arms, "arm")
+    for name, point in best.items():
+        for key, chosen in check.settings((*where, name), point).items():
+            check.one_of((*where, name, key), key, arms[name].sweep, "key of the arm's sweep")
+            check.one_of((*where, name, key), str(chosen), map(str, arms[name].sweep[key]), "value of the sweep")
+    for name, arm in arms.items():
+        if arm.of and best.get(name) != best.get(arm.of):
+            raise check.fail((*where, name if name in best else arm.of), f"{name} takes a metric of {arm.of} at the "
+                                                                         "same point; give both the same, or neither")
+    return best
 
 
 def check_claims(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Arm]) -> None:
