@@ -62,7 +62,7 @@ class Reading(unittest.TestCase):
         self.assertEqual(command, pages.Command("p.md:2", "echo a \\\n    b", ("a b",)))
 
     def test_marks(self) -> None:
-        text = ("<!-- not run: it is long -->\n\n    a\n    b\n\n"
+        text = ("<!-- tally -->\n\nmade\n\n<!-- end -->\n\n<!-- not run: it is long -->\n\n    a\n    b\n\n"
                 "<!-- shape: luck -->\n\n```console\n$ c\n1\n```\n\n    d\n")
         found = [(c.text, c.run, c.shape) for c in pages.contents("p.md", text) if isinstance(c, pages.Command)]
         self.assertEqual(found, [("a", False, False), ("b", False, False), ("c", True, True), ("d", True, False)])
@@ -75,6 +75,7 @@ class Reading(unittest.TestCase):
                             ("\n    for i in 1; do\n", "p.md:2: bash cannot read"),
                             ("<!-- not run: why -->\ntext\n", "p.md:2: a code block must follow"),
                             ("<!-- not run -->\n\n    ls\n", "p.md:1: no comment"),
+                            ("<!-- made of runs -->\n\n    ls\n", "p.md:1: no comment"),
                             ("<!-- notrun: why -->\n\n    ls\n", "p.md:1: no comment")):
             with self.subTest(text), self.assertRaisesRegex(pages.PageError, f"^{fault}"):
                 pages.contents("p.md", text)
