@@ -12,7 +12,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from sinkstudy.judge import claims, committed, ledger
+from sinkstudy.judge import claims, committed, curves, ledger
+from sinkstudy.places import EXPERIMENTS
+from sinkstudy.report import curve_figures
 from sinkstudy.report.study_results import Results, Row
 
 
@@ -91,6 +93,115 @@ class Text(unittest.TestCase):
         judged = [v for one in found for v in one.record["claims"] if v["verdict"] != claims.NOT_RUN]
         self.assertEqual(total, len(judged) - len(same))
         self.assertTrue(same)
+
+
+def made(figures: dict[str, dict[str, list[float]]], point: dict[str, float] | None = None,
+         status: str = "finished") -> Results:
+    """Runs of a study: arm, metric, its values by seed 1, 2 and so on."""
+    rows = [Row(arm, seed, point or {}, "", {}, status=status, metrics={
+                metric: values[seed - 1] for metric, values in of.items() if seed <= len(values)})
+            for arm, of in figures.items() for seed in range(1, 1 + max(map(len, of.values())))]
+    base = {"model.layers": 1, "model.dim": 8, "data.corpus": "treasury", "train.lr": "4e-3"}
+    return Results({"base": base, "profiles": {name: {} for name in ("quick", "medium", "gpu", "standard")}}, {}, rows)
+
+
+MAX, LOSS = (next(of for of in curves.MEASURES if of.name == name) for name in ("max", "val_loss"))
+
+
+class Effects(unittest.TestCase):
+    def test_pairs(self) -> None:
+        """By seed: a ratio's mean is that of logarithms, and its interval; a difference's in its unit."""
+        runs = made({"a": {"max": [10, 20, 40], "val_loss": [3, 3]}, "b": {"max": [20, 40], "val_loss": [2.5, 2.7]}})
+        found = curves.effect(runs, ("a", "b"), MAX)
+        self.assertEqual((found and found.n, MAX.text(found)), (2, "\N{MULTIPLICATION SIGN} 2 [2, 2], n 2"))
+        found = curves.effect(runs, ("a", "b"), LOSS)
+        assert found
+        self.assertAlmostEqual(found.mean, -0.4)
+        self.assertAlmostEqual(found.interval[0], -0.4 - 12.706 * 0.1, 3)
+        self.assertEqual((found.sign, found.clear), (-1, False))
+        back = curves.effect(runs, ("b", "a"), MAX)
+        self.assertEqual((back and back.sign, back and back.clear), (-1, True))
+
+    def test_one_pair_has_no_interval(self) -> None:
+        found = curves.effect(made({"a": {"max": [10]}, "b": {"max": [5, 7]}}), ("a", "b"), MAX)
+        assert found
+        self.assertEqual((found.n, found.sign, found.clear, MAX.text(found)),
+                         (1, -1, False, "\N{MULTIPLICATION SIGN} 0.5, n 1"))
+
+    def test_what_is_not_there(self) -> None:
+        """A metric that a CSV lacks, an arm, a run that did not finish, a ratio to 0."""
+        figures = {"a": {"max": [0.0]}, "b": {"max": [1.0]}}
+        self.assertIsNone(curves.effect(made(figures), ("a", "b"), LOSS))
+        self.assertIsNone(curves.effect(made(figures), ("a", "c"), MAX))
+        self.assertIsNone(curves.effect(made(figures), ("a", "b"), MAX))
+        self.assertIsNone(curves.effect(made({"a": {"max": [1.0]}, "b": {"max": [1.0]}}, status="diverged"),
+                                        ("a", "b"), MAX))
+
+    def test_folders_names_and_points(self) -> None:
+        """The first folder that has both arms; arms by their names there, at the size's point."""
+        of = {"base": {"max": [4.0]}, "b": {"max": [8.0]}}
+        runs = {"one/quick": made({"base": {"max": [1.0]}}), "two/quick": made(of),
+                "swept/quick": made(of, {"train.lr": 0.004})}
+        names = {"a": "base"}
+        for size, want in ((curves.Size("S", ("none/quick", "one/quick", "two/quick"), names), 2.0),
+                           (curves.Size("S", ("one/quick",), names), math.nan),
+                           (curves.Size("S", ("swept/quick",), names, {"train.lr": 0.004}), 2.0),
+                           (curves.Size("S", ("swept/quick",), names, {"train.lr": 0.002}), math.nan)):
+            found = curves.effect_at(runs, size, ("a", "b"), MAX)
+            self.assertEqual(found is not None, want == want)
+            if found:
+                self.assertAlmostEqual(math.exp(found.mean), want)
+
+
+class Hits(unittest.TestCase):
+    # Signs against the baseline: of max right, wrong; of the loss right, and M2 is in one size only. Order of the
+    # three arms: S ga, gated_norm, baseline; L gated_norm, baseline, ga of max (1 of 3); the same of the loss (3 of 3).
+    RUNS = {
+        "norms/quick": made({"baseline": {"max": [8, 8], "val_loss": [3, 3], "m2": [2, 2], "params": [1e6, 1e6]},
+                             "gated_norm": {"max": [4, 5], "val_loss": [2.9, 2.8]},
+                             "ga": {"max": [2, 2], "val_loss": [2.5, 3.4]}}),
+        "norms/gpu": made({"baseline": {"max": [8], "val_loss": [2], "params": [6.5e7]},
+                           "gated_norm": {"max": [1], "val_loss": [1.9]}, "ga": {"max": [16], "val_loss": [1.8]}})}
+
+    def test_signs_and_order(self) -> None:
+        small, large = curves.ROUTES[0]
+        signs = curves.cases(self.RUNS, small, large, curves.CONTRASTS)
+        self.assertEqual([(case.metric, case.hit, case.small.clear) for case in signs],
+                         [("max", True, False), ("max", False, True), ("val_loss", True, False),
+                          ("val_loss", True, False)])
+        order = curves.order(self.RUNS, small, large)
+        self.assertEqual([case.hit for case in order], [True, False, False, True, True, False])
+
+    def test_shares(self) -> None:
+        case = {hit: curves.Case("max", curves.Effect(1, 1.0, (math.nan, math.nan)),
+                                 curves.Effect(1, 1.0 if hit else -1.0, (math.nan, math.nan))) for hit in (True, False)}
+        self.assertEqual(curves.share([case[True]] * 3 + [case[False]]), "3 of 4 [0.19, 0.99]")
+        self.assertEqual((curves.tau([case[True]] * 3 + [case[False]]), curves.share([]), curves.tau([])),
+                         ("+0.50", "\N{EN DASH}", "\N{EN DASH}"))
+        none = curves.Effect(1, 0.0, (math.nan, math.nan))
+        self.assertFalse(curves.Case("max", none, none).hit)
+
+    def test_text(self) -> None:
+        text = dict(curves.parts(self.RUNS))
+        self.assertIn("| S to L | 3 of 4 [0.19, 0.99] | 0 of 1 [0.00, 0.97] | \N{EN DASH} | 3 of 6", text["hits"])
+        self.assertIn("| S to M | \N{EN DASH} |", text["hits"])
+        self.assertIn("S: M2 between blocks, M2 behind the last block, \N{GREEK SMALL LETTER LAMDA} at the sink",
+                      text["effects"])
+        self.assertIn("L: M2, M2 between blocks", text["effects"])
+        self.assertIn("S (1.0 M parameters, 2 seeds) names 3 of 4 signs of L (65 M parameters, 1 seed)\nand 3 of 6 ",
+                      curves.headline(self.RUNS))
+        self.assertIn("0 of 0", curves.headline({}))
+
+    def test_pictures(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            curve_figures.pictures(self.RUNS, Path(folder))
+            self.assertEqual({path.name for path in Path(folder).iterdir()}, {"scale.png", "scale_rate.png"})
+
+    def test_the_page_has_every_part(self) -> None:
+        page = (EXPERIMENTS / "scale.md").read_text(encoding="utf-8")
+        for mark, inside in curves.parts(committed.by_name(committed.all_committed())):
+            self.assertIn(f"<!-- {mark} -->\n\n{inside}\n\n<!-- end -->", page)
+        self.assertIn("<!-- scale -->\n\nEffects by size", (EXPERIMENTS.parent / "README.md").read_text())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 
 Of each results folder: verdicts.json, claims.png and arms.png if the README shows them, and in it the table between
 `<!-- verdicts PROFILE -->` and `<!-- end -->`. Of all: verdicts.csv, ledger.md (what the sources of ledger.yaml say and
-our runs show), and the table between `<!-- tally -->` and
-`<!-- end -->` in experiments/README.md. Pictures are not compared: their bytes hang on the version of matplotlib.
+our runs show), the table between `<!-- tally -->` and `<!-- end -->` in experiments/README.md, and effect against
+scale: the tables of scale.md, its pictures, and the sentence in the README. Pictures are not compared: their bytes hang
+on the version of matplotlib.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkstudy.judge import claims
+from sinkstudy.judge import claims, curves
 from sinkstudy.judge.ledger import Found, LedgerError, ledger_text, read_ledger, table
 from sinkstudy.places import EXPERIMENTS, ROOT, STUDIES
 from sinkstudy.plan import study as studies
@@ -199,6 +200,17 @@ def texts() -> Iterator[tuple[Path, str]]:
     yield EXPERIMENTS / "ledger.md", ledger_text(with_costs(found), rows)
     overview = EXPERIMENTS / "README.md"
     yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(counted, same))
+    page, runs = EXPERIMENTS / "scale.md", by_name(found)
+    text = page.read_text(encoding="utf-8")
+    for mark, inside in curves.parts(runs):
+        text = between(text, mark, inside)
+    yield page, text
+    front = ROOT / "README.md"
+    yield front, between(front.read_text(encoding="utf-8"), "scale", curves.headline(runs))
+
+
+def by_name(of: Sequence[Committed]) -> dict[str, Results]:
+    return {f"{one.study}/{one.profile}": one.results for one in of}
 
 
 def draw(one: Committed) -> None:
@@ -208,6 +220,14 @@ def draw(one: Committed) -> None:
         study_report.claims_picture(one.record, one.folder)
     if f"(results/{one.profile}/arms.png)" in shown:
         study_report.arms_picture(one.results, one.record, one.folder)
+
+
+def draw_all(of: Sequence[Committed]) -> None:
+    from sinkstudy.report import curve_figures
+
+    for one in of:
+        draw(one)
+    curve_figures.pictures(by_name(of), EXPERIMENTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,8 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             study_report.write_text(path, text)
         print(f"{path.relative_to(ROOT)}: {'not as the committed runs give it' if options.check else 'written'}")
     if not options.check:
-        for one in all_committed():
-            draw(one)
+        draw_all(all_committed())
     return 1 if options.check and stale else 0
 
 
