@@ -147,7 +147,7 @@ class Reading(Folder):
         self.assertEqual([baseline.points(), ln.points()], [[{"train.lr": 1e-3}, {"train.lr": 2e-3}],
                                                             [{"train.lr": 2e-3}]])
         for line, message in ((best % "3e-3", "profiles.two.best.ln.train.lr: unknown value of the sweep 0.003"),
-                              (best.replace("train.lr", "model.clip") % "1", "unknown key of the arm's sweep model.clip"),
+                              (best.replace("train.lr", "model.clip") % "1", "unknown key of the arm's sweep"),
                               (best.replace("ln:", "lm:") % "1e-3", "profiles.two.best.lm: unknown arm lm"),
                               (best.replace("ln:", "clip:") % "1e-3", "clip takes a metric of baseline at the same"),
                               (best.replace("best:", "tune: false, best:") % "1e-3", "give one of both")):

@@ -73,13 +73,13 @@ MEASURES = (*(Measure(name, metrics.TABLE[name].label) for name in ("m2", "m2_bl
             Measure("val_loss", "validation loss, nats", ratio=False), Measure(W4A4, "loss at W4A4, nats", ratio=False))
 SOFTMAX = {"baseline": "softmax", "gated_norm": "softmax_gated_norm"}
 SIZES = (Size("S", ("norms/quick", "norms/standard", "quantization/standard")),
-         Size("Sw", ("architectures/standard",), SOFTMAX, {"train.lr": 0.004}),
+         Size("Sw", ("architectures/tuning",), SOFTMAX, {"train.lr": 0.004}),
          Size("M", ("norms/medium",)), Size("L", ("norms/gpu",)))
 ROUTES = [(SIZES[a], SIZES[b]) for a, b in ((0, 3), (0, 2), (1, 3), (1, 2), (2, 3))]  # small, large
 CONTRASTS = (("baseline", "gated_norm"), ("baseline", "ga"), ("ga", "ga_gated_norm"), ("baseline", "preaffine"),
              ("ga", "ga_preaffine"))
 # Studies that tune the rate of each arm, and what is compared there.
-RATES = (Size("architectures", ("architectures/standard",), SOFTMAX), Size("anchors", ("anchors/standard",)))
+RATES = (Size("architectures", ("architectures/tuning",), SOFTMAX), Size("anchors", ("anchors/tuning",)))
 # What one arm of another study does to the baseline alone.
 ALONE = (("two layers for six", "scale/quick", ("baseline", "depth_2")),
          ("half the tokens", "scale/quick", ("baseline", "tokens_half")),
