@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import sys
 import tempfile
 import unittest
@@ -12,9 +13,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from sinkstudy.judge import claims, committed, curves, ledger
+from sinkstudy.judge import claims, committed, curves, ledger, pages
 from sinkstudy.places import EXPERIMENTS
-from sinkstudy.report import curve_figures
+from sinkstudy.report import curve_figures, page
 from sinkstudy.report.study_results import Results, Row
 
 
@@ -61,6 +62,22 @@ class Ledger(unittest.TestCase):
         self.assertIn("[norms.glu_max](studies/norms/README.md) | not run | not run | baseline gate failed (n 1) | "
                       "L: 2 runs, 1 seed, ", text)
         self.assertIn("| s | u | not testable here: no |  |  |  | - |", text)
+
+    def test_pages(self) -> None:
+        """Each link of the index leads to a page, and every claim that was judged is on it."""
+        one = next(one for one in committed.all_committed() if (one.study, one.profile) == ("moe", "quick"))
+        with tempfile.TemporaryDirectory() as folder:
+            pages.write(Path(folder), [(one.results, one.record)], committed.with_costs([one]), [
+                {"source": "s", "text": "t", "claims": ["moe.gated_norm_m2"]},
+                {"source": "s", "text": "u", "because": "<"}])
+            index = (Path(folder) / "index.html").read_text(encoding="utf-8")
+            links = re.findall('href="([^"#]*)"', index)
+            self.assertEqual(sorted(links), ["ledger.html", "moe-quick/report.html"])
+            for link in links:
+                self.assertTrue((Path(folder) / link).is_file(), link)
+            for v in one.record["claims"]:
+                self.assertIn(page.escape(v["text"]), index)
+            self.assertIn("not testable here: &lt;", (Path(folder) / "ledger.html").read_text(encoding="utf-8"))
 
     def test_costs(self) -> None:
         """Of made-up runs: those of other arms and those that wait cost nothing; minutes are known of all or of

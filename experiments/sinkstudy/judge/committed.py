@@ -1,6 +1,7 @@
 """Judges the committed runs of all studies again, by the claims and statistics as they are now. Trains nothing.
 
     ./experiments/run --committed                          # writes what follows from studies/*/results/*/runs.csv
+    ./experiments/run --committed --pages FOLDER           # the same as HTML pages, and nothing else
     .venv/bin/python -m sinkstudy.judge.committed --check  # names what does not follow, and then exits with 1
 
 Of each results folder: verdicts.json, claims.png and arms.png if the README shows them, and in it the table between
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkstudy.judge import claims, curves
+from sinkstudy.judge import claims, curves, pages
 from sinkstudy.judge.ledger import Found, LedgerError, ledger_text, read_ledger, table
 from sinkstudy.places import EXPERIMENTS, ROOT, STUDIES
 from sinkstudy.plan import study as studies
@@ -230,12 +231,23 @@ def draw_all(of: Sequence[Committed]) -> None:
     curve_figures.pictures(by_name(of), EXPERIMENTS)
 
 
+def write_pages(folder: Path) -> None:
+    found = all_committed()
+    pages.write(folder, [(one.results, one.record) for one in found], with_costs(found),
+                read_ledger(EXPERIMENTS / "ledger.yaml", all_claims()))
+    print(f"{folder / 'index.html'}: written, with {len(found)} pages of studies")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="committed", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, name the files that are not as they would "
                         "be written; exit code 1 if there are any")
+    parser.add_argument("--pages", type=Path, metavar="FOLDER", help="write HTML pages of them there, and nothing else")
     options = parser.parse_args(argv)
     try:
+        if options.pages:
+            write_pages(options.pages)
+            return 0
         stale = [(path, text) for path, text in texts()
                  if not path.is_file() or path.read_text(encoding="utf-8") != text]
     except (LedgerError, claims.ClaimError, studies.StudyError) as error:

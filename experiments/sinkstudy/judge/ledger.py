@@ -61,15 +61,24 @@ def verdict_cells(found: Found, claim: str) -> list[str]:
     return [f"{v['verdict']} (n {v['n']})" if v else NOT_RUN for v in verdicts.values()] + ["; ".join(costs) or "-"]
 
 
-def ledger_text(found: Found, rows: Sequence[Mapping[str, Any]]) -> str:
+def ledger_rows(found: Found, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The table, its head first."""
     body = [["source", "what it says", "claim", *SCALES, "cost"]]
     for row in rows:
-        for claim in row.get("claims", ()):
-            study = claim.partition(".")[0]
-            body.append([row["source"], row["text"], f"[{claim}](studies/{study}/README.md)",
-                         *verdict_cells(found, claim)])
+        body += [[row["source"], row["text"], claim, *verdict_cells(found, claim)] for claim in row.get("claims", ())]
         if "because" in row:
             body.append([row["source"], row["text"], f"not testable here: {row['because']}", *[""] * len(SCALES), "-"])
+    return body
+
+
+def linked(claim: str) -> str:
+    """A cell of the table that is STUDY.ID, with its study's page."""
+    study, dot, _ = claim.partition(".")
+    return f"[{claim}](studies/{study}/README.md)" if dot and " " not in claim else claim
+
+
+def ledger_text(found: Found, rows: Sequence[Mapping[str, Any]]) -> str:
+    body = [[*cells[:2], linked(cells[2]), *cells[3:]] for cells in ledger_rows(found, rows)]
     return ("# What the sources say, and what our runs show\n\n"
             "Made by `./experiments/run --committed` of [ledger.yaml](ledger.yaml) and the committed runs. S: models "
             "of a million\nparameters (profiles quick and standard; of pretrained: one real model, over blocks of "

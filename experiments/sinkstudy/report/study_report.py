@@ -286,7 +286,7 @@ TRAINING = (
 
 
 def training_section(results: Results) -> str:
-    if results.of_blocks:
+    if results.of_blocks or not any(row.run for row in results.rows):
         return ""
     from sinkstudy.report import figures, study_figures
 
@@ -403,6 +403,8 @@ def text_of(value: Any) -> str:
 
 
 def configuration_section(results: Results) -> str:
+    if not any(row.settings for row in results.rows):
+        return f"<h2>Configuration</h2><p>That of {escape(results.plan['file'])}.</p>"
     tables = {arm: {k: text_of(v) for k, v in rows[0].settings.items() if k != "seed"}
               for arm in results.arms if (rows := results.rows_of(arm))}
     keys = list(dict.fromkeys(key for table in tables.values() for key in table))
@@ -617,10 +619,12 @@ def link(folder: Path, path: Path) -> str:
     return Path(os.path.relpath(folder / "report.html", path.parent)).as_posix()
 
 
-def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequence[str], path: Path) -> str:
+def overview_page(found: Sequence[tuple[Path, Mapping[str, Any]]], notes: Sequence[str], path: Path,
+                  more: str = "") -> str:
+    """more: HTML below the tally."""
     same = repeated([record for _, record in found])
     once = [v for _, record in found for v in record["claims"] if (record["study"], v["id"]) not in same]
-    body = ["<h1>Claims of all studies</h1>", tally(once)]
+    body = ["<h1>Claims of all studies</h1>", tally(once), more]
     if same:
         body.append("<p>Counted once, as they compare the same figures: "
                     + escape("; ".join(f"{of}.{name} is {first}" for (of, name), first in same.items())) + ".</p>")

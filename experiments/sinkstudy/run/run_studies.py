@@ -52,6 +52,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the studies with their questions and minutes")
     parser.add_argument("--committed", action="store_true", help="train nothing: judge the runs that are in git again, "
                         "and write the verdicts, tables and the ledger that follow from them")
+    parser.add_argument("--pages", type=Path, metavar="FOLDER",
+                        help="with --committed: write HTML pages of all studies there, and nothing else")
     parser.add_argument("--profile", default="quick", metavar="P",
                         help="quick, standard, full or another one of the study "
                         "(default: %(default)s)")
@@ -82,10 +84,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a STUDY, --all, --list or --committed")
     if options.study and options.all:
         parser.error("give either STUDY or --all")
+    if options.pages and not options.committed:
+        parser.error("--pages goes with --committed")
     if options.cores < 0 or options.threads < 0 or options.gpus < 0 or options.per_gpu < 1:
         parser.error("--cores, --threads, --gpus and --per-gpu are whole numbers from 1 on")
     # From here on paths are as the engine sees them, from the repository's folder.
     options.runs, options.sinklab = options.runs.resolve(), options.sinklab.resolve()
+    options.pages = options.pages and options.pages.resolve()
     options.study = [name if "/" not in name and not Path(name).is_dir() or (STUDIES / name).is_dir()
                      else str(Path(name).resolve())
                      for name in options.study]
@@ -442,7 +447,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.committed:
             from sinkstudy.judge import committed  # late, as above
 
-            return committed.main([])
+            return committed.main(["--pages", str(options.pages)] if options.pages else [])
         return run(options)
     except StudyError as error:
         print(f"{PREFIX}: error: {error}", file=sys.stderr)
