@@ -161,11 +161,11 @@ static int read_values(const sl_st_file *f, sl_params *p) {
     return 0;
 }
 
-/* States of a run whose intervention is off now. */
+/* States of a run whose intervention is off now, or another one. */
 static bool unused_state(const sl_params *p, const char *name) {
     static const char state[] = ".channel_mean";
-    size_t n = strlen(name);
-    return !p->m && n > sizeof state && !strcmp(name + n - (sizeof state - 1), state);
+    const char *last = strrchr(name, '.');
+    return !p->m && last && strncmp(last, state, sizeof state - 1) == 0;
 }
 
 static int refuse_extra(const char *dir, const sl_st_file *f, const sl_params *p) {

@@ -200,6 +200,10 @@ static int check_nullify(const sl_config *c) {
         c->model_sink_nullify_mode != SL_NULLIFY_OUTPUT)
         return sl_fail_usage("model.sink_nullify_value=mean_output is what a norm gives, and only "
                              "model.sink_nullify_mode=output replaces that; set it, or take mean");
+    if (c->model_sink_nullify > 0 && c->model_sink_nullify_from >= c->model_seq)
+        return sl_fail_usage("model.sink_nullify_from = %lld leaves no position to edit in windows of model.seq = "
+                             "%lld; lower it",
+                             (ll)c->model_sink_nullify_from, (ll)c->model_seq);
     if (c->model_sink_nullify > 0 && c->model_norm_place == SL_PLACE_OUTPUT)
         return sl_fail_usage("model.sink_nullify replaces channels where norms read the stream, and with "
                              "model.norm_place=output those of the blocks do not; leave one out");

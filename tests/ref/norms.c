@@ -79,21 +79,28 @@ static void norm_gated(const ref_model *m, const char *prefix, enum site site, c
 
 /* ---- sink channels replaced at a norm's input (model.sink_nullify) */
 
+/* A running mean, which is named by the first position that it is of, if that is not 0. */
+static const ref_c *running_mean(const ref_model *m, const char *prefix, const char *name) {
+    char behind[64];
+    long long from = m->config->model_sink_nullify_from;
+    snprintf(behind, sizeof behind, "%s_from_%lld", name, from);
+    return ref_vector(m, prefix, from ? behind : name, m->config->model_dim);
+}
+
 /* What stands in channel j. */
 static double stand_in(const ref_model *m, const char *prefix, int64_t j) {
-    int64_t d = m->config->model_dim;
-    double mean = creal(ref_vector(m, prefix, ".channel_mean", d)[j]);
+    double mean = creal(running_mean(m, prefix, ".channel_mean")[j]);
     switch (m->config->model_sink_nullify_value) {
     case SL_NULLIFY_MEAN: return mean;
-    case SL_NULLIFY_RMS: return copysign(sqrt(creal(ref_vector(m, prefix, ".channel_mean_square", d)[j])), mean);
-    case SL_NULLIFY_MEAN_OUTPUT: return creal(ref_vector(m, prefix, ".channel_mean_output", d)[j]);
+    case SL_NULLIFY_RMS: return copysign(sqrt(creal(running_mean(m, prefix, ".channel_mean_square")[j])), mean);
+    case SL_NULLIFY_MEAN_OUTPUT: return creal(running_mean(m, prefix, ".channel_mean_output")[j]);
     default: return 0;
     }
 }
 
 static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
     int64_t d = m->config->model_dim;
-    const ref_c *mean = ref_vector(m, prefix, ".channel_mean", d);
+    const ref_c *mean = running_mean(m, prefix, ".channel_mean");
     bool *taken = calloc((size_t)d, sizeof *taken);
     for (int64_t k = 0; k < m->config->model_sink_nullify; k++) {
         int64_t most = -1;
@@ -104,7 +111,8 @@ static void replace_channels(const ref_model *m, const char *prefix, ref_c *x) {
             break;
         taken[most] = true;
         for (int64_t i = 0; i < ref_rows(m); i++)
-            x[i * d + most] = stand_in(m, prefix, most);
+            if (i % m->seq >= m->config->model_sink_nullify_from)
+                x[i * d + most] = stand_in(m, prefix, most);
     }
     free(taken);
 }

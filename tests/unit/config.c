@@ -262,8 +262,8 @@ static const struct {
                    "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
                    "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, clip_backward, "
                    "embed_multiplier, embed_scale, learned_positions, sink_nullify, sink_nullify_mode, "
-                   "sink_nullify_value, sink_nullify_channels, sink_nullify_final, tie_embeddings, logit_softcap, "
-                   "head_bias, seq, init_std; found a single value"},
+                   "sink_nullify_value, sink_nullify_channels, sink_nullify_from, sink_nullify_final, tie_embeddings, "
+                   "logit_softcap, head_bias, seq, init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
               "found a list"},
     {"just words\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, "

@@ -47,7 +47,7 @@ typedef struct {
     bool in_b, only_one; /* is b another row than the one given; is a not b */
     int value;           /* SL_NULLIFY_* */
     int means, second;   /* parameters [dim]: running means, and what else `value` goes by or SL_NONE */
-    int64_t most;
+    int64_t most, from;  /* channels; positions before it are not edited */
     bool random;         /* others than the largest, drawn from: */
     uint64_t seed, sub;
 } sl_norm_nullified;

@@ -10,13 +10,15 @@
  * checkpoint without gradient, <prefix>.channel_mean and for the last two <prefix>.channel_mean_{square,output}. A
  * training step uses those of the steps before it and then moves them towards the means of its own batch, so that a
  * pass, a resumed run and decoding see constants. A channel whose mean is 0 is never chosen: nothing is replaced in the
- * first step. */
+ * first step. Positions of a window before model.sink_nullify_from stay as they are, and the means are of the others;
+ * their names then end in _from_<it>, so that means of other positions are none of this model's. */
 #include "base/err.h"
 #include "base/rng.h"
 #include "ops/norm/frame.h"
 #include "ops/rows.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { CHANNELS = 64 }; /* most channels of a norm; model.sink_nullify has the same bound */
@@ -39,17 +41,20 @@ static float *means(const sl_op *op, const sl_exec *x) { return x->p->w + x->p->
 static bool has_second(const sl_op *op) { return own_of(op)->second != SL_NONE; }
 static float *second(const sl_op *op, const sl_exec *x) { return x->p->w + x->p->tensor[own_of(op)->second].offset; }
 static int64_t sums(const sl_op *op) { return (1 + has_second(op)) * op->dim_in; }
+static bool edited(const sl_op *op, const sl_exec *x, int64_t row) {
+    return x->position + row % op->seq >= own_of(op)->from;
+}
 
 typedef struct {
     sl_norm_tiles t;
-    float *replaced, *edited;
+    float *replaced, *without;
 } scratch;
 
 static scratch carve(const sl_op *op, sl_carver *c) {
     scratch t;
     t.t = sl_norm_carve(op, c);
     t.replaced = sl_norm_carve_tile(op, c);
-    t.edited = sl_norm_carve_tile(op, c);
+    t.without = sl_norm_carve_tile(op, c);
     return t;
 }
 
@@ -127,20 +132,26 @@ static int choose(const sl_op *op, const sl_exec *x, const sl_span *s) {
     return 0;
 }
 
-/* n rows with `value` in the channels of the list, or 0 without values, in scratch. */
-static const float *with_channels(const sl_op *op, const sl_exec *x, int64_t n, const float *rows, const float *value,
-                                  float *to) {
+/* n rows, r of the batch on, with `value` in the channels of the list where they are edited, or 0 without values, in
+ * scratch. */
+static const float *with_channels(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const float *rows,
+                                  const float *value, float *to) {
     const state *c = state_of(op, x);
     memcpy(to, rows, (size_t)(n * op->dim_in) * sizeof *to);
     for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < c->count; k++)
+        for (int64_t k = 0; edited(op, x, r + i) && k < c->count; k++)
             to[i * op->dim_in + c->channel[k]] = value ? value[k] : 0;
     return to;
 }
 
 /* Rows b, of which the norm is taken. */
-static const float *rows_b(const sl_op *op, const sl_exec *x, int64_t n, const float *raw, float *to) {
-    return own_of(op)->in_b ? with_channels(op, x, n, raw, state_of(op, x)->value, to) : raw;
+static const float *rows_b(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const float *raw, float *to) {
+    return own_of(op)->in_b ? with_channels(op, x, r, n, raw, state_of(op, x)->value, to) : raw;
+}
+
+/* Are outputs of this row made apart, of a row a that is not b? */
+static bool apart(const sl_op *op, const sl_exec *x, int64_t row) {
+    return own_of(op)->only_one && edited(op, x, row);
 }
 
 static bool constant_output(const sl_op *op) { return own_of(op)->value == SL_NULLIFY_MEAN_OUTPUT; }
@@ -196,16 +207,18 @@ static void add_to_sums(const sl_op *op, const sl_exec *x, int64_t row, const fl
         sum[d + j] += constant_output(op) ? (pre_factor(op, x, j) * raw[j] - b.mean) * b.r : raw[j] * raw[j];
 }
 
-/* n <= SL_NORM_TILE rows; sum: NULL, or the rows' channels are added to it. */
+/* n <= SL_NORM_TILE rows; sum: NULL, or the channels of those that are edited are added to it. */
 static void forward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t n, const scratch *t, float *sum) {
     int64_t d = op->dim_in;
     const float *raw = sl_read_rows(x, op->in[0], r, n, t->t.in);
-    const float *b = rows_b(op, x, n, raw, t->replaced);
+    const float *b = rows_b(op, x, r, n, raw, t->replaced);
     sl_norm_write(op, x, r, n, sl_norm_factored(op, x, n, b, t->t.pre), t->t.out);
-    for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
-        correct_outputs(op, x, r + i, raw + i * d);
-    for (int64_t i = 0; sum && i < n; i++)
-        add_to_sums(op, x, r + i, raw + i * d, sum);
+    for (int64_t i = 0; i < n; i++) {
+        if (apart(op, x, r + i))
+            correct_outputs(op, x, r + i, raw + i * d);
+        if (sum && edited(op, x, r + i))
+            add_to_sums(op, x, r + i, raw + i * d, sum);
+    }
 }
 
 static bool collects(const sl_exec *x) { return x->training || x->measuring; }
@@ -229,11 +242,17 @@ static sl_split sums_split(const sl_op *op, const sl_exec *x) {
     return (sl_split){.items = collects(x)};
 }
 
+/* How many rows of a pass are edited. */
+static int64_t rows_edited(const sl_op *op, const sl_exec *x) {
+    int64_t kept = sl_min(sl_max(own_of(op)->from - x->position, 0), op->seq);
+    return op->rows / op->seq * (op->seq - kept);
+}
+
 static int fold_sums(const sl_op *op, const sl_exec *x, const sl_span *s) {
     (void)s;
     state *c = state_of(op, x);
     sl_fold_columns(x, 0, sums(op), sl_op_blocks(op).count, sums(op), x->shared, c->sum);
-    c->rows += op->rows;
+    c->rows += rows_edited(op, x);
     return 0;
 }
 
@@ -287,7 +306,7 @@ static void correct_backward(const sl_op *op, const sl_exec *x, int64_t row, con
 /* The gradient of a row's channels in the list, given that of row b in dx: only what was not replaced has one. */
 static void pass_gradients(const sl_op *op, const sl_exec *x, int64_t row, const float *dy, float *dx) {
     const state *c = state_of(op, x);
-    for (int64_t k = 0; own_of(op)->in_b && k < c->count; k++) {
+    for (int64_t k = 0; own_of(op)->in_b && edited(op, x, row) && k < c->count; k++) {
         int64_t j = c->channel[k];
         dx[j] = own_of(op)->only_one
                     ? pre_factor(op, x, j) * sl_norm_gain(op, x)[j] * dy[j] * statistics_of(op, x, row).r
@@ -300,13 +319,14 @@ static void backward_rows(const sl_op *op, const sl_exec *x, int64_t r, int64_t 
     int64_t d = op->dim_in;
     const float *raw = sl_read_rows(x, op->in[0], r, n, s.t.in);
     const float *dy = sl_read_rows(x, op->dout, r, n, s.t.dout), *dout = dy;
-    const float *b = rows_b(op, x, n, raw, s.replaced), *z = sl_norm_factored(op, x, n, b, s.t.pre);
+    const float *b = rows_b(op, x, r, n, raw, s.replaced), *z = sl_norm_factored(op, x, n, b, s.t.pre);
     float *dz = s.t.dpre, *dx = dz;
     if (own_of(op)->only_one)
-        dout = with_channels(op, x, n, dy, NULL, s.edited);
+        dout = with_channels(op, x, r, n, dy, NULL, s.without);
     own_of(op)->base.norm->backward(op, x, r, n, dout, z, dz, 0, g);
-    for (int64_t i = 0; own_of(op)->only_one && i < n; i++)
-        correct_backward(op, x, r + i, raw + i * d, dy + i * d, z + i * d, dz + i * d, g);
+    for (int64_t i = 0; i < n; i++)
+        if (apart(op, x, r + i))
+            correct_backward(op, x, r + i, raw + i * d, dy + i * d, z + i * d, dz + i * d, g);
     if (sl_norm_has(op, SL_NORM_PRE))
         x->k->channel_scale_bwd(n, d, dz, d, b, d, sl_weight(op, x, SL_NORM_PRE), dx = s.t.out, d, 0, g[SL_NORM_PRE]);
     for (int64_t i = 0; i < n; i++)
@@ -337,11 +357,18 @@ const sl_norm_nullified *sl_norm_nullified_of(const sl_op *op) {
     return op->kind == &nullified_norm ? op->own : NULL;
 }
 
+static int running_mean(sl_program *b, const char *prefix, const char *name) {
+    char behind[48];
+    int64_t from = b->config->model_sink_nullify_from;
+    snprintf(behind, sizeof behind, "%s_from_%lld", name, (long long)from);
+    return sl_program_state(b, prefix, from ? behind : name, b->config->model_dim);
+}
+
 /* The running mean that the value goes by besides the channel's own: SL_NONE, or a parameter. */
 static int second_mean(sl_program *b, const char *prefix) {
     switch (b->config->model_sink_nullify_value) {
-    case SL_NULLIFY_RMS: return sl_program_state(b, prefix, "channel_mean_square", b->config->model_dim);
-    case SL_NULLIFY_MEAN_OUTPUT: return sl_program_state(b, prefix, "channel_mean_output", b->config->model_dim);
+    case SL_NULLIFY_RMS: return running_mean(b, prefix, "channel_mean_square");
+    case SL_NULLIFY_MEAN_OUTPUT: return running_mean(b, prefix, "channel_mean_output");
     default: return SL_NONE;
     }
 }
@@ -375,10 +402,11 @@ sl_op *sl_append_nullified(sl_program *b, const sl_row_norm *norm, sl_scope scop
     o->only_one = mode != SL_NULLIFY_BOTH && statistics;
     o->value = c->model_sink_nullify_value;
     o->most = c->model_sink_nullify;
+    o->from = c->model_sink_nullify_from;
     o->random = c->model_sink_nullify_channels == SL_NULLIFY_RANDOM;
     o->seed = (uint64_t)c->seed;
     o->sub = sl_hash64(prefix, strlen(prefix));
-    o->means = sl_program_state(b, prefix, "channel_mean", op->dim_in);
+    o->means = running_mean(b, prefix, "channel_mean");
     o->second = second_mean(b, prefix);
     op->state_bytes = sizeof(state) + (size_t)sums(op) * sizeof(float);
     size_t shared = (size_t)(sl_op_blocks(op).count * sums(op)) * sizeof(float);
