@@ -332,8 +332,13 @@ __global__ void __launch_bounds__(1024)
 /* ---- rows of any length and alignment, of every kind, with channels replaced: a block a row, the row read as often as
  * it is needed */
 
-static __device__ __forceinline__ int listed(const slc_norm &n, int64_t j) {
-    for (int k = 0; n.replaced && k < n.replaced->count; k++)
+static __device__ __forceinline__ bool edited(const slc_norm &n, int64_t row) {
+    return n.from == 0 || *n.position + row % n.seq >= n.from;
+}
+
+/* The place in the list of a channel that is replaced in this row, or -1. */
+static __device__ __forceinline__ int listed(const slc_norm &n, int64_t row, int64_t j) {
+    for (int k = 0; n.replaced && edited(n, row) && k < n.replaced->count; k++)
         if (n.replaced->channel[k] == j)
             return k;
     return -1;
@@ -343,7 +348,7 @@ static __device__ __forceinline__ float pre_of(const slc_norm &n, int64_t j) { r
 
 /* Element j of row b, and of the other one. */
 static __device__ __forceinline__ float b_of(const slc_norm &n, int64_t row, int64_t j) {
-    int k = n.in_b ? listed(n, j) : -1;
+    int k = n.in_b ? listed(n, row, j) : -1;
     return k < 0 ? load_x(n, n.x, row, j) : n.replaced->value[k];
 }
 static __device__ __forceinline__ float a_of(const slc_norm &n, int64_t row, int k) {
@@ -374,7 +379,7 @@ template <typename T> __global__ void any_forward_kernel(slc_norm n, T *y) {
         }
     }
     for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
-        int k = n.only_one ? listed(n, j) : -1;
+        int k = n.only_one ? listed(n, row, j) : -1;
         float z = pre_of(n, j) * (k < 0 ? b_of(n, row, j) : a_of(n, row, k));
         slc_store(y + row * n.ld + j, gain_of(n, j) * value_of(n.kind, s, z) + (n.bias ? n.bias[j] : 0));
     }
@@ -392,7 +397,7 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, void 
         shared_by_row s = numbers_of(n, row, true);
         float first = 0, second = 0; /* sums of G and of G f, over what the row's own statistics see */
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
-            int k = n.only_one ? listed(n, j) : -1;
+            int k = n.only_one ? listed(n, row, j) : -1;
             float z = pre_of(n, j) * (k < 0 ? b_of(n, row, j) : a_of(n, row, k)), g = slc_load(dy + j);
             float f = value_of(n.kind, s, z), dg = g * gain_of(n, j);
             sums[part_at(n.dim, OF_WEIGHT) + j] += g * f;
@@ -410,7 +415,7 @@ __global__ void any_backward_kernel(slc_norm n, const T *dy_all, bool add, void 
             da += second, ds += first;
         }
         for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
-            int k = listed(n, j);
+            int k = listed(n, row, j);
             float b = b_of(n, row, j), z = pre_of(n, j) * b, f = value_of(n.kind, s, z);
             float dg = slc_load(dy + j) * gain_of(n, j), dz;
             if (has_statistics(n.kind))
@@ -566,18 +571,21 @@ __global__ void column_kernel(slc_norm n, float *part) {
     for (int64_t j = threadIdx.x; j < n.dim; j += WIDE) {
         float sum = 0;
         for (int64_t r = blockIdx.x; r < n.rows; r += gridDim.x)
-            sum += load_x(n, n.x, r, j);
+            sum += edited(n, r) ? load_x(n, n.x, r, j) : 0;
         part[blockIdx.x * n.dim + j] = sum;
     }
 }
 
-__global__ void count_kernel(int64_t rows, int64_t *count) { *count += rows; }
+__global__ void count_kernel(slc_norm n, int64_t *count) {
+    int64_t kept = n.from ? n.from - *n.position : 0; /* of a window */
+    *count += kept <= 0 ? n.rows : kept < n.seq ? n.rows / n.seq * (n.seq - kept) : 0;
+}
 
 void slc_sum_channels(slc_stream s, const slc_norm *n, float *part, float *sum, int64_t *count) {
     int64_t parts = parts_of(n->rows, 1);
     SLC_LAUNCH(column_kernel, parts, WIDE, 0, s, *n, part);
     slc_fold(s, parts, n->dim, n->dim, part, sum);
-    SLC_LAUNCH(count_kernel, 1, 1, 0, s, n->rows, count);
+    SLC_LAUNCH(count_kernel, 1, 1, 0, s, *n, count);
 }
 
 __global__ void move_kernel(int64_t dim, float rate, const int32_t *applied, float *mean, float *sum, int64_t *count) {

@@ -37,6 +37,8 @@ typedef struct {
     const slc_replaced *replaced;
     bool in_b;     /* b is the row with channels replaced, else the row as it is */
     bool only_one; /* outputs of these channels are made from the other one of the two rows (RMS and LAYER alone) */
+    int64_t from, seq; /* positions before `from` keep their channels; row r is at *position + r % seq. 0: none does, */
+    const int32_t *position; /* and neither this nor seq is read */
 } slc_norm;
 void slc_norm_forward(slc_stream s, const slc_norm *n, void *y);
 
@@ -54,7 +56,8 @@ int64_t slc_norm_parts(int64_t rows, int64_t dim);
 
 /* The most channels whose |mean| is largest, of equal ones the lower, none of mean 0; value: their mean or 0. */
 void slc_choose_channels(slc_stream s, int64_t dim, int64_t most, bool to_mean, const float *mean, slc_replaced *c);
-/* sum[j] += x[0, j] + x[1, j] + ... of the norm's inputs, *count += rows. part: slc_norm_parts(rows, dim) floats. */
+/* sum[j] += x[0, j] + x[1, j] + ... of the norm's inputs but those before `from`, *count += how many these are. part:
+ * slc_norm_parts(rows, dim) floats. */
 void slc_sum_channels(slc_stream s, const slc_norm *n, float *part, float *sum, int64_t *count);
 /* If *applied and *count > 0: mean += rate (sum/count - mean), the whole distance where all means are 0. sum and count
  * become 0 in any case. */

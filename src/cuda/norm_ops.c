@@ -40,7 +40,8 @@ static slc_norm norm_of(const sl_op *op, const slc_exec *x) {
     if (n.kind == SLC_NORM_LAYER)
         n.mean = slc_f32(x, op->saved[0]), n.r = slc_f32(x, op->saved[1]);
     if (o)
-        n.replaced = &state_of(op, x)->list, n.in_b = o->in_b, n.only_one = o->only_one;
+        n.replaced = &state_of(op, x)->list, n.in_b = o->in_b, n.only_one = o->only_one, n.from = o->from,
+        n.seq = op->seq, n.position = x->position;
     return n;
 }
 

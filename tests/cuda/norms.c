@@ -16,7 +16,9 @@ typedef struct {
     int64_t rows, dim;
     bool x_bf16, bf16, zero_centred, bias, pre, add, rounded;
     int mode;
+    int64_t from, seq; /* rows of a window, the first of which is at POSITION, before `from` are not edited */
 } norm_case;
+enum { POSITION = 1 };
 
 static const norm_case norm_cases[] = {
     {"rms", SLC_NORM_RMS, 2100, 36, .add = true},
@@ -46,7 +48,12 @@ static const norm_case norm_cases[] = {
     {"rms, outputs replaced", SLC_NORM_RMS, 600, 36, .zero_centred = true, .pre = true, .add = true, .mode = OUTPUT},
     {"layer, outputs replaced", SLC_NORM_LAYER, 5, 384, .bf16 = true, .rounded = true, .mode = OUTPUT},
     {"rms, denominators replaced", SLC_NORM_RMS, 5, 384, .bf16 = true, .mode = DENOMINATOR},
-    {"layer, denominators replaced", SLC_NORM_LAYER, 600, 37, .pre = true, .add = true, .mode = DENOMINATOR}};
+    {"layer, denominators replaced", SLC_NORM_LAYER, 600, 37, .pre = true, .add = true, .mode = DENOMINATOR},
+    {"rms, replaced from 3", SLC_NORM_RMS, 602, 36, .pre = true, .mode = BOTH, .from = 3, .seq = 7},
+    {"layer, outputs from 2", SLC_NORM_LAYER, 15, 37, .bf16 = true, .pre = true, .add = true, .mode = OUTPUT,
+     .from = 2, .seq = 5},
+    {"rms, denominators from 4", SLC_NORM_RMS, 15, 384, .add = true, .mode = DENOMINATOR, .from = 4, .seq = 5},
+    {"dyt, replaced from 2", SLC_NORM_DYT, 6, 36, .bias = true, .pre = true, .mode = BOTH, .from = 2, .seq = 3}};
 
 static const slc_replaced replaced = {.count = 3, .channel = {5, 0, 11}, .value = {0.7f, -2, 0}};
 static const double EPS = 1e-5;
@@ -56,16 +63,20 @@ static int64_t place_of(const norm_case *c, int param) {
     return param <= ALPHA ? param * c->dim : 3 * c->dim + 1;
 }
 
-static int listed(const norm_case *c, int64_t j) {
-    for (int k = 0; c->mode != PLAIN && k < replaced.count; k++)
+static bool edited(const norm_case *c, int64_t row) {
+    return c->mode != PLAIN && (c->from == 0 || POSITION + row % c->seq >= c->from);
+}
+
+static int listed(const norm_case *c, int64_t row, int64_t j) {
+    for (int k = 0; edited(c, row) && k < replaced.count; k++)
         if (replaced.channel[k] == j)
             return k;
     return -1;
 }
 
 /* x, or what stands there instead. */
-static double instead(const norm_case *c, int64_t j, double x) {
-    int k = listed(c, j);
+static double instead(const norm_case *c, int64_t row, int64_t j, double x) {
+    int k = listed(c, row, j);
     return k < 0 ? x : (double)replaced.value[k];
 }
 
@@ -74,19 +85,20 @@ static double function(const norm_case *c, const double *p, double z) {
     return c->kind == SLC_NORM_DYT ? tanh(u) : c->kind == SLC_NORM_DERF ? erf(u + p[place_of(c, SHIFT)]) : z;
 }
 
-/* y of a row, unless NULL, and dy . y */
-static double norm_row(const norm_case *c, const double *p, const double *x, const double *dy, double *y) {
+/* y of a row, unless NULL, and dy . y; x and dy are all rows. */
+static double norm_row(const norm_case *c, const double *p, int64_t row, const double *x, const double *dy, double *y) {
     const double *pre = p + place_of(c, PRE);
     double mean = 0, square = 0, loss = 0;
+    x += row * c->dim, dy += row * c->dim;
     for (int64_t j = 0; c->kind == SLC_NORM_LAYER && j < c->dim; j++)
-        mean += pre[j] * (c->mode == OUTPUT ? x[j] : instead(c, j, x[j])) / (double)c->dim;
+        mean += pre[j] * (c->mode == OUTPUT ? x[j] : instead(c, row, j, x[j])) / (double)c->dim;
     for (int64_t j = 0; j < c->dim; j++) {
-        double h = pre[j] * (c->mode == OUTPUT ? x[j] : instead(c, j, x[j])) - mean;
+        double h = pre[j] * (c->mode == OUTPUT ? x[j] : instead(c, row, j, x[j])) - mean;
         square += h * h / (double)c->dim;
     }
     double r = c->kind == SLC_NORM_RMS || c->kind == SLC_NORM_LAYER ? 1 / sqrt(square + EPS) : 1;
     for (int64_t j = 0; j < c->dim; j++) {
-        double z = pre[j] * (c->mode == DENOMINATOR ? x[j] : instead(c, j, x[j]));
+        double z = pre[j] * (c->mode == DENOMINATOR ? x[j] : instead(c, row, j, x[j]));
         double v = (c->zero_centred + p[j]) * (function(c, p, z) - mean) * r + p[place_of(c, BIAS) + j];
         loss += dy[j] * v;
         if (y)
@@ -103,7 +115,7 @@ static double difference(const norm_case *c, const double *p, const matrix *x, c
     for (int64_t i = row; i < end; i++)
         for (int side = -1; side <= 1; side += 2) {
             *at = was + side * step;
-            sum += side * norm_row(c, p, x->host + i * c->dim, dy->host + i * c->dim, NULL);
+            sum += side * norm_row(c, p, i, x->host, dy->host, NULL);
         }
     *at = was;
     return sum / (2 * step);
@@ -113,8 +125,15 @@ typedef struct {
     matrix x, y, dy, dx, rounded, param[PARAMS], grad[PARAMS], mean, r;
     double *p;
     slc_replaced *list;
+    int32_t *position;
     slc_norm n;
 } norm_test;
+
+static int32_t *on_device(int32_t value) {
+    int32_t *p = need(slc_alloc(sizeof *p));
+    done(slc_put(p, &value, sizeof value));
+    return p;
+}
 
 static bool has(const norm_case *c, int param) {
     return param == WEIGHT || (param == BIAS && c->bias) || (param == PRE && c->pre) ||
@@ -126,7 +145,7 @@ static norm_test open_norm(const norm_case *c) {
                    .dy = make(c->rows, c->dim, c->bf16), .dx = make(c->rows, c->dim, c->x_bf16),
                    .rounded = make(c->rows, c->dim, true), .mean = make(c->rows, 1, false),
                    .r = make(c->rows, 1, false), .p = need(calloc((size_t)(3 * c->dim + 2), 8)),
-                   .list = need(slc_alloc(sizeof replaced))};
+                   .list = need(slc_alloc(sizeof replaced)), .position = on_device(POSITION)};
     done(slc_put(t.list, &replaced, sizeof replaced));
     for (int i = 0; i < PARAMS; i++) {
         t.param[i] = make(1, i < ALPHA ? c->dim : 1, false), t.grad[i] = make(1, i < ALPHA ? c->dim : 1, false);
@@ -142,7 +161,8 @@ static norm_test open_norm(const norm_case *c) {
                      .pre = param[PRE], .mean = c->kind == SLC_NORM_LAYER ? t.mean.dev : NULL,
                      .r = c->kind <= SLC_NORM_LAYER ? t.r.dev : NULL, .replaced = c->mode == PLAIN ? NULL : t.list,
                      .in_b = c->mode == BOTH || c->mode == DENOMINATOR,
-                     .only_one = c->mode == OUTPUT || c->mode == DENOMINATOR};
+                     .only_one = c->mode == OUTPUT || c->mode == DENOMINATOR, .from = c->from, .seq = c->seq,
+                     .position = t.position};
     return t;
 }
 
@@ -152,7 +172,7 @@ static void close_norm(norm_test *t) {
         drop(all[i]);
     for (int i = 0; i < PARAMS; i++)
         drop(&t->param[i]), drop(&t->grad[i]);
-    free(t->p), slc_free(t->list);
+    free(t->p), slc_free(t->list), slc_free(t->position);
 }
 
 static void run_norm_backward(const norm_case *c, norm_test *t) {
@@ -184,7 +204,7 @@ static void test_norm(const norm_case *c) {
     norm_test t = open_norm(c);
     slc_norm_forward(NULL, &t.n, t.y.dev);
     for (int64_t i = 0; i < c->rows; i++)
-        norm_row(c, t.p, t.x.host + i * c->dim, t.dy.host + i * c->dim, t.y.host + i * c->dim);
+        norm_row(c, t.p, i, t.x.host, t.dy.host, t.y.host + i * c->dim);
     compare("y", &t.y, within(&t.y));
     run_norm_backward(c, &t);
     expect_gradients(c, &t);
@@ -236,34 +256,35 @@ static void test_choice(int64_t dim, int64_t most, bool to_mean) {
     drop(&mean), slc_free(list);
 }
 
-static void test_means(int32_t applied, bool first) {
+/* Of positions from `from` on, of windows of 7. */
+static void test_means(int32_t applied, bool first, int64_t from) {
     now = "means of channels";
-    enum { ROWS = 700, DIM = 37 };
-    int64_t count = 0, *dev_count = need(slc_alloc(sizeof count));
-    int32_t *flag = need(slc_alloc(sizeof *flag));
+    enum { ROWS = 700, DIM = 37, SEQ = 7 };
+    int64_t count = 0, *dev_count = need(slc_alloc(sizeof count)), rows = ROWS / SEQ * (SEQ - from);
+    int32_t *flag = on_device(applied), *position = on_device(0);
     matrix x = make(ROWS, DIM, false), sum = make(1, DIM, false), mean = make(1, DIM, false);
-    slc_norm n = {.rows = ROWS, .dim = DIM, .ldx = DIM, .x = x.dev};
+    slc_norm n = {.rows = ROWS, .dim = DIM, .ldx = DIM, .x = x.dev, .from = from, .seq = SEQ, .position = position};
     float *part = need(slc_alloc((size_t)slc_norm_parts(ROWS, DIM) * sizeof *part));
     for (int j = 0; j < DIM; j++) {
         sum.host[j] = 0;
         mean.host[j] = first ? 0 : mean.host[j];
     }
     upload(&sum), upload(&mean);
-    done(slc_put(dev_count, &count, sizeof count)), done(slc_put(flag, &applied, sizeof applied));
+    done(slc_put(dev_count, &count, sizeof count));
     for (int pass = 0; pass < 2; pass++)
         slc_sum_channels(NULL, &n, part, sum.dev, dev_count);
     for (int64_t i = 0; i < ROWS * DIM; i++)
-        sum.host[i % DIM] += 2 * x.host[i];
+        sum.host[i % DIM] += i / DIM % SEQ >= from ? 2 * x.host[i] : 0;
     compare("sums", &sum, IN_F32);
     slc_move_means(NULL, DIM, 0.25f, flag, mean.dev, sum.dev, dev_count);
     for (int j = 0; j < DIM; j++) {
-        mean.host[j] += applied * (first ? 1 : 0.25) * (sum.host[j] / (2 * ROWS) - mean.host[j]);
+        mean.host[j] += applied * (first ? 1 : 0.25) * (sum.host[j] / (double)(2 * rows) - mean.host[j]);
         sum.host[j] = 0;
     }
     compare("means", &mean, IN_F32), compare("sums afterwards", &sum, 0);
     done(slc_get(&count, dev_count, sizeof count));
     judge("rows afterwards", (double)count, 0, 0);
-    drop(&x), drop(&sum), drop(&mean), slc_free(part), slc_free(flag), slc_free(dev_count);
+    drop(&x), drop(&sum), drop(&mean), slc_free(part), slc_free(flag), slc_free(position), slc_free(dev_count);
 }
 
 /* ---- the gate of GatedNorm */
@@ -407,7 +428,7 @@ static void test_norms(void) {
         test_norm(&norm_cases[i]);
     test_norm_bits(&norm_cases[0]), test_norm_bits(&norm_cases[13]);
     test_choice(36, 4, true), test_choice(37, 64, false), test_choice(7, 64, true), test_choice(1000, 64, true);
-    test_means(1, true), test_means(1, false), test_means(0, false);
+    test_means(1, true, 0), test_means(1, false, 0), test_means(0, false, 0), test_means(1, true, 2);
 }
 
 static void test_gates(void) {

@@ -48,6 +48,20 @@ class Nullify(common.EndToEnd):
         validation = self.loss(self.plain, "model.sink_nullify=4", "--windows", 32)[0]
         self.assertAlmostEqual(probe["val_loss"], validation, places=4)  # sums of other batches
 
+    def test_from_a_position_on(self) -> None:
+        """The first positions keep their channels, in every verb and for any number of threads."""
+        keys = [self.plain, "model.sink_nullify=4", "model.sink_nullify_from=2"]
+        loss, said = self.loss(*keys)
+        self.assertIn("holds no channel means; taken from 64 windows of the training text", said)
+        self.assertEqual(loss, self.loss(*keys, "threads=3")[0])
+        self.assertEqual(len({loss, self.loss(*keys[:2])[0], self.loss(self.plain)[0]}), 3)
+        probe = self.json("probe", *keys, "--json")
+        self.assertAlmostEqual(probe["val_loss"], self.loss(*keys, "--windows", 32)[0], places=4)
+        quantised = self.json("quantize", *keys, "--scheme", "w8a8-channel-token", "--windows", 4, "--json")
+        self.assertAlmostEqual(quantised["fp32"]["loss"], self.loss(*keys, "--windows", 4)[0], places=4)
+        message = self.error("eval", *keys[:2], "model.sink_nullify_from=4096", code=2)
+        self.assertIn("model.sink_nullify_from = 4096 leaves no position to edit in windows of model.seq", message)
+
     def test_text_of_a_changed_model(self) -> None:
         """generate measures the means as eval does, and writes another text; any number of threads the same one."""
         text = {}
@@ -87,11 +101,14 @@ class Nullify(common.EndToEnd):
             other, said = self.loss(run, change)
             self.assertEqual(said, "", change)
             self.assertNotEqual(own, other, change)
+        other, said = self.loss(run, "model.sink_nullify_from=1")  # whose means are those of other positions
+        self.assertIn("holds no channel means; taken from 64 windows of the training text", said)
+        self.assertNotEqual(own, other)
         self.assertTrue(self.sinklab("generate", run, "--prompt", "the ", "--tokens", 8).stdout)
 
     def test_resume(self) -> None:
-        args = [f"train.steps={6 * UNIT}", "model.sink_nullify=3", "model.sink_nullify_value=mean",
-                "model.sink_nullify_mode=denominator", f"train.checkpoint_every={UNIT}"]
+        args = [f"train.steps={6 * UNIT}", "model.sink_nullify=3", "model.sink_nullify_value=rms",
+                "model.sink_nullify_from=1", "model.sink_nullify_mode=denominator", f"train.checkpoint_every={UNIT}"]
         whole, out = self.train("whole", *args), Path("parts")
         p = self.start(out, *args)
         self.wait_for_steps(p, out, UNIT // 2)
@@ -99,6 +116,8 @@ class Nullify(common.EndToEnd):
         self.assertEqual(p.wait(), 1)
         self.train(out, *args, "--resume")
         self.assert_same_run(whole, out)
+        for keys in (("model.sink_nullify=0",), ("model.sink_nullify_from=0", "model.sink_nullify_value=zero")):
+            self.loss(whole, *keys)  # its states are in nobody's way
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ FFN = {
 }
 
 
+def running(c, name):
+    """The tensor of a running mean: its name says from which position on, if not from 0."""
+    return f"{name}_from_{c['sink_nullify_from']}" if c.get("sink_nullify_from") else name
+
+
 def tensor_shapes(c, vocab):
     """Name -> shape of every parameter of config c (a dict of the `model:` section)."""
     d, hd = c["dim"], c.get("head_dim") or c["dim"] // c["heads"]
@@ -65,9 +70,9 @@ def tensor_shapes(c, vocab):
         if base == "layernorm" and opts.get("bias"):
             shapes[prefix + ".bias"] = (d,)
         if c.get("sink_nullify") and nullify:
-            shapes[prefix + ".channel_mean"] = (d,)
+            shapes[prefix + running(c, ".channel_mean")] = (d,)
             if c.get("sink_nullify_value") in SECOND_MEAN:
-                shapes[prefix + SECOND_MEAN[c["sink_nullify_value"]]] = (d,)
+                shapes[prefix + running(c, SECOND_MEAN[c["sink_nullify_value"]])] = (d,)
         if base in ("dyt", "derf"):
             shapes[prefix + ".alpha"] = (1,)
             if opts.get("beta", True):
@@ -200,26 +205,26 @@ def tensor_shapes(c, vocab):
 batch_means: dict[str, torch.Tensor] = {}  # name of each running mean -> that of the last batch
 
 
-def channel_means(x):
-    return x.detach().reshape(-1, x.shape[-1]).mean(0)
+def channel_means(c, x):
+    return x.detach()[:, c.get("sink_nullify_from", 0):].reshape(-1, x.shape[-1]).mean(0)
 
 
 def replaced(c, p, prefix, x):
     """x with the channels of largest |running mean| set to what model.sink_nullify_value says."""
-    mean, value = p[prefix + ".channel_mean"].detach(), c.get("sink_nullify_value", "zero")
+    mean, value = p[prefix + running(c, ".channel_mean")].detach(), c.get("sink_nullify_value", "zero")
     channels = mean.abs().argsort(descending=True)[: c["sink_nullify"]]
-    second = p[prefix + SECOND_MEAN.get(value, ".channel_mean")].detach()
+    second = p[prefix + running(c, SECOND_MEAN.get(value, ".channel_mean"))].detach()
     stand_in = {"zero": 0 * mean, "mean": mean, "rms": second.abs().sqrt() * mean.sign(), "mean_output": second}[value]
     y = x.clone()
-    y[..., channels] = stand_in[channels]
+    y[:, c.get("sink_nullify_from", 0):, channels] = stand_in[channels]
     return y
 
 
 def norm_rows(c, p, prefix, x):
     """What is normalised, and what the statistics are taken from."""
-    batch_means[prefix + ".channel_mean"] = channel_means(x)
+    batch_means[prefix + running(c, ".channel_mean")] = channel_means(c, x)
     if c.get("sink_nullify_value") == "rms":
-        batch_means[prefix + ".channel_mean_square"] = channel_means(x * x)
+        batch_means[prefix + running(c, ".channel_mean_square")] = channel_means(c, x * x)
     if c.get("sink_nullify_value") == "mean_output":
         return x, x
     y, mode = replaced(c, p, prefix, x), c.get("sink_nullify_mode", "both")
@@ -230,7 +235,7 @@ def base_norm(c, kind, opts, p, prefix, x):
     w, eps = p[prefix + ".weight"], opts.get("eps", 1e-6)
     if opts.get("zero_centred"):
         w = 1 + w
-    if prefix + ".channel_mean" in p:
+    if prefix + running(c, ".channel_mean") in p:
         x, whole = norm_rows(c, p, prefix, x)
         pre = p[prefix + ".pre_affine"] if opts.get("preaffine") else 1.0
         x, whole = pre * x, pre * whole
@@ -238,7 +243,7 @@ def base_norm(c, kind, opts, p, prefix, x):
             m = whole.mean(-1, keepdim=True) if kind == "layernorm" else 0.0
             z = (x - m) / torch.sqrt(((whole - m) ** 2).mean(-1, keepdim=True) + eps)
             if c.get("sink_nullify_value") == "mean_output":
-                batch_means[prefix + ".channel_mean_output"] = channel_means(z)
+                batch_means[prefix + running(c, ".channel_mean_output")] = channel_means(c, z)
                 z = replaced(c, p, prefix, z)
             return w * z + p.get(prefix + ".bias", 0.0)
     elif opts.get("preaffine"):

@@ -83,6 +83,13 @@ CASES = {
                                  "model.sink_nullify_value": "mean_output", "model.norm": "layernorm",
                                  "model.norm_opts.bias": True, "model.norm_opts.preaffine": True,
                                  "model.layers": 1}),
+    "nullify_from": (33, {"model.sink_nullify": 3, "model.sink_nullify_from": 2,
+                          "model.sink_nullify_mode": "denominator", "model.sink_nullify_value": "rms",
+                          "model.norm": "layernorm", "model.norm_opts.preaffine": True, "train.batch": 3,
+                          "model.sink_nullify_final": True, "model.layers": 1}),
+    "nullify_from_output": (35, {"model.sink_nullify": 2, "model.sink_nullify_from": 1,
+                                 "model.sink_nullify_mode": "output", "model.sink_nullify_value": "mean_output",
+                                 "model.layers": 1}),
     "gqa_qk_norm": (47, {"model.dim": 40, "model.heads": 5, "model.kv_heads": 1, "model.ffn": 21,
                          "model.qk_norm": True, "model.rope_base": 500.0, "model.seq": 24}),
     "tied_gelu": (61, {"model.tie_embeddings": True, "model.ffn_kind": "gelu", "model.heads": 6,
@@ -233,10 +240,11 @@ def random_parameters(c, vocab, gen):
         if name.endswith(("correction_bias", ".query", ".to_query.weight")):
             x = 0.1 * x
         elif len(shape) == 1:
-            from_zero = name.endswith((".bias", ".shift", ".channel_mean", ".channel_mean_output")) or (
+            mean, _, _ = name.partition("_from_")
+            from_zero = mean.endswith((".bias", ".shift", ".channel_mean", ".channel_mean_output")) or (
                 name.endswith("norm.weight") and c.get("norm_opts", {}).get("zero_centred"))
             x = (0 if from_zero else 1) + 0.3 * x
-            x = x.abs() if name.endswith("mean_square") else x
+            x = x.abs() if mean.endswith("mean_square") else x
         elif name == "model.embed_tokens.weight":
             x = (0.3 if c.get("tie_embeddings") else 0.7) * x
         elif name.endswith("gate_up.weight"):

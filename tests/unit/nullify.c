@@ -8,6 +8,7 @@
 #include "gradients.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,14 +44,17 @@ static void clear_means(sl_model *m) {
             memset(p->w + p->tensor[i].offset, 0, (size_t)p->tensor[i].size * sizeof *p->w);
 }
 
-/* Means of the channels of h_0 over `passes` batches: what the first norm reads. */
+static bool edited(const sl_model *m, int row) { return row % SEQ >= sl_model_config(m)->model_sink_nullify_from; }
+static double rows_edited(const sl_model *m) { return BATCH * (SEQ - sl_model_config(m)->model_sink_nullify_from); }
+
+/* Means of the channels of h_0 over `passes` batches, at positions that are edited: what the first norm reads. */
 static void input_means(sl_model *m, int passes, double mean[DIM]) {
     memset(mean, 0, DIM * sizeof *mean);
     for (int i = 0; i < passes; i++) {
         ck_assert(sl_model_forward(m, in + i * ROWS, NULL, NULL, NULL) == 0);
         const float *h = sl_model_residual(m, 0);
         for (int k = 0; k < ROWS * DIM; k++)
-            mean[k % DIM] += (double)h[k] / (ROWS * passes);
+            mean[k % DIM] += edited(m, k / DIM) ? (double)h[k] / (rows_edited(m) * passes) : 0;
     }
 }
 
@@ -69,13 +73,14 @@ static void step(sl_model *m, int accumulate, sl_apply_fn *apply) {
 }
 
 static const char *const on[] = {"model.sink_nullify=2", "train.lr=0", NULL};
+static const char *const behind[] = {"model.sink_nullify=2", "train.lr=0", "model.sink_nullify_from=2", NULL};
 static const char *const off[] = {"train.lr=0", NULL};
 
 /* The first step's means are those of its rows, all passes of it; later steps move them by a hundredth of the way; a
  * pass for evaluation and a skipped step leave them. A sum of 20 floats errs by 20 roundings at most. */
-START_TEST(means_run) {
-    sl_model *m = create(on, true);
-    float *mean = values(m, MEANS), before[DIM];
+static void check_means(const char *const *changes, const char *tensor) {
+    sl_model *m = create(changes, true);
+    float *mean = values(m, tensor), before[DIM];
     double want[DIM];
     clear_means(m);
     input_means(m, 2, want);
@@ -96,6 +101,11 @@ START_TEST(means_run) {
     }
     sl_model_free(m);
 }
+
+START_TEST(means_run) {
+    check_means(on, MEANS);
+    check_means(behind, MEANS "_from_2");
+}
 END_TEST
 
 /* Means of 2 batches of the squares of h_0, and of what RMSNorm makes of its rows, in double. */
@@ -109,16 +119,17 @@ static void second_means(sl_model *m, double square[DIM], double output[DIM]) {
         double sum = 0;
         for (int j = 0; j < DIM; j++)
             sum += (double)h[j] * h[j] / DIM;
-        for (int j = 0; j < DIM; j++) {
-            square[j] += (double)h[j] * h[j] / (2 * ROWS);
-            output[j] += h[j] / sqrt(sum + sl_model_config(m)->norm_eps) / (2 * ROWS);
+        for (int j = 0; edited(m, i) && j < DIM; j++) {
+            square[j] += (double)h[j] * h[j] / (2 * rows_edited(m));
+            output[j] += h[j] / sqrt(sum + sl_model_config(m)->norm_eps) / (2 * rows_edited(m));
         }
     }
 }
 
 /* The first step takes them as they are, the second moves them by a hundredth of the way. */
-static void check_second(const char *value, const char *tensor, bool squares) {
-    const char *const changes[] = {"model.sink_nullify=2", "train.lr=0", "model.sink_nullify_mode=output", value, NULL};
+static void check_second(const char *value, const char *from, const char *first, const char *tensor, bool squares) {
+    const char *const changes[] = {"model.sink_nullify=2", "train.lr=0", "model.sink_nullify_mode=output", value, from,
+                                   NULL};
     sl_model *m = create(changes, true);
     float *got = values(m, tensor);
     double square[DIM], output[DIM], *want = squares ? square : output;
@@ -129,7 +140,7 @@ static void check_second(const char *value, const char *tensor, bool squares) {
         for (int j = 0; j < DIM; j++)
             ck_assert_msg(fabs(got[j] - want[j]) <= 0x1p-18, "%s: channel %d, step %d: %.9g, want %.9g", value, j,
                           steps, (double)got[j], want[j]);
-        ck_assert(fabs(got[3] - values(m, MEANS)[3]) > 0x1p-10);
+        ck_assert(fabs(got[3] - values(m, first)[3]) > 0x1p-10);
     }
     step(m, 1, NULL); /* of the first batch alone */
     ck_assert(fabs(got[3] - want[3]) > 0x1p-16 && fabs(got[3] - want[3]) < 0.05);
@@ -137,8 +148,11 @@ static void check_second(const char *value, const char *tensor, bool squares) {
 }
 
 START_TEST(second_means_run) {
-    check_second("model.sink_nullify_value=rms", "model.layers.0.input_layernorm.channel_mean_square", true);
-    check_second("model.sink_nullify_value=mean_output", "model.layers.0.input_layernorm.channel_mean_output", false);
+    const char *all = "model.sink_nullify_from=0", *some = "model.sink_nullify_from=3";
+    check_second("model.sink_nullify_value=rms", all, MEANS, MEANS "_square", true);
+    check_second("model.sink_nullify_value=mean_output", all, MEANS, MEANS "_output", false);
+    check_second("model.sink_nullify_value=rms", some, MEANS "_from_3", MEANS "_square_from_3", true);
+    check_second("model.sink_nullify_value=mean_output", some, MEANS "_from_3", MEANS "_output_from_3", false);
 }
 END_TEST
 
@@ -160,12 +174,22 @@ START_TEST(means_are_no_parameters) {
 }
 END_TEST
 
-/* Output of the first norm, with the two largest |means| at channels 6 and 1. */
-static void first_norm(const char *mode, float out[ROWS * DIM]) {
-    const char *const changes[] = {mode ? mode : "model.sink_nullify=0", mode ? "model.sink_nullify=2" : NULL, NULL};
+/* Makes the two largest |means| of the first norm those of channels 6 and 1. */
+static void set_means(sl_model *m) {
+    char name[64];
+    long long from = sl_model_config(m)->model_sink_nullify_from;
+    snprintf(name, sizeof name, from ? MEANS "_from_%lld" : MEANS, from);
+    for (int j = 0; j < DIM; j++)
+        values(m, name)[j] = j == 6 ? -3 : j == 1 ? 2 : 1;
+}
+
+/* Output of the first norm. */
+static void first_norm(const char *mode, const char *from, float out[ROWS * DIM]) {
+    const char *const changes[] = {mode ? mode : "model.sink_nullify=0", mode ? "model.sink_nullify=2" : NULL, from,
+                                   NULL};
     sl_model *m = create(changes, false);
-    for (int j = 0; mode && j < DIM; j++)
-        values(m, MEANS)[j] = j == 6 ? -3 : j == 1 ? 2 : 1;
+    if (mode)
+        set_means(m);
     ck_assert(sl_model_forward(m, in, NULL, NULL, NULL) == 0);
     memcpy(out, sl_model_norm_output(m, 0, 0), ROWS * DIM * sizeof *out);
     sl_model_free(m);
@@ -175,10 +199,10 @@ static void first_norm(const char *mode, float out[ROWS * DIM]) {
  * "denominator" is b elsewhere, and at the channels y scaled by what the others grew by. */
 START_TEST(modes) {
     float plain[ROWS * DIM], both[ROWS * DIM], output[ROWS * DIM], denominator[ROWS * DIM];
-    first_norm(NULL, plain);
-    first_norm("model.sink_nullify_mode=both", both);
-    first_norm("model.sink_nullify_mode=output", output);
-    first_norm("model.sink_nullify_mode=denominator", denominator);
+    first_norm(NULL, NULL, plain);
+    first_norm("model.sink_nullify_mode=both", NULL, both);
+    first_norm("model.sink_nullify_mode=output", NULL, output);
+    first_norm("model.sink_nullify_mode=denominator", NULL, denominator);
     for (int i = 0; i < ROWS * DIM; i++) {
         int j = i % DIM, other = i - j + 3;
         bool sink = j == 6 || j == 1;
@@ -188,6 +212,37 @@ START_TEST(modes) {
         ck_assert_msg(fabs(denominator[i] - grown) <= 0x1p-20 * fabs(grown), "%d: %.9g, want %.9g", i,
                       (double)denominator[i], grown);
     }
+}
+END_TEST
+
+/* Positions before sink_nullify_from are a plain norm's and the others those of an edit of all, bit for bit. */
+START_TEST(first_positions_stay) {
+    static const char *const mode[] = {"model.sink_nullify_mode=both", "model.sink_nullify_mode=output",
+                                       "model.sink_nullify_mode=denominator"};
+    float plain[ROWS * DIM], all[ROWS * DIM], got[ROWS * DIM];
+    first_norm(NULL, NULL, plain);
+    for (int i = 0; i < 3; i++)
+        for (int from = 1; from < SEQ; from++) {
+            char key[40];
+            snprintf(key, sizeof key, "model.sink_nullify_from=%d", from);
+            first_norm(mode[i], NULL, all);
+            first_norm(mode[i], key, got);
+            for (int r = 0; r < ROWS; r++)
+                ck_assert_msg(memcmp(got + r * DIM, (r % SEQ < from ? plain : all) + r * DIM, DIM * sizeof *got) == 0,
+                              "%s, %s: row %d", mode[i], key, r);
+            ck_assert(memcmp(plain, all, sizeof all) != 0);
+        }
+}
+END_TEST
+
+/* Means of other positions are none of this model's: it runs no pass with them. */
+START_TEST(means_of_other_positions) {
+    sl_model *all = create(on, false), *some = create(behind, false), *same = create(behind, false);
+    ck_assert_msg(sl_model_take(some, all) == 0 && sl_model_take(same, some) == 0, "%s", sl_error());
+    ck_assert(sl_model_states_missing(some) && sl_model_states_missing(same));
+    ck_assert(sl_model_forward(some, in, NULL, NULL, NULL) != 0);
+    ck_assert_msg(strstr(sl_error(), "holds no channel means") != NULL, "%s", sl_error());
+    sl_model_free(all), sl_model_free(some), sl_model_free(same);
 }
 END_TEST
 
@@ -265,19 +320,19 @@ START_TEST(random_channels) {
 }
 END_TEST
 
-/* A decoder with the means of a model of whole windows gives that one's logits. */
-START_TEST(decoder_takes_means) {
+/* A decoder with the means of a model of whole windows gives that one's logits, behind a prompt in one pass too. */
+static void check_decoder(const char *const *changes, int prompt) {
     float *want = calloc(ROWS * VOCAB, sizeof *want), got[VOCAB];
-    sl_model *m = create(on, false);
+    sl_model *m = create(changes, false);
     sl_model *decoder = sl_model_create_decoder(sl_model_config_given(m), VOCAB, 1, SEQ);
     ck_assert_msg(decoder && want, "%s", sl_error());
     ref_randomise(sl_model_params(decoder), 3);
     clear_means(decoder);
-    for (int j = 0; j < DIM; j++)
-        values(m, MEANS)[j] = j == 6 ? -3 : j == 1 ? 2 : 1;
+    set_means(m);
     ck_assert_msg(sl_model_take(decoder, m) == 0, "%s", sl_error());
     ck_assert(sl_model_logits(m, in, want) == 0);
-    for (int t = 0; t < SEQ; t++) {
+    ck_assert_msg(prompt == 0 || sl_model_prompt(decoder, in, prompt) == 0, "%s", sl_error());
+    for (int t = prompt; t < SEQ; t++) {
         ck_assert_msg(sl_model_decode(decoder, in + t, t, got) == 0, "%s", sl_error());
         for (int k = 0; k < VOCAB; k++)
             ck_assert_double_eq_tol(got[k], want[t * VOCAB + k], 1e-5);
@@ -285,12 +340,20 @@ START_TEST(decoder_takes_means) {
     free(want);
     sl_model_free(decoder), sl_model_free(m);
 }
+
+START_TEST(decoder_takes_means) {
+    check_decoder(on, 0);
+    for (int prompt = 0; prompt < SEQ; prompt++)
+        check_decoder(behind, prompt);
+}
 END_TEST
 
 START_TEST(refused) {
     static const struct {
         const char *change[5], *message;
     } cases[] = {
+        {{"model.sink_nullify=1", "model.seq=5", "model.sink_nullify_from=5", NULL},
+         "model.sink_nullify_from = 5 leaves no position to edit in windows of model.seq = 5"},
         {{"model.sink_nullify=9", NULL}, "model.sink_nullify = 9 channels are more than model.dim = 8"},
         {{"model.sink_nullify=5", "model.sink_nullify_channels=random", NULL},
          "model.sink_nullify_channels=random draws among the other channels, and of model.dim = 8 no 5 are left"},
@@ -320,6 +383,8 @@ int main(void) {
     tcase_add_test(t, nothing_without_means);
     tcase_add_test(t, means_are_no_parameters);
     tcase_add_test(t, modes);
+    tcase_add_test(t, first_positions_stay);
+    tcase_add_test(t, means_of_other_positions);
     tcase_add_test(t, a_constant_stays);
     tcase_add_test(t, random_channels);
     tcase_add_test(t, decoder_takes_means);
