@@ -58,9 +58,10 @@ int sl_verb_quantize(int argc, char **argv) {
     char about[2048] =
         "Evaluates a checkpoint with weights and activations rounded to few bits: every linear layer of the blocks "
         "reads rounded inputs and multiplies rounded weights, as hardware for these formats would; norms, their "
-        "gates, attention, routers and the residual stream stay fp32. Loss, perplexity and bits per byte come with "
-        "their change from fp32 and its 95 % interval over validation windows (paired), and the error of what is "
-        "rounded by layer and class of tensor. Calibration takes windows of the training text only.\n"
+        "gates, attention, routers, the gate of shared experts and the residual stream stay fp32. Loss, perplexity and "
+        "bits per byte come with their change from fp32 and its 95 % interval over validation windows (paired), and "
+        "the error of what is rounded by layer and class of tensor. Calibration takes windows of the training text "
+        "only.\n"
         "A folder that --export wrote is evaluated as it is, without a scheme.";
     sl_quantize_keep_help(about, sizeof about);
     const sl_verb_spec spec = {

@@ -212,6 +212,10 @@ static int check_nullify(const sl_config *c) {
 
 static int check_experts(const sl_config *c) {
     int64_t parts = c->model_experts_per_token + c->model_shared_experts;
+    if (c->model_shared_expert_gate && (c->model_experts == 0 || c->model_shared_experts == 0))
+        return sl_fail_usage("model.shared_expert_gate gates what shared experts give, and %s = 0; set it, or leave "
+                             "the gate out",
+                             c->model_experts ? "model.shared_experts" : "model.experts");
     if (c->model_experts == 0)
         return 0;
     if (c->model_experts_per_token > c->model_experts)

@@ -5,6 +5,7 @@
 #include "cuda/kind.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/heads.h"
+#include "ops/sigmoid_gate.h"
 
 /* ---- attention, over windows and over a cache */
 
@@ -196,14 +197,14 @@ static void *column(const slc_exec *x, sl_buf v, int64_t col) {
 }
 
 static slc_gate gate_of(const sl_op *op, const slc_exec *x) {
-    const sl_attention_gate *o = op->own;
+    const sl_sigmoid_gate *o = op->own;
     return (slc_gate){.rows = op->rows, .n = o->n, .group = o->group, .bf16 = x->info[op->in[0]].bf16,
                       .open = o->open, .y = column(x, op->in[0], o->first), .ld_y = x->info[op->in[0]].ld,
                       .b = x->buf[op->in[1]], .ld_b = x->info[op->in[1]].ld};
 }
 
 static int gate_forward(const sl_op *op, const slc_exec *x) {
-    const sl_attention_gate *o = op->own;
+    const sl_sigmoid_gate *o = op->own;
     slc_gate p = gate_of(op, x);
     p.out = column(x, op->out, o->first), p.ld_out = x->info[op->out].ld;
     if (o->in_place)
@@ -213,7 +214,7 @@ static int gate_forward(const sl_op *op, const slc_exec *x) {
 }
 
 static int gate_backward(const sl_op *op, const slc_exec *x) {
-    const sl_attention_gate *o = op->own;
+    const sl_sigmoid_gate *o = op->own;
     slc_gate p = gate_of(op, x);
     if (o->in_place)
         p.y = x->buf[op->saved[0]], p.ld_y = x->info[op->saved[0]].ld;
@@ -232,5 +233,5 @@ const slc_kind slc_attention_kinds[] = {
     {.name = "rope", .check = rope_check, .forward = rope_forward, .backward = rope_backward},
     {.name = "qk_norm", .check = qk_norm_check, .forward = qk_norm_forward, .backward = qk_norm_backward,
      .scratch = qk_norm_scratch},
-    {.name = "attention_gate", .forward = gate_forward, .backward = gate_backward},
+    {.name = "sigmoid_gate", .forward = gate_forward, .backward = gate_backward},
     {.name = NULL}};

@@ -4,6 +4,7 @@
 #include "ops/mixer/mixer.h"
 #include "ops/ops.h"
 #include "ops/quant/quantise.h"
+#include "ops/sigmoid_gate.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -98,20 +99,41 @@ static int declare_biases(sl_program *b, int64_t i) {
     return first;
 }
 
-/* Tensors as Qwen3-MoE's; the bias of the choice and the shared experts, which it does not have, as DeepSeek-V3's. */
+/* sigmoid(x w) y of the block's input x and what the shared experts give, all fp32. */
+static sl_buf gate_shared(sl_program *b, int64_t i, sl_buf x, sl_buf y) {
+    int64_t d = b->config->model_dim;
+    sl_scope read = at(i, SL_HALF_FFN, SL_PART_shared_gate_in);
+    char prefix[80];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_expert_gate", (long long)i);
+    int w = sl_build_matrix(b, read, prefix, "weight", 1, d, SL_MATRIX_LINEAR);
+    sl_buf gate = sl_build_unquantised(b, read, x, d, 1, w, SL_APART);
+    return sl_build_sigmoid_gate(b, at(i, SL_HALF_FFN, SL_PART_shared_gate), y, gate,
+                                 &(sl_sigmoid_gate){.n = d, .group = d, .open = 1});
+}
+
+/* The shared experts of x, added to out. */
+static sl_buf build_shared(sl_program *b, int64_t i, sl_buf x, sl_buf out) {
+    const sl_config *c = b->config;
+    const ffn_parts parts = {SL_PART_shared_in, SL_PART_shared_act, SL_PART_shared_out};
+    int64_t f = c->model_shared_experts * sl_config_expert_ffn(c);
+    char prefix[80];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
+    if (!c->model_shared_expert_gate)
+        return build_dense(b, i, &parts, prefix, f, x, out);
+    sl_buf y = build_dense(b, i, &parts, prefix, f, x, SL_APART);
+    return sl_build_add(b, at(i, SL_HALF_FFN, SL_PART_add), gate_shared(b, i, x, y), out);
+}
+
+/* Tensors as Qwen3-MoE's; the bias of the choice and the shared experts, which it does not have, as DeepSeek-V3's, the
+ * gate of these as Qwen2-MoE's. */
 static sl_buf build_experts(sl_program *b, int64_t i, sl_buf x, sl_buf residual) {
     const sl_config *c = b->config;
-    const ffn_parts shared = {SL_PART_shared_in, SL_PART_shared_act, SL_PART_shared_out};
     sl_moe_params p = {SL_NONE, SL_NONE, SL_NONE, SL_NONE, SL_NONE};
-    char prefix[80];
     declare_router(b, i, &p);
     p.experts = declare_experts(b, i);
     p.biases = c->model_ffn_bias ? declare_biases(b, i) : SL_NONE;
     sl_buf out = sl_build_moe(b, at(i, SL_HALF_FFN, SL_PART_experts), x, residual, &p);
-    if (c->model_shared_experts == 0)
-        return out;
-    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp.shared_experts", (long long)i);
-    return build_dense(b, i, &shared, prefix, c->model_shared_experts * sl_config_expert_ffn(c), x, out);
+    return c->model_shared_experts ? build_shared(b, i, x, out) : out;
 }
 
 static sl_buf build_ffn(sl_program *b, int64_t i, sl_buf in, sl_buf residual) {

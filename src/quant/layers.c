@@ -9,6 +9,7 @@ static const sl_block_layer ffn[] = {{SL_HALF_FFN, SL_PART_in, SL_NORM_FFN, true
                                      {SL_HALF_FFN, SL_PART_shared_in, SL_NORM_FFN, true},
                                      {SL_HALF_FFN, SL_PART_shared_out, -1, true},
                                      {SL_HALF_FFN, SL_PART_router, SL_NORM_FFN, false},
+                                     {SL_HALF_FFN, SL_PART_shared_gate_in, SL_NORM_FFN, false},
                                      {.part = SL_PART_none}};
 
 static const sl_block_layer *find(const sl_block_layer *list, sl_scope place) {

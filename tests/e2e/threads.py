@@ -31,7 +31,8 @@ VARIANTS = {"scalar": ["isa=scalar", "model.norm=gated_norm"], "avx2": ["isa=avx
                               "model.router_z_loss=0.1"],
             "best, bf16 experts": ["precision=bf16", "model.experts=9", "model.experts_per_token=3",
                                    "model.expert_ffn=70",
-                                   "model.shared_experts=1", "model.router=sigmoid", "model.balance=bias"]}
+                                   "model.shared_experts=1", "model.shared_expert_gate=true", "model.router=sigmoid",
+                                   "model.balance=bias"]}
 
 
 class Threads(common.EndToEnd):

@@ -175,6 +175,8 @@ def tensor_shapes(c, vocab):
             widths = {f"mlp.experts.{e}": c["expert_ffn"] for e in range(experts)}
             if shared:
                 widths["mlp.shared_experts"] = shared * c["expert_ffn"]
+            if c.get("shared_expert_gate"):
+                linear(p + "mlp.shared_expert_gate", 1, d, False)
         for name, f in widths.items():
             bias = c.get("ffn_bias", False)
             if FFN[c["ffn_kind"]][0]:
@@ -525,7 +527,9 @@ def experts(c, p, prefix, x, training):
         out = mlp(c, p, f"{prefix}.experts.{e}", flat[rows]) * weight[rows, e][:, None]
         y = y.index_add(0, rows, out)
     if c.get("shared_experts"):
-        y = y + mlp(c, p, prefix + ".shared_experts", flat)
+        out = mlp(c, p, prefix + ".shared_experts", flat)
+        gate = linear(p, prefix + ".shared_expert_gate", flat) if c.get("shared_expert_gate") else None
+        y = y + (out if gate is None else torch.sigmoid(gate) * out)
     return y.view_as(x), loss, count
 
 

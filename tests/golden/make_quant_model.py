@@ -35,13 +35,16 @@ SCHEMES += ["fp8-block-window", "fp8-block-token", "nvfp4-static", "nvfp4-window
 
 MODEL = {"layers": 2, "dim": 36, "heads": 3, "ffn": 140, "norm": "rmsnorm", "ffn_kind": "swiglu", "rope_base": 100,
          "norm_opts": {"eps": 0.01}, "seq": 5}
+TOKENWISE = [s for s in SCHEMES if not s.endswith("window")]  # what an expert reads is not a whole window
 CASES = {
     "dense": ({}, set(), SCHEMES),
     "gated": ({"norm": "gated_norm", "norm_opts": {"eps": 0.01, "rank": 4}, "kv_heads": 1,
                "attention_opts": {"gate": "elementwise"}}, {"head", "embedding", "kv"}, SCHEMES),
-    # What an expert reads is not a whole window.
     "experts": ({"experts": 4, "experts_per_token": 2, "expert_ffn": 19, "shared_experts": 1, "router": "softmax",
-                 "balance": "aux", "balance_coef": 0.01}, set(), [s for s in SCHEMES if not s.endswith("window")]),
+                 "balance": "aux", "balance_coef": 0.01}, set(), TOKENWISE),
+    "gated_experts": ({"experts": 3, "experts_per_token": 2, "expert_ffn": 19, "shared_experts": 2,
+                       "shared_expert_gate": True, "router": "softmax", "balance": "aux", "balance_coef": 0.01}, set(),
+                      TOKENWISE),
 }
 VOCAB, BATCH = 23, 2
 

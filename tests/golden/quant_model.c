@@ -18,7 +18,8 @@ typedef struct {
     bool head, embedding, kv, windows; /* are there schemes with a scale for a window */
 } kind;
 static const kind kinds[] = {
-    {"dense", false, false, false, true}, {"gated", true, true, true, true}, {"experts", false, false, false, false}};
+    {"dense", false, false, false, true}, {"gated", true, true, true, true}, {"experts", false, false, false, false},
+    {"gated_experts", false, false, false, false}};
 
 typedef struct {
     const kind *kind;

@@ -138,6 +138,26 @@ static void add_expert(const ref_model *m, const char *prefix, int64_t f, const 
         free(all[i]);
 }
 
+/* The shared experts, behind a gate if there is one, added to out. */
+static void add_shared(const ref_model *m, const char *layer, int64_t f, const ref_c *x, ref_c *out) {
+    const sl_config *c = m->config;
+    int64_t rows = ref_rows(m);
+    char prefix[128];
+    ref_c *weight = NULL;
+    snprintf(prefix, sizeof prefix, "%smlp.", layer);
+    if (c->model_shared_expert_gate) {
+        ref_c *gate = ref_project(m, prefix, "shared_expert_gate.weight", c->model_dim, 1, x);
+        weight = ref_alloc(rows);
+        for (int64_t i = 0; i < rows; i++)
+            weight[i] = 1;
+        ref_attention_gate(rows, 1, 1, 0, gate, weight);
+        free(gate);
+    }
+    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
+    add_expert(m, prefix, c->model_shared_experts * f, x, weight, 1, out);
+    free(weight);
+}
+
 /* Returns the router's losses times their coefficients. */
 ref_c ref_experts_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
@@ -157,9 +177,8 @@ ref_c ref_experts_block(const ref_model *m, const char *layer, const ref_c *x, r
         snprintf(prefix, sizeof prefix, "%smlp.experts.%lld.", layer, (long long)e);
         add_expert(m, prefix, f, x, weight + e, experts, out);
     }
-    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
     if (c->model_shared_experts)
-        add_expert(m, prefix, c->model_shared_experts * f, x, NULL, 0, out);
+        add_shared(m, layer, f, x, out);
     ref_half_output(m, layer, FFN, out, h);
     free(out);
     free(weight);

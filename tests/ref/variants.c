@@ -233,19 +233,22 @@ static const struct {
     double z, capacity;
     int place;
     double clip;
+    bool gate; /* of the shared experts */
 } mixtures[] = {
-    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0, SL_PLACE_PRE, 0},
-    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0, SL_PLACE_PRE, 0},
-    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_PRE, 0},
-    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8, SL_PLACE_PRE, 0},
-    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1, SL_PLACE_PRE, 0},
-    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0, SL_PLACE_PRE, 0},
-    {"post, shared", 4, 2, 9, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_POST, 0},
-    {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0},
-    {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75},
-    {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0},
-    {"large, softmax", 7, 2, 261, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0},
-    {"large, sigmoid", 70, 4, 101, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0},
+    {"softmax, aux and z", 4, 2, 9, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.3, 0, SL_PLACE_PRE, 0, false},
+    {"sigmoid, bias, shared", 5, 3, 8, 2, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 0, SL_PLACE_PRE, 0, false},
+    {"sigmoid, aux, one expert a token", 3, 1, 11, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_PRE, 0, false},
+    {"softmax, bias, capacity, shared", 4, 2, 7, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_BIAS, 0.2, 0.8,
+     SL_PLACE_PRE, 0, false},
+    {"softmax, one expert a token, capacity", 6, 1, 5, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 1,
+     SL_PLACE_PRE, 0, false},
+    {"every expert for every token", 3, 3, 10, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_NONE, 0, 0, SL_PLACE_PRE, 0, false},
+    {"post, gated shared", 4, 2, 9, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_POST, 0, true},
+    {"post, capacity", 5, 2, 8, 0, SL_ROUTER_SIGMOID, SL_BALANCE_BIAS, 0, 1, SL_PLACE_POST, 0, false},
+    {"sandwich, shared, clip", 4, 2, 7, 2, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0.75, false},
+    {"sandwich", 5, 1, 6, 0, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0, 0, SL_PLACE_SANDWICH, 0, false},
+    {"large, softmax, gated shared", 7, 2, 261, 1, SL_ROUTER_SOFTMAX, SL_BALANCE_AUX, 0.1, 0, SL_PLACE_PRE, 0, true},
+    {"large, sigmoid", 70, 4, 101, 0, SL_ROUTER_SIGMOID, SL_BALANCE_AUX, 0, 1.2, SL_PLACE_PRE, 0, false},
 };
 
 bool ref_variant_moe(int i, ref_variant *v) {
@@ -259,6 +262,7 @@ bool ref_variant_moe(int i, ref_variant *v) {
     c->model_experts_per_token = mixtures[i].top;
     c->model_expert_ffn = mixtures[i].ffn;
     c->model_shared_experts = mixtures[i].shared;
+    c->model_shared_expert_gate = mixtures[i].gate;
     c->model_router = mixtures[i].router;
     c->model_balance = mixtures[i].balance;
     c->model_balance_coef = 0.5;
@@ -337,6 +341,12 @@ static const changed options[] = {
     {"biased experts, shared, capacity", {"experts=4", "expert_ffn=7", "shared_experts=1", "ffn_bias=true",
                                           "router_bias=true", "router_z_loss=0.3", "balance_coef=0.5",
                                           "expert_capacity=0.9"}},
+    {"gated shared experts", {"experts=4", "expert_ffn=7", "shared_experts=2", "shared_expert_gate=true"}},
+    {"gated shared experts, biases, sandwich", {"experts=3", "expert_ffn=9", "shared_experts=1", "ffn_bias=true",
+                                                "shared_expert_gate=true", "norm_place=sandwich", "clip=0.7"}},
+    {"gated shared experts, parallel, gated norm", {"experts=3", "expert_ffn=130", "shared_experts=1",
+                                                    "shared_expert_gate=true", "block=parallel_shared",
+                                                    "norm=gated_norm"}},
     {"biased experts, sigmoid, one a token", {"experts=5", "experts_per_token=1", "expert_ffn=9", "ffn_bias=true",
                                               "router=sigmoid", "router_bias=true", "balance=bias",
                                               "norm_place=sandwich", "ffn_kind=geglu"}},

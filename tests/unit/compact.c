@@ -200,7 +200,7 @@ static void memory(fixture *f) {
         const sl_tensor *t = &q->tensor[i];
         bool expert = strstr(t->name, ".experts.") != NULL;
         bool linear = (ends_with(t->name, "_proj.weight") && !expert) || ends_with(t->name, "_query.weight") ||
-                      ends_with(t->name, "lm_head.weight");
+                      ends_with(t->name, "expert_gate.weight") || ends_with(t->name, "lm_head.weight");
         ck_assert_msg(t->bf16 == linear, "%s: %s is kept in %s", f->v.name, t->name, t->bf16 ? "bf16" : "fp32");
         *(t->bf16 ? &halves : &floats) += t->size;
     }

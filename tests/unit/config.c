@@ -258,10 +258,10 @@ static const struct {
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
                    "residual, residual_opts, norm_opts, mixer, mamba2_opts, gdn_opts, attention, attention_opts, "
                    "anchors, anchors_opts, attention_bias, ffn_kind, ffn_bias, experts, "
-                   "experts_per_token, expert_ffn, shared_experts, router, router_bias, balance, balance_coef, "
-                   "balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, rope_base_window, "
-                   "rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, clip_backward, "
-                   "embed_multiplier, embed_scale, learned_positions, sink_nullify, sink_nullify_mode, "
+                   "experts_per_token, expert_ffn, shared_experts, shared_expert_gate, router, router_bias, balance, "
+                   "balance_coef, balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, "
+                   "rope_base_window, rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, "
+                   "clip_backward, embed_multiplier, embed_scale, learned_positions, sink_nullify, sink_nullify_mode, "
                    "sink_nullify_value, sink_nullify_channels, sink_nullify_from, sink_nullify_final, tie_embeddings, "
                    "logit_softcap, head_bias, seq, init_std; found a single value"},
     {"- 1\n", "t.yaml:1: expected keys among model, data, train, precision, device, gemm, seed, threads, pin, isa; "
@@ -453,6 +453,12 @@ static const struct {
     {"model: {experts: 4, experts_per_token: 3}",
      "model.ffn = 1024 is not a multiple of experts_per_token + shared_experts = 3; change one or set "
      "model.expert_ffn"},
+    {"model: {experts: 4, shared_expert_gate: true}",
+     "model.shared_expert_gate gates what shared experts give, and model.shared_experts = 0; set it, or leave the gate "
+     "out"},
+    {"model: {shared_expert_gate: true, shared_experts: 1}",
+     "model.shared_expert_gate gates what shared experts give, and model.experts = 0; set it, or leave the gate out"},
+    {"model: {experts: 4, shared_experts: 2, shared_expert_gate: true}", NULL},
     {"model: {experts: 4, router: sigmoid, router_z_loss: 0.1}",
      "model.router_z_loss needs model.router: softmax: it keeps the log of its sum small"},
     {"model: {experts: 4, experts_per_token: 3, expert_ffn: 10, router_z_loss: 0.1}", NULL},

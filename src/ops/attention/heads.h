@@ -17,11 +17,4 @@ typedef struct {
     float eps;
 } sl_qk_norm;
 
-typedef struct {
-    int64_t first, n; /* the gated columns of in[0]; in place where they are only some of them */
-    int64_t group;    /* so many side by side share a gate value, a column of in[1] */
-    float open;       /* 1 - floor */
-    bool in_place;    /* saved[0]: the columns before the gate */
-} sl_attention_gate;
-
 #endif
