@@ -129,6 +129,10 @@ int64_t sl_gdn_group(const sl_config *c, int part, int parts);
 /* use_sliding_window and layer_types of the Qwens. */
 int sl_qwen_windows(const sl_hf *s, sl_config *c);
 
+/* Experts of a token and their width, where the file does not say them as given (< 0: it must); weights of the chosen
+ * ones that are scaled otherwise than ours are an error. */
+int sl_qwen_experts(const sl_hf *s, int64_t top, int64_t width, bool scaled, sl_config *c);
+
 /* What the Gemmas share, all but the rotary embedding of config.json; every `pattern`-th layer sees all where the file
  * does not say. The scale of scores, which GGUF files do not say, goes in a model of `largest` layers by dim / heads,
  * in all others by the width of a head. */

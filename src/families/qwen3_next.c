@@ -1,12 +1,13 @@
-/* Qwen3-Next without experts: Gated DeltaNet (arXiv 2412.06464) in three layers of four, in the fourth attention with a
+/* Qwen3-Next: Gated DeltaNet (arXiv 2412.06464) in three layers of four, in the fourth attention with a
  * gate (arXiv 2505.06708), norms of queries and keys and a rotary embedding of a quarter of each head. Norms are stored
- * as their distance from 1, but not that of the recurrence's output. */
+ * as their distance from 1, but not that of the recurrence's output. A mixture, in every layer or in none, has a shared
+ * expert behind a gate of its own. */
 #include "base/err.h"
 #include "families/kind.h"
 
 #include <string.h>
 
-enum { INTERVAL = 4, HEAD_DIM = 256, KV_HEADS = 2, EXPERTS = 512, LAYERS = 1024 };
+enum { INTERVAL = 4, HEAD_DIM = 256, KV_HEADS = 2, EXPERTS = 512, TOP = 10, EXPERT_FFN = 512, LAYERS = 1024 };
 
 static uint8_t mixer_named(const char *name) {
     uint8_t i = 0;
@@ -38,25 +39,50 @@ static int read_layers(const sl_hf *s, sl_config *c) {
     return sl_list_of_layers(s->name, of, c->model_layers, &c->model_mixer);
 }
 
-/* Its mixtures have a shared expert behind a gate of its own. Behind read_layers. */
-static int check_dense(const sl_hf *s, const sl_config *c) {
+/* Layers that have a mixture: every decoder_sparse_step-th that mlp_only_layers does not name. */
+static int64_t count_sparse(const sl_hf *s, int64_t step, int64_t layers) {
     const json_t *layer;
-    int64_t experts = 0, listed = 0;
     bool dense[LAYERS] = {false};
+    int64_t n = 0;
     size_t i;
-    if (sl_hf_whole(s, "num_experts", EXPERTS, &experts))
-        return -1;
     json_array_foreach(sl_hf_get(s, "mlp_only_layers"), i, layer) {
         int64_t at = json_is_integer(layer) ? json_integer_value(layer) : -1;
-        if (at < 0 || at >= c->model_layers || dense[at])
-            continue;
-        dense[at] = true;
-        listed++;
+        if (at >= 0 && at < layers)
+            dense[at] = true;
     }
-    return experts == 0 || listed == c->model_layers
-               ? 0
-               : sl_fail("%s: num_experts: mixtures with a gated shared expert are not supported; only models with 0, "
-                         "or with all layers in mlp_only_layers, are", s->name);
+    for (int64_t l = 0; l < layers; l++)
+        n += !dense[l] && (l + 1) % step == 0;
+    return n;
+}
+
+/* The shared expert is several times as wide as one of the others, as ours are. Behind read_layers. */
+static int read_shared(const sl_hf *s, sl_config *c) {
+    int64_t width = 0;
+    if (sl_hf_whole(s, "shared_expert_intermediate_size", EXPERT_FFN, &width))
+        return -1;
+    if (c->model_expert_ffn < 1 || width < 1 || width % c->model_expert_ffn != 0)
+        return sl_fail("%s: shared_expert_intermediate_size = %lld is not a multiple of moe_intermediate_size = %lld, "
+                       "which is needed", s->name, (long long)width, (long long)c->model_expert_ffn);
+    c->model_shared_experts = width / c->model_expert_ffn;
+    c->model_shared_expert_gate = true;
+    return 0;
+}
+
+/* Behind read_layers. */
+static int read_experts(const sl_hf *s, sl_config *c) {
+    int64_t experts = 0, step = 1;
+    if (sl_hf_whole(s, "num_experts", EXPERTS, &experts) || sl_hf_whole(s, "decoder_sparse_step", 1, &step))
+        return -1;
+    if (step < 1)
+        return sl_fail("%s: decoder_sparse_step: 1 or more is needed", s->name);
+    int64_t sparse = experts ? count_sparse(s, step, c->model_layers) : 0;
+    if (sparse == 0)
+        return 0;
+    if (sparse < c->model_layers)
+        return sl_fail("%s: decoder_sparse_step, mlp_only_layers: only mixtures in every layer, or in none, are "
+                       "supported", s->name);
+    c->model_experts = experts;
+    return sl_qwen_experts(s, TOP, EXPERT_FFN, true, c) || read_shared(s, c) ? -1 : 0;
 }
 
 static int read_recurrence(const sl_hf *s, sl_config *c) {
@@ -85,7 +111,7 @@ static int from_hf(const sl_hf *s, sl_config *c) {
                    sl_hf_whole(s, "head_dim", HEAD_DIM, &c->model_head_dim) ||
                    sl_hf_whole(s, "num_key_value_heads", KV_HEADS, &c->model_kv_heads) ||
                    sl_hf_ffn(s, "hidden_act", "silu", true, c) || sl_hf_rope_part(s, 0.25, c) || read_layers(s, c) ||
-                   read_recurrence(s, c) || check_dense(s, c)
+                   read_recurrence(s, c) || read_experts(s, c)
                ? -1
                : 0;
 }
@@ -101,6 +127,7 @@ int64_t sl_gdn_group(const sl_config *c, int part, int parts) {
     { "model.layers.*." ours, "model.layers.*." theirs, how, part, parts }
 #define QKVZ(ours, part) OF_BLOCK(ours, "linear_attn.in_proj_qkvz", SL_PLACE_BY_KEY_HEAD, part, 4)
 #define BA(ours, part) OF_BLOCK(ours, "linear_attn.in_proj_ba", SL_PLACE_BY_KEY_HEAD, part, 2)
+#define SHARED(name) OF_BLOCK("mlp.shared_experts." name, "mlp.shared_expert." name, 0, 0, 0)
 static const sl_place hf_places[] = {
     {"model.norm", "model.norm", SL_PLACE_CENTRED, 0, 0},
     OF_BLOCK("input_layernorm", "input_layernorm", SL_PLACE_CENTRED, 0, 0),
@@ -115,6 +142,9 @@ static const sl_place hf_places[] = {
     QKVZ("linear_attn.z_proj", 3),
     BA("linear_attn.b_proj", 0),
     BA("linear_attn.a_proj", 1),
+    SHARED("gate_proj"),
+    SHARED("up_proj"),
+    SHARED("down_proj"),
     {NULL, NULL, 0, 0, 0}};
 static const char *const ignored[] = {"mtp.*", NULL}; /* layers that predict further tokens, which transformers drops */
 

@@ -16,7 +16,7 @@ TOKENS = ["data.corpus=tokens.bin", "data.tokenizer=ids:64:1", "data.val_fractio
 TUNE = "train: {steps: 20, batch: 4, lr: 4e-3, warmup: 5, eval_windows: 4, probe_every: 10}\nprecision: fp32\n"
 NAMES = ["llama.gguf", "qwen2", "qwen3", "qwen3_moe.gguf", "gemma2", "gemma2.gguf", "gemma3", "gemma3.gguf", "olmo2",
          "smollm3", "smollm3-00001-of-00002.gguf", "gpt2", "gpt2.gguf", "gpt_neox", "gpt_neox.gguf", "opt", "phi",
-         "gpt_oss_mxfp4", "gpt_oss.gguf", "mamba2", "qwen3_next"]
+         "gpt_oss_mxfp4", "gpt_oss.gguf", "mamba2", "qwen3_next", "qwen3_next_moe"]
 
 
 class Foreign(common.EndToEnd):

@@ -98,6 +98,12 @@ MODELS = {
         linear_num_value_heads=4, linear_key_head_dim=6, linear_value_head_dim=5, linear_conv_kernel_dim=4,
         num_experts=0, moe_intermediate_size=8, shared_expert_intermediate_size=8,
         rope_parameters={"rope_type": "default", "rope_theta": 3000.0, "partial_rotary_factor": 0.25})),
+    "qwen3_next_moe": lambda: Qwen3NextForCausalLM(Qwen3NextConfig(
+        **COMMON | {"num_hidden_layers": 2, "pad_token_id": None}, head_dim=16, rms_norm_eps=1e-6,
+        linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=6, linear_value_head_dim=5,
+        linear_conv_kernel_dim=3, layer_types=["linear_attention", "full_attention"], num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=24,
+        rope_parameters={"rope_type": "default", "rope_theta": 3000.0, "partial_rotary_factor": 0.25})),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(
         **COMMON, head_dim=8, rms_norm_eps=1e-6, tie_word_embeddings=True, num_experts=5,
         num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, decoder_sparse_step=1,

@@ -19,7 +19,7 @@
 /* A folder, or a GGUF file, or the first part of one. */
 static const char *const models[] = {"llama", "llama_bias", "llama_yarn", "mistral", "qwen2", "qwen3", "qwen3_moe",
                                      "gemma2", "gemma3", "olmo2", "smollm3", "gpt2", "gpt_neox", "opt", "phi",
-                                     "gpt_oss", "gpt_oss_mxfp4", "mamba2", "qwen3_next",
+                                     "gpt_oss", "gpt_oss_mxfp4", "mamba2", "qwen3_next", "qwen3_next_moe",
                                      "llama.gguf", "qwen2.gguf", "qwen3.gguf", "qwen3_moe.gguf", "gemma2.gguf",
                                      "gemma3.gguf", "olmo2.gguf", "smollm3-00001-of-00002.gguf", "gpt2.gguf",
                                      "gpt_neox.gguf", "phi.gguf", "phi_fused.gguf", "gpt_oss.gguf"};

@@ -413,6 +413,7 @@ END_TEST
 #define QUANTISED(method) ",\"quantization_config\":{\"quant_method\":" method "}"
 /* Every second layer full, and no experts. */
 #define NEXT(more) CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"num_experts\":0" more)
+#define NEXT_EXPERTS(more) CONFIG_OF("Qwen3Next", ",\"num_experts\":12" more)
 #define MAMBA2(more) CONFIG_OF("Mamba2", ",\"n_groups\":2,\"num_heads\":4,\"head_dim\":4" more)
 
 static int parse(const char *text, sl_config *c) {
@@ -455,8 +456,18 @@ static const struct {
     {GPT_OSS(2, WINDOW YARN QUANTISED("\"awq\"")), "quantization_config is not supported"},
     {GPT_OSS(2, WINDOW YARN QUANTISED("4")), "quantization_config is not supported"},
     {CONFIG_OF("OPT", QUANTISED("\"mxfp4\"")), "quantization_config is not supported"},
-    {CONFIG_OF("Qwen3Next", ""), "num_experts: mixtures with a gated shared expert are not supported"},
-    {CONFIG_OF("Qwen3Next", ",\"num_experts\":4,\"mlp_only_layers\":[0,0,2,-1,\"1\"]"), "num_experts: mixtures"},
+    {CONFIG_OF("Qwen3Next", ""), "what stands for our model.experts is 512; 0 to 256 is supported"},
+    {NEXT_EXPERTS(",\"mlp_only_layers\":[0,0,2,-1,\"1\"]"), "mlp_only_layers: only mixtures in every layer"},
+    {NEXT_EXPERTS(",\"decoder_sparse_step\":2"), "mlp_only_layers: only mixtures in every layer, or in none"},
+    {NEXT_EXPERTS(",\"decoder_sparse_step\":0"), "decoder_sparse_step: 1 or more is needed"},
+    {NEXT_EXPERTS(",\"norm_topk_prob\":false"), "norm_topk_prob: only true is supported"},
+    {NEXT_EXPERTS(",\"num_experts_per_tok\":1"), "norm_topk_prob: only true is supported (false with one"},
+    {NEXT_EXPERTS(",\"shared_expert_intermediate_size\":700"),
+     "shared_expert_intermediate_size = 700 is not a multiple of moe_intermediate_size = 512"},
+    {NEXT_EXPERTS(",\"shared_expert_intermediate_size\":0"),
+     "shared_expert_intermediate_size = 0 is not a multiple of moe_intermediate_size = 512"},
+    {NEXT_EXPERTS(",\"moe_intermediate_size\":0"), "is not a multiple of moe_intermediate_size = 0"},
+    {NEXT_EXPERTS(",\"moe_intermediate_size\":2"), "model.shared_experts is 256; 0 to 16 is supported"},
     {CONFIG_OF("Qwen3Next", ",\"num_experts\":0,\"full_attention_interval\":0"), "full_attention_interval: 1 or more"},
     {NEXT(",\"layer_types\":[\"full_attention\"]"), "layer_types: a list of num_hidden_layers kinds"},
     {NEXT(",\"layer_types\":[\"full_attention\",\"sliding_attention\"]"), "layer_types: only \"full_attention\" and"},
@@ -605,15 +616,28 @@ START_TEST(layers_of_qwen3_next) {
     sl_config c;
     static const char *const texts[] = {
         NEXT(""), NEXT(",\"layer_types\":[\"linear_attention\",\"full_attention\"]"),
-        CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"mlp_only_layers\":[1,0,7]")};
-    for (int i = 0; i < 3; i++) {
+        CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"mlp_only_layers\":[1,0,7]"),
+        CONFIG_OF("Qwen3Next", ",\"full_attention_interval\":2,\"decoder_sparse_step\":3")};
+    for (int i = 0; i < 4; i++) {
         ck_assert_msg(parse(texts[i], &c) == 0, "%s", sl_error());
         ck_assert_str_eq(sl_choices_mixer[sl_config_mixer(&c, 0)].name, "gdn");
         ck_assert_str_eq(sl_choices_mixer[sl_config_mixer(&c, 1)].name, "softmax");
         ck_assert(c.gdn_heads == 32 && c.gdn_key_heads == 16 && c.gdn_key_dim == 128 && c.gdn_value_dim == 128);
         ck_assert(c.gdn_conv == 4 && c.model_head_dim == 256 && c.model_kv_heads == 2 && c.model_rope_dims == 64);
         ck_assert(c.norm_zero_centred && c.model_qk_norm && c.attention_gate == SL_ATTENTION_GATE_ELEMENTWISE);
+        ck_assert(c.model_experts == 0 && !c.model_shared_expert_gate);
     }
+}
+END_TEST
+
+START_TEST(experts_of_qwen3_next) {
+    sl_config c;
+    ck_assert_msg(parse(NEXT_EXPERTS(""), &c) == 0, "%s", sl_error());
+    ck_assert(c.model_experts == 12 && c.model_experts_per_token == 10 && c.model_expert_ffn == 512);
+    ck_assert(c.model_shared_experts == 1 && c.model_shared_expert_gate);
+    ck_assert_msg(parse(NEXT_EXPERTS(",\"shared_expert_intermediate_size\":1536,\"num_experts_per_tok\":1,"
+                                     "\"norm_topk_prob\":false,\"mlp_only_layers\":[9]"), &c) == 0, "%s", sl_error());
+    ck_assert(c.model_shared_experts == 3 && c.model_experts_per_token == 1);
 }
 END_TEST
 
@@ -643,6 +667,7 @@ int main(void) {
     tcase_add_loop_test(t, wrong_models, 0, sizeof wrong / sizeof *wrong);
     tcase_add_test(t, divisors_of_llama3);
     tcase_add_test(t, layers_of_qwen3_next);
+    tcase_add_test(t, experts_of_qwen3_next);
     tcase_add_test(t, limits_of_mamba2_that_are_none);
     tcase_add_loop_test(t, refused_configs, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, what_gemma2_does_not_say);
