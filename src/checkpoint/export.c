@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 int sl_export_check(const sl_config *c, const char *name) {
-    const char *key = c->model_experts ? "model.experts" : sl_hf_obstacle(c);
+    const char *key = sl_hf_export_obstacle(c);
     return key ? sl_fail_usage("%s: %s stands in the way: only what is plain Llama, Qwen3, Qwen3-Next or Mamba-2 "
                                "without it can be exported", name, key)
                : 0;

@@ -52,7 +52,11 @@ const char *sl_hf_obstacle(const sl_config *c) {
          "model.ffn_kind", LLAMA},
         {c->model_ffn_bias, "model.ffn_bias", LLAMA | NEXT},
         {c->model_head_bias, "model.head_bias", ALL},
-        {c->model_experts > 0 && c->model_router_bias, "model.router_bias", LLAMA},
+        {c->model_experts > 0 && c->model_router_bias, "model.router_bias", LLAMA | NEXT},
+        {c->model_experts > 0 && c->model_router != SL_ROUTER_SOFTMAX, "model.router", NEXT},
+        {c->model_experts > 0 && c->model_balance == SL_BALANCE_BIAS, "model.balance", NEXT},
+        {c->model_experts > 0 && c->model_shared_experts == 0, "model.shared_experts=0", NEXT},
+        {c->model_experts > 0 && !c->model_shared_expert_gate, "model.shared_expert_gate=false", NEXT},
         {c->model_rope_base <= 0, "model.rope_base", LLAMA | NEXT},
         {c->model_rope_dims != 0, "model.rope_dims", LLAMA},
         {c->model_rope_scaling != SL_ROPE_SCALING_NONE, "model.rope_scaling", LLAMA | NEXT},
@@ -88,6 +92,10 @@ const char *sl_hf_obstacle(const sl_config *c) {
     return NULL;
 }
 
+const char *sl_hf_export_obstacle(const sl_config *c) {
+    return c->model_experts > 0 && kind_of(c) != NEXT ? "model.experts" : sl_hf_obstacle(c);
+}
+
 /* Of a checkpoint, whose tensors have our names: those of Llama. */
 static const char *architecture(const sl_config *c) {
     bool known = !sl_hf_obstacle(c) && kind_of(c) == LLAMA;
@@ -112,8 +120,13 @@ static json_t *expert_keys(const sl_config *c) {
                      "decoder_sparse_step", 1, "mlp_only_layers");
 }
 
-/* The text of v, which goes. */
-static char *dump(json_t *v) {
+/* The text of v and of what is more or otherwise in `more`; both go. */
+static char *dump(json_t *v, json_t *more) {
+    if (json_object_update(v, more)) {
+        json_decref(v);
+        v = NULL;
+    }
+    json_decref(more);
     char *text = v ? json_dumps(v, JSON_INDENT(2)) : NULL;
     json_decref(v);
     if (!text)
@@ -145,13 +158,7 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab) {
                   0,
                   "mlp_bias", 0, "bos_token_id", known ? json_integer(task ? vocab - 1 : 256) : json_null(),
                   "eos_token_id", "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
-    json_t *more = expert_keys(c);
-    if (json_object_update(v, more)) {
-        json_decref(v);
-        v = NULL;
-    }
-    json_decref(more);
-    return dump(v);
+    return dump(v, expert_keys(c));
 }
 
 /* transformers' defaults where a key is not ours: no limits on dt, no biases but the convolution's. */
@@ -168,10 +175,20 @@ static char *mamba2_text(const sl_config *c, int32_t vocab) {
                           "vocab_size", (int)vocab, "use_bias", 0, "use_conv_bias", 1, "hidden_act", "silu",
                           "max_position_embeddings", (json_int_t)c->model_seq, "bos_token_id", "eos_token_id",
                           "pad_token_id", "initializer_range", c->model_init_std, "torch_dtype", "float32");
-    return dump(v);
+    return dump(v, json_object());
 }
 
-/* A pattern of "linear_attention" and "full_attention"; all layers are dense. */
+/* Mixtures in all layers or none. */
+static json_t *next_experts(const sl_config *c) {
+    json_t *v = expert_keys(c);
+    if (c->model_experts == 0 || !json_object_set_new(v, "shared_expert_intermediate_size",
+                                                      json_integer(c->model_shared_experts * sl_config_expert_ffn(c))))
+        return v;
+    json_decref(v);
+    return NULL;
+}
+
+/* A pattern of "linear_attention" and "full_attention". */
 static json_t *next_layers(const sl_config *c) {
     json_t *list = json_array();
     for (int64_t i = 0; i < c->model_layers; i++)
@@ -205,7 +222,7 @@ static char *next_text(const sl_config *c, int32_t vocab) {
         (json_int_t)n.key_dim, "linear_value_head_dim", (json_int_t)n.value_dim, "layer_types", next_layers(c),
         "num_experts", 0, "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", c->model_init_std,
         "torch_dtype", "float32");
-    return dump(v);
+    return dump(v, next_experts(c));
 }
 
 /* The kinds of models that have other names in transformers than in our checkpoints. */

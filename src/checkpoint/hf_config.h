@@ -17,6 +17,9 @@ char *sl_hf_config_text(const sl_config *c, int32_t vocab);
  * its Qwen3-Next; NULL: none. */
 const char *sl_hf_obstacle(const sl_config *c);
 
+/* The same of a model to be exported, of which mixtures only as Qwen3-Next's are. */
+const char *sl_hf_export_obstacle(const sl_config *c);
+
 /* The same of a folder to be exported, of a model without an obstacle, and the class of its tensors: models of Mamba-2
  * and Qwen3-Next, which a checkpoint has by our names, are a Mamba2ForCausalLM and a Qwen3NextForCausalLM there. */
 char *sl_hf_export_text(const sl_config *c, int32_t vocab);

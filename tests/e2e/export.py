@@ -70,13 +70,20 @@ class Export(common.EndToEnd):
         said = self.error("export", both, "--format", "hf", "--out", "both-hf", code=2)
         self.assertIn("model.mixer stands in the way", said)
 
+    def refused(self, shape: list[str], told: str) -> None:
+        said = self.error("export", self.train("other", *shape), "--format", "hf", "--out", "other-hf", code=2)
+        self.assertIn(f"{told} stands in the way", said)
+        shutil.rmtree("other")
+
     def test_qwen3_next(self) -> None:
         """Whose tensors hold rows of several of ours; norms with and without their 1."""
         opts = "model.gdn_opts."
         shape = ["model.mixer=[gdn, softmax]", "model.qk_norm=true", "model.attention_opts.gate=elementwise",
                  opts + "heads=4", opts + "key_heads=2", opts + "key_dim=6", opts + "value_dim=5", "model.rope_dims=4"]
-        for name, centred in (("plain", "false"), ("centred", "true")):
-            run = self.train(f"next-{name}", *shape, f"model.norm_opts.zero_centred={centred}")
+        experts = ["model.experts=5", "model.shared_experts=2", "model.expert_ffn=12", "model.shared_expert_gate=true"]
+        for name, *keys in (("plain",), ("centred", "model.norm_opts.zero_centred=true"), ("moe", *experts),
+                            ("one", *experts, "model.experts_per_token=1", "model.norm_opts.zero_centred=true")):
+            run = self.train(f"next-{name}", *shape, *keys)
             wanted, got = self.logits(run), self.logits(self.export(run, f"{name}-next"))
             largest = max(map(abs, wanted))
             # A weight less its 1 is rounded as a number near 1: by 2**-25 at most, of a norm and its effect.
@@ -87,9 +94,14 @@ class Export(common.EndToEnd):
                 self.assertEqual(Path(f"{name}-next", file).read_bytes(), Path(f"{name}-again", file).read_bytes())
         for key in ("model.attention_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=1",
                     "model.qk_norm=false"):
-            said = self.error("export", self.train("other", *shape, key), "--format", "hf", "--out", "other-hf", code=2)
-            self.assertIn(f"{key.split('=')[0]} stands in the way", said)
-            shutil.rmtree("other")
+            self.refused([*shape, key], key.split("=")[0])
+        for key, told in (("model.shared_expert_gate=false", "model.shared_expert_gate=false"),
+                          ("model.router=sigmoid", "model.router"), ("model.router_bias=true", "model.router_bias"),
+                          ("model.balance=bias", "model.balance"), ("model.ffn_bias=true", "model.ffn_bias")):
+            self.refused([*shape, *experts, key], told)
+        self.refused([*shape, "model.experts=5", "model.expert_ffn=12"], "model.shared_experts=0")
+        self.refused([key for key in [*shape, *experts] if "mixer" not in key], "model.experts")
+        self.assertIn(b"mlp.shared_expert.up_proj", Path("moe-next", "model.safetensors").read_bytes())
         self.assertFalse(Path("other-hf").exists())
 
     def test_rounded_matrices(self) -> None:
