@@ -142,6 +142,10 @@ typedef struct sl_kernels {
 #include "simd/kernels.inc"
 } sl_kernels;
 
+enum { SL_DELTA_GROUP = 8 }; /* rows of the delta rule that share a pass over its state */
+/* floats of work of delta_fwd and delta_bwd */
+static inline int64_t sl_delta_work(int64_t m, int64_t n) { return m * n + SL_DELTA_GROUP * (2 * m + 5 * n); }
+
 enum { SL_BF16_NR = 32, SL_BF16_KR = 32 }; /* columns of a bf16 panel, granule of its k */
 static inline int64_t sl_bf16_kpad(int64_t k) { return (k + SL_BF16_KR - 1) / SL_BF16_KR * SL_BF16_KR; }
 

@@ -169,8 +169,8 @@ k_buf *k_add(k_case *c, const char *name, enum k_type type, enum k_role role, in
                  .cols = cols,
                  .ld = ld,
                  .align = (int)elem(type)};
-    b->init = role == K_OUT ? NULL : memset(arena_get(n * elem(type)), 0, n * elem(type));
-    if (role != K_IN) {
+    b->init = role == K_OUT || role == K_WORK ? NULL : memset(arena_get(n * elem(type)), 0, n * elem(type));
+    if (role == K_OUT || role == K_INOUT) {
         b->want = k_doubles((int64_t)n);
         b->bound = k_doubles((int64_t)n);
         b->nan_ok = memset(arena_get(n), 0, n);
@@ -472,9 +472,9 @@ static void call_once(k_case *c, enum mode how, const int into[K_BUFS]) {
     for (int i = 0; i < c->bufs; i++) {
         if (into[i] < 0)
             check_canaries(c, i, &c->buf[i]);
-        if (c->buf[i].role != K_IN)
+        if (c->buf[i].role == K_OUT || c->buf[i].role == K_INOUT)
             check_output(c, &c->buf[i]);
-        else if (!overwritten[i])
+        else if (c->buf[i].role == K_IN && !overwritten[i])
             check_unchanged(c, &c->buf[i]);
         c->buf[i].ld = saved[i].ld;
     }

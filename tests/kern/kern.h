@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 enum k_type { K_F32, K_F64, K_BF16, K_I32, K_I8, K_U8 };
-enum k_role { K_IN, K_OUT, K_INOUT };
+enum k_role { K_IN, K_OUT, K_INOUT, K_WORK }; /* K_WORK: written, and no result */
 
 /* Contents of a buffer; see k_fill. */
 enum k_data {

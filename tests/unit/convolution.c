@@ -145,7 +145,7 @@ START_TEST(decoding_is_the_full_pass) {
     for (int i = 0; i < SHAPES; i++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             alone_mixer m = mixer_of(&shapes[i]);
-            check_decoding_of_mixer(&m, bf16);
+            check_decoding_of_mixer(&m, bf16, 0);
         }
 }
 END_TEST

@@ -160,7 +160,7 @@ END_TEST
 START_TEST(decoding_is_the_full_pass) {
     alone_mixer m = mixer_of(&shapes[_i]);
     for (int bf16 = 0; bf16 < 2; bf16++)
-        check_decoding_of_mixer(&m, bf16);
+        check_decoding_of_mixer(&m, bf16, 0);
 }
 END_TEST
 

@@ -10,14 +10,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { CHUNK = 64 }; /* positions, from state to saved state */
-enum { BLOCK = 8 };  /* channels whose states of a chunk are computed again at a time: what is in L2 */
+enum { CHUNK = 64, GROUPS = CHUNK / SL_DELTA_GROUP }; /* positions, from state to saved state */
 enum { DT_BIAS, A_LOG, PARAMS };
 
 static const sl_delta *of(const sl_op *op) { return op->own; }
 
 static int64_t shared_by(const sl_delta *o) { return o->heads / o->key_heads; }
-static int64_t state_size(const sl_delta *o) { return o->value_dim * o->key_dim; }
+static int64_t state_size(const sl_delta *o) { return o->key_dim * o->value_dim; }
 static int64_t chunks(const sl_op *op) { return sl_div_up(op->seq, CHUNK); }
 
 static int64_t column_q(const sl_delta *o, int64_t key_head) { return o->first + key_head * o->key_dim; }
@@ -65,10 +64,10 @@ int64_t sl_delta_columns(const sl_delta *how) { return end_column(how) - how->fi
 /* ---- a call */
 
 /* A worker's. A chunk: converted rows, normalised q and k with their gradients and factors, what gates come from and
- * their gradients, what memory lacks, the result; states. */
+ * their gradients, what memory lacks, the result; states; the kernels' work. */
 typedef struct {
     float *raw, *q, *k, *dq, *dk, *rq, *rk, *v, *dout, *result, *old, *z, *log, *slope, *dlog, *dbeta, *decay, *beta,
-        *spare, *e, *state, *kept;
+        *spare, *e, *state, *kept, *work;
 } scratch;
 
 static scratch scratch_of(const sl_op *op, sl_carver *at) {
@@ -82,7 +81,8 @@ static scratch scratch_of(const sl_op *op, sl_carver *at) {
                 {&s.rk, CHUNK}, {&s.v, values}, {&s.dout, values}, {&s.result, values},
                 {&s.old, sl_max(keys, values)}, {&s.z, CHUNK}, {&s.log, CHUNK}, {&s.slope, CHUNK}, {&s.dlog, CHUNK},
                 {&s.dbeta, CHUNK}, {&s.decay, CHUNK}, {&s.beta, CHUNK}, {&s.spare, 2 * CHUNK}, {&s.e, values},
-                {&s.state, shared_by(o) * state_size(o)}, {&s.kept, (CHUNK + 1) * BLOCK * o->key_dim}};
+                {&s.state, shared_by(o) * state_size(o)}, {&s.kept, (GROUPS + 1) * state_size(o)},
+                {&s.work, sl_delta_work(o->value_dim, o->key_dim)}};
     for (size_t i = 0; i < sizeof each / sizeof *each; i++)
         *each[i].to = sl_carve_floats(at, each[i].n);
     return s;
@@ -188,7 +188,7 @@ static void advance(const call *c, int64_t t, int64_t n, int64_t head, const flo
     read_keys(c, t, n, head / shared_by(o));
     sl_columns v = get(c, t, n, column_v(o, head), o->value_dim, c->s.v);
     c->x->k->delta_fwd(n, o->value_dim, o->key_dim, c->s.q, c->s.k, o->key_dim, v.p, v.ld, decay_at, beta, o->rule,
-                       state, 0, c->s.e, o->value_dim, c->s.result, o->value_dim);
+                       state, 0, c->s.e, o->value_dim, c->s.result, o->value_dim, c->s.work);
     sl_write_columns(c->x, c->op->out, c->row0 + t, n, head * o->value_dim, o->value_dim, c->s.result, o->value_dim);
 }
 
@@ -230,15 +230,11 @@ static void chunk_back(const call *c, int64_t t, int64_t n, int64_t head, float 
     sl_columns dout = sl_read_columns(c->x, c->op->dout, c->row0 + t, n, head * m, m, c->s.dout);
     memset(c->s.dlog, 0, (size_t)n * sizeof *c->s.dlog);
     memset(c->s.dbeta, 0, (size_t)n * sizeof *c->s.dbeta);
-    for (int64_t p = 0; p < m; p += BLOCK) {
-        int64_t some = sl_min(BLOCK, m - p);
-        memcpy(c->s.kept, before + p * d, (size_t)(some * d) * sizeof *before);
-        c->x->k->delta_fwd(n, some, d, c->s.q, c->s.k, d, v.p + p, v.ld, decay_at, beta, o->rule, c->s.kept, some * d,
-                           c->s.e, some, NULL, 0);
-        c->x->k->delta_bwd(n, some, d, c->s.q, c->s.k, d, decay_at, beta, o->rule, c->s.kept, c->s.e, some,
-                           dout.p + p, dout.ld, dstate + p * d, c->s.result + p, m, c->s.dlog, c->s.dbeta, c->s.dq,
-                           c->s.dk, d);
-    }
+    memcpy(c->s.kept, before, (size_t)state_size(o) * sizeof *before);
+    c->x->k->delta_fwd(n, m, d, c->s.q, c->s.k, d, v.p, v.ld, decay_at, beta, o->rule, c->s.kept, state_size(o),
+                       c->s.e, m, NULL, 0, c->s.work);
+    c->x->k->delta_bwd(n, m, d, c->s.q, c->s.k, d, decay_at, beta, o->rule, c->s.kept, c->s.e, m, dout.p, dout.ld,
+                       dstate, c->s.result, m, c->s.dlog, c->s.dbeta, c->s.dq, c->s.dk, d, c->s.work);
 }
 
 /* From the gradients of log(decay) and beta to those of a and b; adds to those of the parameters, [PARAMS, heads]. */

@@ -27,7 +27,7 @@ typedef struct {
  * activation. Going back, columns of in that are not its own get the gradient 0. Sums and states are fp32.
  * Declares with SL_DELTA_SOFTPLUS <prefix>.dt_bias and .A_log [heads], without weight decay: softplus(dt_bias) starts
  * log-uniform in [.001, .1], exp(A_log) uniform in [.01, 16], as in the authors' code but away from log 0.
- * Going back it needs states every 64 positions, which forward saves, and computes those between again; the step is
+ * Going back it needs states every 64 positions, which forward saves, and computes some between again; the step is
  * never inverted, decay may be 0. Decoders (b->cache) keep S in a buffer that lasts. Out of memory: b->failed. */
 sl_buf sl_build_delta(sl_program *b, sl_scope scope, const char *prefix, sl_buf in, const sl_delta *how);
 
