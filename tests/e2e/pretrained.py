@@ -26,9 +26,9 @@ class Pretrained(common.EndToEnd):
         first = self.study(run.resolve())
         folder = Path("out", "plain", "quick")
         record = json.loads((folder / "verdicts.json").read_text())
-        self.assertEqual(record["runs"]["finished"], 12 * 17)
+        self.assertEqual(record["runs"]["finished"], 12 * 25)
         claims = {claim["id"]: claim for claim in record["claims"]}
-        self.assertEqual(len(claims), 16)
+        self.assertEqual(len(claims), 20)
         for claim in claims.values():
             # Two figures are of the other blocks against the first one.
             self.assertIn(claim["n"], (11, 12), claim["id"])
