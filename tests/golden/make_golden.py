@@ -25,6 +25,7 @@ import yaml
 from safetensors.numpy import save_file
 
 import decoder
+from norms import batch_means
 
 STEPS = 5
 
@@ -288,7 +289,7 @@ def train(c, p, tokens, targets):
             for x in learned:
                 x.grad *= t["clip_norm"] / norm
         opt.step()
-        for name, mean in decoder.batch_means.items():
+        for name, mean in batch_means.items():
             p[name].lerp_(mean, 0.01)
         for name in p.keys() & counts.keys():
             away = counts[name].mean() - counts[name]
@@ -305,7 +306,7 @@ def make_case(name):
     c = build_config(changes)
     gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     p = random_parameters(c["model"], vocab, gen)
-    decoder.batch_means.clear()
+    batch_means.clear()
     shape = (c["train"]["batch"], c["model"]["seq"])
     tokens = torch.randint(vocab, shape, generator=gen)
     targets = torch.randint(vocab, shape, generator=gen)
