@@ -53,14 +53,14 @@ class Ledger(unittest.TestCase):
     def test_verdicts_are_those_of_the_profiles(self) -> None:
         found = committed.all_committed()
         text = ledger.ledger_text(committed.with_costs(found), [
-            {"source": "s", "text": "t", "claims": ["norms.ga_max", "norms.glu_max"]},
+            {"source": "s", "text": "t", "claims": ["norms.ga_max", "norms.clip_6_loss"]},
             {"source": "s", "text": "u", "because": "no"}])
         by_profile = {one.profile: {v["id"]: v for v in one.record["claims"]} for one in found if one.study == "norms"}
         cells = (f"{v['verdict']} (n {v['n']})" for v in
-                 (by_profile[name]["ga_max"] for name in ("quick", "medium", "gpu")))
-        self.assertIn(f"| {' | '.join(cells)} | S: 10 runs, 5 seeds, ", text)
-        self.assertIn("[norms.glu_max](studies/norms/README.md) | not run | not run | baseline gate failed (n 1) | "
-                      "L: 2 runs, 1 seed, ", text)
+                 (by_profile[name]["ga_max"] for name in ("small", "medium", "gpu")))
+        self.assertIn(f"| {' | '.join(cells)} | S: 48 runs, 8 seeds, ", text)
+        self.assertIn("[norms.clip_6_loss](studies/norms/README.md) | shown (n 5) | not run | not run | "
+                      "S: 10 runs, 5 seeds, ", text)
         self.assertIn("| s | u | not testable here: no |  |  |  | - |", text)
 
     def test_pages(self) -> None:
@@ -119,7 +119,7 @@ def made(figures: dict[str, dict[str, list[float]]], point: dict[str, float] | N
                 metric: values[seed - 1] for metric, values in of.items() if seed <= len(values)})
             for arm, of in figures.items() for seed in range(1, 1 + max(map(len, of.values())))]
     base = {"model.layers": 1, "model.dim": 8, "data.corpus": "treasury", "train.lr": "4e-3"}
-    return Results({"base": base, "profiles": {name: {} for name in ("quick", "medium", "gpu", "standard")}}, {}, rows)
+    return Results({"base": base, "profiles": {name: {} for name in ("small", "medium", "gpu", "standard")}}, {}, rows)
 
 
 MAX, LOSS = (next(of for of in curves.MEASURES if of.name == name) for name in ("max", "val_loss"))
@@ -155,16 +155,16 @@ class Effects(unittest.TestCase):
                                         ("a", "b"), MAX))
 
     def test_folders_names_and_points(self) -> None:
-        """The first folder that has both arms; arms by their names there, at the size's point."""
+        """The first folder that has both arms; arms by their names there, at a point or at each arm's best."""
         of = {"base": {"max": [4.0]}, "b": {"max": [8.0]}}
         runs = {"one/quick": made({"base": {"max": [1.0]}}), "two/quick": made(of),
                 "swept/quick": made(of, {"train.lr": 0.004})}
         names = {"a": "base"}
-        for size, want in ((curves.Size("S", ("none/quick", "one/quick", "two/quick"), names), 2.0),
-                           (curves.Size("S", ("one/quick",), names), math.nan),
-                           (curves.Size("S", ("swept/quick",), names, {"train.lr": 0.004}), 2.0),
-                           (curves.Size("S", ("swept/quick",), names, {"train.lr": 0.002}), math.nan)):
-            found = curves.effect_at(runs, size, ("a", "b"), MAX)
+        for folders, point, want in ((("none/quick", "one/quick", "two/quick"), None, 2.0),
+                                     (("one/quick",), None, math.nan),
+                                     (("swept/quick",), {"train.lr": 0.004}, 2.0),
+                                     (("swept/quick",), {"train.lr": 0.002}, math.nan)):
+            found = curves.effect_at(runs, curves.Size("S", folders, names), ("a", "b"), MAX, point)
             self.assertEqual(found is not None, want == want)
             if found:
                 self.assertAlmostEqual(math.exp(found.mean), want)
@@ -174,7 +174,7 @@ class Hits(unittest.TestCase):
     # Signs against the baseline: of max right, wrong; of the loss right, and M2 is in one size only. Order of the
     # three arms: S ga, gated_norm, baseline; L gated_norm, baseline, ga of max (1 of 3); the same of the loss (3 of 3).
     RUNS = {
-        "norms/quick": made({"baseline": {"max": [8, 8], "val_loss": [3, 3], "m2": [2, 2], "params": [1e6, 1e6]},
+        "norms/small": made({"baseline": {"max": [8, 8], "val_loss": [3, 3], "m2": [2, 2], "params": [1e6, 1e6]},
                              "gated_norm": {"max": [4, 5], "val_loss": [2.9, 2.8]},
                              "ga": {"max": [2, 2], "val_loss": [2.5, 3.4]}}),
         "norms/gpu": made({"baseline": {"max": [8], "val_loss": [2], "params": [6.5e7]},

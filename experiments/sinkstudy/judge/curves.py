@@ -63,7 +63,6 @@ class Size:
     name: str
     folders: tuple[str, ...]
     names: Mapping[str, str] = field(default_factory=dict)  # what an arm is called there
-    point: Point | None = None                              # of all arms; None: the one that speaks for each
 
 
 W4A4 = "quantize.w4a4-channel-token.plain.val_loss"
@@ -72,14 +71,14 @@ MEASURES = (*(Measure(name, metrics.TABLE[name].label) for name in ("m2", "m2_bl
             *(Measure(name, metrics.TABLE[name].label) for name in ("lambda_sink", "att0_over_uniform")),
             Measure("val_loss", "validation loss, nats", ratio=False), Measure(W4A4, "loss at W4A4, nats", ratio=False))
 SOFTMAX = {"baseline": "softmax", "gated_norm": "softmax_gated_norm"}
-SIZES = (Size("S", ("norms/quick", "norms/standard", "quantization/standard")),
-         Size("Sw", ("architectures/tuning",), SOFTMAX, {"train.lr": 0.004}),
-         Size("M", ("norms/medium",)), Size("L", ("norms/gpu",)))
+SIZES = (Size("S", ("norms/small",)), Size("Sw", ("architectures/standard",), SOFTMAX), Size("M", ("norms/medium",)),
+         Size("L", ("norms/gpu",)))
 ROUTES = [(SIZES[a], SIZES[b]) for a, b in ((0, 3), (0, 2), (1, 3), (1, 2), (2, 3))]  # small, large
 CONTRASTS = (("baseline", "gated_norm"), ("baseline", "ga"), ("ga", "ga_gated_norm"), ("baseline", "preaffine"),
              ("ga", "ga_preaffine"))
-# Studies that tune the rate of each arm, and what is compared there.
-RATES = (Size("architectures", ("architectures/tuning",), SOFTMAX), Size("anchors", ("anchors/tuning",)))
+# Sweeps of the rate, and what is compared there.
+RATES = (Size("S", ("norms/small",)), Size("Sw", ("architectures/tuning",), SOFTMAX),
+         Size("M", ("norms/medium_tuning",)), Size("Sw with QK-norm", ("anchors/tuning",)))
 # What one arm of another study does to the baseline alone.
 ALONE = (("two layers for six", "scale/quick", ("baseline", "depth_2")),
          ("half the tokens", "scale/quick", ("baseline", "tokens_half")),
@@ -107,7 +106,7 @@ def effect(results: Results, contrast: Contrast, of: Measure, point: Point | Non
 
 def effect_at(runs: Runs, size: Size, contrast: Contrast, of: Measure, point: Point | None = None) -> Effect | None:
     first, second = (size.names.get(arm, arm) for arm in contrast)
-    found = (effect(runs[folder], (first, second), of, point or size.point)
+    found = (effect(runs[folder], (first, second), of, point)
              for folder in size.folders if folder in runs)
     return next((one for one in found if one), None)
 
@@ -120,7 +119,7 @@ def arms_at(runs: Runs, size: Size) -> list[str]:
 
 def baseline_mean(runs: Runs, size: Size, metric: str) -> float:
     """Of the first folder that has it; NaN where none has."""
-    found = (figures(runs[folder], size.names.get("baseline", "baseline"), metric, size.point)
+    found = (figures(runs[folder], size.names.get("baseline", "baseline"), metric, None)
              for folder in size.folders if folder in runs)
     return next((statistics.fmean(one.values()) for one in found if one), math.nan)
 
@@ -185,13 +184,16 @@ def settings(runs: Runs) -> str:
         there = [folder for folder in size.folders if folder in runs]
         if there:
             study, profile = runs[there[0]].study, there[0].partition("/")[2]
-            keys = study["base"] | (study["profiles"][profile].get("set") or {}) | (size.point or {})
+            row = study["profiles"][profile]
+            keys = study["base"] | (row.get("set") or {})
+            tuned = "tune" in study and row.get("tune", True)
+            rate = "each arm's best" if tuned else f"{number_of(keys['train.lr']):g}"
             text = f"{keys['data.corpus']}, {'words' if 'data.tokenizer' in keys else 'bytes'}"
-            seeds = figures(runs[there[0]], size.names.get("baseline", "baseline"), "val_loss", size.point)
+            seeds = figures(runs[there[0]], size.names.get("baseline", "baseline"), "val_loss", None)
             parameters, tokens = (millions(baseline_mean(runs, size, name)) for name in ("params", "tokens"))
             links = ["[{}/{}](studies/{}/results/{}/runs.csv)".format(*folder.split("/") * 2) for folder in there]
             rows.append((size.name, f"{keys['model.layers']} x {keys['model.dim']}", parameters, text, tokens,
-                         f"{number_of(keys['train.lr']):g}", str(len(seeds)),
+                         rate, str(len(seeds)),
                          f"{baseline_mean(runs, size, 'm2'):.3g}", ", ".join(links)))
     return table(rows)
 

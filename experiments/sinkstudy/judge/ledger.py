@@ -17,7 +17,7 @@ from sinkstudy.judge.claims import NOT_RUN
 Found = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
 
 # Columns of the ledger: small models, middle ones, large ones; the profiles of that size, the best tuned first.
-SCALES = {"S": ("standard", "quick"), "M": ("medium", "full"), "L": ("gpu",)}
+SCALES = {"S": ("small", "standard", "quick"), "M": ("medium", "full"), "L": ("gpu",)}
 LEDGER_ROW = ("id", "source", "text", "claims", "because")
 
 
@@ -81,8 +81,8 @@ def ledger_text(found: Found, rows: Sequence[Mapping[str, Any]]) -> str:
     body = [[*cells[:2], linked(cells[2]), *cells[3:]] for cells in ledger_rows(found, rows)]
     return ("# What the sources say, and what our runs show\n\n"
             "Made by `./experiments/run --committed` of [ledger.yaml](ledger.yaml) and the committed runs. S: models "
-            "of a million\nparameters (profiles quick and standard; of pretrained: one real model, over blocks of "
-            "text). M: of ten million (medium\nand full). L: of 65 million (gpu). n: pairs. "
-            "[Verdicts](README.md#verdicts) says what the words mean. Cost: the runs of\nthe claim's arms, all points "
-            "of their sweeps, and their minutes as if one went after the other; claims that share runs\nhave them "
-            "each.\n\n" + table(body) + "\n")
+            "of a million\nparameters (profiles small, standard and quick, the first that has the claim; of "
+            "pretrained: one real model, over\nblocks of text). M: of ten million (medium and full). L: of 65 "
+            "million (gpu). n: pairs.\n[Verdicts](README.md#verdicts) says what the words mean. Cost: the runs of "
+            "the claim's arms, all points of their sweeps,\nand their minutes as if one went after the other; claims "
+            "that share runs have them each.\n\n" + table(body) + "\n")

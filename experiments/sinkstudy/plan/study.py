@@ -448,11 +448,12 @@ def read_profiles(check: Checker, data: Mapping[str, Any], arms: Mapping[str, Ar
     for name, row in check.mapping(("profiles",), data.get("profiles")).items():
         where = ("profiles", name)
         row = check.mapping(where, row, PROFILE)
+        names = read_choice(check, (*where, "arms"), row.get("arms"), arms)
         profiles[name] = Profile(name, read_seeds(check, (*where, "seeds"), row.get("seeds")),
-                                 check.settings((*where, "set"), row.get("set")),
-                                 read_choice(check, (*where, "arms"), row.get("arms"), arms),
+                                 check.settings((*where, "set"), row.get("set")), names,
                                  read_bpe(check, (*where, "bpe"), row) or data.get("bpe") or {}, row.get("minutes"),
-                                 row.get("tune", True), read_best(check, (*where, "best"), row.get("best"), arms))
+                                 row.get("tune", True),
+                                 read_best(check, (*where, "best"), row.get("best"), {n: arms[n] for n in names}))
         if not isinstance(profiles[name].tune, bool):
             raise check.fail((*where, "tune"), "true or false is wanted: does the study's tune hold here?")
         if profiles[name].best and not profiles[name].tune:
@@ -490,7 +491,8 @@ def read_choice(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm
 
 
 def read_best(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm]) -> dict[str, dict[str, Any]]:
-    """Points of arms, each value one of their sweeps: so that its runs are those of the profile that found it."""
+    """Points of the profile's arms, each value one of their sweeps: so that its runs are those of the profile that
+    found it."""
     best = check.mapping(where, value, arms, "arm")
     for name, point in best.items():
         for key, chosen in check.settings((*where, name), point).items():
