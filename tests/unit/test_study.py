@@ -156,6 +156,11 @@ class Reading(Folder):
             with self.subTest(line), self.assertRaisesRegex(StudyError, re.escape(message)):
                 self.load(three.replace("  two: {", line, 1))
 
+    def test_corpora_of_interventions(self) -> None:
+        """What a finished model reads has to be prepared as well."""
+        study = self.load(STUDY + "interventions: {other: {data.corpus: commentary}}\n")
+        self.assertIn("commentary", expand.corpora(study, expand.Options("quick")))
+
     def test_profiles(self) -> None:
         profiles = self.load().profiles
         self.assertEqual(profiles["two"].arms, ["baseline", "ln"])
@@ -481,6 +486,18 @@ class Figures(Folder):
         self.assertEqual(found, expected)
         self.assertEqual([name for name in found if not metrics.known(name)], [])
 
+    def test_spikes(self) -> None:
+        """Of the steps that have enough before them; a loss that stands still jumps with the least change, and one
+        that falls does not."""
+        noise = [2 + .1 * (-1) ** i for i in range(100)]
+        for values, expected in ((noise, None), ([*noise, 2.5], 0), ([*noise, 2.8], 1000), ([*noise, 1], 0),
+                                 ([*noise, 2.8, 2], 500), ([], None)):
+            (self.folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {x}}}\n'
+                                                               for i, x in enumerate(values)) + '{"step": 3, "lo')
+            found = outcome.of_training(self.run_folder(), 4, False).get("spikes")
+            self.assertEqual(found, expected, values[100:])
+        self.assertTrue(metrics.known("spikes"))
+
     def test_onset_lasts(self) -> None:
         """A first step that passes the limit for a moment is none, and there is none where M2 ends below."""
         for values, expected in (([6, 1, 5, 7], 20), ([6, 7, 5, 9], 0), ([1, 9, 9, 4], None), ([], None),
@@ -571,6 +588,9 @@ class Figures(Folder):
     def test_intervention(self) -> None:
         found = outcome.of_intervention("zero", {"loss": 3.0, "bits_per_byte": None}, {"m2": 2, "tokens": 5}, 4, 2.5)
         self.assertEqual(found, {"zero.val_loss": 3.0, "zero.loss_change": .5, "zero.m2": 2})
+        found = outcome.of_intervention("copy", {"loss": 3.0, "loss_trigger": 2.5, "loss_other": 3.5}, {}, 4, 2.5)
+        self.assertEqual(found["copy.in_context"], 1.0)
+        self.assertTrue(all(metrics.known(name, ["copy"]) for name in found))
 
 
     def test_quantised(self) -> None:

@@ -45,6 +45,8 @@ TRAINING = (
     Metric("tokens_per_s", "tokens/s", "mean over the run", "", "higher"),
     Metric("seconds", "seconds", "of training", "s", "lower"),
     Metric("diverged", "diverged", "1 where the guard stopped the run, else 0", "", "lower", binary=True),
+    Metric("spikes", "loss spikes", "steps of training whose loss stands 7 standard deviations or more above the mean "
+           "of the 100 before", "per mille", "lower"),
 )
 # Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of the changed model.
 PROBE = (
@@ -199,9 +201,12 @@ PRETRAINED = (
            "norm's median one; median over the block norms"),
 )
 # An intervention's own; its probe figures and losses come from the tables above.
-LOSS_CHANGE = Metric("loss_change", "loss change", "validation loss with the intervention minus without",
-                     "nats per token",
-                     "lower")
+INTERVENED = (
+    Metric("loss_change", "loss change", "validation loss with the intervention minus without", "nats per token",
+           "lower"),
+    Metric("in_context", "gain in context", "synthetic tasks: validation loss elsewhere minus at triggers, as where "
+           "tokens come a second time", "nats per token", "higher"),
+)
 # Of `sinklab quantize` with a scheme behind a transformation.
 QUANTISED = (
     Metric("val_loss", "validation loss", "of the rounded model", "nats per token", "lower"),
@@ -241,8 +246,8 @@ def table() -> dict[str, Metric]:
 
 
 TABLE = table()
-CHANGED = {LOSS_CHANGE.name: LOSS_CHANGE} | {row.name: row for row in (*TRAINING, *PROBE)
-                                             if row in PROBE or row.name in LOSSES}
+CHANGED = {row.name: row for row in (*INTERVENED, *TRAINING, *PROBE)
+           if row in INTERVENED or row in PROBE or row.name in LOSSES}
 
 
 def quantised(study: Mapping[str, Any]) -> list[str]:

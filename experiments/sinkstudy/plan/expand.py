@@ -153,11 +153,12 @@ def chosen(study: Study, options: Options) -> tuple[Profile, list[int]]:
 
 
 def corpora(study: Study, options: Options) -> list[str]:
-    """Corpora of the manifest that must be prepared: those that keys or the tokenizer name."""
+    """Corpora of the manifest that must be prepared: those that keys, interventions or the tokenizer name."""
     profile, _ = chosen(study, options)
     manifest = store.read_json(ROOT / "data" / "manifest.json")
     rows = [settings_of(study, profile, arm, point, options, None)
             for arm in arms_of(profile, study.arms) for point in arm.points()]
+    rows += [{"data.corpus": "", **row} for row in (study.data.get("interventions") or {}).values()]
     named = {row.get(key, default) for row in rows
              for key, default in (("data.corpus", "treasury"), ("data.synthetic.text", ""))}
     named |= {profile.bpe["corpus"]} if profile.bpe else set()

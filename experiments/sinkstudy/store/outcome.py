@@ -23,6 +23,7 @@ OF_DIVERGED = ("params", "baseline_params", "ffn")
 NOT_FIGURES = ("step", "tokens", "windows", "val_loss")  # of a probe's object
 PLACES = ("m2_layer", "m2_dim")                          # numbers that have no largest
 SINK = 5  # M2 from which we call it a residual sink
+SPIKE, BEFORE = 7, 100
 
 Metrics = dict[str, float]
 
@@ -41,17 +42,36 @@ def read_probes(folder: Path) -> list[Record]:
     return [r for r in records if isinstance(r, dict) and math.isfinite(number(r.get("step")))]
 
 
+def read_losses(folder: Path) -> list[float]:
+    """The training loss of each step of metrics.jsonl, in order."""
+    try:
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    records = [parse_json(line) for line in text.splitlines()]
+    return [loss for r in records if isinstance(r, dict) and math.isfinite(loss := number(r.get("loss")))]
+
+
 def of_training(folder: Path, seq: int, diverged: bool) -> Metrics:
     """All that a training run says of itself."""
     result, probes = store.read_json(folder / "result.json"), read_probes(folder)
     names = OF_DIVERGED if diverged else FROM_RESULT
     found = finite((name, number(result.get(name))) for name in names) | {"diverged": float(diverged)} | of_steps(
-        probes)
+        probes) | finite([("spikes", spikes(read_losses(folder)))])
     if not diverged:
         final = result.get("probe")
         found |= of_probe(final if isinstance(final, dict) else {}, seq)
         found |= of_probe(probes[-1], seq) if probes and "layers" in probes[-1] else {}
     return found
+
+
+def spikes(losses: list[float]) -> float:
+    """Per mille of the steps whose loss stands SPIKE standard deviations or more above the mean of the BEFORE steps
+    before, as the spike score of arXiv 2501.00656, which has 1,000 steps before and counts falls too; NaN of a run
+    that is no longer than those."""
+    high = sum(losses[at] - statistics.fmean(last := losses[at - BEFORE:at]) >= SPIKE * statistics.pstdev(last)
+               for at in range(BEFORE, len(losses)))
+    return 1000 * high / (len(losses) - BEFORE) if len(losses) > BEFORE else math.nan
 
 
 def of_steps(probes: list[Record]) -> Metrics:
@@ -209,8 +229,9 @@ def of_measures(measures: Mapping[str, Any]) -> Metrics:
 def of_intervention(name: str, loss: Record, probe: Record, seq: int, before: float) -> Metrics:
     """Of `sinklab eval` and `probe` on a changed model; before: the loss of the unchanged one on the same windows."""
     after = number(loss.get("loss"))
+    second, first = number(loss.get("loss_trigger")), number(loss.get("loss_other"))  # of synthetic tasks
     rows = [("val_loss", after), ("loss_change", after - before), ("bits_per_byte", number(loss.get("bits_per_byte"))),
-            ("val_loss_trigger", number(loss.get("loss_trigger"))), ("val_loss_other", number(loss.get("loss_other")))]
+            ("val_loss_trigger", second), ("val_loss_other", first), ("in_context", first - second)]
     return finite((f"{name}.{key}", value) for key, value in [*rows, *of_probe(probe, seq).items()])
 
 
