@@ -205,8 +205,7 @@ class Hits(unittest.TestCase):
         self.assertIn("S: M2 between blocks, M2 behind the last block, \N{GREEK SMALL LETTER LAMDA} at the sink",
                       text["effects"])
         self.assertIn("L: M2, M2 between blocks", text["effects"])
-        self.assertIn("S (1.0 M parameters, 2 seeds) names 3 of 4 signs of L (65 M parameters, 1 seed)\nand 3 of 6 ",
-                      curves.headline(self.RUNS))
+        self.assertIn("3 of 4 and 3 of 6 of L (65 M, 1 seed)", curves.headline(self.RUNS))
         self.assertIn("0 of 0", curves.headline({}))
 
     def test_pictures(self) -> None:

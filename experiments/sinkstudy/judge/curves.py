@@ -280,14 +280,16 @@ def sweeps(runs: Runs) -> str:
 
 def headline(runs: Runs) -> str:
     """A sentence for the README."""
-    small, large = ROUTES[0]
-    signs, arms = cases(runs, small, large, CONTRASTS), order(runs, small, large)
-    a, b = (f"{size.name} ({millions(baseline_mean(runs, size, 'params'))} parameters, {n} seed{'s' * (n != 1)})"
-            for size, n in ((small, max((case.small.n for case in signs), default=0)),
-                            (large, max((case.large.n for case in signs), default=0))))
-    named, right = (sum(case.hit for case in of) for of in (signs, arms))
-    return (f"Effects by size, 95 % intervals. {a} names {named} of {len(signs)} signs of {b}\n"
-            f"and {right} of {len(arms)} orders of two arms: [tables](experiments/scale.md).")
+    (small, largest), (_, large) = ROUTES[:2]
+    words = []
+    for other, what in (large, (" signs", " orders\nof two arms")), (largest, ("", "")):
+        signs, arms = cases(runs, small, other, CONTRASTS), order(runs, small, other)
+        shares = (f"{sum(case.hit for case in of)} of {len(of)}{word}" for of, word in zip((signs, arms), what))
+        seeds = max((case.large.n for case in signs), default=0)
+        words.append(f"{' and '.join(shares)} of {other.name} ({millions(baseline_mean(runs, other, 'params'))}, "
+                     f"{seeds} seed{'s' * (seeds != 1)})")
+    return (f"Effects by size, 95 % intervals. S ({millions(baseline_mean(runs, small, 'params'))}) names "
+            f"{', '.join(words)}: [tables](experiments/scale.md).")
 
 
 def parts(runs: Runs) -> Iterator[tuple[str, str]]:
