@@ -50,6 +50,7 @@ const char *sl_hf_obstacle(const sl_config *c) {
         {c->model_attention_bias != SL_ATTENTION_BIAS_NONE, "model.attention_bias", LLAMA | NEXT},
         {!sl_config_has_ffn(c) || !sl_ffn_gated[c->model_ffn_kind] || !sl_hf_activation[c->model_ffn_kind],
          "model.ffn_kind", LLAMA},
+        {c->model_ffn_shift, "model.ffn_shift", ALL},
         {c->model_ffn_bias, "model.ffn_bias", LLAMA | NEXT},
         {c->model_head_bias, "model.head_bias", ALL},
         {c->model_experts > 0 && c->model_router_bias, "model.router_bias", LLAMA | NEXT},

@@ -2,6 +2,7 @@
 #include "base/text.h"
 #include "config/config.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef long long ll;
@@ -84,6 +85,29 @@ static int check_mamba2(const sl_config *c) {
         return sl_fail_usage("model.mamba2_opts.groups = %lld does not divide the %lld heads (expand times model.dim "
                              "by head_dim); change one",
                              (ll)c->mamba2_groups, (ll)heads);
+    return 0;
+}
+
+bool sl_config_shifts(const sl_config *c) { return c->model_ffn_shift || mixes(c, "rwkv7"); }
+
+static int64_t rank_of(int64_t given, double factor, int64_t dim) {
+    int64_t rank = 32 * (int64_t)nearbyint(factor * sqrt((double)dim) / 32);
+    return given ? given : rank > 32 ? rank : 32;
+}
+
+sl_rwkv7_sizes sl_config_rwkv7(const sl_config *c) {
+    int64_t d = c->model_dim;
+    return (sl_rwkv7_sizes){.heads = d / c->rwkv7_head_dim, .head_dim = c->rwkv7_head_dim,
+                            .decay_rank = rank_of(c->rwkv7_decay_rank, 2.5, d),
+                            .rate_rank = rank_of(c->rwkv7_rate_rank, 2.5, d),
+                            .value_rank = rank_of(c->rwkv7_value_rank, 1.7, d),
+                            .gate_rank = rank_of(c->rwkv7_gate_rank, 5, d)};
+}
+
+static int check_rwkv7(const sl_config *c) {
+    if (mixes(c, "rwkv7") && c->model_dim % c->rwkv7_head_dim != 0)
+        return sl_fail_usage("model.rwkv7_opts.head_dim = %lld does not divide model.dim = %lld; change one",
+                             (ll)c->rwkv7_head_dim, (ll)c->model_dim);
     return 0;
 }
 
@@ -335,7 +359,7 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_mamba2(c) != 0 || check_gdn(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 ||
+        check_mamba2(c) != 0 || check_gdn(c) != 0 || check_rwkv7(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 ||
         check_nullify(c) != 0 || check_experts(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 ||
         check_training(c) != 0 || check_gemm(c) != 0)
         return -1;

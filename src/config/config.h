@@ -178,6 +178,13 @@ static inline sl_gdn_sizes sl_config_gdn(const sl_config *c) {
     n.key_dim = c->gdn_key_dim ? c->gdn_key_dim : (n.value_dim + 1) / 2;
     return n;
 }
+/* Sizes of rwkv7, ranks that are 0 in the configuration filled in as RWKV-LM has them. */
+typedef struct {
+    int64_t heads, head_dim, decay_rank, rate_rank, value_rank, gate_rank;
+} sl_rwkv7_sizes;
+sl_rwkv7_sizes sl_config_rwkv7(const sl_config *c);
+/* Does a mixer or a feed-forward read a position together with the one before, each channel by itself? */
+bool sl_config_shifts(const sl_config *c);
 /* Positions that a query of this layer sees at most; 0: all. */
 static inline int64_t sl_config_window(const sl_config *c, int64_t layer) {
     return sl_config_of_layer(&c->attention_window_layers, layer) == SL_LAYER_WINDOW ? c->attention_window : 0;

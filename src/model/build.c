@@ -2,10 +2,12 @@
 #include "model/model_internal.h"
 #include "ops/depth.h"
 #include "ops/mixer/mixer.h"
+#include "ops/mixer/shift.h"
 #include "ops/ops.h"
 #include "ops/quant/quantise.h"
 #include "ops/sigmoid_gate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,7 +19,7 @@ static sl_scope at(int64_t layer, enum sl_half half, enum sl_part part) {
 static sl_buf build_mixer(sl_model *m, sl_program *b, int64_t i, sl_buf in, sl_buf residual) {
     const sl_config *c = b->config;
     sl_rotary r = sl_config_rotates(c, i) ? m->rotary[sl_config_rope_windowed(c, i)] : (sl_rotary){0};
-    return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin, &m->anchors});
+    return sl_mixer_of(c, i)->build(b, &(sl_mixer_site){i, in, residual, r.cos, r.sin, &m->anchors, &m->values});
 }
 
 /* One feed-forward of width f, <prefix>.{gate,up,down}_proj, the parts of whose operations are given. */
@@ -165,9 +167,19 @@ static sl_norm_tap norm_behind(sl_program *b, int64_t i, enum sl_norm_site half,
     return tap;
 }
 
+/* What the feed-forward reads of in, as RWKV-7's channel mix. */
+static sl_buf shift_ffn(sl_program *b, int64_t i, sl_buf in) {
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "model.layers.%lld.mlp", (long long)i);
+    double left = 1 - (double)i / (double)b->config->model_layers;
+    return !b->config->model_ffn_shift
+               ? in
+               : sl_build_shift(b, at(i, SL_HALF_FFN, SL_PART_shift), prefix, "x_k", pow(left, 4), in);
+}
+
 /* The mixer or the feed-forward of in, added to residual (SL_NONE, SL_APART: alone). */
 static sl_buf build_inner(sl_model *m, sl_program *b, int64_t i, enum sl_norm_site half, sl_buf in, sl_buf residual) {
-    return half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, in, residual);
+    return half == SL_NORM_ATTN ? build_mixer(m, b, i, in, residual) : build_ffn(b, i, shift_ffn(b, i, in), residual);
 }
 
 static void build_clip(sl_program *b, int64_t i, enum sl_norm_site half, sl_buf x) {
@@ -344,6 +356,7 @@ void sl_model_build(sl_model *m, enum sl_keep keep) {
     if (c->model_learned_positions > 0)
         x = sl_build_positions(b, x);
     m->anchors = c->model_anchors == SL_ANCHORS_EXTERNAL ? sl_build_anchors(b, x) : (sl_anchors){SL_NONE, SL_NONE};
+    m->values = SL_NONE;
     static sl_buf (*const mixed[])(sl_model *, sl_program *, sl_buf) = {[SL_DEPTH_OUTPUTS] = build_outputs,
                                                                         [SL_DEPTH_STATES] = build_states};
     x = c->model_residual == SL_RESIDUAL_PLAIN ? build_plain(m, b, x) : mixed[c->residual_form](m, b, x);

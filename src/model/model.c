@@ -405,6 +405,10 @@ int sl_model_decode(sl_model *m, const int32_t *token, int64_t position, float *
             return sl_fail("cannot go back to position %lld: mixer %s of layer %lld keeps the state of position %lld "
                            "alone; begin again at 0",
                            (long long)position, sl_mixer_of(&m->config, i)->name, (long long)i, (long long)m->decoded);
+    if (position > 0 && position < m->decoded && m->config.model_ffn_shift)
+        return sl_fail("cannot go back to position %lld: model.ffn_shift keeps what position %lld read alone; begin "
+                       "again at 0",
+                       (long long)position, (long long)m->decoded);
     m->exec.position = position;
     if (forward_logits(m, token, logits))
         return -1;

@@ -30,6 +30,7 @@ struct sl_model {
     bool *fetched; /* of each buffer: has exec.buf what the last pass left on the device */
     layer_tap *layer; /* layers + 1: the last one has only residual and norm[0] (the final norm) */
     sl_anchors anchors;
+    sl_buf values; /* sl_mixer_site */
     sl_rotary rotary[2]; /* tables of all layers; of those with model.rope_base_window */
     float *tap; /* a bf16 program's activations as fp32, for sl_model_qkv and sl_model_norm_output */
     float *projection; /* a matrix that is kept in bf16 as fp32, for sl_model_projection */

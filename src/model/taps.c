@@ -264,7 +264,10 @@ int sl_model_fetch_recurrence(const sl_model *m, int layer) {
     const sl_op *op = recurrent_op(m, layer);
     if (!op || sl_model_check_taps(m))
         return sl_fail("layer %d has no state", layer);
-    return sl_model_fetch(m, op->in[0]) && sl_model_fetch(m, op->saved[0]) ? sl_model_read_weights(m) : -1;
+    for (int i = 0; i < op->inputs; i++)
+        if (!sl_model_fetch(m, op->in[i]))
+            return -1;
+    return op->saved[0] == SL_NONE || sl_model_fetch(m, op->saved[0]) ? sl_model_read_weights(m) : -1;
 }
 
 void sl_model_recurrence_head(const sl_model *m, int layer, int64_t window, int64_t head, sl_recurrence_head *to) {
@@ -285,8 +288,10 @@ static void keep_recurrence(sl_model *m, int layer) {
     const sl_op *op = recurrent_op(m, layer);
     if (!op)
         return;
-    sl_program_keep(&m->program, op->in[0]);
-    sl_program_keep(&m->program, op->saved[0]);
+    for (int i = 0; i < op->inputs; i++)
+        sl_program_keep(&m->program, op->in[i]);
+    if (op->saved[0] != SL_NONE)
+        sl_program_keep(&m->program, op->saved[0]);
 }
 
 void sl_model_keep_taps(sl_model *m) {

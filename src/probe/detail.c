@@ -115,7 +115,9 @@ static sl_recurrence_rows recurrence_rows(const sl_detail *d, int64_t i, sl_recu
     const sl_gate_norm *g = sl_model_gate_norm(d->model, (int)i, &weight, NULL);
     return (sl_recurrence_rows){.of = of, .windows = d->shape.batch, .seq = d->shape.seq,
                                 .first = d->first_query,
-                                .eps = g && g->place == SL_GATE_NORM_BEFORE ? (double)g->eps : NAN};
+                                .eps = g && g->place == SL_GATE_NORM_BEFORE ? (double)g->eps
+                                       : of.eps > 0                         ? of.eps
+                                                                            : NAN};
 }
 
 static void take_recurrence(sl_detail *d, int64_t i) {

@@ -199,6 +199,11 @@ static json_t *recurrent_head(const sl_recurrence_sums *h, const sl_recurrence_s
                      "stable_rank", real(h->rank / h->states));
 }
 
+/* Does a norm read each head's output before a gate? */
+static bool norms_heads(const sl_recurrence_sizes *of, const sl_gate_norm *g) {
+    return of->eps > 0 || (g && g->place == SL_GATE_NORM_BEFORE);
+}
+
 static json_t *own_norm(sl_detail *d, const layer_detail *l) {
     int64_t n = l->own_norm_in.dim;
     double *scratch = detail_take(d, 2 * n + 1, sizeof *scratch), *weight = detail_take(d, n + 1, sizeof *weight);
@@ -257,9 +262,12 @@ static json_t *reasons(const sl_detail *d, int64_t i, const sl_recurrence_sizes 
         {!of, "head", attends ? "attention keeps no state" : "the mixer keeps no state"},
         {of && !of->decays, "half_life", "nothing decays"},
         {of && !of->weighs, "weight", "values are added whole"},
-        {of && !(g && g->place == SL_GATE_NORM_BEFORE), "below_eps", "no norm reads the output before the gate"},
-        {!of || !g || g->gate == SL_GATE_NORM_OPEN, "gate", "the mixer has no gate of its own"},
-        {!of || !g || g->place == SL_GATE_NORM_OFF, "norm_in", "the mixer has no norm of its own"},
+        {of && !norms_heads(of, g), "below_eps", "no norm reads the output before the gate"},
+        {!of || !g || g->gate == SL_GATE_NORM_OPEN, "gate", of && of->eps > 0 ? "the mixer's gate has no bounds"
+                                                                 : "the mixer has no gate of its own"},
+        {!of || !g || g->place == SL_GATE_NORM_OFF, "norm_in",
+         of && of->eps > 0 ? "the mixer's norm is of each head, with its mean taken away; rms and below_eps tell of it"
+                           : "the mixer has no norm of its own"},
         {!attends || run_before(d, i) < 2, "alignment", attends ? "fewer than two layers without attention before it"
                                                                 : "it is told where there is attention"}};
     json_t *o = json_object();
@@ -283,7 +291,7 @@ static json_t *recurrence(sl_detail *d, int64_t i) {
             share[j] += l->recurrence[h].share[j];
         queries += l->recurrence[h].queries;
         if (is)
-            json_array_append_new(head, recurrent_head(&l->recurrence[h], &of, g && g->place == SL_GATE_NORM_BEFORE));
+            json_array_append_new(head, recurrent_head(&l->recurrence[h], &of, norms_heads(&of, g)));
     }
     for (int64_t t = first; t < d->shape.seq; t++, rows++)
         uniform += 1 / (double)(t + 1);

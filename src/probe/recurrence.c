@@ -20,7 +20,7 @@ typedef struct {
 static int64_t items(const sl_recurrence_rows *r) { return r->windows * r->of.heads; }
 static int64_t state_size(const sl_recurrence_rows *r) { return r->of.value_dim * r->of.key_dim; }
 static int64_t thread_floats(const sl_recurrence_rows *r) {
-    return r->seq * (2 * r->of.key_dim + r->of.value_dim + 5);
+    return r->seq * ((r->of.channels ? 5 : 2) * r->of.key_dim + r->of.value_dim + 5);
 }
 static int64_t thread_doubles(const sl_recurrence_rows *r) {
     return state_size(r) + r->seq * r->of.key_dim + 3 * r->of.value_dim + r->of.key_dim;
@@ -43,6 +43,10 @@ static scratch scratch_of(const job *j, int thread) {
     scratch s = {.head = {.q = f, .k = f + n * k, .v = f + 2 * n * k, .decay = behind, .weight = behind + n,
                           .length = behind + 2 * n},
                  .share = behind + 3 * n, .value = behind + 4 * n};
+    if (r->of.channels) {
+        float *channels = behind + 5 * n;
+        s.head.fade = channels, s.head.read = channels + n * k, s.head.erase = channels + 2 * n * k;
+    }
     s.state = j->room->doubles + thread * thread_doubles(r);
     s.left = s.state + state_size(r);
     s.o = s.left + n * k;
@@ -63,13 +67,22 @@ static double norm_of(int64_t n, const float *x) {
     return sqrt(sum);
 }
 
-/* x = decay x, and with the rule x = x - weight <x, k> k: what a position does to a row of the state. */
-static void step(const sl_recurrence_sizes *of, double decay, double weight, const float *k, double *x) {
+/* x = decay x, and with the rule x = x - weight <x, k> k: what position t does to a row of the state. */
+static void step_of_head(const sl_recurrence_sizes *of, const sl_recurrence_head *h, int64_t t, double *x) {
+    const float *k = h->k + t * of->key_dim;
     for (int64_t i = 0; i < of->key_dim; i++)
-        x[i] *= decay;
-    double along = of->rule ? weight * dot(of->key_dim, x, k) : 0;
+        x[i] *= (double)h->decay[t];
+    double along = of->rule ? (double)h->weight[t] * dot(of->key_dim, x, k) : 0;
     for (int64_t i = 0; of->rule && i < of->key_dim; i++)
         x[i] -= along * (double)k[i];
+}
+
+/* x = x fade - <x, read> erase */
+static void step_of_channels(const sl_recurrence_sizes *of, const sl_recurrence_head *h, int64_t t, double *x) {
+    const float *fade = h->fade + t * of->key_dim, *erase = h->erase + t * of->key_dim;
+    double along = dot(of->key_dim, x, h->read + t * of->key_dim);
+    for (int64_t i = 0; i < of->key_dim; i++)
+        x[i] = x[i] * (double)fade[i] - along * (double)erase[i];
 }
 
 /* The state and what is left of each token in it go on to position t; o_t. */
@@ -77,10 +90,12 @@ static void advance(const job *j, const scratch *s, int64_t t) {
     const sl_recurrence_sizes *of = &j->r->of;
     const sl_recurrence_head *h = &s->head;
     const float *k = h->k + t * of->key_dim, *q = h->q + t * of->key_dim, *v = h->v + t * of->value_dim;
-    double decay = (double)h->decay[t], weight = (double)h->weight[t];
+    double weight = of->channels ? 1 : (double)h->weight[t];
+    void (*step)(const sl_recurrence_sizes *, const sl_recurrence_head *, int64_t, double *) =
+        of->channels ? step_of_channels : step_of_head;
     for (int64_t c = 0; c < of->value_dim; c++) {
         double *row = s->state + c * of->key_dim;
-        step(of, decay, weight, k, row);
+        step(of, h, t, row);
         for (int64_t i = 0; i < of->key_dim; i++)
             row[i] += weight * (double)v[c] * (double)k[i];
         s->o[c] = dot(of->key_dim, row, q) + (double)h->skip * (double)v[c];
@@ -88,7 +103,7 @@ static void advance(const job *j, const scratch *s, int64_t t) {
     for (int64_t i = 0; i <= t; i++) {
         double *left = s->left + i * of->key_dim;
         if (i < t)
-            step(of, decay, weight, k, left);
+            step(of, h, t, left);
         for (int64_t c = 0; i == t && c < of->key_dim; c++)
             left[c] = weight * (double)k[c];
         s->share[i] = (float)fabs(dot(of->key_dim, left, q) + (i == t ? (double)h->skip : 0));

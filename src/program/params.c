@@ -60,12 +60,14 @@ void sl_params_get(const sl_params *p, const sl_tensor *t, int64_t first, int64_
         memcpy(x, p->w + t->offset + first, (size_t)n * sizeof *x);
 }
 
-static void draw_normal(sl_params *p, const sl_tensor *t, sl_rng *r) {
+/* SL_INIT_NORMAL and SL_INIT_UNIFORM */
+static void draw_random(sl_params *p, const sl_tensor *t, sl_rng *r) {
+    bool normal = t->init == SL_INIT_NORMAL;
     float x[256];
     for (int64_t j = 0, n; j < t->size; j += n) {
         n = t->size - j < 256 ? t->size - j : 256;
         for (int64_t i = 0; i < n; i++)
-            x[i] = (float)(t->init_std * sl_rng_normal(r));
+            x[i] = (float)(t->init_std * (normal ? sl_rng_normal(r) : 2 * sl_rng_uniform(r) - 1));
         sl_params_set(p, t, j, n, x);
     }
 }
@@ -79,8 +81,8 @@ void sl_params_init(sl_params *p, uint64_t seed) {
     for (int i = 0; i < p->count; i++) {
         const sl_tensor *t = &p->tensor[i];
         sl_rng r = sl_rng_make(seed, SL_STREAM_INIT, sl_hash64(t->name, strlen(t->name)));
-        if (t->init == SL_INIT_NORMAL) {
-            draw_normal(p, t, &r);
+        if (t->init == SL_INIT_NORMAL || t->init == SL_INIT_UNIFORM) {
+            draw_random(p, t, &r);
             continue;
         }
         if (t->init == SL_INIT_DRAW) /* none that is bf16 */

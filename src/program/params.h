@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE, SL_INIT_DRAW };
+enum sl_init { SL_INIT_NORMAL, SL_INIT_ONES, SL_INIT_ZEROS, SL_INIT_VALUE, SL_INIT_UNIFORM, SL_INIT_DRAW };
 enum sl_decay { SL_DECAY_MATRIX, SL_DECAY_NORM, SL_DECAY_NONE };
 
 enum { SL_TENSOR_DIMS = 4 };
@@ -28,7 +28,8 @@ struct sl_tensor {
     int64_t offset;   /* values from the start of its block, w or w16 */
     bool bf16;        /* its values are in w16 */
     enum sl_init init;
-    float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE */
+    float init_std;   /* SL_INIT_NORMAL; the value itself of SL_INIT_VALUE; +- this of SL_INIT_UNIFORM */
+    int64_t span;     /* SL_INIT_DRAW: values that belong together, as the channels of a head; 0: none */
     sl_draw draw;     /* SL_INIT_DRAW */
     enum sl_decay decay;
     sl_scope place;   /* of the layer that multiplies by it; SL_PART_none: no linear layer */

@@ -64,7 +64,9 @@ typedef struct {
     int64_t rows, cols; /* [rows, cols]; cols = 0: a vector [rows] */
     int64_t more[SL_TENSOR_DIMS - 2]; /* dimensions behind them, as of a convolution [dim, 1, width]; 0: none */
     enum sl_init init;
-    double start;       /* the standard deviation of SL_INIT_NORMAL, the value of SL_INIT_VALUE */
+    double start;       /* the standard deviation of SL_INIT_NORMAL, the value of SL_INIT_VALUE, the end of
+                         * SL_INIT_UNIFORM; of SL_INIT_DRAW what its function takes it for, as span */
+    int64_t span;
     sl_draw draw;       /* of SL_INIT_DRAW */
     bool elementwise;   /* of two dimensions, but no matrix that multiplies activations: none to Muon */
     enum sl_decay decay;

@@ -35,8 +35,11 @@ static const struct {
                 {"gla", {"model.gdn_opts.unit=all", "model.gdn_opts.key_dim=7", "model.gdn_opts.gate=none",
                          "model.gdn_opts.key_heads=1"}},
                 {"retnet", {"model.gdn_opts.gate=none", "model.gdn_opts.norm=false", "model.gdn_opts.conv=2",
-                            "model.gdn_opts.key_dim=9"}}};
-enum { SUBJECTS = sizeof subjects / sizeof *subjects, RETNET = SUBJECTS - 1 };
+                            "model.gdn_opts.key_dim=9"}},
+                {"rwkv7", {"model.rwkv7_opts.head_dim=4", "model.rwkv7_opts.decay_rank=3",
+                           "model.rwkv7_opts.rate_rank=5", "model.rwkv7_opts.value_rank=2",
+                           "model.rwkv7_opts.gate_rank=7", "model.ffn_shift=true"}}};
+enum { SUBJECTS = sizeof subjects / sizeof *subjects, RETNET = SUBJECTS - 2 };
 
 /* The text with the subject's name for its @s, until the next call. */
 static const char *named(int subject, const char *text) {
@@ -245,7 +248,9 @@ START_TEST(decays_of_retnet_are_exact) {
     sl_model *m = create(&r, false, true);
     ck_assert_int_eq(sl_model_forward(m, in, NULL, NULL, NULL), 0);
     for (int h = 0; h < HEADS; h++) {
-        sl_model_recurrence_head(m, 0, 0, h, &(sl_recurrence_head){v, v + 2 * T, v + 4 * T, decay, weight, length, 0});
+        sl_model_recurrence_head(m, 0, 0, h, &(sl_recurrence_head){.q = v, .k = v + 2 * T, .v = v + 4 * T,
+                                                                .decay = decay, .weight = weight,
+                                                                .length = length});
         for (int t = 0; t < T; t++)
             ck_assert(decay[t] < 1 && (double)decay[t] == 1 - ldexp(1, -5 - h) && weight[t] == 1);
     }
@@ -476,6 +481,22 @@ START_TEST(probes_ask_the_mixer) {
 }
 END_TEST
 
+/* A row s of the state before position t, of its channel c, becomes that behind it; o there but for skip v. */
+static double head_step(const sl_recurrence_sizes *of, const sl_recurrence_head *h, int64_t t, int64_t c, double *s) {
+    int64_t n = of->key_dim, at = t * n;
+    double had = 0, v = h->v[t * of->value_dim + c], o = 0;
+    for (int64_t j = 0; j < n; j++)
+        had += of->channels ? s[j] * h->read[at + j] : (s[j] *= h->decay[t]) * h->k[at + j];
+    for (int64_t j = 0; j < n; j++) {
+        if (of->channels)
+            s[j] = s[j] * h->fade[at + j] - had * h->erase[at + j] + v * h->k[at + j];
+        else
+            s[j] += h->weight[t] * (v - (of->rule ? had : 0)) * h->k[at + j];
+        o += s[j] * h->q[at + j];
+    }
+    return o;
+}
+
 /* The largest difference of S q + skip v from what the block's core gave, by the largest of that. */
 static double error_of_heads(const sl_model *m, int layer, const ref_variant *v) {
     sl_recurrence_sizes of;
@@ -483,10 +504,11 @@ static double error_of_heads(const sl_model *m, int layer, const ref_variant *v)
         return 0;
     int64_t width = sl_model_tap_width(m, layer, SL_TAP_CORE), n = v->seq;
     float *core = calloc((size_t)(v->batch * n * width), sizeof *core);
-    float *f = calloc((size_t)(n * (2 * of.key_dim + of.value_dim + 3)), sizeof *f);
+    float *f = calloc((size_t)(n * (5 * of.key_dim + of.value_dim + 3)), sizeof *f);
     double *s = calloc((size_t)of.key_dim, sizeof *s), worst = 0, most = 0;
     sl_recurrence_head h = {.q = f, .k = f + n * of.key_dim, .v = f + 2 * n * of.key_dim};
     h.decay = h.v + n * of.value_dim, h.weight = h.decay + n, h.length = h.weight + n;
+    h.fade = h.length + n, h.read = h.fade + n * of.key_dim, h.erase = h.read + n * of.key_dim;
     ck_assert(width == of.heads * of.value_dim && sl_model_tap(m, layer, SL_TAP_CORE, core));
     ck_assert_msg(sl_model_fetch_recurrence(m, layer) == 0, "%s", sl_error());
     for (int64_t i = 0; i < v->batch * of.heads * of.value_dim; i++) {
@@ -494,13 +516,8 @@ static double error_of_heads(const sl_model *m, int layer, const ref_variant *v)
         sl_model_recurrence_head(m, layer, window, i % width / of.value_dim, &h);
         memset(s, 0, (size_t)of.key_dim * sizeof *s);
         for (int64_t t = 0; t < n; t++) {
-            const float *k = h.k + t * of.key_dim, *q = h.q + t * of.key_dim;
-            double had = 0, v_t = h.v[t * of.value_dim + c], o = h.skip * v_t;
+            double o = head_step(&of, &h, t, c, s) + h.skip * h.v[t * of.value_dim + c];
             double got = core[(window * n + t) * width + i % width];
-            for (int64_t j = 0; j < of.key_dim; j++)
-                had += (s[j] *= h.decay[t]) * k[j];
-            for (int64_t j = 0; j < of.key_dim; j++)
-                o += (s[j] += h.weight[t] * (v_t - (of.rule ? had : 0)) * k[j]) * q[j];
             worst = fmax(worst, fabs(o - got)), most = fmax(most, fabs(got));
         }
     }

@@ -107,10 +107,8 @@ void ref_residuals_of_states(const ref_model *given, ref_c *h, ref_c *router_los
             memcpy(sum, h, (size_t)values * sizeof *h);
             if (site == ATTN)
                 ref_mixer(m, i, layer, x, sum);
-            else if (c->model_experts > 0)
-                *router_loss += ref_experts_block(m, layer, x, sum);
             else
-                ref_ffn_block(m, layer, x, sum);
+                *router_loss += ref_ffn_block(m, layer, x, sum);
             psi[n] = psi[i + 1];
             snprintf(prefix, sizeof prefix, "%s%s", layer, site == ATTN ? "attn_residual" : "mlp_residual");
             mixture_of_states(m, prefix, n + 1, state, c->model_residual == SL_RESIDUAL_OASIS ? psi : NULL, h);
@@ -151,10 +149,8 @@ void ref_attention_residuals(const ref_model *given, ref_c *h, ref_c *router_los
         ref_c *x = ref_half_input(m, layer, site, h);
         if (site == ATTN)
             ref_mixer(m, k / halves, layer, x, source[n - 1]);
-        else if (c->model_experts > 0)
-            *router_loss += ref_experts_block(m, layer, x, source[n - 1]);
         else
-            ref_ffn_block(m, layer, x, source[n - 1]);
+            *router_loss += ref_ffn_block(m, layer, x, source[n - 1]);
         free(x);
     }
     psi = oasis ? evidence(m, halves, halves * layers, unused) : NULL;

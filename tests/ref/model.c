@@ -108,7 +108,7 @@ static const struct {
     void (*block)(const ref_model *, const char *layer, const ref_c *x, ref_c *h);
 } mixers[] = {{"softmax", ref_attention_block}, {"mean", ref_mean_block},         {"mamba2", ref_mamba2_block},
               {"gdn", ref_gdn_block},           {"deltanet", ref_deltanet_block}, {"gla", ref_gla_block},
-              {"retnet", ref_retnet_block}};
+              {"retnet", ref_retnet_block},     {"rwkv7", ref_rwkv7_block}};
 
 void ref_mixer(const ref_model *m, int64_t i, const char *layer, const ref_c *x, ref_c *h) {
     const char *name = sl_choices_mixer[sl_config_mixer(m->config, i)].name;
@@ -159,7 +159,7 @@ static void add_shared(const ref_model *m, const char *layer, int64_t f, const r
 }
 
 /* Returns the router's losses times their coefficients. */
-ref_c ref_experts_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+static ref_c experts_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = ref_rows(m), d = c->model_dim, experts = c->model_experts, top = c->model_experts_per_token;
     int64_t parts = top + c->model_shared_experts, f = c->model_expert_ffn ? c->model_expert_ffn : c->model_ffn / parts;
@@ -186,7 +186,7 @@ ref_c ref_experts_block(const ref_model *m, const char *layer, const ref_c *x, r
     return (strcmp(balance, "aux") == 0 ? c->model_balance_coef * aux : 0) + c->model_router_z_loss * z;
 }
 
-void ref_ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+static void dense_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
     const sl_config *c = m->config;
     int64_t rows = ref_rows(m), d = c->model_dim, f = c->model_ffn;
     char prefix[128];
@@ -202,6 +202,20 @@ void ref_ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c 
         free(all[i]);
 }
 
+ref_c ref_ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h) {
+    ref_c router_loss = 0, *shifted = NULL;
+    char prefix[128];
+    snprintf(prefix, sizeof prefix, "%smlp.", layer);
+    if (m->config->model_ffn_shift)
+        x = shifted = ref_shifted(m, prefix, "x_k", x);
+    if (m->config->model_experts > 0)
+        router_loss = experts_block(m, layer, x, h);
+    else
+        dense_block(m, layer, x, h);
+    free(shifted);
+    return router_loss;
+}
+
 /* Changes h, and adds the router's losses. */
 static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, ref_c *router_loss) {
     const sl_config *c = m->config;
@@ -212,19 +226,18 @@ static void block(const ref_model *m, int64_t i, const char *layer, ref_c *h, re
     ref_mixer(m, i, layer, x, h);
     if (sl_config_has_ffn(c) && !parallel)
         y = ref_half_input(m, layer, FFN, h);
-    if (c->model_experts > 0)
-        *router_loss += ref_experts_block(m, layer, shared ? x : y, h);
-    else if (sl_config_has_ffn(c))
-        ref_ffn_block(m, layer, shared ? x : y, h);
+    if (sl_config_has_ffn(c))
+        *router_loss += ref_ffn_block(m, layer, shared ? x : y, h);
     free(x);
     free(y);
 }
 
 static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *target, ref_c *token_loss, ref_c *logits,
                       ref_c *router_loss) {
-    ref_c *anchor[PARTS] = {NULL};
+    ref_c *anchor[PARTS] = {NULL}, *values = NULL;
     ref_model with = *m;
     with.anchor = anchor;
+    with.values = &values;
     m = &with;
     const sl_config *c = m->config;
     int64_t rows = ref_rows(m), d = c->model_dim;
@@ -267,8 +280,8 @@ static ref_c evaluate(const ref_model *m, const int32_t *in, const int32_t *targ
         memcpy(token_loss, loss, (size_t)rows * sizeof *loss);
     if (logits)
         memcpy(logits, lg, (size_t)(rows * m->vocab) * sizeof *lg);
-    ref_c *all[] = {h, x, lg, loss, anchor[Q], anchor[K], anchor[V], anchor[GATE]};
-    for (int i = 0; i < 8; i++)
+    ref_c *all[] = {h, x, lg, loss, anchor[Q], anchor[K], anchor[V], anchor[GATE], values};
+    for (int i = 0; i < 9; i++)
         free(all[i]);
     return sum / (double)n;
 }

@@ -14,6 +14,7 @@ typedef struct {
     const ref_c *w;         /* parameter values, table->floats of them, at the table's offsets */
     int32_t vocab;
     int64_t batch, seq;
+    ref_c **values; /* the evaluation's own: v of the first layer of rwkv7 */
     ref_c **anchor; /* the evaluation's own: anchors of q, k, v, gate inputs */
     ref_c *null; /* NULL, or where a layer's attention leaves what its queries did not use, of each row */
 } ref_model;

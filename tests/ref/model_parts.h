@@ -22,10 +22,10 @@ ref_c *ref_affine(const ref_model *m, const char *prefix, const char *name, bool
 /* What a half of a block reads of h [rows, dim], and h with the half's output. */
 ref_c *ref_half_input(const ref_model *m, const char *layer, enum site site, const ref_c *h);
 void ref_half_output(const ref_model *m, const char *layer, enum site site, const ref_c *out, ref_c *h);
-/* Halves: x, what they read; h gets what they give. Experts return their router's losses times the coefficients. */
+/* Halves: x, what they read; h gets what they give. The feed-forward returns its router's losses times the
+ * coefficients. */
 void ref_mixer(const ref_model *m, int64_t i, const char *layer, const ref_c *x, ref_c *h);
-void ref_ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
-ref_c ref_experts_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
+ref_c ref_ffn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
 
 /* ---- norms.c: nullify, of a norm whose input may have channels replaced */
 ref_c *ref_normed(const ref_model *m, const char *prefix, enum site site, bool nullify, const ref_c *x);
@@ -39,6 +39,10 @@ void ref_gdn_block(const ref_model *m, const char *layer, const ref_c *x, ref_c 
 void ref_deltanet_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
 void ref_gla_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
 void ref_retnet_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
+/* rwkv7.c */
+void ref_rwkv7_block(const ref_model *m, const char *layer, const ref_c *x, ref_c *h);
+/* x, each channel moved by its share of <prefix><name> to the position before. */
+ref_c *ref_shifted(const ref_model *m, const char *prefix, const char *name, const ref_c *x);
 
 /* ---- depth.c: all blocks, where they read mixtures: of outputs, or of states. h: the embedding, then what the final
  * norm reads. */

@@ -378,7 +378,8 @@ const sl_delta *sl_delta_of(const sl_op *op) {
 
 static sl_recurrence_sizes sizes(const sl_op *op) {
     const sl_delta *o = of(op);
-    return (sl_recurrence_sizes){o->heads, o->key_dim, o->value_dim, o->rule, o->decay != SL_DELTA_NO_DECAY, o->rule};
+    return (sl_recurrence_sizes){.heads = o->heads, .key_dim = o->key_dim, .value_dim = o->value_dim, .rule = o->rule,
+                                 .decays = o->decay != SL_DELTA_NO_DECAY, .weighs = o->rule};
 }
 
 /* Columns of all rows of a window as the recurrence has them, and their lengths before. */

@@ -23,6 +23,7 @@ typedef struct {
                              * fp32 */
     const float *cos, *sin; /* rotary tables of this layer (sl_rope_table); NULL: no position embedding */
     struct sl_anchors *anchors; /* of the model (ops/attention/anchors.h); those of qkv may be SL_NONE yet */
+    sl_buf *values;             /* of the model: v of its first layer of rwkv7; SL_NONE yet */
 } sl_mixer_site;
 
 typedef struct {

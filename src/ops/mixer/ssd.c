@@ -331,7 +331,8 @@ const sl_ssd *sl_ssd_of(const sl_op *op) {
 
 static sl_recurrence_sizes sizes(const sl_op *op) {
     const sl_ssd *o = of(op);
-    return (sl_recurrence_sizes){o->heads, o->state, o->head_dim, false, true, true};
+    return (sl_recurrence_sizes){.heads = o->heads, .key_dim = o->state, .value_dim = o->head_dim, .decays = true,
+                                 .weighs = true};
 }
 
 static void copy(const sl_op *op, const sl_exec *x, int64_t window, int64_t col, int64_t n, float *to) {
