@@ -6,8 +6,8 @@ import math
 import torch
 import torch.nn.functional as F
 from norms import SECOND_MEAN, block_norm, running
-from recurrent import RECURRENT, GdnSizes, Mamba2Sizes
-from rows import linear, rmsnorm
+from recurrent import RECURRENT, GdnSizes, Mamba2Sizes, low_rank_sizes, shifted
+from rows import linear, of_layer, rmsnorm
 
 
 def gelu(x):
@@ -122,6 +122,18 @@ def tensor_shapes(c, vocab):
         for name, shape in own.items():
             shapes[p + "linear_attn." + name] = shape
 
+    def rwkv7_shapes(p, first):
+        own = dict.fromkeys(("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a", "r_k", "ln_x.weight",
+                             "ln_x.bias"), (d,))
+        own |= dict.fromkeys(("receptance.weight", "key.weight", "value.weight", "output.weight"), (d, d))
+        for part, rank in low_rank_sizes(c).items():
+            if part != "v" or not first:
+                own |= {part + "1.weight": (rank, d), part + "2.weight": (d, rank)}
+        if not first:
+            own["v0"] = (d,)
+        for name, shape in own.items():
+            shapes[p + "att." + name] = shape
+
     if c.get("embed_scale"):
         shapes["model.embed_scale"] = (1,)
     if c.get("learned_positions"):
@@ -152,6 +164,8 @@ def tensor_shapes(c, vocab):
             attention_shapes(p)
         elif mixer == "mamba2":
             mamba2_shapes(p)
+        elif mixer == "rwkv7":
+            rwkv7_shapes(p, "rwkv7" not in (of_layer(c, "mixer", j, "softmax") for j in range(i)))
         else:
             gdn_shapes(p, mixer)
         if c.get("block") != "parallel_shared":
@@ -160,6 +174,8 @@ def tensor_shapes(c, vocab):
             norm(p + "pre_feedforward_layernorm", gated)
         if place != "pre":
             norm(p + "post_feedforward_layernorm", gated, place != "sandwich")
+        if c.get("ffn_shift"):
+            shapes[p + "mlp.x_k"] = (d,)
         experts, shared = c.get("experts", 0), c.get("shared_experts", 0)
         widths = {"mlp": c["ffn"]} if not experts else {}
         if experts:
@@ -230,12 +246,6 @@ def scaled(c, freq):
         o["high_freq_factor"] - o["low_freq_factor"])
     share = share.clamp(0, 1)
     return (1 - share) * low + share * freq
-
-
-def of_layer(c, key, i, default):
-    """What a list that repeats over the layers has for layer i."""
-    pattern = c.get(key, default)
-    return pattern if isinstance(pattern, str) else pattern[i % len(pattern)]
 
 
 def window_of(c, i):
@@ -460,6 +470,8 @@ def clip(c, h):
 
 def feed_forward(c, p, prefix, x, training):
     """As experts()."""
+    if c.get("ffn_shift"):
+        x = shifted(p, prefix + ".x_k", x)
     if c.get("experts"):
         return experts(c, p, prefix, x, training)
     return mlp(c, p, prefix, x), 0, None

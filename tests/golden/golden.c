@@ -211,8 +211,11 @@ static sl_model *create(const golden *g) {
                       (t->decay == SL_DECAY_NORM && g->config.train_decay_norms);
         static const char *const never[] = {".bias_", ".sinks", ".channel_mean", "_proj.bias", "lm_head.bias",
                                             "conv1d.bias", ".dt_bias", ".A_log", "mixer.D", "mlp.gate.bias",
-                                            "_coef", ".query", ".coupling", ".recency"};
-        bool own = false;
+                                            "_coef", ".query", ".coupling", ".recency", ".x_"},
+                                 *const whole[] = {"receptance.", "key.", "value.", "output.", "ln_x.weight"};
+        bool own = strstr(t->name, ".att.") != NULL; /* of rwkv7 whole matrices and the norm's weight decay */
+        for (size_t k = 0; k < sizeof whole / sizeof *whole; k++)
+            own = own && !strstr(t->name, whole[k]);
         for (size_t k = 0; k < sizeof never / sizeof *never; k++)
             own = own || strstr(t->name, never[k]);
         ck_assert_msg(decays == (!own && (t->ndim > 1 || g->config.train_decay_norms)),

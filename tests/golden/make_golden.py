@@ -191,6 +191,16 @@ CASES = {
                       "model.gdn_opts": {"gate": "none", "norm": False, "conv": 1, "key_dim": 12}}),
     "gla_retnet": (37, {"model.mixer": ["gla", "retnet"],
                         "model.gdn_opts": {"gate": "none", "key_dim": 8, "heads": 2}}),
+    "rwkv7": (37, {"model.mixer": "rwkv7", "model.norm": "layernorm", "model.norm_opts.bias": True,
+                   "model.layers": 3, "model.ffn_kind": "relu2", "model.ffn_shift": True, "train.lr": 0.001,
+                   "model.norm_opts.eps": 0.3,
+                   "model.rwkv7_opts": {"head_dim": 9, "decay_rank": 5, "rate_rank": 4, "value_rank": 3,
+                                        "gate_rank": 7}}),
+    "rwkv7_hybrid": (37, {"model.mixer": ["softmax", "rwkv7", "rwkv7"], "model.layers": 3, "model.dim": 24,
+                          "model.heads": 2, "model.seq": 70, "train.batch": 1, "model.norm_place": "sandwich",
+                          "model.rwkv7_opts": {"head_dim": 12, "decay_rank": 3, "rate_rank": 3, "value_rank": 2,
+                                               "gate_rank": 5},
+                          "model.norm_opts.eps": 0.3, "train.decay_norms": True, "train.lr": 0.001}),
     "masked_targets": (37, {"model.layers": 1, "model.dim": 32, "model.heads": 4,
                             "model.kv_heads": 2, "train.batch": 3, "model.seq": 19}),
     "experts_aux_z": (37, {"model.dim": 24, "model.heads": 2, "model.experts": 4, "model.experts_per_token": 2,
@@ -267,6 +277,9 @@ def train(c, p, tokens, targets):
     learned = [x for x in p.values() if x.requires_grad]
 
     def decays(name, x):  # matrices, vectors where asked for; never attention's sinks, biases of linear layers, gates
+        if ".att." in name or name.endswith(".x_k"):  # of rwkv7 its whole matrices, and the norm where asked for
+            return name.endswith(("ance.weight", "key.weight", "value.weight", "output.weight")) or (
+                name.endswith("ln_x.weight") and bool(t.get("decay_norms")))
         never = ".bias_" in name or ".sinks" in name or name.endswith(
             ("_proj.bias", "lm_head.bias", "gate.bias", "conv1d.bias", "dt_bias", "A_log", ".D", "_coef", ".query",
              ".coupling", ".recency"))

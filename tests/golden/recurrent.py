@@ -1,10 +1,11 @@
 """Mixers with a state, all positions at once, as decoder.py has the rest."""
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
-from rows import linear, rmsnorm
+from rows import linear, of_layer, rmsnorm
 
 
 class Mamba2Sizes:
@@ -119,5 +120,57 @@ def gdn(mixer, c, p, i, x):
     return linear(p, prefix + ".out_proj", o)
 
 
-RECURRENT = {"mamba2": mamba2} | {
+def low_rank_sizes(c):
+    """Ranks of rwkv7's projections of low rank: of decays, rates, values and gates."""
+    opts = c["rwkv7_opts"]
+    return {part: opts[name + "_rank"] for part, name in zip("wavg", ("decay", "rate", "value", "gate"), strict=True)}
+
+
+def shifted(p, name, x):
+    """Each channel moved by its share to the position before."""
+    before = F.pad(x, (0, 0, 1, 0))[:, :-1]
+    return x + (before - x) * p[name]
+
+
+first_value: list = []  # v of the first layer of rwkv7 in the pass that runs
+
+
+def rwkv7(c, p, i, x):
+    """RWKV-7's time mix (arXiv 2503.14456, section 4), its state as the paper has it, position by position."""
+    prefix, n = f"model.layers.{i}.att.", c["rwkv7_opts"]["head_dim"]
+    B, T, d = x.shape
+
+    def low_rank(part, between):
+        h = between(linear(p, prefix + part + "1", shifted(p, f"{prefix}x_{part}", x)))
+        return linear(p, prefix + part + "2", h) + p.get(f"{prefix}{part}0", 0)
+
+    def heads(rows):
+        return rows.view(B, T, d // n, n)
+
+    r, k, v = (linear(p, prefix + name, shifted(p, f"{prefix}x_{name[0]}", x))
+               for name in ("receptance", "key", "value"))
+    if i == [of_layer(c, "mixer", layer, "softmax") for layer in range(c["layers"])].index("rwkv7"):
+        first_value[:] = [v]
+    else:
+        v = v + (first_value[0] - v) * low_rank("v", lambda h: h).sigmoid()
+    rate, decay = low_rank("a", lambda h: h).sigmoid(), (-math.exp(-0.5) * low_rank("w", torch.tanh).sigmoid()).exp()
+    removed = heads(k * p[prefix + "k_k"])
+    removed = removed / removed.norm(dim=-1, keepdim=True)
+    k = k * (1 + (rate - 1) * p[prefix + "k_a"])
+    r, k, v, decay, rate = heads(r), heads(k), heads(v), heads(decay), heads(rate)
+    state, out = torch.zeros(B, d // n, n, n, dtype=x.dtype), []
+    for t in range(T):
+        kappa = removed[:, t]
+        step = decay[:, t, :, :, None] * torch.eye(n, dtype=x.dtype) - (
+            kappa[..., None] * (rate[:, t] * kappa)[..., None, :])
+        state = state @ step + v[:, t, :, :, None] * k[:, t, :, None, :]
+        out.append((state @ r[:, t, :, :, None])[..., 0])
+    o = F.group_norm(torch.stack(out, 1).reshape(B * T, d), d // n, p[prefix + "ln_x.weight"],
+                     p[prefix + "ln_x.bias"], 64e-5)
+    bonus = (r * k * p[prefix + "r_k"].view(d // n, n)).sum(-1, keepdim=True) * v
+    gate = low_rank("g", torch.sigmoid)
+    return linear(p, prefix + "output", (o.view(B, T, d) + bonus.reshape(B, T, d)) * gate)
+
+
+RECURRENT = {"mamba2": mamba2, "rwkv7": rwkv7} | {
     name: functools.partial(gdn, name) for name in ("gdn", "deltanet", "gla", "retnet")}

@@ -15,3 +15,9 @@ def layernorm(x, w, eps):
 def linear(p, prefix, x):
     y = x @ p[prefix + ".weight"].T
     return y + p[prefix + ".bias"] if prefix + ".bias" in p else y
+
+
+def of_layer(c, key, i, default):
+    """What a list that repeats over the layers has for layer i."""
+    pattern = c.get(key, default)
+    return pattern if isinstance(pattern, str) else pattern[i % len(pattern)]

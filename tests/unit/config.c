@@ -184,7 +184,7 @@ START_TEST(scalars) {
 }
 END_TEST
 
-#define MIXERS "softmax, mamba2, gdn, deltanet, gla, retnet"
+#define MIXERS "softmax, mamba2, gdn, deltanet, gla, retnet, rwkv7"
 #define PLACES "one of pre, post, sandwich, output"
 #define NORM_OPTS                                                                                  \
     "eps, zero_centred, preaffine, bias, alpha_attn, alpha_ffn, alpha_final, beta, base, rank, "          \
@@ -256,8 +256,8 @@ static const struct {
      "t.yaml:3: data is given twice, first in line 1; merge the two"},
     {"model: 5\n", "t.yaml:1: model: expected a section with keys among layers, dim, heads, "
                    "kv_heads, head_dim, ffn, match_params, norm, norm_place, block, "
-                   "residual, residual_opts, norm_opts, mixer, mamba2_opts, gdn_opts, attention, attention_opts, "
-                   "anchors, anchors_opts, attention_bias, ffn_kind, ffn_bias, experts, "
+                   "residual, residual_opts, norm_opts, mixer, mamba2_opts, gdn_opts, rwkv7_opts, attention, "
+                   "attention_opts, anchors, anchors_opts, attention_bias, ffn_kind, ffn_shift, ffn_bias, experts, "
                    "experts_per_token, expert_ffn, shared_experts, shared_expert_gate, router, router_bias, balance, "
                    "balance_coef, balance_rate, router_z_loss, expert_capacity, qk_norm, qk_norm_span, rope_base, "
                    "rope_base_window, rope_layers, rope_dims, rope_scaling, rope_scaling_opts, clip, clip_baseline, "

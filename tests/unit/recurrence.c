@@ -50,7 +50,9 @@ static void make(example *e, bool rule) {
             h->weight[t] = (float)(2 * sl_rng_uniform(&r));
         }
     }
-    e->r = (sl_recurrence_rows){.of = {HEADS, K, V, rule, true, true}, .windows = WINDOWS, .seq = SEQ, .first = FIRST,
+    e->r = (sl_recurrence_rows){.of = {.heads = HEADS, .key_dim = K, .value_dim = V, .rule = rule, .decays = true,
+                                       .weighs = true},
+                                .windows = WINDOWS, .seq = SEQ, .first = FIRST,
                                 .eps = 0.3, .read = read_head, .ctx = e};
 }
 
@@ -207,6 +209,30 @@ START_TEST(figures_are_those_of_the_whole_matrix) {
 }
 END_TEST
 
+/* The same heads as decays of channels that are all alike: what is taken away is of the state before it fades. */
+static void read_channels(const void *ctx, int64_t window, int64_t h, sl_recurrence_head *to) {
+    read_head(ctx, window, h, to);
+    for (int64_t i = 0; i < SEQ * K; i++) {
+        int64_t t = i / K;
+        to->fade[i] = to->decay[t], to->read[i] = to->k[i];
+        to->erase[i] = to->decay[t] * to->weight[t] * to->k[i];
+        to->k[i] *= to->weight[t];
+    }
+}
+
+START_TEST(decays_of_channels_are_those_of_heads) {
+    static example e;
+    sl_recurrence_sums one[HEADS] = {0}, other[HEADS] = {0};
+    make(&e, true);
+    add(&e, one);
+    e.r.of.channels = true, e.r.read = read_channels;
+    add(&e, other);
+    const double *a = (const double *)one, *b = (const double *)other;
+    for (size_t i = 0; i < HEADS * (sizeof *one / sizeof(double)); i++)
+        ck_assert_msg(fabs(a[i] - b[i]) <= 1e-5 * (1 + fabs(a[i])), "figure %d: %g, not %g", (int)i, b[i], a[i]);
+}
+END_TEST
+
 /* A state that is never written to, and a NaN. */
 START_TEST(what_cannot_be_told) {
     static example e;
@@ -241,6 +267,7 @@ int main(void) {
     TCase *t = tcase_create("recurrence");
     tcase_set_timeout(t, 0);
     tcase_add_loop_test(t, figures_are_those_of_the_whole_matrix, 0, 2);
+    tcase_add_test(t, decays_of_channels_are_those_of_heads);
     tcase_add_test(t, what_cannot_be_told);
     tcase_add_test(t, threads_do_not_matter);
     suite_add_tcase(s, t);
