@@ -359,9 +359,9 @@ static int check_gemm(const sl_config *c) {
 
 int sl_config_check(const sl_config *c) {
     if (check_heads(c) != 0 || check_norm(c) != 0 || check_rope(c) != 0 || check_layers(c) != 0 ||
-        check_mamba2(c) != 0 || check_gdn(c) != 0 || check_rwkv7(c) != 0 || check_anchors(c) != 0 || check_residual(c) != 0 ||
-        check_nullify(c) != 0 || check_experts(c) != 0 || check_match(c) != 0 || check_sizes(c) != 0 ||
-        check_training(c) != 0 || check_gemm(c) != 0)
+        check_mamba2(c) != 0 || check_gdn(c) != 0 || check_rwkv7(c) != 0 || check_anchors(c) != 0 ||
+        check_residual(c) != 0 || check_nullify(c) != 0 || check_experts(c) != 0 || check_match(c) != 0 ||
+        check_sizes(c) != 0 || check_training(c) != 0 || check_gemm(c) != 0)
         return -1;
     return check_data(c);
 }

@@ -38,9 +38,6 @@ sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, 
 /* The same without a bias, of a matrix that no scheme quantises. */
 sl_buf sl_build_unquantised(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
                             sl_buf residual);
-/* The same with a bias or SL_NONE. */
-sl_buf sl_build_unquantised_bias(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
-                                 int bias, sl_buf residual);
 
 /* Norms: see norm.h. */
 

@@ -55,7 +55,8 @@ START_TEST(slopes_are_those_of_the_formula) {
     ref_c *w = ref_from_float(p->floats, p->w);
     ref_model ref = {.config = &v.config, .table = p, .w = w, .vocab = v.vocab, .batch = v.batch, .seq = v.seq};
     double *direction = calloc((size_t)p->floats, sizeof *direction), *want = calloc((size_t)p->count, sizeof *want);
-    double *along = calloc((size_t)p->floats, sizeof *along), loss = creal(ref_model_loss(&ref, in, target, NULL, NULL));
+    double *along = calloc((size_t)p->floats, sizeof *along);
+    double loss = creal(ref_model_loss(&ref, in, target, NULL, NULL));
     sl_rng r = sl_rng_make(3, SL_STREAM_TEST, 0);
     for (int t = 0; t < p->count; t++) {
         memset(direction, 0, (size_t)p->floats * sizeof *direction);

@@ -102,13 +102,11 @@ static sl_buf project(layer *l, enum sl_part part, const char *name, double widt
     return sl_build_linear(l->b, at(l, part), x, d, d, w, SL_NONE, SL_NONE);
 }
 
-/* A projection of low rank: its parts, and names of its tensors; bias NULL: none; squash -1: nothing between. */
+/* A projection of low rank: its parts, and names of its tensors; squash -1: nothing between. */
 typedef struct {
     enum sl_part in, act, out;
-    const char *first, *second, *bias;
+    const char *first, *second;
     int squash;
-    sl_draw draw;
-    double start;
 } low_rank;
 
 static sl_buf project_low(layer *l, const low_rank *how, int64_t rank, sl_buf x) {
@@ -123,10 +121,14 @@ static sl_buf project_low(layer *l, const low_rank *how, int64_t rank, sl_buf x)
     int second = sl_program_param(b, l->prefix, &(sl_param_spec){.name = how->second, .rows = d, .cols = rank,
                                                                  .init = SL_INIT_DRAW, .draw = draw_orthogonal,
                                                                  .decay = SL_DECAY_NONE});
-    int bias = !how->bias ? SL_NONE : sl_program_param(b, l->prefix, &(sl_param_spec){.name = how->bias, .rows = d, .init = SL_INIT_DRAW,
-                                                               .draw = how->draw, .start = how->start,
-                                                               .span = l->n.head_dim, .decay = SL_DECAY_NONE});
-    return sl_build_unquantised_bias(b, at(l, how->out), h, rank, d, second, bias, SL_NONE);
+    return sl_build_unquantised(b, at(l, how->out), h, rank, d, second, SL_NONE);
+}
+
+/* Declares what is added to such a projection; start: as draw has it. */
+static int vector(layer *l, const char *name, sl_draw draw, double start) {
+    return sl_program_param(l->b, l->prefix, &(sl_param_spec){.name = name, .rows = l->b->config->model_dim,
+                                                              .init = SL_INIT_DRAW, .draw = draw, .start = start,
+                                                              .span = l->n.head_dim, .decay = SL_DECAY_NONE});
 }
 
 /* v of this layer, or, behind the first one, its mixture with v of the first. */
@@ -134,10 +136,9 @@ static sl_buf build_values(layer *l, sl_buf x) {
     sl_buf v = project(l, SL_PART_v, "value.weight", .5, x);
     if (*l->site->values == SL_NONE)
         return *l->site->values = v;
-    sl_buf share = project_low(l, &(low_rank){SL_PART_v_in, SL_PART_none, SL_PART_v_out, "v1.weight", "v2.weight",
-                                              "v0", -1, draw_v0, 0},
+    sl_buf share = project_low(l, &(low_rank){SL_PART_v_in, SL_PART_none, SL_PART_v_out, "v1.weight", "v2.weight", -1},
                                l->n.value_rank, x);
-    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share);
+    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share, vector(l, "v0", draw_v0, 0));
 }
 
 static layer layer_of(sl_program *b, const sl_mixer_site *s) {
@@ -155,18 +156,20 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     sl_buf r = project(&l, SL_PART_r, "receptance.weight", .5, shift(&l, "x_r", .2));
     sl_buf k = project(&l, SL_PART_k, "key.weight", .05, shift(&l, "x_k", .7));
     sl_buf v = build_values(&l, shift(&l, "x_v", .7));
-    sl_buf w = project_low(&l, &(low_rank){SL_PART_w_in, SL_PART_w_act, SL_PART_w_out, "w1.weight", "w2.weight", "w0",
-                                           SL_SQUASH_TANH, draw_w0, 1 + pow(l.depth, .3)},
+    sl_buf w = project_low(&l, &(low_rank){SL_PART_w_in, SL_PART_w_act, SL_PART_w_out, "w1.weight", "w2.weight",
+                                           SL_SQUASH_TANH},
                            l.n.decay_rank, shift(&l, "x_w", .9));
-    sl_buf a = project_low(&l, &(low_rank){SL_PART_a_in, SL_PART_none, SL_PART_a_out, "a1.weight", "a2.weight", "a0",
-                                           -1, draw_a0, 0},
+    sl_buf a = project_low(&l, &(low_rank){SL_PART_a_in, SL_PART_none, SL_PART_a_out, "a1.weight", "a2.weight",
+                                           -1},
                            l.n.rate_rank, shift(&l, "x_a", .9));
-    sl_buf g = project_low(&l, &(low_rank){SL_PART_g_in, SL_PART_g_act, SL_PART_g_out, "g1.weight", "g2.weight", NULL,
-                                           SL_SQUASH_SIGMOID, NULL, 0},
+    sl_buf g = project_low(&l, &(low_rank){SL_PART_g_in, SL_PART_g_act, SL_PART_g_out, "g1.weight", "g2.weight",
+                                           SL_SQUASH_SIGMOID},
                            l.n.gate_rank, shift(&l, "x_g", .2));
-    sl_buf keys = sl_build_rwkv7_keys(b, at(&l, SL_PART_keys), l.prefix, k, a, l.n.head_dim);
+    sl_buf keys = sl_build_rwkv7_keys(b, at(&l, SL_PART_keys), l.prefix, k, a, vector(&l, "a0", draw_a0, 0),
+                                      l.n.head_dim);
+    int w0 = vector(&l, "w0", draw_w0, 1 + pow(l.depth, .3));
     sl_buf y = sl_build_wkv7(b, at(&l, SL_PART_core), &(sl_wkv7_inputs){r, w, v, keys},
-                             &(sl_wkv7){l.n.heads, l.n.head_dim});
+                             &(sl_wkv7){l.n.heads, l.n.head_dim}, w0);
     y = sl_build_rwkv7_output(b, at(&l, SL_PART_gate), l.prefix, &(sl_rwkv7_outputs){y, r, keys, v, g}, l.n.head_dim,
                               pow((double)(1 + s->layer) / (double)b->config->model_layers, .7));
     sl_scope out = at(&l, SL_PART_out);

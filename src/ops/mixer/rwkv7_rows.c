@@ -41,118 +41,10 @@ static void put(const sl_op *op, const sl_exec *x, int i, int64_t row, float *y,
     sl_write_gradient(x, op->din[i], row, 1, 0, op->dim_in, y, op->acc[i], s->old);
 }
 
-/* ---- values */
-
-enum { VALUE, FIRST, SHARE };
-
-static int values_forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
-    scratch s = scratch_at(op, x, span);
-    for (int64_t row = span->first; row < span->first + span->n; row++) {
-        const float *v = read(op, x, VALUE, row, &s), *first = read(op, x, FIRST, row, &s);
-        x->k->sigmoid(op->dim_in, read(op, x, SHARE, row, &s), s.gate);
-        for (int64_t i = 0; i < op->dim_in; i++)
-            s.made[0][i] = v[i] + (first[i] - v[i]) * s.gate[i];
-        sl_write_columns(x, op->out, row, 1, 0, op->dim_in, s.made[0], op->dim_in);
-    }
-    return 0;
-}
-
-static int values_backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
-    scratch s = scratch_at(op, x, span);
-    float *dv = s.made[VALUE], *dfirst = s.made[FIRST], *dz = s.made[SHARE];
-    for (int64_t row = span->first; row < span->first + span->n; row++) {
-        const float *v = read(op, x, VALUE, row, &s), *first = read(op, x, FIRST, row, &s), *q = s.gate;
-        const float *dout = sl_read_rows(x, op->dout, row, 1, s.dout);
-        x->k->sigmoid(op->dim_in, read(op, x, SHARE, row, &s), s.gate);
-        for (int64_t i = 0; i < op->dim_in; i++) {
-            dfirst[i] = dout[i] * q[i];
-            dv[i] = dout[i] * (1 - q[i]);
-            dz[i] = dout[i] * (first[i] - v[i]) * q[i] * (1 - q[i]);
-        }
-        for (int i = VALUE; i <= SHARE; i++)
-            put(op, x, i, row, s.made[i], &s);
-    }
-    return 0;
-}
-
-static const sl_op_kind values = {.name = "rwkv7_values",
-                                  .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = values_forward}),
-                                  .backward = SL_STAGES({.cut = SL_CUT_ROWS, .run = values_backward}),
-                                  .adds = true};
-
-sl_buf sl_build_rwkv7_values(sl_program *b, sl_scope scope, sl_buf v, sl_buf first, sl_buf z) {
-    sl_op *op = sl_program_op(b, &values, scope);
-    const sl_buf reads[] = {[VALUE] = v, [FIRST] = first, [SHARE] = z};
-    for (int i = VALUE; i <= SHARE; i++)
-        sl_op_reads(op, reads[i], SL_INPUT_GRADIENT | SL_INPUT_KEPT);
-    op->dim_in = op->dim_out = b->buffer[v].cols;
-    count_scratch(op);
-    return op->out = sl_program_activation(b, op->rows, op->dim_out);
-}
-
-/* ---- keys */
-
-static const int64_t *head_dim_of(const sl_op *op) { return op->own; }
-
-enum { KEY, RATE };
-enum { K_K, K_A };
-
-/* kappa of a row, k k_k of each head over its length, which is saved the other way up. */
-static void normalise(const sl_op *op, const sl_exec *x, const float *k, float *kappa, float *inverse) {
-    int64_t d = *head_dim_of(op);
-    const float *k_k = sl_weight(op, x, K_K);
-    for (int64_t i = 0; i < op->dim_in; i++)
-        kappa[i] = k[i] * k_k[i];
-    for (int64_t h = 0; h < op->dim_in / d; h++) {
-        float length = sqrtf(x->k->dot(d, kappa + h * d, kappa + h * d));
-        inverse[h] = 1 / (length > 1e-12f ? length : 1e-12f);
-        x->k->scale(d, inverse[h], kappa + h * d);
-    }
-}
-
-static int keys_forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
-    scratch s = scratch_at(op, x, span);
-    int64_t d = op->dim_in;
-    const float *k_a = sl_weight(op, x, K_A);
-    float *write = s.made[0], *kappa = s.made[1], *taken = s.made[2], *a = s.gate;
-    for (int64_t row = span->first; row < span->first + span->n; row++) {
-        const float *k = read(op, x, KEY, row, &s);
-        x->k->sigmoid(d, read(op, x, RATE, row, &s), a);
-        normalise(op, x, k, kappa, s.old);
-        for (int64_t i = 0; i < d; i++) {
-            write[i] = k[i] * (1 + (a[i] - 1) * k_a[i]);
-            taken[i] = kappa[i] * a[i];
-        }
-        for (int i = 0; i < 3; i++)
-            sl_write_columns(x, op->out, row, 1, i * d, d, s.made[i], d);
-    }
-    return 0;
-}
-
-/* Of a row: dout [3 d], then dk to made[0], dz to made[1]; adds to dparam [k_k, k_a]. */
-static void key_back(const sl_op *op, const sl_exec *x, int64_t row, const float *dout, const scratch *s,
-                     float *dparam) {
-    int64_t d = op->dim_in, head_dim = *head_dim_of(op);
-    const float *k_k = sl_weight(op, x, K_K), *k_a = sl_weight(op, x, K_A), *k = read(op, x, KEY, row, s);
-    float *dk = s->made[0], *dz = s->made[1], *kappa = s->made[2], *dkappa = s->made[3], *a = s->gate;
-    x->k->sigmoid(d, read(op, x, RATE, row, s), a);
-    normalise(op, x, k, kappa, s->old);
-    for (int64_t i = 0; i < d; i++) {
-        float write = dout[i], taken = dout[2 * d + i];
-        dkappa[i] = dout[d + i] + taken * a[i];
-        dk[i] = write * (1 + (a[i] - 1) * k_a[i]);
-        dz[i] = (taken * kappa[i] + write * k[i] * k_a[i]) * a[i] * (1 - a[i]);
-        dparam[d + i] += write * k[i] * (a[i] - 1);
-    }
-    for (int64_t h = 0; h < d / head_dim; h++) {
-        int64_t at = h * head_dim;
-        float along = s->old[h] < .99e12f ? x->k->dot(head_dim, kappa + at, dkappa + at) : 0;
-        for (int64_t i = at; i < at + head_dim; i++) {
-            float du = s->old[h] * (dkappa[i] - kappa[i] * along);
-            dk[i] += du * k_k[i];
-            dparam[i] += du * k[i];
-        }
-    }
+/* sigmoid(z + bias) of input i, a row of a projection of low rank and what is added to it, parameter `param`. */
+static void squash(const sl_op *op, const sl_exec *x, int i, int param, int64_t row, const scratch *s, float *to) {
+    x->k->sum(op->dim_in, read(op, x, i, row, s), sl_weight(op, x, param), to);
+    x->k->sigmoid(op->dim_in, to, to);
 }
 
 /* Rows, block by block, that add to sums of the parameters' gradients, which FOLD takes. */
@@ -169,6 +61,125 @@ static int each_block(const sl_op *op, const sl_exec *x, const sl_span *span, ro
     }
     return 0;
 }
+#define FOLDED(run_)                                                                                                   \
+    SL_STAGES({.cut = SL_CUT_ROWS, .run = run_}, {.cut = SL_CUT_FOLD, .run = sl_fold_params,                          \
+                                                  .split = sl_fold_params_split})
+
+/* ---- values */
+
+enum { VALUE, FIRST, SHARE };
+
+static int values_forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    scratch s = scratch_at(op, x, span);
+    for (int64_t row = span->first; row < span->first + span->n; row++) {
+        const float *v = read(op, x, VALUE, row, &s), *first = read(op, x, FIRST, row, &s);
+        squash(op, x, SHARE, 0, row, &s, s.gate);
+        for (int64_t i = 0; i < op->dim_in; i++)
+            s.made[0][i] = v[i] + (first[i] - v[i]) * s.gate[i];
+        sl_write_columns(x, op->out, row, 1, 0, op->dim_in, s.made[0], op->dim_in);
+    }
+    return 0;
+}
+
+static void values_row_back(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s, float *dv0) {
+    float *dv = s->made[VALUE], *dfirst = s->made[FIRST], *dz = s->made[SHARE];
+    const float *v = read(op, x, VALUE, row, s), *first = read(op, x, FIRST, row, s), *q = s->gate;
+    const float *dout = sl_read_rows(x, op->dout, row, 1, s->dout);
+    squash(op, x, SHARE, 0, row, s, s->gate);
+    for (int64_t i = 0; i < op->dim_in; i++) {
+        dfirst[i] = dout[i] * q[i];
+        dv[i] = dout[i] * (1 - q[i]);
+        dz[i] = dout[i] * (first[i] - v[i]) * q[i] * (1 - q[i]);
+        dv0[i] += dz[i];
+    }
+    for (int i = VALUE; i <= SHARE; i++)
+        put(op, x, i, row, s->made[i], s);
+}
+static int values_backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    return each_block(op, x, span, values_row_back);
+}
+
+static const sl_op_kind values = {.name = "rwkv7_values",
+                                  .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = values_forward}),
+                                  .backward = FOLDED(values_backward), .adds = true};
+
+sl_buf sl_build_rwkv7_values(sl_program *b, sl_scope scope, sl_buf v, sl_buf first, sl_buf z, int v0) {
+    sl_op *op = sl_program_op(b, &values, scope);
+    const sl_buf reads[] = {[VALUE] = v, [FIRST] = first, [SHARE] = z};
+    for (int i = VALUE; i <= SHARE; i++)
+        sl_op_reads(op, reads[i], SL_INPUT_GRADIENT | SL_INPUT_KEPT);
+    op->dim_in = op->dim_out = b->buffer[v].cols;
+    op->param[0] = v0;
+    op->shared_bytes = sl_fold_params_bytes(op, b->params);
+    count_scratch(op);
+    return op->out = sl_program_activation(b, op->rows, op->dim_out);
+}
+
+/* ---- keys */
+
+static const int64_t *head_dim_of(const sl_op *op) { return op->own; }
+
+enum { KEY, RATE };
+
+/* kappa of a row, k k_k of each head over its length, which is saved the other way up. */
+static void normalise(const sl_op *op, const sl_exec *x, const float *k, float *kappa, float *inverse) {
+    int64_t d = *head_dim_of(op);
+    const float *k_k = sl_weight(op, x, SL_RWKV7_K_K);
+    for (int64_t i = 0; i < op->dim_in; i++)
+        kappa[i] = k[i] * k_k[i];
+    for (int64_t h = 0; h < op->dim_in / d; h++) {
+        float length = sqrtf(x->k->dot(d, kappa + h * d, kappa + h * d));
+        inverse[h] = 1 / (length > 1e-12f ? length : 1e-12f);
+        x->k->scale(d, inverse[h], kappa + h * d);
+    }
+}
+
+static int keys_forward(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    scratch s = scratch_at(op, x, span);
+    int64_t d = op->dim_in;
+    const float *k_a = sl_weight(op, x, SL_RWKV7_K_A);
+    float *write = s.made[0], *kappa = s.made[1], *taken = s.made[2], *a = s.gate;
+    for (int64_t row = span->first; row < span->first + span->n; row++) {
+        const float *k = read(op, x, KEY, row, &s);
+        squash(op, x, RATE, SL_RWKV7_A0, row, &s, a);
+        normalise(op, x, k, kappa, s.old);
+        for (int64_t i = 0; i < d; i++) {
+            write[i] = k[i] * (1 + (a[i] - 1) * k_a[i]);
+            taken[i] = kappa[i] * a[i];
+        }
+        for (int i = 0; i < 3; i++)
+            sl_write_columns(x, op->out, row, 1, i * d, d, s.made[i], d);
+    }
+    return 0;
+}
+
+/* Of a row: dout [3 d], then dk to made[0], dz to made[1]; adds to dparam [k_k, k_a, a0]. */
+static void key_back(const sl_op *op, const sl_exec *x, int64_t row, const float *dout, const scratch *s,
+                     float *dparam) {
+    int64_t d = op->dim_in, head_dim = *head_dim_of(op);
+    const float *k_k = sl_weight(op, x, SL_RWKV7_K_K), *k_a = sl_weight(op, x, SL_RWKV7_K_A);
+    const float *k = read(op, x, KEY, row, s);
+    float *dk = s->made[0], *dz = s->made[1], *kappa = s->made[2], *dkappa = s->made[3], *a = s->gate;
+    squash(op, x, RATE, SL_RWKV7_A0, row, s, a);
+    normalise(op, x, k, kappa, s->old);
+    for (int64_t i = 0; i < d; i++) {
+        float write = dout[i], taken = dout[2 * d + i];
+        dkappa[i] = dout[d + i] + taken * a[i];
+        dk[i] = write * (1 + (a[i] - 1) * k_a[i]);
+        dz[i] = (taken * kappa[i] + write * k[i] * k_a[i]) * a[i] * (1 - a[i]);
+        dparam[d + i] += write * k[i] * (a[i] - 1);
+        dparam[2 * d + i] += dz[i];
+    }
+    for (int64_t h = 0; h < d / head_dim; h++) {
+        int64_t at = h * head_dim;
+        float along = s->old[h] < .99e12f ? x->k->dot(head_dim, kappa + at, dkappa + at) : 0;
+        for (int64_t i = at; i < at + head_dim; i++) {
+            float du = s->old[h] * (dkappa[i] - kappa[i] * along);
+            dk[i] += du * k_k[i];
+            dparam[i] += du * k[i];
+        }
+    }
+}
 
 static void keys_row_back(const sl_op *op, const sl_exec *x, int64_t row, const scratch *s, float *dparam) {
     key_back(op, x, row, sl_read_rows(x, op->dout, row, 1, s->dout), s, dparam);
@@ -179,10 +190,6 @@ static int keys_backward(const sl_op *op, const sl_exec *x, const sl_span *span)
     return each_block(op, x, span, keys_row_back);
 }
 
-#define FOLDED(run_)                                                                                                   \
-    SL_STAGES({.cut = SL_CUT_ROWS, .run = run_}, {.cut = SL_CUT_FOLD, .run = sl_fold_params,                          \
-                                                  .split = sl_fold_params_split})
-
 static const sl_op_kind keys = {.name = "rwkv7_keys", .forward = SL_STAGES({.cut = SL_CUT_ROWS, .run = keys_forward}),
                                 .backward = FOLDED(keys_backward), .adds = true};
 
@@ -192,7 +199,8 @@ static void draw_k_k(const sl_tensor *t, sl_rng *rng, float *w) {
         w[i] = (float)(.71 - .1 * ((double)i / (double)(t->size - 1) - .5));
 }
 
-sl_buf sl_build_rwkv7_keys(sl_program *b, sl_scope scope, const char *prefix, sl_buf k, sl_buf z, int64_t head_dim) {
+sl_buf sl_build_rwkv7_keys(sl_program *b, sl_scope scope, const char *prefix, sl_buf k, sl_buf z, int a0,
+                           int64_t head_dim) {
     sl_op *op = sl_program_op(b, &keys, scope);
     int64_t *own = sl_program_own(b, op, sizeof *own), d = b->buffer[k].cols;
     if (!own)
@@ -201,10 +209,13 @@ sl_buf sl_build_rwkv7_keys(sl_program *b, sl_scope scope, const char *prefix, sl
     sl_op_reads(op, k, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     sl_op_reads(op, z, SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = d, op->dim_out = 3 * d;
-    op->param[K_K] = sl_program_param(b, prefix, &(sl_param_spec){.name = "k_k", .rows = d, .init = SL_INIT_DRAW,
-                                                                  .draw = draw_k_k, .decay = SL_DECAY_NONE});
-    op->param[K_A] = sl_program_param(b, prefix, &(sl_param_spec){.name = "k_a", .rows = d, .init = SL_INIT_VALUE,
-                                                                  .start = 1.02, .decay = SL_DECAY_NONE});
+    const sl_param_spec k_k = {.name = "k_k", .rows = d, .init = SL_INIT_DRAW, .draw = draw_k_k,
+                               .decay = SL_DECAY_NONE},
+                        k_a = {.name = "k_a", .rows = d, .init = SL_INIT_VALUE, .start = 1.02,
+                               .decay = SL_DECAY_NONE};
+    op->param[SL_RWKV7_K_K] = sl_program_param(b, prefix, &k_k);
+    op->param[SL_RWKV7_A0] = a0;
+    op->param[SL_RWKV7_K_A] = sl_program_param(b, prefix, &k_a);
     op->shared_bytes = sl_fold_params_bytes(op, b->params);
     count_scratch(op);
     return op->out = sl_program_activation(b, op->rows, op->dim_out);

@@ -67,7 +67,7 @@ typedef struct {
     sl_columns r, v, keys[KINDS];
 } chunk;
 
-/* decay = exp(-rate sigmoid(w)) to s.w, sigmoid(w) to s.slope. */
+/* decay = exp(-rate sigmoid(w + w0)) to s.w, that sigmoid to s.slope. */
 static chunk read_chunk(const call *c, int64_t t, int64_t n) {
     const sl_op *op = c->op;
     int64_t d = of(op)->head_dim;
@@ -76,7 +76,8 @@ static chunk read_chunk(const call *c, int64_t t, int64_t n) {
         k.keys[i] = get(c, op->in[KEYS], i, t, n, c->s.keys[i]);
     sl_columns w = get(c, op->in[W], 0, t, n, c->s.w);
     for (int64_t i = 0; i < n; i++)
-        c->x->k->sigmoid(d, w.p + i * w.ld, c->s.slope + i * d);
+        c->x->k->sum(d, w.p + i * w.ld, sl_weight(op, c->x, 0) + c->head * d, c->s.slope + i * d);
+    c->x->k->sigmoid(n * d, c->s.slope, c->s.slope);
     memcpy(c->s.w, c->s.slope, (size_t)(n * d) * sizeof *c->s.w);
     c->x->k->scale(n * d, (float)-SL_WKV7_RATE, c->s.w);
     c->x->k->exp(n * d, c->s.w, c->s.w);
@@ -148,6 +149,8 @@ static void chunk_back(const call *c, int64_t t, int64_t n) {
                        s->dkeys[BY], s->dv, d);
     decay_back(c, n);
     put_gradient(c, R, 0, t, n, s->dr);
+    for (int64_t i = 0; i < n; i++)
+        c->x->k->add(d, s->dw + i * d, c->x->shared + (c->window * of(op)->heads + c->head) * d);
     put_gradient(c, W, 0, t, n, s->dw);
     put_gradient(c, V, 0, t, n, s->dv);
     for (int i = 0; i < KINDS; i++)
@@ -156,9 +159,17 @@ static void chunk_back(const call *c, int64_t t, int64_t n) {
 
 static int backward(const sl_op *op, const sl_exec *x, const sl_span *span) {
     call c = call_of(op, x, span);
+    int64_t d = of(op)->head_dim;
     memset(c.s.state, 0, (size_t)state_size(op) * sizeof(float));
+    memset(x->shared + (c.window * of(op)->heads + c.head) * d, 0, (size_t)d * sizeof(float)); /* dw0 of the window */
     for (int64_t i = chunks(op) - 1; i >= 0; i--)
         chunk_back(&c, i * CHUNK, sl_min(CHUNK, op->seq - i * CHUNK));
+    return 0;
+}
+
+static int fold(const sl_op *op, const sl_exec *x, const sl_span *span) {
+    (void)span;
+    sl_fold_columns(x, 0, op->dim_out, op->rows / op->seq, op->dim_out, x->shared, sl_weight_grad(op, x, 0));
     return 0;
 }
 
@@ -170,12 +181,13 @@ static sl_split by_heads(const sl_op *op, const sl_exec *x) {
 static const sl_op_kind wkv7 = {
     .name = "wkv7",
     .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = forward, .split = by_heads}),
-    .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = backward, .split = by_heads}),
+    .backward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = backward, .split = by_heads},
+                          {.cut = SL_CUT_FOLD, .run = fold}),
     .adds = true};
 static const sl_op_kind cached_wkv7 = {
     .name = "cached_wkv7", .forward = SL_STAGES({.cut = SL_CUT_WINDOWS, .run = decode, .split = by_heads})};
 
-sl_buf sl_build_wkv7(sl_program *b, sl_scope scope, const sl_wkv7_inputs *in, const sl_wkv7 *how) {
+sl_buf sl_build_wkv7(sl_program *b, sl_scope scope, const sl_wkv7_inputs *in, const sl_wkv7 *how, int w0) {
     sl_op *op = sl_program_op(b, b->cache ? &cached_wkv7 : &wkv7, scope);
     own *o = sl_program_own(b, op, sizeof *o);
     if (!o)
@@ -185,6 +197,9 @@ sl_buf sl_build_wkv7(sl_program *b, sl_scope scope, const sl_wkv7_inputs *in, co
     for (size_t i = 0; i < sizeof reads / sizeof *reads; i++)
         sl_op_reads(op, reads[i], SL_INPUT_GRADIENT | SL_INPUT_KEPT);
     op->dim_in = op->dim_out = how->heads * how->head_dim;
+    op->param[0] = w0;
+    if (b->training)
+        op->shared_bytes = (size_t)(b->batch * op->dim_out) * sizeof(float);
     if (b->cache)
         op->saved[0] = sl_program_lasting(b, b->batch * how->heads, state_size(op));
     else if (b->training)
@@ -221,6 +236,8 @@ static void head_of(const sl_op *op, const sl_exec *x, int64_t window, int64_t h
     call c = {.op = op, .x = x, .row0 = window * op->seq, .window = window, .head = head};
     int64_t d = of(op)->head_dim;
     copy(&c, op->in[R], 0, to->q), copy(&c, op->in[V], 0, to->v), copy(&c, op->in[W], 0, to->fade);
+    for (int64_t t = 0; t < op->seq; t++)
+        x->k->add(d, sl_weight(op, x, 0) + head * d, to->fade + t * d);
     copy(&c, op->in[KEYS], K, to->k), copy(&c, op->in[KEYS], AT, to->read), copy(&c, op->in[KEYS], BY, to->erase);
     x->k->sigmoid(op->seq * d, to->fade, to->fade);
     x->k->scale(op->seq * d, (float)-SL_WKV7_RATE, to->fade);

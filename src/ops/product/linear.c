@@ -56,16 +56,11 @@ sl_buf sl_build_linear(sl_program *b, sl_scope scope, sl_buf in, int64_t dim_in,
     return op->out;
 }
 
-sl_buf sl_build_unquantised_bias(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
-                                 int bias, sl_buf residual) {
-    const struct sl_quant_options *quant = b->quant;
-    b->quant = NULL;
-    sl_buf y = sl_build_linear(b, scope, x, dim_in, dim_out, weight, bias, residual);
-    b->quant = quant;
-    return y;
-}
-
 sl_buf sl_build_unquantised(sl_program *b, sl_scope scope, sl_buf x, int64_t dim_in, int64_t dim_out, int weight,
                             sl_buf residual) {
-    return sl_build_unquantised_bias(b, scope, x, dim_in, dim_out, weight, SL_NONE, residual);
+    const struct sl_quant_options *quant = b->quant;
+    b->quant = NULL;
+    sl_buf y = sl_build_linear(b, scope, x, dim_in, dim_out, weight, SL_NONE, residual);
+    b->quant = quant;
+    return y;
 }
