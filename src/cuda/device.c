@@ -48,8 +48,8 @@ static int device_info(int i, sl_device_info *info) {
 /* ---- kinds */
 
 static const slc_kind *const lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds,
-                                        slc_mixer_kinds, slc_depth_kinds, slc_anchor_kinds, slc_product_kinds,
-                                        slc_moe_kinds, slc_quant_kinds};
+                                        slc_mixer_kinds, slc_rwkv_kinds, slc_depth_kinds, slc_anchor_kinds,
+                                        slc_product_kinds, slc_moe_kinds, slc_quant_kinds};
 enum { LISTS = sizeof lists / sizeof *lists };
 
 static const slc_kind *find_kind(const char *name) {

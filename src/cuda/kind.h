@@ -59,7 +59,8 @@ typedef struct {
 
 /* NULL-terminated lists by file; device.c has the list of lists. */
 extern const slc_kind slc_rows_kinds[], slc_norm_kinds[], slc_gate_kinds[], slc_attention_kinds[],
-    slc_mixer_kinds[], slc_depth_kinds[], slc_anchor_kinds[], slc_product_kinds[], slc_moe_kinds[], slc_quant_kinds[];
+    slc_mixer_kinds[], slc_rwkv_kinds[], slc_depth_kinds[], slc_anchor_kinds[], slc_product_kinds[], slc_moe_kinds[],
+    slc_quant_kinds[];
 
 /* Does the norm behind a linear layer (op), when it has made the gradient of the stream that is the layer's dout, leave
  * it rounded in op->temp too? */

@@ -27,17 +27,6 @@ template <int L_, int R_, int C_> struct tile {
 
 /* ---- rows of either precision */
 
-static __device__ __forceinline__ float value_at(const void *p, bool bf16, int64_t i) {
-    return bf16 ? slc_load((const slc_bf16 *)p + i) : slc_load((const float *)p + i);
-}
-static __device__ __forceinline__ void put_value(void *p, bool bf16, int64_t i, bool add, float x) {
-    x += add ? value_at(p, bf16, i) : 0;
-    if (bf16)
-        slc_store((slc_bf16 *)p + i, x);
-    else
-        slc_store((float *)p + i, x);
-}
-
 /* to [rows, stride] = cols of each row, and zeros behind them. */
 template <typename T>
 static __device__ __forceinline__ void stage(float *to, int stride, const T *from, int64_t ld, int rows, int cols) {

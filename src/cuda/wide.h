@@ -1,4 +1,4 @@
-/* Neighbours of a row in 16 bytes, and of a warp in powers of two. */
+/* Neighbours of a row in 16 bytes, and of a warp in powers of two; numbers whose precision a flag says. */
 #ifndef SL_CUDA_WIDE_H
 #define SL_CUDA_WIDE_H
 
@@ -43,6 +43,18 @@ template <int V> static __device__ __forceinline__ void store(slc_bf16 *p, const
     else
         *(uint4 *)p = make_uint4(slc_pack_bf16(x[0], x[1]), slc_pack_bf16(x[2], x[3]), slc_pack_bf16(x[4], x[5]),
                                  slc_pack_bf16(x[6], x[7]));
+}
+
+/* Number i of rows of either precision. */
+static __device__ __forceinline__ float value_at(const void *p, bool bf16, int64_t i) {
+    return bf16 ? slc_load((const slc_bf16 *)p + i) : slc_load((const float *)p + i);
+}
+static __device__ __forceinline__ void put_value(void *p, bool bf16, int64_t i, bool add, float x) {
+    x += add ? value_at(p, bf16, i) : 0;
+    if (bf16)
+        slc_store((slc_bf16 *)p + i, x);
+    else
+        slc_store((float *)p + i, x);
 }
 
 /* Sum over `lanes` neighbours of a warp, all lanes of which are here. */

@@ -145,8 +145,7 @@ static void run_stages(pair *p, const sl_op *op, const sl_stage *s, int directio
 
 static const slc_kind *kind_of(const char *name) {
     const slc_kind *lists[] = {slc_rows_kinds, slc_norm_kinds, slc_gate_kinds, slc_attention_kinds, slc_mixer_kinds,
-                               slc_depth_kinds, slc_anchor_kinds,
-                               slc_product_kinds, slc_moe_kinds};
+                               slc_rwkv_kinds, slc_depth_kinds, slc_anchor_kinds, slc_product_kinds, slc_moe_kinds};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         for (const slc_kind *k = lists[i]; k->name; k++)
             if (strcmp(k->name, name) == 0)

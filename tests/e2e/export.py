@@ -66,6 +66,8 @@ class Export(common.EndToEnd):
         self.assertIn(b"backbone.layers.0.mixer.A_log", Path("recurrent-hf", "model.safetensors").read_bytes())
         said = self.error("export", run, "--format", "gguf", "--out", "recurrent.gguf", code=2)
         self.assertIn("model.mixer stands in the way", said)
+        self.refused(["model.mixer=rwkv7", "model.rwkv7_opts.head_dim=8"], "model.mixer")
+        self.refused(["model.ffn_shift=true"], "model.ffn_shift")
         both = self.train("both", *shape, "model.mixer=[mamba2, softmax]")
         said = self.error("export", both, "--format", "hf", "--out", "both-hf", code=2)
         self.assertIn("model.mixer stands in the way", said)

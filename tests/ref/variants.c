@@ -488,6 +488,11 @@ static const struct {
     {"deltanet, 40 keys", 1, 67, {"mixer=deltanet", "gdn_opts.key_dim=40", "gdn_opts.value_dim=37",
                                   "gdn_opts.heads=1"}},
     {"gla, 72 keys", 1, 65, {"mixer=gla", "gdn_opts.key_dim=72", "gdn_opts.heads=3", "gdn_opts.key_heads=1"}},
+    {"rwkv7, its channel mix", 3, 5, {"mixer=rwkv7", "rwkv7_opts.head_dim=4", "rwkv7_opts.decay_rank=3",
+                                      "rwkv7_opts.rate_rank=2", "rwkv7_opts.value_rank=5", "rwkv7_opts.gate_rank=4",
+                                      "ffn_shift=true"}},
+    {"rwkv7, chunks, sandwich", 2, 67, {"mixer=[softmax, rwkv7]", "rwkv7_opts.head_dim=8", "rwkv7_opts.decay_rank=3",
+                                        "rwkv7_opts.rate_rank=2", "rwkv7_opts.gate_rank=4", "norm_place=sandwich"}},
     {"gdn, 256 heads", 1, 2, {"mixer=gdn", "gdn_opts.heads=256", "gdn_opts.key_heads=2", "gdn_opts.key_dim=130",
                               "gdn_opts.value_dim=9"}}, /* blocks that have two slices of a head each */
 };
