@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Caches are all that is left behind by positions where every mixer is attention; a device fills its own. */
+/* Caches are all that is left behind by positions where every mixer is attention and no feed-forward is shifted; a
+ * device fills its own. */
 static bool in_one_pass(const sl_model *m) {
-    return !m->run && sl_mixer_first(&m->config, false) < 0;
+    return !m->run && sl_mixer_first(&m->config, false) < 0 && !m->config.model_ffn_shift;
 }
 
 /* Keys and values of a layer, window by window, from rows [q heads | k kv_heads | v kv_heads]. */

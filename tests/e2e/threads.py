@@ -27,6 +27,8 @@ VARIANTS = {"scalar": ["isa=scalar", "model.norm=gated_norm"], "avx2": ["isa=avx
             "best, oasis": ["model.residual=oasis", "model.attention=softmax1", "model.residual_opts.block=3"],
             "best, bf16 oasis": ["precision=bf16", "model.residual=oasis", "model.attention=softmax1",
                                  "model.residual_opts.form=states", "model.mixer=[softmax, gdn]"],
+            "best, bf16 rwkv7": ["precision=bf16", "model.mixer=rwkv7", "model.ffn_shift=true",
+                                 "model.rwkv7_opts.head_dim=12"],
             "best, experts": ["precision=fp32", "model.experts=5", "model.expert_ffn=37", "model.expert_capacity=1.1",
                               "model.router_z_loss=0.1"],
             "best, bf16 experts": ["precision=bf16", "model.experts=9", "model.experts_per_token=3",

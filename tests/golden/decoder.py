@@ -123,9 +123,10 @@ def tensor_shapes(c, vocab):
             shapes[p + "linear_attn." + name] = shape
 
     def rwkv7_shapes(p, first):
-        own = dict.fromkeys(("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a", "r_k", "ln_x.weight",
-                             "ln_x.bias"), (d,))
-        own |= dict.fromkeys(("receptance.weight", "key.weight", "value.weight", "output.weight"), (d, d))
+        vectors = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a", "r_k", "ln_x.weight",
+                   "ln_x.bias")
+        own: dict[str, tuple[int, ...]] = {name: (d,) for name in vectors}
+        own |= {name + ".weight": (d, d) for name in ("receptance", "key", "value", "output")}
         for part, rank in low_rank_sizes(c).items():
             if part != "v" or not first:
                 own |= {part + "1.weight": (rank, d), part + "2.weight": (d, rank)}

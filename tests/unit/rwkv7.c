@@ -129,6 +129,45 @@ START_TEST(a_shift_does_not_go_back) {
 }
 END_TEST
 
+/* Also of softmax layers, whose caches alone a prompt could fill in one pass. */
+START_TEST(a_prompt_is_its_positions) {
+    ref_variant v = variant(0);
+    ck_assert_int_eq(sl_config_override(&v.config, _i ? "model.mixer=softmax" : "model.mixer=[rwkv7, softmax]"), 0);
+    float want[256], got[256];
+    int32_t *in = tokens(&v, 6), prompt[8], token[2];
+    for (int i = 0; i < 8; i++)
+        prompt[i] = in[i / 4 * v.seq + i % 4];
+    sl_model *m = sl_model_create_decoder(&v.config, v.vocab, v.batch, v.seq);
+    ck_assert_msg(m != NULL, "%s", sl_error());
+    ref_randomise(sl_model_params(m), 7);
+    for (int64_t t = 0; t <= 4; t++) {
+        for (int64_t b = 0; b < v.batch; b++)
+            token[b] = in[b * v.seq + t];
+        ck_assert_int_eq(sl_model_decode(m, token, t, want), 0);
+    }
+    ck_assert_msg(sl_model_prompt(m, prompt, 4) == 0, "%s", sl_error());
+    ck_assert_int_eq(sl_model_decode(m, token, 4, got), 0);
+    ck_assert_mem_eq(want, got, (size_t)(v.batch * v.vocab) * sizeof *got);
+    sl_model_free(m);
+    free(in);
+}
+END_TEST
+
+/* As many positions in one window as in many take no more memory in training. */
+START_TEST(memory_does_not_grow_with_the_window) {
+    ref_variant v = variant(0);
+    int64_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        v.batch = v.config.train_batch = i ? 1 : 64;
+        v.seq = v.config.model_seq = i ? 16384 : 256;
+        sl_model *m = create(&v, SL_MODEL_TRAINING);
+        bytes[i] = sl_model_activation_bytes(m);
+        sl_model_free(m);
+    }
+    ck_assert_int_le(bytes[1], bytes[0]);
+}
+END_TEST
+
 /* w = 1 and nothing taken away: y_t = sum_{i <= t} <k_i, r_t> v_i. */
 START_TEST(without_decay_and_rule_it_is_linear_attention) {
     enum { T = 40, N = 6 };
@@ -207,6 +246,8 @@ int main(void) {
     tcase_add_loop_test(t, slopes_are_those_of_the_formula, 0, SHAPES);
     tcase_add_loop_test(t, decoding_is_the_whole_window, 0, SHAPES);
     tcase_add_test(t, a_shift_does_not_go_back);
+    tcase_add_loop_test(t, a_prompt_is_its_positions, 0, 2);
+    tcase_add_test(t, memory_does_not_grow_with_the_window);
     tcase_add_test(t, without_decay_and_rule_it_is_linear_attention);
     tcase_add_test(t, starts_are_rwkv_lms);
     suite_add_tcase(s, t);

@@ -139,5 +139,3 @@ sl_buf sl_build_shift(sl_program *b, sl_scope scope, const char *prefix, const c
     op->flops = 3.0 * (double)(op->rows * op->dim_in);
     return op->out = sl_program_activation(b, op->rows, op->dim_out);
 }
-
-bool sl_is_shift(const sl_op *op) { return op && (op->kind == &kind || op->kind == &cached); }

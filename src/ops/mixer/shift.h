@@ -10,7 +10,4 @@
  * lasts. Out of memory: b->failed. */
 sl_buf sl_build_shift(sl_program *b, sl_scope scope, const char *prefix, const char *name, double power, sl_buf x);
 
-/* Is it such an operation, a decoder's too? */
-bool sl_is_shift(const sl_op *op);
-
 #endif
