@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(THREADS) sum_squares(const slc_chunk *chunk, c
 
 __device__ void adamw(const slc_chunk &c, const slc_blocks &b, const slc_rates &r, const slc_control *k) {
     float *w = b.w + c.offset, *g = b.g + c.offset, *m = b.m + c.offset, *v = b.v + c.offset;
-    float scale = k->scale, lr = k->lr, inv1 = 1 / k->c1, inv2 = 1 / k->c2;
+    float scale = k->scale, lr = k->lr * c.rate, inv1 = 1 / k->c1, inv2 = 1 / k->c2;
     each(c.n, c.offset % 4 == 0, [&](int64_t i, bool wide) {
         some ws = get(w + i, wide), gs = get(g + i, wide), ms = get(m + i, wide), vs = get(v + i, wide);
         for (int j = 0; j < 4; j++) {
@@ -130,7 +130,7 @@ __device__ void adamw(const slc_chunk &c, const slc_blocks &b, const slc_rates &
 
 __device__ void sgd(const slc_chunk &c, const slc_blocks &b, const slc_rates &r, const slc_control *k) {
     float *w = b.w + c.offset, *g = b.g + c.offset, *m = b.m + c.offset;
-    float scale = k->scale, lr = k->lr;
+    float scale = k->scale, lr = k->lr * c.rate;
     each(c.n, c.offset % 4 == 0, [&](int64_t i, bool wide) {
         some ws = get(w + i, wide), gs = get(g + i, wide), ms = get(m + i, wide);
         for (int j = 0; j < 4; j++) {

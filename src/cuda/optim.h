@@ -39,7 +39,7 @@ enum { SLC_UPDATE_NONE, SLC_UPDATE_ADAMW, SLC_UPDATE_SGD }; /* NONE: nothing, it
 typedef struct {
     int64_t offset; /* floats from the start of the block */
     int32_t n, how; /* at most SLC_CHUNK; SLC_UPDATE_* */
-    float decay;
+    float decay, rate; /* rate: of the learning rate */
 } slc_chunk;
 
 /* Blocks of the same layout, 256-byte aligned; v may be NULL without AdamW, w16 (w rounded to bf16) at all times. */

@@ -74,7 +74,7 @@ static int make_chunks(slc_optim *o, const sl_params *p, const sl_config *c) {
         const sl_tensor *t = &p->tensor[i];
         for (int64_t at = 0; at < t->size; at += SLC_CHUNK)
             *next++ = (slc_chunk){t->offset + at, (int32_t)(t->size - at < SLC_CHUNK ? t->size - at : SLC_CHUNK),
-                                  how_of(p, t), (float)decay_of(c, t)};
+                                  how_of(p, t), (float)decay_of(c, t), t->rate};
     }
     o->chunk = take_copy(o, table, o->chunks * (int64_t)sizeof *table);
     o->part = take(o, o->chunks * (int64_t)sizeof *o->part);

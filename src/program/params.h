@@ -32,6 +32,7 @@ struct sl_tensor {
     int64_t span;     /* SL_INIT_DRAW: values that belong together, as the channels of a head; 0: none */
     sl_draw draw;     /* SL_INIT_DRAW */
     enum sl_decay decay;
+    float rate;       /* its learning rate over the run's; 1 of matrices */
     sl_scope place;   /* of the layer that multiplies by it; SL_PART_none: no linear layer */
     bool matrix;      /* multiplies activations of a block: one that Muon takes as a matrix */
     bool state;       /* no gradient: the run itself sets it (sl_program_state) */

@@ -88,7 +88,7 @@ int sl_program_param(sl_program *b, const char *prefix, const sl_param_spec *spe
     sl_tensor *t = &p->tensor[p->count];
     *t = (sl_tensor){.shape = {spec->rows, spec->cols, spec->more[0], spec->more[1]}, .size = 1, .init = spec->init,
                      .init_std = (float)spec->start, .span = spec->span, .draw = spec->draw, .decay = spec->decay,
-                     .place = spec->place,
+                     .rate = spec->rate > 0 ? (float)spec->rate : 1, .place = spec->place,
                      .bf16 = spec->linear && b->compact};
     do
         t->size *= t->shape[t->ndim++];

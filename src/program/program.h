@@ -70,6 +70,7 @@ typedef struct {
     sl_draw draw;       /* of SL_INIT_DRAW */
     bool elementwise;   /* of two dimensions, but no matrix that multiplies activations: none to Muon */
     enum sl_decay decay;
+    double rate;        /* of a vector: its learning rate over the run's; 0: 1 */
     sl_scope place;     /* of a linear layer's matrix: where the layer stands */
     bool join;          /* directly behind the tensor declared last, one matrix with it (params.h) */
     bool linear;        /* linear layers alone read it: a compact program keeps it in bf16 */

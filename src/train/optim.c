@@ -21,6 +21,8 @@ double sl_optim_decay(const sl_optim *o, const sl_tensor *t) {
     return on ? c->train_weight_decay : 0;
 }
 
+double sl_optim_rate(const sl_optim *o, const sl_tensor *t) { return o->lr * (double)t->rate; }
+
 static void cut(sl_optim *o) {
     for (int i = 0; i < o->p->count; i++) {
         const sl_tensor *t = &o->p->tensor[i];

@@ -19,7 +19,7 @@ static void chunk_item(void *ctx, int64_t i, int thread) {
     if (t->moments < 2)
         return;
     o->k->adamw(c->n, p->w + c->offset, p->g + c->offset, p->m + c->offset, p->v + c->offset,
-                (float)o->grad_scale, (float)o->lr, (float)o->config->train_betas[0],
+                (float)o->grad_scale, (float)sl_optim_rate(o, t), (float)o->config->train_betas[0],
                 (float)o->config->train_betas[1], (float)o->config->train_eps,
                 (float)sl_optim_decay(o, t), j->c1, j->c2);
     memset(p->g + c->offset, 0, (size_t)c->n * sizeof(float));

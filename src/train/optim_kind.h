@@ -40,8 +40,9 @@ struct sl_optim {
     int64_t step; /* from 1 */
 };
 
-/* The weight decay of a tensor under the configuration. */
+/* The weight decay of a tensor under the configuration, and its learning rate in this step. */
 double sl_optim_decay(const sl_optim *o, const sl_tensor *t);
+double sl_optim_rate(const sl_optim *o, const sl_tensor *t);
 /* One AdamW step of every tensor with two moments; their gradients become zero. */
 void sl_optim_adamw_step(sl_optim *o);
 

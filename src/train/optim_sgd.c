@@ -18,8 +18,9 @@ static void chunk_item(void *ctx, int64_t i, int thread) {
     const sl_optim *o = ctx;
     const sl_optim_chunk *c = &o->chunk[i];
     const sl_params *p = o->p;
-    sgd(c->n, p->w + c->offset, p->g + c->offset, p->m + c->offset, (float)o->grad_scale, (float)o->lr,
-        (float)o->config->train_momentum, (float)sl_optim_decay(o, &p->tensor[c->tensor]));
+    const sl_tensor *t = &p->tensor[c->tensor];
+    sgd(c->n, p->w + c->offset, p->g + c->offset, p->m + c->offset, (float)o->grad_scale,
+        (float)sl_optim_rate(o, t), (float)o->config->train_momentum, (float)sl_optim_decay(o, t));
     memset(p->g + c->offset, 0, (size_t)c->n * sizeof(float));
 }
 

@@ -43,7 +43,8 @@ typedef struct {
 
 static void add_tensor(table *t, int64_t rows, int64_t cols, bool matrix, bool join, enum sl_decay decay) {
     sl_tensor *x = &t->tensor[t->p.count++];
-    *x = (sl_tensor){.shape = {rows, cols ? cols : 1, 1, 1}, .ndim = cols ? 2 : 1, .matrix = matrix, .decay = decay};
+    *x = (sl_tensor){.shape = {rows, cols ? cols : 1, 1, 1}, .ndim = cols ? 2 : 1, .matrix = matrix, .decay = decay,
+                     .rate = matrix ? 1 : 2};
     x->size = x->shape[0] * x->shape[1];
     x->offset = join ? t->p.floats : (t->p.floats + 15) / 16 * 16;
     x->moments = sl_params_moments(t->p.optimizer, x);
@@ -97,7 +98,7 @@ static void expect_adamw(table *t, const sl_config *c, const sl_tensor *x, const
         double g = t->want[1][i] * scale, *w = &t->want[0][i], *m = &t->want[2][i], *v = &t->want[3][i];
         *m = b1 * *m + (1 - b1) * g;
         *v = b2 * *v + (1 - b2) * g * g;
-        *w -= k->lr * (*m / k->c1 / (sqrt(*v / k->c2) + c->train_eps) + decay * *w);
+        *w -= k->lr * (double)x->rate * (*m / k->c1 / (sqrt(*v / k->c2) + c->train_eps) + decay * *w);
     }
 }
 
@@ -105,7 +106,7 @@ static void expect_sgd(table *t, const sl_config *c, const sl_tensor *x, const s
     for (int64_t i = x->offset; i < x->offset + x->size; i++) {
         double *w = &t->want[0][i], *m = &t->want[2][i];
         *m = c->train_momentum * *m + scale * t->want[1][i];
-        *w -= k->lr * (*m + decay_of(c, x) * *w);
+        *w -= k->lr * (double)x->rate * (*m + decay_of(c, x) * *w);
     }
 }
 

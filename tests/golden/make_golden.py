@@ -286,10 +286,13 @@ def train(c, p, tokens, targets):
         return not never and (x.ndim > 1 or bool(t.get("decay_norms")))
 
     decayed = [x for n, x in p.items() if x.requires_grad and decays(n, x)]
-    others = [x for n, x in p.items() if x.requires_grad and not decays(n, x)]
+    fast = [x for n, x in p.items() if n.endswith(".att.w0")]  # decays of rwkv7
+    others = [x for n, x in p.items()
+              if x.requires_grad and not decays(n, x) and not n.endswith(".att.w0")]
     opt = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": t["weight_decay"]},
-         {"params": others, "weight_decay": 0.0}],
+         {"params": others, "weight_decay": 0.0},
+         *([{"params": fast, "weight_decay": 0.0, "lr": 2 * t["lr"]}] if fast else [])],
         lr=t["lr"], betas=tuple(t["betas"]), eps=t["eps"])
     losses, norms = [], []
     for _ in range(STEPS):

@@ -124,11 +124,12 @@ static sl_buf project_low(layer *l, const low_rank *how, int64_t rank, sl_buf x)
     return sl_build_unquantised(b, at(l, how->out), h, rank, d, second, SL_NONE);
 }
 
-/* Declares what is added to such a projection; start: as draw has it. */
-static int vector(layer *l, const char *name, sl_draw draw, double start) {
+/* Declares what is added to such a projection; start: as draw has it; rate: of the learning rate. */
+static int vector(layer *l, const char *name, sl_draw draw, double start, double rate) {
     return sl_program_param(l->b, l->prefix, &(sl_param_spec){.name = name, .rows = l->b->config->model_dim,
                                                               .init = SL_INIT_DRAW, .draw = draw, .start = start,
-                                                              .span = l->n.head_dim, .decay = SL_DECAY_NONE});
+                                                              .span = l->n.head_dim, .decay = SL_DECAY_NONE,
+                                                              .rate = rate});
 }
 
 /* v of this layer, or, behind the first one, its mixture with v of the first. */
@@ -138,7 +139,7 @@ static sl_buf build_values(layer *l, sl_buf x) {
         return *l->site->values = v;
     sl_buf share = project_low(l, &(low_rank){SL_PART_v_in, SL_PART_none, SL_PART_v_out, "v1.weight", "v2.weight", -1},
                                l->n.value_rank, x);
-    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share, vector(l, "v0", draw_v0, 0));
+    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share, vector(l, "v0", draw_v0, 0, 1));
 }
 
 static layer layer_of(sl_program *b, const sl_mixer_site *s) {
@@ -165,9 +166,9 @@ static sl_buf build(sl_program *b, const sl_mixer_site *s) {
     sl_buf g = project_low(&l, &(low_rank){SL_PART_g_in, SL_PART_g_act, SL_PART_g_out, "g1.weight", "g2.weight",
                                            SL_SQUASH_SIGMOID},
                            l.n.gate_rank, shift(&l, "x_g", .2));
-    sl_buf keys = sl_build_rwkv7_keys(b, at(&l, SL_PART_keys), l.prefix, k, a, vector(&l, "a0", draw_a0, 0),
+    sl_buf keys = sl_build_rwkv7_keys(b, at(&l, SL_PART_keys), l.prefix, k, a, vector(&l, "a0", draw_a0, 0, 1),
                                       l.n.head_dim);
-    int w0 = vector(&l, "w0", draw_w0, 1 + pow(l.depth, .3));
+    int w0 = vector(&l, "w0", draw_w0, 1 + pow(l.depth, .3), 2);
     sl_buf y = sl_build_wkv7(b, at(&l, SL_PART_core), &(sl_wkv7_inputs){r, w, v, keys},
                              &(sl_wkv7){l.n.heads, l.n.head_dim}, w0);
     y = sl_build_rwkv7_output(b, at(&l, SL_PART_gate), l.prefix, &(sl_rwkv7_outputs){y, r, keys, v, g}, l.n.head_dim,
