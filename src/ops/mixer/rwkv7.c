@@ -126,10 +126,9 @@ static sl_buf project_low(layer *l, const low_rank *how, int64_t rank, sl_buf x)
 
 /* Declares what is added to such a projection; start: as draw has it; rate: of the learning rate. */
 static int vector(layer *l, const char *name, sl_draw draw, double start, double rate) {
-    return sl_program_param(l->b, l->prefix, &(sl_param_spec){.name = name, .rows = l->b->config->model_dim,
-                                                              .init = SL_INIT_DRAW, .draw = draw, .start = start,
-                                                              .span = l->n.head_dim, .decay = SL_DECAY_NONE,
-                                                              .rate = rate});
+    sl_param_spec spec = {.name = name, .rows = l->b->config->model_dim, .init = SL_INIT_DRAW, .draw = draw,
+                          .start = start, .span = l->n.head_dim, .decay = SL_DECAY_NONE, .rate = rate};
+    return sl_program_param(l->b, l->prefix, &spec);
 }
 
 /* v of this layer, or, behind the first one, its mixture with v of the first. */
@@ -139,7 +138,8 @@ static sl_buf build_values(layer *l, sl_buf x) {
         return *l->site->values = v;
     sl_buf share = project_low(l, &(low_rank){SL_PART_v_in, SL_PART_none, SL_PART_v_out, "v1.weight", "v2.weight", -1},
                                l->n.value_rank, x);
-    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share, vector(l, "v0", draw_v0, 0, 1));
+    int v0 = vector(l, "v0", draw_v0, 0, 1);
+    return sl_build_rwkv7_values(l->b, at(l, SL_PART_v_mix), v, *l->site->values, share, v0);
 }
 
 static layer layer_of(sl_program *b, const sl_mixer_site *s) {
