@@ -45,8 +45,8 @@ TRAINING = (
     Metric("tokens_per_s", "tokens/s", "mean over the run", "", "higher"),
     Metric("seconds", "seconds", "of training", "s", "lower"),
     Metric("diverged", "diverged", "1 where the guard stopped the run, else 0", "", "lower", binary=True),
-    Metric("spikes", "loss spikes", "steps of training whose loss stands 7 standard deviations or more above the mean "
-           "of the 100 before", "per mille", "lower"),
+    Metric("spikes", "loss spikes", "steps of training whose loss stands more than 7 standard deviations above the "
+           "mean of the 100 before", "per mille", "lower"),
 )
 # Of a probe: of the finished model, as peak.NAME the largest over training, as INTERVENTION.NAME of the changed model.
 PROBE = (

@@ -32,32 +32,23 @@ def finite(pairs: Iterable[tuple[str, float]]) -> Metrics:
     return {name: value for name, value in pairs if math.isfinite(value)}
 
 
-def read_probes(folder: Path) -> list[Record]:
-    """The lines of probe.jsonl, in order."""
+def read_lines(path: Path, key: str) -> list[Record]:
+    """The objects of a .jsonl that have a number under key, in order; none without the file."""
     try:
-        text = (folder / "probe.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     records = [parse_json(line) for line in text.splitlines()]
-    return [r for r in records if isinstance(r, dict) and math.isfinite(number(r.get("step")))]
-
-
-def read_losses(folder: Path) -> list[float]:
-    """The training loss of each step of metrics.jsonl, in order."""
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    records = [parse_json(line) for line in text.splitlines()]
-    return [loss for r in records if isinstance(r, dict) and math.isfinite(loss := number(r.get("loss")))]
+    return [r for r in records if isinstance(r, dict) and math.isfinite(number(r.get(key)))]
 
 
 def of_training(folder: Path, seq: int, diverged: bool) -> Metrics:
     """All that a training run says of itself."""
-    result, probes = store.read_json(folder / "result.json"), read_probes(folder)
+    result, probes = store.read_json(folder / "result.json"), read_lines(folder / "probe.jsonl", "step")
+    losses = [number(r["loss"]) for r in read_lines(folder / "metrics.jsonl", "loss")]
     names = OF_DIVERGED if diverged else FROM_RESULT
     found = finite((name, number(result.get(name))) for name in names) | {"diverged": float(diverged)} | of_steps(
-        probes) | finite([("spikes", spikes(read_losses(folder)))])
+        probes) | finite([("spikes", spikes(losses))])
     if not diverged:
         final = result.get("probe")
         found |= of_probe(final if isinstance(final, dict) else {}, seq)
@@ -66,10 +57,10 @@ def of_training(folder: Path, seq: int, diverged: bool) -> Metrics:
 
 
 def spikes(losses: list[float]) -> float:
-    """Per mille of the steps whose loss stands SPIKE standard deviations or more above the mean of the BEFORE steps
+    """Per mille of the steps whose loss stands more than SPIKE standard deviations above the mean of the BEFORE steps
     before, as the spike score of arXiv 2501.00656, which has 1,000 steps before and counts falls too; NaN of a run
     that is no longer than those."""
-    high = sum(losses[at] - statistics.fmean(last := losses[at - BEFORE:at]) >= SPIKE * statistics.pstdev(last)
+    high = sum(losses[at] - statistics.fmean(last := losses[at - BEFORE:at]) > SPIKE * statistics.pstdev(last)
                for at in range(BEFORE, len(losses)))
     return 1000 * high / (len(losses) - BEFORE) if len(losses) > BEFORE else math.nan
 
