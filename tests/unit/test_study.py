@@ -148,10 +148,12 @@ class Reading(Folder):
                                                             [{"train.lr": 2e-3}]])
         self.load(text.replace("  two: {", best.replace("ln:", "baseline:") % "2e-3", 1))  # without clip, of it
         three = text.replace("arms: [ln, baseline]", "arms: [ln, baseline, clip]")
+        three_best = self.load(three.replace("  two: {", best.replace("ln:", "clip:") % "2e-3", 1))  # baseline has all
+        self.assertEqual([len(arm.points()) for arm in arms_of(three_best.profiles["two"], three_best.arms)], [2, 2, 1])
         for line, message in ((best % "3e-3", "profiles.two.best.ln.train.lr: unknown value of the sweep 0.003"),
                               (best.replace("train.lr", "model.clip") % "1", "unknown key of the arm's sweep"),
                               (best.replace("ln:", "lm:") % "1e-3", "profiles.two.best.lm: unknown arm lm"),
-                              (best.replace("ln:", "clip:") % "1e-3", "clip takes a metric of baseline at the same"),
+                              (best.replace("ln:", "baseline:") % "1e-3", "clip takes a metric of baseline at the"),
                               (best.replace("best:", "tune: false, best:") % "1e-3", "give one of both")):
             with self.subTest(line), self.assertRaisesRegex(StudyError, re.escape(message)):
                 self.load(three.replace("  two: {", line, 1))

@@ -499,9 +499,10 @@ def read_best(check: Checker, where: Where, value: Any, arms: Mapping[str, Arm])
             check.one_of((*where, name, key), key, arms[name].sweep, "key of the arm's sweep")
             check.one_of((*where, name, key), str(chosen), map(str, arms[name].sweep[key]), "value of the sweep")
     for name, arm in arms.items():
-        if arm.of and best.get(name) != best.get(arm.of):
+        if arm.of in best and best.get(name) != best[arm.of]:
             raise check.fail((*where, name if name in best else arm.of), f"{name} takes a metric of {arm.of} at the "
-                                                                         "same point; give both the same, or neither")
+                                                                         "same point; give both the same, or leave "
+                                                                         f"{arm.of} all of its sweep")
     return best
 
 

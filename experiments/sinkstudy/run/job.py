@@ -163,7 +163,8 @@ def measure(work: dict[str, Any], path: str) -> dict[str, Any]:
                 notes.append(f"{name}: {error}")
         for name, flags in wanted["measures"].get("quantize", {}).get("transformations", {}).items():
             try:
-                found["metrics"] |= quantise(work, folder, wanted["measures"]["quantize"], name, flags or {})
+                found["metrics"] |= quantise(work, folder, config["device"], wanted["measures"]["quantize"], name,
+                                             flags or {})
             except Refused as error:
                 notes.append(f"quantize, {name}: {error}")
     return found | {"notes": notes}
@@ -189,17 +190,16 @@ def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: 
     return outcome.of_intervention(name, outcome.parse(loss), outcome.parse(seen), config["model.seq"], before)
 
 
-def quantise(work: dict[str, Any], folder: Path, wanted: dict[str, Any], name: str,
+def quantise(work: dict[str, Any], folder: Path, device: str, wanted: dict[str, Any], name: str,
              flags: dict[str, Any]) -> outcome.Metrics:
-    """All schemes of the study behind one transformation."""
+    """All schemes of the study behind one transformation, where the run was trained."""
     options = [part for flag, value in flags.items() for part in ([f"--{flag}"] if value is True
                                                                   else [f"--{flag}", str(value)])]
     options += [part for key in ("windows", "calibration") if key in wanted for part in (f"--{key}", str(wanted[key]))]
     found: outcome.Metrics = {}
     for scheme in wanted["schemes"]:
         said = run_engine(work, folder / "measure.log", "quantize", str(folder), f"threads={work['threads']}",
-                          "--scheme", scheme,
-                          *options, "--json")
+                          "--scheme", scheme, *options, "--json", device=device)
         found |= outcome.of_quantised(f"quantize.{scheme}.{name}", outcome.parse(said))
     return found
 
