@@ -23,7 +23,9 @@ int sl_verb_quantize(int argc, char **argv) {
     const char *bos = NULL;
     int64_t seed = 1;
     const sl_flag flags[] = {
-        SL_FLAG_STR("scheme", "NAME", &q.scheme, "how weights and activations are rounded"),
+        SL_FLAG_STR("scheme", "LIST", &q.scheme,
+                    "how weights and activations are rounded: a scheme, or several with commas between, one after the "
+                    "other"),
         SL_FLAG_BOOL("list", &list, "print the schemes, and do nothing else"),
         SL_FLAG_BOOL("grid", &q.grid, "all schemes, one after the other"),
         SL_FLAG_REAL("smooth", "ALPHA", &q.smooth, 0, 1, "SmoothQuant first (arXiv 2211.10438)"),
@@ -66,7 +68,7 @@ int sl_verb_quantize(int argc, char **argv) {
     sl_quantize_keep_help(about, sizeof about);
     const sl_verb_spec spec = {
         .verb = "quantize",
-        .operands = "CHECKPOINT --scheme NAME | --grid [key=value ...]",
+        .operands = "CHECKPOINT --scheme LIST | --grid [key=value ...]",
         .about = about,
         .flags = flags,
         .min_positionals = 0,
@@ -87,7 +89,7 @@ int sl_verb_quantize(int argc, char **argv) {
     q.rotation_seed = (uint64_t)seed;
     sl_open_options keys = sl_args_open(&args, bos);
     sl_quant_report t;
-    rc = sl_quantize(args.positional[0], &q, &keys, &t) || sl_quant_report_print(&t, q.grid, json) ? -1 : 0;
+    rc = sl_quantize(args.positional[0], &q, &keys, &t) || sl_quant_report_print(&t, json) ? -1 : 0;
     sl_quant_report_free(&t);
     return rc;
 }

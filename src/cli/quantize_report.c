@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int print_json(const sl_quant_report *t, bool grid) {
-    json_t *o = sl_quant_report_json(t, grid);
+static int print_json(const sl_quant_report *t) {
+    json_t *o = sl_quant_report_json(t);
     if (!o)
         return -1;
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
@@ -181,11 +181,11 @@ static void print_ranges(const json_t *results) {
     }
 }
 
-int sl_quant_report_print(const sl_quant_report *t, bool grid, bool json) {
+int sl_quant_report_print(const sl_quant_report *t, bool json) {
     if (json)
-        return print_json(t, grid);
+        return print_json(t);
     print_header(t);
-    if (!grid) {
+    if (!t->several) {
         print_one(json_array_get(t->results, 0));
         return 0;
     }

@@ -4,6 +4,6 @@
 
 #include "session/quantize.h"
 
-int sl_quant_report_print(const sl_quant_report *t, bool grid, bool json);
+int sl_quant_report_print(const sl_quant_report *t, bool json);
 
 #endif

@@ -120,13 +120,13 @@ static json_t *header(const sl_quant_report *t) {
                      t->calibrates ? calibration_json(t) : json_null());
 }
 
-json_t *sl_quant_report_json(const sl_quant_report *t, bool grid) {
+json_t *sl_quant_report_json(const sl_quant_report *t) {
     json_t *o = header(t);
     if (!o) {
         sl_fail("out of memory for the result");
         return NULL;
     }
-    if (grid)
+    if (t->several)
         json_object_set(o, "grid", t->results);
     else
         json_object_update(o, json_array_get(t->results, 0));
@@ -137,9 +137,17 @@ json_t *sl_quant_report_json(const sl_quant_report *t, bool grid) {
 
 typedef struct {
     const sl_quantize_options *o;
-    const sl_scheme *scheme; /* NULL: the grid */
+    uint64_t schemes; /* bits 1 << sl_scheme_at()'s number */
     sl_quant_report *report;
 } work;
+
+/* The first chosen scheme from number *i on, and the number behind it; NULL: there is none. */
+static const sl_scheme *next_scheme(const work *q, int *i) {
+    while (*i < sl_schemes())
+        if (q->schemes >> (*i)++ & 1)
+            return sl_scheme_at(*i - 1);
+    return NULL;
+}
 
 static int find_clip(const char *name, enum sl_clip *clip) {
     char quoted[SL_QUOTE_CHARS];
@@ -183,8 +191,7 @@ static int find_kept(const char *list, sl_quant_options *o) {
 }
 
 /* What only some schemes have. */
-static int check_scheme(const work *q) {
-    const sl_scheme *s = q->scheme;
+static int check_scheme(const work *q, const sl_scheme *s) {
     const sl_quant_options *o = &q->report->plan.options;
     if (q->o->clip && !sl_range_is_static(s->range))
         return sl_fail_usage(
@@ -202,10 +209,26 @@ static int check_scheme(const work *q) {
     return 0;
 }
 
+/* Names with commas between. */
+static int find_schemes(work *q, const char *list) {
+    for (const char *at = list; at; at = *at ? at + 1 : NULL) {
+        char name[64];
+        size_t n = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), at);
+        const sl_scheme *s = sl_scheme_find(name);
+        if (!s || check_scheme(q, s) < 0)
+            return -1;
+        for (int i = 0; i < sl_schemes(); i++)
+            q->schemes |= (uint64_t)(sl_scheme_at(i) == s) << i;
+        at += n;
+    }
+    return 0;
+}
+
 static int check_flags(work *q) {
     sl_quant_plan *p = &q->report->plan;
     if (!q->o->scheme == !q->o->grid)
-        return sl_fail_usage("quantize: give --scheme NAME or --grid (--list has the names)");
+        return sl_fail_usage("quantize: give --scheme LIST or --grid (--list has the names)");
     if (q->o->clip && find_clip(q->o->clip, &p->clip.clip) < 0)
         return -1;
     if (q->o->keep && find_kept(q->o->keep, &p->options) < 0)
@@ -214,26 +237,33 @@ static int check_flags(work *q) {
         return sl_fail_usage("quantize: --percentile goes with --clip percentile");
     p->clip.percentile = isnan(q->o->percentile) ? 99.9 : q->o->percentile;
     p->clip.windows = q->o->calibration;
-    if (q->o->grid && p->export_to)
-        return sl_fail_usage("quantize: --export writes one model; give --scheme with it, not --grid");
+    if (q->o->grid && (p->options.real || p->options.kv))
+        return sl_fail_usage("quantize: --%s goes with --scheme, not with --grid", p->options.real ? "real" : "kv");
     if (q->o->grid)
-        return p->options.real || p->options.kv
-                   ? sl_fail_usage("quantize: --%s goes with one --scheme, not with --grid",
-                                   p->options.real ? "real" : "kv")
-                   : 0;
-    if (!(q->scheme = sl_scheme_find(q->o->scheme)))
+        q->schemes = ~(uint64_t)0;
+    else if (find_schemes(q, q->o->scheme) < 0)
         return -1;
-    return check_scheme(q);
+    q->report->several = q->schemes & (q->schemes - 1);
+    if (q->report->several && p->export_to)
+        return sl_fail_usage("quantize: --export writes one model; give --scheme with one name");
+    return 0;
 }
 
-static bool calibrates(const work *q) { return q->o->grid || sl_range_is_static(q->scheme->range); }
+static bool calibrates(const work *q) {
+    const sl_scheme *s;
+    for (int i = 0; (s = next_scheme(q, &i));)
+        if (sl_range_is_static(s->range))
+            return true;
+    return false;
+}
 
 static int run_schemes(work *q, sl_quant_run *r) {
-    int n = q->o->grid ? sl_schemes() : 1, rc = 0;
+    const sl_scheme *s;
+    int rc = 0;
     begin(q->report, sl_quant_run_reference(r), sl_quant_run_windows(r));
-    for (int i = 0; rc == 0 && i < n; i++) {
+    for (int i = 0; rc == 0 && (s = next_scheme(q, &i));) {
         sl_quant_result x = {0};
-        rc = sl_quant_run_scheme(r, q->o->grid ? sl_scheme_at(i) : q->scheme, &x);
+        rc = sl_quant_run_scheme(r, s, &x);
         if (rc == 0)
             rc = add(q->report, &x);
         sl_quant_result_free(&x);
@@ -256,8 +286,7 @@ static int run_import(work *q, const char *path, const sl_open_options *keys) {
         sl_load_corpus(q->o->corpus, &t->config))
         return -1;
     t->plan.options.real = real;
-    q->scheme = t->plan.options.scheme;
-    sl_dataset *d = check_scheme(q) < 0 ? NULL : sl_open_data(&t->config, t->dir, t->vocab);
+    sl_dataset *d = check_scheme(q, t->plan.options.scheme) < 0 ? NULL : sl_open_data(&t->config, t->dir, t->vocab);
     int rc = d ? sl_quant_run_import(&t->config, t->dir, t->vocab, d, &t->plan.options, &t->plan.windows,
                                      t->plan.skip, &x) : -1;
     t->bytes_per_token = d ? sl_dataset_bytes_per_token(d, SL_VAL) : 0;
@@ -339,7 +368,7 @@ int sl_quantize(const char *path, const sl_quantize_options *o, const sl_open_op
 
 char *sl_quantize_json(const char *path, const sl_quantize_options *o, const sl_open_options *keys) {
     sl_quant_report t;
-    json_t *all = sl_quantize(path, o, keys, &t) < 0 ? NULL : sl_quant_report_json(&t, o->grid);
+    json_t *all = sl_quantize(path, o, keys, &t) < 0 ? NULL : sl_quant_report_json(&t);
     char *text = sl_figures_text(all);
     sl_quant_report_free(&t);
     return text;

@@ -99,7 +99,11 @@ class Quantize(common.EndToEnd):
                 self.assertLess(abs(change["change"]), 0.02 if eight else 0.5, x["scheme"])
                 self.assertEqual(len(x["errors"]), 0 if "a16" in x["scheme"] else 6)  # 2 layers, 3 classes
         one = self.quantize(self.plain, "--scheme", "w4a4-channel-static")
-        self.assertIn(figures(one), [figures(x) for x in self.quantize(self.plain, "--grid")["grid"]])
+        grid = {x["scheme"]: figures(x) for x in self.quantize(self.plain, "--grid")["grid"]}
+        self.assertEqual(figures(one), grid["w4a4-channel-static"])
+        some = self.quantize(self.plain, "--scheme", "mxfp4,w4a4-channel-static")["grid"]
+        self.assertEqual({x["scheme"]: figures(x) for x in some},
+                         {x: grid[x] for x in ("w4a4-channel-static", "mxfp4")})
         text = self.sinklab("quantize", self.plain, "--grid", "--windows", 2, "--calibration", 2).stdout.decode()
         self.assertIn("Change of the loss by the range of activations:", text)
 
