@@ -301,14 +301,15 @@ SL_API int64_t sl_dataset_windows(const sl_dataset *d, enum sl_split s);
  * model.sink_nullify keeps, it is measured first. To be freed with free(). */
 SL_API char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const char *measures, bool profile);
 SL_API int64_t sl_measure_batch(int64_t windows);
-/* What `sinklab eval --json` says, over `windows` val windows, spread over the text, 0: all; any batch. */
-SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows);
+/* What `sinklab eval --json` says, over `windows` val windows, spread over the text, 0: all; any batch. cloze: and what
+ * `--cloze` adds. */
+SL_API char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows, bool cloze);
 /* Measures what model.sink_nullify keeps of channels where the model lacks it, so that passes can be run. */
 SL_API int sl_measure_states(sl_model *m, const sl_dataset *d);
 
 /* ---- quantisation: `sinklab quantize --help` says what each of these does */
 typedef struct {
-    const char *scheme; /* a name of `quantize --list`; NULL with grid, and of a model that was exported */
+    const char *scheme; /* names of `quantize --list` with commas between; NULL with grid, and of an exported model */
     bool grid;          /* all schemes */
     double smooth;      /* alpha of SmoothQuant; below 0: none */
     bool migrate, rotate, head, embedding, kv, real;

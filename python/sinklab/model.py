@@ -286,14 +286,15 @@ class Model:
         return Probe(figures, loss=loss, val_loss=loss, bos=None, windows=self.shape.batch, checkpoint=self._path)
 
     def eval(self, text: str | bytes | None = None, *, tokens: Tokens | None = None,
-             corpus: str | os.PathLike[str] | None = None, windows: int = 0) -> dict[str, Any]:
+             corpus: str | os.PathLike[str] | None = None, windows: int = 0, cloze: bool = False) -> dict[str, Any]:
         """Loss, perplexity and bits per byte over `windows` windows spread over the text (0: all), as `sinklab eval
-        --json` prints them; text, tokens [n] and corpus as in probe()."""
+        --json` prints them; text, tokens [n] and corpus as in probe(). cloze: also how often the first choice is right,
+        of tokens and of words."""
         with locked(self._threads):
             data, seq = self._data(text, tokens, corpus)
             have = int(lib.sl_dataset_windows(data, lib.SL_VAL))
             self._fit(min(have, int(self._config["train.batch"])), seq)
-            figures: dict[str, Any] = take_json(lib.sl_eval_json(self._m, data, windows))
+            figures: dict[str, Any] = take_json(lib.sl_eval_json(self._m, data, windows, cloze))
         return figures
 
     # ---- text

@@ -10,6 +10,13 @@
 
 static double number(const json_t *x) { return json_is_real(x) ? json_real_value(x) : NAN; }
 
+static void print_cloze(const json_t *o) {
+    printf("accuracy         %.4f of the tokens are the first choice\n", number(json_object_get(o, "accuracy")));
+    if (json_is_real(json_object_get(o, "cloze")))
+        printf("cloze            %.4f of %lld words\n", number(json_object_get(o, "cloze")),
+               (long long)json_integer_value(json_object_get(o, "words")));
+}
+
 static int report(const json_t *o, bool json) {
     if (json) {
         json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
@@ -24,16 +31,17 @@ static int report(const json_t *o, bool json) {
     if (trigger)
         printf("at triggers      %.6f\nelsewhere        %.6f\n", number(trigger),
                number(json_object_get(o, "loss_other")));
+    if (json_object_get(o, "words"))
+        print_cloze(o);
     printf("tokens           %lld in %lld windows\n", (long long)json_integer_value(json_object_get(o, "tokens")),
            (long long)json_integer_value(json_object_get(o, "windows")));
     return 0;
 }
 
-static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t windows, int64_t skip, bool each,
-                    bool json) {
+static int evaluate(const sl_config *c, char *dir, int32_t vocab, const sl_eval_options *how, bool json) {
     sl_dataset *d = sl_open_data(c, dir, vocab);
     sl_model *m = d ? sl_model_create(c, vocab, c->train_batch, c->model_seq, sl_load_compact(c, dir)) : NULL;
-    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, windows, skip, each) : NULL;
+    json_t *o = m && sl_load_weights(m, dir) == 0 ? sl_eval(m, d, how) : NULL;
     int rc = o ? report(o, json) : -1;
     json_decref(o);
     sl_model_free(m);
@@ -42,17 +50,21 @@ static int evaluate(const sl_config *c, char *dir, int32_t vocab, int64_t window
 }
 
 int sl_verb_eval(int argc, char **argv) {
-    int64_t windows = 0, skip = SL_SPREAD;
-    bool each = false, json = false;
+    sl_eval_options how = {.skip = SL_SPREAD};
+    bool json = false;
     const char *bos = NULL;
     const sl_flag flags[] = {
-        SL_FLAG_INT("windows", "N", &windows, 0, 1e12, "validation windows; default all"),
-        SL_FLAG_SKIP(&skip),
+        SL_FLAG_INT("windows", "N", &how.windows, 0, 1e12, "validation windows; default all"),
+        SL_FLAG_SKIP(&how.skip),
         SL_FLAG_BOS(&bos),
-        SL_FLAG_BOOL("each-window", &each, "with --json: also \"window_loss\", the mean loss of each window"),
+        SL_FLAG_BOOL("cloze", &how.cloze,
+                     "also how often the first choice is right: of tokens (accuracy), and of whole words in the second "
+                     "half of their window (cloze; src/eval/cloze.h says which)"),
+        SL_FLAG_BOOL("each-window", &how.each_window,
+                     "with --json: also \"window_loss\", the mean loss of each window"),
         SL_FLAG_BOOL("json", &json,
                      "print one JSON object: loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also "
-                     "loss_trigger, loss_other"),
+                     "loss_trigger, loss_other; with --cloze accuracy, cloze, words"),
         SL_FLAG_END};
     const sl_verb_spec spec = {.verb = "eval",
                                .operands = "CHECKPOINT [key=value ...]",
@@ -63,6 +75,7 @@ int sl_verb_eval(int argc, char **argv) {
                                .max_positionals = 1,
                                .overrides = true,
                                .examples = "sinklab eval runs/gated --json\n"
+                                           "sinklab eval runs/gated --cloze --windows 200\n"
                                            "sinklab eval runs/gated data.corpus=other.txt\n"};
     sl_args args;
     sl_config c;
@@ -73,5 +86,5 @@ int sl_verb_eval(int argc, char **argv) {
         return rc < 0 ? -1 : 0;
     if (sl_args_load(&args, bos, 1, &c, dir, &vocab))
         return -1;
-    return evaluate(&c, dir, vocab, windows, skip, each, json);
+    return evaluate(&c, dir, vocab, &how, json);
 }

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "eval/cloze.h"
 #include "eval/evaluate.h"
 #include "eval/windows.h"
 #include "session/lists.h"
@@ -129,25 +130,45 @@ static json_t *loss_json(const sl_dataset *d, const sl_losses *l, int64_t window
     return o;
 }
 
-json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, bool each_window) {
+static json_t *share(int64_t part, int64_t of) { return of ? json_real((double)part / (double)of) : json_null(); }
+
+static int put_cloze(json_t *o, sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip) {
+    sl_cloze c;
+    if (sl_cloze_windows(m, d, windows, skip, &c))
+        return -1;
+    json_object_set_new(o, "accuracy", share(c.tokens_right, c.tokens));
+    json_object_set_new(o, "cloze", share(c.words_right, c.words));
+    json_object_set_new(o, "words", json_integer(c.words));
+    return 0;
+}
+
+static json_t *eval(sl_model *m, const sl_dataset *d, int64_t windows, const sl_eval_options *how, double *of_window) {
     sl_losses l;
-    json_t *o = NULL;
-    if (check(m, d) || (windows = sl_val_windows(d, windows, skip)) < 0 || sl_measure_states(m, d))
+    if (sl_evaluate(m, d, windows, how->skip, &l, of_window))
+        return NULL;
+    if (!isfinite(l.all)) {
+        sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
+        return NULL;
+    }
+    json_t *o = loss_json(d, &l, windows), *list = o && how->each_window ? json_array() : NULL;
+    for (int64_t i = 0; list && i < windows; i++)
+        json_array_append_new(list, real(of_window[i]));
+    if (list)
+        json_object_set_new(o, "window_loss", list);
+    if (!o || !how->cloze || put_cloze(o, m, d, windows, how->skip) == 0)
+        return o;
+    json_decref(o);
+    return NULL;
+}
+
+json_t *sl_eval(sl_model *m, const sl_dataset *d, const sl_eval_options *o) {
+    int64_t windows;
+    if (check(m, d) || (windows = sl_val_windows(d, o->windows, o->skip)) < 0 || sl_measure_states(m, d))
         return NULL;
     double *of_window = sl_alloc((size_t)windows * sizeof *of_window, "the losses of windows");
-    if (of_window && sl_evaluate(m, d, windows, skip, &l, of_window) == 0) {
-        if (isfinite(l.all))
-            o = loss_json(d, &l, windows);
-        else
-            sl_fail("the loss is not a number; the checkpoint is broken or was diverging");
-        json_t *list = o && each_window ? json_array() : NULL;
-        for (int64_t i = 0; list && i < windows; i++)
-            json_array_append_new(list, real(of_window[i]));
-        if (list)
-            json_object_set_new(o, "window_loss", list);
-    }
+    json_t *figures = of_window ? eval(m, d, windows, o, of_window) : NULL;
     sl_free(of_window);
-    return o;
+    return figures;
 }
 
 /* ---- those of sinklab.h */
@@ -173,10 +194,10 @@ char *sl_measure_json(sl_model *m, const sl_dataset *d, int64_t windows, const c
     return sl_figures_text(sl_measure(m, d, &o));
 }
 
-char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows) {
+char *sl_eval_json(sl_model *m, const sl_dataset *d, int64_t windows, bool cloze) {
     if (windows < 0) {
         sl_fail_usage("cannot measure %lld windows; 0 is all", (long long)windows);
         return NULL;
     }
-    return sl_figures_text(sl_eval(m, d, windows, SL_SPREAD, false));
+    return sl_figures_text(sl_eval(m, d, &(sl_eval_options){.windows = windows, .skip = SL_SPREAD, .cloze = cloze}));
 }

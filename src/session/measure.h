@@ -17,9 +17,16 @@ typedef struct {
  * "top_tokens" (sl_top_tokens_json()) and, if any were asked for,
  * "measures" (sl_detail_result()). NULL with a message. */
 json_t *sl_measure(sl_model *m, const sl_dataset *d, const sl_measure_options *o);
-/* loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other. windows: 0 is
- * all; skip as above. each_window: also "window_loss", an array. NULL with a message. */
-json_t *sl_eval(sl_model *m, const sl_dataset *d, int64_t windows, int64_t skip, bool each_window);
+typedef struct {
+    int64_t windows; /* of validation; 0: all */
+    int64_t skip;    /* as above */
+    bool each_window; /* also "window_loss", an array */
+    bool cloze;       /* also accuracy, cloze and words (eval/cloze.h): shares, and how many words */
+} sl_eval_options;
+
+/* loss, perplexity, bits_per_byte, tokens, windows; of synthetic tasks also loss_trigger, loss_other. NULL with a
+ * message. */
+json_t *sl_eval(sl_model *m, const sl_dataset *d, const sl_eval_options *o);
 /* Such an object in one line of JSON, every number to the bit, to be freed with free(); takes over the reference. NULL
  * of NULL, and when out of memory. */
 char *sl_figures_text(json_t *o);

@@ -135,7 +135,7 @@ static void measure(const char *folder) {
     sl_dataset *d = sl_open_data(c, dir, vocab);
     sl_model *m = sl_model_create(c, vocab, BATCH, SEQ, SL_MODEL_TAPS);
     must(d && sl_dataset_windows(d, SL_VAL) > 4 && sl_model_load(m, dir, NULL) == 0, "data and model");
-    char *figures = sl_measure_json(m, d, 4, "norms", false), *lost = sl_eval_json(m, d, 3);
+    char *figures = sl_measure_json(m, d, 4, "norms", false), *lost = sl_eval_json(m, d, 3, true);
     must(figures && strstr(figures, "\"measures\":{\"norms\"") && lost && strstr(lost, "\"loss_trigger\""), "figures");
     free(figures), free(lost);
     failed(!sl_measure_json(m, d, 3, NULL, false), "not whole batches");

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import ClassVar
@@ -129,14 +130,21 @@ class Run(common.EndToEnd):
         self.sinklab("logits", self.run_dir, "--tokens", "in.npy", "--out", "out.npy")
         shape, logits = read_floats("out.npy")
         self.assertEqual(shape, (8, 32, 257))
-        loss = 0.0
+        loss, right = 0.0, []
         for i, target in enumerate(t for w in windows for t in w):
             row = logits[i * 257:(i + 1) * 257]
             top = max(row)
             loss += math.log(sum(math.exp(x - top) for x in row)) + top - row[target]
+            right.append(row.index(top) == target)
         # Logits are float32 of magnitude below 16: each off by 2^-21 or so.
-        said = self.json("eval", self.run_dir, "--windows", 8, "--skip", 0, "--json")
+        said = self.json("eval", self.run_dir, "--windows", 8, "--skip", 0, "--cloze", "--json")
         self.assertAlmostEqual(loss / 256, said["loss"], delta=1e-5)
+        words = [all(right[32 * i + a] for a in range(*word.span())) for i, w in enumerate(windows)
+                 for word in re.finditer(rb"(?<=\s)[A-Za-z\x80-\xff]+(?![A-Za-z\x80-\xff]|$)", bytes(w))
+                 if word.start() >= 16]
+        self.assertEqual((said["accuracy"], said["words"]), (sum(right) / 256, len(words)))
+        self.assertGreater(len(words), 5)
+        self.assertAlmostEqual(said["cloze"], sum(words) / len(words), places=11)
 
     def test_generate(self) -> None:
         def text(*args: object) -> bytes:

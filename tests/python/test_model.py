@@ -168,6 +168,8 @@ class Model(common.EndToEnd):
         self.assertEqual((short["tokens"], short["windows"]), (4, 1))
         self.assertAlmostEqual(short["loss"], m.forward([[256, *b"sin"]], [list(b"sink")]).loss)
         self.assertEqual(m.probe(tokens=[[1, 2]])["loss"], m.forward([[1, 2]]).loss)
+        words = m.eval("." * 16 + " and so on", cloze=True)  # of one window; "on" may go on
+        self.assertEqual((words["words"], words["windows"]), (2, 1))
         with self.raises("no two tokens"):
             m.edit(bos=False).probe("s")
         with self.raises("give one of"):
@@ -178,9 +180,21 @@ class Model(common.EndToEnd):
     def test_eval_is_the_verbs(self) -> None:
         verb = self.json("eval", GOLDEN / "llama.gguf", *ARGS, "--windows", 7, "--json")
         m = self.open("llama.gguf")
-        for name, value in m.eval(windows=7).items():
+        figures = m.eval(windows=7)
+        self.assertEqual(figures.keys(), verb.keys())
+        for name, value in figures.items():
             self.assertEqual(None if value is None else float(f"{value:.12g}"), verb[name], name)
         self.assertAlmostEqual(m.eval(tokens=range(49), windows=1)["loss"], m.forward([1, *range(15)], range(16)).loss)
+
+    def test_cloze(self) -> None:
+        """Accuracy is what the logits say; words are the tokenizer's text's (their rule: tests/unit/cloze.c)."""
+        verb = self.json("eval", GOLDEN / "llama.gguf", *ARGS, "--windows", 7, "--cloze", "--json")
+        m = self.open("llama.gguf")
+        figures = m.eval(windows=7, cloze=True)
+        self.assertEqual([figures["words"], f"{figures['accuracy']:.12g}"], [verb["words"], f"{verb['accuracy']:.12g}"])
+        tokens = range(3, 51)  # three windows of 16; the first begins with BOS, and BOS is before each
+        right = [m.logits([[m.bos, *tokens[at:at + 15]]])[0].argmax(-1) == tokens[at:at + 16] for at in (0, 16, 32)]
+        self.assertEqual(m.eval(tokens=tokens, cloze=True)["accuracy"], sum(map(sum, right)) / 48)
 
     def test_edits(self) -> None:
         m = self.open("llama.gguf")
