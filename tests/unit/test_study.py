@@ -222,6 +222,7 @@ class Reading(Folder):
                 ("profiles:\n", "interventions: {peak: {model.clip: 1}}\nprofiles:\n", 12,
                  "interventions.peak: the name must be one "
                  "word, and none that metrics have (peak, onset, measures)"),
+                ("profiles:\n", "cloze: 2\nprofiles:\n", 12, "cloze: true or false is wanted"),
                 ("profiles:\n", "quantize: {schemes: [mxfp4]}\nprofiles:\n", 12,
                  "quantize.transformations: names with flags of `sinklab quantize` are wanted, like plain: {}"),
                 ("profiles:\n", "quantize: {schemes: [mxfp4], transformations: {s: {smoth: 1}}}\nprofiles:\n", 12,
@@ -589,8 +590,9 @@ class Figures(Folder):
     def test_intervention(self) -> None:
         found = outcome.of_intervention("zero", {"loss": 3.0, "bits_per_byte": None}, {"m2": 2, "tokens": 5}, 4, 2.5)
         self.assertEqual(found, {"zero.val_loss": 3.0, "zero.loss_change": .5, "zero.m2": 2})
-        found = outcome.of_intervention("copy", {"loss": 3.0, "loss_trigger": 2.5, "loss_other": 3.5}, {}, 4, 2.5)
-        self.assertEqual(found["copy.in_context"], 1.0)
+        found = outcome.of_intervention("copy", {"loss": 3.0, "loss_trigger": 2.5, "loss_other": 3.5, "accuracy": .25,
+                                                 "cloze": .125}, {}, 4, 2.5)
+        self.assertEqual((found["copy.in_context"], found["copy.accuracy"], found["copy.cloze"]), (1.0, .25, .125))
         self.assertTrue(all(metrics.known(name, ["copy"]) for name in found))
 
 

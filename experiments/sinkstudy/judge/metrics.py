@@ -206,6 +206,10 @@ INTERVENED = (
            "lower"),
     Metric("in_context", "gain in context", "synthetic tasks: validation loss elsewhere minus at triggers, as where "
            "tokens come a second time", "nats per token", "higher"),
+    # Of a study with cloze: true.
+    Metric("accuracy", "accuracy", "share of the tokens that are the model's first choice", "", "higher"),
+    Metric("cloze", "cloze", "share of whole words in the second half of their window of which each token is the first "
+           "choice", "", "higher"),
 )
 # Of `sinklab quantize` with a scheme behind a transformation.
 QUANTISED = (

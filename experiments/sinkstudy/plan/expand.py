@@ -223,7 +223,7 @@ def check_schemes(study: Study, engine: Engine) -> None:
 
 def measures(study: Study) -> dict[str, Any]:
     """What is measured on each finished run; has a hash apart from the run's."""
-    found = {key: study.data[key] for key in ("probe", "interventions", "quantize") if study.data.get(key)}
+    found = {key: study.data[key] for key in ("probe", "interventions", "cloze", "quantize") if study.data.get(key)}
     if "interventions" in found:
         found["interventions"] = {name: {key: text(value) for key, value in row.items()}
                                   for name, row in found["interventions"].items()}

@@ -22,7 +22,7 @@ Where = tuple[str, ...]  # keys from the top of the file down
 Keys = Collection[str]   # the engine's configuration keys
 
 STUDY = ("title", "question", "source", "base", "bpe", "arms", "grid", "tune", "match", "probe", "interventions",
-         "quantize", "profiles", "gates", "claims")
+         "cloze", "quantize", "profiles", "gates", "claims")
 ARM = ("set", "sweep", "tie", "select", "baseline", "of")
 QUANTIZE = ("schemes", "transformations", "windows", "calibration")
 TRANSFORMATIONS = ("smooth", "migrate", "rotate", "rotation-seed", "keep")
@@ -279,6 +279,8 @@ def check_looks(check: Checker, data: Mapping[str, Any]) -> None:
             raise check.fail(where, "the name must be one word, and none that metrics have (peak, onset, measures)")
         if not check.settings(where, row):
             raise check.fail(where, "at least one key is wanted")
+    if not isinstance(data.get("cloze", False), bool):
+        raise check.fail(("cloze",), "true or false is wanted: with accuracy and cloze of the interventions?")
     if "quantize" in data:
         check_quantize(check, ("quantize",), check.mapping(("quantize",), data["quantize"], QUANTIZE))
 

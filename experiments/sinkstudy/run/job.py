@@ -155,9 +155,10 @@ def measure(work: dict[str, Any], path: str) -> dict[str, Any]:
     if found["status"] == store.FINISHED:
         if "probe" in wanted["measures"]:
             found["metrics"] |= probe(work, folder, config, wanted["measures"]["probe"])
+        cloze = ["--cloze"] if wanted["measures"].get("cloze") else []
         for name, keys in wanted["measures"].get("interventions", {}).items():
             try:
-                found["metrics"] |= intervene(work, folder, config, name, [f"{k}={v}" for k, v in keys.items()],
+                found["metrics"] |= intervene(work, folder, config, name, [f"{k}={v}" for k, v in keys.items()], cloze,
                                               found["metrics"].get("val_loss", float("nan")))
             except Refused as error:  # by this kind of model: no figures, and no failure
                 notes.append(f"{name}: {error}")
@@ -180,11 +181,11 @@ def probe(work: dict[str, Any], folder: Path, config: dict[str, Any], wanted: di
 
 
 def intervene(work: dict[str, Any], folder: Path, config: dict[str, Any], name: str, keys: list[str],
-              before: float) -> outcome.Metrics:
-    """On the windows of the run's own validation loss and of its probes."""
+              flags: list[str], before: float) -> outcome.Metrics:
+    """On the windows of the run's own validation loss and of its probes. flags: of `eval`."""
     log, keys = folder / "measure.log", [*keys, f"threads={work['threads']}"]
-    loss = run_engine(work, log, "eval", str(folder), *keys, "--json", "--windows", str(config["train.eval_windows"]),
-                      device=config["device"])
+    loss = run_engine(work, log, "eval", str(folder), *keys, *flags, "--json",
+                      "--windows", str(config["train.eval_windows"]), device=config["device"])
     seen = run_engine(work, log, "probe", str(folder), *keys, "--json", "--profile", "--windows",
                       str(TRAINING_PROBE_WINDOWS), device=config["device"])
     return outcome.of_intervention(name, outcome.parse(loss), outcome.parse(seen), config["model.seq"], before)
@@ -196,11 +197,12 @@ def quantise(work: dict[str, Any], folder: Path, device: str, wanted: dict[str, 
     options = [part for flag, value in flags.items() for part in ([f"--{flag}"] if value is True
                                                                   else [f"--{flag}", str(value)])]
     options += [part for key in ("windows", "calibration") if key in wanted for part in (f"--{key}", str(wanted[key]))]
+    said = outcome.parse(run_engine(work, folder / "measure.log", "quantize", str(folder),
+                                    f"threads={work['threads']}", "--scheme", ",".join(wanted["schemes"]), *options,
+                                    "--json", device=device))
     found: outcome.Metrics = {}
-    for scheme in wanted["schemes"]:
-        said = run_engine(work, folder / "measure.log", "quantize", str(folder), f"threads={work['threads']}",
-                          "--scheme", scheme, *options, "--json", device=device)
-        found |= outcome.of_quantised(f"quantize.{scheme}.{name}", outcome.parse(said))
+    for row in said.get("grid", [said]):
+        found |= outcome.of_quantised(f"quantize.{row['scheme']}.{name}", row)
     return found
 
 

@@ -222,7 +222,8 @@ def of_intervention(name: str, loss: Record, probe: Record, seq: int, before: fl
     after = number(loss.get("loss"))
     second, first = number(loss.get("loss_trigger")), number(loss.get("loss_other"))  # of synthetic tasks
     rows = [("val_loss", after), ("loss_change", after - before), ("bits_per_byte", number(loss.get("bits_per_byte"))),
-            ("val_loss_trigger", second), ("val_loss_other", first), ("in_context", first - second)]
+            ("val_loss_trigger", second), ("val_loss_other", first), ("in_context", first - second),
+            ("accuracy", number(loss.get("accuracy"))), ("cloze", number(loss.get("cloze")))]
     return finite((f"{name}.{key}", value) for key, value in [*rows, *of_probe(probe, seq).items()])
 
 
