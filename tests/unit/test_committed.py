@@ -59,8 +59,8 @@ class Ledger(unittest.TestCase):
         cells = (f"{v['verdict']} (n {v['n']})" for v in
                  (by_profile[name]["ga_max"] for name in ("small", "medium", "gpu")))
         self.assertIn(f"| {' | '.join(cells)} | S: 48 runs, 8 seeds, ", text)
-        self.assertIn("[norms.clip_6_loss](studies/norms/README.md) | shown (n 5) | not run | not run | "
-                      "S: 10 runs, 5 seeds, ", text)
+        self.assertIn("[norms.clip_6_loss](studies/norms/README.md) | shown (n 8) | not run | not run | "
+                      "S: 32 runs, 8 seeds, ", text)
         self.assertIn("| s | u | not testable here: no |  |  |  | - |", text)
 
     def test_pages(self) -> None:
@@ -103,7 +103,9 @@ class Text(unittest.TestCase):
         self.assertEqual(committed.between("nothing", "tally", "new"), "nothing")
 
     def test_tally_counts_each_finding_once(self) -> None:
-        found = [one for one in committed.all_committed() if one.counts]
+        found = committed.counted(committed.all_committed())
+        names = [f"{one.study}.{v['id']}" for one in found for v in one.record["claims"]]
+        self.assertEqual(sorted(names), sorted(committed.all_claims()))  # of norms some of one profile, some of another
         same = committed.study_report.repeated([one.record for one in found])
         last = committed.tally(found, same).splitlines()
         total = sum(int(cell) for line in last if line.startswith("| all ") for cell in line.split("|")[3:-1])

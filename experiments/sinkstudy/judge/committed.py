@@ -21,7 +21,7 @@ import re
 import statistics
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from sinkstudy.report.study_results import Results, from_csv, table_of
 from sinkstudy.store import store
 from sinkstudy.store.runs import finite
 
-# The profile whose verdicts count in the tally, where it isn't quick.
-HEADLINE = {"anchors": "standard", "architectures": "standard", "depth": "standard", "norms": "medium",
-            "quantization": "standard"}
+# The profiles whose verdicts count in the tally, where it isn't quick: those of the first that judged the claim.
+HEADLINE = {"anchors": ("standard",), "architectures": ("standard",), "depth": ("standard",),
+            "norms": ("medium", "variants"), "quantization": ("standard",)}
 TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
 COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
            "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
@@ -53,10 +53,6 @@ class Committed:
     results: Results
     record: dict[str, Any]
     asked: int  # seeds that the profile asks for now
-
-    @property
-    def counts(self) -> bool:
-        return self.profile == HEADLINE.get(self.study, "quick")
 
     @property
     def seeds(self) -> int:
@@ -82,6 +78,21 @@ def judged(path: Path) -> Committed:
 
 def all_committed() -> list[Committed]:
     return [judged(path) for path in sorted(STUDIES.glob("*/results/*/runs.csv"))]
+
+
+def counted(found: Sequence[Committed]) -> list[Committed]:
+    """Those of HEADLINE, each with the claims that none before it of its study judged; what none did, with the last."""
+    out = []
+    for study in dict.fromkeys(one.study for one in found):
+        ones = [one for profile in HEADLINE.get(study, ("quick",)) for one in found
+                if (one.study, one.profile) == (study, profile)]
+        judged: set[str] = set()
+        for one in ones:
+            rows = [v for v in one.record["claims"] if v["id"] not in judged
+                    and (v["verdict"] != claims.NOT_RUN or one is ones[-1])]
+            judged |= {v["id"] for v in rows}
+            out.append(replace(one, record=one.record | {"claims": rows}))
+    return out
 
 
 # ---- text
@@ -128,7 +139,8 @@ def tally(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
             counts = [found.count(name) for name in names]
             sums[family] = [a + b for a, b in zip(sum_, counts)]
             if any(counts):
-                rows.append([f"[{one.study}](studies/{one.study}/README.md)", family, *map(str, counts)])
+                rows.append([f"[{one.study}](studies/{one.study}/README.md), {one.profile}", family,
+                             *map(str, counts)])
     rows += [["all", family, *map(str, sum_)] for family, sum_ in sums.items()]
     waiting = sum(v["verdict"] == claims.NOT_RUN for one in of for v in one.record["claims"])
     twice = "; ".join(f"{study}.{name} is {first}" for (study, name), first in same.items())
@@ -188,8 +200,8 @@ def with_costs(of: Sequence[Committed]) -> Found:
 def texts() -> Iterator[tuple[Path, str]]:
     """Every file that follows from the committed runs, with what it should hold."""
     found = all_committed()
-    counted = [one for one in found if one.counts]
-    same = study_report.repeated([one.record for one in counted])
+    count = counted(found)
+    same = study_report.repeated([one.record for one in count])
     readmes: dict[Path, str] = {}
     for one in found:
         yield one.folder / "verdicts.json", json.dumps(finite(one.record), indent=1, ensure_ascii=False) + "\n"
@@ -197,11 +209,11 @@ def texts() -> Iterator[tuple[Path, str]]:
         old = readmes.get(readme) or readme.read_text(encoding="utf-8")
         readmes[readme] = between(old, f"verdicts {one.profile}", verdicts_table(one))
     yield from readmes.items()
-    yield EXPERIMENTS / "verdicts.csv", csv_text(counted, same)
+    yield EXPERIMENTS / "verdicts.csv", csv_text(count, same)
     rows = read_ledger(EXPERIMENTS / "ledger.yaml", all_claims())
     yield EXPERIMENTS / "ledger.md", ledger_text(with_costs(found), rows)
     overview = EXPERIMENTS / "README.md"
-    yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(counted, same))
+    yield overview, between(overview.read_text(encoding="utf-8"), "tally", tally(count, same))
     page, runs = EXPERIMENTS / "scale.md", by_name(found)
     text = page.read_text(encoding="utf-8")
     for mark, inside in curves.parts(runs):

@@ -80,8 +80,8 @@ CONTRASTS = (("baseline", "gated_norm"), ("baseline", "ga"), ("ga", "ga_gated_no
 RATES = (Size("S", ("norms/small",)), Size("Sw", ("architectures/tuning",), SOFTMAX),
          Size("M", ("norms/medium_tuning",)), Size("Sw with QK-norm", ("anchors/tuning",)))
 # What one arm of another study does to the baseline alone.
-ALONE = (("two layers for six", "scale/quick", ("baseline", "depth_2")),
-         ("half the tokens", "scale/quick", ("baseline", "tokens_half")),
+ALONE = (("two layers for six", "scale/quick", ("baseline-small", "baseline-depth_2")),
+         ("half the tokens", "scale/quick", ("baseline-small", "baseline-tokens_half")),
          ("a quarter of the rate", "optimizer/standard", ("adamw", "lr_quarter")),
          ("twice the rate", "optimizer/standard", ("adamw", "lr_twice")))
 
@@ -186,8 +186,7 @@ def settings(runs: Runs) -> str:
             study, profile = runs[there[0]].study, there[0].partition("/")[2]
             row = study["profiles"][profile]
             keys = study["base"] | (row.get("set") or {})
-            tuned = "tune" in study and row.get("tune", True)
-            rate = "each arm's best" if tuned else f"{number_of(keys['train.lr']):g}"
+            rate = "each arm's best" if rates(runs, size) else f"{number_of(keys['train.lr']):g}"
             text = f"{keys['data.corpus']}, {'words' if 'data.tokenizer' in keys else 'bytes'}"
             seeds = figures(runs[there[0]], size.names.get("baseline", "baseline"), "val_loss", None)
             parameters, tokens = (millions(baseline_mean(runs, size, name)) for name in ("params", "tokens"))

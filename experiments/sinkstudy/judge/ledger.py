@@ -17,7 +17,7 @@ from sinkstudy.judge.claims import NOT_RUN
 Found = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
 
 # Columns of the ledger: small models, middle ones, large ones; the profiles of that size, the best tuned first.
-SCALES = {"S": ("small", "standard", "quick"), "M": ("medium", "full"), "L": ("gpu",)}
+SCALES = {"S": ("small", "variants", "standard", "quick"), "M": ("medium", "full"), "L": ("gpu",)}
 LEDGER_ROW = ("id", "source", "text", "claims", "because")
 
 
@@ -81,7 +81,7 @@ def ledger_text(found: Found, rows: Sequence[Mapping[str, Any]]) -> str:
     body = [[*cells[:2], linked(cells[2]), *cells[3:]] for cells in ledger_rows(found, rows)]
     return ("# What the sources say, and what our runs show\n\n"
             "Made by `./experiments/run --committed` of [ledger.yaml](ledger.yaml) and the committed runs. S: models "
-            "of a million\nparameters (profiles small, standard and quick, the first that has the claim; of "
+            "of a million\nparameters (profiles small, variants, standard and quick, the first that has the claim; of "
             "pretrained: one real model, over\nblocks of text). M: of ten million (medium and full). L: of 65 "
             "million (gpu). n: pairs.\n[Verdicts](README.md#verdicts) says what the words mean. Cost: the runs of "
             "the claim's arms, all points of their sweeps,\nand their minutes as if one went after the other; claims "
