@@ -17,9 +17,10 @@ typedef struct {
  * "top_tokens" (sl_top_tokens_json()) and, if any were asked for,
  * "measures" (sl_detail_result()). NULL with a message. */
 json_t *sl_measure(sl_model *m, const sl_dataset *d, const sl_measure_options *o);
+
 typedef struct {
-    int64_t windows; /* of validation; 0: all */
-    int64_t skip;    /* as above */
+    int64_t windows;  /* of validation; 0: all */
+    int64_t skip;     /* as above */
     bool each_window; /* also "window_loss", an array */
     bool cloze;       /* also accuracy, cloze and words (eval/cloze.h): shares, and how many words */
 } sl_eval_options;
