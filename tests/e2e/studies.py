@@ -326,12 +326,14 @@ class Study(common.EndToEnd):
         for path in paths:
             loaded = study.load(path, engine.keys)
             self.assertLessEqual({"quick", "standard", "full"}, set(loaded.profiles), path)
+            named = {gate["arm"] for gate in loaded.data.get("gates", {}).values()}
+            named = named.union(*(claim["arms"] for claim in loaded.data["claims"]))
             for profile, least in (("quick", 2), ("standard", 3), ("full", 3)):
                 with self.subTest(path.parent.name, profile=profile):
                     made = expand.expand(loaded, expand.Options(profile), engine, store.Data(), self.runs, ready=False)
                     self.assertGreaterEqual(len(made.seeds), least)
                     if profile != "quick":
-                        self.assertEqual({e["arm"] for e in made.plan["runs"]}, set(loaded.arms))
+                        self.assertLessEqual(named, {e["arm"] for e in made.plan["runs"]})
             self.assertTrue((path.parent / "README.md").is_file(), path)
 
 
