@@ -6,14 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WORD_CHARS = 64 };
-
-/* The next word of a list, cut to fit; false at its end. An empty word counts. */
-static bool next_word(const char **list, char word[WORD_CHARS]) {
+bool sl_list_word(const char **list, char word[SL_LIST_WORD_CHARS]) {
     if (!*list)
         return false;
     size_t n = strcspn(*list, ",");
-    snprintf(word, WORD_CHARS, "%.*s", (int)(n < WORD_CHARS ? n : WORD_CHARS - 1), *list);
+    snprintf(word, SL_LIST_WORD_CHARS, "%.*s", (int)(n < SL_LIST_WORD_CHARS ? n : SL_LIST_WORD_CHARS - 1), *list);
     *list = (*list)[n] ? *list + n + 1 : NULL;
     return true;
 }
@@ -35,18 +32,18 @@ static int find_name(const char *flag, const char *word, const sl_measure_info *
 }
 
 int sl_list_names(const char *flag, const char *list, const sl_measure_info *table, unsigned *bits) {
-    char word[WORD_CHARS];
-    while (next_word(&list, word))
+    char word[SL_LIST_WORD_CHARS];
+    while (sl_list_word(&list, word))
         if (find_name(flag, word, table, bits))
             return -1;
     return 0;
 }
 
 int sl_list_numbers(const char *flag, const char *list, int64_t n, bool *chosen) {
-    char word[WORD_CHARS], quoted[SL_QUOTE_CHARS];
-    while (next_word(&list, word)) {
+    char word[SL_LIST_WORD_CHARS], quoted[SL_QUOTE_CHARS];
+    while (sl_list_word(&list, word)) {
         int64_t first, last;
-        char whole[WORD_CHARS], *dash = strchr(word, '-');
+        char whole[SL_LIST_WORD_CHARS], *dash = strchr(word, '-');
         strcpy(whole, word);
         if (dash)
             *dash = 0;

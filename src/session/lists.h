@@ -4,6 +4,10 @@
 
 #include "probe/probe.h"
 
+enum { SL_LIST_WORD_CHARS = 64 };
+
+/* The next word of a list, cut to fit; false at its end. An empty word counts. */
+bool sl_list_word(const char **list, char word[SL_LIST_WORD_CHARS]);
 /* Names of a table (ended by a NULL name, at most 32), or "all", into bits 1 << row. `flag`: for messages, "probe:
  * --what". */
 int sl_list_names(const char *flag, const char *list, const sl_measure_info *table, unsigned *bits);

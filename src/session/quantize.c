@@ -137,7 +137,7 @@ json_t *sl_quant_report_json(const sl_quant_report *t) {
 
 typedef struct {
     const sl_quantize_options *o;
-    uint64_t schemes; /* bits 1 << sl_scheme_at()'s number */
+    uint64_t schemes; /* bits 1 << sl_scheme_at()'s number, of which there are fewer than 64 */
     sl_quant_report *report;
 } work;
 
@@ -211,16 +211,13 @@ static int check_scheme(const work *q, const sl_scheme *s) {
 
 /* Names with commas between. */
 static int find_schemes(work *q, const char *list) {
-    for (const char *at = list; at; at = *at ? at + 1 : NULL) {
-        char name[64];
-        size_t n = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), at);
+    char name[SL_LIST_WORD_CHARS];
+    while (sl_list_word(&list, name)) {
         const sl_scheme *s = sl_scheme_find(name);
         if (!s || check_scheme(q, s) < 0)
             return -1;
         for (int i = 0; i < sl_schemes(); i++)
             q->schemes |= (uint64_t)(sl_scheme_at(i) == s) << i;
-        at += n;
     }
     return 0;
 }

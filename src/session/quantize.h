@@ -19,8 +19,8 @@ typedef struct {
     json_t *results;
 } sl_quant_report;
 
-/* Evaluates the checkpoint (or a model that was exported) at path under the schemes. *t is to be freed,
- * after a failure too. */
+/* Evaluates the checkpoint (or a model that was exported) at path under the schemes. *t is to be freed, after a
+ * failure too. */
 int sl_quantize(const char *path, const sl_quantize_options *o, const sl_open_options *keys, sl_quant_report *t);
 void sl_quant_report_free(sl_quant_report *t);
 /* The object that `quantize --json` prints; NULL with a message. */

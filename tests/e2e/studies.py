@@ -90,7 +90,7 @@ class Study(common.EndToEnd):
         found = self.results()
         self.assertEqual({r["status"] for r in found.values()}, {"finished"})
         for name in ("val_loss", "m2", "peak.max", "lambda_sink", "contribution.projected", "norms.attn_in",
-                     "zero.loss_change", "zero.m2",
+                     "zero.loss_change", "zero.m2", "zero.accuracy", "zero.cloze",
                      "quantize.w8a8-channel-token.plain.loss_change",
                      "quantize.w4a4-channel-window.smooth.error_down_in"):
             self.assertTrue(all(name in r["metrics"] for r in found.values()), name)
