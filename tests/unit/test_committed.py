@@ -210,10 +210,26 @@ class Hits(unittest.TestCase):
         self.assertIn("3 of 4 and 3 of 6 of L (65 M, 1 seed)", curves.headline(self.RUNS))
         self.assertIn("0 of 0", curves.headline({}))
 
+    def test_axes(self) -> None:
+        """One property of S varied: each size's own arms, at their best rates and at one rate."""
+        swept = {"baseline-width_64": {"max": [8.0]}, "gated_norm-width_64": {"max": [2.0]}}
+        runs = {"scale/standard": made({"baseline-small": {"max": [4, 6]}, "gated_norm-small": {"max": [8, 12]},
+                                        "baseline-width_64": {"max": [3.0]}}),
+                "scale/standard_tuning": made(swept, {"train.lr": 0.002})}
+        text = dict(curves.parts(runs))
+        self.assertIn("| baseline | largest activation | \N{EN DASH} | 3, n 1 | 5 [-7.71, 17.7], n 2 | \N{EN DASH} |",
+                      text["axes"])
+        self.assertIn("| gated_norm against baseline | largest activation | \N{EN DASH} | \N{EN DASH} "
+                      "| \N{MULTIPLICATION SIGN} 2 [2, 2], n 2 | \N{EN DASH} |", text["axes"])
+        self.assertIn("| gated_norm against baseline | 0 of 0 | 1 of 1 |", text["sizes_by_rate"])
+        self.assertIn("| width_64 | gated_norm against baseline | largest activation "
+                      "| \N{MULTIPLICATION SIGN} 0.25, n 1 |", text["sizes_by_rate"])
+
     def test_pictures(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             curve_figures.pictures(self.RUNS, Path(folder))
-            self.assertEqual({path.name for path in Path(folder).iterdir()}, {"scale.png", "scale_rate.png"})
+            self.assertEqual({path.name for path in Path(folder).iterdir()},
+                             {"scale.png", "scale_rate.png", "scale_width.png", "scale_depth.png", "scale_tokens.png"})
 
     def test_the_page_has_every_part(self) -> None:
         page = (EXPERIMENTS / "scale.md").read_text(encoding="utf-8")

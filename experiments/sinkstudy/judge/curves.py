@@ -8,7 +8,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scipy import stats
@@ -65,6 +65,18 @@ class Size:
     names: Mapping[str, str] = field(default_factory=dict)  # what an arm is called there
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A property of S in which the study of sizes varies it alone."""
+
+    name: str
+    unit: str
+    sizes: Mapping[float, str]  # by the property's value, as arms of the study end
+
+    def at(self, x: float) -> Size:
+        return Size(f"{x:g}", ("scale/standard",), {arm: f"{arm}-{self.sizes[x]}" for arm in GRID})
+
+
 W4A4 = "quantize.w4a4-channel-token.plain.val_loss"
 MEASURES = (*(Measure(name, metrics.TABLE[name].label) for name in ("m2", "m2_blocks", "m2_last")),
             Measure("max", "largest activation"),  # its label has bars, which end a cell
@@ -78,11 +90,15 @@ CONTRASTS = (("baseline", "gated_norm"), ("baseline", "ga"), ("ga", "ga_gated_no
              ("ga", "ga_preaffine"))
 # Sweeps of the rate, and what is compared there.
 RATES = (Size("S", ("norms/small",)), Size("Sw", ("architectures/tuning",), SOFTMAX),
-         Size("M", ("norms/medium_tuning",)), Size("Sw with QK-norm", ("anchors/tuning",)))
+         Size("M", ("norms/medium_tuning",)), Size("L", ("norms/gpu_tuning",)),
+         Size("Sw with QK-norm", ("anchors/tuning",)))
+GRID = ("baseline", "ga", "gated_norm", "ga_gated_norm")  # norms of the study of sizes
+AXES = (Axis("width", "width", {32: "width_32", 64: "width_64", 128: "small", 256: "width_256"}),
+        Axis("depth", "layers", {1: "depth_1", 2: "depth_2", 4: "depth_4", 6: "small", 12: "depth_12"}),
+        Axis("tokens", "million tokens", {.45: "tokens_quarter", .9: "tokens_half", 1.8: "small", 3.6: "tokens_twice"}))
+BY_RATE = ("m2", "max", "lambda_sink", "val_loss")  # metrics that sizes_by_rate shows
 # What one arm of another study does to the baseline alone.
-ALONE = (("two layers for six", "scale/quick", ("baseline-small", "baseline-depth_2")),
-         ("half the tokens", "scale/quick", ("baseline-small", "baseline-tokens_half")),
-         ("a quarter of the rate", "optimizer/standard", ("adamw", "lr_quarter")),
+ALONE = (("a quarter of the rate", "optimizer/standard", ("adamw", "lr_quarter")),
          ("twice the rate", "optimizer/standard", ("adamw", "lr_twice")))
 
 
@@ -246,6 +262,56 @@ def hits(runs: Runs) -> str:
     return f"{table(rows)}\n\nBy metric, signs and then two arms in order:\n\n{table(by_metric)}"
 
 
+def own(runs: Runs, size: Size, of: Measure, point: Point | None = None) -> str:
+    """The baseline's own figure there, with the interval of its mean if there are several."""
+    found = [x for folder in size.folders if folder in runs
+             for x in figures(runs[folder], size.names["baseline"], of.name, point).values()]
+    if not found:
+        return DASH
+    low, high = paired.interval(found)
+    words = f" [{low:.3g}, {high:.3g}]" if len(found) > 1 else ""
+    return f"{paired.sample(found).mean:.3g}{words}, n {len(found)}"
+
+
+def axes(runs: Runs) -> str:
+    """S with one property varied: the baseline's own figures there, and what the arms do to them."""
+    texts = []
+    for axis in AXES:
+        sizes = [axis.at(x) for x in axis.sizes]
+        rows: list[Sequence[str]] = [("arms", "metric", *(f"{axis.unit} {size.name}" for size in sizes))]
+        rows += [("baseline", of.label, *(own(runs, size, of) for size in sizes)) for of in MEASURES]
+        for contrast, of in itertools.product(CONTRASTS, MEASURES):
+            found = [effect_at(runs, size, contrast, of) for size in sizes]
+            if any(found):
+                rows.append((f"{contrast[1]} against {contrast[0]}", of.label, *map(of.text, found)))
+        texts.append(f"Over {axis.name}:\n\n{table(rows)}")
+    return "\n\n".join(texts)
+
+
+def sizes_by_rate(runs: Runs) -> str:
+    """At each size of AXES with one rate for both arms: in how many of these the second arm has less; and the baseline
+    and the first contrast there."""
+    sizes = {size: replace(axis.at(x), folders=("scale/standard_tuning",)) for axis in AXES
+             for x, size in axis.sizes.items()}
+    columns = sorted({rate for size in sizes.values() for rate in rates(runs, size)})
+    points = [{"train.lr": rate} for rate in columns]
+    shown = [of for of in MEASURES if of.name in BY_RATE]
+    less: list[Sequence[str]] = [("arms", *(f"less {of.label.partition(',')[0]}" for of in shown))]
+    for contrast in CONTRASTS:
+        found = [[e for size in sizes.values() for point in points
+                  if (e := effect_at(runs, size, contrast, of, point))] for of in shown]
+        if any(found):
+            less.append((f"{contrast[1]} against {contrast[0]}",
+                         *(f"{sum(e.sign < 0 for e in es)} of {len(es)}" for es in found)))
+    rows: list[Sequence[str]] = [("size", "arms", "metric", *(f"rate {rate:g}" for rate in columns))]
+    for name, of in itertools.product(sizes, shown):
+        rows.append((name, "baseline", of.label, *(own(runs, sizes[name], of, point) for point in points)))
+        effects = [effect_at(runs, sizes[name], CONTRASTS[0], of, point) for point in points]
+        if any(effects):
+            rows.append((name, "{1} against {0}".format(*CONTRASTS[0]), of.label, *map(of.text, effects)))
+    return f"{table(less)}\n\n{table(rows)}"
+
+
 def best_rates(runs: Runs) -> str:
     """Which rate speaks for each arm that is compared."""
     words = []
@@ -293,5 +359,5 @@ def headline(runs: Runs) -> str:
 
 def parts(runs: Runs) -> Iterator[tuple[str, str]]:
     """Marks of scale.md and what stands between them."""
-    for part in (settings, effects, hits, sweeps):
+    for part in (settings, effects, hits, axes, sizes_by_rate, sweeps):
         yield part.__name__, part(runs)

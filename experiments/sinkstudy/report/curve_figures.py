@@ -1,4 +1,5 @@
-"""Pictures of effect against scale: a panel a metric, a line a pair of arms, over the sizes or over the rate."""
+"""Pictures of effect against scale: a panel a metric, a line a pair of arms, over the sizes, over the rate
+or over one property of S."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sinkstudy.judge import curves
-from sinkstudy.judge.curves import CONTRASTS, MEASURES, SIZES, Contrast, Effect, Measure, Runs
+from sinkstudy.judge.curves import AXES, CONTRASTS, MEASURES, SIZES, Axis, Contrast, Effect, Measure, Runs
 from sinkstudy.report.figures import MARKERS, STYLE, colour, no_data, plain
 
 Lines = Mapping[Contrast, Sequence[tuple[float, Effect]]]  # at x
@@ -29,6 +30,11 @@ def over_rates(runs: Runs, of: Measure) -> Lines:
     size = curves.RATES[0]
     return {contrast: [(x, e) for x in curves.rates(runs, size)
                        if (e := curves.effect_at(runs, size, contrast, of, {"train.lr": x}))] for contrast in CONTRASTS}
+
+
+def over_axis(runs: Runs, axis: Axis, of: Measure) -> Lines:
+    return {contrast: [(x, e) for x in axis.sizes if (e := curves.effect_at(runs, axis.at(x), contrast, of))]
+            for contrast in CONTRASTS}
 
 
 def panel(axes: Axes, letter: str, of: Measure, lines: Lines, ticks: Mapping[float, str], unit: str,
@@ -64,13 +70,13 @@ def panel(axes: Axes, letter: str, of: Measure, lines: Lines, ticks: Mapping[flo
 
 
 def pairs(lines: Sequence[Lines], x: float) -> str:
-    """n of the pairs at x, in a line below the tick."""
+    """n of the pairs at x, in a line below the tick; empty without any."""
     found = sorted({e.n for one in lines for points in one.values() for at, e in points if at == x})
-    return f"\nn {'/'.join(map(str, found))}"
+    return f"\nn {'/'.join(map(str, found))}" if found else ""
 
 
 def draw(lines: Sequence[Lines], words: Mapping[float, str], unit: str, path: Path, other: float = math.nan) -> None:
-    ticks = {x: label + pairs(lines, x) for x, label in words.items()}
+    ticks = {x: label + n for x, label in words.items() if (n := pairs(lines, x))}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, math.ceil(len(MEASURES) / 2), figsize=(12.5, 6.4), layout="constrained")
         for letter, at, of, one in zip("abcdefgh", axes.flat, MEASURES, lines):
@@ -85,10 +91,13 @@ def draw(lines: Sequence[Lines], words: Mapping[float, str], unit: str, path: Pa
 
 
 def pictures(runs: Runs, folder: Path) -> None:
-    """scale.png and scale_rate.png."""
+    """scale.png, scale_rate.png and one of each of AXES."""
     sizes = {curves.baseline_mean(runs, size, "params"): size.name for size in SIZES}
     words = {x: f"{name}\n{curves.millions(x).removesuffix(' M')}" for x, name in sizes.items() if math.isfinite(x)}
     draw([over_sizes(runs, of) for of in MEASURES], words, "model, million parameters, pairs", folder / "scale.png",
          curves.baseline_mean(runs, SIZES[0], "params"))
     rates = {x: f"{x:g}" for x in curves.rates(runs, curves.RATES[0])}
     draw([over_rates(runs, of) for of in MEASURES], rates, "learning rate, pairs", folder / "scale_rate.png")
+    for axis in AXES:
+        draw([over_axis(runs, axis, of) for of in MEASURES], {x: f"{x:g}" for x in axis.sizes}, f"{axis.unit}, pairs",
+             folder / f"scale_{axis.name}.png")
