@@ -323,6 +323,20 @@ class Overview(StudyTest):
         self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, "
                                    r"0\.\d+\] \(n 5, FDR p .*\); lower by more than the margin$")
 
+    def test_lines_of_sweeps(self) -> None:
+        """As a profile takes them; ends are of numbers, and of more than two."""
+        def sweep(arm: str, key: str, taken: Any, *values: Any) -> dict[str, Any]:
+            return {"arm": arm, "taken": {key: taken}, "points": [{"point": {key: x}} for x in values]}
+        rate = "train.lr"
+        found = study_report.sweep_lines({"sweeps": [
+            sweep("a", rate, .001, .001, .002, .004), sweep("b", rate, .002, .001, .002, .004),
+            sweep("c", rate, .004, .002, .004), sweep("d", "model.norm", "rms", "dyt", "rms", "none"),
+            sweep("e", rate, .004, .001, .004, .002), sweep("f", "match", True, True, False, True)]})
+        self.assertEqual(found[0], 'best: {"a": {"train.lr": 0.001}, "b": {"train.lr": 0.002}, "c": {"train.lr": 0.004}'
+                                   ', "d": {"model.norm": "rms"}, "e": {"train.lr": 0.004}, "f": {"match": true}}')
+        self.assertEqual(found[1:], ["best at an end of what was tried: a train.lr 0.001, e train.lr 0.004"])
+        self.assertEqual(study_report.sweep_lines({"sweeps": []}), [])
+
     def test_results_of_another_version(self) -> None:
         self.out.mkdir(parents=True)
         for text in ('{"format": 0}', "[", "{}"):

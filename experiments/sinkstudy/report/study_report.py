@@ -121,6 +121,22 @@ def verdict_lines(record: Mapping[str, Any]) -> list[str]:
             for v in restored(record)["claims"]]
 
 
+def sweep_lines(record: Mapping[str, Any]) -> list[str]:
+    """For the terminal: the points that speak for their arms, as a profile's `best` takes them, and those that are the
+    least or the largest value of their sweep, so that a better one may lie beyond."""
+    best = {sweep["arm"]: sweep["taken"] for sweep in record["sweeps"]}
+    ends = [f"{sweep['arm']} {key} {x:g}" for sweep in record["sweeps"] for key, x in sweep["taken"].items()
+            if is_end(x, [point["point"][key] for point in sweep["points"]])]
+    return ([f"best: {json.dumps(best)}"] if best else []) + (
+        [f"best at an end of what was tried: {', '.join(ends)}"] if ends else [])
+
+
+def is_end(x: Any, of: Sequence[Any]) -> bool:
+    """Words and switches have no ends, and of two values each is one."""
+    numbers = not any(isinstance(y, bool) or not isinstance(y, (int, float)) for y in of)
+    return numbers and len(set(of)) > 2 and x in (min(of), max(of))
+
+
 # ---- pieces of pages
 
 
@@ -488,8 +504,10 @@ def judged(results: Results) -> dict[str, Any]:
             "profile": results.plan["profile"], "file": results.plan.get("file", ""),
             "sha256": results.plan.get("sha256", ""), "machines": results.machines(), "runs": results.counts(),
             "seconds": seconds, "core_hours": hours,
-            "sweeps": [{"arm": c.arm, "select": c.select, "taken": dict(c.taken), "points": [
-                {k: v for k, v in point.items() if k != "key"} for point in c.points]} for c in results.swept],
+            "sweeps": [{"arm": c.arm, "select": c.select,
+                        "taken": next(point["point"] for point in c.points if point["key"] == c.taken),
+                        "points": [{k: v for k, v in point.items() if k != "key"} for point in c.points]}
+                       for c in results.swept],
             "gates": gates, "claims": rows}
 
 

@@ -394,7 +394,7 @@ def conclude(options: argparse.Namespace, work: dict[str, Any], failed: list[tup
              code: int,
              log: Path) -> int:
     for name, row in work["studies"].items():
-        for line in verdict_lines(Path(row["out"], "verdicts.json")):
+        for line in terminal_lines(Path(row["out"], "verdicts.json")):
             say(f"  {line}")
         say(f"{name}: {Path(row['out'], 'report.html')}")
     if work["overview"]:
@@ -434,11 +434,11 @@ def named(work: dict[str, Any], path: str) -> str:
     return path
 
 
-def verdict_lines(path: Path) -> list[str]:
+def terminal_lines(path: Path) -> list[str]:
     from sinkstudy.report import study_report  # late: --help and --list need no SciPy
 
     record = store.read_json(path)
-    return study_report.verdict_lines(record) if record else []
+    return study_report.verdict_lines(record) + study_report.sweep_lines(record) if record else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
