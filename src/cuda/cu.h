@@ -85,7 +85,7 @@ static __device__ __forceinline__ float slc_block_sum(float x, float *room) {
     return room[32];
 }
 
-static inline int64_t slc_div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+static __device__ __host__ __forceinline__ int64_t slc_div_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 static inline int64_t slc_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t slc_max(int64_t a, int64_t b) { return a > b ? a : b; }
 
