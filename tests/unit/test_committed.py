@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import re
 import sys
 import tempfile
 import unittest
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -106,12 +108,20 @@ class Text(unittest.TestCase):
         found = committed.counted(committed.all_committed())
         names = [f"{one.study}.{v['id']}" for one in found for v in one.record["claims"]]
         self.assertEqual(sorted(names), sorted(committed.all_claims()))  # of norms some of one profile, some of another
-        same = committed.study_report.repeated([one.record for one in found])
-        last = committed.tally(found, same).splitlines()
-        total = sum(int(cell) for line in last if line.startswith("| all ") for cell in line.split("|")[3:-1])
         judged = [v for one in found for v in one.record["claims"] if v["verdict"] != claims.NOT_RUN]
-        self.assertEqual(total, len(judged) - len(same))
-        self.assertTrue(same)
+        self.assertEqual(self.total(found), len(judged) - len(self.same(found)))
+        twin = next(one for one in found if any(v["n"] for v in one.record["claims"]))
+        twice = [*found, dataclasses.replace(twin, study="twin", record=twin.record | {"study": "twin"})]
+        self.assertGreater(len(self.same(twice)), len(self.same(found)))
+        self.assertEqual(self.total(twice), self.total(found))
+
+    @staticmethod
+    def same(found: Sequence[committed.Committed]) -> dict[tuple[str, str], str]:
+        return committed.study_report.repeated([one.record for one in found])
+
+    def total(self, found: Sequence[committed.Committed]) -> int:
+        rows = committed.tally(found, self.same(found)).splitlines()
+        return sum(int(cell) for line in rows if line.startswith("| all ") for cell in line.split("|")[3:-1])
 
 
 def made(figures: dict[str, dict[str, list[float]]], point: dict[str, float] | None = None,
