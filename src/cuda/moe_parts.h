@@ -13,6 +13,7 @@ static __device__ __forceinline__ float sigmoid_pair(float a, float *rest) {
     return a >= 0 ? s : isnan(a) ? a : r;
 }
 
+/* The room of a pass, in device memory; forward's and backward's are the same bytes. */
 struct slc_moe_scratch {
     /* forward */
     int32_t *hist;   /* [chunks of rows, experts] choices, */
@@ -28,6 +29,7 @@ struct slc_moe_scratch {
     size_t bytes;
 };
 
+/* Between rows of dout; parts of dweight that a place has. */
 inline int64_t slc_moe_dout_ld(const slc_moe *m) { return slc_div_up(m->dim, 8) * 8; }
 inline int64_t slc_moe_parts(const slc_moe *m) {
     return m->bf16 ? slc_div_up(m->ffn, bf16_tile::TILE) * bf16_tile::PARTS

@@ -21,6 +21,7 @@ from test_report import Tags
 from sinkstudy.judge import claims
 from sinkstudy.report import study_report
 from sinkstudy.report.study_results import COLUMNS, Results, from_csv, from_store
+from sinkstudy.run import run_studies
 
 FILES = ("arms.png", "claims.png", "report.html", "runs.csv", "training.png", "verdicts.json")
 FINISHED = {"status": "finished", "message": "", "seconds": 3600}
@@ -322,6 +323,15 @@ class Overview(StudyTest):
         self.assertEqual(lines, study_report.verdict_lines(made))
         self.assertRegex(lines[0], r"^gated_norm_m2 +shown: m2 of gated_norm against baseline: \u00d7 0\.\d+ \[0\.\d+, "
                                    r"0\.\d+\] \(n 5, FDR p .*\); lower by more than the margin$")
+
+    def test_a_sweep_ends_with_its_best(self) -> None:
+        """As the command prints it, of the file."""
+        plan, store = fake_study.make(self.root)
+        record = study_report.report(fake_study.STUDY, plan, store, self.out)
+        lines = run_studies.terminal_lines(self.out / "verdicts.json")
+        (best,) = (json.loads(line.removeprefix("best: ")) for line in lines if line.startswith("best: "))
+        self.assertEqual(best, {sweep["arm"]: sweep["taken"] for sweep in record["sweeps"]})
+        self.assertIn("train.lr", best["dyt"])
 
     def test_lines_of_sweeps(self) -> None:
         """As a profile takes them; ends are of numbers, and of more than two."""

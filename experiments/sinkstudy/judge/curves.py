@@ -306,9 +306,9 @@ def sizes_by_rate(runs: Runs) -> str:
     rows: list[Sequence[str]] = [("size", "arms", "metric", *(f"rate {rate:g}" for rate in columns))]
     for name, of in itertools.product(sizes, shown):
         rows.append((name, "baseline", of.label, *(own(runs, sizes[name], of, point) for point in points)))
-        effects = [effect_at(runs, sizes[name], CONTRASTS[0], of, point) for point in points]
-        if any(effects):
-            rows.append((name, "{1} against {0}".format(*CONTRASTS[0]), of.label, *map(of.text, effects)))
+        there = [effect_at(runs, sizes[name], CONTRASTS[0], of, point) for point in points]
+        if any(there):
+            rows.append((name, "{1} against {0}".format(*CONTRASTS[0]), of.label, *map(of.text, there)))
     return f"{table(less)}\n\n{table(rows)}"
 
 
