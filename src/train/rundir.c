@@ -8,7 +8,6 @@
 #include "io/file.h"
 #include "io/tfevents.h"
 #include "model/model.h"
-#include "simd/kernels.h"
 #include "version.h"
 
 #include <errno.h>
@@ -307,7 +306,7 @@ json_t *sl_environment(const sl_config *c) {
     char *corpus = corpus_path(c), *tokenizer = tokenizer_spec(c);
     sl_cpu_detect(&cpu);
     json_t *o = json_pack("{s:s*, s:s*, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s}", "corpus", corpus, "tokenizer",
-                     tokenizer, "cpu", cpu.model, "tier", sl_kernels_select((enum sl_isa)c->isa)->tier, "precision",
+                     tokenizer, "cpu", cpu.model, "tier", sl_model_place(c), "precision",
                      sl_model_precision(c) == SL_PRECISION_BF16 ? "bf16" : "fp32", "threads", sl_threads(), "cores",
                      cpu.cores, "compiler", "gcc-compatible " __VERSION__, "version", sl_version(),
                      "git", sl_git);

@@ -31,6 +31,8 @@ class Device(EndToEnd):
     def test_trained(self) -> None:
         """Up to rounding as on the CPU, and the run says where it was."""
         self.assertIn("device: cuda\n", Path("gpu/config.yaml").read_text())
+        tiers = [json.loads(Path(run, "env.json").read_text())["tier"] for run in ("gpu", "cpu")]
+        self.assertEqual(tiers, ["emulated", self.json("doctor", "--json")["tier"]])
         gpu, cpu = self.result("gpu"), self.result("cpu")
         self.assertEqual(gpu["status"], "finished")
         self.assertAlmostEqual(gpu["val_loss"], cpu["val_loss"], delta=1e-4)
