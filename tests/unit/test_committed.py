@@ -67,14 +67,14 @@ class Ledger(unittest.TestCase):
 
     def test_pages(self) -> None:
         """Each link of the index leads to a page, and every claim that was judged is on it."""
-        one = next(one for one in committed.all_committed() if (one.study, one.profile) == ("moe", "quick"))
+        one = next(one for one in committed.all_committed() if (one.study, one.profile) == ("moe", "standard"))
         with tempfile.TemporaryDirectory() as folder:
             pages.write(Path(folder), [(one.results, one.record)], committed.with_costs([one]), [
                 {"source": "s", "text": "t", "claims": ["moe.gated_norm_m2"]},
                 {"source": "s", "text": "u", "because": "<"}])
             index = (Path(folder) / "index.html").read_text(encoding="utf-8")
             links = re.findall('href="([^"#]*)"', index)
-            self.assertEqual(sorted(links), ["ledger.html", "moe-quick/report.html"])
+            self.assertEqual(sorted(links), ["ledger.html", "moe-standard/report.html"])
             for link in links:
                 self.assertTrue((Path(folder) / link).is_file(), link)
             for v in one.record["claims"]:

@@ -36,8 +36,9 @@ from sinkstudy.store import store
 from sinkstudy.store.runs import finite
 
 # The profiles whose verdicts count in the tally, where it isn't quick: those of the first that judged the claim.
-HEADLINE = {"anchors": ("standard",), "architectures": ("standard",), "backcopy": ("standard",),
-            "depth": ("standard",), "norms": ("medium", "variants"), "scale": ("standard",)}
+HEADLINE = {"norms": ("medium", "variants")} | dict.fromkeys(
+    ("abilities", "anchors", "architectures", "backcopy", "depth", "gates", "moe", "optimizer", "quantization", "scale",
+     "stability"), ("standard",))
 TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
 COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
            "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
