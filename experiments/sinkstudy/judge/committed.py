@@ -7,8 +7,8 @@
 Of each results folder: verdicts.json, claims.png and arms.png if the README shows them, and in it the table between
 `<!-- verdicts PROFILE -->` and `<!-- end -->`. Of all: verdicts.csv, ledger.md (what the sources of ledger.yaml say and
 our runs show), the table between `<!-- tally -->` and `<!-- end -->` in experiments/README.md, and effect against
-scale: the tables of scale.md, its pictures, and the sentence in the README. Pictures are not compared: their bytes hang
-on the version of matplotlib.
+scale: the tables of scale.md, its pictures, and the sentences in the README. Pictures are not compared: their bytes
+hang on the version of matplotlib.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from sinkstudy.store.runs import finite
 
 # The profiles whose verdicts count in the tally, where it isn't quick: those of the first that judged the claim.
 HEADLINE = {"norms": ("medium", "variants")} | dict.fromkeys(
-    ("abilities", "anchors", "architectures", "backcopy", "depth", "gates", "moe", "optimizer", "quantization", "scale",
-     "stability"), ("standard",))
+    ("abilities", "anchors", "architectures", "backcopy", "depth", "first_three", "gates", "moe", "optimizer",
+     "quantization", "scale", "stability"), ("standard",))
 TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
 COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
            "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
@@ -129,25 +129,38 @@ def pairing_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
     return f"the pairs' correlation is {r:.2f} in the median, so that pairing is worth {TIMES} {gain:.2f} the seeds"
 
 
+JUDGED = [name for name in claims.VERDICTS if name != claims.NOT_RUN]
+
+
+def counts(of: Committed, family: str, same: Mapping[tuple[str, str], str]) -> list[int]:
+    """Claims by verdict; a comparison that a study above has too counts there only."""
+    found = [v["verdict"] for v in of.record["claims"] if v["family"] == family and (of.study, v["id"]) not in same]
+    return [found.count(name) for name in JUDGED]
+
+
+def sums(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> dict[str, list[int]]:
+    return {family: [sum(column) for column in zip(*(counts(one, family, same) for one in of))]
+            for family in claims.CORRECTIONS}
+
+
 def tally(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
-    """A row a study and family; a comparison that a study above has too counts there only."""
-    names = [name for name in claims.VERDICTS if name != claims.NOT_RUN]
-    rows, sums = [], {family: [0] * len(names) for family in claims.CORRECTIONS}
-    for one in of:
-        for family, sum_ in sums.items():
-            found = [v["verdict"] for v in one.record["claims"]
-                     if v["family"] == family and (one.study, v["id"]) not in same]
-            counts = [found.count(name) for name in names]
-            sums[family] = [a + b for a, b in zip(sum_, counts)]
-            if any(counts):
-                rows.append([f"[{one.study}](studies/{one.study}/README.md), {one.profile}", family,
-                             *map(str, counts)])
-    rows += [["all", family, *map(str, sum_)] for family, sum_ in sums.items()]
+    """A row a study and family."""
+    rows = [[f"[{one.study}](studies/{one.study}/README.md), {one.profile}", family, *map(str, row)]
+            for one in of for family in claims.CORRECTIONS if any(row := counts(one, family, same))]
+    rows += [["all", family, *map(str, sum_)] for family, sum_ in sums(of, same).items()]
     waiting = sum(v["verdict"] == claims.NOT_RUN for one in of for v in one.record["claims"])
     twice = "; ".join(f"{study}.{name} is {first}" for (study, name), first in same.items())
-    return table([("study", "claims", *names), *rows]) + (
+    return table([("study", "claims", *JUDGED), *rows]) + (
         f"\n\nNot run, and counted nowhere: {waiting} claims. Counted once, as they compare the same figures: "
         f"{twice or 'none'}.")
+
+
+def tally_line(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
+    """A sentence for the README."""
+    primary, others = sums(of, same).values()
+    shown, opposite = (JUDGED.index(name) for name in (claims.SHOWN, claims.OPPOSITE))
+    return (f"Of {sum(primary)} primary claims {primary[shown]} are shown, {primary[opposite]} opposite; "
+            f"of {sum(others)} others {others[shown]} and {others[opposite]}: [ledger](experiments/ledger.md).")
 
 
 def csv_text(of: Sequence[Committed], same: Mapping[tuple[str, str], str]) -> str:
@@ -221,7 +234,8 @@ def texts() -> Iterator[tuple[Path, str]]:
         text = between(text, mark, inside)
     yield page, text
     front = ROOT / "README.md"
-    yield front, between(front.read_text(encoding="utf-8"), "scale", curves.headline(runs))
+    yield front, between(front.read_text(encoding="utf-8"), "scale",
+                         f"{curves.headline(runs)}\n{tally_line(count, same)}")
 
 
 def by_name(of: Sequence[Committed]) -> dict[str, Results]:
