@@ -110,6 +110,10 @@ class Text(unittest.TestCase):
         self.assertEqual(sorted(names), sorted(committed.all_claims()))  # of norms some of one profile, some of another
         judged = [v for one in found for v in one.record["claims"] if v["verdict"] != claims.NOT_RUN]
         self.assertEqual(self.total(found), len(judged) - len(self.same(found)))
+        primary = [v["verdict"] for one in found for v in one.record["claims"] if v["family"] == claims.PRIMARY
+                   and v["verdict"] != claims.NOT_RUN and (one.study, v["id"]) not in self.same(found)]
+        self.assertIn(f"Of {len(primary)} primary claims {primary.count(claims.SHOWN)} are shown, "
+                      f"{primary.count(claims.OPPOSITE)} opposite; ", committed.tally_line(found, self.same(found)))
         twin = next(one for one in found if any(v["n"] for v in one.record["claims"]))
         twice = [*found, dataclasses.replace(twin, study="twin", record=twin.record | {"study": "twin"})]
         self.assertGreater(len(self.same(twice)), len(self.same(found)))

@@ -39,6 +39,7 @@ from sinkstudy.store.runs import finite
 HEADLINE = {"norms": ("medium", "variants")} | dict.fromkeys(
     ("abilities", "anchors", "architectures", "backcopy", "depth", "first_three", "gates", "moe", "optimizer",
      "quantization", "scale", "stability"), ("standard",))
+JUDGED = [name for name in claims.VERDICTS if name != claims.NOT_RUN]
 TEXT_BLOCKS = ("pretrained",)            # studies whose "seeds" are blocks of text
 COLUMNS = ("study", "id", "family", "text", "source", "compared", "expect", "scale", "margin", "verdict", "same_as",
            "effect", "effect_interval", "n", "p", "p_flip", "p_corrected", "pairing_gain", "machine", "version")
@@ -127,9 +128,6 @@ def pairing_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
         return ""
     r, gain = (statistics.median(v[key] for v in of) for key in ("pair_correlation", "pairing_gain"))
     return f"the pairs' correlation is {r:.2f} in the median, so that pairing is worth {TIMES} {gain:.2f} the seeds"
-
-
-JUDGED = [name for name in claims.VERDICTS if name != claims.NOT_RUN]
 
 
 def counts(of: Committed, family: str, same: Mapping[tuple[str, str], str]) -> list[int]:
